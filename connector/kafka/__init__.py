@@ -1,0 +1,1 @@
+"""Kafka: settings, topics, Avro, the group that assigns shards, and the shard that publishes exactly once."""

@@ -1,0 +1,1 @@
+"""The upstream over HTTP: the client, its errors, its rate limit."""
