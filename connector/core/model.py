@@ -45,7 +45,7 @@ class Kind(StrEnum):
     REMOVED = "REMOVED"
 
 
-class AllExpiry(Value):
+class AllExpiry(Value, frozen=True):
     """Levels over all expiries; `hvl` is the gamma-flip price."""
 
     hvl: float | None = None
@@ -57,7 +57,7 @@ class AllExpiry(Value):
     put_wall_3: float | None = None
 
 
-class Odte(Value):
+class Odte(Value, frozen=True):
     """The same for options that expire today."""
 
     hvl: float | None = None
@@ -65,14 +65,14 @@ class Odte(Value):
     put_support: float | None = None
 
 
-class MaxPain(Value):
+class MaxPain(Value, frozen=True):
     """`include=max_pain`."""
 
     strike: float | None = None
     value: float | None = None
 
 
-class ExpectedMove(Value):
+class ExpectedMove(Value, frozen=True):
     """`include=expected_move`: the one and two sigma band."""
 
     upper_1sd: float | None = None
@@ -81,21 +81,21 @@ class ExpectedMove(Value):
     lower_2sd: float | None = None
 
 
-class Row(Value):
+class Row(Value, frozen=True):
     """A row whose shape the vendor does not document: its strike where that can be read, and all of it as JSON."""
 
     strike: float | None
     json: str
 
 
-class Ranked(Value):
+class Ranked(Value, frozen=True):
     """`include=ranked`: strikes by gamma exposure, largest first."""
 
     all_expiry_top_10: tuple[Row, ...] | None = None
     odte_top_10: tuple[Row, ...] | None = None
 
 
-class Levels(Value):
+class Levels(Value, frozen=True):
     """One symbol's entry, typed. An absent section and one full of nulls are the same: all its levels are null.
 
     `extra` holds every field nobody documented, as canonical JSON of an object of the entry's own shape.
@@ -111,14 +111,14 @@ class Levels(Value):
     extra: str | None = None
 
 
-class Entry(Value):
+class Entry(Value, frozen=True):
     """What the upstream said of one symbol: its levels, and when they were computed (None where it did not say)."""
 
     levels: Levels
     computed_at: int | None
 
 
-class Source(Value):
+class Source(Value, frozen=True):
     """Where an event comes from."""
 
     version: str
@@ -128,7 +128,7 @@ class Source(Value):
     exchanges: tuple[str, ...] = ()
 
 
-class Observation(Value):
+class Observation(Value, frozen=True):
     """What one check showed of one symbol.
 
     `status` is LIVE with an entry, or MISSING or INVALID without one. `observed_at` is when the response was
@@ -145,7 +145,7 @@ class Observation(Value):
     collapsed: int = 0
 
 
-class State(Value):
+class State(Value, frozen=True):
     """What `current` says of a symbol; schema `gex.levels.LevelsState`.
 
     `levels` is the last entry seen; `published` what the last event that had levels said, None where `levels`
@@ -169,7 +169,7 @@ class State(Value):
         return self.levels if self.published is None else self.published
 
 
-class LevelChange(Value):
+class LevelChange(Value, frozen=True):
     """One number that differs; `path` such as `all_expiry.call_resistance`."""
 
     path: str
@@ -177,7 +177,7 @@ class LevelChange(Value):
     after: float | None
 
 
-class Event(Value):
+class Event(Value, frozen=True):
     """One change of one symbol; schema `gex.levels.LevelsEvent`."""
 
     event_id: str
