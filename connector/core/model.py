@@ -149,7 +149,7 @@ class State(Value, frozen=True):
     """What `current` says of a symbol; schema `gex.levels.LevelsState`.
 
     `levels` is the last entry seen; `published` what the last event that had levels said, None where `levels`
-    differs from it in nothing that counts.
+    differs from it in nothing that counts. `computed_at` never goes back; `event_computed_at` is the last event's.
     """
 
     feed: str
@@ -162,6 +162,7 @@ class State(Value, frozen=True):
     source: Source
     levels: Levels | None = None
     published: Levels | None = None
+    event_computed_at: int | None = None
 
     @property
     def said(self) -> Levels | None:

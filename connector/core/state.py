@@ -1,0 +1,204 @@
+"""The status machine of one symbol: state and observation in, new state and at most one event out. Pure.
+
+The kinds and their order are those of the documentation's table of events; the first that fits gives an event its kind.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from connector.core.diff import Difference, Rules, compare
+from connector.core.model import (
+    MICROS,
+    Entry,
+    Event,
+    Kind,
+    Levels,
+    Observation,
+    Source,
+    State,
+    Status,
+    Value,
+)
+
+
+class FeedRules(Value, frozen=True):
+    """What a feed's configuration says of its events. `request_fingerprint` names its `exchanges` and `include`."""
+
+    feed: str
+    request_fingerprint: str = ""
+    rules: Rules = Rules()
+    stale_after_seconds: float = 90
+
+    @property
+    def stale_after_micros(self) -> int:
+        """The age, in microseconds, past which levels are stale."""
+        return round(self.stale_after_seconds * MICROS)
+
+
+class Step(Value, frozen=True):
+    """What became of an observation. `state` None: nothing to write. `dropped`: why it does not count."""
+
+    state: State | None = None
+    event: Event | None = None
+    dropped: str | None = None
+
+
+NOTHING: Final = Step()
+
+
+class _Said(Value, frozen=True):
+    """The parts of an event that depend on why it is published."""
+
+    kind: Kind
+    status: Status
+    levels: Levels | None
+    computed_at: int | None
+    difference: Difference
+    reason: str | None = None
+
+
+def observe(state: State | None, seen: Observation, feed: FeedRules) -> Step:
+    """Compare what a check showed with what the last event said."""
+    if seen.entry is None:
+        return _absent(state, seen, feed)
+    return _present(state, seen, seen.entry, feed)
+
+
+def expire(state: State, at: tuple[int, int], answered_at: int | None, source: Source, feed: FeedRules) -> Step:
+    """What the timer decides: live levels that are too old become stale, also when nothing answers.
+
+    `at` is the moment by our clock and by the upstream's; `answered_at` the last answer for the symbol by the
+    upstream's clock, None where there was none since the shard was opened.
+    """
+    observed_at, now = at
+    due = stale_at(state, answered_at, feed)
+    if due is None or now <= due:
+        return NOTHING
+    silent = answered_at is None or now - answered_at > feed.stale_after_micros
+    reason = "no_answer" if silent else "old"
+    seen = Observation(state.symbol, Status.STALE, None, observed_at, now, source, reason)
+    said = _Said(Kind.STALE, Status.STALE, state.said, state.computed_at, Difference(), reason)
+    return _publish(state, seen, said, feed, _kept(state, seen))
+
+
+def stale_at(state: State, answered_at: int | None, feed: FeedRules) -> int | None:
+    """When live levels become stale, by the upstream's clock: of an age that is unknown, the last answer counts."""
+    if state.status is not Status.LIVE:
+        return None
+    since = state.computed_at
+    if since is None:
+        since = state.observed_at if answered_at is None else answered_at
+    return since + feed.stale_after_micros
+
+
+def remove(state: State, observed_at: int, source: Source, feed: FeedRules) -> Step:
+    """The symbol is no longer configured. Its state stays: the sequence must not start again."""
+    if state.status is Status.REMOVED:
+        return NOTHING
+    seen = Observation(state.symbol, Status.REMOVED, None, observed_at, observed_at, source)
+    return _absent(state, seen, feed)
+
+
+def _absent(state: State | None, seen: Observation, feed: FeedRules) -> Step:
+    """MISSING, INVALID or REMOVED: said once, and only the status changes; the last levels are kept."""
+    if state is not None and state.status is seen.status:
+        return NOTHING
+    known = state or _first(seen, feed)
+    difference = compare(known.said, None, feed.rules)
+    said = _Said(Kind(seen.status), seen.status, None, None, difference, seen.reason)
+    return _publish(known, seen, said, feed, _kept(known, seen))
+
+
+def _present(state: State | None, seen: Observation, entry: Entry, feed: FeedRules) -> Step:
+    known = state or _first(seen, feed)
+    floor = known.computed_at
+    if floor is not None and entry.computed_at is not None and entry.computed_at < floor:
+        return Step(dropped="older")
+    computed_at = floor if entry.computed_at is None else entry.computed_at
+    old = computed_at is not None and seen.age_at - computed_at > feed.stale_after_micros
+    difference = compare(known.said, entry.levels, feed.rules)
+    kind = _kind(known, feed, old=old, changed=bool(difference))
+    status = Status.STALE if old else Status.LIVE
+    new = State(
+        feed=known.feed,
+        symbol=known.symbol,
+        sequence=known.sequence,
+        status=status,
+        computed_at=computed_at,
+        observed_at=seen.observed_at,
+        request_fingerprint=feed.request_fingerprint,
+        source=seen.source,
+        levels=entry.levels,
+        published=_still_published(known.said, entry.levels, feed) if kind is None else None,
+        event_computed_at=known.event_computed_at,
+    )
+    if kind is not None:
+        reason = "old" if kind is Kind.STALE else None
+        said = _Said(kind, status, entry.levels, entry.computed_at, difference, reason)
+        return _publish(known, seen, said, feed, new)
+    if computed_at == floor and entry.levels == known.levels:
+        return NOTHING
+    return Step(new)
+
+
+def _kind(known: State, feed: FeedRules, *, old: bool, changed: bool) -> Kind | None:
+    """Why levels are worth an event, or None."""
+    if known.said is None or known.request_fingerprint != feed.request_fingerprint:
+        return Kind.SNAPSHOT
+    if not known.status.has_levels:
+        return Kind.RESTORED
+    if old and known.status is Status.LIVE:
+        return Kind.STALE
+    if not old and known.status is Status.STALE:
+        return Kind.FRESH
+    return Kind.CHANGED if changed else None
+
+
+def _still_published(said: Levels | None, seen: Levels, feed: FeedRules) -> Levels | None:
+    """What the last event said, where that differs from what is seen now in something that counts but little."""
+    return said if compare(said, seen, feed.rules.exact()) else None
+
+
+def _first(seen: Observation, feed: FeedRules) -> State:
+    """Before anything was said of a symbol."""
+    return State(
+        feed=feed.feed,
+        symbol=seen.symbol,
+        sequence=0,
+        status=seen.status,
+        computed_at=None,
+        observed_at=seen.observed_at,
+        request_fingerprint=feed.request_fingerprint,
+        source=seen.source,
+    )
+
+
+def _kept(known: State, seen: Observation) -> State:
+    """The levels as they were, under a new status."""
+    return replace(known, status=seen.status, observed_at=seen.observed_at, source=seen.source)
+
+
+def _publish(known: State, seen: Observation, said: _Said, feed: FeedRules, new: State) -> Step:
+    sequence = known.sequence + 1
+    event = Event(
+        event_id=f"{feed.feed}/{seen.symbol}/{sequence}",
+        feed=feed.feed,
+        symbol=seen.symbol,
+        sequence=sequence,
+        kind=said.kind,
+        status=said.status,
+        reason=said.reason,
+        computed_at=said.computed_at,
+        previous_computed_at=known.event_computed_at,
+        observed_at=seen.observed_at,
+        changed_levels=said.difference.levels,
+        changed_sections=said.difference.sections,
+        collapsed_observations=seen.collapsed,
+        source=seen.source,
+        before=known.said,
+        after=said.levels,
+    )
+    return Step(replace(new, sequence=sequence, event_computed_at=said.computed_at), event)
