@@ -5,7 +5,7 @@ The kinds and their order are those of the documentation's table of events; the 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -22,6 +22,9 @@ from connector.core.model import (
     Status,
     Value,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 
 class FeedRules(Value, frozen=True):
@@ -65,6 +68,19 @@ def observe(state: State | None, seen: Observation, feed: FeedRules) -> Step:
     if seen.entry is None:
         return _absent(state, seen, feed)
     return _present(state, seen, seen.entry, feed)
+
+
+def fold(states: Mapping[str, State], seen: Iterable[Observation], feed: FeedRules) -> list[Step]:
+    """Observe one after another, each compared with what the one before it left. Changes nothing it is given."""
+    latest: dict[str, State] = {}
+    steps: list[Step] = []
+    for observation in seen:
+        symbol = observation.symbol
+        step = observe(latest.get(symbol, states.get(symbol)), observation, feed)
+        if step.state is not None:
+            latest[symbol] = step.state
+        steps.append(step)
+    return steps
 
 
 def expire(state: State, at: tuple[int, int], answered_at: int | None, source: Source, feed: FeedRules) -> Step:

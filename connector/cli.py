@@ -1,0 +1,141 @@
+"""`gex-connector`: run, watch, and the fake upstream and local Kafka of the demo."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from connector import __version__, config
+from connector.errors import EXIT_CONFIG, ConfigError, ConnectorError
+from connector.logs import configure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from connector.config import Config
+
+_log = logging.getLogger("connector")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and end the process with its exit status: 0, or 2, 3, 4 as `connector.errors` has them."""
+    options = _parser().parse_args(arguments)
+    try:
+        code = int(options.command(options))
+    except ConfigError as error:
+        for fault in error.faults:
+            print(f"configuration: {fault}", file=sys.stderr)
+        code = EXIT_CONFIG
+    except ConnectorError as error:
+        print(f"{error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = 0
+    # A pool thread that hangs in a Kafka call must not delay the end.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gex-connector",
+        description="Publishes every change of bundled gamma-exposure levels to Kafka, exactly once and in order.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "poll, compare and publish until SIGTERM or SIGINT")
+    run.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+
+    watch = _command(commands, "watch", _watch, "print the events, read_committed and decoded, as they come")
+    watch.add_argument("--from-beginning", action="store_true", help="also those that are there already")
+    watch.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    _simulate_command(commands)
+    kafka = _command(commands, "kafka", _kafka, "a local Apache Kafka for development", configured=False)
+    kafka.add_argument("--port", type=int, default=9092, help="on 127.0.0.1 (default %(default)s)")
+    kafka.add_argument("--data", type=Path, help="folder to keep its data in (default: a temporary one)")
+    demo = _command(commands, "demo", _demo, "Kafka, simulator, connector and watch together", configured=False)
+    demo.add_argument("--seconds", type=float, help="end by itself after so long (default: at Ctrl-C)")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    command: object,
+    about: str,
+    *,
+    configured: bool = True,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=about, description=about)
+    parser.set_defaults(command=command)
+    if configured:
+        parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; the environment wins over it")
+    return parser
+
+
+def _simulate_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from connector.simulator import command  # noqa: PLC0415 -- production never loads the simulator
+
+    parser = _command(commands, "simulate", _simulate, "the upstream's simulator", configured=False)
+    command.add_arguments(parser)
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = config.load(options.config, os.environ)
+    return asyncio.run(_work(settings, options.log_level))
+
+
+async def _work(settings: Config, log_level: str) -> int:
+    from connector.runtime.worker import Worker  # noqa: PLC0415 -- `watch` needs none of it
+
+    worker = Worker(settings)
+    configure(log_level, secrets=lambda: (*settings.secrets(), worker.key.secret.reveal()))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, worker.stop)
+    try:
+        return await worker.run()
+    except ConnectorError as error:
+        _log.critical("not started", extra={"error": str(error)})
+        return error.exit_code
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from connector.watch import watch  # noqa: PLC0415 -- `run` needs none of it
+
+    configure("WARNING", secrets=tuple)
+    settings = config.load(options.config, os.environ)
+    return watch(settings, from_beginning=options.from_beginning, as_json=options.json)
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from connector.simulator import command  # noqa: PLC0415 -- production never loads the simulator
+
+    host, _, port = options.listen.rpartition(":")
+    try:
+        settings = command.settings_from(options)
+        number = int(port)
+    except ValueError as error:
+        raise ConfigError([f"simulate: {error}"]) from None
+    return command.run_simulator(settings, host, number, Path(options.script) if options.script else None)
+
+
+def _kafka(options: argparse.Namespace) -> int:
+    from connector.simulator.kafka import run_kafka  # noqa: PLC0415 -- production never loads it
+
+    return run_kafka(options.port, options.data)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from connector.demo import demo  # noqa: PLC0415 -- production never loads it
+
+    return demo(options.seconds)

@@ -1,0 +1,58 @@
+"""Kafka's errors as ours, in one place."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import confluent_kafka as ck
+
+from connector import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_FENCED: Final = {
+    ck.KafkaError._FENCED,  # noqa: SLF001 -- librdkafka's own codes are named so
+    ck.KafkaError.INVALID_PRODUCER_EPOCH,
+    ck.KafkaError.PRODUCER_FENCED,
+}
+_REMEDIES: Final = {
+    ck.KafkaError.TOPIC_AUTHORIZATION_FAILED: "grant the missing right on the topic (README, Rights)",
+    ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED: "grant the missing right on the cluster (README, Rights)",
+    ck.KafkaError.GROUP_AUTHORIZATION_FAILED: "grant READ on the group (README, Rights)",
+    ck.KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "grant WRITE on the transactional ids (README, Rights)",
+    ck.KafkaError.SASL_AUTHENTICATION_FAILED: "check sasl.mechanism, sasl.username and sasl.password",
+    ck.KafkaError._AUTHENTICATION: "check sasl.* and ssl.* in kafka.client",  # noqa: SLF001 -- as above
+    ck.KafkaError._SSL: "check security.protocol and ssl.* in kafka.client",  # noqa: SLF001 -- as above
+    ck.KafkaError._RESOLVE: "check kafka.bootstrap_servers",  # noqa: SLF001 -- as above
+    ck.KafkaError._TRANSPORT: "check that the broker runs, its address, and security.protocol",  # noqa: SLF001 -- as above
+    ck.KafkaError._ALL_BROKERS_DOWN: "check that the broker runs, its address, and security.protocol",  # noqa: SLF001
+    ck.KafkaError.INVALID_REPLICATION_FACTOR: "set kafka.replication_factor to what the cluster has brokers for",
+}
+
+
+def explained(error: ck.KafkaError, doing: str, last_error: str | None = None) -> errors.KafkaError:
+    """Our error for one of librdkafka's; `last_error` is what its client reported besides."""
+    if error.code() in _FENCED:
+        return errors.ShardFenced(f"{doing}: {error.str()}")
+    remedy = _REMEDIES.get(error.code())
+    parts = [f"{doing}: {error.name()}: {error.str()}", last_error, remedy]
+    return errors.KafkaUnavailable("; ".join(part for part in parts if part))
+
+
+def of(exception: ck.KafkaException) -> ck.KafkaError:
+    """The error inside librdkafka's exception."""
+    error: ck.KafkaError = exception.args[0]
+    return error
+
+
+def retrying(call: Callable[[], None], seconds: float) -> None:
+    """Call again while the error says that this may help, for so long. Raises the last `KafkaException`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except ck.KafkaException as exception:
+            if not of(exception).retriable() or time.monotonic() >= deadline:
+                raise

@@ -1,0 +1,120 @@
+"""Which shards are ours: a consumer group on the compacted topics, used for assignment only.
+
+Its messages are never read: every partition is paused as soon as it is assigned. It runs in a thread of its own,
+since librdkafka calls back only from inside `poll`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Final, Protocol
+
+import confluent_kafka as ck
+
+from connector.kafka.faults import of
+from connector.kafka.settings import ShardId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from connector.kafka.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_POLL_SECONDS: Final = 0.5
+_FIRST_JOIN_SECONDS: Final = 3
+_RETRY_SECONDS: Final = 5
+
+
+class Listener(Protocol):
+    """What is told of the assignment, from the group's thread."""
+
+    def assigned(self, shards: list[ShardId]) -> None:
+        """These are ours from now on."""
+
+    def revoked(self, shards: list[ShardId]) -> None:
+        """These go to another worker as soon as this call returns: finish them."""
+
+    def lost(self, shards: list[ShardId]) -> None:
+        """These belong to others already."""
+
+
+class Group:
+    """Membership in the group. `topics` maps each compacted topic to its feed; `polled` is called at every turn."""
+
+    def __init__(
+        self, settings: Settings, topics: Mapping[str, str], listener: Listener, polled: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._topics = topics
+        self._listener = listener
+        self._polled = polled
+        self._stopping = threading.Event()
+        self._answered = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="group", daemon=True)
+
+    @property
+    def joined(self) -> bool:
+        """Whether the group has told us what is ours, be it nothing."""
+        return self._answered.is_set()
+
+    def start(self) -> None:
+        """Join."""
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Leave, which hands our shards over at once. False where that was not done in time."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            consumer = ck.Consumer(self._settings)
+            try:
+                self._poll(consumer)
+            except ck.KafkaException as exception:
+                _log.error("the group's consumer failed, making another", extra={"error": of(exception).str()})
+                self._stopping.wait(_RETRY_SECONDS)
+            finally:
+                consumer.close()
+
+    def _poll(self, consumer: ck.Consumer) -> None:
+        consumer.subscribe(
+            list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+        while not self._stopping.is_set():
+            self._turn(consumer)
+        # Leaving while the first join is under way would leave its shards dark for a session time-out.
+        for _ in range(int(_FIRST_JOIN_SECONDS / _POLL_SECONDS)):
+            if self._answered.is_set():
+                break
+            self._turn(consumer)
+
+    def _turn(self, consumer: ck.Consumer) -> None:
+        message = consumer.poll(_POLL_SECONDS)
+        self._polled()
+        if message is not None and (error := message.error()) is not None:
+            _log.warning("the group's consumer reports an error", extra={"error": error.str()})
+
+    def _on_assign(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        for partition in partitions:
+            partition.offset = ck.OFFSET_END
+        consumer.incremental_assign(partitions)
+        if partitions:
+            consumer.pause(partitions)
+        self._listener.assigned(self._shards(partitions))
+        self._answered.set()
+
+    def _on_revoke(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        self._listener.revoked(self._shards(partitions))
+        consumer.incremental_unassign(partitions)
+
+    def _on_lost(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        self._listener.lost(self._shards(partitions))
+        consumer.incremental_unassign(partitions)
+
+    def _shards(self, partitions: list[ck.TopicPartition]) -> list[ShardId]:
+        return [ShardId(self._topics[partition.topic], partition.partition) for partition in partitions]

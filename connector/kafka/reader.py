@@ -1,0 +1,107 @@
+"""Reads one partition from its beginning to its end, for restoring a shard."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+import confluent_kafka as ck
+
+from connector.core.model import Value
+from connector.errors import KafkaUnavailable
+from connector.kafka.faults import explained, of
+
+if TYPE_CHECKING:
+    from connector.kafka.settings import Clients
+
+_log = logging.getLogger(__name__)
+
+_TIMEOUT_SECONDS: Final = 10
+_STALLED_SECONDS: Final = 30
+_REPORT_SECONDS: Final = 5
+_AT_ONCE: Final = 10_000
+
+
+class Contents(Value, frozen=True):
+    """The last value of each key, how many records were read, and the offset of the end."""
+
+    values: dict[bytes, bytes]
+    records: int
+    end: int
+
+
+class Reader:
+    """Two long-lived consumers, since the first use of one costs half a second; safe for concurrent use.
+
+    The high watermark is asked by a read_uncommitted one: a read_committed one answers with the last stable offset.
+    """
+
+    def __init__(self, clients: Clients) -> None:
+        self._lock = threading.Lock()
+        self._clients = clients
+        self._committed = ck.Consumer(clients.reader("read_committed"))
+        self._uncommitted = ck.Consumer(clients.reader("read_uncommitted"))
+
+    def high_watermark(self, topic: str, partition: int) -> int:
+        """The offset behind the last record, committed or not. Raises `KafkaUnavailable`."""
+        place = ck.TopicPartition(topic, partition)
+        try:
+            offsets = self._uncommitted.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS, cached=False)
+        except ck.KafkaException as exception:
+            raise explained(of(exception), f"asking for the end of {topic}-{partition}") from None
+        if offsets is None:
+            raise KafkaUnavailable(f"asking for the end of {topic}-{partition}: no answer")
+        return int(offsets[1])
+
+    def contents(self, topic: str, partition: int, high: int) -> Contents:
+        """Every committed record up to the end, of which the last of each key counts. Raises `KafkaUnavailable`."""
+        with self._lock:
+            self._committed.assign([ck.TopicPartition(topic, partition, ck.OFFSET_BEGINNING)])
+            try:
+                return self._read(topic, partition, high)
+            except ck.KafkaException as exception:
+                raise explained(of(exception), f"reading {topic}-{partition}") from None
+            finally:
+                self._committed.unassign()
+
+    def idle(self) -> None:
+        """Hand out what the clients have to say; call now and then."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._committed.poll(0)
+                self._uncommitted.poll(0)
+            finally:
+                self._lock.release()
+
+    def close(self) -> None:
+        """Let go of both."""
+        with self._lock:
+            self._committed.close()
+            self._uncommitted.close()
+
+    def _read(self, topic: str, partition: int, high: int) -> Contents:
+        values: dict[bytes, bytes] = {}
+        records, place = 0, f"{topic}-{partition}"
+        progress_at = reported_at = time.monotonic()
+        while True:
+            messages = self._committed.consume(_AT_ONCE, timeout=1)
+            now = time.monotonic()
+            for message in messages:
+                if (error := message.error()) is not None:
+                    if error.code() != ck.KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own
+                        raise explained(error, f"reading {place}")
+                    return Contents(values, records, message.offset() or 0)
+                records += 1
+                key, value = message.key() or b"", message.value()
+                if value is None:
+                    values.pop(bytes(key), None)
+                else:
+                    values[bytes(key)] = bytes(value)
+            progress_at = now if messages else progress_at
+            if now - progress_at > _STALLED_SECONDS:
+                raise KafkaUnavailable(f"reading {place}: nothing came for {_STALLED_SECONDS} s")
+            if now - reported_at > _REPORT_SECONDS:
+                reported_at = now
+                _log.info("restoring", extra={"partition": place, "records": records, "of_about": high})

@@ -1,0 +1,96 @@
+"""Confluent Schema Registry: registers our schemas, one subject per topic, and finds those others wrote with.
+
+Needs the extra `[registry]`. What was looked up once is kept: a registry that is down later does no harm.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import fastavro.schema
+from confluent_kafka.schema_registry import Schema as RegistrySchema
+from confluent_kafka.schema_registry import SchemaRegistryClient, SchemaRegistryError
+
+from connector.errors import KafkaUnavailable, SetupError, ShardCorrupt
+from connector.kafka.avro import Schema, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_TIMEOUT_SECONDS: Final = 10
+_HEADER_BYTES: Final = 5
+_NOT_FOUND: Final = 404
+_CONFLICT: Final = 409
+_REFUSED: Final = (401, 403)
+
+
+class Registry:
+    """Framing with a registry. `prepare` every topic before anything is written to it."""
+
+    def __init__(self, url: str, client: Mapping[str, Any]) -> None:
+        self._url = url
+        settings = {"timeout": _TIMEOUT_SECONDS, "max.retries": 0, **client, "url": url}
+        try:
+            self._client = SchemaRegistryClient(settings)
+        except (ValueError, TypeError) as error:
+            raise SetupError(f"schema_registry.client: {error}") from None
+        self._prefixes: dict[tuple[str, str], bytes] = {}
+        self._schemas: dict[bytes, Schema] = {}
+
+    def prepare(self, topic: str, name: str) -> None:
+        """Register schema `name` under the subject `<topic>-value`, where it is not there yet.
+
+        Raises:
+            SetupError: the registry refuses it, or us.
+            KafkaUnavailable: the registry does not answer.
+        """
+        subject, definition = f"{topic}-value", RegistrySchema(json.dumps(schema(name)), "AVRO")
+        try:
+            try:
+                known = self._client.lookup_schema(subject, definition).schema_id
+            except SchemaRegistryError as error:
+                if error.http_status_code != _NOT_FOUND:
+                    raise
+                known = self._client.register_schema(subject, definition)
+        except SchemaRegistryError as error:
+            raise self._explained(error, subject) from None
+        except OSError as error:
+            raise KafkaUnavailable(f"the schema registry does not answer: {error}") from None
+        self._prefixes[topic, name] = b"\x00" + int(known or 0).to_bytes(4, "big")
+
+    def prefix(self, topic: str, name: str) -> bytes:
+        """A zero byte and the schema's id."""
+        return self._prefixes[topic, name]
+
+    def written_with(self, value: bytes) -> tuple[Schema, int]:
+        """By the id, asked of the registry once. Raises `ShardCorrupt` or `KafkaUnavailable`."""
+        prefix = value[:_HEADER_BYTES]
+        if len(prefix) < _HEADER_BYTES or prefix[0] != 0:
+            raise ShardCorrupt(
+                f"a value begins with {prefix.hex()}, which is not how values are framed with a schema registry; was "
+                "the topic written without one, or by another program?"
+            )
+        if prefix not in self._schemas:
+            self._schemas[prefix] = self._fetch(int.from_bytes(prefix[1:], "big"))
+        return self._schemas[prefix], _HEADER_BYTES
+
+    def _fetch(self, schema_id: int) -> Schema:
+        try:
+            text = self._client.get_schema(schema_id).schema_str
+        except SchemaRegistryError as error:
+            if error.http_status_code == _NOT_FOUND:
+                raise ShardCorrupt(f"the schema registry does not know schema {schema_id}") from None
+            raise self._explained(error, f"schema {schema_id}") from None
+        except OSError as error:
+            raise KafkaUnavailable(f"the schema registry does not answer: {error}") from None
+        parsed: Schema = fastavro.schema.parse_schema(json.loads(text or "null"), _force=True)
+        return parsed
+
+    def _explained(self, error: SchemaRegistryError, what: str) -> SetupError | KafkaUnavailable:
+        said = str(error.error_message)[:300]
+        if error.http_status_code == _CONFLICT:
+            return SetupError(f"{what}: the schema registry finds our schema incompatible with the one it has: {said}")
+        if error.http_status_code in _REFUSED:
+            return SetupError(f"{what}: the schema registry refuses us ({error.http_status_code}): {said}")
+        return KafkaUnavailable(f"{what}: the schema registry answers {error.http_status_code}: {said}")

@@ -1,0 +1,151 @@
+"""What each kind of client is told. What exactly-once rests on stands last, so that nothing overrides it.
+
+Names and meanings: librdkafka's CONFIGURATION.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from connector.core.model import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from confluent_kafka import KafkaError
+
+    from connector.config import Kafka
+
+_log = logging.getLogger(__name__)
+
+SESSION_TIMEOUT_SECONDS: Final = 6
+MAX_POLL_INTERVAL_SECONDS: Final = 60
+_STATISTICS_INTERVAL_SECONDS: Final = 10
+
+Settings = dict[str, Any]
+
+
+class ShardId(Value, frozen=True, order=True):
+    """One partition of a feed's compacted topic: the unit that workers share out among themselves."""
+
+    feed: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.feed}-{self.partition}"
+
+
+class Topics(Value, frozen=True):
+    """The names of the topics."""
+
+    prefix: str
+
+    def changes(self, feed: str) -> str:
+        """Events, kept for days."""
+        return f"{self.prefix}.{feed}.changes"
+
+    def current(self, feed: str) -> str:
+        """The state of each symbol, compacted."""
+        return f"{self.prefix}.{feed}.current"
+
+    def is_changes(self, topic: str) -> bool:
+        """Whether a topic holds the events of some feed."""
+        return topic.startswith(f"{self.prefix}.") and topic.endswith(".changes")
+
+    @property
+    def quarantine(self) -> str:
+        """Entries that could not be used, as they came."""
+        return f"{self.prefix}.quarantine"
+
+
+class Clients:
+    """Makes the settings of every client from one configuration.
+
+    `on_error(name)` is called with librdkafka's name of each error it reports, `on_statistics(json)` every ten
+    seconds and client; both from whatever thread polls the client.
+    """
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        on_error: Callable[[str], None] = lambda _: None,
+        on_statistics: Callable[[str], None] | None = None,
+    ) -> None:
+        self._kafka = kafka
+        self._on_error = on_error
+        self._on_statistics = on_statistics
+        self.last_error: str | None = None
+
+    def admin(self) -> Settings:
+        """For topics and metadata."""
+        return self._common("admin")
+
+    def group(self) -> Settings:
+        """For the consumer that only learns which shards are ours."""
+        given = self._kafka.client
+        assignment: Settings = {
+            "session.timeout.ms": SESSION_TIMEOUT_SECONDS * 1000,
+            "heartbeat.interval.ms": 1000,
+        }
+        if given.get("group.protocol") == "consumer":  # KIP-848: these are the broker's
+            assignment = {}
+        else:
+            assignment = {**assignment, **given, "partition.assignment.strategy": "cooperative-sticky"}
+        return {
+            **self._common("group"),
+            "max.poll.interval.ms": MAX_POLL_INTERVAL_SECONDS * 1000,
+            **assignment,
+            **self._consumer(),
+            "group.id": self._kafka.group_id,
+        }
+
+    def reader(self, isolation: str) -> Settings:
+        """For a consumer that reads what it assigns itself, up to the end; it belongs to no group."""
+        return {
+            **self._common(f"reader-{isolation}"),
+            "fetch.wait.max.ms": 20,
+            **self._consumer(),
+            "enable.partition.eof": True,
+            "isolation.level": isolation,
+            "auto.offset.reset": "error",
+            "group.id": f"{self._kafka.group_id}-unused",  # librdkafka wants one; it is never joined
+        }
+
+    def producer(self, transactional_id: str) -> Settings:
+        """For a shard's producer, whose transactional id shuts out its predecessors."""
+        return {
+            "linger.ms": 0,
+            "retry.backoff.ms": 5,
+            "compression.type": "lz4",
+            **self._common(f"shard-{transactional_id}"),
+            "transaction.timeout.ms": 60_000,  # takeover does not wait for it
+            "transactional.id": transactional_id,
+            "enable.idempotence": True,
+            "acks": "all",
+            "partitioner": "murmur2_random",
+        }
+
+    def _error(self, error: KafkaError) -> None:
+        self.last_error = error.str()
+        self._on_error(error.name())
+
+    def _consumer(self) -> Settings:
+        return {"enable.auto.commit": False, "enable.auto.offset.store": False}
+
+    def _common(self, role: str) -> Settings:
+        settings: Settings = {
+            "client.id": f"gex-connector-{role}",
+            "topic.metadata.refresh.interval.ms": 60_000,
+            "reconnect.backoff.max.ms": 2_000,
+            **self._kafka.client,
+            "bootstrap.servers": self._kafka.bootstrap_servers,
+            "logger": logging.getLogger("librdkafka"),
+            "error_cb": self._error,
+        }
+        if self._on_statistics is not None and role == "group":
+            settings |= {
+                "statistics.interval.ms": _STATISTICS_INTERVAL_SECONDS * 1000,
+                "stats_cb": self._on_statistics,
+            }
+        return settings

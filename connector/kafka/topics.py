@@ -1,0 +1,135 @@
+"""The topics: made where they are absent, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import confluent_kafka as ck
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+
+from connector.core.model import Value
+from connector.errors import KafkaUnavailable, SetupError
+from connector.kafka.faults import explained, of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from concurrent.futures import Future
+
+    from connector.config import Kafka
+    from connector.kafka.settings import Clients, Topics
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_TIMEOUT_SECONDS: Final = 10
+_DAY_MS: Final = 86_400_000
+_COMPACTION: Final = {
+    "cleanup.policy": "compact",
+    # With the brokers' defaults a week of 80 symbols is 1.6 million records to restore from.
+    "segment.ms": "600000",
+    "max.compaction.lag.ms": "600000",
+    "min.cleanable.dirty.ratio": "0.1",
+}
+
+
+class TopicSpec(Value, frozen=True):
+    """A topic as it must be. `partitions_key` is the configuration key to change where the count differs."""
+
+    name: str
+    partitions: int
+    partitions_key: str | None
+    config: dict[str, str]
+
+
+def specs(topics: Topics, feeds: Iterable[str], kafka: Kafka) -> list[TopicSpec]:
+    """Every topic that the configuration needs."""
+    retention = {"cleanup.policy": "delete", "retention.ms": str(kafka.retention_days * _DAY_MS)}
+    wanted = [TopicSpec(topics.quarantine, 1, None, retention)]
+    for feed in feeds:
+        wanted.append(TopicSpec(topics.changes(feed), kafka.partitions, "kafka.partitions", retention))
+        wanted.append(TopicSpec(topics.current(feed), kafka.shards, "kafka.shards", _COMPACTION))
+    return wanted
+
+
+def prepare(clients: Clients, wanted: list[TopicSpec], replication_factor: int) -> None:
+    """Create what is absent, then check all of it.
+
+    Raises:
+        SetupError: a topic that does not fit; the message lists all of them.
+        KafkaUnavailable: the broker does not answer or refuses us.
+    """
+    admin = AdminClient(clients.admin())
+    try:
+        present = admin.list_topics(timeout=_TIMEOUT_SECONDS).topics
+    except ck.KafkaException as exception:
+        raise explained(of(exception), "listing topics", clients.last_error) from None
+    absent = [spec for spec in wanted if spec.name not in present]
+    _create(admin, absent, replication_factor)
+    faults: list[str] = []
+    for spec in wanted:
+        if spec.name in present:
+            faults += _partition_faults(spec, len(present[spec.name].partitions))
+    faults += _config_faults(admin, wanted)
+    if faults:
+        raise SetupError("\n".join(faults))
+
+
+def _create(admin: AdminClient, absent: list[TopicSpec], replication_factor: int) -> None:
+    if not absent:
+        return
+    new = [
+        NewTopic(spec.name, num_partitions=spec.partitions, replication_factor=replication_factor, config=spec.config)
+        for spec in absent
+    ]
+    for name, future in admin.create_topics(new, operation_timeout=_TIMEOUT_SECONDS).items():
+        try:
+            _wait(future, f"creating topic {name}")
+        except ck.KafkaException as exception:
+            error = of(exception)
+            if error.code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:  # another worker was faster
+                raise explained(error, f"creating topic {name}") from None
+        else:
+            _log.info("topic created", extra={"topic": name})
+
+
+def _partition_faults(spec: TopicSpec, found: int) -> list[str]:
+    if found == spec.partitions or spec.partitions_key is None:
+        return []
+    remedy = f"set {spec.partitions_key} = {found}, or start anew with another kafka.topic_prefix"
+    return [f"topic {spec.name} has {found} partitions, configured are {spec.partitions}; {remedy}"]
+
+
+def _config_faults(admin: AdminClient, wanted: list[TopicSpec]) -> list[str]:
+    resources = [ConfigResource(ResourceType.TOPIC, spec.name) for spec in wanted]
+    described = admin.describe_configs(resources, request_timeout=_TIMEOUT_SECONDS)
+    found: dict[str, dict[str, str]] = {}
+    for resource, future in described.items():
+        try:
+            entries = _wait(future, f"describing topic {resource.name}")
+        except ck.KafkaException as exception:
+            raise explained(of(exception), f"describing topic {resource.name}") from None
+        found[resource.name] = {name: entry.value for name, entry in entries.items()}
+    faults: list[str] = []
+    for spec in wanted:
+        policy, has = spec.config["cleanup.policy"], found[spec.name].get("cleanup.policy")
+        if has != policy:
+            remedy = f"kafka-configs --alter --entity-type topics --entity-name {spec.name}"
+            faults.append(
+                f"topic {spec.name} has cleanup.policy={has}, needed is {policy}; "
+                f"{remedy} --add-config cleanup.policy={policy}"
+            )
+    return faults
+
+
+def _wait(future: Future[_T], doing: str) -> _T:
+    try:
+        return future.result(timeout=2 * _TIMEOUT_SECONDS)
+    except FutureTimeoutError:
+        raise KafkaUnavailable(f"{doing}: no answer within {2 * _TIMEOUT_SECONDS} s") from None

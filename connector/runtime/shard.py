@@ -1,0 +1,271 @@
+"""One shard in this worker's hands: opened, fed with what checks show, committed, and opened again after an error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
+
+from connector.core.entry import decode_entry
+from connector.core.model import MICROS, Event, Observation, Source, State, Status
+from connector.core.state import FeedRules, Step, expire, fold, remove
+from connector.errors import EntryError, KafkaError, ShardCorrupt, ShardFenced
+from connector.kafka.shard import Quarantined, Transaction
+from connector.runtime.inbox import Inbox, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from connector.kafka.settings import ShardId
+    from connector.kafka.shard import ShardLog
+    from connector.runtime.clock import Clock
+    from connector.runtime.metrics import Metrics
+    from connector.runtime.symbols import SymbolStats
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+_log = logging.getLogger(__name__)
+
+CLOSE_SECONDS: Final = 10
+"""How long a shard that goes to another worker may take to finish its transaction."""
+
+_BACKOFF_SECONDS: Final = (0.5, 10.0)
+_FENCED_SECONDS: Final = (3.0, 30.0)
+"""At least two heartbeats: a zombie must hear that it lost before it opens again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every shard of a worker uses.
+
+    `source` says who writes; `grace_seconds` is how long a shard that was just opened waits for its first answer
+    before it calls old levels stale.
+    """
+
+    metrics: Metrics
+    clock: Clock
+    executor: Executor
+    source: Source
+    grace_seconds: float
+    changed: Callable[[], None]
+    """Called when a shard begins or ceases to be polled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """When and from where an answer came: by our clock, by the upstream's, and the response it was in."""
+
+    at: int
+    age_at: int
+    source: Source
+
+
+class Shard:
+    """Owns the state of its symbols from `run` to `close`. Everything but the log's calls is on the event loop."""
+
+    def __init__(self, shard: ShardId, rules: FeedRules, symbols: frozenset[str], log: ShardLog, tools: Tools) -> None:
+        self.id = shard
+        self.symbols = symbols
+        self.is_open = False
+        self.is_polled = False
+        self._rules = rules
+        self._log = log
+        self._tools = tools
+        self._states: dict[str, State] = {}
+        self._last: dict[str, bytes | Status] = {}
+        self._answered_at: dict[str, int] = {}
+        self._inbox = Inbox(lambda: tools.metrics.dropped(shard.feed, "collapsed"))
+        self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._ticked = False
+        self._opened_at = 0
+        self._stats: dict[str, SymbolStats] = {symbol: tools.metrics.symbol(shard.feed, symbol) for symbol in symbols}
+
+    async def run(self) -> None:
+        """Open, publish what comes, and again after an error, until closed.
+
+        Raises:
+            ShardCorrupt: what no waiting cures.
+        """
+        failures = 0
+        try:
+            while not self._closing.is_set():
+                try:
+                    await self._open()
+                    failures = 0
+                    await self._serve()
+                except ShardCorrupt:
+                    raise
+                except KafkaError as error:
+                    failures += 1
+                    await self._fail(error, failures)
+        finally:
+            self._set(is_open=False, is_polled=False)
+            self._tools.metrics.shard_open(self.id.feed, self.id.partition, None)
+            await self._in_thread(self._log.drop)
+
+    def see(self, symbol: str, answer: bytes | Status, seen: Seen, reason: str | None = None) -> None:
+        """What a check showed. The same answer as the last time costs next to nothing."""
+        self._answered_at[symbol] = seen.age_at
+        self._stats[symbol].observed_at = seen.at
+        if not self.is_polled or self._last.get(symbol) == answer:
+            return
+        self._last[symbol] = answer
+        if isinstance(answer, Status):
+            self._inbox.add(Observation(symbol, answer, None, seen.at, seen.age_at, seen.source, reason))
+        else:
+            self._decode(symbol, answer, seen)
+        self._wake.set()
+
+    def tick(self) -> None:
+        """Once a second: levels may have become stale, and the client may have something to say."""
+        if self.is_open:
+            self._ticked = True
+            self._wake.set()
+
+    def lose(self) -> None:
+        """The shard is another worker's already: what waits is worth nothing."""
+        self._set(is_open=self.is_open, is_polled=False)
+        self._inbox.clear()
+        self._closing.set()
+        self._wake.set()
+
+    def close(self) -> None:
+        """Take nothing more, commit what waits, end `run`."""
+        self._set(is_open=self.is_open, is_polled=False)
+        self._closing.set()
+        self._wake.set()
+
+    def _decode(self, symbol: str, raw: bytes, seen: Seen) -> None:
+        try:
+            entry = decode_entry(raw, seen.age_at)
+        except EntryError as error:
+            request_id = seen.source.request_id
+            self._inbox.quarantine(Quarantined(symbol, raw, error.reason, str(error), seen.at, request_id))
+            return
+        before, stats = self._stats[symbol].computed_at, self._stats[symbol]
+        if entry.computed_at is not None and (before is None or entry.computed_at > before):
+            if stats.owned and before is not None:
+                self._tools.metrics.detection((seen.age_at - entry.computed_at) / MICROS)
+            stats.computed_at = entry.computed_at
+        self._inbox.add(Observation(symbol, Status.LIVE, entry, seen.at, seen.age_at, seen.source))
+
+    async def _open(self) -> None:
+        restored = await self._in_thread(self._log.open)
+        self._tools.metrics.restored(restored.records, restored.seconds)
+        self._states = restored.states
+        self._last.clear()
+        self._answered_at.clear()
+        self._opened_at = self._tools.clock.now()
+        for symbol, state in self._states.items():
+            self._show(symbol, state)
+        self._set(is_open=True, is_polled=True)
+        extra = {"shard": str(self.id), "symbols": len(self._states), "records": restored.records}
+        _log.info("shard open", extra={**extra, "seconds": round(restored.seconds, 3)})
+
+    async def _serve(self) -> None:
+        gone = [state for symbol, state in self._states.items() if symbol not in self.symbols]
+        now = self._tools.clock.now()
+        await self._commit([remove(state, now, self._tools.source, self._rules) for state in gone], Work())
+        while True:
+            self._wake.clear()
+            work = self._inbox.take()
+            steps = fold(self._states, work.seen, self._rules)
+            if self._ticked:
+                self._ticked = False
+                steps += self._expired({observation.symbol for observation in work.seen})
+                self._log.idle()
+            await self._commit(steps, work)
+            if self._inbox:
+                continue
+            if self._closing.is_set():
+                return
+            await self._wake.wait()
+
+    async def _commit(self, steps: list[Step], work: Work) -> None:
+        """One transaction; only after it the states are replaced."""
+        for step in steps:
+            if step.dropped is not None:
+                self._tools.metrics.dropped(self.id.feed, step.dropped)
+        states = {step.state.symbol: step.state for step in steps if step.state is not None}
+        events = [step.event for step in steps if step.event is not None]
+        transaction = Transaction(events, tuple(states.values()), work.quarantined)
+        if not transaction:
+            return
+        try:
+            await self._in_thread(self._log.publish, transaction)
+        except KafkaError:
+            self._tools.metrics.transaction("aborted")
+            if not self._closing.is_set():
+                self._inbox.put_back(work)
+            raise
+        self._states.update(states)
+        self._report(events, work)
+        for symbol, state in states.items():
+            self._show(symbol, state)
+
+    def _expired(self, just_seen: set[str]) -> list[Step]:
+        """What has become stale; not right after opening, when the first answer is still to come."""
+        now = self._tools.clock.now()
+        waiting = now < self._opened_at + self._tools.grace_seconds * MICROS
+        at = (now, self._tools.clock.upstream(now))
+        steps = []
+        for symbol, state in self._states.items():
+            answered_at = self._answered_at.get(symbol)
+            if symbol in just_seen or (waiting and answered_at is None):
+                continue
+            step = expire(state, at, answered_at, self._tools.source, self._rules)
+            if step.event is not None:
+                steps.append(step)
+        return steps
+
+    async def _fail(self, error: KafkaError, failures: int) -> None:
+        """Say so, and wait before the next try. Nothing of the old state is used again."""
+        fenced = isinstance(error, ShardFenced)
+        if fenced:
+            self._tools.metrics.fenced()
+            self._inbox.clear()
+        self._set(is_open=False, is_polled=self.is_polled and not fenced)
+        least, most = _FENCED_SECONDS if fenced else _BACKOFF_SECONDS
+        pause = min(most, least * 2 ** (failures - 1)) * random.uniform(1, 1.5)  # noqa: S311 -- jitter
+        extra = {"shard": str(self.id), "error": str(error), "retry_in_seconds": round(pause, 1)}
+        _log.warning("another worker took the shard" if fenced else "shard closed by an error", extra=extra)
+        try:
+            async with asyncio.timeout(pause):
+                await self._closing.wait()
+        except TimeoutError:
+            return
+
+    def _set(self, *, is_open: bool, is_polled: bool) -> None:
+        changed = (is_open, is_polled) != (self.is_open, self.is_polled)
+        self.is_open, self.is_polled = is_open, is_polled
+        for stats in self._stats.values():
+            stats.owned = is_polled
+        self._tools.metrics.shard_open(self.id.feed, self.id.partition, is_open)
+        if changed:
+            self._tools.changed()
+
+    def _show(self, symbol: str, state: State) -> None:
+        stats = self._stats.get(symbol) or self._tools.metrics.symbol(self.id.feed, symbol)
+        stats.computed_at = max(state.computed_at or 0, stats.computed_at or 0) or None
+        stats.status, stats.levels = state.status, state.levels
+
+    def _report(self, events: list[Event], work: Work) -> None:
+        metrics, now = self._tools.metrics, self._tools.clock.now()
+        metrics.transaction("committed")
+        for event in events:
+            metrics.event(event.feed, event.kind)
+            metrics.published((now - event.observed_at) / MICROS)
+            if event.computed_at is not None and event.after is not None and event.reason is None:
+                metrics.end_to_end((self._tools.clock.upstream(now) - event.computed_at) / MICROS)
+            _log.debug("event", extra={"event_id": event.event_id, "kind": event.kind, "status": event.status})
+        for entry in work.quarantined:
+            metrics.quarantined(entry.reason)
+            extra = {"feed": self.id.feed, "symbol": entry.symbol, "reason": entry.reason, "fault": entry.message}
+            _log.warning("entry to quarantine", extra={**extra, "request_id": entry.request_id})
+
+    async def _in_thread(self, call: Callable[[Unpack[_Ts]], _T], *args: *_Ts) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._tools.executor, call, *args)

@@ -1,0 +1,55 @@
+"""What the simulated service is like; everything but the fault script. All of it can be changed while it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct, ValidationError, convert, to_builtins
+
+DEFAULT_KEY: Final = "bq_live_" + "simulator".ljust(32, "0")
+DEFAULT_SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "HYPEUSDT", "XRPUSDT", "BNBUSDT", "DOGEUSDT", "AVAXUSDT")
+EXCHANGES: Final = ("deribit", "bybit", "okx", "binance")
+INCLUDES: Final = ("expected_move", "max_pain", "ranked", "zones")
+
+Seconds = Annotated[float, Meta(ge=0)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The market and the service around it. Durations are in seconds, probabilities per refresh.
+
+    `epoch_seconds` (Unix time) is where every random walk begins: two simulators with the same settings, seed and
+    epoch show the same. None takes a round moment at most 1024 periods back. `cold` symbols are supported but listed
+    as missing. `limit_per_minute` 0 means a plan without limit. With `every_request` time plays no part: each request
+    sees a new refresh of every symbol it asks for.
+    """
+
+    symbols: tuple[str, ...] = DEFAULT_SYMBOLS
+    cold: tuple[str, ...] = ()
+    seed: int = 1
+    epoch_seconds: float | None = None
+    period_seconds: Annotated[float, Meta(ge=0.01, le=86_400)] = 30.0
+    jitter_seconds: Seconds = 0.3
+    drift: bool = False
+    phase: Literal["own", "together"] = "own"
+    skip_probability: Probability = 0.0
+    late_probability: Probability = 0.0
+    late_seconds: Seconds = 5.0
+    visible_lag_seconds: Seconds = 0.0
+    change_probability: Probability = 1.0
+    every_request: bool = False
+    keys: tuple[str, ...] = (DEFAULT_KEY,)
+    forbidden_keys: tuple[str, ...] = ()
+    limit_per_minute: Annotated[int, Meta(ge=0)] = 60
+    window: Literal["fixed", "sliding"] = "fixed"
+    zones_field: Literal["zones", "gamma_flip_zones"] = "zones"
+
+    def changed(self, changes: dict[str, object]) -> Settings:
+        """These settings with `changes` made and checked; ValueError says what is wrong, and what is known."""
+        unknown = sorted(changes.keys() - set(self.__struct_fields__))
+        if unknown:
+            raise ValueError(f"unknown setting {', '.join(unknown)}; known are {', '.join(self.__struct_fields__)}")
+        try:
+            return convert(to_builtins(self) | changes, Settings)
+        except ValidationError as error:
+            raise ValueError(str(error)) from error

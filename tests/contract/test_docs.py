@@ -1,0 +1,61 @@
+"""Pages that say what the code says are what the code writes."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from connector.config import SECTIONS, Feed, Http, Kafka, Schedule, SchemaRegistry, Upstream, load
+from connector.core.diff import Threshold
+from connector.hidden import Secret
+from connector.reference import PAGES, main
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "config.toml"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generated_page_is_up_to_date(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name]) == 0
+    assert (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [[], ["configuration", "elsewhere"]])
+def test_a_page_that_is_none_is_refused(names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(names) == 2
+    assert "configuration" in capsys.readouterr().err
+
+
+def test_the_example_is_the_defaults_and_one_feed() -> None:
+    config = load(EXAMPLE, {"GEX_UPSTREAM__API_KEY": "demo-key"})
+
+    assert config.upstream == Upstream(api_key=Secret("demo-key"))
+    assert config.kafka == Kafka()
+    assert config.schema_registry == SchemaRegistry()
+    assert config.schedule == Schedule()
+    assert config.http == Http()
+    assert config.feeds == (
+        Feed(
+            name="majors",
+            symbols=("BTCUSDT", "ETHUSDT"),
+            include=("max_pain", "ranked"),
+            ignore=("spot_price", "ranked.odte_top_10"),
+            thresholds={
+                "all_expiry.hvl": Threshold(absolute=25.0, relative=0.001),
+                "odte": Threshold(relative=0.0005),
+            },
+        ),
+    )
+
+
+def test_the_example_leaves_no_key_out() -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    given = tomllib.loads(text)
+
+    for name, struct in SECTIONS.items():
+        for field in msgspec.structs.fields(struct):
+            assert field.name in given[name] or f"# {field.name} = " in text
+    assert {field.name for field in msgspec.structs.fields(Feed)} == given["feeds"][0].keys()

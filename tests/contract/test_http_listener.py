@@ -1,0 +1,293 @@
+"""The listener, over real HTTP on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from prometheus_client.openmetrics import parser as openmetrics
+
+from connector.errors import ConfigError
+from connector.runtime.health import Health
+from connector.runtime.http import Limits, Listener
+from connector.runtime.metrics import Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+LOOPBACK = "127.0.0.1"
+OURS = ("/", "/metrics", "/health/live", "/health/ready")
+
+
+class Worker:
+    """A worker as the listener sees it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.reasons: list[str] = []
+        self.metrics = Metrics(["all"])
+        self.health = Health(lambda: self.seconds, lambda: 0)
+        self.health.require(lambda: self.reasons)
+
+    def listener(self, *routes: web.AbstractRouteDef, limits: Limits | None = None) -> Listener:
+        return Listener(self.metrics, self.health, LOOPBACK, 0, routes, limits or Limits())
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker()
+
+
+@pytest_asyncio.fixture
+async def url(worker: Worker) -> AsyncIterator[str]:
+    listener = worker.listener()
+    await listener.start()
+    yield listener.url
+    await listener.stop()
+
+
+@pytest_asyncio.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def raw(url: str, request: bytes) -> bytes:
+    """Everything that comes back until the server hangs up."""
+    reader, writer = await asyncio.open_connection(LOOPBACK, int(url.rpartition(":")[2]))
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def test_metrics_are_openmetrics_for_a_scraper(worker: Worker, url: str, client: aiohttp.ClientSession) -> None:
+    worker.metrics.symbol("all", "BTCUSDT").requested = 7
+    accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
+    async with client.get(f"{url}/metrics", headers={"Accept": accept}) as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        text = await response.text()
+    parser: Any = openmetrics
+    samples = [s for family in parser.text_string_to_metric_families(text) for s in family.samples]
+    assert [s.value for s in samples if s.name == "gex_symbols_requested_total"] == [7]
+
+
+async def test_metrics_are_plain_text_for_a_browser(url: str, client: aiohttp.ClientSession) -> None:
+    async with client.get(f"{url}/metrics", headers={"Accept": "text/html,*/*;q=0.8"}) as response:
+        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert "# TYPE gex_events_total counter" in await response.text()
+
+
+async def test_metrics_are_rendered_outside_the_event_loop(
+    worker: Worker, url: str, client: aiohttp.ClientSession
+) -> None:
+    threads: list[int] = []
+
+    def progressed_at() -> dict[str, int]:
+        threads.append(threading.get_ident())
+        return {}
+
+    worker.metrics.watch_loops(progressed_at)
+    await (await client.get(f"{url}/metrics")).read()
+    await (await client.get(f"{url}/metrics")).read()
+    assert len(threads) == 2
+    assert len({*threads, threading.get_ident()}) == 2
+
+
+async def test_a_stalled_loop_fails_live_and_nothing_else(
+    worker: Worker, url: str, client: aiohttp.ClientSession
+) -> None:
+    worker.health.register("poll", 30)
+    async with client.get(f"{url}/health/live") as response:
+        assert (response.status, await response.json()) == (200, {"ok": True, "reasons": []})
+    worker.seconds = 31
+    async with client.get(f"{url}/health/live") as response:
+        assert (response.status, response.content_type) == (503, "application/json")
+        reason = "loop poll has made no progress for 31.0 s, its limit is 30 s"
+        assert await response.json() == {"ok": False, "reasons": [reason]}
+    async with client.get(f"{url}/health/ready") as response:
+        assert response.status == 200
+
+
+async def test_what_is_missing_fails_ready_and_not_live(
+    worker: Worker, url: str, client: aiohttp.ClientSession
+) -> None:
+    async with client.get(f"{url}/health/ready") as response:
+        assert (response.status, await response.json()) == (200, {"ok": True, "reasons": []})
+    worker.reasons = ["shard all/0 is not open"]
+    async with client.get(f"{url}/health/ready") as response:
+        assert (response.status, await response.json()) == (503, {"ok": False, "reasons": worker.reasons})
+    async with client.get(f"{url}/health/live") as response:
+        assert response.status == 200
+
+
+async def test_the_index_leads_to_every_page_without_parameters(worker: Worker, client: aiohttp.ClientSession) -> None:
+    async def extra(request: web.Request) -> web.Response:
+        return web.json_response(dict(request.match_info))
+
+    listener = worker.listener(web.get("/status", extra), web.post("/api/symbols/{symbol}", extra))
+    await listener.start()
+    async with client.get(listener.url) as response:
+        page = await response.text()
+        assert response.content_type == "text/html"
+    for path in (*OURS, "/status"):
+        assert f'href="{path}"' in page
+    assert "{" not in page
+    async with client.post(f"{listener.url}/api/symbols/BTCUSDT") as response:
+        assert await response.json() == {"symbol": "BTCUSDT"}
+        assert "Server" not in response.headers
+    await listener.stop()
+
+
+@pytest.mark.parametrize("path", OURS)
+async def test_a_page_can_be_read_and_nothing_else(path: str, url: str, client: aiohttp.ClientSession) -> None:
+    async with client.head(url + path) as response:
+        assert response.status == 200
+    async with client.post(url + path, data=b"x" * 100_000) as response:
+        assert response.status == 405
+    async with client.delete(url + path) as response:
+        assert response.status == 405
+
+
+@pytest.mark.parametrize("path", ["/metrics/", "/health", "/favicon.ico", "/..%2f..%2fetc/passwd", "/status"])
+async def test_anything_else_is_not_found(path: str, url: str, client: aiohttp.ClientSession) -> None:
+    async with client.get(url + path) as response:
+        assert response.status == 404
+
+
+@pytest.mark.parametrize("path", [*OURS, "/nowhere"])
+async def test_headers_tell_nothing_of_the_server(path: str, url: str, client: aiohttp.ClientSession) -> None:
+    async with client.get(url + path) as response:
+        assert "Server" not in response.headers
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Cache-Control"] == "no-store"
+
+
+async def test_a_header_that_is_too_long_is_refused(url: str, client: aiohttp.ClientSession) -> None:
+    async with client.get(f"{url}/metrics", headers={"X-Long": "x" * 10_000}) as response:
+        assert response.status == 400
+
+
+async def test_too_many_headers_are_refused(url: str, client: aiohttp.ClientSession) -> None:
+    async with client.get(f"{url}/metrics", headers={f"X-{n}": "x" for n in range(100)}) as response:
+        assert response.status == 400
+
+
+async def test_what_is_no_http_is_refused_and_fills_no_log(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert (await raw(url, b"GET\x01 nonsense\r\n\r\n")).startswith(b"HTTP/1.0 400 ")
+    assert (await raw(url, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n")).startswith(b"HTTP/1.0 400 ")
+    assert caplog.records == []
+
+
+async def test_requests_are_not_logged(
+    url: str, client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await (await client.get(f"{url}/metrics")).read()
+    assert caplog.records == []
+
+
+async def test_a_fault_of_ours_is_logged_and_not_told(
+    worker: Worker, client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def faulty(_: web.Request) -> web.Response:
+        raise ValueError("inner workings")
+
+    listener = worker.listener(web.get("/faulty", faulty))
+    await listener.start()
+    async with client.get(f"{listener.url}/faulty") as response:
+        assert response.status == 500
+        assert "inner workings" not in await response.text()
+    await listener.stop()
+    assert [record.name for record in caplog.records] == ["connector.runtime.http"]
+    assert "inner workings" in caplog.text
+
+
+async def test_a_request_that_takes_too_long_is_ended(worker: Worker, client: aiohttp.ClientSession) -> None:
+    async def slow(request: web.Request) -> web.Response:
+        return web.Response(body=await request.read())
+
+    listener = worker.listener(web.post("/slow", slow), limits=Limits(request_seconds=0.05))
+    await listener.start()
+    head = b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\n"
+    assert (await raw(listener.url, head + b"12")).startswith(b"HTTP/1.1 408 ")
+    await listener.stop()
+
+
+async def test_a_time_out_of_a_handlers_own_is_a_fault_of_ours(worker: Worker, client: aiohttp.ClientSession) -> None:
+    async def impatient(_: web.Request) -> web.Response:
+        raise TimeoutError
+
+    listener = worker.listener(web.get("/impatient", impatient))
+    await listener.start()
+    async with client.get(f"{listener.url}/impatient") as response:
+        assert response.status == 504
+    await listener.stop()
+
+
+async def test_a_body_that_is_too_large_is_refused(worker: Worker, client: aiohttp.ClientSession) -> None:
+    async def echo(request: web.Request) -> web.Response:
+        return web.Response(body=await request.read())
+
+    listener = worker.listener(web.post("/echo", echo), limits=Limits(body_bytes=100))
+    await listener.start()
+    async with client.post(f"{listener.url}/echo", data=b"x" * 100) as response:
+        assert response.status == 200
+    async with client.post(f"{listener.url}/echo", data=b"x" * 101) as response:
+        assert response.status == 413
+    await listener.stop()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost:", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"])
+async def test_a_silent_connection_is_closed(sent: bytes, worker: Worker) -> None:
+    listener = worker.listener(limits=Limits(idle_seconds=0.05))
+    await listener.start()
+    await asyncio.wait_for(raw(listener.url, sent), 10)
+    await listener.stop()
+
+
+async def test_an_address_that_is_taken_is_an_error_of_the_configuration(worker: Worker, url: str) -> None:
+    port = int(url.rpartition(":")[2])
+    with pytest.raises(ConfigError) as caught:
+        await Listener(worker.metrics, worker.health, LOOPBACK, port).start()
+    assert caught.value.faults == [f"http.listen = 127.0.0.1:{port}: Address already in use"]
+
+
+async def test_an_address_that_is_not_ours_is_an_error_of_the_configuration(worker: Worker) -> None:
+    with pytest.raises(ConfigError) as caught:
+        await Listener(worker.metrics, worker.health, "192.0.2.1", 9464).start()
+    assert caught.value.faults == ["http.listen = 192.0.2.1:9464: Cannot assign requested address"]
+
+
+async def test_a_name_that_is_none_is_an_error_of_the_configuration(worker: Worker) -> None:
+    with pytest.raises(ConfigError, match=r"^http\.listen = a\.\.b:9464: no address has this name$"):
+        await Listener(worker.metrics, worker.health, "a..b", 9464).start()
+
+
+async def test_the_url_names_the_port_that_was_taken_and_brackets_ipv6(worker: Worker, url: str) -> None:
+    assert url.startswith("http://127.0.0.1:")
+    assert not url.endswith(":0")
+    assert Listener(worker.metrics, worker.health, "::1", 9464).url == "http://[::1]:9464"
+
+
+async def test_after_stopping_nobody_answers_and_stopping_twice_is_harmless(
+    worker: Worker, client: aiohttp.ClientSession
+) -> None:
+    listener = worker.listener()
+    await listener.start()
+    await listener.stop()
+    await listener.stop()
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await client.get(listener.url)
+
+
+async def test_stopping_what_never_started_is_harmless(worker: Worker) -> None:
+    await worker.listener().stop()

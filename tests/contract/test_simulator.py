@@ -1,0 +1,560 @@
+"""The simulated service over HTTP, held to what the vendor documents."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import msgspec
+import pytest
+
+from connector.simulator.command import add_arguments, run_simulator, settings_from
+from connector.simulator.faults import ERRORS, read_script
+from connector.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, EXCHANGES, INCLUDES, Settings
+from connector.simulator.truth import Truth
+from connector.simulator.upstream import Simulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+EPOCH = 1_800_000_000  # a whole minute
+LEVELS = "/multi/gex/levels"
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+STEADY = Settings(epoch_seconds=EPOCH, jitter_seconds=0.0, phase="together", limit_per_minute=10)
+
+
+class Clock:
+    """Unix time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.seconds = float(EPOCH)
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Client:
+    """Asks as a user of the service would."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self.http = httpx.AsyncClient(headers={"X-API-Key": DEFAULT_KEY}, trust_env=False, timeout=20)
+
+    @property
+    def root(self) -> str:
+        return self.simulator.url.removesuffix("/v2")
+
+    async def get(self, symbols: str = "BTCUSDT,ETHUSDT", **query: str) -> httpx.Response:
+        return await self.http.get(self.simulator.url + LEVELS, params={"symbols": symbols, **query})
+
+    async def data(self, symbols: str = "BTCUSDT,ETHUSDT", **query: str) -> dict[str, Any]:
+        response = await self.get(symbols, **query)
+        assert response.status_code == 200
+        data: dict[str, Any] = response.json()["data"]
+        return data
+
+    async def control(self, what: str, order: Any) -> httpx.Response:
+        return await self.http.post(f"{self.root}/_control/{what}", json=order)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def simulator(clock: Clock) -> AsyncIterator[Simulator]:
+    async with Simulator(STEADY, clock) as started:
+        yield started
+
+
+@pytest.fixture
+async def client(simulator: Simulator) -> AsyncIterator[Client]:
+    client = Client(simulator)
+    async with client.http:
+        yield client
+
+
+async def test_a_batch_is_served_in_the_callers_order_without_duplicates(client: Client) -> None:
+    data = await client.data("SOLUSDT,BTCUSDT,SOLUSDT,ETHUSDT,BTCUSDT")
+    assert data["requested"] == data["served"] == list(data["results"]) == ["SOLUSDT", "BTCUSDT", "ETHUSDT"]
+    assert data["missing"] == data["invalid"] == []
+
+
+async def test_an_entry_has_the_documented_fields(client: Client) -> None:
+    entry = (await client.data("BTCUSDT", include=",".join(INCLUDES)))["results"]["BTCUSDT"]
+    walls = ["hvl", "call_resistance", "call_wall_2", "call_wall_3", "put_support", "put_wall_2", "put_wall_3"]
+    assert sorted(entry["all_expiry"]) == sorted(walls)
+    assert entry["odte"].keys() == {"hvl", "call_resistance", "put_support"}
+    assert isinstance(entry["spot_price"], float)
+    assert STAMP.fullmatch(entry["computed_at"])
+    assert entry["max_pain"].keys() == {"strike", "value"}
+    assert entry["expected_move"].keys() == {"upper_1sd", "lower_1sd", "upper_2sd", "lower_2sd"}
+    assert entry["ranked"].keys() == {"all_expiry_top_10", "odte_top_10"}
+    assert isinstance(entry["zones"], list)
+
+
+async def test_zones_can_come_under_their_other_name(client: Client) -> None:
+    client.simulator.change(zones_field="gamma_flip_zones")
+    entry = (await client.data("BTCUSDT", include="zones"))["results"]["BTCUSDT"]
+    assert "gamma_flip_zones" in entry
+    assert "zones" not in entry
+
+
+async def test_the_base_url_works_without_its_version(client: Client) -> None:
+    assert (await client.http.get(client.root + LEVELS, params={"symbols": "BTCUSDT"})).status_code == 200
+
+
+async def test_cold_symbols_are_null_and_missing_and_unknown_ones_invalid(client: Client) -> None:
+    client.simulator.change(cold=["ETHUSDT"])
+    data = await client.data("BTCUSDT,ETHUSDT,NOPEUSDT")
+    assert (data["served"], data["missing"], data["invalid"]) == (["BTCUSDT"], ["ETHUSDT"], ["NOPEUSDT"])
+    assert data["results"]["ETHUSDT"] is None
+
+
+async def test_meta_and_headers_say_the_same(client: Client) -> None:
+    response = await client.get("BTCUSDT", exchanges="okx,deribit")
+    meta = response.json()["meta"]
+    assert meta["exchanges_filtered"] == meta["source"] == ["okx", "deribit"]
+    assert STAMP.fullmatch(meta["timestamp"])
+    assert response.headers["X-Request-ID"] == meta["request_id"]
+    assert meta["rate_limit"] == {"limit": 10, "remaining": 9, "reset": EPOCH + 60}
+    for name, value in meta["rate_limit"].items():
+        assert response.headers[f"X-RateLimit-{name}"] == str(value)
+
+
+async def test_a_venue_filter_alters_the_levels_for_good(client: Client) -> None:
+    plain, okx, again = [
+        (await client.data("BTCUSDT", **query))["results"]["BTCUSDT"]["all_expiry"]
+        for query in ({}, {"exchanges": "okx"}, {"exchanges": "okx"})
+    ]
+    assert plain != okx == again
+
+
+@pytest.mark.parametrize("key", [None, "bq_live_wrong", f"{DEFAULT_KEY}x"])
+async def test_a_missing_or_wrong_key_is_401(client: Client, key: str | None) -> None:
+    async with httpx.AsyncClient(trust_env=False) as stranger:
+        headers = {} if key is None else {"X-API-Key": key}
+        response = await stranger.get(client.simulator.url + LEVELS, params={"symbols": "BTCUSDT"}, headers=headers)
+    assert (response.status_code, _code(response)) == (401, "UNAUTHORIZED")
+    assert client.simulator.truth().answers[-1].key == "unknown"
+
+
+async def test_a_key_without_the_plan_is_403_and_keys_can_be_rotated(client: Client) -> None:
+    client.simulator.change(keys=["bq_live_new"], forbidden_keys=[DEFAULT_KEY])
+    response = await client.get()
+    assert (response.status_code, _code(response)) == (403, "FORBIDDEN")
+    client.http.headers["X-API-Key"] = "bq_live_new"
+    assert (await client.get()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "field"),
+    [
+        ({"symbols": ""}, 400, "symbols"),
+        ({"symbols": ",".join(f"S{n}" for n in range(9))}, 400, "symbols"),
+        ({"symbols": "BTCUSDT", "include": "ranked,greeks"}, 422, "include"),
+        ({"symbols": "BTCUSDT", "exchanges": "nyse"}, 422, "exchanges"),
+    ],
+)
+async def test_a_wrong_request_is_told_why(client: Client, query: dict[str, str], status: int, field: str) -> None:
+    response = await client.get(**query)
+    assert (response.status_code, _code(response)) == (status, "VALIDATION_ERROR")
+    assert [error["field"] for error in response.json()["error"]["details"]["errors"]] == [field]
+
+
+async def test_a_fixed_minute_is_counted_down_and_then_429_until_it_is_over(client: Client, clock: Clock) -> None:
+    clock.seconds += 20
+    remaining = [int((await client.get()).headers["X-RateLimit-Remaining"]) for _ in range(10)]
+    assert remaining == list(range(9, -1, -1))
+    refused = await client.get()
+    assert (refused.status_code, _code(refused)) == (429, "RATE_LIMIT_EXCEEDED")
+    assert refused.headers["Retry-After"] == "40"
+    assert refused.json()["error"]["details"]["retry_after_seconds"] == 40
+    clock.seconds += 40
+    assert (await client.get()).status_code == 200
+
+
+async def test_a_sliding_minute_frees_one_request_at_a_time(client: Client, clock: Clock) -> None:
+    client.simulator.change(window="sliding", limit_per_minute=2)
+    await client.get()
+    clock.seconds += 50
+    await client.get()
+    assert (await client.get()).headers["Retry-After"] == "10"
+    clock.seconds += 10
+    assert (await client.get()).status_code == 200
+    assert (await client.get()).status_code == 429
+
+
+async def test_another_program_can_spend_the_same_quota(client: Client) -> None:
+    assert (await client.control("spend", {"requests": 7})).status_code == 200
+    assert (await client.get()).headers["X-RateLimit-Remaining"] == "2"
+
+
+async def test_a_plan_without_limit_gives_no_figures(client: Client) -> None:
+    client.simulator.change(limit_per_minute=0)
+    response = await client.get()
+    assert "rate_limit" not in response.json()["meta"]
+    assert "X-RateLimit-Limit" not in response.headers
+
+
+async def test_gzip_only_when_asked_for(client: Client) -> None:
+    for accepted, encoding in (("gzip", "gzip"), ("identity", None)):
+        url = client.simulator.url + LEVELS
+        headers = {"Accept-Encoding": accepted}
+        async with client.http.stream("GET", url, params={"symbols": "BTCUSDT"}, headers=headers) as response:
+            raw = b"".join([part async for part in response.aiter_raw()])
+        assert response.headers.get("Content-Encoding") == encoding
+        assert json.loads(gzip.decompress(raw) if encoding else raw)["success"]
+
+
+@pytest.mark.parametrize("name", ["symbols", "status", "meta", "health"])
+async def test_the_sibling_endpoints_need_no_key(client: Client, name: str) -> None:
+    async with httpx.AsyncClient(trust_env=False) as stranger:
+        response = await stranger.get(f"{client.simulator.url}/{name}")
+    assert response.status_code == 200
+    assert response.json()["success"] is True
+
+
+async def test_status_tells_the_health_of_each_symbol(client: Client, clock: Clock) -> None:
+    client.simulator.add_fault("freeze", symbols=["BTCUSDT"])
+    client.simulator.change(cold=["SOLUSDT"])
+    clock.seconds += 100
+    grid = (await client.http.get(f"{client.simulator.url}/status")).json()["data"]["symbols"]
+    assert [grid[one]["status"] for one in DEFAULT_SYMBOLS[:3]] == ["unhealthy", "healthy", "unavailable"]
+
+
+async def test_an_unknown_path_is_404_in_the_services_own_words(client: Client) -> None:
+    response = await client.http.get(f"{client.simulator.url}/nope")
+    assert (response.status_code, _code(response)) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("status", ERRORS)
+async def test_every_documented_error_can_be_had(client: Client, status: str) -> None:
+    client.simulator.add_fault(status, count=1)
+    response = await client.get()
+    assert response.status_code == int(status)
+    assert response.json()["success"] is False
+    assert _code(response) == ERRORS[status][0]
+    assert response.headers["X-Request-ID"] == response.json()["meta"]["request_id"]
+    assert ("Retry-After" in response.headers) == (status == "429")
+    assert (await client.get()).status_code == 200
+
+
+async def test_a_dropped_or_truncated_answer_breaks_the_connection(client: Client) -> None:
+    for fault in ("drop", "truncated"):
+        client.simulator.add_fault(fault, count=1)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get()
+        answer = client.simulator.truth().answers[-1]
+        assert (answer.status, answer.faults, answer.shown) == (0, [fault], {})
+
+
+async def test_a_hanging_answer_never_comes_and_is_on_the_log(client: Client) -> None:
+    client.simulator.add_fault("hang", seconds=0.05)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await client.get()
+    assert client.simulator.truth().answers[-1].status == 0
+
+
+async def test_a_slow_answer_comes_whole(client: Client) -> None:
+    client.simulator.add_fault("slow", seconds=0.01)
+    assert (await client.data())["served"] == ["BTCUSDT", "ETHUSDT"]
+
+
+async def test_proxies_answer_with_something_else(client: Client) -> None:
+    expected: dict[str, tuple[int, bytes]] = {"html": (502, b"<html>"), "empty": (200, b""), "redirect": (302, b"")}
+    for fault, (status, begin) in expected.items():
+        client.simulator.add_fault(fault, count=1)
+        response = await client.get()
+        assert response.status_code == status
+        assert response.content[:6] == begin
+
+
+@pytest.mark.parametrize(
+    ("fault", "parameters", "size"),
+    [("huge", {"megabytes": 2}, 2 << 20), ("gzip_bomb", {"megabytes": 4}, 4 << 20), ("deep", {"depth": 5_000}, 10_000)],
+)
+async def test_a_body_can_be_out_of_all_proportion(
+    client: Client, fault: str, parameters: dict[str, int], size: int
+) -> None:
+    client.simulator.add_fault(fault, **parameters)
+    assert len((await client.get()).content) > size
+
+
+async def test_nan_and_duplicate_keys_spoil_one_entry_only(client: Client) -> None:
+    client.simulator.add_fault("nan", symbols=["ETHUSDT"], count=1)
+    text = (await client.get()).text
+    assert text.count("NaN") == 1
+    assert text.index("NaN") > text.index('"ETHUSDT"')
+    client.simulator.add_fault("duplicate_keys", count=1)
+    assert (await client.get()).text.count('"spot_price"') == 3
+    client.simulator.add_fault("duplicate_keys", variant="results")
+    assert (await client.get()).text.count('"BTCUSDT":') == 2
+
+
+async def test_wrong_types_spoil_the_first_entry_where_none_is_named(client: Client) -> None:
+    for variant in ("level", "section", "entry"):
+        client.simulator.add_fault("wrong_types", variant=variant, count=1)
+        results = (await client.data())["results"]
+        assert isinstance(results["ETHUSDT"]["all_expiry"]["call_resistance"], float)
+        with pytest.raises((TypeError, ValueError)):
+            float(results["BTCUSDT"]["all_expiry"]["call_resistance"])
+
+
+async def test_computed_at_can_be_wrong_in_every_way(client: Client) -> None:
+    seen = {}
+    for variant in ("absent", "null", "garbage", "future", "older"):
+        client.simulator.add_fault("computed_at", variant=variant, seconds=120, symbols=["BTCUSDT"], count=1)
+        entry = (await client.data("BTCUSDT"))["results"]["BTCUSDT"]
+        seen[variant] = entry.get("computed_at", "-")
+    right = (await client.data("BTCUSDT"))["results"]["BTCUSDT"]["computed_at"]
+    assert (seen["absent"], seen["null"]) == ("-", None)
+    assert not STAMP.fullmatch(seen["garbage"])
+    assert seen["older"] < right < seen["future"]
+
+
+LISTS: list[tuple[str, dict[str, Any], tuple[list[str], list[str], list[str]]]] = [
+    ("missing", {}, (["ETHUSDT"], ["BTCUSDT"], [])),
+    ("invalid", {}, (["ETHUSDT"], [], ["BTCUSDT"])),
+    ("null_not_listed", {}, (["ETHUSDT"], [], [])),
+    ("absent", {}, (["ETHUSDT"], [], [])),
+    ("both_lists", {}, (["ETHUSDT"], ["BTCUSDT"], ["BTCUSDT"])),
+    ("both_lists", {"variant": "served_and_missing"}, (["BTCUSDT", "ETHUSDT"], ["BTCUSDT"], [])),
+    ("both_lists", {"variant": "served_and_invalid"}, (["BTCUSDT", "ETHUSDT"], [], ["BTCUSDT"])),
+]
+
+
+@pytest.mark.parametrize(("fault", "parameters", "lists"), LISTS)
+async def test_the_lists_can_contradict_the_results(
+    client: Client, fault: str, parameters: dict[str, Any], lists: tuple[list[str], ...]
+) -> None:
+    client.simulator.add_fault(fault, symbols=["BTCUSDT"], **parameters)
+    data = await client.data()
+    assert (data["served"], data["missing"], data["invalid"]) == lists
+    assert ("BTCUSDT" in data["results"]) == (fault != "absent")
+    assert (data["results"].get("BTCUSDT") is None) == ("BTCUSDT" not in data["served"])
+
+
+async def test_the_envelope_can_be_other_than_documented(client: Client) -> None:
+    client.simulator.add_fault("success_false", count=1)
+    assert (await client.get()).json()["success"] is False
+    client.simulator.add_fault("flat", count=1)
+    flat = (await client.get()).json()
+    assert {"results", "requested", "served", "missing", "invalid", "meta"} <= flat.keys()
+    assert "data" not in flat
+    client.simulator.add_fault("docs_example", count=1)
+    assert (await client.data())["results"] == {}
+    client.simulator.add_fault("extra_symbol", count=1)
+    data = await client.data()
+    assert "EXTRAUSDT" in data["results"]
+    assert "EXTRAUSDT" not in data["requested"]
+
+
+async def test_fields_can_be_added_and_levels_be_null(client: Client) -> None:
+    client.simulator.add_fault("unknown_field", symbols=["BTCUSDT"])
+    client.simulator.add_fault("null_levels", symbols=["ETHUSDT"])
+    results = (await client.data())["results"]
+    assert results["BTCUSDT"]["vanna"] == {"flip": 1.5}
+    assert set(results["ETHUSDT"]["all_expiry"].values()) == {None}
+
+
+async def test_a_clock_step_moves_the_servers_time_and_the_entries(client: Client) -> None:
+    before = (await client.get()).json()
+    client.simulator.add_fault("clock_step", seconds=86_400)
+    after = (await client.get()).json()
+    assert after["meta"]["timestamp"] > before["meta"]["timestamp"]
+    assert after["meta"]["rate_limit"]["reset"] == before["meta"]["rate_limit"]["reset"] + 86_400
+    stamps = [answer["data"]["results"]["BTCUSDT"]["computed_at"] for answer in (before, after)]
+    assert stamps[0][:10] < stamps[1][:10]
+
+
+async def test_frozen_data_get_old_until_the_faults_are_cleared(client: Client, clock: Clock) -> None:
+    assert (await client.control("faults", {"fault": "freeze", "symbols": ["BTCUSDT"]})).status_code == 200
+    clock.seconds += 300
+    stamps = {symbol: entry["computed_at"] for symbol, entry in (await client.data())["results"].items()}
+    assert stamps["BTCUSDT"] < stamps["ETHUSDT"]
+    await client.http.delete(f"{client.root}/_control/faults")
+    clock.seconds += 30
+    stamps = {symbol: entry["computed_at"] for symbol, entry in (await client.data())["results"].items()}
+    assert stamps["BTCUSDT"] == stamps["ETHUSDT"]
+
+
+async def test_a_fault_is_limited_by_time_symbols_and_chance(client: Client, clock: Clock) -> None:
+    client.simulator.add_fault("503", for_seconds=10, symbols=["BTCUSDT"])
+    client.simulator.add_fault("500", probability=0.0)
+    assert (await client.get("ETHUSDT")).status_code == 200
+    assert (await client.get("ETHUSDT,BTCUSDT")).status_code == 503
+    clock.seconds += 10
+    assert (await client.get("BTCUSDT")).status_code == 200
+
+
+async def test_a_script_arms_its_faults_by_the_clock(client: Client, clock: Clock, tmp_path: Path) -> None:
+    script = tmp_path / "script.toml"
+    script.write_text('[[faults]]\nat_seconds = 5\nfor_seconds = 5\nfault = "502"\n', "utf-8")
+    client.simulator.add_script(read_script(script))
+    statuses = []
+    for _ in range(3):
+        statuses.append((await client.get()).status_code)
+        clock.seconds += 5
+    assert statuses == [200, 502, 200]
+
+
+@pytest.mark.parametrize(
+    ("order", "named"),
+    [
+        ({"fault": "gremlins"}, "truncated"),
+        ({"fault": "slow", "minutes": 1}, "seconds"),
+        ({"fault": "slow", "seconds": "long"}, "seconds"),
+        ({"fault": "computed_at", "variant": "odd"}, "garbage"),
+        ({"fault": "503", "probability": 2}, "probability"),
+        ({"fault": "freeze", "count": 1}, "freeze"),
+        ([{"fault": "503"}, {"fault": "gremlins"}], "truncated"),
+        ("503", "object"),
+    ],
+)
+async def test_an_unknown_fault_or_parameter_is_refused_and_nothing_is_armed(
+    client: Client, order: Any, named: str
+) -> None:
+    response = await client.control("faults", order)
+    assert response.status_code == 400
+    assert named in response.json()["error"]
+    assert (await client.get()).status_code == 200
+
+
+async def test_settings_change_while_it_runs(client: Client) -> None:
+    changes = {"add_symbols": ["NEWUSDT"], "remove_symbols": ["BTCUSDT"], "limit_per_minute": 120}
+    assert (await client.control("set", changes)).status_code == 200
+    response = await client.get("NEWUSDT,BTCUSDT")
+    assert response.json()["data"]["served"] == ["NEWUSDT"]
+    assert response.json()["data"]["invalid"] == ["BTCUSDT"]
+    assert response.headers["X-RateLimit-Limit"] == "120"
+
+
+@pytest.mark.parametrize("changes", [{"colour": 1}, {"period_seconds": 0}, {"seed": 2}, {"add_symbols": "X"}, [], "x"])
+async def test_a_wrong_setting_is_refused(client: Client, changes: Any) -> None:
+    assert (await client.control("set", changes)).status_code == 400
+    assert client.simulator.settings == STEADY
+
+
+async def test_the_truth_log_tells_what_each_symbol_was_shown(client: Client, clock: Clock) -> None:
+    clock.seconds += 40
+    client.simulator.add_fault("unknown_field", symbols=["ETHUSDT"])
+    response = await client.get("BTCUSDT,ETHUSDT,NOPEUSDT", include="ranked")
+    page = await client.http.get(f"{client.root}/_control/truth", params={"contents": "1"})
+    truth = msgspec.json.decode(page.content, type=Truth)
+    answer = truth.answers[-1]
+    assert (answer.status, answer.key, answer.request_id) == (200, DEFAULT_KEY, response.headers["X-Request-ID"])
+    assert answer.received_at == answer.answered_at == (EPOCH + 40) * 1_000_000
+    results = response.json()["data"]["results"]
+    assert answer.shown["NOPEUSDT"] is None
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        shown = answer.shown[symbol]
+        assert shown is not None
+        canonical = json.dumps(results[symbol], sort_keys=True, separators=(",", ":")).encode()
+        assert shown.sha256 == hashlib.sha256(canonical).hexdigest()
+        assert shown.computed_at == results[symbol]["computed_at"]
+        assert json.loads(truth.contents[shown.sha256]) == results[symbol]
+
+
+async def test_a_plain_answer_shows_a_refresh_of_the_log_and_the_cursor_moves_on(client: Client, clock: Clock) -> None:
+    first = client.simulator.truth()
+    assert {refresh.symbol for refresh in first.refreshes} == set(DEFAULT_SYMBOLS)
+    clock.seconds += 60
+    await client.get("BTCUSDT")
+    second = client.simulator.truth(first.cursor)
+    assert [one.visible_at for one in second.refreshes if one.symbol == "BTCUSDT"] == [
+        (EPOCH + seconds) * 1_000_000 for seconds in (30, 60)
+    ]
+    shown = second.answers[0].shown["BTCUSDT"]
+    assert shown is not None
+    assert shown.sha256 == [one.sha256 for one in second.refreshes if one.symbol == "BTCUSDT"][-1]
+    last = client.simulator.truth(second.cursor)
+    assert (last.cursor, last.refreshes, last.answers) == (second.cursor, [], [])
+
+
+async def test_stats_count_requests_by_status(client: Client) -> None:
+    client.simulator.add_fault("503", count=1)
+    for _ in range(3):
+        await client.get()
+    stats = (await client.http.get(f"{client.root}/_control/stats")).json()
+    assert stats["requests_by_status"] == {"200": 2, "503": 1}
+    assert stats["requests_total"] == 3
+
+
+async def test_with_every_request_each_answer_is_new(client: Client) -> None:
+    client.simulator.change(every_request=True)
+    stamps = {(await client.data())["results"]["BTCUSDT"]["computed_at"] for _ in range(5)}
+    assert len(stamps) == 5
+
+
+async def test_a_restarted_service_goes_on_where_it_was(client: Client) -> None:
+    before = await client.data()
+    port = httpx.URL(client.simulator.url).port
+    assert port is not None
+    await client.simulator.stop()
+    with pytest.raises(httpx.TransportError):
+        await client.get()
+    await client.simulator.start(port=port)
+    assert await client.data() == before
+
+
+def test_the_command_line_gives_the_settings() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert settings_from(parser.parse_args([])) == Settings()
+    options = "--symbols a,b --period 5 --jitter 0 --phase together --limit 0 --seed 7 --skip 0.1 --key k --epoch 9"
+    settings = settings_from(parser.parse_args(options.split()))
+    assert settings == Settings(
+        symbols=("A", "B"),
+        period_seconds=5.0,
+        jitter_seconds=0.0,
+        phase="together",
+        limit_per_minute=0,
+        seed=7,
+        skip_probability=0.1,
+        keys=("k",),
+        epoch_seconds=9.0,
+    )
+    for wrong in ("--period nan", "--skip 2", "--limit -1"):
+        with pytest.raises(ValueError, match="Expected"):
+            settings_from(parser.parse_args(wrong.split()))
+
+
+def test_a_script_that_cannot_be_used_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "script.toml"
+    script.write_text('[[faults]]\nfault = "gremlins"\n', "utf-8")
+    assert run_simulator(Settings(), "127.0.0.1", 0, script) == 2
+    assert "gremlins" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_says_where_it_listens_and_ends_with_0_when_told_to(number: signal.Signals) -> None:
+    code = (
+        "import sys; from connector.simulator.command import run_simulator as run; "
+        "from connector.simulator.settings import Settings; sys.exit(run(Settings(), '127.0.0.1', 0, None))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(timeout=20) == 0
+    assert re.fullmatch(rf"upstream simulator on http://127\.0\.0\.1:\d+/v2 \(key {DEFAULT_KEY}\)\n", line)
+
+
+def test_the_made_up_key_has_the_form_of_a_real_one_and_the_venues_are_the_documented_ones() -> None:
+    assert re.fullmatch(r"bq_live_\w{32}", DEFAULT_KEY)
+    assert set(EXCHANGES) == {"deribit", "bybit", "okx", "binance"}
+
+
+def _code(response: httpx.Response) -> Any:
+    return response.json()["error"]["code"]

@@ -1,0 +1,184 @@
+"""The Java archives against a repository of our own on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+
+from connector.errors import KafkaUnavailable, SetupError
+from connector.simulator import jars
+from connector.simulator.java import free_port
+from connector.simulator.kafka import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CONTENT = b"an archive" * 1000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+ARCHIVE = jars.Archive("org.example:thing:tar.gz:all:1.2", SHA256)
+PATH = "/org/example/thing/1.2/thing-1.2-all.tar.gz"
+
+
+@dataclass(slots=True)
+class Repository:
+    """What the server says: `files` by path, `cut` bytes too few of each; `requests` counts those for archives."""
+
+    files: dict[str, bytes] = field(default_factory=lambda: {PATH: CONTENT})
+    cut: int = 0
+    requests: int = 0
+
+
+def use_repository(monkeypatch: pytest.MonkeyPatch, settings: Path, port: int) -> None:
+    settings.write_text(f"[repositories]\ncentral = http://127.0.0.1:{port}\n")
+    monkeypatch.setenv("JGO_CONFIG_FILE", str(settings))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repository]:
+    served = Repository()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            served.requests += not self.path.endswith(".sha1")
+            content = served.files.get(self.path)
+            self.send_response(404 if content is None else 200)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+            self.wfile.write((content or b"")[: len(content or b"") - served.cut])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        use_repository(monkeypatch, tmp_path / "jgo.conf", server.server_port)
+        yield served
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def without_jgo(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("jgo", "jgo.config", "jgo.constants", "jgo.maven"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def test_what_is_cached_is_not_asked_for_again(repository: Repository, cache: Path) -> None:
+    (path,) = jars.ensure([ARCHIVE], cache)
+    assert path.read_bytes() == CONTENT
+    assert jars.ensure([ARCHIVE], cache) == [path]
+    assert repository.requests == 1
+
+
+def test_what_is_cached_needs_no_client(
+    repository: Repository, cache: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    (path,) = jars.ensure([ARCHIVE], cache)
+    request.getfixturevalue("without_jgo")
+    assert jars.ensure([ARCHIVE], cache) == [path]
+
+
+@pytest.mark.usefixtures("without_jgo")
+def test_without_the_extra_the_error_says_what_to_install(cache: Path) -> None:
+    with pytest.raises(SetupError, match=r"install gex-levels-connector\[demo\]"):
+        jars.ensure([ARCHIVE], cache)
+
+
+def test_a_damaged_file_of_the_same_length_is_fetched_again(repository: Repository, cache: Path) -> None:
+    (path,) = jars.ensure([ARCHIVE], cache)
+    path.write_bytes(CONTENT[:-1] + b"!")
+    assert jars.ensure([ARCHIVE], cache) == [path]
+    assert path.read_bytes() == CONTENT
+    assert repository.requests == 2
+
+
+def test_a_file_other_than_the_pinned_one_is_refused_and_not_kept(repository: Repository, cache: Path) -> None:
+    repository.files[PATH] = b"another"
+    found = hashlib.sha256(b"another").hexdigest()
+    with pytest.raises(SetupError, match=f"thing-1.2-all.tar.gz.*expected sha256 {SHA256}, found {found}"):
+        jars.ensure([ARCHIVE], cache)
+    assert not (cache / "maven" / ARCHIVE.path).exists()
+
+    repository.files[PATH] = CONTENT
+    assert jars.ensure([ARCHIVE], cache)[0].read_bytes() == CONTENT
+
+
+def test_a_download_cut_off_does_not_count(repository: Repository, cache: Path) -> None:
+    repository.cut = 1
+    with pytest.raises((KafkaUnavailable, SetupError), match=r"thing-1\.2-all\.tar\.gz"):
+        jars.ensure([ARCHIVE], cache)
+    assert not (cache / "maven" / ARCHIVE.path).exists()
+
+    repository.cut = 0
+    assert jars.ensure([ARCHIVE], cache)[0].read_bytes() == CONTENT
+
+
+@pytest.mark.usefixtures("repository")
+def test_what_a_killed_process_left_half_is_not_taken(cache: Path) -> None:
+    left = cache / "partial" / ARCHIVE.path
+    left.parent.mkdir(parents=True)
+    left.write_bytes(CONTENT[:100])
+    assert jars.ensure([ARCHIVE], cache)[0].read_bytes() == CONTENT
+
+
+def test_an_unreachable_repository_is_named_with_the_file(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_repository(monkeypatch, tmp_path / "jgo.conf", free_port())
+    with pytest.raises(KafkaUnavailable, match=r"thing-1\.2-all\.tar\.gz cannot be fetched: .*; check the network"):
+        jars.ensure([ARCHIVE], cache)
+
+
+def test_a_file_that_no_repository_has_is_named(repository: Repository, cache: Path) -> None:
+    repository.files.clear()
+    with pytest.raises(KafkaUnavailable, match=r"thing-1\.2-all\.tar\.gz cannot be fetched"):
+        jars.ensure([ARCHIVE], cache)
+
+
+@pytest.mark.usefixtures("repository")
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError, match=r"cache folder .*/file/cache cannot be used.*XDG_CACHE_HOME"):
+        jars.ensure([ARCHIVE], tmp_path / "file" / "cache")
+
+
+def test_processes_that_start_at_once_fetch_once(repository: Repository, cache: Path) -> None:
+    program = "import sys, pathlib; from connector.simulator import jars; "
+    program += "jars.ensure([jars.Archive(*sys.argv[1:3])], pathlib.Path(sys.argv[3]))"
+    command = [sys.executable, "-c", program, ARCHIVE.coordinate, ARCHIVE.sha256, str(cache)]
+    processes = [subprocess.Popen(command, env=os.environ) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert repository.requests == 1
+    assert (cache / "maven" / ARCHIVE.path).read_bytes() == CONTENT
+
+
+def test_the_lock_file_pins_every_set() -> None:
+    assert f"org.apache.kafka:kafka_2.13:jar::{VERSION}" in jars.ROOTS["kafka"]
+    for name, roots in jars.ROOTS.items():
+        pinned = {archive.coordinate: archive for archive in jars.locked(name)}
+        assert pinned.keys() >= set(roots)
+        assert all(len(archive.sha256) == 64 for archive in pinned.values())
+
+
+def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert jars.cache_folder() == tmp_path / "gex-levels-connector"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert jars.cache_folder() == tmp_path / ".cache" / "gex-levels-connector"

@@ -1,0 +1,34 @@
+"""Where a process listens, as Linux tells it."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+_LISTEN = "0A"
+
+
+def listening(pid: int) -> set[tuple[str, int]]:
+    """Return (address, port) of every TCP socket on which the process `pid` accepts connections."""
+    sockets = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            sockets.add(str(descriptor.readlink()))
+        except FileNotFoundError:  # closed meanwhile
+            continue
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == _LISTEN and f"socket:[{rest[5]}]" in sockets:
+                address, port = local.split(":")
+                found.add((_readable(address), int(port, 16)))
+    return found
+
+
+def _readable(address: str) -> str:
+    """Turn the kernel's words of 32 bits in host order (little-endian) into an address."""
+    words = [bytes.fromhex(address[start : start + 8])[::-1] for start in range(0, len(address), 8)]
+    parsed = ipaddress.ip_address(b"".join(words))
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return str(mapped or parsed)

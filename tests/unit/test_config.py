@@ -1,0 +1,469 @@
+"""What can be configured, and what is said of a configuration that cannot be used."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from connector.config import Config, Feed, read_key_file
+from connector.config import load as load_config
+from connector.core.diff import Threshold
+from connector.errors import EXIT_CONFIG, ConfigError
+from connector.hidden import ClientSettings, Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = "bq_live_0123456789abcdef0123456789abcdef"
+ENOUGH = {"GEX_UPSTREAM__API_KEY": KEY, "GEX_SYMBOLS": "BTCUSDT"}
+FEED = '[[feeds]]\nname = "majors"\nsymbols = ["BTCUSDT"]\n'
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "config.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def of(**variables: str) -> Config:
+    return load_config(None, {**ENOUGH, **variables})
+
+
+def faults(path: Path | None = None, **variables: str) -> list[str]:
+    """The faults of a file and an environment that has key and symbols."""
+    with pytest.raises(ConfigError) as raised:
+        load_config(path, {**ENOUGH, **variables})
+    return raised.value.faults
+
+
+def test_a_key_and_symbols_are_enough() -> None:
+    config = load_config(None, ENOUGH)
+
+    assert config.upstream.api_key.reveal() == KEY
+    assert config.feeds == (Feed(name="all", symbols=("BTCUSDT",)),)
+    assert (config.http.host, config.http.port) == ("127.0.0.1", 9464)
+
+
+def test_without_key_and_symbols_both_are_asked_for() -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(None, {})
+
+    assert raised.value.exit_code == EXIT_CONFIG
+    assert raised.value.faults == [
+        "upstream.api_key: not given; expected str, never shown (GEX_UPSTREAM__API_KEY); from default",
+        "feeds: not given; expected [[feeds]] with symbols, or GEX_SYMBOLS; from default",
+    ]
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_default(toml: Callable[[str], Path]) -> None:
+    path = toml('[kafka]\ntopic_prefix = "file"\ngroup_id = "file"\n')
+    config = load_config(path, {**ENOUGH, "GEX_KAFKA__TOPIC_PREFIX": "environment"})
+
+    assert config.kafka.topic_prefix == "environment"
+    assert config.kafka.group_id == "file"
+    assert config.kafka.shards == 1
+
+
+def test_an_empty_variable_counts_as_not_set(toml: Callable[[str], Path]) -> None:
+    path = toml(f'[upstream]\napi_key = "{KEY}"\n{FEED}')
+    variables = ("GEX_UPSTREAM__API_KEY", "GEX_SYMBOLS", "GEX_KAFKA__CLIENT", "GEX_KAFKA__CLIENT__SASL_PASSWORD")
+    config = load_config(path, dict.fromkeys(variables, ""))
+
+    assert config.kafka.client == {}
+    assert config.upstream.api_key.reveal() == KEY
+    assert config.feeds[0].name == "majors"
+
+
+def test_every_fault_is_reported_at_once_with_where_it_came_from(toml: Callable[[str], Path]) -> None:
+    path = toml(f'[upstream]\ntimeout_seconds = -1\n[kafka]\nshards = "two"\n{FEED}include = ["x"]\n')
+    found = faults(path, GEX_SYMBOLS="", GEX_HTTP__LISTEN="x")
+
+    assert found == [
+        f"upstream.timeout_seconds: int -1; expected float > 0, <= 600; from {path}",
+        f"kafka.shards: str of 3 characters 'two'; expected int > 0, <= 1000; from {path}",
+        "http.listen: str of 1 characters 'x'; expected host:port, port 0 to 65535; from environment GEX_HTTP__LISTEN",
+        f"feeds[0].include: list of 1; expected some of expected_move, max_pain, ranked, zones, not 'x'; from {path}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[upstream]\ntimeout_seconds = nan", "upstream.timeout_seconds: float nan;"),
+        ("[upstream]\ntimeout_seconds = inf", "upstream.timeout_seconds: float inf;"),
+        ("[upstream]\ntimeout_seconds = true", "upstream.timeout_seconds: bool True;"),
+        ("[upstream]\nmax_requests_per_minute = 0", "expected int > 0"),
+        ("[upstream]\nmax_requests_per_minute = 1.5", "float 1.5"),
+        (f"[kafka]\nretention_days = {'9' * 30}", "kafka.retention_days: int; expected"),
+        ("[kafka]\nreplication_factor = 0", "expected -1 (the broker's default) or more than 0"),
+        ('[kafka]\ntopic_prefix = "a/b"', "kafka.topic_prefix: str of 3 characters 'a/b'"),
+        ('[kafka]\nbootstrap_servers = "a, b"', "separated by commas, no blanks"),
+        ("[schedule]\nmin_interval_seconds = 2\nmax_interval_seconds = 1", "2.0 above max_interval_seconds 1.0"),
+        ("kafka = 1", "kafka: int 1; expected a table"),
+        ("feeds = 1", "feeds: int 1; expected an array of tables, [[feeds]]"),
+        ("[kafka]\nshard = 1", "kafka.'shard': unknown key; did you mean shards?"),
+        ("[kafak]\nshards = 1", "'kafak': unknown key; did you mean kafka?"),
+        ("a = [", "no TOML: Invalid value (at end of document)"),
+        ("[kafka]\nshards = = 1", "(at line 2, column"),
+        (f"a = {'[' * 100_000}", "nested too deeply"),
+        (f"a = {'1' * 5_000}", "a number too long"),
+        (f"a = '{'x' * 1_048_576}'", "expected at most 1048576 bytes"),
+    ],
+)
+def test_a_fault_in_the_file_is_named(toml: Callable[[str], Path], text: str, expected: str) -> None:
+    path = toml(text)
+    found = faults(path, GEX_SYMBOLS="" if text.startswith("feeds") else "BTCUSDT")
+
+    assert expected in found[0]
+    assert str(path) in found[0] or "above" in expected
+
+
+def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"a = '\xff'")
+
+    assert faults(tmp_path / "none.toml") == [f"'{tmp_path}/none.toml': not readable: No such file or directory"]
+    assert faults(tmp_path) == [f"'{tmp_path}': not readable: Is a directory"]
+    assert faults(binary) == [f"'{binary}': not UTF-8 at byte 5"]
+    assert faults(Path("a\0b")) == [
+        "'a\\x00b': no TOML that can be used: a number too long, or tables nested too deeply"
+    ]
+
+
+def test_an_unknown_variable_is_a_fault_with_the_closest_name() -> None:
+    assert faults(GEX_UPSTREAM_API_KEY="hunter2-hunter2") == [
+        "'GEX_UPSTREAM_API_KEY': unknown variable; did you mean GEX_UPSTREAM__API_KEY?; from environment"
+    ]
+
+
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_fault() -> None:
+    of(
+        GEX_CONNECTOR_SERVICE_HOST="10.0.0.1",
+        GEX_CONNECTOR_SERVICE_PORT="9464",
+        GEX_CONNECTOR_SERVICE_PORT_METRICS="9464",
+        GEX_CONNECTOR_PORT="tcp://10.0.0.1:9464",
+        GEX_CONNECTOR_PORT_9464_TCP_ADDR="10.0.0.1",
+    )
+    assert "'GEX_HTTP_PORT': unknown variable" in faults(GEX_HTTP_PORT="8080")[0]
+
+
+class TestKey:
+    def test_it_is_stripped_and_never_shown(self) -> None:
+        config = of(GEX_UPSTREAM__API_KEY=f"  {KEY}\n")
+
+        assert config.upstream.api_key.reveal() == KEY
+        assert KEY not in f"{config!r} {config} {config.upstream.api_key:>20}"
+        assert KEY in config.secrets()
+
+    @pytest.mark.parametrize("leak", [msgspec.json.encode, msgspec.to_builtins, pickle.dumps, copy.deepcopy])
+    def test_it_cannot_be_serialised_by_accident(self, leak: Callable[[object], object]) -> None:
+        with pytest.raises(TypeError):
+            leak(load_config(None, ENOUGH))
+
+    @pytest.mark.parametrize(
+        "key", ["two words-of-it", "line\nfeed-in-it", "nul\0in-the-middle", "cléf-non-ascii", " "]
+    )
+    def test_one_that_cannot_be_a_key_is_a_fault_that_does_not_show_it(self, key: str) -> None:
+        (fault,) = faults(GEX_UPSTREAM__API_KEY=key)
+
+        assert fault.startswith(f"upstream.api_key: str of {len(key)} characters; expected")
+        assert "\n" not in fault
+        assert key.strip()[:4] not in fault.partition(";")[0] or not key.strip()
+
+    def test_a_number_in_its_place_is_not_shown(self, toml: Callable[[str], Path]) -> None:
+        (fault,) = faults(toml("[upstream]\napi_key = 12345678\n"), GEX_UPSTREAM__API_KEY="")
+
+        assert "upstream.api_key: int; expected str, never shown" in fault
+
+    def test_one_given_to_another_option_is_not_shown(self) -> None:
+        found = faults(
+            GEX_UPSTREAM__TIMEOUT_SECONDS=KEY, GEX_UPSTREAM__API_KEY="plain-test-key", GEX_HTTP__LISTEN="plain-test-key"
+        )
+
+        assert len(found) == 2
+        assert KEY[8:] not in "".join(found)
+        assert "plain-test-key" not in "".join(found)
+
+    def test_it_comes_from_a_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "key"
+        file.write_bytes(b"\xef\xbb\xbf" + KEY.encode() + b"\r\n")
+        config = of(GEX_UPSTREAM__API_KEY="", GEX_UPSTREAM__API_KEY_FILE=f"{file}\n")
+
+        assert config.upstream.api_key.reveal() == KEY
+        assert config.upstream.api_key_file == str(file)
+
+    def test_of_two_the_one_in_the_environment_is_taken(self, toml: Callable[[str], Path], tmp_path: Path) -> None:
+        path = toml(f'[upstream]\napi_key_file = "{tmp_path}/none"\n')
+        upstream = load_config(path, ENOUGH).upstream
+
+        assert (upstream.api_key.reveal(), upstream.api_key_file) == (KEY, None)
+
+    def test_two_in_one_place_are_a_fault(self) -> None:
+        (fault,) = faults(GEX_UPSTREAM__API_KEY_FILE="key")
+
+        assert fault == (
+            "upstream.api_key: given with api_key_file; expected one of the two; from environment GEX_UPSTREAM__API_KEY"
+        )
+
+    @pytest.mark.parametrize(
+        ("content", "expected"),
+        [
+            (b"", "expected the API key, it is empty"),
+            (b" \n", "expected the API key, it is empty"),
+            (b"x" * 4_097, "expected at most 4096 bytes"),
+            (b"secret one", "inside the key (10 characters)"),
+            (b"secret\xffone", "inside the key (10 characters)"),
+        ],
+    )
+    def test_a_file_without_a_key_is_a_fault(self, tmp_path: Path, content: bytes, expected: str) -> None:
+        file = tmp_path / "key"
+        file.write_bytes(content)
+        with pytest.raises(ConfigError) as raised:
+            read_key_file(file)
+
+        assert str(raised.value) == f"upstream.api_key_file: '{file}'; {raised.value.faults[0].partition('; ')[2]}"
+        assert expected in str(raised.value)
+        assert "secret" not in str(raised.value)
+
+    def test_a_file_that_cannot_be_read_is_one_fault(self, tmp_path: Path) -> None:
+        found = faults(GEX_UPSTREAM__API_KEY="", GEX_UPSTREAM__API_KEY_FILE=f"{tmp_path}/none")
+
+        reason = "not readable: No such file or directory; from environment GEX_UPSTREAM__API_KEY_FILE"
+        assert found == [f"upstream.api_key_file: '{tmp_path}/none'; {reason}"]
+
+    def test_a_path_that_is_none_is_a_fault(self) -> None:
+        with pytest.raises(ConfigError, match="expected the path of a file"):
+            read_key_file("a\0b")
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        "url", ["https://api.example.com/v2/", "http://127.0.0.1:8080", "http://localhost", "http://[::1]:1/x"]
+    )
+    def test_a_base_url_loses_only_its_last_slash(self, url: str) -> None:
+        assert of(GEX_UPSTREAM__BASE_URL=url).upstream.base_url == url.rstrip("/")
+
+    @pytest.mark.parametrize(
+        ("url", "expected"),
+        [
+            ("ftp://example.com", "expected http://host or https://host"),
+            ("https://", "expected http://host or https://host"),
+            ("https://[::1", "expected http://host or https://host"),
+            ("https://example.com:99999", "a port from 1 to 65535"),
+            ("https://example.com:0", "a port from 1 to 65535"),
+            ("https://exa\nmple.com", "without blanks, control characters"),
+            ("https://example.com?key=hunter22", "'?', '#'"),
+            ("https://good.example\\@evil.example", "'\\'"),
+            ("https://me:hunter22@example.com", "expected no user:password@"),
+            ("http://example.com", "expected https"),
+            ("http://127.0.0.1.example.com", "expected https"),
+        ],
+    )
+    def test_a_base_url_that_is_none_or_tells_the_key_is_a_fault(self, url: str, expected: str) -> None:
+        (fault,) = faults(GEX_UPSTREAM__BASE_URL=url)
+
+        assert expected in fault
+        assert "hunter22" not in fault
+
+    @pytest.mark.parametrize(
+        ("listen", "host", "port"),
+        [("0.0.0.0:0", "0.0.0.0", 0), ("localhost:65535", "localhost", 65535), ("[::1]:9464", "::1", 9464)],
+    )
+    def test_listen_is_host_and_port(self, listen: str, host: str, port: int) -> None:
+        http = of(GEX_HTTP__LISTEN=listen).http
+
+        assert (http.host, http.port) == (host, port)
+
+    @pytest.mark.parametrize(
+        "listen", [":1", "a:", "a", "a:b", "a:65536", "a:-1", "::1:1", "a b:1", "a:\u0661", "[]:1"]
+    )
+    def test_listen_that_is_not_is_a_fault(self, listen: str) -> None:
+        assert "expected host:port" in faults(GEX_HTTP__LISTEN=listen)[0]
+
+    def test_who_we_are_to_the_registry_moves_from_its_url_to_where_nothing_is_shown(self) -> None:
+        config = of(GEX_SCHEMA_REGISTRY__URL="https://me:p%40ss@one.example:8081,https://two.example")
+
+        assert config.schema_registry.url == "https://one.example:8081,https://two.example"
+        assert config.schema_registry.client == {"basic.auth.user.info": "me:p@ss"}
+        assert {"me:p@ss", "p@ss"} < set(config.secrets())
+        assert "p@ss" not in repr(config)
+
+    def test_two_ways_to_say_who_we_are_to_the_registry_are_a_fault(self) -> None:
+        (fault,) = faults(
+            GEX_SCHEMA_REGISTRY__URL="https://me:hunter22@example.com",
+            GEX_SCHEMA_REGISTRY__CLIENT__BASIC_AUTH_USER_INFO="me:hunter33",
+        )
+
+        assert fault.endswith(
+            "expected no user:password@ beside basic.auth.user.info; from environment GEX_SCHEMA_REGISTRY__URL"
+        )
+        assert "hunter" not in fault
+
+
+class TestFeeds:
+    def test_the_environment_makes_one_feed_in_place_of_those_of_the_file(self, toml: Callable[[str], Path]) -> None:
+        variables = {**ENOUGH, "GEX_SYMBOLS": " btcusdt ,ETHUSDT", "GEX_INCLUDE": "zones", "GEX_EXCHANGES": "OKX"}
+        config = load_config(toml(FEED), variables)
+
+        assert config.feeds == (
+            Feed(name="all", symbols=("BTCUSDT", "ETHUSDT"), include=("zones",), exchanges=("okx",)),
+        )
+
+    def test_sections_or_exchanges_without_symbols_are_a_fault(self, toml: Callable[[str], Path]) -> None:
+        assert faults(toml(FEED), GEX_SYMBOLS="", GEX_INCLUDE="zones") == [
+            "feeds.all.include: given without symbols; expected GEX_SYMBOLS too; from environment GEX_INCLUDE"
+        ]
+
+    @pytest.mark.parametrize(
+        "symbols", ["BTC/USD", "BTC USD", "BTC\nUSD", "straße", "\u0131ce", "A,,B", "x" * 65, ".", "a,A"]
+    )
+    def test_symbols_that_kafka_or_the_url_would_refuse_are_faults(self, symbols: str) -> None:
+        (fault,) = faults(GEX_SYMBOLS=symbols)
+
+        assert fault.startswith("feeds.all.symbols: str of ")
+        assert fault.isprintable()
+
+    @pytest.mark.parametrize(
+        ("lines", "expected"),
+        [
+            ("symbols = []", "expected at least one symbol"),
+            ('ignore = ["odte.hvll"]', "unknown path 'odte.hvll', closest odte.hvl; known: all_expiry, odte,"),
+            ("thresholds.zones = { absolute = 1 }", "unknown path 'zones'"),
+            ("thresholds.odte = { absolute = -1 }", "at odte, finite and not below 0"),
+            ("thresholds.odte = { absolute = nan }", "at odte, finite and not below 0"),
+            ("thresholds.odte = {}", "absolute, relative or both at odte"),
+            ("thresholds.odte = 1", "numbers, not int 1"),
+            ("thresholds.odte = { absolut = 1 }", "numbers, not table of 1 keys"),
+            ("exchanges = ['okx', 'OKX']", "expected each once, 'okx' stands there twice"),
+            ("exchanges = 'okx'", "expected list of str"),
+            ("stale_after_seconds = 0", "expected float > 0"),
+            ("name = 'Majors'", "expected a-z, 0-9"),
+            (f"name = '{'x' * 231}'", "expected at most 230 beside topic_prefix"),
+        ],
+    )
+    def test_a_fault_in_a_feed_is_named(self, toml: Callable[[str], Path], lines: str, expected: str) -> None:
+        given = {"name": "name = 'majors'", "symbols": "symbols = ['BTCUSDT']"}
+        given[lines.split(maxsplit=1)[0]] = lines
+
+        assert expected in faults(toml("[[feeds]]\n" + "\n".join(given.values())), GEX_SYMBOLS="")[0]
+
+    def test_a_feed_without_a_name_or_that_is_no_table_is_a_fault(self, toml: Callable[[str], Path]) -> None:
+        assert "feeds[0].name: not given" in faults(toml("[[feeds]]\nsymbols = ['A']"), GEX_SYMBOLS="")[0]
+        assert "feeds[0]: int 1; expected a table" in faults(toml("feeds = [1]"), GEX_SYMBOLS="")[0]
+
+    @pytest.mark.parametrize("other", ["a.b", "a_b"])
+    def test_names_that_kafka_takes_for_the_same_are_a_fault(self, toml: Callable[[str], Path], other: str) -> None:
+        text = "".join(f'[[feeds]]\nname = "{name}"\nsymbols = ["A"]\n' for name in ("a_b", other))
+
+        assert "'.' and '_' being the same" in faults(toml(text), GEX_SYMBOLS="")[0]
+
+    def test_thresholds_are_given_with_dots_or_in_quotes(self, toml: Callable[[str], Path]) -> None:
+        path = toml(
+            f"{FEED}ignore = ['ranked', 'odte.hvl', 'odte.hvl']\n[feeds.thresholds]\nodte.hvl = {{ absolute = 1 }}\n"
+            "'all_expiry.hvl' = { relative = 0.5 }\nmax_pain = { absolute = 0, relative = 0 }\n"
+        )
+        (feed,) = load_config(path, {"GEX_UPSTREAM__API_KEY": KEY}).feeds
+
+        assert feed.ignore == ("ranked", "odte.hvl")
+        assert feed.thresholds == {
+            "odte.hvl": Threshold(absolute=1.0),
+            "all_expiry.hvl": Threshold(relative=0.5),
+            "max_pain": Threshold(absolute=0.0, relative=0.0),
+        }
+
+
+class TestClientSettings:
+    def test_they_are_merged_from_file_and_environment_and_shown_by_name(self, toml: Callable[[str], Path]) -> None:
+        path = toml('[kafka.client]\nsasl.username = "me"\nsasl.password = "hunter22"\n"linger.ms" = 5\n')
+        config = load_config(path, {**ENOUGH, "GEX_KAFKA__CLIENT__SASL_PASSWORD": "hunter33"})
+
+        assert config.kafka.client == {"sasl.username": "me", "sasl.password": "hunter33", "linger.ms": 5}
+        assert repr(config.kafka.client) == "ClientSettings(linger.ms=***, sasl.username=***, sasl.password=***)"
+        assert config.secrets() == (KEY, "hunter33")
+
+    def test_json_in_the_environment_replaces_those_of_the_file(self, toml: Callable[[str], Path]) -> None:
+        path = toml('[kafka.client]\nsasl.username = "me"\n')
+        variables = {"GEX_KAFKA__CLIENT": '{"linger.ms": 5}', "GEX_KAFKA__CLIENT__CLIENT_ID": "x"}
+
+        assert load_config(path, {**ENOUGH, **variables}).kafka.client == {"linger.ms": 5, "client.id": "x"}
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "transactional.id",
+            "enable.idempotence",
+            "isolation.level",
+            "enable.auto.commit",
+            "partitioner",
+            "group.id",
+            "bootstrap.servers",
+            "group.instance.id",
+            "acks",
+            "auto.offset.reset",
+            "enable.partition.eof",
+            "partition.assignment.strategy",
+            "error_cb",
+        ],
+    )
+    def test_what_exactly_once_depends_on_is_refused_with_the_reason(self, name: str) -> None:
+        (fault,) = faults(GEX_KAFKA__CLIENT=f'{{"{name}": "x"}}')
+
+        assert f"'{name}' is refused: " in fault
+
+    @pytest.mark.parametrize(
+        ("client", "expected"),
+        [
+            ("no json, hunter22", "expected table of str"),
+            ("[]", "expected table of str"),
+            ("[" * 100_000, "expected table of str"),
+            ('{"sasl.password": ["hunter22"]}', "for 'sasl.password', not list of 1"),
+            ('{"sasl.password": "\\u0000hunter22"}', "for 'sasl.password', not str of 9 characters;"),
+            ('{"a": {"b": 1}, "a.b": 2}', "'a.b' is given twice"),
+            ("\ud800", "expected table of str"),
+        ],
+    )
+    def test_what_no_client_takes_is_a_fault_without_its_value(self, client: str, expected: str) -> None:
+        (fault,) = faults(GEX_KAFKA__CLIENT=client)
+
+        assert expected in fault
+        assert "hunter22" not in fault
+
+    def test_a_number_that_is_none_is_a_fault(self, toml: Callable[[str], Path]) -> None:
+        assert "not float;" in faults(toml("[kafka.client]\nlinger.ms = nan\n"))[0]
+
+    def test_one_bad_layer_does_not_hide_the_fault_of_another(self) -> None:
+        found = faults(GEX_KAFKA__CLIENT="x", GEX_KAFKA__CLIENT__LINGER_MS="5", GEX_KAFKA__CLIENT__ACKS="1")
+
+        assert [fault.rpartition(" ")[2] for fault in found] == ["GEX_KAFKA__CLIENT", "GEX_KAFKA__CLIENT__ACKS"]
+
+    def test_the_registry_gets_numbers_as_numbers(self) -> None:
+        client = of(GEX_SCHEMA_REGISTRY__CLIENT__MAX_RETRIES="5").schema_registry.client
+
+        assert client == {"max.retries": 5}
+
+    def test_the_registry_is_not_told_its_address_twice(self) -> None:
+        (first, second) = faults(GEX_SCHEMA_REGISTRY__CLIENT='{"url": "https://hunter22.example", "timeout": "soon"}')
+
+        assert "'url' is refused: set schema_registry.url" in first
+        assert "expected a number for timeout" in second
+
+    def test_they_cannot_be_serialised(self) -> None:
+        with pytest.raises(TypeError):
+            pickle.dumps(ClientSettings({"a": 1}))
+        with pytest.raises(TypeError):
+            msgspec.json.encode(ClientSettings({"a": 1}))
+
+
+def test_secrets_are_compared_by_content() -> None:
+    assert Secret(" a") == Secret("a")
+    assert hash(Secret(" a")) == hash(Secret("a"))
+    assert Secret("a") != "a"
