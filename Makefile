@@ -3,20 +3,47 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+SECONDS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock
+.PHONY: help install demo test test-all check bench docs lock
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(STAMP) ## the environment in .venv, every package pinned by hash
 
 $(STAMP): requirements/dev.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	$(PIP) --require-hashes -r requirements/dev.txt
+	$(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
+
+demo: install ## a local Kafka, the simulated upstream, a connector and its events (SECONDS=30 ends by itself)
+	@$(BIN)/gex-connector demo $(if $(SECONDS),--seconds $(SECONDS))
+
+check: install ## style, types, layers, lock file, known vulnerabilities
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -q -p no:cacheprovider tests/contract/test_schemas.py tests/contract/test_docs.py tests/contract/test_metric_names.py
+	$(BIN)/pip check
+
+test: install ## unit, property, contract, integration and a short chaos run, with real Kafka and a real registry
+	$(BIN)/pytest -m 'not system'
+
+test-all: test ## also what needs system packages: promtool
+	$(BIN)/pytest -m system
+
+bench: install ## what a poll and an event cost, as a table and bench.json
+	$(BIN)/python -m tests.bench --json bench.json
+
+docs: install ## write the generated pages anew
+	$(BIN)/python -m connector.reference configuration > docs/configuration.md
+	$(BIN)/python -m connector.reference metrics > docs/metrics.md
 
 lock: ## resolve the pinned packages anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

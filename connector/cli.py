@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from connector import __version__, config
-from connector.errors import EXIT_CONFIG, ConfigError, ConnectorError
+from connector.errors import EXIT_CONFIG, EXIT_INCURABLE, ConfigError, ConnectorError
 from connector.logs import configure
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ _log = logging.getLogger("connector")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit status: 0, or 2, 3, 4 as `connector.errors` has them."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser(given).parse_args(given)
     try:
         code = int(options.command(options))
     except ConfigError as error:
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os._exit(code)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gex-connector",
         description="Publishes every change of bundled gamma-exposure levels to Kafka, exactly once and in order.",
@@ -59,7 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--from-beginning", action="store_true", help="also those that are there already")
     watch.add_argument("--json", action="store_true", help="one JSON object a line")
 
-    _simulate_command(commands)
+    simulate = _command(commands, "simulate", _simulate, "the upstream's simulator", configured=False)
+    if "simulate" in given:
+        from connector.simulator import command  # noqa: PLC0415 -- production never loads the simulator
+
+        command.add_arguments(simulate)
     kafka = _command(commands, "kafka", _kafka, "a local Apache Kafka for development", configured=False)
     kafka.add_argument("--port", type=int, default=9092, help="on 127.0.0.1 (default %(default)s)")
     kafka.add_argument("--data", type=Path, help="folder to keep its data in (default: a temporary one)")
@@ -83,13 +88,6 @@ def _command(
     return parser
 
 
-def _simulate_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from connector.simulator import command  # noqa: PLC0415 -- production never loads the simulator
-
-    parser = _command(commands, "simulate", _simulate, "the upstream's simulator", configured=False)
-    command.add_arguments(parser)
-
-
 def _run(options: argparse.Namespace) -> int:
     settings = config.load(options.config, os.environ)
     return asyncio.run(_work(settings, options.log_level))
@@ -107,6 +105,9 @@ async def _work(settings: Config, log_level: str) -> int:
     except ConnectorError as error:
         _log.critical("not started", extra={"error": str(error)})
         return error.exit_code
+    except Exception:  # noqa: BLE001 -- the outermost loop: said, and an exit status
+        _log.critical("a defect of the connector", exc_info=True)
+        return EXIT_INCURABLE
 
 
 def _watch(options: argparse.Namespace) -> int:

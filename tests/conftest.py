@@ -16,7 +16,7 @@ from tests.support.registry import LocalRegistry
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KINDS = ("unit", "property", "contract", "integration", "chaos")
+KINDS = ("unit", "property", "contract", "integration", "chaos", "system")
 TESTS = Path(__file__).parent
 RAN = ("passed", "failed", "xfailed", "xpassed")
 
@@ -72,6 +72,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for report in terminalreporter.getreports("passed"):
+        if report.when == "call" and report.user_properties:
+            said = ", ".join(f"{name} {value}" for name, value in report.user_properties)
+            terminalreporter.write_line(f"{report.nodeid}: {said}")
     reports = (report for outcome in RAN for report in terminalreporter.getreports(outcome))
     kinds = Counter(kind_of(config.rootpath / report.nodeid.split("::")[0]) for report in reports)
     counted = [f"{kind} {kinds[kind]}" for kind in KINDS if kinds[kind]]

@@ -30,16 +30,17 @@ class Batches:
     def __init__(self, feed: str, size: int = MAX_SYMBOLS) -> None:
         self._feed = feed
         self._size = size
+        self._owned: frozenset[str] = frozenset()
         self._healthy: set[str] = set()
         self._suspects: list[tuple[str, ...]] = []
         self._refused: set[str] = set()
 
     def own(self, symbols: Iterable[str]) -> None:
         """Set the symbols that are asked for from now on."""
-        owned = set(symbols)
+        self._owned = owned = frozenset(symbols)
         self._suspects = [kept for group in self._suspects if (kept := tuple(s for s in group if s in owned))]
         self._refused &= owned
-        self._healthy = owned - self._refused - {symbol for group in self._suspects for symbol in group}
+        self._healthy = set(owned) - self._refused - {symbol for group in self._suspects for symbol in group}
 
     def all(self) -> tuple[Batch, ...]:
         """Every batch, in an order that depends on the symbols alone."""
@@ -51,17 +52,18 @@ class Batches:
     def refused(self, symbols: Sequence[str]) -> None:
         """The upstream refused a request for just these symbols."""
         self._forget(symbols)
-        if len(symbols) == 1:
-            self._refused.update(symbols)
-        else:
-            middle = len(symbols) // 2
-            self._suspects += [tuple(symbols[:middle]), tuple(symbols[middle:])]
+        middle = len(symbols) // 2
+        if middle == 0:
+            self._refused |= self._owned.intersection(symbols)
+        for half in (symbols[:middle], symbols[middle:]) if middle else ():
+            if kept := tuple(symbol for symbol in half if symbol in self._owned):
+                self._suspects.append(kept)
 
     def answered(self, symbols: Sequence[str]) -> None:
         """The upstream answered a request for these symbols: none of them is a culprit."""
         if not self._healthy.issuperset(symbols):
             self._forget(symbols)
-            self._healthy.update(symbols)
+            self._healthy |= self._owned.intersection(symbols)
 
     def _forget(self, symbols: Sequence[str]) -> None:
         gone = set(symbols)

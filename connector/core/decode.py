@@ -7,7 +7,7 @@ fields are kept, auxiliary ones of the wrong type are left out, and only a body 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 _MAX_SCAN_BYTES: Final = 1024 * 1024
 
 
+_FIGURE: Final = msgspec.Meta(ge=-(2**53), le=2**53)
+
+
 class RateLimit(Value, frozen=True):
     """The server's figures: requests a minute, those left, and when they are all back (Unix seconds)."""
 
-    limit: int | None = None
-    remaining: int | None = None
-    reset_at_seconds: float | None = None
+    limit: Annotated[int, _FIGURE] | None = None
+    remaining: Annotated[int, _FIGURE] | None = None
+    reset_at_seconds: Annotated[float, _FIGURE] | None = None
 
 
 class Meta(Value, frozen=True):
@@ -86,8 +89,11 @@ def decode_response(body: bytes, symbols: Collection[str]) -> Response:
     if envelope.success is False:
         return Response({}, meta, refusal=_refusal(envelope.error))
     data = envelope.data or envelope
-    if not bytes(data.results) and data.missing is None and data.invalid is None:
+    results = bytes(data.results)
+    if not results and data.missing is None and data.invalid is None:
         raise BadResponse("the body is JSON, but has neither `results` nor `missing` nor `invalid`")
+    if results and not results.startswith((b"{", b"null")):
+        raise BadResponse("the body is JSON, but its `results` are no object")
     missing, invalid = (frozenset(map(str, _list(names))) for names in (data.missing, data.invalid))
     answers: dict[str, bytes | Status] = {}
     odd = ["duplicate_keys"] * duplicates + ["unrequested"] * len(entries.keys() - set(symbols))
@@ -110,8 +116,9 @@ def _split(body: bytes) -> tuple[_Envelope, dict[str, bytes], int]:
         entries = {symbol: bytes(entry) for symbol, entry in (_results.decode(raw or b"null") or {}).items()}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _salvage(body, str(error))
-    # Keys are counted by their colon: a difference is a key that stands twice, or unusual spacing.
-    if raw.count(b'":') == len(entries) + sum(entry.count(b'":') for entry in entries.values()):
+    # Keys are counted by their colon: a difference is a key that stands twice.
+    kept = len(entries) + sum(entry.count(b'":') for entry in entries.values())
+    if raw.count(b'":') == kept and not _SPACED.search(raw):
         return envelope, entries, 0
     pairs = list(_pairs(body))
     return envelope, entries, len(pairs) - len({key for key, _, _ in pairs})
@@ -131,6 +138,7 @@ def _salvage(body: bytes, fault: str) -> tuple[_Envelope, dict[str, bytes], int]
     return envelope, entries, len(pairs) - len(entries)
 
 
+_SPACED: Final = re.compile(rb'"[ \t\r\n]+:')
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\],:]', re.DOTALL)
 
 

@@ -160,9 +160,9 @@ class State(Value, frozen=True):
     observed_at: int
     request_fingerprint: str
     source: Source
+    event_computed_at: int | None = None
     levels: Levels | None = None
     published: Levels | None = None
-    event_computed_at: int | None = None
 
     @property
     def said(self) -> Levels | None:

@@ -24,6 +24,10 @@ _BUDGET_SHARE: Final = 0.9
 """Of the budget, what is planned; the rest is for retries."""
 
 
+_MAX_DOUBLINGS: Final = 16
+"""Of the wait after failures: past any `max_interval_seconds`, and a float's exponent ends."""
+
+
 class Plan(Value, frozen=True):
     """The part of the configuration that a schedule needs."""
 
@@ -58,6 +62,7 @@ class Schedule:
         self._plan = plan
         self._chance = chance
         self._slots: dict[Batch, _Slot] = {}
+        self._in_flight: set[Batch] = set()
         self._held_until = float("-inf")
         self.budget_per_minute = 60.0
 
@@ -74,7 +79,7 @@ class Schedule:
         self._slots = {batch: self._slots.get(batch) or _Slot(now) for batch in batches}
         for position, batch in enumerate(new):
             wait = SLOW_RETRY_SECONDS if batch.refused else position * self.interval_seconds / len(new)
-            self._slots[batch].at = now + wait
+            self._slots[batch].at = None if batch in self._in_flight else now + wait
 
     def next(self) -> tuple[float, Batch] | None:
         """The next check and its moment, None while there is nothing to wait for."""
@@ -86,17 +91,19 @@ class Schedule:
 
     def started(self, batch: Batch) -> None:
         """The request is under way: no second one for this batch meanwhile."""
+        self._in_flight.add(batch)
         self._slots[batch].at = None
 
     def finished(self, batch: Batch, outcome: Outcome, started_at: float, now: float) -> None:
         """The request ended. Failures back off exponentially with full jitter (AWS Architecture Blog, 2015)."""
+        self._in_flight.discard(batch)
         slot = self._slots.get(batch)
         if slot is None:
             return
         interval = SLOW_RETRY_SECONDS if batch.refused else self.interval_seconds
         slot.failures = slot.failures + 1 if outcome is Outcome.FAILED else 0
         if slot.failures:
-            ceiling = min(self._plan.max_interval_seconds, 2.0**slot.failures)
+            ceiling = min(self._plan.max_interval_seconds, 2.0 ** min(slot.failures, _MAX_DOUBLINGS))
             slot.at = now + max(interval, self._chance() * ceiling)
         else:
             slot.at = max(started_at + interval, now)

@@ -90,7 +90,9 @@ def expire(state: State, at: tuple[int, int], answered_at: int | None, source: S
     upstream's clock, None where there was none since the shard was opened.
     """
     observed_at, now = at
-    due = stale_at(state, answered_at, feed)
+    # What was observed before was observed by our clock.
+    answered = state.observed_at + now - observed_at if answered_at is None else answered_at
+    due = stale_at(state, answered, feed)
     if due is None or now <= due:
         return NOTHING
     silent = answered_at is None or now - answered_at > feed.stale_after_micros
@@ -100,13 +102,11 @@ def expire(state: State, at: tuple[int, int], answered_at: int | None, source: S
     return _publish(state, seen, said, feed, _kept(state, seen))
 
 
-def stale_at(state: State, answered_at: int | None, feed: FeedRules) -> int | None:
+def stale_at(state: State, answered_at: int, feed: FeedRules) -> int | None:
     """When live levels become stale, by the upstream's clock: of an age that is unknown, the last answer counts."""
     if state.status is not Status.LIVE:
         return None
-    since = state.computed_at
-    if since is None:
-        since = state.observed_at if answered_at is None else answered_at
+    since = answered_at if state.computed_at is None else state.computed_at
     return since + feed.stale_after_micros
 
 

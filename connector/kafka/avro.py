@@ -160,7 +160,7 @@ class Codec:
 
 
 _EVENT_HEAD: Final = Event.__struct_fields__[:-2]
-_STATE_HEAD: Final = tuple(name for name in State.__struct_fields__ if name not in {"levels", "published"})
+_STATE_HEAD: Final = State.__struct_fields__[:-2]
 
 
 def _as_dict(levels: Levels) -> dict[str, Any]:

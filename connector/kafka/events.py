@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS: Final = 10
 _TURN_SECONDS: Final = 0.2
+_AT_ONCE: Final = 1000
 
 
 class Received(Value, frozen=True):
@@ -29,7 +30,7 @@ class Received(Value, frozen=True):
 
 
 class Events:
-    """The `changes` topics below a prefix. Iterate to receive; None comes at least five times a second."""
+    """The `changes` topics below a prefix. Iterate to receive; None comes where nothing did for 0.2 s."""
 
     def __init__(self, clients: Clients, topics: Topics, codec: Codec, *, from_beginning: bool) -> None:
         """Raises KafkaUnavailable: no answer, or no such topic."""
@@ -50,12 +51,15 @@ class Events:
     def until(self, stopped: Callable[[], bool]) -> Iterator[Received | None]:
         """Every event until `stopped()`, in order per symbol. Raises KafkaUnavailable, ShardCorrupt."""
         while not stopped():
-            for message in self._consumer.consume(500, timeout=_TURN_SECONDS):
+            first = self._consumer.poll(_TURN_SECONDS)  # `consume` would wait for as many as it was asked for
+            if first is None:
+                yield None
+                continue
+            for message in (first, *self._consumer.consume(_AT_ONCE, timeout=0)):
                 if (error := message.error()) is not None:
                     raise explained(error, f"reading {message.topic()}")
                 event = self._codec.decode_event(bytes(message.value() or b""))
                 yield Received(event, time.time_ns() // 1000)
-            yield None
 
     def close(self) -> None:
         """Let go of the consumer."""

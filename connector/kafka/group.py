@@ -56,7 +56,7 @@ class Group:
 
     @property
     def joined(self) -> bool:
-        """Whether the group has told us what is ours, be it nothing."""
+        """Whether the group has told us what is ours, be it nothing, and has not thrown us out since."""
         return self._answered.is_set()
 
     def start(self) -> None:
@@ -113,6 +113,7 @@ class Group:
         consumer.incremental_unassign(partitions)
 
     def _on_lost(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        self._answered.clear()
         self._listener.lost(self._shards(partitions))
         consumer.incremental_unassign(partitions)
 

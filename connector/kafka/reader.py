@@ -22,6 +22,8 @@ _TIMEOUT_SECONDS: Final = 10
 _STALLED_SECONDS: Final = 30
 _REPORT_SECONDS: Final = 5
 _AT_ONCE: Final = 10_000
+_TURN_SECONDS: Final = 0.05
+"""`consume` waits for all it was asked for until its time-out, however much there is already."""
 
 
 class Contents(Value, frozen=True):
@@ -57,14 +59,11 @@ class Reader:
 
     def contents(self, topic: str, partition: int, high: int) -> Contents:
         """Every committed record up to the end, of which the last of each key counts. Raises `KafkaUnavailable`."""
-        with self._lock:
-            self._committed.assign([ck.TopicPartition(topic, partition, ck.OFFSET_BEGINNING)])
-            try:
-                return self._read(topic, partition, high)
-            except ck.KafkaException as exception:
-                raise explained(of(exception), f"reading {topic}-{partition}") from None
-            finally:
-                self._committed.unassign()
+        return self._from(ck.OFFSET_BEGINNING, topic, partition, high)
+
+    def warm_up(self, topic: str) -> None:
+        """Have the slow first use of both consumers now. Raises `KafkaUnavailable`."""
+        self._from(ck.OFFSET_END, topic, 0, self.high_watermark(topic, 0))
 
     def idle(self) -> None:
         """Hand out what the clients have to say; call now and then."""
@@ -81,12 +80,22 @@ class Reader:
             self._committed.close()
             self._uncommitted.close()
 
+    def _from(self, offset: int, topic: str, partition: int, high: int) -> Contents:
+        with self._lock:
+            self._committed.assign([ck.TopicPartition(topic, partition, offset)])
+            try:
+                return self._read(topic, partition, high)
+            except ck.KafkaException as exception:
+                raise explained(of(exception), f"reading {topic}-{partition}") from None
+            finally:
+                self._committed.unassign()
+
     def _read(self, topic: str, partition: int, high: int) -> Contents:
         values: dict[bytes, bytes] = {}
         records, place = 0, f"{topic}-{partition}"
         progress_at = reported_at = time.monotonic()
         while True:
-            messages = self._committed.consume(_AT_ONCE, timeout=1)
+            messages = self._committed.consume(_AT_ONCE, timeout=_TURN_SECONDS)
             now = time.monotonic()
             for message in messages:
                 if (error := message.error()) is not None:

@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 import fastavro.schema
+import httpx2
 from confluent_kafka.schema_registry import Schema as RegistrySchema
 from confluent_kafka.schema_registry import SchemaRegistryClient, SchemaRegistryError
 
@@ -55,7 +56,7 @@ class Registry:
                 known = self._client.register_schema(subject, definition)
         except SchemaRegistryError as error:
             raise self._explained(error, subject) from None
-        except OSError as error:
+        except (httpx2.HTTPError, OSError) as error:
             raise KafkaUnavailable(f"the schema registry does not answer: {error}") from None
         self._prefixes[topic, name] = b"\x00" + int(known or 0).to_bytes(4, "big")
 
@@ -82,7 +83,7 @@ class Registry:
             if error.http_status_code == _NOT_FOUND:
                 raise ShardCorrupt(f"the schema registry does not know schema {schema_id}") from None
             raise self._explained(error, f"schema {schema_id}") from None
-        except OSError as error:
+        except (httpx2.HTTPError, OSError) as error:
             raise KafkaUnavailable(f"the schema registry does not answer: {error}") from None
         parsed: Schema = fastavro.schema.parse_schema(json.loads(text or "null"), _force=True)
         return parsed

@@ -6,9 +6,12 @@ Names and meanings: librdkafka's CONFIGURATION.md.
 from __future__ import annotations
 
 import logging
+import re
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from connector.core.model import Value
+from connector.logs import Bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,11 +20,15 @@ if TYPE_CHECKING:
 
     from connector.config import Kafka
 
-_log = logging.getLogger(__name__)
-
+_NUMBERS: Final = re.compile(r"\d+")
 SESSION_TIMEOUT_SECONDS: Final = 6
 MAX_POLL_INTERVAL_SECONDS: Final = 60
 _STATISTICS_INTERVAL_SECONDS: Final = 10
+
+_MEMBERSHIP: Final = frozenset(
+    {"group.protocol", "session.timeout.ms", "heartbeat.interval.ms", "max.poll.interval.ms"}
+)
+"""Settings that only a member of a group has."""
 
 Settings = dict[str, Any]
 
@@ -117,7 +124,6 @@ class Clients:
         return {
             "linger.ms": 0,
             "retry.backoff.ms": 5,
-            "compression.type": "lz4",
             **self._common(f"shard-{transactional_id}"),
             "transaction.timeout.ms": 60_000,  # takeover does not wait for it
             "transactional.id": transactional_id,
@@ -134,13 +140,15 @@ class Clients:
         return {"enable.auto.commit": False, "enable.auto.offset.store": False}
 
     def _common(self, role: str) -> Settings:
+        given = {
+            name: value for name, value in self._kafka.client.items() if role == "group" or name not in _MEMBERSHIP
+        }
         settings: Settings = {
             "client.id": f"gex-connector-{role}",
-            "topic.metadata.refresh.interval.ms": 60_000,
             "reconnect.backoff.max.ms": 2_000,
-            **self._kafka.client,
+            **given,
             "bootstrap.servers": self._kafka.bootstrap_servers,
-            "logger": logging.getLogger("librdkafka"),
+            "logger": _logger(),
             "error_cb": self._error,
         }
         if self._on_statistics is not None and role == "group":
@@ -149,3 +157,21 @@ class Clients:
                 "stats_cb": self._on_statistics,
             }
         return settings
+
+
+class _OnceAMinute(logging.Filter):
+    """librdkafka says the same at every try to connect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bounded = Bounded(60, time.monotonic)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self._bounded.admit(_NUMBERS.sub("", record.getMessage())) is not None
+
+
+def _logger() -> logging.Logger:
+    logger = logging.getLogger("librdkafka")
+    if not any(isinstance(one, _OnceAMinute) for one in logger.filters):
+        logger.addFilter(_OnceAMinute())
+    return logger

@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _TIMEOUT_SECONDS: Final = 10
+_FIRST_ANSWER_SECONDS: Final = 3
 _DAY_MS: Final = 86_400_000
 _COMPACTION: Final = {
     "cleanup.policy": "compact",
@@ -59,7 +60,7 @@ def specs(topics: Topics, feeds: Iterable[str], kafka: Kafka) -> list[TopicSpec]
 
 
 def prepare(clients: Clients, wanted: list[TopicSpec], replication_factor: int) -> None:
-    """Create what is absent, then check all of it.
+    """Create what is absent, and check what is there.
 
     Raises:
         SetupError: a topic that does not fit; the message lists all of them.
@@ -67,16 +68,14 @@ def prepare(clients: Clients, wanted: list[TopicSpec], replication_factor: int) 
     """
     admin = AdminClient(clients.admin())
     try:
-        present = admin.list_topics(timeout=_TIMEOUT_SECONDS).topics
+        present = admin.list_topics(timeout=_FIRST_ANSWER_SECONDS).topics
     except ck.KafkaException as exception:
         raise explained(of(exception), "listing topics", clients.last_error) from None
     absent = [spec for spec in wanted if spec.name not in present]
     _create(admin, absent, replication_factor)
-    faults: list[str] = []
-    for spec in wanted:
-        if spec.name in present:
-            faults += _partition_faults(spec, len(present[spec.name].partitions))
-    faults += _config_faults(admin, wanted)
+    found = [spec for spec in wanted if spec.name in present]
+    faults = [fault for spec in found for fault in _partition_faults(spec, len(present[spec.name].partitions))]
+    faults += _config_faults(admin, found)
     if faults:
         raise SetupError("\n".join(faults))
 
@@ -107,6 +106,8 @@ def _partition_faults(spec: TopicSpec, found: int) -> list[str]:
 
 
 def _config_faults(admin: AdminClient, wanted: list[TopicSpec]) -> list[str]:
+    if not wanted:
+        return []
     resources = [ConfigResource(ResourceType.TOPIC, spec.name) for spec in wanted]
     described = admin.describe_configs(resources, request_timeout=_TIMEOUT_SECONDS)
     found: dict[str, dict[str, str]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
@@ -32,6 +33,7 @@ _log = logging.getLogger(__name__)
 CLOSE_SECONDS: Final = 10
 """How long a shard that goes to another worker may take to finish its transaction."""
 
+_SLOW_COMMIT_SECONDS: Final = 5
 _BACKOFF_SECONDS: Final = (0.5, 10.0)
 _FENCED_SECONDS: Final = (3.0, 30.0)
 """At least two heartbeats: a zombie must hear that it lost before it opens again."""
@@ -81,8 +83,17 @@ class Shard:
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._ticked = False
+        self._gone = False
         self._opened_at = 0
+        self._publishing_since: float | None = None
         self._stats: dict[str, SymbolStats] = {symbol: tools.metrics.symbol(shard.feed, symbol) for symbol in symbols}
+
+    def why_not_ready(self) -> str | None:
+        """What is wrong with it, if anything: not open, or a transaction that does not come to its end."""
+        if not self.is_open:
+            return f"shard {self.id} is not open"
+        seconds = 0.0 if self._publishing_since is None else time.monotonic() - self._publishing_since
+        return f"shard {self.id} has been committing for {seconds:.0f} s" if seconds > _SLOW_COMMIT_SECONDS else None
 
     async def run(self) -> None:
         """Open, publish what comes, and again after an error, until closed.
@@ -103,8 +114,7 @@ class Shard:
                     failures += 1
                     await self._fail(error, failures)
         finally:
-            self._set(is_open=False, is_polled=False)
-            self._tools.metrics.shard_open(self.id.feed, self.id.partition, None)
+            self._let_go()
             await self._in_thread(self._log.drop)
 
     def see(self, symbol: str, answer: bytes | Status, seen: Seen, reason: str | None = None) -> None:
@@ -128,10 +138,9 @@ class Shard:
 
     def lose(self) -> None:
         """The shard is another worker's already: what waits is worth nothing."""
-        self._set(is_open=self.is_open, is_polled=False)
         self._inbox.clear()
-        self._closing.set()
-        self._wake.set()
+        self.close()
+        self._let_go()
 
     def close(self) -> None:
         """Take nothing more, commit what waits, end `run`."""
@@ -195,6 +204,7 @@ class Shard:
         transaction = Transaction(events, tuple(states.values()), work.quarantined)
         if not transaction:
             return
+        self._publishing_since = time.monotonic()
         try:
             await self._in_thread(self._log.publish, transaction)
         except KafkaError:
@@ -202,6 +212,8 @@ class Shard:
             if not self._closing.is_set():
                 self._inbox.put_back(work)
             raise
+        finally:
+            self._publishing_since = None
         self._states.update(states)
         self._report(events, work)
         for symbol, state in states.items():
@@ -239,7 +251,16 @@ class Shard:
         except TimeoutError:
             return
 
+    def _let_go(self) -> None:
+        """Show nothing of it any more: another object may have the shard before a hanging call of this one ends."""
+        if not self._gone:
+            self._set(is_open=False, is_polled=False)
+            self._tools.metrics.shard_open(self.id.feed, self.id.partition, None)
+            self._gone = True
+
     def _set(self, *, is_open: bool, is_polled: bool) -> None:
+        if self._gone:
+            return
         changed = (is_open, is_polled) != (self.is_open, self.is_polled)
         self.is_open, self.is_polled = is_open, is_polled
         for stats in self._stats.values():

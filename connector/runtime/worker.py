@@ -50,6 +50,7 @@ _GROUP, _TICKER = "group", "ticker"
 _GROUP_LIMIT_SECONDS: Final = 60
 _TICKER_LIMIT_SECONDS: Final = 30
 _TICK_SECONDS: Final = 1.0
+_FIRST_PAUSE_SECONDS: Final = 0.2
 
 
 class Worker:
@@ -176,9 +177,9 @@ class Worker:
         for shard, _ in closing:
             shard.close()
         if closing:
-            _, late = await asyncio.wait([task for _, task in closing], timeout=seconds)
-            for task in late:
-                task.cancel()
+            await asyncio.wait([task for _, task in closing], timeout=seconds)
+        for shard, _ in closing:
+            shard.lose()  # nothing more for those that are done; the others are fenced by their next owner
         self._cover()
 
     def _lose(self, shards: list[ShardId]) -> None:
@@ -209,7 +210,7 @@ class Worker:
 
     def _why_not_ready(self) -> list[str]:
         reasons = [] if self._group.joined else ["the group has not been joined yet"]
-        reasons += [f"shard {name} is not open" for name, (shard, _) in self._shards.items() if not shard.is_open]
+        reasons += [why for shard, _ in self._shards.values() if (why := shard.why_not_ready()) is not None]
         return [*reasons, "the upstream refuses the API key"] if self._poller.key_refused else reasons
 
     def _watched(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -251,22 +252,23 @@ class Worker:
     def _warm_reader(self) -> Reader:
         """The first use of a consumer costs half a second: have it now."""
         reader = Reader(self._clients)
-        current = self._topics.current(next(iter(self._rules)))
-        reader.high_watermark(current, 0)
+        reader.warm_up(self._topics.current(next(iter(self._rules))))
         return reader
 
     async def _in_time(self, what: str, call: Callable[[], _T]) -> _T:
         """Try until it works or the start's time-out is over. Raises the last KafkaError."""
         limit = self._config.kafka.start_timeout_seconds
-        deadline = self._loop.time() + limit
+        deadline, pause = self._loop.time() + limit, _FIRST_PAUSE_SECONDS
         while True:
             try:
                 return await self._loop.run_in_executor(self._executor, call)
             except KafkaUnavailable as error:
-                _log.warning("%s is not usable yet", what, extra={"error": str(error)})
-                if self._loop.time() + _TICK_SECONDS > deadline:
+                level = logging.WARNING if pause > _FIRST_PAUSE_SECONDS else logging.INFO  # a new topic needs a moment
+                _log.log(level, "%s is not usable yet", what, extra={"error": str(error)})
+                if self._loop.time() + pause > deadline:
                     raise KafkaUnavailable(f"{what} was not usable within {limit:g} s: {error}") from None
-            await asyncio.sleep(_TICK_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _TICK_SECONDS)
 
     async def _until_stopped(self, work: Coroutine[None, None, None]) -> None:
         """Run it, but not longer than until `stop`."""

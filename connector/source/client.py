@@ -27,9 +27,10 @@ from connector.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
+from connector.hidden import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from connector.config import Upstream
     from connector.source.key import ApiKey
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _CONNECTIONS: Final = 64
 _KEEP_ALIVE_SECONDS: Final = 120
 _MAX_RETRY_AFTER_SECONDS: Final = 3600
+_TELLING_CHARACTERS: Final = 8
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _OK: Final = 200
 
@@ -72,6 +74,15 @@ class Answer(Value, frozen=True):
     seconds: float
 
 
+class _Reply(Value, frozen=True):
+    """What came back, the key taken out of it. `fault`: why the body cannot be read, where it cannot."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    fault: str | None = None
+
+
 class Client:
     """Asks the upstream. Nothing reaches it past the limiter."""
 
@@ -103,82 +114,46 @@ class Client:
         while wait := self._limiter.wait_seconds(time.monotonic()):  # noqa: ASYNC110 -- time is what is waited for
             await asyncio.sleep(wait)
         self._limiter.started()
+        key = self._key.secret.reveal()
         sent_at, started = time.time_ns() // 1000, time.monotonic()
         try:
             async with asyncio.timeout(self._upstream.timeout_seconds):
-                status, headers, body = await self._get(ask)
+                reply = await self._get(ask, key)
         except TimeoutError:
             raise UpstreamUnavailable(f"no answer within {self._upstream.timeout_seconds:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError) as error:
-            raise UpstreamUnavailable(f"{type(error).__name__}: {self._hidden(str(error))}") from None
+            raise UpstreamUnavailable(f"{type(error).__name__}: {_hidden(str(error), key)}") from None
         finally:
             self._limiter.ended(time.monotonic())
         received_at, seconds = time.time_ns() // 1000, time.monotonic() - started
-        response = self._decoded(status, headers, body, ask.symbols)
-        rate_limit = self._learn(headers, response)
+        response = _decoded(reply, ask.symbols, key)
+        rate_limit = self._learn(reply.headers, response)
         if isinstance(response, UpstreamError):
             raise response
         return Answer(response, rate_limit, sent_at, received_at, seconds)
 
-    async def _get(self, ask: Ask) -> tuple[int, httpx.Headers, bytes]:
+    async def _get(self, ask: Ask, key: str) -> _Reply:
         query = f"symbols={','.join(ask.symbols)}"
         for name, values in (("exchanges", ask.exchanges), ("include", ask.include)):
             if values:
                 query += f"&{name}={','.join(values)}"
         url = f"{self._upstream.base_url.rstrip('/')}/multi/gex/levels?{query}"
-        async with self._http.stream("GET", url, headers={"X-API-Key": self._key.secret.reveal()}) as response:
-            body = bytearray()
+        limit, body = self._upstream.max_response_bytes, bytearray()
+        async with self._http.stream("GET", url, headers={"X-API-Key": key}) as response:
+            status = response.status_code
+            # A server may repeat the key, and what it says goes into logs, errors and events.
+            headers = {name.lower(): value.replace(key, MASK) for name, value in response.headers.items()}
             async for chunk in response.aiter_raw():
                 body += chunk
-                if len(body) > self._upstream.max_response_bytes:
-                    raise BadResponse(
-                        f"longer than {self._upstream.max_response_bytes} bytes", status=response.status_code
-                    )
-            return response.status_code, response.headers, self._unpacked(response, bytes(body))
-
-    def _unpacked(self, response: httpx.Response, body: bytes) -> bytes:
-        """The body without its compression, never longer than allowed however well it was packed."""
-        encoding, limit = response.headers.get("content-encoding", "identity"), self._upstream.max_response_bytes
-        if encoding in {"identity", ""}:
-            return body
-        if encoding != "gzip":
-            raise BadResponse(f"compressed with {encoding[:20]!r}, asked was for gzip", status=response.status_code)
-        unpacker = zlib.decompressobj(_GZIP)
+                if len(body) > limit:
+                    return _Reply(status, headers, b"", f"longer than {limit} bytes")
         try:
-            unpacked = unpacker.decompress(body, limit + 1)
-        except zlib.error as error:
-            raise BadResponse(f"the compressed body is damaged: {error}", status=response.status_code) from None
-        if len(unpacked) > limit:
-            raise BadResponse(f"longer than {limit} bytes when unpacked", status=response.status_code)
-        return unpacked
-
-    def _decoded(
-        self, status: int, headers: httpx.Headers, body: bytes, symbols: Sequence[str]
-    ) -> Response | UpstreamError:
-        kind = _BY_STATUS.get(status, UpstreamUnavailable if status in _SERVER_ERRORS else BadResponse)
-        request_id = headers.get("x-request-id", "")[:200] or None
-        try:
-            response = decode_response(body, symbols)
+            unpacked = _unpacked(bytes(body), headers.get("content-encoding", ""), limit)
         except BadResponse as error:
-            # An error of a proxy in between says nothing about our symbols.
-            return kind(
-                f"HTTP {status}: {self._hidden(str(error))}",
-                status=status,
-                request_id=request_id,
-                retry_after_seconds=_retry_after(headers, {}),
-            )
-        refusal = response.refusal
-        if status == _OK and refusal is None:
-            return response
-        refusal = refusal or Refusal("UNKNOWN", "", {})
-        return _BY_CODE.get(refusal.code, kind)(
-            self._hidden(f"HTTP {status}: {refusal.code}: {refusal.message} {_faults(refusal.details)}".rstrip()),
-            status=status,
-            request_id=request_id or response.meta.request_id,
-            retry_after_seconds=_retry_after(headers, refusal.details),
-        )
+            return _Reply(status, headers, b"", str(error))
+        return _Reply(status, headers, unpacked.replace(key.encode(), MASK.encode()))
 
-    def _learn(self, headers: httpx.Headers, response: Response | UpstreamError) -> RateLimit:
+    def _learn(self, headers: Mapping[str, str], response: Response | UpstreamError) -> RateLimit:
         meta = response.meta if isinstance(response, Response) else None
         given = meta.rate_limit if meta else RateLimit()
         said = RateLimit(
@@ -193,9 +168,61 @@ class Client:
         self._limiter.learn(said, reset_in, time.monotonic())
         return said
 
-    def _hidden(self, text: str) -> str:
-        """A text from outside, bounded, without the key: a server may repeat it."""
-        return text.replace(self._key.secret.reveal(), "***")[:500]
+
+def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body without its compression, never longer than allowed however well it was packed. Raises BadResponse."""
+    encoding = encoding.lower()
+    if encoding in {"identity", ""}:
+        return body
+    if encoding not in {"gzip", "x-gzip"}:
+        raise BadResponse(f"compressed with {encoding[:20]!r}, asked was for gzip")
+    unpacker = zlib.decompressobj(_GZIP)
+    try:
+        unpacked = unpacker.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise BadResponse(f"the compressed body is damaged: {error}") from None
+    if len(unpacked) > limit:
+        raise BadResponse(f"longer than {limit} bytes when unpacked")
+    return unpacked
+
+
+def _decoded(reply: _Reply, symbols: Sequence[str], key: str) -> Response | UpstreamError:
+    status, headers = reply.status, reply.headers
+    kind = _BY_STATUS.get(status, UpstreamUnavailable if status in _SERVER_ERRORS else BadResponse)
+    request_id = headers.get("x-request-id", "")[:200] or None
+    try:
+        response = _response(reply, symbols)
+    except BadResponse as error:
+        # An error of a proxy in between says nothing about our symbols.
+        return kind(
+            f"HTTP {status}: {_hidden(str(error), key)}",
+            status=status,
+            request_id=request_id,
+            retry_after_seconds=_retry_after(headers, {}),
+        )
+    refusal = response.refusal
+    if status == _OK and refusal is None:
+        return response
+    refusal = refusal or Refusal("UNKNOWN", "", {})
+    return _BY_CODE.get(refusal.code, kind)(
+        _hidden(f"HTTP {status}: {refusal.code}: {refusal.message} {_faults(refusal.details)}".rstrip(), key),
+        status=status,
+        request_id=request_id or response.meta.request_id,
+        retry_after_seconds=_retry_after(headers, refusal.details),
+    )
+
+
+def _response(reply: _Reply, symbols: Sequence[str]) -> Response:
+    if reply.fault is not None:
+        raise BadResponse(reply.fault)
+    return decode_response(reply.body, symbols)
+
+
+def _hidden(text: str, key: str) -> str:
+    """A text from outside, bounded, without the key; all of it is hidden where a part of the key is left."""
+    text = text.replace(key, MASK)
+    parts = (key[start : start + _TELLING_CHARACTERS] for start in range(len(key) - _TELLING_CHARACTERS + 1))
+    return MASK if any(part in text for part in parts) else text[:500]
 
 
 def _session() -> aiohttp.ClientSession:
@@ -212,7 +239,7 @@ def _faults(details: dict[str, Any]) -> str:
     return str(errors)[:200] if errors else ""
 
 
-def _retry_after(headers: httpx.Headers, details: dict[str, Any]) -> float | None:
+def _retry_after(headers: Mapping[str, str], details: dict[str, Any]) -> float | None:
     """Seconds, from the header (RFC 9110, 10.2.3: seconds or a date) or else the body."""
     text = headers.get("retry-after")
     seconds = _integer(text, None)
@@ -221,14 +248,14 @@ def _retry_after(headers: httpx.Headers, details: dict[str, Any]) -> float | Non
         seconds = None if until is None else until - (_date(headers) or time.time())
     if seconds is None and isinstance(given := details.get("retry_after_seconds"), int | float):
         seconds = given
-    return None if seconds is None else min(max(float(seconds), 0.0), _MAX_RETRY_AFTER_SECONDS)
+    return None if seconds is None else float(min(max(seconds, 0), _MAX_RETRY_AFTER_SECONDS))
 
 
 def _integer(text: str | None, otherwise: float | None) -> Any:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) <= 12 else otherwise  # noqa: PLR2004 -- digits of a moment in seconds, and more
 
 
-def _date(headers: httpx.Headers) -> float | None:
+def _date(headers: Mapping[str, str]) -> float | None:
     return _parsed_date(headers.get("date", ""))
 
 

@@ -19,7 +19,7 @@ class ApiKey:
     def __init__(self, upstream: Upstream) -> None:
         self._secret = upstream.api_key
         self._path = None if upstream.api_key_file is None else Path(upstream.api_key_file)
-        self._seen = self._stamp()
+        self._seen: tuple[int, int, int] | None = None  # the file may have changed since the configuration was read
 
     @property
     def secret(self) -> Secret:

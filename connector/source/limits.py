@@ -57,6 +57,8 @@ class Limiter:
         """Its answer is there, or none will come."""
         self._in_flight -= 1
         self._answered.append(now)
+        if self._left is not None:
+            self._left -= 1  # until the server says better, which not every answer does
 
     def learn(self, said: RateLimit, reset_in_seconds: float | None, now: float) -> None:
         """Take the server's figures, of an answer that has ended."""

@@ -1,0 +1,55 @@
+"""The broker dies and comes back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from connector.core.entry import moment_or_none
+from connector.simulator.kafka import LocalKafka
+from tests.support import checker
+from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Names
+    from tests.support.processes import Program
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+
+
+def shown(simulator: Program) -> set[tuple[str, int]]:
+    """Symbol and `computed_at` (microseconds) of every entry that an answer showed."""
+    answers = simulator.ask("/_control/truth")["answers"]
+    return {
+        (symbol, moment_or_none(entry["computed_at"]) or 0)
+        for answer in answers
+        for symbol, entry in answer["shown"].items()
+    }
+
+
+@pytest.mark.timeout(240)
+def test_a_broker_killed_in_the_middle_loses_nothing_and_doubles_nothing(tmp_path: Path, names: Names) -> None:
+    with (
+        LocalKafka(tmp_path / "kafka") as kafka,
+        start_simulator("--period", "1", "--jitter", "0.1", "--limit", "0") as simulator,
+    ):
+        fast = {"GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.05", "GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "0.05"}
+        with start_worker(variables_for(kafka, names, simulator, SYMBOLS) | fast) as worker:
+            wait_until(lambda: len(checker.events(kafka, names.topic_prefix)) > 6, "changes", worker)
+            kafka.kill()
+            wait_until(lambda: not worker.ready(), "not ready without Kafka", worker)
+            assert worker.ask("/health/live")["ok"]
+            kafka.start()
+            wait_until(worker.ready, "ready again", worker)
+            already = len(checker.events(kafka, names.topic_prefix))
+            wait_until(lambda: len(checker.events(kafka, names.topic_prefix)) > already, "changes go on", worker)
+            assert worker.terminate() == 0
+        events, current = checker.events(kafka, names.topic_prefix), checker.states(kafka, names.topic_prefix)
+        assert checker.violations(events, current) == []
+        # What was in hand when the group threw the worker out is carried by the next observation.
+        published = {(event.symbol, event.computed_at) for event in events}
+        assert len(published) == len(events)
+        assert published <= shown(simulator)
