@@ -111,11 +111,11 @@ async def _work(settings: Config, log_level: str) -> int:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    from connector.watch import watch  # noqa: PLC0415 -- `run` needs none of it
+    from connector.watch import open_events, watch  # noqa: PLC0415 -- `run` needs none of it
 
+    kafka, registry = config.load_kafka(options.config, os.environ)
     configure("WARNING", secrets=tuple)
-    settings = config.load(options.config, os.environ)
-    return watch(settings, from_beginning=options.from_beginning, as_json=options.json)
+    return watch(open_events(kafka, registry, from_beginning=options.from_beginning), as_json=options.json)
 
 
 def _simulate(options: argparse.Namespace) -> int:

@@ -1,146 +1,131 @@
 """The configuration: what can be set, and how it is read.
 
-A value comes from the environment, else from the TOML file, else it is the default. `load` reports every fault at once.
+A value comes from the environment, else from the TOML file, else it is the default. An option is its type, its bounds,
+a check where these do not say it all, and what it means.
 """
 
-from __future__ import annotations
-
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
-from urllib.parse import unquote, urlsplit
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
+from msgspec.structs import fields
 
-from connector import checks
-from connector.core.diff import Threshold  # noqa: TC001 - msgspec reads the annotations
+from connector.checks import HOST, PORT, among, each, matching, refusing
+from connector.core.diff import SECTIONS as LISTS
+from connector.core.diff import Threshold
 from connector.errors import ConfigError
-from connector.hidden import ClientSettings, Secret, printable, quote
-from connector.options import Given, Layers, Reader
+from connector.hidden import ClientSettings, Secret, printable
+from connector.options import THRESHOLD_PATHS, Given, Reader
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+EXCHANGES: Final = ("deribit", "bybit", "okx", "binance")
+INCLUDES: Final = ("expected_move", "max_pain", "ranked", "zones")
+IGNORE_PATHS: Final = (*THRESHOLD_PATHS, "ranked", *LISTS)
+"""What can be ignored: a section, one number, or one list."""
 
-MAX_KEY_FILE_BYTES: Final = 4_096
+REFUSED: Final = {
+    "exactly-once depends on it": ("acks", "enable.auto.commit", "enable.idempotence", "transactional.id"),
+    "a restore depends on it": ("auto.offset.reset", "enable.partition.eof", "isolation.level"),
+    "shards are assigned by it": ("group.instance.id", "partition.assignment.strategy", "partitioner"),
+    "it is an option of [kafka]": ("bootstrap.servers", "group.id"),
+    "it takes a function": ("*_cb", "logger", "on_commit", "on_delivery"),
+}
+"""Options of librdkafka that cannot be set, by the reason why."""
 
-_TEN_MINUTES: Final = 600
-_HOUR: Final = 3_600
-_DAY: Final = 86_400
+Hour = Annotated[float, Meta(gt=0, le=3_600)]
+
+_key = matching(r"\s*[\x21-\x7e]{1,4096}\s*", "1 to 4096 visible ASCII characters without blanks between them")
+_url = matching(
+    rf"https?://{HOST}(:(?!0){PORT})?(/[^?#@\\\x00-\x20\x7f-\U0010ffff]*)?",
+    "http://host or https://host, a port from 1 to 65535 or none, no user:password@, blanks, '?', '#' and '\\'",
+)
+_listen = matching(f"{HOST}:{PORT}", "host:port, port 0 to 65535")
+_servers = matching(r"[\w.:/\[\]-]+(,[\w.:/\[\]-]+)*", "host:port, several separated by commas, no blanks")
+_name = matching(r"[a-z0-9][a-z0-9._-]{0,119}", "a-z, 0-9, '.', '_', '-', first a letter or digit, at most 120")
+_prefix = matching(r"[A-Za-z0-9][\w.-]{0,119}", "A-Z, a-z, 0-9, '.', '_', '-', first a letter or digit, at most 120")
+_group = matching(r"[\x21-\x7e]{1,200}", "1 to 200 visible ASCII characters")
+_replicas = matching(r"-1|[1-9]\d*", "-1 (the broker's default) or more than 0")
+_symbols = each(r"[A-Z0-9][\w.-]{0,63}", "symbols of A-Z, 0-9, '.', '_', '-', at most 64 characters", str.upper)
 
 
 class Upstream(Struct, frozen=True, kw_only=True):
     """Where the levels come from."""
 
-    base_url: Annotated[
-        str, Meta(description="The API, without `/multi/gex/levels`; `https`, or `http` on this machine")
-    ] = "https://api.backquant.com/v2"
-    api_key: Annotated[Secret, Meta(description="The API key, here or in a file")]
-    api_key_file: Annotated[
-        str | None,
-        Meta(description="A file with the API key, instead of `api_key`, at most 4 KiB; read again when keys rotate"),
-    ] = None
-    timeout_seconds: Annotated[
-        float, Meta(gt=0, le=_TEN_MINUTES, description="For one request, from connecting to the last byte")
-    ] = 10.0
-    max_requests_per_minute: Annotated[
-        int, Meta(gt=0, le=100_000, description="Our budget; where the server's own limit is lower, that one counts")
-    ] = 60
-    max_response_bytes: Annotated[
-        int, Meta(ge=1_024, le=1_073_741_824, description="A longer response is not read to its end")
-    ] = 8_388_608
+    base_url: Annotated[str, _url, "Without `/multi/gex/levels`; `https`, or `http` on this machine"] = (
+        "https://api.backquant.com/v2"
+    )
+    allow_plain_http: Annotated[
+        bool, "`http` to another machine: the key goes in the clear; only for a simulator in a private network"
+    ] = False
+    api_key: Annotated[Secret, _key, "The API key, here or in a file"]
+    api_key_file: Annotated[str | None, "A file with the key, instead of `api_key`; read again when it changes"] = None
+    timeout_seconds: Annotated[float, Meta(gt=0, le=600), "For one request, from connecting to the last byte"] = 10.0
+    max_requests_per_minute: Annotated[int, Meta(gt=0, le=100_000), "Our budget, where the server's is not lower"] = 60
+    max_response_bytes: Annotated[int, Meta(ge=1_024, le=2**30), "A longer response is not read to its end"] = 8_388_608
 
 
 class Feed(Struct, frozen=True, kw_only=True):
     """Symbols that are watched in one way and published to the same topics."""
 
-    name: Annotated[str, Meta(description="Part of the topics' names: a-z, 0-9, `.`, `_`, `-`")]
-    symbols: Annotated[tuple[str, ...], Meta(description="Stripped and upper-cased; each once")]
-    exchanges: Annotated[
-        tuple[str, ...], Meta(description=f"Only these venues: {', '.join(checks.EXCHANGES)}; empty: all")
-    ] = ()
-    include: Annotated[tuple[str, ...], Meta(description=f"Optional sections: {', '.join(checks.INCLUDES)}")] = ()
-    ignore: Annotated[
-        tuple[str, ...], Meta(description="Paths (`all_expiry.hvl`) or sections (`odte`) whose change is no event")
-    ] = ("spot_price",)
+    name: Annotated[str, _name, "Part of the topics' names: a-z, 0-9, `.`, `_`, `-`"]
+    symbols: Annotated[tuple[str, ...], Meta(min_length=1), _symbols, "Stripped and upper-cased; each once"]
+    exchanges: Annotated[tuple[str, ...], among(EXCHANGES), f"Only these of {', '.join(EXCHANGES)}; empty: all"] = ()
+    include: Annotated[tuple[str, ...], among(INCLUDES), f"Optional sections: {', '.join(INCLUDES)}"] = ()
+    ignore: Annotated[tuple[str, ...], among(IGNORE_PATHS), "What is no event when it changes"] = ("spot_price",)
     thresholds: Annotated[
         dict[str, Threshold],
-        Meta(
-            description="By path or section, how far a number must move: `{absolute = 5, relative = 0.001}`, "
-            "either or both; exceeding either counts"
-        ),
+        "By path or section, how far a number must move: `{absolute = 5, relative = 0.001}`; exceeding either counts",
     ] = {}
-    stale_after_seconds: Annotated[
-        float, Meta(gt=0, le=_DAY, description="Levels computed longer ago than this are `STALE`")
-    ] = 90.0
+    stale_after_seconds: Annotated[float, Meta(gt=0, le=86_400), "Levels computed longer ago are `STALE`"] = 90.0
 
 
 class Kafka(Struct, frozen=True, kw_only=True):
-    """Where the events go."""
+    """Where the events go: `{prefix}.{feed}.changes`, `{prefix}.{feed}.current` and `{prefix}.quarantine`."""
 
-    bootstrap_servers: Annotated[str, Meta(description="`host:port`, several separated by commas")] = "127.0.0.1:9092"
-    topic_prefix: Annotated[
-        str, Meta(description="Topics are `{prefix}.{feed}.changes`, `{prefix}.{feed}.current`, `{prefix}.quarantine`")
-    ] = "gex.levels"
-    group_id: Annotated[str, Meta(description="Workers of one group share the shards")] = "gex-connector"
-    shards: Annotated[
-        int, Meta(gt=0, le=1_000, description="Partitions of `current`: how many workers can share a feed; fixed")
-    ] = 1
-    partitions: Annotated[int, Meta(gt=0, le=10_000, description="Partitions of `changes`, where we create it")] = 6
-    replication_factor: Annotated[
-        int, Meta(ge=-1, le=32_767, description="Of topics that we create; -1: the broker's default; 0 is refused")
-    ] = -1
-    retention_days: Annotated[
-        int, Meta(gt=0, le=36_500, description="Of `changes` and `quarantine`, where we create them")
-    ] = 7
-    start_timeout_seconds: Annotated[
-        float, Meta(gt=0, le=_HOUR, description="Kafka or the registry not usable for so long at the start: exit 3")
-    ] = 60.0
-    client: Annotated[
-        ClientSettings,
-        Meta(description="Passed to librdkafka as it is, less what exactly-once depends on; shown by name only"),
-    ] = ClientSettings()
+    bootstrap_servers: Annotated[str, _servers, "`host:port`, several separated by commas"] = "127.0.0.1:9092"
+    topic_prefix: Annotated[str, _prefix, "What the names of our topics begin with"] = "gex.levels"
+    group_id: Annotated[str, _group, "Workers of one group share the shards"] = "gex-connector"
+    shards: Annotated[int, Meta(gt=0, le=1_000), "Partitions of `current`: workers that can share a feed; fixed"] = 1
+    partitions: Annotated[int, Meta(gt=0, le=10_000), "Partitions of `changes`, where we create it"] = 6
+    replication_factor: Annotated[int, Meta(ge=-1, le=32_767), _replicas, "Of topics we create; -1: the broker's"] = -1
+    retention_days: Annotated[int, Meta(gt=0, le=36_500), "Of `changes` and `quarantine`, where we create them"] = 7
+    start_timeout_seconds: Annotated[Hour, "Kafka or the registry not usable for so long at the start: exit 3"] = 60.0
+    client: Annotated[ClientSettings, refusing(REFUSED), "Passed to librdkafka; shown by name only"] = ClientSettings()
 
 
 class SchemaRegistry(Struct, frozen=True, kw_only=True):
     """Where the schemas are registered. Without a `url` events are Avro single-object encoded."""
 
-    url: Annotated[
-        str | None, Meta(description="`user:password@` in it is taken out and becomes `basic.auth.user.info`")
-    ] = None
+    url: Annotated[str | None, _url, "Who we are is no part of it, but `basic.auth.user.info` in `client`"] = None
     client: Annotated[
-        ClientSettings, Meta(description="Passed to the registry's client as it is; shown by name only")
+        ClientSettings, refusing({"it is an option of [schema_registry]": ("url",)}), "Passed on; shown by name only"
     ] = ClientSettings()
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
     """When the upstream is asked. The budget wins over all of it."""
 
-    target_delay_seconds: Annotated[
-        float, Meta(ge=0, le=_HOUR, description="How long after a refresh is expected it is asked for")
-    ] = 0.4
-    min_interval_seconds: Annotated[
-        float, Meta(gt=0, le=_HOUR, description="Least time between two requests of a worker")
-    ] = 0.25
-    max_interval_seconds: Annotated[
-        float, Meta(gt=0, le=_HOUR, description="Most time between two checks of a symbol, not below the least")
-    ] = 60.0
+    target_delay_seconds: Annotated[float, Meta(ge=0, le=3_600), "From when a refresh is expected to the request"] = 0.4
+    min_interval_seconds: Annotated[Hour, "Least time between two requests of a worker"] = 0.25
+    max_interval_seconds: Annotated[Hour, "Most time between two checks of a symbol, not below the least"] = 60.0
 
 
 class Http(Struct, frozen=True, kw_only=True):
     """Metrics, health, status page and API."""
 
-    listen: Annotated[str, Meta(description="`host:port` or `[address]:port`; port 0 is any that is free")] = (
-        "127.0.0.1:9464"
-    )
+    listen: Annotated[str, _listen, "`host:port` or `[address]:port`; port 0 is any that is free"] = "127.0.0.1:9464"
 
     @property
     def host(self) -> str:
         """The host of `listen`, an IPv6 address without its brackets."""
-        return checks.endpoint(self.listen)[0]
+        return self.listen.rpartition(":")[0].strip("[]")
 
     @property
     def port(self) -> int:
         """The port of `listen`."""
-        return checks.endpoint(self.listen)[1]
+        return int(self.listen.rpartition(":")[2])
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -159,128 +144,84 @@ class Config(Struct, frozen=True, kw_only=True):
 
 
 SECTIONS: Final[Mapping[str, type[Struct]]] = {
-    "upstream": Upstream,
-    "kafka": Kafka,
-    "schema_registry": SchemaRegistry,
-    "schedule": Schedule,
-    "http": Http,
+    field.name: Feed if field.name == "feeds" else field.type for field in fields(Config)
 }
-"""The tables of the file, `[[feeds]]` aside."""
-
-FEED_VARIABLES: Final = {"GEX_SYMBOLS": "symbols", "GEX_INCLUDE": "include", "GEX_EXCHANGES": "exchanges"}
-"""Variables that make one feed called `all`."""
+"""The tables of the file, of which `feeds` is a list."""
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     """The configuration of a file (none: defaults) and an environment, the environment first.
 
-    `GEX_<SECTION>__<KEY>` overrides a key: lists separated by commas, `GEX_KAFKA__CLIENT` and
-    `GEX_SCHEMA_REGISTRY__CLIENT` as a JSON object that replaces the file's table, one option of theirs as in
-    `GEX_KAFKA__CLIENT__SASL_PASSWORD`. `GEX_SYMBOLS` replaces every feed of the file by one called `all`.
-    `api_key` and `api_key_file` exclude each other; of one in the file and one in the environment the latter is taken.
-    An empty variable counts as not set.
-
-    Raises ConfigError with every fault there is, one line each: the key, what kind of value it has, what was
-    expected, and where the value came from.
+    docs/configuration.md says how they are written. Raises ConfigError with every fault there is, one line each: the
+    key, the shape of its value, what was expected, and where the value came from.
     """
-    reader = Reader(path, environ, SECTIONS, FEED_VARIABLES)
-    upstream = reader.build("upstream", Upstream, _with_key(reader))
-    kafka = reader.build("kafka", Kafka, reader.given("kafka"))
-    registry = _registry(reader)
-    schedule = reader.build("schedule", Schedule, reader.given("schedule"))
-    http = reader.build("http", Http, reader.given("http"))
-    feeds = _feeds(reader)
-    if kafka is not None:
-        _check_topics(reader, kafka.topic_prefix, feeds)
-    if schedule is not None and schedule.min_interval_seconds > schedule.max_interval_seconds:
-        found = f"{schedule.min_interval_seconds} above max_interval_seconds {schedule.max_interval_seconds}"
-        reader.fault("schedule.min_interval_seconds", found, "expected at most the other", "both")
-    if reader.faults or not (upstream and kafka and registry and schedule and http):
-        raise ConfigError(reader.lines())
-    return Config(upstream=upstream, feeds=feeds, kafka=kafka, schema_registry=registry, schedule=schedule, http=http)
+    reader = Reader(path, environ, SECTIONS)
+    _take_key(reader)
+    parts: dict[str, Any] = {name: reader.build(name, struct) for name, struct in SECTIONS.items() if name != "feeds"}
+    feeds = {label: reader.build(label, Feed) for label in _feed_labels(reader)}
+    _check_together(reader, parts["upstream"], parts["schedule"], feeds)
+    if reader.faults:
+        raise reader.error()
+    return Config(**parts, feeds=tuple(filter(None, feeds.values())))
+
+
+def load_kafka(path: Path | None, environ: Mapping[str, str]) -> tuple[Kafka, SchemaRegistry]:
+    """What reading the topics needs, of the same file and environment. Raises ConfigError, as `load` does."""
+    reader = Reader(path, environ, SECTIONS)
+    kafka, registry = reader.build("kafka", Kafka), reader.build("schema_registry", SchemaRegistry)
+    if reader.faults or not kafka or not registry:
+        raise reader.error()
+    return kafka, registry
 
 
 def read_key_file(path: str | Path) -> Secret:
-    """The API key that a file holds, blanks around it stripped.
-
-    Raises ConfigError: not readable, longer than 4 KiB, empty, or nothing that can be a key.
-    """
-    where = f"upstream.api_key_file: {quote(str(path), limit=4_096)}"
+    """The API key that a file holds. Raises ConfigError: not readable, or nothing that can be a key."""
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(MAX_KEY_FILE_BYTES + 1)
-        return _key_in(content)
-    except OSError as error:
-        problem = f"not readable: {error.strerror}"
-    except checks.Bad as bad:
-        problem = bad.problems[0]
-    except ValueError:
-        problem = "expected the path of a file"
-    raise ConfigError([printable(f"{where}; {problem}")])
+        return Secret(_key(Path(path).read_text("utf-8-sig")))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            [printable(f"upstream.api_key_file: '{path}': {getattr(error, 'strerror', error)}")]
+        ) from None
 
 
-def _key_in(content: bytes) -> Secret:
-    if len(content) > MAX_KEY_FILE_BYTES:
-        raise checks.Bad(f"expected at most {MAX_KEY_FILE_BYTES} bytes")
-    return checks.api_key(content.decode("utf-8-sig", errors="replace"))
-
-
-def _with_key(reader: Reader) -> Layers:
-    """What is given of `[upstream]`, with the key out of its file."""
-    layers = reader.given("upstream")
-    keys, files = layers.get("api_key"), layers.get("api_key_file")
-    if keys and files:
-        if keys[0].text == files[0].text:
-            reader.fault("upstream.api_key", "given with api_key_file", "expected one of the two", keys[0].origin)
-        del layers["api_key_file" if keys[0].text else "api_key"]
-    file = layers.get("api_key_file", [Given(None, "")])[0]
-    if isinstance(file.value, str):
+def _take_key(reader: Reader) -> None:
+    """Of a key and a file with one take that in the environment; and the key out of its file."""
+    given, key, file = reader.given, "upstream.api_key", "upstream.api_key_file"
+    if key in given and file in given:
+        if given[key].text == given[file].text:
+            reader.fault(key, "expected either this or api_key_file")
+        del given[file if given[key].text else key]
+    if file in given:
         try:
-            layers["api_key"] = [Given(read_key_file(file.value.strip()), file.origin)]
+            given[key] = Given(read_key_file(str(given[file].value).strip()).reveal(), given[file].origin)
         except ConfigError as error:
-            reader.faults.append(f"{error}; from {file.origin}")
-            layers["api_key"] = []
-    return layers
+            reader.faults.append(f"{error}; from {given[file].origin}")
+            given[key] = Given("unread", given[file].origin)
 
 
-def _feeds(reader: Reader) -> tuple[Feed, ...]:
-    """The feeds without a fault; what is wrong with the others is in the reader's faults."""
-    shorthand = reader.variables(FEED_VARIABLES)
-    if "symbols" in shorthand:
-        tables = {"feeds.all": {"name": [Given("all", "default")], **shorthand}}
-    else:
-        for key, (given, *_) in shorthand.items():
-            reader.fault(f"feeds.all.{key}", "given without symbols", "expected GEX_SYMBOLS too", given.origin)
-        tables = reader.tables("feeds")
-    if not tables and not shorthand:
-        reader.fault("feeds", "not given", "expected [[feeds]] with symbols, or GEX_SYMBOLS", "default")
-    built = [reader.build(label, Feed, layers, section="feeds") for label, layers in tables.items()]
-    return tuple(feed for feed in built if feed is not None)
+def _feed_labels(reader: Reader) -> list[str]:
+    """The feeds of the file, `feeds[0]` the first, or in place of all of them the one that variables make."""
+    labels = [found[0] for path in reader.given if (found := re.match(r"feeds(\[\d+\])?(?=\.)", path))]
+    if labels and "feeds" not in labels:
+        return list(dict.fromkeys(labels))
+    reader.given.setdefault("feeds.name", Given("all", "default"))
+    return ["feeds"]
 
 
-def _check_topics(reader: Reader, prefix: str, feeds: tuple[Feed, ...]) -> None:
-    """Names that are valid topics, and differ in more than `.` and `_`, which Kafka's metrics take for the same."""
-    longest = checks.MAX_TOPIC_CHARACTERS - len(f"{prefix}..changes")
-    seen: dict[str, str] = {}
-    for feed in feeds:
-        if len(feed.name) > longest:
-            found = f"{len(feed.name)} characters"
-            reader.fault("feeds.name", found, f"expected at most {max(longest, 0)} beside topic_prefix", "all of it")
-        other = seen.setdefault(feed.name.replace("_", "."), feed.name)
-        if other is not feed.name:
-            problem = f"expected another name than {quote(other)}, '.' and '_' being the same"
-            reader.fault("feeds.name", quote(feed.name), problem, "all of it")
-
-
-def _registry(reader: Reader) -> SchemaRegistry | None:
-    """`user:password@` goes from the URL to the client's settings, which are never shown."""
-    layers = reader.given("schema_registry")
-    registry = reader.build("schema_registry", SchemaRegistry, layers)
-    if registry is None or registry.url is None or "@" not in registry.url:
-        return registry
-    if "basic.auth.user.info" in registry.client:
-        problem = "expected no user:password@ beside basic.auth.user.info"
-        reader.fault("schema_registry.url", "str", problem, layers["url"][0].origin)
-    userinfo = urlsplit(registry.url).netloc.rpartition("@")[0]
-    client = ClientSettings({**registry.client, "basic.auth.user.info": unquote(userinfo)})
-    return SchemaRegistry(url=registry.url.replace(f"{userinfo}@", "", 1), client=client)
+def _check_together(
+    reader: Reader, upstream: Upstream | None, schedule: Schedule | None, feeds: Mapping[str, Feed | None]
+) -> None:
+    if upstream and not upstream.allow_plain_http:
+        url = urlsplit(upstream.base_url)
+        if url.scheme == "http" and url.hostname not in {"localhost", "127.0.0.1", "::1"}:
+            problem = "expected https, or allow_plain_http: http shows the key to everybody between"
+            reader.fault("upstream.base_url", problem)
+    if schedule and schedule.min_interval_seconds > schedule.max_interval_seconds:
+        problem = f"expected at most max_interval_seconds, {schedule.max_interval_seconds}"
+        reader.fault("schedule.min_interval_seconds", problem)
+    seen: set[str] = set()
+    for label, feed in feeds.items():
+        name = feed.name.replace("_", ".") if feed else label  # Kafka's metrics take both for the same
+        if name in seen:
+            reader.fault(f"{label}.name", "expected another name than other feeds', '.' and '_' being the same")
+        seen.add(name)

@@ -54,15 +54,12 @@ class Bounded:
     def admit(self, key: Hashable) -> int | None:
         """None: say nothing. Otherwise say it, and how many times it was not said since the last time."""
         now = self._clock()
-        said_at, suppressed = self._said.get(key, (-math.inf, 0))
-        if now - said_at < self._interval_seconds:
-            self._said[key] = (said_at, suppressed + 1)
-            return None
-        self._said.pop(key, None)
-        self._said[key] = (now, 0)
+        said_at, suppressed = self._said.pop(key, (-math.inf, 0))
+        due = now - said_at >= self._interval_seconds
+        self._said[key] = (now, 0) if due else (said_at, suppressed + 1)
         if len(self._said) > self._max_keys:
             del self._said[next(iter(self._said))]
-        return suppressed
+        return suppressed if due else None
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -75,43 +72,39 @@ class _Handler(logging.StreamHandler[TextIO]):
 class _Formatter(logging.Formatter):
     def __init__(self, json: bool, secrets: Callable[[], Iterable[str]]) -> None:
         super().__init__()
-        self._line = _json_line if json else _text_line
+        self._json = json
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        secrets = tuple(filter(None, self._secrets()))
+        def safe(value: object) -> str:
+            return redact(str(value), secrets)
+
+        secrets = tuple(self._secrets())
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        message = redact(record.getMessage(), secrets)[:MAX_MESSAGE_CHARACTERS]
-        ours = {"ts": at, "level": record.levelname, "logger": record.name, "message": message}
+        line: dict[str, object] = {"ts": at, "level": record.levelname, "logger": safe(record.name)}
+        line["message"] = safe(record.getMessage())[:MAX_MESSAGE_CHARACTERS]
         if record.exc_info:
-            ours["exception"] = redact(self.formatException(record.exc_info), secrets)[-MAX_EXCEPTION_CHARACTERS:]
-        extra = {
-            f"{key}_" if key in _OURS else key: _bounded(value, secrets)
-            for key, value in vars(record).items()
-            if key not in _STANDARD
-        }
-        line = self._line(ours, extra)
-        return redact(line, secrets)
+            line["exception"] = safe(self.formatException(record.exc_info))[-MAX_EXCEPTION_CHARACTERS:]
+        for key, value in vars(record).items():
+            if key not in _STANDARD:
+                line[safe(f"{key}_" if key in _OURS else key)] = _plain(value, safe(value)[:MAX_VALUE_CHARACTERS])
+        return dumps(line) if self._json else _text(line)
 
 
-def _bounded(value: object, secrets: Iterable[str]) -> str | float | None:
-    """Numbers as they are, everything else as a text without secrets, cut (after that: no half of one is left)."""
-    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    return redact(str(value), secrets)[:MAX_VALUE_CHARACTERS]
+def _plain(value: object, text: str) -> object:
+    """Numbers as they are, unless one is a secret, and everything else as its text."""
+    number = value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if number and str(value) == text else text
 
 
-def _json_line(ours: dict[str, str], extra: dict[str, str | float | None]) -> str:
-    return dumps(ours | extra)
-
-
-def _text_line(ours: dict[str, str], extra: dict[str, str | float | None]) -> str:
+def _text(line: dict[str, object]) -> str:
     """One line, and a traceback below it, indented so that no text in it can pass for a line of its own."""
-    values = "".join(f" {printable(key)}={_quoted(str(value))}" for key, value in extra.items())
-    line = printable(f"{ours['ts']} {ours['level']} {ours['logger']} {ours['message']}") + values
-    return "\n    ".join([line, *map(printable, ours.get("exception", "").splitlines())])
+    traceback = str(line.pop("exception", "")).splitlines()
+    head = " ".join(str(line.pop(key)) for key in _OURS[:4])
+    values = "".join(f" {printable(key)}={_quoted(printable(str(value)))}" for key, value in line.items())
+    return "\n    ".join([printable(head) + values, *map(printable, traceback)])
 
 
 def _quoted(text: str) -> str:
-    escaped = printable(text).replace('"', '\\"')
+    escaped = text.replace('"', '\\"')
     return f'"{escaped}"' if not text or any(char in escaped for char in ' "=') else escaped

@@ -1,263 +1,196 @@
-"""Options out of a TOML file and an environment: found, converted to what a struct declares, and every fault kept."""
+"""Options out of a TOML file and an environment.
+
+Both become one flat table, as `kafka.client.linger.ms` → value and origin. Each value is then converted to what its
+struct declares, and every fault is kept.
+"""
 
 from __future__ import annotations
 
+import difflib
+import json
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import Meta, Struct
 
-from connector import checks
-from connector.checks import Bad, closest
-from connector.core.diff import Threshold
+from connector.checks import Bad
+from connector.core.diff import NUMBERS, Threshold
 from connector.errors import ConfigError
-from connector.hidden import SHOWN_CHARACTERS, ClientSettings, Secret, printable, quote, redact, shape
+from connector.hidden import ClientSettings, Secret, Setting, printable, quote, redact, shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-S = TypeVar("S", bound=msgspec.Struct)
+S = TypeVar("S", bound=Struct)
 
-MAX_FILE_BYTES: Final = 1_048_576
-
-_REDACTED_FROM_CHARACTERS: Final = 8
-"""A secret shorter than this is no key, and masking it would make the faults unreadable."""
-
-_BEFORE_CHECKS: Final[Mapping[Any, Any]] = {
-    Secret: str,
-    ClientSettings: dict[str, Any],
-    dict[str, Threshold]: dict[str, Any],
+_WORDS: Final[dict[Any, str]] = {
+    Secret: "str, never shown",
+    ClientSettings: "table of str, int, float or bool",
+    tuple[str, ...]: "list of str",
+    dict[str, Threshold]: "table of numbers",
+    str | None: "str",
 }
-"""What a value must be before its check makes of it what the struct declares."""
 
-_KUBERNETES: Final = re.compile(
-    r"GEX_(?!\w*__)(\w+_)?"
-    r"(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=\d+|PORT(_\d+_[A-Z]+)?=\w+://.*|PORT_\d+_[A-Z]+_(PROTO|PORT|ADDR)=.*)"
-)
-"""What Kubernetes sets in every pod beside a service whose name begins with `gex-`: none of ours."""
+SHORT: Final = {"feeds.symbols": "GEX_SYMBOLS", "feeds.include": "GEX_INCLUDE", "feeds.exchanges": "GEX_EXCHANGES"}
+"""Options of the feed called `all`, and the variables that make it."""
 
+THRESHOLD_PATHS: Final = (*dict.fromkeys(path.partition(".")[0] for path in NUMBERS if "." in path), *NUMBERS)
+"""What a threshold can be given for: all the numbers of a section, or one number."""
 
-def expected(kind: Any) -> str:
-    """Type and bounds of an option in words, from its annotation."""
-    names: dict[Any, str] = {
-        Secret: "str, never shown",
-        ClientSettings: "table of str, int, float or bool",
-        dict[str, Threshold]: "table of thresholds",
-        tuple[str, ...]: "list of str",
-        str | None: "str",
-    }
-    base, metas = getattr(kind, "__origin__", kind), getattr(kind, "__metadata__", ())
-    limits = [
-        f"{sign} {limit}"
-        for meta in metas
-        for sign, limit in ((">", meta.gt), (">=", meta.ge), ("<=", meta.le))
-        if limit is not None
-    ]
-    return f"{names.get(base, getattr(base, '__name__', ''))} {', '.join(limits)}".strip()
-
-
-CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "upstream.api_key": checks.api_key,
-    "upstream.base_url": checks.base_url,
-    "feeds.name": checks.matching(r"[a-z0-9][a-z0-9._-]*", "a-z, 0-9, '.', '_', '-', beginning with a letter or digit"),
-    "feeds.symbols": checks.symbols,
-    "feeds.exchanges": checks.among(checks.EXCHANGES),
-    "feeds.include": checks.among(checks.INCLUDES),
-    "feeds.ignore": checks.ignored,
-    "feeds.thresholds": checks.thresholds,
-    "kafka.bootstrap_servers": checks.matching(
-        r"[A-Za-z0-9_.:/\[\]-]+(,[A-Za-z0-9_.:/\[\]-]+)*", "host:port, several separated by commas, no blanks"
-    ),
-    "kafka.topic_prefix": checks.matching(
-        r"[A-Za-z0-9][A-Za-z0-9._-]*", "A-Z, a-z, 0-9, '.', '_', '-', beginning with a letter or digit"
-    ),
-    "kafka.group_id": checks.matching(r"[\x21-\x7e]{1,200}", "1 to 200 visible ASCII characters"),
-    "kafka.replication_factor": checks.replication_factor,
-    "kafka.client": checks.kafka_client,
-    "schema_registry.url": checks.registry_url,
-    "schema_registry.client": checks.registry_client,
-    "http.listen": checks.listen,
+_LIMITS: Final[dict[str, Any]] = {
+    f"feeds.thresholds.{path}.{limit}": Annotated[float, Meta(ge=0, le=10**12)]
+    for path in THRESHOLD_PATHS
+    for limit in Threshold.__struct_fields__
 }
-"""By `section.key`, for those whose type and bounds do not say it all."""
+_MIN_KEY_CHARACTERS: Final = 8
+"""A key shorter than this is none, and masking it would make the faults unreadable."""
 
 
 class Given(NamedTuple):
-    """A value, where it came from, and whether it is a text that stands for another type."""
+    """A value, where it came from, and whether it is a variable's text, which may stand for another type."""
 
     value: object
     origin: str
     text: bool = False
 
 
-Layers = dict[str, list[Given]]
-"""By key: what was given, the strongest last. More than one only of client settings, which are merged."""
-
-
-def variable(section: str, key: str) -> str:
-    """The variable that overrides a key."""
-    return f"GEX_{section}__{key}".upper()
-
-
 class Reader:
-    """Options by section, and the faults found in them so far."""
+    """What was given, and the faults found in it so far. Raises ConfigError where the file cannot be read."""
 
-    def __init__(
-        self,
-        path: Path | None,
-        environ: Mapping[str, str],
-        sections: Mapping[str, type[msgspec.Struct]],
-        shorthands: Mapping[str, str],
-    ) -> None:
+    def __init__(self, path: Path | None, environ: Mapping[str, str], structs: Mapping[str, type[Struct]]) -> None:
         self.faults: list[str] = []
-        self._secrets: set[str] = set()
-        self._file = quote(str(path), limit=MAX_FILE_BYTES).strip("'")
-        self._document = _document(path)
-        self._sections = sections
-        self._environ = {name: text for name, text in environ.items() if name.startswith("GEX_")}
-        self._check_variables(shorthands)
-        self._check_names("", self._document, (*sections, "feeds"))
+        self.given = _of_file(path) | _of_environment(environ)
+        declared = [(name, field) for name, struct in structs.items() for field in msgspec.structs.fields(struct)]
+        self._kinds = _LIMITS | {f"{name}.{field.name}": field.type for name, field in declared}
+        for key, given in self.given.items():
+            if key in structs:
+                self.fault(key, "expected a table")
+            elif self._kind(key) is None:
+                close = difflib.get_close_matches(key[:100], self._kinds, n=1, cutoff=0.0)[0]
+                self.fault(key, f"unknown, did you mean {variable(close) if given.text else close}?")
 
-    def fault(self, key: str, found: str, problem: str, origin: str) -> None:
-        """Keep one fault: the key, what was found, what is wrong with it, and where it came from."""
-        self.faults.append(f"{key}: {found}; {problem}; from {origin}")
+    def fault(self, path: str, problem: str) -> None:
+        """Keep what is wrong with an option, with the shape of what was given, and where."""
+        kind, given = self._kind(path), self.given.get(path, Given(None, "default"))
+        hide = kind is None or kind.__origin__ in {Secret, ClientSettings} or path.endswith("url")
+        found = "not given" if given.value is None else shape(given.value, hide=hide)
+        where = quote(path) if kind is None or ".client." in path else path
+        self.faults.append(f"{where}: {found}; {problem}; from {given.origin}")
 
-    def lines(self) -> list[str]:
-        """The faults, each on one line, without any secret that was given."""
-        return [printable(redact(fault, self._secrets)) for fault in self.faults]
+    def build(self, label: str, struct: type[S]) -> S | None:
+        """The struct out of what was given under `label`, or None where something was wrong with it."""
+        faults, values = len(self.faults), dict[str, Any]()
+        for path, given in self.given.items():
+            kind, key = self._kind(path), path.removeprefix(f"{label}.")
+            if kind is not None and key != path:
+                try:
+                    _put(values, key, _converted(kind, key, given))
+                except Bad as bad:
+                    self.fault(path, str(bad))
+        for field in msgspec.structs.fields(struct):
+            path = f"{label}.{field.name}"
+            if field.required and path not in self.given:
+                self.fault(path, f"expected {expected(field.type)} ({variable(path)})")
+        if len(self.faults) > faults:
+            return None
+        return msgspec.convert(values, struct, dec_hook=lambda kind, value: kind(value))
 
-    def given(self, section: str) -> Layers:
-        """What was given of a section, the environment over the file."""
-        layers = self._layers(section, self._document.get(section, {}))
-        for field in msgspec.structs.fields(self._sections[section]):
-            name = variable(section, field.name)
-            layers |= self.variables({name: field.name})
-            if _plain(field.type) is ClientSettings:
-                for option in sorted(
-                    one for one, text in self._environ.items() if one.startswith(f"{name}__") and text
-                ):
-                    settings = {option[len(name) + 2 :].lower().replace("_", "."): self._environ[option]}
-                    layers.setdefault(field.name, []).append(Given(settings, f"environment {option}"))
-        return layers
+    def error(self) -> ConfigError:
+        """The faults, each on one line, and the API key in none."""
+        key = str(self.given.get("upstream.api_key", Given("", "")).value).strip()
+        secrets = [key] if len(key) >= _MIN_KEY_CHARACTERS else []
+        return ConfigError([printable(redact(fault, secrets)) for fault in self.faults])
 
-    def tables(self, key: str) -> dict[str, Layers]:
-        """What was given of an array of tables, by `key[index]`."""
-        tables = self._document.get(key, [])
-        if not isinstance(tables, list):
-            self.fault(key, shape(tables), f"expected an array of tables, [[{key}]]", self._file)
-            return {}
-        return {f"{key}[{index}]": self._layers(f"{key}[{index}]", table) for index, table in enumerate(tables)}
-
-    def variables(self, names: Mapping[str, str]) -> Layers:
-        """What the environment gives of some variables, by key. An empty variable counts as not set."""
-        return {
-            key: [Given(self._environ[name], f"environment {name}", text=True)]
-            for name, key in names.items()
-            if self._environ.get(name)
-        }
-
-    def build(self, label: str, struct: type[S], layers: Layers, *, section: str = "") -> S | None:
-        """The struct, or None where something was wrong with one of its keys. No layers: already a fault."""
-        before = len(self.faults)
-        fields = msgspec.structs.fields(struct)
-        self._check_names(label, layers, [field.name for field in fields])
-        values: dict[str, Any] = {}
-        for field in fields:
-            for given in layers.get(field.name, ()):
-                value = self._value(label, section or label, field, given)
-                if isinstance(value, ClientSettings):
-                    value = ClientSettings({**(values.get(field.name) or {}), **value})
-                values[field.name] = value
-            if field.required and field.name not in layers:
-                hint = f" ({variable(label, field.name)})" if label in self._sections else ""
-                self.fault(f"{label}.{field.name}", "not given", f"expected {expected(field.type)}{hint}", "default")
-        complete = all(field.name in values for field in fields if field.required)
-        return struct(**values) if complete and len(self.faults) == before else None
-
-    def _value(self, label: str, section: str, field: msgspec.structs.FieldInfo, given: Given) -> Any:
-        kind = _plain(field.type)
-        hide = kind in {Secret, ClientSettings} or field.name.endswith("url")
-        if kind is Secret and isinstance(given.value, str) and len(given.value.strip()) >= _REDACTED_FROM_CHARACTERS:
-            self._secrets |= {given.value.strip(), given.value.strip()[:SHOWN_CHARACTERS]}
-        try:
-            return _converted(f"{section}.{field.name}", field.type, given)
-        except Bad as bad:
-            for problem in bad.problems:
-                self.fault(f"{label}.{field.name}", shape(given.value, hide=hide), problem, given.origin)
-        return None
-
-    def _layers(self, label: str, table: object) -> Layers:
-        if not isinstance(table, dict):
-            self.fault(label, shape(table), "expected a table", self._file)
-            return {}
-        return {key: [Given(value, self._file)] for key, value in table.items()}
-
-    def _check_names(self, label: str, given: Mapping[str, object], known: list[str] | tuple[str, ...]) -> None:
-        for name in given:
-            if name not in known:
-                where = f"{label}.{quote(name)}".lstrip(".")
-                self.fault(where, "unknown key", f"did you mean {closest(name, known)}?", self._file)
-
-    def _check_variables(self, shorthands: Mapping[str, str]) -> None:
-        known, prefixes = list(shorthands), []
-        for section, struct in self._sections.items():
-            for field in msgspec.structs.fields(struct):
-                known.append(variable(section, field.name))
-                if _plain(field.type) is ClientSettings:
-                    prefixes.append(f"{known[-1]}__")
-        for name in sorted(self._environ):
-            ours = name in known or any(name.startswith(prefix) and name != prefix for prefix in prefixes)
-            if not ours and not _KUBERNETES.fullmatch(f"{name}={self._environ[name]}"):
-                self.fault(quote(name), "unknown variable", f"did you mean {closest(name, known)}?", "environment")
+    def _kind(self, path: str) -> Any:
+        """The annotation of an option, None where there is none. Any option of a client has the client's."""
+        path = re.sub(r"^feeds\[\d+\]", "feeds", path)
+        return self._kinds.get(re.sub(r"\.client\..+", ".client", path))
 
 
-def _document(path: Path | None) -> dict[str, Any]:
-    """The TOML file. Raises ConfigError where there is none that can be used."""
-    if path is None:
-        return {}
-    where = quote(str(path), limit=MAX_FILE_BYTES)
+def variable(path: str) -> str:
+    """The variable that overrides an option."""
+    return SHORT.get(path) or f"GEX_{path.replace('.', '__', 1)}".upper()
+
+
+def expected(kind: Any) -> str:
+    """Type and bounds of an option in words, from its annotation."""
+    bounds = [
+        f"{sign} {bound}"
+        for meta in kind.__metadata__
+        if isinstance(meta, Meta)
+        for sign, bound in ((">", meta.gt), (">=", meta.ge), ("<=", meta.le), ("of length >=", meta.min_length))
+        if bound is not None
+    ]
+    return f"{_WORDS.get(kind.__origin__) or kind.__origin__.__name__} {', '.join(bounds)}".strip()
+
+
+def _of_file(path: Path | None) -> dict[str, Given]:
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-        if len(content) > MAX_FILE_BYTES:
-            raise ConfigError([f"{where}: expected at most {MAX_FILE_BYTES} bytes"])
-        return tomllib.loads(content.decode())
-    except OSError as error:
-        problem = f"not readable: {error.strerror}"
-    except UnicodeDecodeError as error:
-        problem = f"not UTF-8 at byte {error.start}"
-    except tomllib.TOMLDecodeError as error:
-        problem = f"no TOML: {error}"
-    except (ValueError, RecursionError):
-        problem = "no TOML that can be used: a number too long, or tables nested too deeply"
-    raise ConfigError([printable(f"{where}: {problem}")])
+        document = {} if path is None else tomllib.loads(path.read_text("utf-8-sig"))
+        return {key: Given(value, str(path)) for key, value in _leaves(document)}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            [printable(f"'{path}': no TOML that can be read: {getattr(error, 'strerror', error)}")]
+        ) from None
 
 
-def _plain(kind: Any) -> Any:
-    """A type without its annotations."""
-    return kind.__origin__ if hasattr(kind, "__metadata__") else kind
+def _of_environment(environ: Mapping[str, str]) -> dict[str, Given]:
+    services = [name.removesuffix("SERVICE_HOST") for name in environ if name.endswith("SERVICE_HOST")]
+    kubernetes = tuple(f"{service}{what}" for service in services for what in ("SERVICE_", "PORT"))
+    options = {name: option for option, name in SHORT.items()}
+    found: dict[str, Given] = {}
+    for name, text in sorted(environ.items()):
+        if not text or not name.startswith("GEX_") or name.startswith(kubernetes):
+            continue
+        section, _, key = name.removeprefix("GEX_").lower().partition("__")
+        if key.startswith("client__"):  # options of clients have dots where variables have underscores
+            key = key.replace("__", "_").replace("_", ".")
+        path = options.get(name) or f"{section}.{key}".rstrip(".")
+        leaves = [(path, text)]
+        with suppress(ValueError, RecursionError):
+            leaves = [*_leaves({path: json.loads(text)})] if path.endswith(".client") else leaves
+        found |= {key: Given(value, f"environment {name}", text=True) for key, value in leaves}
+    return found
 
 
-def _converted(key: str, kind: Any, given: Given) -> Any:
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no table by its dotted path; `feeds[0]` is the first table of a list."""
+    for name, value in table.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, list) and value and not prefix and all(isinstance(one, dict) for one in value):
+            yield from _leaves({f"{path}[{index}]": one for index, one in enumerate(value)})
+        elif isinstance(value, dict):
+            yield from _leaves(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def _put(values: dict[str, Any], key: str, value: object) -> None:
+    """Where the struct has it: `linger.ms` in `client`, `absolute` in `odte.hvl` in `thresholds`."""
+    field, _, inner = key.partition(".")
+    path, _, limit = inner.rpartition(".")
+    if not inner:
+        values[field] = value
+    elif field == "client":
+        values.setdefault(field, {})[inner] = value
+    else:
+        values.setdefault(field, {}).setdefault(path, {})[limit] = value
+
+
+def _converted(kind: Any, key: str, given: Given) -> Any:
     """What the struct's field takes. Raises Bad."""
-    if isinstance(given.value, Secret):
-        return given.value
-    plain = _plain(kind)
-    raw = given.value
+    raw, plain = given.value, kind.__origin__
+    check: Any = next(filter(callable, kind.__metadata__), lambda value: value)
     try:
         if given.text and isinstance(raw, str):
-            raw = _untexted(plain, raw)
-        value = msgspec.convert(raw, _BEFORE_CHECKS.get(plain, kind), strict=not given.text)
-    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
+            raw.encode()
+            raw = raw.split(",") if plain == tuple[str, ...] else raw.strip()
+        as_given = {Secret: str, ClientSettings: Setting if "." in key else dict[str, Setting]}.get(plain, kind)
+        value = msgspec.convert(raw, as_given, strict=not given.text)
+    except (msgspec.ValidationError, UnicodeEncodeError):
         raise Bad(f"expected {expected(kind)}") from None
-    check = CHECKS.get(key)
-    return value if check is None or value is None else check(value)
-
-
-def _untexted(kind: Any, text: str) -> object:
-    """A variable's text as the type it stands for. Raises MsgspecError, UnicodeEncodeError or RecursionError."""
-    text.encode()
-    if kind is ClientSettings:
-        return msgspec.json.decode(text)
-    return text.split(",") if kind == tuple[str, ...] else text.strip()
+    return check(key.partition(".")[2], value) if plain is ClientSettings else check(value)

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from connector.core.model import MICROS, Event, Kind, LevelChange
+from connector.kafka.avro import Codec
+from connector.kafka.events import Events
+from connector.kafka.framing import framing_of
+from connector.kafka.settings import Clients, Topics
 
 if TYPE_CHECKING:
-    from connector.kafka.events import Events, Received
+    from connector.config import Kafka, SchemaRegistry
+    from connector.kafka.events import Received
 
 _SHOWN_CHANGES: Final = 4
 _COLOURS: Final = {
@@ -24,6 +29,12 @@ _COLOURS: Final = {
     Kind.INVALID: 31,
     Kind.REMOVED: 31,
 }
+
+
+def open_events(kafka: Kafka, registry: SchemaRegistry, *, from_beginning: bool) -> Events:
+    """The events below the configured prefix. Raises KafkaError."""
+    framing = framing_of(registry)
+    return Events(Clients(kafka), Topics(kafka.topic_prefix), Codec(framing), from_beginning=from_beginning)
 
 
 def watch(events: Events, *, as_json: bool) -> int:

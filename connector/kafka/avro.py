@@ -48,6 +48,9 @@ STATE: Final = "LevelsState"
 class Framing(Protocol):
     """How a value says which schema it was written with."""
 
+    def prepare(self, topic: str, name: str) -> None:
+        """Make schema `name` known for `topic`, before it is written to. Raises SetupError, KafkaUnavailable."""
+
     def prefix(self, topic: str, name: str) -> bytes:
         """What precedes a datum of schema `name` in `topic`."""
 
@@ -68,6 +71,9 @@ class SingleObject:
             print_ = bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
             self._prefixes[name] = _SINGLE_OBJECT + print_
             self._schemas[_SINGLE_OBJECT + print_] = loaded
+
+    def prepare(self, topic: str, name: str) -> None:
+        """Nothing to do."""
 
     def prefix(self, topic: str, name: str) -> bytes:  # noqa: ARG002 -- the same in every topic
         """The marker and the fingerprint."""

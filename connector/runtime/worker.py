@@ -16,9 +16,10 @@ from connector import __version__
 from connector.core.diff import Rules
 from connector.core.model import Source
 from connector.core.state import FeedRules
-from connector.errors import EXIT_INCURABLE, ConnectorError, KafkaUnavailable, SetupError
+from connector.errors import EXIT_INCURABLE, ConnectorError, KafkaUnavailable
 from connector.kafka import topics
-from connector.kafka.avro import EVENT, STATE, Codec, SingleObject
+from connector.kafka.avro import Codec
+from connector.kafka.framing import prepared as framing_prepared
 from connector.kafka.group import Group
 from connector.kafka.partition import partition_of
 from connector.kafka.reader import Reader
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from connector.config import Config, Feed
-    from connector.kafka.avro import Framing
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -102,9 +102,9 @@ class Worker:
 
     async def _start(self) -> None:
         """Registry, topics, reader: each tried again until the start's time-out is over."""
-        framing = await self._in_time("the schema registry", self._framing)
+        kafka, registry = self._config.kafka, self._config.schema_registry
+        framing = await self._in_time("the registry", lambda: framing_prepared(registry, self._topics, self._rules))
         self._codec = Codec(framing)
-        kafka = self._config.kafka
         wanted = topics.specs(self._topics, self._rules, kafka)
         await self._in_time("Kafka", lambda: topics.prepare(self._clients, wanted, kafka.replication_factor))
         self._reader = await self._in_time("Kafka", self._warm_reader)
@@ -232,22 +232,6 @@ class Worker:
         _log.critical("cannot go on", extra={"error": why})
         self._exit_code = EXIT_INCURABLE
         self._stopping.set()
-
-    def _framing(self) -> Framing:
-        url = self._config.schema_registry.url
-        if url is None:
-            return SingleObject()
-        try:
-            from connector.kafka.registry import Registry  # noqa: PLC0415 -- an extra
-        except ImportError as error:
-            raise SetupError(
-                f"schema_registry.url needs the extra: pip install gex-levels-connector[registry] ({error})"
-            ) from None
-        registry = Registry(url, self._config.schema_registry.client)
-        for feed in self._rules:
-            registry.prepare(self._topics.changes(feed), EVENT)
-            registry.prepare(self._topics.current(feed), STATE)
-        return registry
 
     def _warm_reader(self) -> Reader:
         """The first use of a consumer costs half a second: have it now."""

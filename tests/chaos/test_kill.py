@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,13 +39,11 @@ def test_ten_kills_leave_every_sequence_whole_and_current_in_agreement(
         published = 0
         for _ in range(KILLS):
             with start_worker(variables, wait_ready=False) as worker:
-                published = wait_until(
-                    lambda before=published: _more_events(kafka, names, before), "new events", worker
-                )
+                published = wait_until(partial(_more_events, kafka, names, published), "new events", worker)
                 threading.Event().wait(chance.uniform(0, 1.2))
                 worker.kill()
         with start_worker(variables, wait_ready=False) as worker:
-            wait_until(lambda: _more_events(kafka, names, published), "new events", worker)
+            wait_until(partial(_more_events, kafka, names, published), "new events", worker)
             assert worker.terminate() == 0
         asked = simulator.ask("/_control/truth")["answers"]
     events = checker.events(kafka, names.topic_prefix)

@@ -12,6 +12,7 @@ from connector.config import SECTIONS, Feed, Http, Kafka, Schedule, SchemaRegist
 from connector.core.diff import Threshold
 from connector.hidden import Secret
 from connector.reference import PAGES, main
+from connector.runtime.catalogue import LABELS, METRICS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "config.toml"
@@ -57,5 +58,20 @@ def test_the_example_leaves_no_key_out() -> None:
 
     for name, struct in SECTIONS.items():
         for field in msgspec.structs.fields(struct):
-            assert field.name in given[name] or f"# {field.name} = " in text
-    assert {field.name for field in msgspec.structs.fields(Feed)} == given["feeds"][0].keys()
+            table = given[name][0] if name == "feeds" else given[name]
+            assert field.name in table or f"# {field.name} = " in text
+
+
+def test_the_page_of_metrics_says_everything_of_every_metric() -> None:
+    rows = {row.split(" | ")[0]: row for row in PAGES["metrics"]().splitlines() if row.startswith("| `")}
+    for metric in METRICS:
+        row = rows[f"| `{metric.name}`"]
+        assert metric.help in row
+        assert metric.type in row
+        assert all(f"`{label}`" in row for label in metric.labels)
+    assert {f"| `{label}`" for label in LABELS} <= set(rows)
+
+
+def test_no_cell_breaks_a_table_of_metrics() -> None:
+    tables = [row for row in PAGES["metrics"]().splitlines() if row.startswith("|")]
+    assert {row.count("|") for row in tables} == {3, 5}

@@ -17,9 +17,10 @@ import msgspec
 import pytest
 
 from connector.simulator.command import add_arguments, run_simulator, settings_from
-from connector.simulator.faults import ERRORS, read_script
+from connector.simulator.faults import read_script
+from connector.simulator.reply import ERRORS
+from connector.simulator.service import Truth
 from connector.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, EXCHANGES, INCLUDES, Settings
-from connector.simulator.truth import Truth
 from connector.simulator.upstream import Simulator
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 EPOCH = 1_800_000_000  # a whole minute
 LEVELS = "/multi/gex/levels"
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
-STEADY = Settings(epoch_seconds=EPOCH, jitter_seconds=0.0, phase="together", limit_per_minute=10)
+STEADY = Settings(jitter_seconds=0.0, phase="together", limit_per_minute=10)
 
 
 class Clock:
@@ -182,17 +183,6 @@ async def test_a_fixed_minute_is_counted_down_and_then_429_until_it_is_over(clie
     assert refused.json()["error"]["details"]["retry_after_seconds"] == 40
     clock.seconds += 40
     assert (await client.get()).status_code == 200
-
-
-async def test_a_sliding_minute_frees_one_request_at_a_time(client: Client, clock: Clock) -> None:
-    client.simulator.change(window="sliding", limit_per_minute=2)
-    await client.get()
-    clock.seconds += 50
-    await client.get()
-    assert (await client.get()).headers["Retry-After"] == "10"
-    clock.seconds += 10
-    assert (await client.get()).status_code == 200
-    assert (await client.get()).status_code == 429
 
 
 async def test_another_program_can_spend_the_same_quota(client: Client) -> None:
@@ -432,7 +422,7 @@ async def test_an_unknown_fault_or_parameter_is_refused_and_nothing_is_armed(
 
 
 async def test_settings_change_while_it_runs(client: Client) -> None:
-    changes = {"add_symbols": ["NEWUSDT"], "remove_symbols": ["BTCUSDT"], "limit_per_minute": 120}
+    changes = {"symbols": [*DEFAULT_SYMBOLS[1:], "NEWUSDT"], "limit_per_minute": 120}
     assert (await client.control("set", changes)).status_code == 200
     response = await client.get("NEWUSDT,BTCUSDT")
     assert response.json()["data"]["served"] == ["NEWUSDT"]
@@ -440,7 +430,7 @@ async def test_settings_change_while_it_runs(client: Client) -> None:
     assert response.headers["X-RateLimit-Limit"] == "120"
 
 
-@pytest.mark.parametrize("changes", [{"colour": 1}, {"period_seconds": 0}, {"seed": 2}, {"add_symbols": "X"}, [], "x"])
+@pytest.mark.parametrize("changes", [{"colour": 1}, {"period_seconds": 0}, {"seed": 2}, {"symbols": "X"}, [], "x"])
 async def test_a_wrong_setting_is_refused(client: Client, changes: Any) -> None:
     assert (await client.control("set", changes)).status_code == 400
     assert client.simulator.settings == STEADY
@@ -512,7 +502,7 @@ def test_the_command_line_gives_the_settings() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     assert settings_from(parser.parse_args([])) == Settings()
-    options = "--symbols a,b --period 5 --jitter 0 --phase together --limit 0 --seed 7 --skip 0.1 --key k --epoch 9"
+    options = "--symbols a,b --period 5 --jitter 0 --phase together --limit 0 --seed 7 --skip 0.1 --key k"
     settings = settings_from(parser.parse_args(options.split()))
     assert settings == Settings(
         symbols=("A", "B"),
@@ -523,7 +513,6 @@ def test_the_command_line_gives_the_settings() -> None:
         seed=7,
         skip_probability=0.1,
         keys=("k",),
-        epoch_seconds=9.0,
     )
     for wrong in ("--period nan", "--skip 2", "--limit -1"):
         with pytest.raises(ValueError, match="Expected"):

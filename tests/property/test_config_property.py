@@ -11,17 +11,17 @@ import msgspec
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from connector.config import FEED_VARIABLES, SECTIONS, Feed, load
+from connector.config import SECTIONS, Feed, load
 from connector.errors import ConfigError
 from connector.logs import MAX_MESSAGE_CHARACTERS
-from connector.options import variable
+from connector.options import SHORT, variable
 
 SECRET = "s3cr3t-of-the-test"
 """Given to every option that is a secret, or can hold one."""
 
 FIELDS = {name: [field.name for field in msgspec.structs.fields(struct)] for name, struct in SECTIONS.items()}
 FEED_KEYS = [field.name for field in msgspec.structs.fields(Feed)]
-VARIABLES = [variable(section, key) for section, keys in FIELDS.items() for key in keys]
+VARIABLES = [variable(f"{section}.{key}") for section, keys in FIELDS.items() for key in keys]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.sampled_from(
     [
@@ -71,7 +71,7 @@ documents = st.fixed_dictionaries(
 )
 surrogates = st.text(max_size=20)
 environments = st.dictionaries(
-    st.sampled_from([*VARIABLES, *FEED_VARIABLES])
+    st.sampled_from([*VARIABLES, *SHORT.values()])
     | texts.map(lambda text: f"GEX_{text}")
     | texts.map(lambda text: f"GEX_KAFKA__CLIENT__{text}"),
     texts | surrogates,

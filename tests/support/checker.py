@@ -49,16 +49,24 @@ def records(kafka: LocalKafka, topic: str, isolation: str = "read_committed") ->
             first = consumer.poll(PATIENCE_SECONDS)
             assert first is not None, f"{topic}: no end within {PATIENCE_SECONDS} s"
             for message in (first, *consumer.consume(1000, timeout=0)):
-                if message.error() is not None:
-                    assert message.error().code() == ck.KafkaError._PARTITION_EOF, message.error()
+                if (error := message.error()) is not None:
+                    assert error.code() == ck.KafkaError._PARTITION_EOF, error
                     partitions.discard(message.partition())
                     continue
-                headers = {name: bytes(value) for name, value in message.headers() or []}
-                place = (message.partition(), message.offset(), message.timestamp()[1])
-                found.append(Record(bytes(message.key()), bytes(message.value()), headers, *place))
+                found.append(_record(message))
     finally:
         consumer.close()
     return found
+
+
+def _record(message: ck.Message) -> Record:
+    key, value, partition, offset = message.key(), message.value(), message.partition(), message.offset()
+    assert isinstance(key, bytes)
+    assert isinstance(value, bytes)
+    assert partition is not None
+    assert offset is not None
+    headers = {name: text for name, text in dict(message.headers() or {}).items() if isinstance(text, bytes)}
+    return Record(key, value, headers, partition, offset, message.timestamp()[1])
 
 
 def events(kafka: LocalKafka, prefix: str, feed: str = "all") -> list[Event]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from connector.config import Config, Feed, read_key_file
+from connector.config import Config, Feed, Kafka, SchemaRegistry, load_kafka, read_key_file
 from connector.config import load as load_config
 from connector.core.diff import Threshold
 from connector.errors import EXIT_CONFIG, ConfigError
@@ -60,7 +60,7 @@ def test_without_key_and_symbols_both_are_asked_for() -> None:
     assert raised.value.exit_code == EXIT_CONFIG
     assert raised.value.faults == [
         "upstream.api_key: not given; expected str, never shown (GEX_UPSTREAM__API_KEY); from default",
-        "feeds: not given; expected [[feeds]] with symbols, or GEX_SYMBOLS; from default",
+        "feeds.symbols: not given; expected list of str of length >= 1 (GEX_SYMBOLS); from default",
     ]
 
 
@@ -75,7 +75,13 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(toml: 
 
 def test_an_empty_variable_counts_as_not_set(toml: Callable[[str], Path]) -> None:
     path = toml(f'[upstream]\napi_key = "{KEY}"\n{FEED}')
-    variables = ("GEX_UPSTREAM__API_KEY", "GEX_SYMBOLS", "GEX_KAFKA__CLIENT", "GEX_KAFKA__CLIENT__SASL_PASSWORD")
+    variables = (
+        "GEX_UPSTREAM__API_KEY",
+        "GEX_SYMBOLS",
+        "GEX_KAFKA__CLIENT",
+        "GEX_KAFKA__CLIENT__SASL_PASSWORD",
+        "GEX_X",
+    )
     config = load_config(path, dict.fromkeys(variables, ""))
 
     assert config.kafka.client == {}
@@ -87,11 +93,12 @@ def test_every_fault_is_reported_at_once_with_where_it_came_from(toml: Callable[
     path = toml(f'[upstream]\ntimeout_seconds = -1\n[kafka]\nshards = "two"\n{FEED}include = ["x"]\n')
     found = faults(path, GEX_SYMBOLS="", GEX_HTTP__LISTEN="x")
 
+    unknown = "expected some of expected_move, max_pain, ranked, zones, each once, not 'x'"
     assert found == [
         f"upstream.timeout_seconds: int -1; expected float > 0, <= 600; from {path}",
-        f"kafka.shards: str of 3 characters 'two'; expected int > 0, <= 1000; from {path}",
-        "http.listen: str of 1 characters 'x'; expected host:port, port 0 to 65535; from environment GEX_HTTP__LISTEN",
-        f"feeds[0].include: list of 1; expected some of expected_move, max_pain, ranked, zones, not 'x'; from {path}",
+        f"kafka.shards: str of length 3 'two'; expected int > 0, <= 1000; from {path}",
+        "http.listen: str of length 1 'x'; expected host:port, port 0 to 65535; from environment GEX_HTTP__LISTEN",
+        f"feeds[0].include: list of length 1; {unknown}; from {path}",
     ]
 
 
@@ -105,18 +112,24 @@ def test_every_fault_is_reported_at_once_with_where_it_came_from(toml: Callable[
         ("[upstream]\nmax_requests_per_minute = 1.5", "float 1.5"),
         (f"[kafka]\nretention_days = {'9' * 30}", "kafka.retention_days: int; expected"),
         ("[kafka]\nreplication_factor = 0", "expected -1 (the broker's default) or more than 0"),
-        ('[kafka]\ntopic_prefix = "a/b"', "kafka.topic_prefix: str of 3 characters 'a/b'"),
+        (
+            '[kafka]\ntopic_prefix = "a/b"',
+            "kafka.topic_prefix: str of length 3 'a/b'; expected A-Z, a-z, 0-9, '.', '_', '-'",
+        ),
         ('[kafka]\nbootstrap_servers = "a, b"', "separated by commas, no blanks"),
-        ("[schedule]\nmin_interval_seconds = 2\nmax_interval_seconds = 1", "2.0 above max_interval_seconds 1.0"),
-        ("kafka = 1", "kafka: int 1; expected a table"),
-        ("feeds = 1", "feeds: int 1; expected an array of tables, [[feeds]]"),
-        ("[kafka]\nshard = 1", "kafka.'shard': unknown key; did you mean shards?"),
-        ("[kafak]\nshards = 1", "'kafak': unknown key; did you mean kafka?"),
-        ("a = [", "no TOML: Invalid value (at end of document)"),
+        (
+            "[schedule]\nmin_interval_seconds = 2\nmax_interval_seconds = 1",
+            "min_interval_seconds: int 2; expected at most max_interval_seconds, 1.0; from",
+        ),
+        ("kafka = 1", "kafka': int; expected a table"),
+        ("feeds = 1", "feeds': int; expected a table"),
+        ("feeds = [1]", "feeds': list of length 1; expected a table"),
+        ("[kafka]\nshard = 1", "'kafka.shard': int; unknown, did you mean kafka.shards?"),
+        ("[kafak]\nshards = 1", "'kafak.shards': int; unknown, did you mean kafka.shards?"),
+        ("a = [", "no TOML that can be read: Invalid value (at end of document)"),
         ("[kafka]\nshards = = 1", "(at line 2, column"),
-        (f"a = {'[' * 100_000}", "nested too deeply"),
-        (f"a = {'1' * 5_000}", "a number too long"),
-        (f"a = '{'x' * 1_048_576}'", "expected at most 1048576 bytes"),
+        (f"a = {'[' * 100_000}", "no TOML that can be read: maximum recursion depth"),
+        (f"a = {'1' * 5_000}", "no TOML that can be read: Exceeds the limit"),
     ],
 )
 def test_a_fault_in_the_file_is_named(toml: Callable[[str], Path], text: str, expected: str) -> None:
@@ -124,25 +137,30 @@ def test_a_fault_in_the_file_is_named(toml: Callable[[str], Path], text: str, ex
     found = faults(path, GEX_SYMBOLS="" if text.startswith("feeds") else "BTCUSDT")
 
     assert expected in found[0]
-    assert str(path) in found[0] or "above" in expected
+    assert str(path) in found[0]
 
 
 def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"a = '\xff'")
 
-    assert faults(tmp_path / "none.toml") == [f"'{tmp_path}/none.toml': not readable: No such file or directory"]
-    assert faults(tmp_path) == [f"'{tmp_path}': not readable: Is a directory"]
-    assert faults(binary) == [f"'{binary}': not UTF-8 at byte 5"]
-    assert faults(Path("a\0b")) == [
-        "'a\\x00b': no TOML that can be used: a number too long, or tables nested too deeply"
+    assert faults(tmp_path / "none.toml") == [
+        f"'{tmp_path}/none.toml': no TOML that can be read: No such file or directory"
     ]
+    assert faults(tmp_path) == [f"'{tmp_path}': no TOML that can be read: Is a directory"]
+    assert faults(binary) == [
+        f"'{binary}': no TOML that can be read: 'utf-8' codec can't decode byte 0xff in position 5: invalid start byte"
+    ]
+    assert faults(Path("a\0b")) == ["'a\\x00b': no TOML that can be read: embedded null byte"]
 
 
 def test_an_unknown_variable_is_a_fault_with_the_closest_name() -> None:
-    assert faults(GEX_UPSTREAM_API_KEY="hunter2-hunter2") == [
-        "'GEX_UPSTREAM_API_KEY': unknown variable; did you mean GEX_UPSTREAM__API_KEY?; from environment"
-    ]
+    (fault,) = faults(GEX_UPSTREAM_API_KEY="hunter2-hunter2")
+
+    assert fault == (
+        "'upstream_api_key': str of length 15; unknown, did you mean GEX_UPSTREAM__API_KEY?; "
+        "from environment GEX_UPSTREAM_API_KEY"
+    )
 
 
 def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_fault() -> None:
@@ -153,7 +171,7 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_fault() -> None:
         GEX_CONNECTOR_PORT="tcp://10.0.0.1:9464",
         GEX_CONNECTOR_PORT_9464_TCP_ADDR="10.0.0.1",
     )
-    assert "'GEX_HTTP_PORT': unknown variable" in faults(GEX_HTTP_PORT="8080")[0]
+    assert "from environment GEX_HTTP_PORT" in faults(GEX_HTTP_PORT="8080")[0]
 
 
 class TestKey:
@@ -175,7 +193,7 @@ class TestKey:
     def test_one_that_cannot_be_a_key_is_a_fault_that_does_not_show_it(self, key: str) -> None:
         (fault,) = faults(GEX_UPSTREAM__API_KEY=key)
 
-        assert fault.startswith(f"upstream.api_key: str of {len(key)} characters; expected")
+        assert fault.startswith(f"upstream.api_key: str of length {len(key)}; expected")
         assert "\n" not in fault
         assert key.strip()[:4] not in fault.partition(";")[0] or not key.strip()
 
@@ -211,17 +229,18 @@ class TestKey:
         (fault,) = faults(GEX_UPSTREAM__API_KEY_FILE="key")
 
         assert fault == (
-            "upstream.api_key: given with api_key_file; expected one of the two; from environment GEX_UPSTREAM__API_KEY"
+            "upstream.api_key: str of length 40; expected either this or api_key_file; "
+            "from environment GEX_UPSTREAM__API_KEY"
         )
 
     @pytest.mark.parametrize(
         ("content", "expected"),
         [
-            (b"", "expected the API key, it is empty"),
-            (b" \n", "expected the API key, it is empty"),
-            (b"x" * 4_097, "expected at most 4096 bytes"),
-            (b"secret one", "inside the key (10 characters)"),
-            (b"secret\xffone", "inside the key (10 characters)"),
+            (b"", "expected 1 to 4096 visible ASCII characters"),
+            (b" \n", "expected 1 to 4096 visible ASCII characters"),
+            (b"x" * 4_097, "expected 1 to 4096 visible ASCII characters"),
+            (b"secret one", "without blanks between them"),
+            (b"secret\xffone", "can't decode byte 0xff in position 6"),
         ],
     )
     def test_a_file_without_a_key_is_a_fault(self, tmp_path: Path, content: bytes, expected: str) -> None:
@@ -230,18 +249,18 @@ class TestKey:
         with pytest.raises(ConfigError) as raised:
             read_key_file(file)
 
-        assert str(raised.value) == f"upstream.api_key_file: '{file}'; {raised.value.faults[0].partition('; ')[2]}"
+        assert str(raised.value).startswith(f"upstream.api_key_file: '{file}': ")
         assert expected in str(raised.value)
         assert "secret" not in str(raised.value)
 
     def test_a_file_that_cannot_be_read_is_one_fault(self, tmp_path: Path) -> None:
         found = faults(GEX_UPSTREAM__API_KEY="", GEX_UPSTREAM__API_KEY_FILE=f"{tmp_path}/none")
 
-        reason = "not readable: No such file or directory; from environment GEX_UPSTREAM__API_KEY_FILE"
-        assert found == [f"upstream.api_key_file: '{tmp_path}/none'; {reason}"]
+        reason = "No such file or directory; from environment GEX_UPSTREAM__API_KEY_FILE"
+        assert found == [f"upstream.api_key_file: '{tmp_path}/none': {reason}"]
 
     def test_a_path_that_is_none_is_a_fault(self) -> None:
-        with pytest.raises(ConfigError, match="expected the path of a file"):
+        with pytest.raises(ConfigError, match="embedded null byte"):
             read_key_file("a\0b")
 
 
@@ -249,8 +268,8 @@ class TestAddresses:
     @pytest.mark.parametrize(
         "url", ["https://api.example.com/v2/", "http://127.0.0.1:8080", "http://localhost", "http://[::1]:1/x"]
     )
-    def test_a_base_url_loses_only_its_last_slash(self, url: str) -> None:
-        assert of(GEX_UPSTREAM__BASE_URL=url).upstream.base_url == url.rstrip("/")
+    def test_a_base_url_is_https_or_on_this_machine(self, url: str) -> None:
+        assert of(GEX_UPSTREAM__BASE_URL=url).upstream.base_url == url
 
     @pytest.mark.parametrize(
         ("url", "expected"),
@@ -260,11 +279,12 @@ class TestAddresses:
             ("https://[::1", "expected http://host or https://host"),
             ("https://example.com:99999", "a port from 1 to 65535"),
             ("https://example.com:0", "a port from 1 to 65535"),
-            ("https://exa\nmple.com", "without blanks, control characters"),
+            ("https://exa\nmple.com", "no user:password@, blanks,"),
             ("https://example.com?key=hunter22", "'?', '#'"),
             ("https://good.example\\@evil.example", "'\\'"),
-            ("https://me:hunter22@example.com", "expected no user:password@"),
+            ("https://me:hunter22@example.com", "no user:password@"),
             ("http://example.com", "expected https"),
+            ("HTTP://example.com", "expected http://host or https://host"),
             ("http://127.0.0.1.example.com", "expected https"),
         ],
     )
@@ -273,6 +293,12 @@ class TestAddresses:
 
         assert expected in fault
         assert "hunter22" not in fault
+
+    def test_http_to_another_machine_is_for_those_who_say_so(self) -> None:
+        url = "http://simulator:8080"
+
+        assert "allow_plain_http" in faults(GEX_UPSTREAM__BASE_URL=url)[0]
+        assert of(GEX_UPSTREAM__BASE_URL=url, GEX_UPSTREAM__ALLOW_PLAIN_HTTP="true").upstream.base_url == url
 
     @pytest.mark.parametrize(
         ("listen", "host", "port"),
@@ -289,24 +315,14 @@ class TestAddresses:
     def test_listen_that_is_not_is_a_fault(self, listen: str) -> None:
         assert "expected host:port" in faults(GEX_HTTP__LISTEN=listen)[0]
 
-    def test_who_we_are_to_the_registry_moves_from_its_url_to_where_nothing_is_shown(self) -> None:
-        config = of(GEX_SCHEMA_REGISTRY__URL="https://me:p%40ss@one.example:8081,https://two.example")
+    def test_who_we_are_to_the_registry_is_not_in_its_url_but_where_nothing_is_shown(self) -> None:
+        (fault,) = faults(GEX_SCHEMA_REGISTRY__URL="https://me:hunter22@example.com")
+        config = of(GEX_SCHEMA_REGISTRY__CLIENT__BASIC_AUTH_USER_INFO="me:p@ss")
 
-        assert config.schema_registry.url == "https://one.example:8081,https://two.example"
-        assert config.schema_registry.client == {"basic.auth.user.info": "me:p@ss"}
+        assert "no user:password@" in fault
+        assert "hunter22" not in fault
         assert {"me:p@ss", "p@ss"} < set(config.secrets())
         assert "p@ss" not in repr(config)
-
-    def test_two_ways_to_say_who_we_are_to_the_registry_are_a_fault(self) -> None:
-        (fault,) = faults(
-            GEX_SCHEMA_REGISTRY__URL="https://me:hunter22@example.com",
-            GEX_SCHEMA_REGISTRY__CLIENT__BASIC_AUTH_USER_INFO="me:hunter33",
-        )
-
-        assert fault.endswith(
-            "expected no user:password@ beside basic.auth.user.info; from environment GEX_SCHEMA_REGISTRY__URL"
-        )
-        assert "hunter" not in fault
 
 
 class TestFeeds:
@@ -320,7 +336,7 @@ class TestFeeds:
 
     def test_sections_or_exchanges_without_symbols_are_a_fault(self, toml: Callable[[str], Path]) -> None:
         assert faults(toml(FEED), GEX_SYMBOLS="", GEX_INCLUDE="zones") == [
-            "feeds.all.include: given without symbols; expected GEX_SYMBOLS too; from environment GEX_INCLUDE"
+            "feeds.symbols: not given; expected list of str of length >= 1 (GEX_SYMBOLS); from default"
         ]
 
     @pytest.mark.parametrize(
@@ -329,25 +345,34 @@ class TestFeeds:
     def test_symbols_that_kafka_or_the_url_would_refuse_are_faults(self, symbols: str) -> None:
         (fault,) = faults(GEX_SYMBOLS=symbols)
 
-        assert fault.startswith("feeds.all.symbols: str of ")
+        assert fault.startswith("feeds.symbols: str of length ")
         assert fault.isprintable()
 
     @pytest.mark.parametrize(
         ("lines", "expected"),
         [
-            ("symbols = []", "expected at least one symbol"),
-            ('ignore = ["odte.hvll"]', "unknown path 'odte.hvll', closest odte.hvl; known: all_expiry, odte,"),
-            ("thresholds.zones = { absolute = 1 }", "unknown path 'zones'"),
-            ("thresholds.odte = { absolute = -1 }", "at odte, finite and not below 0"),
-            ("thresholds.odte = { absolute = nan }", "at odte, finite and not below 0"),
-            ("thresholds.odte = {}", "absolute, relative or both at odte"),
-            ("thresholds.odte = 1", "numbers, not int 1"),
-            ("thresholds.odte = { absolut = 1 }", "numbers, not table of 1 keys"),
-            ("exchanges = ['okx', 'OKX']", "expected each once, 'okx' stands there twice"),
+            ("symbols = []", "list of length 0; expected list of str of length >= 1"),
+            ('ignore = ["odte.hvll"]', "expected some of all_expiry, odte, max_pain"),
+            (
+                "thresholds.zones = { absolute = 1 }",
+                "'feeds[0].thresholds.zones.absolute': int; unknown, did you mean feeds.thresholds.odte",
+            ),
+            ("thresholds.odte = { absolute = -1 }", "thresholds.odte.absolute: int -1; expected float >= 0"),
+            ("thresholds.odte = { absolute = nan }", "thresholds.odte.absolute: float nan; expected float >= 0"),
+            ("thresholds.odte = { relative = inf }", "thresholds.odte.relative: float inf; expected float >= 0"),
+            (
+                "thresholds.odte = 1",
+                "'feeds[0].thresholds.odte': int; unknown, did you mean feeds.thresholds?",
+            ),
+            (
+                "thresholds.odte = { absolut = 1 }",
+                "odte.absolut': int; unknown, did you mean feeds.thresholds.odte.absolute?",
+            ),
+            ("exchanges = ['okx', 'OKX']", "each once, not 'okx', 'OKX'"),
             ("exchanges = 'okx'", "expected list of str"),
             ("stale_after_seconds = 0", "expected float > 0"),
             ("name = 'Majors'", "expected a-z, 0-9"),
-            (f"name = '{'x' * 231}'", "expected at most 230 beside topic_prefix"),
+            (f"name = '{'x' * 231}'", "at most 120"),
         ],
     )
     def test_a_fault_in_a_feed_is_named(self, toml: Callable[[str], Path], lines: str, expected: str) -> None:
@@ -356,9 +381,8 @@ class TestFeeds:
 
         assert expected in faults(toml("[[feeds]]\n" + "\n".join(given.values())), GEX_SYMBOLS="")[0]
 
-    def test_a_feed_without_a_name_or_that_is_no_table_is_a_fault(self, toml: Callable[[str], Path]) -> None:
+    def test_a_feed_without_a_name_is_a_fault(self, toml: Callable[[str], Path]) -> None:
         assert "feeds[0].name: not given" in faults(toml("[[feeds]]\nsymbols = ['A']"), GEX_SYMBOLS="")[0]
-        assert "feeds[0]: int 1; expected a table" in faults(toml("feeds = [1]"), GEX_SYMBOLS="")[0]
 
     @pytest.mark.parametrize("other", ["a.b", "a_b"])
     def test_names_that_kafka_takes_for_the_same_are_a_fault(self, toml: Callable[[str], Path], other: str) -> None:
@@ -368,7 +392,7 @@ class TestFeeds:
 
     def test_thresholds_are_given_with_dots_or_in_quotes(self, toml: Callable[[str], Path]) -> None:
         path = toml(
-            f"{FEED}ignore = ['ranked', 'odte.hvl', 'odte.hvl']\n[feeds.thresholds]\nodte.hvl = {{ absolute = 1 }}\n"
+            f"{FEED}ignore = ['ranked', 'odte.hvl']\n[feeds.thresholds]\nodte.hvl = {{ absolute = 1 }}\n"
             "'all_expiry.hvl' = { relative = 0.5 }\nmax_pain = { absolute = 0, relative = 0 }\n"
         )
         (feed,) = load_config(path, {"GEX_UPSTREAM__API_KEY": KEY}).feeds
@@ -387,14 +411,22 @@ class TestClientSettings:
         config = load_config(path, {**ENOUGH, "GEX_KAFKA__CLIENT__SASL_PASSWORD": "hunter33"})
 
         assert config.kafka.client == {"sasl.username": "me", "sasl.password": "hunter33", "linger.ms": 5}
-        assert repr(config.kafka.client) == "ClientSettings(linger.ms=***, sasl.username=***, sasl.password=***)"
+        assert repr(config.kafka.client) == "ClientSettings(sasl.username=***, sasl.password=***, linger.ms=***)"
         assert config.secrets() == (KEY, "hunter33")
 
-    def test_json_in_the_environment_replaces_those_of_the_file(self, toml: Callable[[str], Path]) -> None:
+    def test_several_are_given_as_json_in_one_variable(self, toml: Callable[[str], Path]) -> None:
         path = toml('[kafka.client]\nsasl.username = "me"\n')
-        variables = {"GEX_KAFKA__CLIENT": '{"linger.ms": 5}', "GEX_KAFKA__CLIENT__CLIENT_ID": "x"}
+        variables = {
+            "GEX_KAFKA__CLIENT": '{"linger.ms": 5, "sasl.username": "you"}',
+            "GEX_KAFKA__CLIENT__CLIENT_ID": "x",
+        }
 
-        assert load_config(path, {**ENOUGH, **variables}).kafka.client == {"linger.ms": 5, "client.id": "x"}
+        expected = {"linger.ms": 5, "client.id": "x", "sasl.username": "you"}
+        assert load_config(path, {**ENOUGH, **variables}).kafka.client == expected
+
+    @pytest.mark.parametrize("protocol", ["classic", "consumer"])
+    def test_the_group_protocol_is_free(self, protocol: str) -> None:
+        assert of(GEX_KAFKA__CLIENT__GROUP_PROTOCOL=protocol).kafka.client == {"group.protocol": protocol}
 
     @pytest.mark.parametrize(
         "name",
@@ -412,6 +444,7 @@ class TestClientSettings:
             "enable.partition.eof",
             "partition.assignment.strategy",
             "error_cb",
+            "logger",
         ],
     )
     def test_what_exactly_once_depends_on_is_refused_with_the_reason(self, name: str) -> None:
@@ -425,9 +458,10 @@ class TestClientSettings:
             ("no json, hunter22", "expected table of str"),
             ("[]", "expected table of str"),
             ("[" * 100_000, "expected table of str"),
-            ('{"sasl.password": ["hunter22"]}', "for 'sasl.password', not list of 1"),
-            ('{"sasl.password": "\\u0000hunter22"}', "for 'sasl.password', not str of 9 characters;"),
-            ('{"a": {"b": 1}, "a.b": 2}', "'a.b' is given twice"),
+            (
+                '{"sasl.password": ["hunter22"]}',
+                "'kafka.client.sasl.password': list of length 1; expected table of str",
+            ),
             ("\ud800", "expected table of str"),
         ],
     )
@@ -437,30 +471,46 @@ class TestClientSettings:
         assert expected in fault
         assert "hunter22" not in fault
 
-    def test_a_number_that_is_none_is_a_fault(self, toml: Callable[[str], Path]) -> None:
-        assert "not float;" in faults(toml("[kafka.client]\nlinger.ms = nan\n"))[0]
-
     def test_one_bad_layer_does_not_hide_the_fault_of_another(self) -> None:
         found = faults(GEX_KAFKA__CLIENT="x", GEX_KAFKA__CLIENT__LINGER_MS="5", GEX_KAFKA__CLIENT__ACKS="1")
 
         assert [fault.rpartition(" ")[2] for fault in found] == ["GEX_KAFKA__CLIENT", "GEX_KAFKA__CLIENT__ACKS"]
 
     def test_the_registry_gets_numbers_as_numbers(self) -> None:
-        client = of(GEX_SCHEMA_REGISTRY__CLIENT__MAX_RETRIES="5").schema_registry.client
+        client = of(GEX_SCHEMA_REGISTRY__CLIENT='{"max.retries": 5}').schema_registry.client
 
         assert client == {"max.retries": 5}
 
     def test_the_registry_is_not_told_its_address_twice(self) -> None:
-        (first, second) = faults(GEX_SCHEMA_REGISTRY__CLIENT='{"url": "https://hunter22.example", "timeout": "soon"}')
+        (fault,) = faults(GEX_SCHEMA_REGISTRY__CLIENT='{"url": "https://hunter22.example"}')
 
-        assert "'url' is refused: set schema_registry.url" in first
-        assert "expected a number for timeout" in second
+        assert "'url' is refused: it is an option of [schema_registry]" in fault
+        assert "hunter22" not in fault
 
     def test_they_cannot_be_serialised(self) -> None:
         with pytest.raises(TypeError):
             pickle.dumps(ClientSettings({"a": 1}))
         with pytest.raises(TypeError):
             msgspec.json.encode(ClientSettings({"a": 1}))
+
+
+class TestKafkaAlone:
+    def test_it_needs_no_key_and_no_symbols(self) -> None:
+        variables = {"GEX_KAFKA__TOPIC_PREFIX": "test", "GEX_SCHEMA_REGISTRY__URL": "http://registry"}
+
+        assert load_kafka(None, variables) == (Kafka(topic_prefix="test"), SchemaRegistry(url="http://registry"))
+
+    def test_its_faults_and_unknown_names_are_reported_at_once(self) -> None:
+        variables = {"GEX_KAFKA__SHARDS": "0", "GEX_SCHEMA_REGISTRY__URL": "x", "GEX_UPSTREAM__KEY": KEY}
+        with pytest.raises(ConfigError) as raised:
+            load_kafka(None, variables)
+
+        assert [fault.partition(":")[0] for fault in raised.value.faults] == [
+            "'upstream.key'",
+            "kafka.shards",
+            "schema_registry.url",
+        ]
+        assert KEY not in str(raised.value)
 
 
 def test_secrets_are_compared_by_content() -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from connector.simulator.market import MICROS, Freeze, Market, Refresh, iso, micros
+from connector.simulator.faults import Faults
+from connector.simulator.levels import MICROS, Refresh, iso, micros
+from connector.simulator.market import Market
 from connector.simulator.settings import DEFAULT_SYMBOLS, INCLUDES, Settings
 
 EPOCH = 1_800_000_000
-STEADY: dict[str, Any] = {"epoch_seconds": EPOCH, "jitter_seconds": 0.0, "phase": "together"}
+STEADY: dict[str, Any] = {"jitter_seconds": 0.0, "phase": "together"}
 PLAIN: frozenset[str] = frozenset()
 
 
@@ -20,8 +22,9 @@ def at(seconds: float) -> int:
     return micros(EPOCH + seconds)
 
 
-def market_of(**settings: Any) -> Market:
-    return Market(Settings(**{**STEADY, **settings}), at(0), itertools.count(1))
+def market_of(faults: Faults | None = None, **settings: Any) -> Market:
+    frozen = (faults or Faults(1)).frozen
+    return Market(Settings(**{**STEADY, **settings}), at(0), frozen, itertools.count(1))
 
 
 def shown(market: Market, symbol: str, seconds: float) -> Refresh:
@@ -32,20 +35,18 @@ def shown(market: Market, symbol: str, seconds: float) -> Refresh:
 
 def entry_of(
     market: Market,
-    symbol: str,
     refresh: Refresh,
     include: frozenset[str] = PLAIN,
     exchanges: frozenset[str] = PLAIN,
 ) -> dict[str, Any]:
-    content, _ = market.content(symbol, refresh, include, exchanges)
-    entry: dict[str, Any] = msgspec.json.decode(content.raw)
+    entry: dict[str, Any] = msgspec.json.decode(market.content(refresh, include, exchanges).raw)
     return entry
 
 
 def computed(market: Market, symbol: str, until_seconds: float) -> list[float]:
     """Seconds after the epoch of every refresh up to a moment."""
     market.advance(at(until_seconds))
-    return [refresh.computed_at / MICROS - EPOCH for name, refresh in market.refreshes(0) if name == symbol]
+    return [refresh.computed_at / MICROS - EPOCH for refresh in market.refreshes(0) if refresh.symbol == symbol]
 
 
 def test_symbols_together_are_computed_on_one_grid() -> None:
@@ -81,7 +82,7 @@ def test_a_skipped_refresh_leaves_a_hole_and_the_grid_stays() -> None:
 
 
 def test_nothing_comes_after_the_first_where_every_refresh_is_skipped() -> None:
-    assert computed(market_of(skip_probability=1.0), "BTCUSDT", 3_000) == [-30]
+    assert computed(market_of(skip_probability=1.0), "BTCUSDT", 3_000) == [0]
 
 
 def test_a_late_refresh_is_computed_late() -> None:
@@ -95,18 +96,16 @@ def test_a_refresh_is_seen_only_after_the_visible_lag() -> None:
     assert iso(shown(market, "BTCUSDT", 32.0).computed_at) == iso(at(30))
 
 
-def test_the_same_seed_and_epoch_show_the_same_after_a_restart() -> None:
+def test_the_same_seed_shows_the_same_however_often_one_looks() -> None:
     one, other = market_of(phase="own", jitter_seconds=0.3), market_of(phase="own", jitter_seconds=0.3)
     one.advance(at(777))
     for symbol in DEFAULT_SYMBOLS:
-        seen = [entry_of(market, symbol, shown(market, symbol, 3_000)) for market in (one, other)]
+        seen = [entry_of(market, shown(market, symbol, 3_000)) for market in (one, other)]
         assert seen[0] == seen[1]
 
 
 def test_another_seed_shows_another_market() -> None:
-    entries = [
-        entry_of(market, "BTCUSDT", shown(market, "BTCUSDT", 3_000)) for market in (market_of(), market_of(seed=2))
-    ]
+    entries = [entry_of(market, shown(market, "BTCUSDT", 3_000)) for market in (market_of(), market_of(seed=2))]
     assert entries[0]["all_expiry"]["hvl"] != entries[1]["all_expiry"]["hvl"]
 
 
@@ -114,7 +113,7 @@ def test_every_refresh_changes_a_level_and_the_spot_price_stays_near_its_base() 
     market = market_of()
     before: dict[str, float] = {}
     for seconds in range(0, 30 * 500, 30):
-        entry = entry_of(market, "BTCUSDT", shown(market, "BTCUSDT", seconds))
+        entry = entry_of(market, shown(market, "BTCUSDT", seconds))
         assert entry["all_expiry"] != before
         assert 80_000 < entry["spot_price"] < 125_000
         before = entry["all_expiry"]
@@ -122,7 +121,7 @@ def test_every_refresh_changes_a_level_and_the_spot_price_stays_near_its_base() 
 
 def test_with_change_probability_zero_only_the_spot_price_moves() -> None:
     market = market_of(change_probability=0.0)
-    entries = [entry_of(market, "ETHUSDT", shown(market, "ETHUSDT", 30 * n), frozenset(INCLUDES)) for n in range(1, 50)]
+    entries = [entry_of(market, shown(market, "ETHUSDT", 30 * n), frozenset(INCLUDES)) for n in range(1, 50)]
     assert len({entry.pop("spot_price") for entry in entries}) > 40
     assert len({entry.pop("computed_at") for entry in entries}) == 49
     assert all(entry == entries[0] for entry in entries)
@@ -132,7 +131,7 @@ def test_with_change_probability_zero_only_the_spot_price_moves() -> None:
 def test_walls_stand_on_a_grid_around_the_spot_price(symbol: str) -> None:
     market = market_of(symbols=(symbol,))
     for n in range(100):
-        entry = entry_of(market, symbol, shown(market, symbol, 30 * n))
+        entry = entry_of(market, shown(market, symbol, 30 * n))
         walls, spot = entry["all_expiry"], entry["spot_price"]
         assert walls["put_wall_3"] < walls["put_wall_2"] < walls["put_support"] <= spot
         assert spot < walls["call_resistance"] < walls["call_wall_2"] < walls["call_wall_3"]
@@ -142,10 +141,10 @@ def test_optional_sections_come_only_when_included() -> None:
     market = market_of()
     refresh = shown(market, "BTCUSDT", 0)
     plain = {"all_expiry", "odte", "spot_price", "computed_at"}
-    assert entry_of(market, "BTCUSDT", refresh).keys() == plain
+    assert entry_of(market, refresh).keys() == plain
     for name in INCLUDES:
-        assert entry_of(market, "BTCUSDT", refresh, frozenset({name})).keys() == plain | {name}
-    ranked = entry_of(market, "BTCUSDT", refresh, frozenset({"ranked"}))["ranked"]
+        assert entry_of(market, refresh, frozenset({name})).keys() == plain | {name}
+    ranked = entry_of(market, refresh, frozenset({"ranked"}))["ranked"]
     assert len(ranked["all_expiry_top_10"]) == 10
     assert all({"strike", "gex"} <= row.keys() for row in ranked["all_expiry_top_10"])
 
@@ -154,7 +153,7 @@ def test_a_venue_filter_alters_the_levels_and_all_venues_are_none() -> None:
     market = market_of()
     refresh = shown(market, "BTCUSDT", 0)
     plain, okx, bybit, both, every = (
-        entry_of(market, "BTCUSDT", refresh, exchanges=frozenset(names))["all_expiry"]
+        entry_of(market, refresh, exchanges=frozenset(names))["all_expiry"]
         for names in ([], ["okx"], ["bybit"], ["okx", "bybit"], ["deribit", "bybit", "okx", "binance"])
     )
     assert len({one["hvl"] for one in (plain, okx, bybit, both)}) == 4
@@ -166,18 +165,20 @@ def test_a_cold_symbol_shows_nothing() -> None:
 
 
 def test_a_freeze_stops_the_refreshes_of_its_symbols_until_it_ends() -> None:
-    market = market_of()
-    market.freeze(Freeze(frozenset({"BTCUSDT"}), at(10), at(100)), at(10))
+    faults = Faults(1)
+    market = market_of(faults)
+    faults.add([{"fault": "freeze", "symbols": ["BTCUSDT"], "for_seconds": 90}], at(10))
     assert shown(market, "BTCUSDT", 95).computed_at == at(0)
     assert shown(market, "ETHUSDT", 95).computed_at == at(90)
     assert shown(market, "BTCUSDT", 125).computed_at == at(120)
     assert computed(market, "BTCUSDT", 130) == [0, 120]
 
 
-def test_a_thaw_ends_every_freeze() -> None:
-    market = market_of()
-    market.freeze(Freeze(None, at(10), at(1_000)), at(10))
-    market.thaw(at(70))
+def test_a_clearance_ends_every_freeze() -> None:
+    faults = Faults(1)
+    market = market_of(faults)
+    faults.add([{"fault": "freeze"}], at(10))
+    faults.clear(at(70))
     assert shown(market, "BTCUSDT", 95).computed_at == at(90)
     assert computed(market, "BTCUSDT", 95) == [0, 90]
 
@@ -194,12 +195,7 @@ def test_with_every_request_each_look_shows_a_new_refresh() -> None:
     market = market_of(every_request=True)
     seen = [shown(market, "BTCUSDT", 5) for _ in range(100)]
     assert len({refresh.computed_at for refresh in seen}) == 100
-    assert len({entry_of(market, "BTCUSDT", refresh)["all_expiry"]["hvl"] for refresh in seen}) > 90
-
-
-def test_what_was_computed_before_the_start_is_no_part_of_the_record() -> None:
-    market = Market(Settings(**STEADY), at(9_000), itertools.count(1))
-    assert [refresh.computed_at for name, refresh in market.refreshes(0) if name == "BTCUSDT"] == [at(9_000)]
+    assert len({entry_of(market, refresh)["all_expiry"]["hvl"] for refresh in seen}) > 90
 
 
 def _gaps(moments: list[float]) -> list[float]:

@@ -1,0 +1,35 @@
+"""Which framing the configuration asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from connector.errors import SetupError
+from connector.kafka.avro import EVENT, STATE, Framing, SingleObject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from connector.config import SchemaRegistry
+    from connector.kafka.settings import Topics
+
+
+def framing_of(registry: SchemaRegistry) -> Framing:
+    """To read with. Raises SetupError where the registry's client is not installed."""
+    if registry.url is None:
+        return SingleObject()
+    try:
+        from connector.kafka.registry import Registry  # noqa: PLC0415 -- an extra
+    except ImportError as error:
+        remedy = "pip install gex-levels-connector[registry]"
+        raise SetupError(f"schema_registry.url needs its client ({error}): {remedy}") from None
+    return Registry(registry.url, registry.client)
+
+
+def prepared(registry: SchemaRegistry, topics: Topics, feeds: Iterable[str]) -> Framing:
+    """To write with: our schemas are known to the registry. Raises SetupError, KafkaUnavailable."""
+    framing = framing_of(registry)
+    for feed in feeds:
+        framing.prepare(topics.changes(feed), EVENT)
+        framing.prepare(topics.current(feed), STATE)
+    return framing

@@ -1,0 +1,122 @@
+"""One shard in this process, against a real broker: what a transaction costs, and how long an answer takes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+from typing import TYPE_CHECKING, Final
+
+from connector.config import Config, Kafka, Schedule
+from connector.config import Upstream as UpstreamSettings
+from connector.hidden import Secret
+from connector.kafka import topics as kafka_topics
+from connector.kafka.avro import Codec, SingleObject
+from connector.kafka.reader import Reader
+from connector.kafka.settings import Clients, ShardId, Topics
+from connector.kafka.shard import ShardLog, Transaction
+from connector.runtime.clock import Clock
+from connector.runtime.health import Health
+from connector.runtime.metrics import Metrics
+from connector.runtime.poller import Poller
+from connector.runtime.shard import Shard, Tools
+from connector.simulator.settings import DEFAULT_KEY
+from connector.source.client import Client
+from connector.source.key import ApiKey
+from connector.source.limits import Limiter
+from tests.bench.measure import percentile
+from tests.bench.sample import SOURCE, SYMBOLS, feed, responses, rules
+from tests.bench.stack import UNLIMITED, Stack
+
+if TYPE_CHECKING:
+    from connector.core.model import Event, State
+
+_FEED: Final = "bench"
+_WARM_UP: Final = 10
+
+
+def prepare(bootstrap: str, prefix: str, feed_name: str = _FEED) -> tuple[Clients, Topics]:
+    """Make the topics of a feed."""
+    kafka = Kafka(bootstrap_servers=bootstrap, topic_prefix=prefix)
+    clients, topics = Clients(kafka), Topics(prefix)
+    kafka_topics.prepare(clients, kafka_topics.specs(topics, [feed_name], kafka), kafka.replication_factor)
+    return clients, topics
+
+
+class _Encoded(Codec):
+    """Encodes each value once and for all, so that what is left is the client's work."""
+
+    def __init__(self) -> None:
+        super().__init__(SingleObject())
+        self._done: dict[int, bytes] = {}
+
+    def event(self, topic: str, event: Event) -> bytes:
+        return self._done.get(id(event)) or self._done.setdefault(id(event), super().event(topic, event))
+
+    def state(self, topic: str, state: State) -> bytes:
+        return self._done.get(id(state)) or self._done.setdefault(id(state), super().state(topic, state))
+
+
+def produce(stack: Stack, name: str, transactions: int) -> dict[str, float]:
+    """Eight events and eight states in a transaction: CPU in µs per event, librdkafka's threads too; and its time."""
+    clients, topics = prepare(stack.bootstrap, stack.new_prefix())
+    reader, codec = Reader(clients), _Encoded()
+    log = ShardLog(ShardId(_FEED, 0), 1, topics, (clients, reader, codec))
+    log.open()
+    made = [Transaction(one.events, one.states) for one in responses(name, _WARM_UP)]
+    for transaction in made:
+        log.publish(transaction)
+    started, took = time.process_time_ns(), []
+    for n in range(transactions):
+        began = time.perf_counter()
+        log.publish(made[n % len(made)])
+        took.append((time.perf_counter() - began) * 1000)
+    spent = (time.process_time_ns() - started) / 1000 / transactions / len(SYMBOLS)
+    log.drop()
+    reader.close()
+    return {"produce": spent, "begin to committed, ms": median(took)}
+
+
+class _Times(Metrics):
+    """Keeps what the real one puts into buckets."""
+
+    def __init__(self) -> None:
+        super().__init__([_FEED])
+        self.published_ms: list[float] = []
+
+    def published(self, seconds: float) -> None:
+        super().published(seconds)
+        self.published_ms.append(seconds * 1000)
+
+
+async def latency(stack: Stack, name: str, checks: int, interval_seconds: float) -> dict[str, float]:
+    """Response complete to acknowledged, ms: eight symbols, asked for at an interval; put together as a worker is."""
+    prefix = stack.new_prefix()
+    clients, topics = prepare(stack.bootstrap, prefix)
+    upstream = UpstreamSettings(
+        base_url=stack.upstream.base_url, api_key=Secret(DEFAULT_KEY), max_requests_per_minute=UNLIMITED
+    )
+    schedule = Schedule(target_delay_seconds=0, min_interval_seconds=interval_seconds)
+    config = Config(upstream=upstream, feeds=(feed(name),), schedule=schedule)
+    key, limiter, metrics, clock = ApiKey(upstream), Limiter(UNLIMITED), _Times(), Clock()
+    client = Client(upstream, key, limiter)
+    poller = Poller(config, (client, key, limiter), (metrics, clock, Health(time.monotonic, clock.now)), SOURCE)
+    reader = Reader(clients)
+    log = ShardLog(ShardId(_FEED, 0), 1, topics, (clients, reader, Codec(SingleObject())))
+    with ThreadPoolExecutor(1) as executor:
+        tools = Tools(metrics, clock, executor, SOURCE, 20.0, lambda: poller.cover([shard] if shard.is_polled else []))
+        shard = Shard(ShardId(_FEED, 0), rules(name), frozenset(SYMBOLS), log, tools)
+        owner, asking = asyncio.create_task(shard.run()), asyncio.create_task(poller.run())
+        try:
+            async with asyncio.timeout(60 + checks * interval_seconds * 3):
+                while len(metrics.published_ms) < (checks + _WARM_UP) * len(SYMBOLS):  # noqa: ASYNC110 -- a list does not wake
+                    await asyncio.sleep(interval_seconds)
+        finally:
+            asking.cancel()
+            shard.close()
+            await asyncio.wait([owner, asking])
+            await client.close()
+    reader.close()
+    took = metrics.published_ms[_WARM_UP * len(SYMBOLS) :]
+    return {"p50": percentile(took, 50), "p99": percentile(took, 99), "events": len(took)}

@@ -1,0 +1,80 @@
+"""The real worker, a process of its own, against the simulator and a real broker."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from connector.kafka.avro import Codec, SingleObject
+from connector.kafka.events import Events
+from tests.bench.measure import MIB, Window
+from tests.bench.sample import INCLUDED, SYMBOLS
+from tests.bench.shards import prepare
+from tests.bench.stack import PATIENCE_SECONDS, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_WARM_UP_EVENTS: Final = 100
+_SETTLE_SECONDS: Final = 2.0
+
+
+def flat_out(stack: Stack, symbols: Sequence[str], name: str, seconds: float) -> dict[str, float]:
+    """Every response new, as many as there is time for."""
+    with stack.worker(symbols, INCLUDED[name], stack.new_prefix()) as worker:
+        worker.wait_for_events(_WARM_UP_EVENTS * len(symbols))
+        seen = worker.during(seconds)
+        resident = worker.usage().resident_bytes
+    return {**_figures(seen), "resident_mib": resident / MIB}
+
+
+def quiet(stack: Stack, name: str, seconds: float) -> dict[str, float]:
+    """Flat out against an upstream that stands still: what a check costs that brings nothing new."""
+    with stack.worker(SYMBOLS, INCLUDED[name], stack.new_prefix()) as worker:
+        worker.wait_for_events(_WARM_UP_EVENTS)
+        stack.upstream.freeze()
+        try:
+            time.sleep(_SETTLE_SECONDS)
+            seen = worker.during(seconds)
+        finally:
+            stack.upstream.every_request()
+    return {"cpu_micros_per_request": seen.cpu_micros_per_request, "requests_per_second": seen.requests / seen.seconds}
+
+
+def idle(stack: Stack, name: str, seconds: float) -> dict[str, float]:
+    """One check a second, nothing new: what a worker is most of its life."""
+    one_a_second = {"GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.5", "GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "1"}
+    stack.upstream.freeze()
+    try:
+        with stack.worker(SYMBOLS, INCLUDED[name], stack.new_prefix(), **one_a_second) as worker:
+            worker.wait_for_events(len(SYMBOLS))
+            time.sleep(_SETTLE_SECONDS)
+            seen, resident = worker.during(seconds), worker.usage().resident_bytes
+    finally:
+        stack.upstream.every_request()
+    return {"resident_mib": resident / MIB, "cpu_percent": seen.cores * 100}
+
+
+def first_event_seconds(stack: Stack, name: str) -> float:
+    """From the process's start to its first event in a consumer's hands; the topics are there already."""
+    prefix = stack.new_prefix()
+    clients, topics = prepare(stack.bootstrap, prefix, "all")
+    consumer = Events(clients, topics, Codec(SingleObject()), from_beginning=True)
+    try:
+        with stack.worker(SYMBOLS, INCLUDED[name], prefix) as worker:
+            deadline = worker.started + PATIENCE_SECONDS
+            for received in consumer.until(lambda: time.monotonic() > deadline):
+                if received is not None:
+                    return time.monotonic() - worker.started
+    finally:
+        consumer.close()
+    raise TimeoutError(f"no event within {PATIENCE_SECONDS} s")
+
+
+def _figures(seen: Window) -> dict[str, float]:
+    return {
+        "cpu_micros_per_event": seen.cpu_micros_per_event,
+        "events_per_second": seen.events_per_second,
+        "cores": seen.cores,
+        "collapsed_percent": 100 * seen.collapsed / (seen.collapsed + seen.events),
+    }

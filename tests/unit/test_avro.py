@@ -1,0 +1,270 @@
+"""Events and states on the wire, read by Apache's own package too."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import avro.errors
+import avro.io
+import avro.schema
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connector.core.model import Event, Kind, LevelChange, Levels, Row, Source, State, Status
+from connector.errors import ShardCorrupt
+from connector.kafka.avro import EVENT, STATE, Codec, SingleObject, schema
+from connector.kafka.partition import partition_of
+from tests.support.levels import ME, NOW, any_levels, at
+
+quick = settings(deadline=None, derandomize=True, max_examples=100)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+RECORDS: Final = {"LevelsEvent": Event, "LevelsState": State}
+TYPES: Final = {"Levels": Levels, "Source": Source, "LevelChange": LevelChange, "Row": Row, **RECORDS}
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+moments = st.integers(0, 4_000_000_000_000_000)
+sources = st.builds(Source, texts, texts, texts, st.none() | texts, st.lists(texts, max_size=2).map(tuple))
+floats = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+events = st.builds(
+    Event,
+    event_id=texts,
+    feed=texts,
+    symbol=texts,
+    sequence=st.integers(1, 2**63 - 1),
+    kind=st.sampled_from(Kind),
+    status=st.sampled_from(Status),
+    reason=st.none() | texts,
+    computed_at=st.none() | moments,
+    previous_computed_at=st.none() | moments,
+    observed_at=moments,
+    changed_levels=st.lists(st.builds(LevelChange, texts, floats, floats), max_size=3).map(tuple),
+    changed_sections=st.lists(texts, max_size=3).map(tuple),
+    collapsed_observations=st.integers(0, 2**31 - 1),
+    source=sources,
+    before=st.none() | any_levels,
+    after=st.none() | any_levels,
+)
+states = st.builds(
+    State,
+    feed=texts,
+    symbol=texts,
+    sequence=st.integers(1, 2**63 - 1),
+    status=st.sampled_from(Status),
+    computed_at=st.none() | moments,
+    observed_at=moments,
+    request_fingerprint=texts,
+    source=sources,
+    levels=st.none() | any_levels,
+    published=st.none() | any_levels,
+    event_computed_at=st.none() | moments,
+)
+STATED = State("f", "BTCUSDT", 3, Status.LIVE, NOW, NOW + 5, "fp", ME, levels=at("odte.hvl", 1.5))
+
+
+@functools.cache
+def apaches(name: str) -> Any:
+    return avro.schema.parse(json.dumps(schema(name)))
+
+
+def read_by_apache(value: bytes, name: str) -> Any:
+    """The datum behind the frame, as plain values."""
+    assert value[:2] == b"\xc3\x01"
+    rest = io.BytesIO(value[10:])
+    datum = avro.io.DatumReader(apaches(name)).read(avro.io.BinaryDecoder(rest))
+    assert not rest.read()
+    return plain(datum)
+
+
+def plain(datum: Any) -> Any:
+    if isinstance(datum, datetime):
+        return (datum - EPOCH) // timedelta(microseconds=1)
+    if isinstance(datum, dict):
+        return {name: plain(value) for name, value in datum.items()}
+    return [plain(item) for item in datum] if isinstance(datum, list | tuple) else datum
+
+
+def plain_types(part: Any) -> Any:
+    """A schema with `{"type": "long", "logicalType": ...}` as `"long"`."""
+    if isinstance(part, dict):
+        return part["type"] if "logicalType" in part else {name: plain_types(value) for name, value in part.items()}
+    return [plain_types(item) for item in part] if isinstance(part, list) else part
+
+
+def crc_64_avro(data: bytes) -> int:
+    """The fingerprint as the Avro specification's Java code computes it."""
+    empty = 0xC15D213AA4D7A795
+    found = empty
+    for byte in data:
+        found ^= byte
+        for _ in range(8):
+            found = found >> 1 ^ (empty if found & 1 else 0)
+    return found
+
+
+@quick
+@given(events)
+def test_apaches_reader_finds_in_an_event_what_was_written(event: Event) -> None:
+    codec = Codec(SingleObject())
+    value = codec.event("t", event)
+    assert read_by_apache(value, EVENT) == plain(msgspec.to_builtins(event))
+    assert codec.decode_event(value) == event
+
+
+@quick
+@given(states)
+def test_apaches_reader_finds_in_a_state_what_was_written(state: State) -> None:
+    codec = Codec(SingleObject())
+    value = codec.state("t", state)
+    assert read_by_apache(value, STATE) == plain(msgspec.to_builtins(state))
+    assert codec.decode_state(value) == state
+
+
+@quick
+@given(st.lists(any_levels, min_size=1, max_size=6), st.data())
+def test_what_was_encoded_before_never_shows_in_what_is_encoded_now(known: list[Levels], data: st.DataObject) -> None:
+    codec, one = Codec(SingleObject()), st.none() | st.sampled_from(known)
+    for symbol in data.draw(st.lists(st.sampled_from(["A", "B"]), max_size=8)):
+        state = State("f", symbol, 1, Status.LIVE, None, 0, "", ME, levels=data.draw(one), published=data.draw(one))
+        assert codec.state("t", state) == Codec(SingleObject()).state("t", state)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_value_begins_with_the_single_object_marker_and_the_schemas_fingerprint(name: str) -> None:
+    # Apache's Python package keeps {"type": "long"} in the canonical form where there was a logical type, against
+    # the specification ([PRIMITIVES]) and Apache's Java; it is given the schema without logical types.
+    canonical = avro.schema.parse(json.dumps(plain_types(schema(name)))).canonical_form
+    fingerprint = crc_64_avro(canonical.encode())
+    assert bytes(avro.schema.parse(canonical).fingerprint("CRC-64-AVRO")) == fingerprint.to_bytes(8, "little")
+    assert SingleObject().prefix("topic", name) == b"\xc3\x01" + fingerprint.to_bytes(8, "little")
+
+
+def test_the_reference_fingerprint_is_the_specifications() -> None:
+    """Of `"null"`, from Apache's own test file schema-tests.txt."""
+    assert crc_64_avro(b'"null"') == 7_195_948_357_588_979_594
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_a_schema_has_the_fields_of_the_model_in_its_order(name: str) -> None:
+    assert tuple(
+        field["name"] for field in named(schema(EVENT) if name != STATE else schema(STATE))[name]["fields"]
+    ) == (TYPES[name].__struct_fields__)
+
+
+def test_the_sections_of_levels_have_the_fields_of_the_model_in_its_order() -> None:
+    found = named(schema("Levels"))
+    for section in ("AllExpiry", "Odte", "MaxPain", "ExpectedMove", "Ranked"):
+        [value] = [v for v in (getattr(Levels(), n) for n in Levels.__struct_fields__) if type(v).__name__ == section]
+        assert tuple(field["name"] for field in found[section]["fields"]) == value.__struct_fields__
+
+
+@pytest.mark.parametrize(("name", "values"), [("Status", Status), ("Kind", Kind)])
+def test_an_enumeration_has_the_models_values_in_its_order(name: str, values: type[Status | Kind]) -> None:
+    assert named(schema(EVENT))[name]["symbols"] == [value.value for value in values]
+
+
+def named(part: Any) -> dict[str, Any]:
+    """Every record and enumeration in a schema, by its name without the namespace."""
+    found: dict[str, Any] = {}
+    if isinstance(part, dict):
+        if part.get("type") in ("record", "enum"):
+            found[part["name"].rpartition(".")[2]] = part
+        for value in part.values():
+            found |= named(value)
+    elif isinstance(part, list):
+        for item in part:
+            found |= named(item)
+    return found
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_every_type_and_every_field_says_what_it_is(record: str) -> None:
+    for name, one in named(schema(record)).items():
+        assert one.get("doc"), name
+        for field in one.get("fields", []):
+            assert len(field.get("doc", "")) > 3, f"{name}.{field['name']}"
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_everything_nullable_has_null_first_and_as_its_default(record: str) -> None:
+    for one in named(schema(record)).values():
+        for field in one.get("fields", []):
+            if isinstance(field["type"], list):
+                assert (field["type"][0], field["default"]) == ("null", None), field["name"]
+
+
+def test_moments_are_timestamps_in_microseconds() -> None:
+    for record in RECORDS:
+        for field in schema(record)["fields"]:
+            kinds = field["type"] if isinstance(field["type"], list) else [field["type"]]
+            logical = [kind.get("logicalType") for kind in kinds if isinstance(kind, dict)]
+            assert ("timestamp-micros" in logical) == field["name"].endswith("_at"), field["name"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"\xc3",
+        b"\xc3\x01",
+        b"\xc3\x01" + bytes(8),
+        b"\xc3\x01" + bytes(range(80)),
+        b"\x00\x00\x00\x00\x01" + bytes(40),
+        b'{"feed":"f"}',
+    ],
+)
+def test_a_value_of_an_unknown_schema_is_corrupt(value: bytes) -> None:
+    codec = Codec(SingleObject())
+    for decode in (codec.decode_state, codec.decode_event):
+        with pytest.raises(ShardCorrupt):
+            decode(value)
+
+
+def test_a_state_is_no_event() -> None:
+    codec = Codec(SingleObject())
+    with pytest.raises(ShardCorrupt):
+        codec.decode_event(codec.state("t", STATED))
+
+
+def test_a_value_cut_off_anywhere_is_corrupt() -> None:
+    codec = Codec(SingleObject())
+    value = codec.state("t", STATED)
+    assert codec.decode_state(value) == STATED
+    for length in range(len(value)):
+        with pytest.raises(ShardCorrupt):
+            codec.decode_state(value[:length])
+
+
+@settings(quick, max_examples=400)
+@given(states, st.data())
+def test_a_damaged_value_is_some_state_or_corrupt(state: State, data: st.DataObject) -> None:
+    codec = Codec(SingleObject())
+    value = bytearray(codec.state("t", state))
+    for _ in range(data.draw(st.integers(1, 4))):
+        value[data.draw(st.integers(10, len(value) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        assert isinstance(codec.decode_state(bytes(value)), State)
+    except ShardCorrupt as error:
+        assert len(str(error)) < 1_000  # noqa: PT017 -- either is right
+
+
+@pytest.mark.parametrize(
+    ("key", "java"),
+    [
+        ("21", -973_932_308),
+        ("foobar", -790_332_482),
+        ("a-little-bit-long-string", -985_981_536),
+        ("a-little-bit-longer-string", -1_486_304_829),
+        ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+        ("abc", 479_470_107),
+    ],
+)
+def test_a_key_lies_where_javas_clients_put_it(key: str, java: int) -> None:
+    """Vectors of org.apache.kafka.common.utils.UtilsTest#testMurmur2."""
+    for count in (1, 2, 3, 6, 7, 64, 2**31 - 1):
+        assert partition_of(key, count) == (java & 0x7FFFFFFF) % count

@@ -1,0 +1,76 @@
+"""The upstream's clock, as far as its responses tell."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connector.runtime.clock import Clock
+from tests.support.levels import NOW, SECOND
+
+ODD: Final = 1
+"""A microsecond, so that a moment is not a whole second."""
+
+
+def learnt(*samples: tuple[int, int, int]) -> int:
+    """The correction after (sent, received, said by the server), relative to `NOW`."""
+    clock = Clock()
+    for sent, received, server in samples:
+        clock.learn(NOW + sent, NOW + received, NOW + server)
+    assert clock.upstream(NOW) == NOW + clock.correction
+    return clock.correction
+
+
+def test_without_a_response_the_upstreams_clock_is_ours() -> None:
+    assert learnt() == 0
+
+
+@pytest.mark.parametrize("server", [0, 250_000, 500_000])
+def test_what_the_way_there_and_back_explains_is_not_corrected(server: int) -> None:
+    assert learnt((0, 500_000, server)) == 0
+
+
+@pytest.mark.parametrize(
+    ("server", "correction"), [(7 * SECOND + ODD, 6_500_000 + ODD), (-5 * SECOND + ODD, -5 * SECOND + ODD)]
+)
+def test_a_clock_that_differs_is_corrected_by_no_more_than_is_certain(server: int, correction: int) -> None:
+    assert learnt((0, 500_000, server)) == correction
+
+
+def test_a_whole_second_may_be_any_moment_of_it() -> None:
+    assert learnt((100_000, 300_000, 0)) == 0
+    assert learnt((100_000, 300_000, -SECOND)) == -100_000
+    assert learnt((100_000, 300_000, SECOND)) == 700_000
+
+
+def test_one_bogus_timestamp_does_nothing() -> None:
+    good = (0, 100_000, 10 * SECOND + ODD)
+    assert learnt(good, good, (0, 100_000, -(10**15)), good) == learnt(good)
+
+
+def test_a_clock_that_was_set_is_followed_after_some_responses() -> None:
+    before, after = (0, 100_000, 10 * SECOND + ODD), (0, 100_000, 20 * SECOND + ODD)
+    assert learnt(*[before] * 50, *[after] * 10) == learnt(after)
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10**7), st.integers(10**7, 2 * 10**7), st.integers(-(10**17), 10**17)), max_size=40
+    )
+)
+def test_the_correction_is_bounded(samples: list[tuple[int, int, int]]) -> None:
+    assert abs(learnt(*samples)) <= 300 * SECOND
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    st.integers(-299 * SECOND, 299 * SECOND),
+    st.lists(st.tuples(st.integers(0, SECOND), st.integers(0, SECOND)), min_size=1),
+)
+def test_the_correction_is_never_further_off_than_the_way_takes(offset: int, ways: list[tuple[int, int]]) -> None:
+    samples = [(0, there + back, offset + there) for there, back in ways]
+    assert abs(learnt(*samples) - offset) <= 2 * SECOND

@@ -1,0 +1,244 @@
+"""An entry of every documented shape becomes levels; what nobody documented is kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from connector.core.entry import decode_entry
+from connector.core.model import AllExpiry, Levels, Row
+from connector.errors import EntryError
+from tests.support.levels import FIELDS, LISTS, NOW, NUMBERS, RANKED, SECOND, document, encoded, number, rows
+
+
+def levels(entry: Any) -> Levels:
+    return decode_entry(encoded(entry), NOW).levels
+
+
+def reason(raw: bytes, now: int = NOW) -> str:
+    with pytest.raises(EntryError) as caught:
+        decode_entry(raw, now)
+    return caught.value.reason
+
+
+def test_every_documented_field_is_read() -> None:
+    entry = decode_entry(encoded(document()), NOW)
+    assert entry.computed_at == NOW
+    assert entry.levels.spot_price == 64_250.5
+    for section, fields in FIELDS.items():
+        for position, field in enumerate(fields):
+            assert number(entry.levels, f"{section}.{field}") == 60_000.0 + 500 * position
+    for name in RANKED:
+        value = rows(entry.levels, f"ranked.{name}")
+        assert value is not None
+        assert [row.strike for row in value] == [60_000.0 + 500 * row for row in range(10)]
+        assert value[0].json == '{"gex":1.5,"strike":60000}'
+    assert entry.levels.zones == (Row(None, '{"from":61000,"to":62000.5}'),)
+    assert entry.levels.extra is None
+
+
+@pytest.mark.parametrize("gone", [*FIELDS, "ranked", "zones", "spot_price"])
+def test_an_absent_section_a_null_and_one_full_of_nulls_are_the_same(gone: str) -> None:
+    entry = document()
+    fields = FIELDS.get(gone, RANKED)
+    full_of_nulls = None if gone in {"zones", "spot_price"} else dict.fromkeys(fields)
+    forms = [{**entry, gone: None}, {**entry, gone: full_of_nulls}, {k: v for k, v in entry.items() if k != gone}]
+    assert len({levels(form) for form in forms}) == 1
+    concerned = [path for path in (*NUMBERS, *LISTS) if path.split(".")[0] == gone]
+    assert concerned
+    assert all((number if path in NUMBERS else rows)(levels(forms[0]), path) is None for path in concerned)
+
+
+def test_an_entry_without_anything_has_no_levels() -> None:
+    entry = decode_entry(b"{}", NOW)
+    assert (entry.levels, entry.computed_at) == (Levels(), None)
+
+
+def test_absent_levels_of_a_section_are_null() -> None:
+    assert levels({"all_expiry": {"hvl": 5}}).all_expiry == AllExpiry(hvl=5.0)
+
+
+@pytest.mark.parametrize("name", ["zones", "gamma_flip_zones"])
+def test_zones_come_under_either_name(name: str) -> None:
+    read = levels({name: [{"b": 1, "a": 2}]})
+    assert (read.zones, read.extra) == ((Row(None, '{"a":2,"b":1}'),), None)
+
+
+def test_zones_that_are_null_leave_it_to_the_other_name() -> None:
+    assert levels({"zones": None, "gamma_flip_zones": [1]}).zones == (Row(1.0, "1"),)
+    assert levels({"zones": [1], "gamma_flip_zones": None}).zones == (Row(1.0, "1"),)
+
+
+def test_zones_under_both_names_lose_nothing() -> None:
+    read = levels({"zones": [1], "gamma_flip_zones": [2]})
+    assert read.zones == (Row(1.0, "1"),)
+    assert read.extra == '{"gamma_flip_zones":[2]}'
+
+
+@pytest.mark.parametrize(
+    ("row", "strike"),
+    [
+        ({"strike": 5, "x": 1}, 5.0),
+        ({"strike": 5.5}, 5.5),
+        (7, 7.0),
+        (7.25, 7.25),
+        ({"strike": None}, None),
+        ({"strike": "5"}, None),
+        ({"strike": True}, None),
+        ({}, None),
+        ([5, 6], None),
+        ("5", None),
+        (None, None),
+        (True, None),
+    ],
+    ids=str,
+)
+def test_a_row_of_any_shape_is_kept_with_its_strike_where_that_can_be_read(row: Any, strike: float | None) -> None:
+    ranked = levels({"ranked": {"odte_top_10": [row]}}).ranked
+    assert ranked.all_expiry_top_10 is None
+    assert ranked.odte_top_10 is not None
+    assert ranked.odte_top_10[0].strike == strike
+    assert json.loads(ranked.odte_top_10[0].json) == row
+
+
+def test_an_empty_list_is_not_an_absent_one() -> None:
+    assert levels({"zones": [], "ranked": {"odte_top_10": []}}).zones == ()
+
+
+def test_unknown_fields_are_kept_at_every_depth() -> None:
+    unknown = {"new": {"a": [1, {"b": None}], "t": "ä\u2028\U0001f600"}, "flag": True, "huge": 10**30}
+    entry = document(**unknown)
+    for section in (*FIELDS, "ranked"):
+        entry[section] = {**entry[section], "more": {"of": section}}
+    read = levels(entry)
+    assert read.extra is not None
+    assert json.loads(read.extra) == {**unknown, **{s: {"more": {"of": s}} for s in (*FIELDS, "ranked")}}
+    assert levels({**entry, "extra": 1}).extra != read.extra
+
+
+def test_extra_has_sorted_keys_and_no_blanks() -> None:
+    one, other = b'{"z": {"b":1, "a" :2}, "y":3}', b'{"y":3,"z":{"a":2,"b":1}}'
+    assert decode_entry(one, NOW) == decode_entry(other, NOW)
+    assert decode_entry(one, NOW).levels.extra == '{"y":3,"z":{"a":2,"b":1}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "micros"),
+    [
+        ("2027-01-15T08:00:00Z", NOW),
+        ("2027-01-15T08:00:00", NOW),
+        ("2027-01-15T08:00:00+00:00", NOW),
+        ("2027-01-15T09:30:00+01:30", NOW),
+        ("2027-01-15T08:00:00.123456Z", NOW + 123_456),
+        ("2027-01-15T08:00:00.1Z", NOW + 100_000),
+        ("2027-01-15T07:59:59.999999Z", NOW - 1),
+        ("2027-01-15T08:01:00Z", NOW + 60 * SECOND),
+        ("1970-01-01T00:00:00.000001Z", 1),
+    ],
+)
+def test_computed_at_is_utc_to_the_microsecond(text: str, micros: int) -> None:
+    assert decode_entry(encoded({"computed_at": text}), NOW).computed_at == micros
+
+
+@pytest.mark.parametrize("entry", [{}, {"computed_at": None}], ids=["absent", "null"])
+def test_computed_at_may_be_absent(entry: dict[str, Any]) -> None:
+    assert decode_entry(encoded(entry), NOW).computed_at is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "1800000000", "2027-13-01T00:00:00Z", "2027-01-15T08:00:00Z!", "\u0660"]
+)
+def test_an_unparsable_computed_at_is_refused(text: str) -> None:
+    assert reason(encoded({"computed_at": text})) == "computed_at_unparsable"
+
+
+def test_a_computed_at_more_than_a_minute_ahead_is_refused() -> None:
+    raw = encoded({"computed_at": "2027-01-15T08:00:00Z"})
+    assert decode_entry(raw, NOW - 60 * SECOND).computed_at == NOW
+    assert reason(raw, NOW - 60 * SECOND - 1) == "computed_at_future"
+
+
+@pytest.mark.parametrize("value", [1_800_000_000, 1.5, True, {}, []], ids=str)
+def test_a_computed_at_that_is_no_text_is_refused(value: Any) -> None:
+    assert reason(encoded({"computed_at": value})) == "wrong_type"
+
+
+@pytest.mark.parametrize("path", [*NUMBERS, *FIELDS, *LISTS, "ranked", "gamma_flip_zones"])
+@pytest.mark.parametrize("value", ["5", True, "", "null"], ids=repr)
+def test_a_value_of_the_wrong_type_is_refused_wherever_it_stands(path: str, value: Any) -> None:
+    section, _, field = path.rpartition(".")
+    entry = {section: {field: value}} if section else {field: value}
+    assert reason(encoded(entry)) == "wrong_type"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"a":1,"a":2}',
+        b'{"a":1,"a" :2}',
+        b'{"a" :1,"a":2}',
+        b'{"a" :1,"a"\n:2}',
+        b'{"a":1,"\\u0061":2}',
+        b'{"odte":{"hvl":1,"hvl":1}}',
+        b'{"x":[{"y":{"k":null,"k":null}}]}',
+        b'{"zones":[{"k":"\\":","k":2}]}',
+        b'{"note":"\\u0022:","a":1,"a":1}',
+        b'{"\\u0022:":1,"a":1,"a":1}',
+        b'{"spot_price":1,"spot_price" :1}',
+    ],
+)
+def test_a_key_that_stands_twice_in_one_object_is_refused(raw: bytes) -> None:
+    assert reason(raw) == "duplicate_keys"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b'{"a" : 1 , "b":{"a":1}}', b'{"n":"\\":\\":"}', b'{"n":"\\u0022:"}', b'{"x":[{"a":1},{"a":1}]}', b'{"":{"":1}}'],
+)
+def test_keys_that_only_look_alike_are_kept(raw: bytes) -> None:
+    extra = decode_entry(raw, NOW).levels.extra
+    assert extra is not None
+    assert json.loads(extra) == json.loads(raw)
+
+
+def test_an_entry_of_64_kib_is_taken_and_a_longer_one_is_not() -> None:
+    longest = b'{"note":"%b"}' % (b"x" * (65_536 - 11))
+    assert len(longest) == 65_536
+    assert decode_entry(longest, NOW).levels.extra is not None
+    assert reason(longest.replace(b"{", b"{ ")) == "too_large"
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a" :'], ids=["lists", "objects with a blank"])
+def test_nesting_of_any_depth_is_taken_or_refused(opening: bytes) -> None:
+    closing = b"]" if opening == b"[" else b"}"
+    for depth in (*range(900, 1100), 5_000, 9_000):
+        raw = b'{"x" :' + opening * depth + b"1" + closing * depth + b"}"
+        try:
+            taken = decode_entry(raw, NOW).levels.extra is not None
+        except EntryError as error:
+            taken = error.reason == "malformed"
+        assert taken
+
+
+def test_many_keys_with_one_twice_are_refused_at_once() -> None:
+    keys = [b'"%04d":1' % name for name in range(7_000)]
+    raw = b"{%b}" % b",".join([*keys, b'"6999":2'])
+    assert len(raw) <= 65_536
+    started = time.process_time()
+    assert reason(raw) == "duplicate_keys"
+    assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"nope", b"{}{}", b"\xef\xbb\xbf{}", b"\xff"])
+def test_what_is_not_json_is_refused(raw: bytes) -> None:
+    assert reason(raw) == "malformed"
+
+
+def test_an_error_shows_no_more_than_a_bit_of_what_came() -> None:
+    for entry in ({"computed_at": "x" * 9_000}, {"x" * 9_000: 1, "odte": "y" * 9_000}):
+        with pytest.raises(EntryError) as caught:
+            decode_entry(encoded(entry), NOW)
+        assert len(str(caught.value)) < 300
