@@ -35,10 +35,16 @@ Schema = Any
 
 def schema(name: str) -> Schema:
     """One of `schemas/*.avsc` with the types it refers to put in, as a registry takes it."""
+    return _load(_folder() / f"{_NAMESPACE}.{name}.avsc")
+
+
+def _folder() -> Path:
     here = Path(__file__).parent.parent
-    folder = next(path for path in (here / "schemas", here.parent / "schemas") if path.is_dir())
-    loaded: Schema = fastavro.schema.load_schema(str(folder / f"{_NAMESPACE}.{name}.avsc"), _write_hint=False)
-    return loaded
+    return next(path for path in (here / "schemas", here.parent / "schemas") if path.is_dir())
+
+
+def _load(path: Path) -> Schema:
+    return fastavro.schema.load_schema(str(path), _write_hint=False)
 
 
 EVENT: Final = "LevelsEvent"
@@ -59,18 +65,21 @@ class Framing(Protocol):
 
 
 class SingleObject:
-    """Framing without a registry: knows the schemas of this version."""
+    """Framing without a registry: knows the schemas of this version and of those released before."""
 
     def __init__(self) -> None:
-        self._prefixes: dict[str, bytes] = {}
         self._schemas: dict[bytes, Schema] = {}
+        self._prefixes = {name: self._learn(schema(name)) for name in (EVENT, STATE)}
         for name in (EVENT, STATE):
-            loaded = schema(name)
-            canonical = fastavro.schema.to_parsing_canonical_form(loaded)
-            # fastavro's hexadecimal digits are already in the order of the bytes
-            print_ = bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
-            self._prefixes[name] = _SINGLE_OBJECT + print_
-            self._schemas[_SINGLE_OBJECT + print_] = loaded
+            for path in _folder().glob(f"released/*/{_NAMESPACE}.{name}.avsc"):
+                self._learn(_load(path))
+
+    def _learn(self, known: Schema) -> bytes:
+        """The marker and the fingerprint, whose hexadecimal digits fastavro has in the order of the bytes."""
+        canonical = fastavro.schema.to_parsing_canonical_form(known)
+        prefix = _SINGLE_OBJECT + bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
+        self._schemas[prefix] = known
+        return prefix
 
     def prepare(self, topic: str, name: str) -> None:
         """Nothing to do."""
@@ -84,8 +93,8 @@ class SingleObject:
         found = self._schemas.get(value[:10])
         if found is None:
             raise ShardCorrupt(
-                f"a value begins with {value[:10].hex()}, which is no schema of this version; was the topic written "
-                "with a schema registry, by a newer version or by another program?"
+                f"a value begins with {value[:10].hex()}, which is no schema of this version or one before; was the "
+                "topic written with a schema registry, by a newer version or by another program?"
             )
         return found, 10
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 import confluent_kafka as ck
 
-from connector.kafka.faults import of
+from connector.errors import KafkaError, KafkaUnavailable
+from connector.kafka.faults import explained, of
 from connector.kafka.settings import ShardId
+from connector.logs import Bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +28,7 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 0.5
 _FIRST_JOIN_SECONDS: Final = 3
 _RETRY_SECONDS: Final = 5
+_REPORT_SECONDS: Final = 60
 
 
 class Listener(Protocol):
@@ -52,6 +56,8 @@ class Group:
         self._polled = polled
         self._stopping = threading.Event()
         self._answered = threading.Event()
+        self._last_error: KafkaError | None = None
+        self._bounded = Bounded(_REPORT_SECONDS, time.monotonic)
         self._thread = threading.Thread(target=self._run, name="group", daemon=True)
 
     @property
@@ -60,8 +66,13 @@ class Group:
         return self._answered.is_set()
 
     def start(self) -> None:
-        """Join."""
+        """Begin to join."""
         self._thread.start()
+
+    def wait_joined(self) -> None:
+        """Wait a while for the group's first word. Raises KafkaUnavailable where there was none."""
+        if not self._answered.wait(_FIRST_JOIN_SECONDS):
+            raise self._last_error or KafkaUnavailable("joining the group: no answer yet")
 
     def stop(self, timeout_seconds: float) -> bool:
         """Leave, which hands our shards over at once. False where that was not done in time."""
@@ -76,7 +87,7 @@ class Group:
             try:
                 self._poll(consumer)
             except ck.KafkaException as exception:
-                _log.error("the group's consumer failed, making another", extra={"error": of(exception).str()})
+                self._report(of(exception))
                 self._stopping.wait(_RETRY_SECONDS)
             finally:
                 consumer.close()
@@ -97,7 +108,12 @@ class Group:
         message = consumer.poll(_POLL_SECONDS)
         self._polled()
         if message is not None and (error := message.error()) is not None:
-            _log.warning("the group's consumer reports an error", extra={"error": error.str()})
+            self._report(error)
+
+    def _report(self, error: ck.KafkaError) -> None:
+        self._last_error = explained(error, "being a member of the group")
+        if self._bounded.admit(error.code()) is not None:
+            _log.warning("the group is in trouble", extra={"error": str(self._last_error)})
 
     def _on_assign(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         for partition in partitions:

@@ -60,6 +60,10 @@ class Registry:
             raise KafkaUnavailable(f"the schema registry does not answer: {error}") from None
         self._prefixes[topic, name] = b"\x00" + int(known or 0).to_bytes(4, "big")
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
     def prefix(self, topic: str, name: str) -> bytes:
         """A zero byte and the schema's id."""
         return self._prefixes[topic, name]

@@ -116,7 +116,7 @@ class Clients:
             "enable.partition.eof": True,
             "isolation.level": isolation,
             "auto.offset.reset": "error",
-            "group.id": f"{self._kafka.group_id}-unused",  # librdkafka wants one; it is never joined
+            "group.id": self._kafka.group_id,  # librdkafka wants one; it is never joined
         }
 
     def producer(self, transactional_id: str) -> Settings:

@@ -35,6 +35,7 @@ CLOSE_SECONDS: Final = 10
 
 _SLOW_COMMIT_SECONDS: Final = 5
 _BACKOFF_SECONDS: Final = (0.5, 10.0)
+_MAX_DOUBLINGS: Final = 10
 _FENCED_SECONDS: Final = (3.0, 30.0)
 """At least two heartbeats: a zombie must hear that it lost before it opens again."""
 
@@ -84,6 +85,7 @@ class Shard:
         self._closing = asyncio.Event()
         self._ticked = False
         self._gone = False
+        self._failures = 0
         self._opened_at = 0
         self._publishing_since: float | None = None
         self._stats: dict[str, SymbolStats] = {symbol: tools.metrics.symbol(shard.feed, symbol) for symbol in symbols}
@@ -101,18 +103,16 @@ class Shard:
         Raises:
             ShardCorrupt: what no waiting cures.
         """
-        failures = 0
         try:
             while not self._closing.is_set():
                 try:
                     await self._open()
-                    failures = 0
                     await self._serve()
                 except ShardCorrupt:
                     raise
                 except KafkaError as error:
-                    failures += 1
-                    await self._fail(error, failures)
+                    self._failures += 1
+                    await self._fail(error)
         finally:
             self._let_go()
             await self._in_thread(self._log.drop)
@@ -172,8 +172,10 @@ class Shard:
         for symbol, state in self._states.items():
             self._show(symbol, state)
         self._set(is_open=True, is_polled=True)
+        last = max(self._states.values(), key=lambda state: state.observed_at, default=None)
+        writer = None if last is None else f"{last.source.worker} of group {last.source.group}"
         extra = {"shard": str(self.id), "symbols": len(self._states), "records": restored.records}
-        _log.info("shard open", extra={**extra, "seconds": round(restored.seconds, 3)})
+        _log.info("shard open", extra={**extra, "seconds": round(restored.seconds, 3), "last_writer": writer})
 
     async def _serve(self) -> None:
         gone = [state for symbol, state in self._states.items() if symbol not in self.symbols]
@@ -214,6 +216,7 @@ class Shard:
             raise
         finally:
             self._publishing_since = None
+        self._failures = 0
         self._states.update(states)
         self._report(events, work)
         for symbol, state in states.items():
@@ -234,7 +237,7 @@ class Shard:
                 steps.append(step)
         return steps
 
-    async def _fail(self, error: KafkaError, failures: int) -> None:
+    async def _fail(self, error: KafkaError) -> None:
         """Say so, and wait before the next try. Nothing of the old state is used again."""
         fenced = isinstance(error, ShardFenced)
         if fenced:
@@ -242,7 +245,7 @@ class Shard:
             self._inbox.clear()
         self._set(is_open=False, is_polled=self.is_polled and not fenced)
         least, most = _FENCED_SECONDS if fenced else _BACKOFF_SECONDS
-        pause = min(most, least * 2 ** (failures - 1)) * random.uniform(1, 1.5)  # noqa: S311 -- jitter
+        pause = min(most, least * 2 ** min(self._failures - 1, _MAX_DOUBLINGS)) * random.uniform(1, 1.5)  # noqa: S311 -- jitter
         extra = {"shard": str(self.id), "error": str(error), "retry_in_seconds": round(pause, 1)}
         _log.warning("another worker took the shard" if fenced else "shard closed by an error", extra=extra)
         try:

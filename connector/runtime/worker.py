@@ -10,7 +10,7 @@ import secrets
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from connector import __version__
 from connector.core.diff import Rules
@@ -123,6 +123,7 @@ class Worker:
         self._group.start()
         loops = [self._watched(self._poller.run()), self._watched(self._tick())]
         try:
+            await self._until_stopped(self._in_time("the consumer group", self._group.wait_joined))
             await self._stopping.wait()
         finally:
             await self._end(loops)
@@ -254,7 +255,7 @@ class Worker:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _TICK_SECONDS)
 
-    async def _until_stopped(self, work: Coroutine[None, None, None]) -> None:
+    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it, but not longer than until `stop`."""
         task, stop = self._loop.create_task(work), self._loop.create_task(self._stopping.wait())
         await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)

@@ -21,7 +21,7 @@ from tests.bench.sample import INCLUDED, SYMBOLS
 from tests.bench.shards import latency, produce
 from tests.bench.stack import MANY_SYMBOLS, Stack, upstream
 from tests.bench.stages import sizes, stages
-from tests.bench.workers import first_event_seconds, flat_out, idle, quiet
+from tests.bench.workers import first_event_seconds, flat_out, idle, quiet, steady
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ class Effort:
 
 
 _FULL: Final = Effort(tuple(INCLUDED), 10, 500, 240, 3, 8, 60)
-_QUICK: Final = Effort(("all",), 4, 100, 60, 1, 4, 5)
+_QUICK: Final = Effort(("all",), 3, 60, 40, 1, 3, 4)
 
 
 def main() -> None:
@@ -92,6 +92,7 @@ def _parts(stack: Stack, effort: Effort) -> list[tuple[str, tuple[str, ...], Cal
         ("latency", asked, lambda name: asyncio.run(latency(stack, name, effort.checks, _CHECK_EVERY_SECONDS))),
         ("start", ("all",), start),
         ("idle", ("all",), lambda name: idle(stack, name, effort.seconds)),
+        ("steady", asked, lambda name: steady(stack, name, effort.seconds)),
         ("quiet", asked, lambda name: quiet(stack, name, effort.seconds)),
         ("flat out, 8 symbols", asked, eight),
         ("flat out, 80 symbols", ("all",), lambda name: flat_out(stack, MANY_SYMBOLS, name, effort.seconds)),

@@ -39,10 +39,10 @@ def plot(results: Results, path: Path) -> None:
                 axes.text(left + micros / 2, place, f"{micros:.0f}", ha="center", va="center", fontsize=8)
             left += micros
         axes.text(left + 4, place, f"{left:.0f} µs", va="center", fontsize=9, fontweight="bold")
-        whole = results["flat out, 8 symbols"].get(name)
+        whole = results["steady"].get(name)
         if whole:
             axes.plot(whole["cpu_micros_per_event"], place + 0.36, "v", color="black", markersize=6, clip_on=False)
-    axes.plot([], [], "v", color="black", markersize=6, linestyle="none", label="the worker, flat out")
+    axes.plot([], [], "v", color="black", markersize=6, linestyle="none", label="the worker, measured whole")
     axes.set_yticks(range(len(_LABELS)), reversed(_LABELS.values()))
     axes.set_xlabel(
         "CPU per event, µs (each stage alone; one request and one transaction for eight symbols)", fontsize=9

@@ -77,6 +77,7 @@ def _worker(results: Results) -> Iterator[tuple[str, Mapping[str, str]]]:
     yield row("response complete → acknowledged, p50", "latency", "p50", "{:.1f} ms")
     yield row("response complete → acknowledged, p99", "latency", "p99", "{:.1f} ms")
     yield row("one transaction, begin → committed, p50, back to back", "produce", "begin to committed, ms", "{:.1f} ms")
+    yield row("8 symbols, 25 checks a second, each new: CPU per event", "steady", "cpu_micros_per_event", "{:.0f} µs")
     for symbols in ("8", "80"):
         part = f"flat out, {symbols} symbols"
         yield row(f"{part}: CPU per event", part, "cpu_micros_per_event", "{:.0f} µs")

@@ -15,14 +15,23 @@ from tests.bench.stack import PATIENCE_SECONDS, Stack
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_WARM_UP_EVENTS: Final = 100
+_WARM_UP_EVENTS: Final = 1000
+STEADY_SECONDS: Final = 0.04
 _SETTLE_SECONDS: Final = 2.0
 
 
+def steady(stack: Stack, name: str, seconds: float) -> dict[str, float]:
+    """Every response new, one after another with time in between: a transaction for each."""
+    every = {"GEX_SCHEDULE__MIN_INTERVAL_SECONDS": str(STEADY_SECONDS)}
+    with stack.worker(SYMBOLS, INCLUDED[name], stack.new_prefix(), **every) as worker:
+        worker.wait_for_events(_WARM_UP_EVENTS // 4)
+        return _figures(worker.during(seconds))
+
+
 def flat_out(stack: Stack, symbols: Sequence[str], name: str, seconds: float) -> dict[str, float]:
-    """Every response new, as many as there is time for."""
+    """Every response new, as many as there is time for; what waits for the broker is committed together."""
     with stack.worker(symbols, INCLUDED[name], stack.new_prefix()) as worker:
-        worker.wait_for_events(_WARM_UP_EVENTS * len(symbols))
+        worker.wait_for_events(_WARM_UP_EVENTS)
         seen = worker.during(seconds)
         resident = worker.usage().resident_bytes
     return {**_figures(seen), "resident_mib": resident / MIB}

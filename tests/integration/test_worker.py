@@ -170,7 +170,7 @@ def test_an_older_entry_is_counted_and_dropped(
 ) -> None:
     with start_worker(variables) as worker:
         wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
-        simulator.ask("/_control/faults", {"fault": "computed_at", "value": "older", "symbols": ["BTCUSDT"]})
+        simulator.ask("/_control/faults", {"fault": "computed_at", "variant": "older", "symbols": ["BTCUSDT"]})
         wait_until(
             lambda: 'gex_observations_dropped_total{feed="all",reason="older"} 0' not in text(worker, "/metrics"),
             "an older one is counted",
@@ -236,7 +236,7 @@ def test_a_key_that_is_rotated_in_its_file_is_taken_up(
         {"fault": "success_false"},
         {"fault": "drop"},
         {"fault": "500"},
-        {"fault": "429"},
+        {"fault": "429", "retry_after_seconds": 1},
     ],
     ids=lambda fault: fault["fault"],
 )
