@@ -86,6 +86,8 @@ def fold(states: Mapping[str, State], seen: Iterable[Observation], feed: FeedRul
 def expire(state: State, at: tuple[int, int], answered_at: int | None, source: Source, feed: FeedRules) -> Step:
     """What the timer decides: live levels that are too old become stale, also when nothing answers.
 
+    The reason is `no_answer` where none came in the latter half of `stale_after_seconds`, else `old`.
+
     `at` is the moment by our clock and by the upstream's; `answered_at` the last answer for the symbol by the
     upstream's clock, None where there was none since the shard was opened.
     """
@@ -95,7 +97,7 @@ def expire(state: State, at: tuple[int, int], answered_at: int | None, source: S
     due = stale_at(state, answered, feed)
     if due is None or now <= due:
         return NOTHING
-    silent = answered_at is None or now - answered_at > feed.stale_after_micros
+    silent = answered_at is None or now - answered_at > feed.stale_after_micros // 2
     reason = "no_answer" if silent else "old"
     seen = Observation(state.symbol, Status.STALE, None, observed_at, now, source, reason)
     said = _Said(Kind.STALE, Status.STALE, state.said, state.computed_at, Difference(), reason)
@@ -112,8 +114,6 @@ def stale_at(state: State, answered_at: int, feed: FeedRules) -> int | None:
 
 def remove(state: State, observed_at: int, source: Source, feed: FeedRules) -> Step:
     """The symbol is no longer configured. Its state stays: the sequence must not start again."""
-    if state.status is Status.REMOVED:
-        return NOTHING
     seen = Observation(state.symbol, Status.REMOVED, None, observed_at, observed_at, source)
     return _absent(state, seen, feed)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import quantiles
 from typing import TYPE_CHECKING, Final
 
-import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
+import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import time
+import tracemalloc
 import zlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -300,7 +301,11 @@ async def test_a_small_body_that_unpacks_to_a_huge_one_is_refused(server: Server
     bomb = b"".join([packer.compress(bytes(2**20)) for _ in range(64)]) + packer.flush()
     assert len(bomb) < 2**20
     server.handler = answering(bomb, headers={"Content-Encoding": "gzip"})
+    tracemalloc.start()
     assert type(await asker.fails()) is BadResponse
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 * 2**20
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip"])

@@ -141,7 +141,7 @@ class OneSymbol(RuleBasedStateMachine):
         if last.status is not Status.LIVE or at[1] - since <= STALE_AFTER:
             assert step == NOTHING
             return
-        silent = self.answered_at is None or at[1] - self.answered_at > STALE_AFTER
+        silent = self.answered_at is None or at[1] - self.answered_at > STALE_AFTER // 2
         event = self._published(step, Kind.STALE, Status.STALE, self._said())
         assert event.reason == ("no_answer" if silent else "old")
         assert counted(event.after) == counted(event.before)

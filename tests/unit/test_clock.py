@@ -48,7 +48,8 @@ def test_a_whole_second_may_be_any_moment_of_it() -> None:
 
 def test_one_bogus_timestamp_does_nothing() -> None:
     good = (0, 100_000, 10 * SECOND + ODD)
-    assert learnt(good, good, (0, 100_000, -(10**15)), good) == learnt(good)
+    bogus = (0, 100_000, -(10**15))
+    assert learnt(good, good, bogus) == learnt(bogus, good, good) == learnt(good)
 
 
 def test_a_clock_that_was_set_is_followed_after_some_responses() -> None:

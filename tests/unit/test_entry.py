@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +12,9 @@ from connector.core.entry import decode_entry
 from connector.core.model import AllExpiry, Levels, Row
 from connector.errors import EntryError
 from tests.support.levels import FIELDS, LISTS, NOW, NUMBERS, RANKED, SECOND, document, encoded, number, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def levels(entry: Any) -> Levels:
@@ -141,6 +144,19 @@ def test_extra_has_sorted_keys_and_no_blanks() -> None:
 )
 def test_computed_at_is_utc_to_the_microsecond(text: str, micros: int) -> None:
     assert decode_entry(encoded({"computed_at": text}), NOW).computed_at == micros
+
+
+@pytest.fixture
+def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "JST-9")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_computed_at_is_utc_wherever_this_machine_is(tokyo: None) -> None:
+    assert decode_entry(b'{"computed_at":"2027-01-15T08:00:00"}', NOW).computed_at == NOW
 
 
 @pytest.mark.parametrize("entry", [{}, {"computed_at": None}], ids=["absent", "null"])

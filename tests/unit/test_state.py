@@ -235,7 +235,7 @@ def test_stale_levels_are_fresh_again_changed_or_not() -> None:
 
 @pytest.mark.parametrize(
     ("answered_seconds", "reason"),
-    [(None, "no_answer"), (0, "no_answer"), (0.999, "no_answer"), (1, "old"), (91, "old")],
+    [(None, "no_answer"), (0, "no_answer"), (45.999, "no_answer"), (46, "old"), (91, "old")],
 )
 def test_the_timer_says_whether_the_levels_are_old_or_nothing_answers(
     answered_seconds: float | None, reason: str
