@@ -105,6 +105,7 @@ class Poller:
 
     async def _check(self, batch: Batch) -> None:
         feed = self._feeds[batch.feed]
+        await self._client.permit()
         started_at, outcome, label = time.monotonic(), Outcome.ANSWERED, "ok"
         for symbol in batch.symbols:
             self._metrics.symbol(batch.feed, symbol).requested += 1

@@ -105,14 +105,18 @@ class Client:
         """Let go of the connections."""
         await self._http.aclose()
 
+    async def permit(self) -> None:
+        """Wait until the budget allows a request."""
+        while wait := self._limiter.wait_seconds(time.monotonic()):  # noqa: ASYNC110 -- time is what is waited for
+            await asyncio.sleep(wait)
+
     async def check(self, ask: Ask) -> Answer:
-        """Wait until the budget allows it, ask once, and decode.
+        """Ask once, when the budget allows it, and decode.
 
         Raises:
             UpstreamError: in all cases but a response of the API with `success`.
         """
-        while wait := self._limiter.wait_seconds(time.monotonic()):  # noqa: ASYNC110 -- time is what is waited for
-            await asyncio.sleep(wait)
+        await self.permit()
         self._limiter.started()
         key = self._key.secret.reveal()
         sent_at, started = time.time_ns() // 1000, time.monotonic()
