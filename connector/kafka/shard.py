@@ -129,6 +129,11 @@ class ShardLog:
             self.drop(fatal=of(exception).fatal())
             raise explained(of(exception), f"publishing to shard {self._shard}") from None
 
+    @property
+    def waiting(self) -> int:
+        """Records and requests that the producer has not been rid of yet."""
+        return 0 if self._producer is None else len(self._producer)
+
     def idle(self) -> None:
         """Hand out what the client has to say; call now and then."""
         if self._producer is not None:

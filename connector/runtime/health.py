@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    Check = Callable[[], Iterable[str]]
-
 
 @dataclass(slots=True)
 class _Loop:
     limit_seconds: float
-    at_seconds: float
-    """Monotonic."""
+    monotonic_at: float
     at: int
-    """Microseconds since the Unix epoch."""
 
 
 class Health:
@@ -33,41 +29,38 @@ class Health:
         self._monotonic = monotonic
         self._wall = wall
         self._loops: dict[str, _Loop] = {}
-        self._checks: list[Check] = []
+        self._checks: list[Callable[[], Iterable[str]]] = []
 
     def register(self, loop: str, limit_seconds: float) -> None:
-        """From now on the loop must make progress at least every `limit_seconds`. Again: the new limit, from now."""
+        """From now on the loop must make progress at least every `limit_seconds`."""
         self._loops[loop] = _Loop(limit_seconds, self._monotonic(), self._wall())
 
     def unregister(self, loop: str) -> None:
-        """The loop has ended as it should. One that is not registered is ignored."""
+        """The loop has ended as it should."""
         self._loops.pop(loop, None)
 
     def progress(self, loop: str) -> None:
         """The loop did something, or woke with nothing to do. Ignored for one that is not registered (any more)."""
-        found = self._loops.get(loop)
-        if found is not None:
-            found.at_seconds = self._monotonic()
-            found.at = self._wall()
+        if (found := self._loops.get(loop)) is not None:
+            found.monotonic_at, found.at = self._monotonic(), self._wall()
 
-    def require(self, check: Check) -> None:
+    def require(self, check: Callable[[], Iterable[str]]) -> None:
         """Ready only while `check()` gives no reason against it."""
         self._checks.append(check)
 
     def why_not_live(self) -> list[str]:
         """The loops that have stalled; empty: live."""
-        now = self._monotonic()
+        loops, now = self._loops.copy(), self._monotonic()
+        silent = [(name, now - loop.monotonic_at, loop.limit_seconds) for name, loop in loops.items()]
         return [
-            f"loop {name} has made no progress for {now - loop.at_seconds:.1f} s, its limit is {loop.limit_seconds:g} s"
-            for name, loop in self._loops.copy().items()
-            if now - loop.at_seconds > loop.limit_seconds
+            f"loop {name} has made no progress for {seconds:.1f} s, its limit is {limit:g} s"
+            for name, seconds, limit in silent
+            if seconds > limit
         ]
 
     def why_not_ready(self) -> list[str]:
         """Every reason of every check; empty: ready."""
-        if not self._checks:
-            return ["starting"]
-        return [reason for check in self._checks for reason in check()]
+        return [reason for check in self._checks for reason in check()] if self._checks else ["starting"]
 
     def progressed_at(self) -> dict[str, int]:
         """When each loop last made progress, in microseconds since the Unix epoch."""

@@ -65,6 +65,8 @@ class Inbox:
         for entry in (*work.quarantined, *newer.quarantined):
             self.quarantine(entry)
 
-    def clear(self) -> None:
-        """Forget it all: the shard is another worker's."""
+    def clear(self) -> int:
+        """Forget it all: the shard is another worker's. Returns how many observations that were."""
+        forgotten = sum(map(len, self._seen.values()))
         self._seen, self._quarantined = {}, {}
+        return forgotten

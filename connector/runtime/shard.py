@@ -90,6 +90,11 @@ class Shard:
         self._publishing_since: float | None = None
         self._stats: dict[str, SymbolStats] = {symbol: tools.metrics.symbol(shard.feed, symbol) for symbol in symbols}
 
+    @property
+    def waiting(self) -> int:
+        """Records that wait for Kafka in the producer."""
+        return self._log.waiting
+
     def why_not_ready(self) -> str | None:
         """What is wrong with it, if anything: not open, or a transaction that does not come to its end."""
         if not self.is_open:
@@ -114,6 +119,7 @@ class Shard:
                     self._failures += 1
                     await self._fail(error)
         finally:
+            self._forget()
             self._let_go()
             await self._in_thread(self._log.drop)
 
@@ -138,7 +144,7 @@ class Shard:
 
     def lose(self) -> None:
         """The shard is another worker's already: what waits is worth nothing."""
-        self._inbox.clear()
+        self._forget()
         self.close()
         self._let_go()
 
@@ -211,8 +217,7 @@ class Shard:
             await self._in_thread(self._log.publish, transaction)
         except KafkaError:
             self._tools.metrics.transaction("aborted")
-            if not self._closing.is_set():
-                self._inbox.put_back(work)
+            self._inbox.put_back(work)
             raise
         finally:
             self._publishing_since = None
@@ -242,7 +247,7 @@ class Shard:
         fenced = isinstance(error, ShardFenced)
         if fenced:
             self._tools.metrics.fenced()
-            self._inbox.clear()
+            self._forget()
         self._set(is_open=False, is_polled=self.is_polled and not fenced)
         least, most = _FENCED_SECONDS if fenced else _BACKOFF_SECONDS
         pause = min(most, least * 2 ** min(self._failures - 1, _MAX_DOUBLINGS)) * random.uniform(1, 1.5)  # noqa: S311 -- jitter
@@ -254,11 +259,16 @@ class Shard:
         except TimeoutError:
             return
 
+    def _forget(self) -> None:
+        """Give up what waits, and count it."""
+        for _ in range(self._inbox.clear()):
+            self._tools.metrics.dropped(self.id.feed, "lost")
+
     def _let_go(self) -> None:
         """Show nothing of it any more: another object may have the shard before a hanging call of this one ends."""
         if not self._gone:
             self._set(is_open=False, is_polled=False)
-            self._tools.metrics.shard_open(self.id.feed, self.id.partition, None)
+            self._tools.metrics.shard_open(None, self.id.feed, self.id.partition)
             self._gone = True
 
     def _set(self, *, is_open: bool, is_polled: bool) -> None:
@@ -268,7 +278,7 @@ class Shard:
         self.is_open, self.is_polled = is_open, is_polled
         for stats in self._stats.values():
             stats.owned = is_polled
-        self._tools.metrics.shard_open(self.id.feed, self.id.partition, is_open)
+        self._tools.metrics.shard_open(is_open, self.id.feed, self.id.partition)
         if changed:
             self._tools.changed()
 

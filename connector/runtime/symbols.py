@@ -13,16 +13,12 @@ from connector.runtime.catalogue import LEVEL_SYMBOLS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    Series = Iterable[tuple[tuple[str, ...], float]]
-
-_COUNTS: Final = ("requested", "served", "missing", "invalid")
-_MOMENTS: Final = ("computed", "observed")
 _NUMBERS_OF: Final = attrgetter(*NUMBERS)
 
 
 @dataclass(slots=True)
 class SymbolStats:
-    """One symbol's figures, written by the one loop that owns its shard; moments in microseconds since the epoch.
+    """One symbol's figures, written on the event loop; moments in microseconds since the epoch.
 
     Set `owned` to False when the shard is lost: the new owner shows status, freshness and levels from then on,
     while this worker's counts stay.
@@ -38,48 +34,24 @@ class SymbolStats:
     levels: Levels | None = None
     owned: bool = False
 
-
-class Symbols:
-    """Every symbol this worker has had to do with, in the order in which it was first asked for."""
-
-    def __init__(self) -> None:
-        self._symbols: dict[tuple[str, str], SymbolStats] = {}
-
-    def get(self, feed: str, symbol: str) -> SymbolStats:
-        """The symbol's figures, made at the first call."""
-        found = self._symbols.get((feed, symbol))
-        return self._symbols.setdefault((feed, symbol), SymbolStats()) if found is None else found
-
-    def series(self) -> Iterator[tuple[str, Series]]:
-        """Metric by metric: its name, then the label values and value of every series."""
-        symbols = self._symbols.copy()
-        for count in _COUNTS:
-            yield f"gex_symbols_{count}_total", [(key, getattr(stats, count)) for key, stats in symbols.items()]
-        owned = {key: stats for key, stats in symbols.items() if stats.owned}
-        for moment in _MOMENTS:
-            yield f"gex_symbol_{moment}_timestamp_seconds", _moments(owned, f"{moment}_at")
-        yield "gex_symbol_status", _statuses(owned)
-        yield "gex_level", _levels(owned)
+    def shown_levels(self) -> Iterator[tuple[str, float]]:
+        """Path and value of each number that consumers may rely on."""
+        if self.levels is not None and self.status is not None and self.status.has_levels:
+            for path, value in zip(NUMBERS, _NUMBERS_OF(self.levels), strict=True):
+                if value is not None:
+                    yield path, value
 
 
-def _moments(owned: Mapping[tuple[str, str], SymbolStats], attribute: str) -> Series:
-    for key, stats in owned.items():
-        at: int | None = getattr(stats, attribute)
-        if at is not None:
-            yield key, at / MICROS
-
-
-def _statuses(owned: Mapping[tuple[str, str], SymbolStats]) -> Series:
-    for (feed, symbol), stats in owned.items():
-        for status in Status:
-            yield (feed, symbol, status.value), float(stats.status is status)
-
-
-def _levels(owned: Mapping[tuple[str, str], SymbolStats]) -> Series:
-    for (feed, symbol), stats in list(owned.items())[:LEVEL_SYMBOLS]:
-        levels, status = stats.levels, stats.status
-        if levels is None or status is None or not status.has_levels:
-            continue
-        for path, value in zip(NUMBERS, _NUMBERS_OF(levels), strict=True):
-            if value is not None:
-                yield (feed, symbol, path), value
+def series(
+    symbols: Mapping[tuple[str, str], SymbolStats],
+) -> Iterator[tuple[str, Iterable[tuple[tuple[str, ...], float]]]]:
+    """Metric by metric: its name, then the label values and value of every series."""
+    owned = [(key, stats) for key, stats in symbols.items() if stats.owned]
+    for count in ("requested", "served", "missing", "invalid"):
+        yield f"gex_symbols_{count}_total", [(key, getattr(stats, count)) for key, stats in symbols.items()]
+    for moment in ("computed", "observed"):
+        moments = [(key, getattr(stats, f"{moment}_at")) for key, stats in owned]
+        yield f"gex_symbol_{moment}_timestamp_seconds", [(key, at / MICROS) for key, at in moments if at is not None]
+    yield "gex_symbol_status", [((*key, s), float(stats.status is s)) for key, stats in owned for s in Status]
+    levels = [(key, path, value) for key, stats in owned[:LEVEL_SYMBOLS] for path, value in stats.shown_levels()]
+    yield "gex_level", [((*key, path), value) for key, path, value in levels]

@@ -68,7 +68,7 @@ class Worker:
         self._clock = Clock()
         self._health = Health(time.monotonic, Clock.now)
         self._metrics.watch_loops(self._health.progressed_at)
-        self._metrics.build_info(__version__)
+        self._metrics.build_info(1, __version__)
         self._clients = Clients(config.kafka, self._metrics.kafka_error, self._metrics.kafka_stats)
         self.listener = Listener(self._metrics, self._health, config.http.host, config.http.port)
         shards = config.kafka.shards * len(config.feeds)
@@ -119,7 +119,7 @@ class Worker:
         self._health.register(_GROUP, _GROUP_LIMIT_SECONDS)
         self._health.require(self._why_not_ready)
         for feed in self._rules:
-            self._metrics.shards(feed, self._config.kafka.shards)
+            self._metrics.shards(self._config.kafka.shards, feed)
         self._group.start()
         loops = [self._watched(self._poller.run()), self._watched(self._tick())]
         try:
@@ -196,7 +196,7 @@ class Worker:
         owned = [shard for shard, _ in self._shards.values()]
         self._poller.cover(shard for shard in owned if shard.is_polled)
         for feed in self._rules:
-            self._metrics.shards_owned(feed, sum(shard.is_open for shard in owned if shard.id.feed == feed))
+            self._metrics.shards_owned(sum(shard.is_open for shard in owned if shard.id.feed == feed), feed)
 
     async def _tick(self) -> None:
         self._health.register(_TICKER, _TICKER_LIMIT_SECONDS)
@@ -207,6 +207,7 @@ class Worker:
                 self._poller.key_changed()
             for shard, _ in self._shards.values():
                 shard.tick()
+            self._metrics.queue_messages(sum(shard.waiting for shard, _ in self._shards.values()))
             self._reader.idle()
 
     def _why_not_ready(self) -> list[str]:

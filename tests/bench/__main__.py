@@ -43,7 +43,7 @@ class Effort:
 
 
 _FULL: Final = Effort(tuple(INCLUDED), 10, 500, 240, 3, 8, 60)
-_QUICK: Final = Effort(("all",), 3, 60, 40, 1, 3, 4)
+_QUICK: Final = Effort(("all",), 2, 40, 30, 1, 2, 3)
 
 
 def main() -> None:

@@ -1,33 +1,24 @@
-"""The figures that librdkafka really gives, from a client on its own mock cluster."""
+"""The figures that librdkafka really gives, from clients on its own mock cluster."""
 
 from __future__ import annotations
 
-import json
+from confluent_kafka import Consumer, Producer
 
-from confluent_kafka import Producer
+from connector.runtime.kafka_stats import Statistics, decode
 
-from connector.runtime.kafka_stats import KafkaStats, Totals
+QUIET = {"statistics.interval.ms": 10, "log_level": 0}
 
 
-def test_real_statistics_are_understood() -> None:
-    stats = KafkaStats()
-    told: list[Totals] = []
-    seen: set[str] = set()
-
-    def take(text: str) -> None:
-        totals = stats.update(text)
-        assert totals is not None
-        told.append(totals)
-        seen.update(f"{b['nodeid']}" for b in json.loads(text)["brokers"].values() if b["rtt"]["cnt"])
-
-    client = {"test.mock.num.brokers": 1, "statistics.interval.ms": 10, "linger.ms": 200_000, "log_level": 0}
-    producer = Producer({**client, "stats_cb": take})
-    producer.produce("topic", b"value")
-    while not any(totals.queue_messages == 1 for totals in told):
-        producer.poll(1)
-    assert max(totals.queue_bytes for totals in told) == len(b"value")
-    assert producer.flush(30) == 0
-    while not (told[-1].brokers_up and told[-1].queue_messages == 0 and any(totals.rtt_seconds for totals in told)):
-        producer.poll(1)
-    assert {node for totals in told for node in totals.rtt_seconds} == {"1"} == seen - {"-1"}
-    assert all(0 < seconds < 60 for totals in told for seconds in totals.rtt_seconds.values())
+def test_a_group_members_connections_are_understood() -> None:
+    cluster = Producer({**QUIET, "test.mock.num.brokers": 1})
+    [broker] = cluster.list_topics(timeout=10).brokers.values()
+    told: list[Statistics] = []
+    address = {"bootstrap.servers": f"{broker.host}:{broker.port}", "group.id": "group"}
+    consumer = Consumer({**QUIET, **address, "stats_cb": lambda text: told.append(decode(text))})
+    consumer.subscribe(["topic"])
+    while not {"1", "coordinator"} <= (shown := {node for statistics in told for node in statistics.rtt_seconds}):
+        consumer.poll(1)
+    assert shown == {"1", "coordinator"}
+    assert max(statistics.brokers_up for statistics in told) == 1
+    assert all(0 < seconds < 60 for statistics in told for seconds in statistics.rtt_seconds.values())
+    consumer.close()

@@ -107,5 +107,5 @@ def test_clearing_forgets_everything() -> None:
     inbox = Counted()
     inbox.add(shown(1))
     inbox.quarantine(bad("A", 1))
-    inbox.clear()
+    assert inbox.clear() == 1
     assert not inbox
