@@ -45,6 +45,6 @@ docs: install ## write the generated pages anew
 	$(BIN)/python -m connector.reference configuration > docs/configuration.md
 	$(BIN)/python -m connector.reference metrics > docs/metrics.md
 
-lock: ## resolve the pinned packages anew
+lock: ## pin what pyproject.toml asks for (UPGRADE=--upgrade: newest versions)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --all-extras --group test --group check --group bench --group build pyproject.toml -o requirements/dev.txt --upgrade
+	  --all-extras --group test --group check --group bench --group build pyproject.toml -o requirements/dev.txt $(UPGRADE)
