@@ -38,8 +38,8 @@ test: install ## unit, property, contract, integration and a short chaos run, wi
 test-all: test ## also what needs system packages: promtool
 	$(BIN)/pytest -m system
 
-bench: install ## what a poll and an event cost, as a table and bench.json
-	$(BIN)/python -m tests.bench --json bench.json
+bench: install ## CPU by stage and the worker end to end, four minutes; BENCH="--quick", "--plot docs/benchmarks.png"
+	$(BIN)/python -m tests.bench --json bench.json $(BENCH)
 
 docs: install ## write the generated pages anew
 	$(BIN)/python -m connector.reference configuration > docs/configuration.md

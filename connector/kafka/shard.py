@@ -10,6 +10,7 @@ import logging
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import confluent_kafka as ck
@@ -65,6 +66,12 @@ class Restored(Value, frozen=True):
     states: dict[str, State]
     records: int
     seconds: float
+
+
+@lru_cache(maxsize=8)
+def _iso(at: int) -> str:
+    """All records of a response have the same moment."""
+    return datetime.fromtimestamp(at / MICROS, UTC).isoformat()
 
 
 class ShardLog:
@@ -192,7 +199,7 @@ class ShardLog:
             ("ce_id", record_id),
             ("ce_type", kind),
             ("ce_source", f"/{self._topics.prefix}/{record.feed}"),
-            ("ce_time", datetime.fromtimestamp(record.observed_at / MICROS, UTC).isoformat()),
+            ("ce_time", _iso(record.observed_at)),
             ("group", record.source.group),
             ("worker", record.source.worker),
         ]

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw CPU by stage")
     options = parser.parse_args()
     results = measure(_QUICK if options.quick else _FULL)
-    print(table(results))  # noqa: T201 -- what was asked for
+    print(table(results))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
     if options.plot:
