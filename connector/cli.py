@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,11 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ConnectorError as error:
         print(f"{error}", file=sys.stderr)
         code = error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
         code = 0
     # A pool thread that hangs in a Kafka call must not delay the end.
     logging.shutdown()
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
@@ -114,7 +116,7 @@ def _watch(options: argparse.Namespace) -> int:
     from connector.watch import open_events, watch  # noqa: PLC0415 -- `run` needs none of it
 
     kafka, registry = config.load_kafka(options.config, os.environ)
-    configure("WARNING", secrets=tuple)
+    configure("WARNING", secrets=lambda: (*kafka.client.secrets(), *registry.client.secrets()))
     return watch(open_events(kafka, registry, from_beginning=options.from_beginning), as_json=options.json)
 
 

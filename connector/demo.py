@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any, Final
-from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from connector.config import Kafka
@@ -128,7 +127,7 @@ def _wait_ready(url: str, worker: subprocess.Popen[bytes], log: Path) -> None:
     while True:
         try:
             _get(url)
-        except (HTTPError, URLError):
+        except OSError:  # HTTPError and URLError are
             if worker.poll() is not None or time.monotonic() > deadline:
                 raise KafkaUnavailable(f"the connector did not become ready:\n{log.read_text()[-2000:]}") from None
             time.sleep(0.05)

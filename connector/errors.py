@@ -6,14 +6,17 @@
     ├── ConfigError                 the configuration; exit 2
     ├── UpstreamError               a check that brought no observations
     │   ├── KeyRefused              401, 403: stop, try again slowly
-    │   ├── RequestRefused          400, 404, 422: our request; never repeated unchanged
+    │   ├── RequestRefused          400, 422: our request; never repeated unchanged
+    │   │   └── NothingFound        404: nothing is cached for any of the symbols
     │   ├── RateLimited             429: wait as told
     │   ├── UpstreamUnavailable     5xx, no connection, time-outs: back off
     │   └── BadResponse             an answer that is no response of the API: back off
     ├── EntryError                  one symbol's entry: to quarantine, the others go on
     └── KafkaError                  anything of Kafka or the registry
         ├── KafkaUnavailable        waiting may cure it: back off (exit 3 while starting)
+        │   └── AccessDenied        a right is missing
         ├── SetupError              a topic, right or schema that does not fit; exit 3
+        ├── Unpublishable           the broker refuses what a record holds: it is given up, and the shard goes on
         ├── ShardFenced             another worker has opened the shard since
         └── ShardCorrupt            what no waiting cures; exit 4
 
@@ -21,8 +24,6 @@ No message holds the API key, and none holds a value that came from outside at f
 """
 
 from __future__ import annotations
-
-from http import HTTPStatus
 
 EXIT_CONFIG = 2
 EXIT_KAFKA = 3
@@ -75,14 +76,13 @@ class KeyRefused(UpstreamError):
 
 
 class RequestRefused(UpstreamError):
-    """400, 404 or 422: a symbol, `include` or `exchanges` of ours is not accepted."""
+    """400 or 422: a symbol, `include` or `exchanges` of ours is not accepted."""
 
     outcome = "refused"
 
-    @property
-    def unknown(self) -> bool:
-        """True where the upstream says that it has nothing for what was asked (404)."""
-        return self.status == HTTPStatus.NOT_FOUND
+
+class NothingFound(RequestRefused):
+    """404, NOT_FOUND: a cold cache; not asked again at once."""
 
 
 class RateLimited(UpstreamError):
@@ -119,6 +119,14 @@ class KafkaError(ConnectorError):
 
 class KafkaUnavailable(KafkaError):
     """Waiting may cure it."""
+
+
+class AccessDenied(KafkaUnavailable):
+    """A right is missing; somebody may grant it."""
+
+
+class Unpublishable(KafkaError):
+    """The broker refuses what a record holds: the same record again would be refused again."""
 
 
 class SetupError(KafkaError):

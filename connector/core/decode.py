@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
 _MAX_SCAN_BYTES: Final = 1024 * 1024
+_MAX_NAMES: Final = 16
+_MAX_NAME: Final = 40
 
 
 _FIGURE: Final = msgspec.Meta(ge=-(2**53), le=2**53)
@@ -177,10 +179,11 @@ def _enter_results(tokens: Iterator[re.Match[bytes]]) -> bool:
 
 def _meta(value: Any) -> Meta:
     fields = value if isinstance(value, dict) else {}
+    exchanges = _list(fields.get("exchanges_filtered"))[:_MAX_NAMES]  # they go into every record
     return Meta(
         server_at=moment_or_none(fields.get("timestamp")),
         request_id=_text(fields.get("request_id")),
-        exchanges=tuple(name for name in _list(fields.get("exchanges_filtered")) if isinstance(name, str)),
+        exchanges=tuple(name[:_MAX_NAME] for name in exchanges if isinstance(name, str)),
         rate_limit=_rate_limit(fields.get("rate_limit")),
     )
 

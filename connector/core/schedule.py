@@ -63,7 +63,7 @@ class Schedule:
         self._chance = chance
         self._slots: dict[Batch, _Slot] = {}
         self._in_flight: set[Batch] = set()
-        self._held_until = float("-inf")
+        self._held_until = self._held_for_key_until = float("-inf")
         self.budget_per_minute = 60.0
 
     @property
@@ -87,7 +87,7 @@ class Schedule:
         if not waiting:
             return None
         at, batch = min(waiting, key=lambda item: item[0])
-        return max(at, self._held_until), batch
+        return max(at, self._held_until, self._held_for_key_until), batch
 
     def started(self, batch: Batch) -> None:
         """The request is under way: no second one for this batch meanwhile."""
@@ -109,9 +109,15 @@ class Schedule:
             slot.at = max(started_at + interval, now)
 
     def hold(self, until: float) -> None:
-        """No check of any batch before that moment: the server said so, or refuses the key."""
+        """No check of any batch before that moment: the server said so."""
         self._held_until = max(self._held_until, until)
 
-    def release(self) -> None:
-        """End a hold: the key has changed."""
-        self._held_until = float("-inf")
+    def hold_for_key(self, until: float) -> None:
+        """No check of any batch before that moment, or until the key changes: it is refused."""
+        self._held_for_key_until = until
+
+    def release_for_key(self, now: float) -> None:
+        """The key has changed: every batch is due."""
+        self._held_for_key_until = float("-inf")
+        for slot in self._slots.values():
+            slot.at = None if slot.at is None else min(slot.at, now)

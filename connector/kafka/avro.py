@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _NAMESPACE: Final = "gex.levels"
 _SINGLE_OBJECT: Final = b"\xc3\x01"
-_CONFLUENT: Final = b"\x00"
 _NULL, _LEVELS = b"\x00", b"\x02"
 _MEMO_SIZE: Final = 3
 """Encoded `Levels` kept per symbol: last seen, last published, and the one that is to be."""

@@ -9,7 +9,7 @@ import confluent_kafka as ck
 
 from connector.core.model import Event, Value
 from connector.errors import KafkaUnavailable
-from connector.kafka.faults import explained, of
+from connector.kafka.faults import explained, made, of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ class Events:
     def __init__(self, clients: Clients, topics: Topics, codec: Codec, *, from_beginning: bool) -> None:
         """Raises KafkaUnavailable: no answer, or no such topic."""
         self._codec = codec
-        self._consumer = ck.Consumer({**clients.reader("read_committed"), "enable.partition.eof": False})
+        self._consumer = made(ck.Consumer, {**clients.reader("read_committed"), "enable.partition.eof": False})
         try:
             found = self._consumer.list_topics(timeout=_TIMEOUT_SECONDS).topics
         except ck.KafkaException as exception:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import confluent_kafka as ck
 
@@ -12,10 +12,24 @@ from connector import errors
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from connector.kafka.settings import Settings
+
+_T = TypeVar("_T")
 _FENCED: Final = {
     ck.KafkaError._FENCED,  # noqa: SLF001 -- librdkafka's own codes are named so
     ck.KafkaError.INVALID_PRODUCER_EPOCH,
     ck.KafkaError.PRODUCER_FENCED,
+}
+_DENIED: Final = {
+    ck.KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    ck.KafkaError.GROUP_AUTHORIZATION_FAILED,
+    ck.KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+}
+_UNPUBLISHABLE: Final = {
+    ck.KafkaError.MSG_SIZE_TOO_LARGE,
+    ck.KafkaError.INVALID_RECORD,
+    ck.KafkaError.INVALID_TIMESTAMP,
 }
 _REMEDIES: Final = {
     ck.KafkaError.TOPIC_AUTHORIZATION_FAILED: "grant the missing right on the topic (README, Rights)",
@@ -38,7 +52,19 @@ def explained(error: ck.KafkaError, doing: str, last_error: str | None = None) -
         return errors.ShardFenced(f"{doing}: {error.str()}")
     remedy = _REMEDIES.get(error.code())
     parts = [f"{doing}: {error.name()}: {error.str()}", last_error, remedy]
-    return errors.KafkaUnavailable("; ".join(part for part in parts if part))
+    kind = errors.KafkaUnavailable
+    if error.code() in _DENIED:
+        kind = errors.AccessDenied
+    said = "; ".join(part for part in parts if part)
+    return errors.Unpublishable(said) if error.code() in _UNPUBLISHABLE else kind(said)
+
+
+def made(kind: Callable[[Settings], _T], settings: Settings) -> _T:
+    """A client. Raises SetupError where librdkafka refuses a setting."""
+    try:
+        return kind(settings)
+    except (ck.KafkaException, TypeError, ValueError) as error:
+        raise errors.SetupError(f"kafka.client: {error}") from None
 
 
 def of(exception: ck.KafkaException) -> ck.KafkaError:
@@ -47,12 +73,12 @@ def of(exception: ck.KafkaException) -> ck.KafkaError:
     return error
 
 
-def retrying(call: Callable[[], None], seconds: float) -> None:
+def retrying(call: Callable[[], None], seconds: float, stopped: Callable[[], bool]) -> None:
     """Call again while the error says that this may help, for so long. Raises the last `KafkaException`."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             return call()
         except ck.KafkaException as exception:
-            if not of(exception).retriable() or time.monotonic() >= deadline:
+            if not of(exception).retriable() or time.monotonic() >= deadline or stopped():
                 raise

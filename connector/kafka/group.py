@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import confluent_kafka as ck
 
 from connector.errors import KafkaError, KafkaUnavailable
-from connector.kafka.faults import explained, of
+from connector.kafka.faults import explained, made, of
 from connector.kafka.settings import ShardId
 from connector.logs import Bounded
 
@@ -43,9 +43,15 @@ class Listener(Protocol):
     def lost(self, shards: list[ShardId]) -> None:
         """These belong to others already."""
 
+    def failed(self, error: Exception) -> None:
+        """Membership has ended by a defect."""
+
 
 class Group:
-    """Membership in the group. `topics` maps each compacted topic to its feed; `polled` is called at every turn."""
+    """Membership in the group. `topics` maps each compacted topic to its feed; `polled` is called at every turn.
+
+    Raises SetupError where librdkafka refuses the settings.
+    """
 
     def __init__(
         self, settings: Settings, topics: Mapping[str, str], listener: Listener, polled: Callable[[], None]
@@ -59,6 +65,7 @@ class Group:
         self._last_error: KafkaError | None = None
         self._bounded = Bounded(_REPORT_SECONDS, time.monotonic)
         self._thread = threading.Thread(target=self._run, name="group", daemon=True)
+        self._consumer = made(ck.Consumer, settings)
 
     @property
     def joined(self) -> bool:
@@ -82,15 +89,18 @@ class Group:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            consumer = ck.Consumer(self._settings)
-            try:
-                self._poll(consumer)
-            except ck.KafkaException as exception:
-                self._report(of(exception))
-                self._stopping.wait(_RETRY_SECONDS)
-            finally:
-                consumer.close()
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._poll(self._consumer)
+                except ck.KafkaException as exception:
+                    self._report(of(exception))
+                self._consumer.close()
+                self._answered.clear()
+                if not self._stopping.wait(_RETRY_SECONDS):
+                    self._consumer = made(ck.Consumer, self._settings)
+        except Exception as error:  # noqa: BLE001 -- the thread's outermost loop: whoever waits for it is told
+            self._listener.failed(error)
 
     def _poll(self, consumer: ck.Consumer) -> None:
         consumer.subscribe(

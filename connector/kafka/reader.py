@@ -11,7 +11,7 @@ import confluent_kafka as ck
 
 from connector.core.model import Value
 from connector.errors import KafkaUnavailable
-from connector.kafka.faults import explained, of
+from connector.kafka.faults import explained, made, of
 
 if TYPE_CHECKING:
     from connector.kafka.settings import Clients
@@ -43,8 +43,8 @@ class Reader:
     def __init__(self, clients: Clients) -> None:
         self._lock = threading.Lock()
         self._clients = clients
-        self._committed = ck.Consumer(clients.reader("read_committed"))
-        self._uncommitted = ck.Consumer(clients.reader("read_uncommitted"))
+        self._committed = made(ck.Consumer, clients.reader("read_committed"))
+        self._uncommitted = made(ck.Consumer, clients.reader("read_uncommitted"))
 
     def high_watermark(self, topic: str, partition: int) -> int:
         """The offset behind the last record, committed or not. Raises `KafkaUnavailable`."""
@@ -82,8 +82,8 @@ class Reader:
 
     def _from(self, offset: int, topic: str, partition: int, high: int) -> Contents:
         with self._lock:
-            self._committed.assign([ck.TopicPartition(topic, partition, offset)])
             try:
+                self._committed.assign([ck.TopicPartition(topic, partition, offset)])
                 return self._read(topic, partition, high)
             except ck.KafkaException as exception:
                 raise explained(of(exception), f"reading {topic}-{partition}") from None

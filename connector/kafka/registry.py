@@ -89,7 +89,10 @@ class Registry:
             raise self._explained(error, f"schema {schema_id}") from None
         except (httpx2.HTTPError, OSError) as error:
             raise KafkaUnavailable(f"the schema registry does not answer: {error}") from None
-        parsed: Schema = fastavro.schema.parse_schema(json.loads(text or "null"), _force=True)
+        try:
+            parsed: Schema = fastavro.schema.parse_schema(json.loads(text or "null"), _force=True)
+        except (ValueError, TypeError, fastavro.schema.SchemaParseException) as error:
+            raise ShardCorrupt(f"schema {schema_id} of the schema registry is none: {str(error)[:200]}") from None
         return parsed
 
     def _explained(self, error: SchemaRegistryError, what: str) -> SetupError | KafkaUnavailable:

@@ -69,8 +69,8 @@ class Topics(Value, frozen=True):
 class Clients:
     """Makes the settings of every client from one configuration.
 
-    `on_error(name)` is called with librdkafka's name of each error it reports, `on_statistics(json)` every ten
-    seconds and client; both from whatever thread polls the client.
+    `on_error(name)` is called with librdkafka's name of each error it reports, `on_statistics(json)` by the group's
+    client every ten seconds; both from whatever thread polls the client.
     """
 
     def __init__(
@@ -95,13 +95,14 @@ class Clients:
             "session.timeout.ms": SESSION_TIMEOUT_SECONDS * 1000,
             "heartbeat.interval.ms": 1000,
         }
+        common = {"max.poll.interval.ms": MAX_POLL_INTERVAL_SECONDS * 1000, **self._common("group")}
         if given.get("group.protocol") == "consumer":  # KIP-848: these are the broker's
+            common = {name: value for name, value in common.items() if name not in assignment}
             assignment = {}
         else:
             assignment = {**assignment, **given, "partition.assignment.strategy": "cooperative-sticky"}
         return {
-            **self._common("group"),
-            "max.poll.interval.ms": MAX_POLL_INTERVAL_SECONDS * 1000,
+            **common,
             **assignment,
             **self._consumer(),
             "group.id": self._kafka.group_id,

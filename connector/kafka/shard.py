@@ -6,7 +6,6 @@ and it restored afterwards: safety rests on that alone (KIP-98, KIP-360). Everyt
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ import msgspec
 
 from connector.core.model import MICROS, Event, State, Value
 from connector.errors import KafkaUnavailable, ShardCorrupt
-from connector.kafka.faults import explained, of, retrying
+from connector.kafka.faults import explained, made, of, retrying
 from connector.kafka.partition import partition_of
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from connector.kafka.avro import Codec
     from connector.kafka.reader import Reader
     from connector.kafka.settings import Clients, ShardId, Topics
-
-_log = logging.getLogger(__name__)
 
 _CALL_SECONDS: Final = 10
 _RETRY_SECONDS: Final = 30
@@ -84,6 +81,7 @@ class ShardLog:
         self._current = topics.current(shard.feed)
         self._clients, self._reader, self._codec = tools
         self._producer: ck.Producer | None = None
+        self._abandoned = False
 
     @property
     def transactional_id(self) -> str:
@@ -100,8 +98,8 @@ class ShardLog:
         self.drop()
         started_at = time.monotonic()
         try:
-            producer = ck.Producer(self._clients.producer(self.transactional_id))
-            retrying(lambda: producer.init_transactions(_CALL_SECONDS), _RETRY_SECONDS)
+            producer = made(ck.Producer, self._clients.producer(self.transactional_id))
+            retrying(lambda: producer.init_transactions(_CALL_SECONDS), _RETRY_SECONDS, self._is_abandoned)
         except ck.KafkaException as exception:
             raise explained(of(exception), f"opening shard {self._shard}", self._clients.last_error) from None
         high = self._reader.high_watermark(self._current, self._shard.partition)
@@ -128,7 +126,7 @@ class ShardLog:
         try:
             producer.begin_transaction()
             self._produce(producer, transaction)
-            retrying(lambda: producer.commit_transaction(_CALL_SECONDS), _RETRY_SECONDS)
+            retrying(lambda: producer.commit_transaction(_CALL_SECONDS), _RETRY_SECONDS, self._is_abandoned)
         except BufferError as error:
             self.drop()
             raise KafkaUnavailable(f"publishing to shard {self._shard}: {error}") from None
@@ -136,10 +134,18 @@ class ShardLog:
             self.drop(fatal=of(exception).fatal())
             raise explained(of(exception), f"publishing to shard {self._shard}") from None
 
+    def abandon(self) -> None:
+        """From any thread: the shard is no longer ours, so that a call under way is not tried again."""
+        self._abandoned = True
+
+    def _is_abandoned(self) -> bool:
+        return self._abandoned
+
     @property
     def waiting(self) -> int:
         """Records and requests that the producer has not been rid of yet."""
-        return 0 if self._producer is None else len(self._producer)
+        producer = self._producer  # `drop` in a pool thread may take it away meanwhile
+        return 0 if producer is None else len(producer)
 
     def idle(self) -> None:
         """Hand out what the client has to say; call now and then."""

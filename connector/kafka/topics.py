@@ -16,7 +16,7 @@ from confluent_kafka.admin import (
 
 from connector.core.model import Value
 from connector.errors import KafkaUnavailable, SetupError
-from connector.kafka.faults import explained, of
+from connector.kafka.faults import explained, made, of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +30,7 @@ _T = TypeVar("_T")
 
 _TIMEOUT_SECONDS: Final = 10
 _FIRST_ANSWER_SECONDS: Final = 3
+_REPLICATED: Final = 3
 _DAY_MS: Final = 86_400_000
 _COMPACTION: Final = {
     "cleanup.policy": "compact",
@@ -66,7 +67,7 @@ def prepare(clients: Clients, wanted: list[TopicSpec], replication_factor: int) 
         SetupError: a topic that does not fit; the message lists all of them.
         KafkaUnavailable: the broker does not answer or refuses us.
     """
-    admin = AdminClient(clients.admin())
+    admin = made(AdminClient, clients.admin())
     try:
         present = admin.list_topics(timeout=_FIRST_ANSWER_SECONDS).topics
     except ck.KafkaException as exception:
@@ -75,7 +76,8 @@ def prepare(clients: Clients, wanted: list[TopicSpec], replication_factor: int) 
     _create(admin, absent, replication_factor)
     found = [spec for spec in wanted if spec.name in present]
     faults = [fault for spec in found for fault in _partition_faults(spec, len(present[spec.name].partitions))]
-    faults += _config_faults(admin, found)
+    replicas = {spec.name: len(present[spec.name].partitions[0].replicas) for spec in found}
+    faults += _config_faults(admin, found, replicas)
     if faults:
         raise SetupError("\n".join(faults))
 
@@ -83,10 +85,8 @@ def prepare(clients: Clients, wanted: list[TopicSpec], replication_factor: int) 
 def _create(admin: AdminClient, absent: list[TopicSpec], replication_factor: int) -> None:
     if not absent:
         return
-    new = [
-        NewTopic(spec.name, num_partitions=spec.partitions, replication_factor=replication_factor, config=spec.config)
-        for spec in absent
-    ]
+    safe = {"min.insync.replicas": "2"} if replication_factor >= _REPLICATED else {}  # -1: the broker's own default
+    new = [NewTopic(spec.name, spec.partitions, replication_factor, config={**spec.config, **safe}) for spec in absent]
     for name, future in admin.create_topics(new, operation_timeout=_TIMEOUT_SECONDS).items():
         try:
             _wait(future, f"creating topic {name}")
@@ -105,7 +105,7 @@ def _partition_faults(spec: TopicSpec, found: int) -> list[str]:
     return [f"topic {spec.name} has {found} partitions, configured are {spec.partitions}; {remedy}"]
 
 
-def _config_faults(admin: AdminClient, wanted: list[TopicSpec]) -> list[str]:
+def _config_faults(admin: AdminClient, wanted: list[TopicSpec], replicas: dict[str, int]) -> list[str]:
     if not wanted:
         return []
     resources = [ConfigResource(ResourceType.TOPIC, spec.name) for spec in wanted]
@@ -117,15 +117,27 @@ def _config_faults(admin: AdminClient, wanted: list[TopicSpec]) -> list[str]:
         except ck.KafkaException as exception:
             raise explained(of(exception), f"describing topic {resource.name}") from None
         found[resource.name] = {name: entry.value for name, entry in entries.items()}
-    faults: list[str] = []
-    for spec in wanted:
-        policy, has = spec.config["cleanup.policy"], found[spec.name].get("cleanup.policy")
-        if has != policy:
-            remedy = f"kafka-configs --alter --entity-type topics --entity-name {spec.name}"
-            faults.append(
-                f"topic {spec.name} has cleanup.policy={has}, needed is {policy}; "
-                f"{remedy} --add-config cleanup.policy={policy}"
-            )
+    return [fault for spec in wanted for fault in _settings_faults(spec, found[spec.name], replicas[spec.name])]
+
+
+def _settings_faults(spec: TopicSpec, found: dict[str, str], replicas: int) -> list[str]:
+    """What makes the topic useless; what only makes it worse than it could be is logged."""
+    alter = f"kafka-configs --alter --entity-type topics --entity-name {spec.name} --add-config"
+    policy, in_sync = found.get("cleanup.policy"), int(found.get("min.insync.replicas", "1"))
+    wanted_policy, faults = spec.config["cleanup.policy"], []
+    if policy != wanted_policy:
+        wanted = f"needed is {wanted_policy}; {alter} cleanup.policy={wanted_policy}"
+        faults.append(f"topic {spec.name} has cleanup.policy={policy}, {wanted}")
+    if in_sync > replicas:
+        wanted = f"at most its {replicas} replicas can be in sync; {alter} min.insync.replicas={replicas}"
+        faults.append(f"topic {spec.name} has min.insync.replicas={in_sync}, {wanted}")
+    if in_sync == 1 and replicas >= _REPLICATED:
+        remedy = f"{alter} min.insync.replicas=2"
+        _log.warning("a record may be in one replica only", extra={"topic": spec.name, "remedy": remedy})
+    for name in spec.config.keys() & _COMPACTION.keys() - {"cleanup.policy"}:
+        if found.get(name) != spec.config[name]:
+            remedy = f"{alter} {name}={spec.config[name]}"
+            _log.warning("compaction is slower than it should be", extra={"topic": spec.name, "remedy": remedy})
     return faults
 
 

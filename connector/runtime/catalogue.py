@@ -66,8 +66,8 @@ METRICS: Final = (
     _counter(
         "gex_observations_dropped_total",
         "feed reason",
-        "Observations not compared: older than the one before, overtaken while Kafka was away, or lost with the shard.",
-        "older collapsed lost",
+        "Observations not published: older than the last, overtaken, lost with the shard, or refused by the broker.",
+        "older collapsed lost unpublishable",
     ),
     # Delays
     _histogram("gex_detection_delay_seconds", "", "From the upstream's computation to our observation.", _DELAY),

@@ -13,6 +13,7 @@ MAX_CORRECTION_SECONDS: Final = 300
 """A server further off than this is not believed any further."""
 
 _SAMPLES: Final = 15
+_LEAST_SAMPLES: Final = 3
 
 
 class Clock:
@@ -41,5 +42,7 @@ class Clock:
         least, most = server_at - received_at, server_at + resolution - sent_at
         sample = 0 if least <= 0 <= most else min(least, most, key=abs)
         self._samples.append(sample)
+        if len(self._samples) < _LEAST_SAMPLES:
+            return
         limit = MAX_CORRECTION_SECONDS * MICROS
         self.correction = max(-limit, min(limit, round(median(self._samples))))

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 from connector.core.batches import Batch, Batches
 from connector.core.model import MICROS, Status
 from connector.core.schedule import SLOW_RETRY_SECONDS, Outcome, Plan, Schedule
-from connector.errors import KeyRefused, RateLimited, RequestRefused, UpstreamError
+from connector.errors import KeyRefused, NothingFound, RateLimited, RequestRefused, UpstreamError
 from connector.logs import Bounded
-from connector.runtime.shard import Seen
+from connector.runtime.tools import Seen
 from connector.source.client import Ask
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Poller:
         )
         self._owners: dict[tuple[str, str], Shard] = {}
         self._changed = asyncio.Event()
-        self._checks: set[asyncio.Task[None]] = set()
+        self._in_flight = 0
         self._bounded = Bounded(_LOG_EVERY_SECONDS, time.monotonic)
         self.key_refused = False
 
@@ -79,6 +79,7 @@ class Poller:
                     batch = await self._next()
                     if batch is not None:
                         self._schedule.started(batch)
+                        self._in_flight += 1
                         checks.create_task(self._check(batch))
         finally:
             self._health.unregister(LOOP)
@@ -86,12 +87,13 @@ class Poller:
     def key_changed(self) -> None:
         """Another key may be accepted: do not wait any longer."""
         _log.info("the API key has changed")
-        self._schedule.release()
+        self._schedule.release_for_key(time.monotonic())
         self._changed.set()
 
     async def _next(self) -> Batch | None:
         """The batch whose time has come, or None to look again."""
-        planned = self._schedule.next()
+        probing = self.key_refused and self._in_flight  # one request is enough to see whether the key is accepted
+        planned = None if probing else self._schedule.next()
         wait = _LONGEST_SLEEP_SECONDS if planned is None else planned[0] - time.monotonic()
         if planned is not None and wait <= 0:
             return planned[1]
@@ -106,17 +108,19 @@ class Poller:
     async def _check(self, batch: Batch) -> None:
         feed = self._feeds[batch.feed]
         await self._client.permit()
-        started_at, outcome, label = time.monotonic(), Outcome.ANSWERED, "ok"
+        started_at, sent_at, outcome, label = time.monotonic(), self._clock.now(), Outcome.ANSWERED, "ok"
         for symbol in batch.symbols:
             self._metrics.symbol(batch.feed, symbol).requested += 1
         try:
             answer = await self._client.check(Ask(batch.symbols, feed.exchanges, feed.include))
         except UpstreamError as error:
-            label, outcome = error.outcome, Outcome.FAILED
-            self._failed(batch, error)
+            # A refused key holds all checks, and says nothing about this one.
+            label, outcome = error.outcome, Outcome.ANSWERED if isinstance(error, KeyRefused) else Outcome.FAILED
+            self._failed(batch, error, sent_at)
         else:
             self._answered(batch, answer)
         now = time.monotonic()
+        self._in_flight -= 1
         self._metrics.request_finished(label, now - started_at)
         self._schedule.finished(batch, outcome, started_at, now)
         self._changed.set()
@@ -135,7 +139,7 @@ class Poller:
             self._metrics.inconsistent(kind)
         self._batches[batch.feed].answered(batch.symbols)
         source = replace(self._me, request_id=meta.request_id, exchanges=meta.exchanges)
-        seen = Seen(answer.received_at, self._clock.upstream(answer.received_at), source)
+        seen = Seen(answer.sent_at, answer.received_at, self._clock.upstream(answer.received_at), source)
         for symbol, what in response.answers.items():
             self._hand_over(batch.feed, symbol, what, seen)
         self._replan()
@@ -152,16 +156,16 @@ class Poller:
         if owner is not None:
             owner.see(symbol, answer, seen, reason)
 
-    def _failed(self, batch: Batch, error: UpstreamError) -> None:
+    def _failed(self, batch: Batch, error: UpstreamError, sent_at: int) -> None:
         now = time.monotonic()
         if isinstance(error, KeyRefused):
             self.key_refused = True
             self._metrics.key_refused(True)
-            self._schedule.hold(now + SLOW_RETRY_SECONDS)
+            self._schedule.hold_for_key(now + SLOW_RETRY_SECONDS)
         elif isinstance(error, RateLimited):
             self._schedule.hold(now + (error.retry_after_seconds or self._schedule.interval_seconds))
         elif isinstance(error, RequestRefused):
-            self._refused(batch, error)
+            self._refused(batch, error, sent_at)
         elif error.retry_after_seconds:
             self._schedule.hold(now + error.retry_after_seconds)
         level = logging.ERROR if isinstance(error, KeyRefused) else logging.WARNING
@@ -171,15 +175,16 @@ class Poller:
             extra = {"error": str(error), **where, "not_logged_before": suppressed}
             _log.log(level, "a check failed: %s", error.outcome, extra=extra)
 
-    def _refused(self, batch: Batch, error: RequestRefused) -> None:
+    def _refused(self, batch: Batch, error: RequestRefused, sent_at: int) -> None:
         """404: nothing is there for any of them. Else one of them is the culprit: halve until it stands alone."""
         batches, now = self._batches[batch.feed], self._clock.now()
         self._accepted()
-        if len(batch.symbols) == 1 or not error.unknown:
+        cold = isinstance(error, NothingFound)
+        if not cold:
             batches.refused(batch.symbols)
-        status = Status.INVALID if len(batch.symbols) == 1 else Status.MISSING if error.unknown else None
+        status = Status.MISSING if cold else Status.INVALID if len(batch.symbols) == 1 else None
         if status is not None:
-            seen = Seen(now, self._clock.upstream(now), replace(self._me, request_id=error.request_id))
+            seen = Seen(sent_at, now, self._clock.upstream(now), replace(self._me, request_id=error.request_id))
             for symbol in batch.symbols:
                 self._hand_over(batch.feed, symbol, status, seen, "refused")
         self._replan()

@@ -6,25 +6,30 @@ import asyncio
 import logging
 import random
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 from connector.core.entry import decode_entry
-from connector.core.model import MICROS, Event, Observation, Source, State, Status
+from connector.core.model import MICROS, Event, Observation, State, Status
 from connector.core.state import FeedRules, Step, expire, fold, remove
-from connector.errors import EntryError, KafkaError, ShardCorrupt, ShardFenced
+from connector.errors import (
+    AccessDenied,
+    EntryError,
+    KafkaError,
+    SetupError,
+    ShardCorrupt,
+    ShardFenced,
+    Unpublishable,
+)
 from connector.kafka.shard import Quarantined, Transaction
+from connector.logs import Bounded
 from connector.runtime.inbox import Inbox, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Executor
 
     from connector.kafka.settings import ShardId
-    from connector.kafka.shard import ShardLog
-    from connector.runtime.clock import Clock
-    from connector.runtime.metrics import Metrics
     from connector.runtime.symbols import SymbolStats
+    from connector.runtime.tools import Log, Seen, Tools
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -34,42 +39,17 @@ CLOSE_SECONDS: Final = 10
 """How long a shard that goes to another worker may take to finish its transaction."""
 
 _SLOW_COMMIT_SECONDS: Final = 5
+_LOG_EVERY_SECONDS: Final = 60
 _BACKOFF_SECONDS: Final = (0.5, 10.0)
 _MAX_DOUBLINGS: Final = 10
 _FENCED_SECONDS: Final = (3.0, 30.0)
 """At least two heartbeats: a zombie must hear that it lost before it opens again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What every shard of a worker uses.
-
-    `source` says who writes; `grace_seconds` is how long a shard that was just opened waits for its first answer
-    before it calls old levels stale.
-    """
-
-    metrics: Metrics
-    clock: Clock
-    executor: Executor
-    source: Source
-    grace_seconds: float
-    changed: Callable[[], None]
-    """Called when a shard begins or ceases to be polled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """When and from where an answer came: by our clock, by the upstream's, and the response it was in."""
-
-    at: int
-    age_at: int
-    source: Source
-
-
 class Shard:
     """Owns the state of its symbols from `run` to `close`. Everything but the log's calls is on the event loop."""
 
-    def __init__(self, shard: ShardId, rules: FeedRules, symbols: frozenset[str], log: ShardLog, tools: Tools) -> None:
+    def __init__(self, shard: ShardId, rules: FeedRules, symbols: frozenset[str], log: Log, tools: Tools) -> None:
         self.id = shard
         self.symbols = symbols
         self.is_open = False
@@ -79,8 +59,10 @@ class Shard:
         self._tools = tools
         self._states: dict[str, State] = {}
         self._last: dict[str, bytes | Status] = {}
+        self._refused: dict[str, bytes] = {}
         self._answered_at: dict[str, int] = {}
         self._inbox = Inbox(lambda: tools.metrics.dropped(shard.feed, "collapsed"))
+        self._bounded = Bounded(_LOG_EVERY_SECONDS, time.monotonic)
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._ticked = False
@@ -109,32 +91,47 @@ class Shard:
             ShardCorrupt: what no waiting cures.
         """
         try:
-            while not self._closing.is_set():
-                try:
-                    await self._open()
-                    await self._serve()
-                except ShardCorrupt:
-                    raise
-                except KafkaError as error:
-                    self._failures += 1
-                    await self._fail(error)
+            # Two objects of one shard would fence each other: the one before may still hang in a call.
+            async with self._tools.turns[self.id]:
+                while not self._closing.is_set():
+                    await self._try()
+                await self._in_thread(self._log.drop)
         finally:
             self._forget()
             self._let_go()
-            await self._in_thread(self._log.drop)
+
+    async def _try(self) -> None:
+        try:
+            await self._open()
+            await self._serve()
+        except (ShardCorrupt, SetupError):
+            raise
+        except KafkaError as error:
+            if isinstance(error, AccessDenied) and self._tools.trial.failed():
+                raise SetupError(str(error)) from None
+            self._failures += 1
+            await self._fail(error)
 
     def see(self, symbol: str, answer: bytes | Status, seen: Seen, reason: str | None = None) -> None:
         """What a check showed. The same answer as the last time costs next to nothing."""
-        self._answered_at[symbol] = seen.age_at
+        if not self.is_polled or seen.sent_at < self._opened_at:
+            return  # what was asked before the restore may be older than what was restored
         self._stats[symbol].observed_at = seen.at
-        if not self.is_polled or self._last.get(symbol) == answer:
+        if self._last.get(symbol) == answer and not self._may_differ(symbol):
+            self._answered_at[symbol] = seen.age_at
             return
         self._last[symbol] = answer
         if isinstance(answer, Status):
+            self._answered_at[symbol] = seen.age_at
             self._inbox.add(Observation(symbol, answer, None, seen.at, seen.age_at, seen.source, reason))
         else:
             self._decode(symbol, answer, seen)
         self._wake.set()
+
+    def _may_differ(self, symbol: str) -> bool:
+        """Whether the same answer may mean something else now: it was of no use, or levels are fresh again."""
+        state = self._states.get(symbol)
+        return symbol in self._refused or (state is not None and state.status is Status.STALE)
 
     def tick(self) -> None:
         """Once a second: levels may have become stale, and the client may have something to say."""
@@ -144,6 +141,7 @@ class Shard:
 
     def lose(self) -> None:
         """The shard is another worker's already: what waits is worth nothing."""
+        self._log.abandon()
         self._forget()
         self.close()
         self._let_go()
@@ -158,9 +156,13 @@ class Shard:
         try:
             entry = decode_entry(raw, seen.age_at)
         except EntryError as error:
-            request_id = seen.source.request_id
-            self._inbox.quarantine(Quarantined(symbol, raw, error.reason, str(error), seen.at, request_id))
+            if self._refused.get(symbol) != raw:
+                self._refused[symbol] = raw
+                request_id = seen.source.request_id
+                self._inbox.quarantine(Quarantined(symbol, raw, error.reason, str(error), seen.at, request_id))
             return
+        self._refused.pop(symbol, None)
+        self._answered_at[symbol] = seen.age_at
         before, stats = self._stats[symbol].computed_at, self._stats[symbol]
         if entry.computed_at is not None and (before is None or entry.computed_at > before):
             if stats.owned and before is not None:
@@ -170,10 +172,12 @@ class Shard:
 
     async def _open(self) -> None:
         restored = await self._in_thread(self._log.open)
+        if self._closing.is_set():
+            return
         self._tools.metrics.restored(restored.records, restored.seconds)
         self._states = restored.states
-        self._last.clear()
-        self._answered_at.clear()
+        for kept in (self._last, self._refused, self._answered_at):
+            kept.clear()
         self._opened_at = self._tools.clock.now()
         for symbol, state in self._states.items():
             self._show(symbol, state)
@@ -184,6 +188,8 @@ class Shard:
         _log.info("shard open", extra={**extra, "seconds": round(restored.seconds, 3), "last_writer": writer})
 
     async def _serve(self) -> None:
+        if not self.is_open:
+            return
         gone = [state for symbol, state in self._states.items() if symbol not in self.symbols]
         now = self._tools.clock.now()
         await self._commit([remove(state, now, self._tools.source, self._rules) for state in gone], Work())
@@ -215,6 +221,12 @@ class Shard:
         self._publishing_since = time.monotonic()
         try:
             await self._in_thread(self._log.publish, transaction)
+        except Unpublishable:
+            # The same records would be refused again and again; the next checks bring what is true by then.
+            self._tools.metrics.transaction("aborted")
+            for _ in work.seen:
+                self._tools.metrics.dropped(self.id.feed, "unpublishable")
+            raise
         except KafkaError:
             self._tools.metrics.transaction("aborted")
             self._inbox.put_back(work)
@@ -222,6 +234,7 @@ class Shard:
         finally:
             self._publishing_since = None
         self._failures = 0
+        self._tools.trial.passed = True
         self._states.update(states)
         self._report(events, work)
         for symbol, state in states.items():
@@ -298,8 +311,16 @@ class Shard:
             _log.debug("event", extra={"event_id": event.event_id, "kind": event.kind, "status": event.status})
         for entry in work.quarantined:
             metrics.quarantined(entry.reason)
-            extra = {"feed": self.id.feed, "symbol": entry.symbol, "reason": entry.reason, "fault": entry.message}
-            _log.warning("entry to quarantine", extra={**extra, "request_id": entry.request_id})
+            extra: dict[str, object] = {
+                "feed": self.id.feed,
+                "symbol": entry.symbol,
+                "reason": entry.reason,
+                "fault": entry.message,
+            }
+            suppressed = self._bounded.admit((entry.symbol, entry.reason))
+            if suppressed is not None:
+                extra |= {"request_id": entry.request_id, "not_logged_before": suppressed}
+                _log.warning("entry to quarantine", extra=extra)
 
     async def _in_thread(self, call: Callable[[Unpack[_Ts]], _T], *args: *_Ts) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._tools.executor, call, *args)

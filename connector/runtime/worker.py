@@ -30,7 +30,8 @@ from connector.runtime.health import Health
 from connector.runtime.http import Listener
 from connector.runtime.metrics import Metrics
 from connector.runtime.poller import Poller
-from connector.runtime.shard import CLOSE_SECONDS, Shard, Tools
+from connector.runtime.shard import CLOSE_SECONDS, Shard
+from connector.runtime.tools import Tools, Trial
 from connector.source.client import Client
 from connector.source.key import ApiKey
 from connector.source.limits import Limiter
@@ -54,7 +55,7 @@ _FIRST_PAUSE_SECONDS: Final = 0.2
 
 
 class Worker:
-    """Everything that runs in one process. `secrets` must hide what the logs may not show, the key's rotation too."""
+    """Everything that runs in one process."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -115,6 +116,15 @@ class Worker:
         tools = (self._metrics, self._clock, self._health)
         self._poller = Poller(self._config, (client, self.key, limiter), tools, self._me)
         currents = {self._topics.current(feed): feed for feed in self._rules}
+        self._tools = Tools(
+            metrics=self._metrics,
+            clock=self._clock,
+            executor=self._executor,
+            source=self._me,
+            grace_seconds=2 * self._config.upstream.timeout_seconds,
+            trial=Trial(time.monotonic() + self._config.kafka.start_timeout_seconds),
+            changed=self._cover,
+        )
         self._group = Group(self._clients.group(), currents, self, lambda: self._health.progress(_GROUP))
         self._health.register(_GROUP, _GROUP_LIMIT_SECONDS)
         self._health.require(self._why_not_ready)
@@ -139,7 +149,7 @@ class Worker:
         left = await asyncio.to_thread(self._group.stop, STOP_SECONDS - CLOSE_SECONDS / 2)
         await self._close(list(self._shards), max(deadline - time.monotonic(), 0.1))
         self._health.unregister(_GROUP)
-        _log.log(logging.INFO if left else logging.WARNING, "stopped", extra={"left_the_group": left})
+        _log.log(logging.INFO if left else logging.WARNING, "stopped", extra={"group_left_in_time": left})
 
     def assigned(self, shards: list[ShardId]) -> None:
         """From the group's thread: these are ours."""
@@ -157,9 +167,13 @@ class Worker:
         """From the group's thread: these belong to others already."""
         self._loop.call_soon_threadsafe(self._lose, shards)
 
+    def failed(self, error: Exception) -> None:
+        """From the group's thread: it has ended by a defect."""
+        _log.critical("a defect of the connector", exc_info=error)
+        self._loop.call_soon_threadsafe(self._incurable, f"the group's thread ended: {type(error).__name__}: {error}")
+
     def _open(self, shards: list[ShardId]) -> None:
-        kafka, timeout = self._config.kafka, self._config.upstream.timeout_seconds
-        tools = Tools(self._metrics, self._clock, self._executor, self._me, 2 * timeout, self._cover)
+        kafka = self._config.kafka
         for shard in shards:
             if shard.partition >= kafka.shards:
                 self._incurable(
@@ -169,7 +183,7 @@ class Worker:
             configured = next(feed.symbols for feed in self._config.feeds if feed.name == shard.feed)
             symbols = frozenset(s for s in configured if partition_of(s, kafka.shards) == shard.partition)
             log = ShardLog(shard, kafka.shards, self._topics, (self._clients, self._reader, self._codec))
-            owned = Shard(shard, self._rules[shard.feed], symbols, log, tools)
+            owned = Shard(shard, self._rules[shard.feed], symbols, log, self._tools)
             _log.info("shard assigned", extra={"shard": str(shard), "symbols": len(symbols)})
             self._shards[shard] = (owned, self._watched(owned.run()))
 
@@ -221,7 +235,7 @@ class Worker:
         def ended(task: asyncio.Task[None]) -> None:
             error = None if task.cancelled() else task.exception()
             if isinstance(error, ConnectorError):
-                self._incurable(str(error))
+                self._incurable(str(error), error.exit_code)
             elif error is not None:
                 _log.critical("a defect of the connector", exc_info=error)
                 self._incurable(f"a defect of the connector: {type(error).__name__}")
@@ -230,9 +244,9 @@ class Worker:
         task.add_done_callback(ended)
         return task
 
-    def _incurable(self, why: str) -> None:
+    def _incurable(self, why: str, exit_code: int = EXIT_INCURABLE) -> None:
         _log.critical("cannot go on", extra={"error": why})
-        self._exit_code = EXIT_INCURABLE
+        self._exit_code = exit_code
         self._stopping.set()
 
     def _warm_reader(self) -> Reader:

@@ -23,6 +23,7 @@ from connector.core.model import MICROS, Value
 from connector.errors import (
     BadResponse,
     KeyRefused,
+    NothingFound,
     RateLimited,
     RequestRefused,
     UpstreamError,
@@ -52,7 +53,7 @@ _OK: Final = 200
 _BY_CODE: Final[dict[str, type[UpstreamError]]] = {
     "UNAUTHORIZED": KeyRefused,
     "FORBIDDEN": KeyRefused,
-    "NOT_FOUND": RequestRefused,
+    "NOT_FOUND": NothingFound,
     "VALIDATION_ERROR": RequestRefused,
     "RATE_LIMIT_EXCEEDED": RateLimited,
     "UPSTREAM_ERROR": UpstreamUnavailable,
@@ -124,7 +125,15 @@ class Client:
                 reply = await self._get(ask, key)
         except TimeoutError:
             raise UpstreamUnavailable(f"no answer within {self._upstream.timeout_seconds:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError) as error:
+        # ValueError: the transport decodes reason phrase and Location strictly (UnicodeError is one)
+        except (
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            httpx.StreamError,
+            aiohttp.ClientError,
+            OSError,
+            ValueError,
+        ) as error:
             raise UpstreamUnavailable(f"{type(error).__name__}: {_hidden(str(error), key)}") from None
         finally:
             self._limiter.ended(time.monotonic())

@@ -20,7 +20,8 @@ from connector.runtime.clock import Clock
 from connector.runtime.health import Health
 from connector.runtime.metrics import Metrics
 from connector.runtime.poller import Poller
-from connector.runtime.shard import Shard, Tools
+from connector.runtime.shard import Shard
+from connector.runtime.tools import Tools
 from connector.simulator.settings import DEFAULT_KEY
 from connector.source.client import Client
 from connector.source.key import ApiKey

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from connector.core.entry import moment_or_none
 from connector.simulator.kafka import LocalKafka
 from tests.support import checker
 from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
@@ -22,12 +21,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 
 def shown(simulator: Program) -> set[tuple[str, int]]:
     """Symbol and `computed_at` (microseconds) of every entry that an answer showed."""
-    answers = simulator.ask("/_control/truth")["answers"]
-    return {
-        (symbol, moment_or_none(entry["computed_at"]) or 0)
-        for answer in answers
-        for symbol, entry in answer["shown"].items()
-    }
+    return checker.shown(simulator.ask("/_control/truth")["answers"])
 
 
 @pytest.mark.timeout(240)
@@ -39,17 +33,22 @@ def test_a_broker_killed_in_the_middle_loses_nothing_and_doubles_nothing(tmp_pat
         fast = {"GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.05", "GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "0.05"}
         with start_worker(variables_for(kafka, names, simulator, SYMBOLS) | fast) as worker:
             wait_until(lambda: len(checker.events(kafka, names.topic_prefix)) > 6, "changes", worker)
+            until_then = shown(simulator)
             kafka.kill()
             wait_until(lambda: not worker.ready(), "not ready without Kafka", worker)
             assert worker.ask("/health/live")["ok"]
             kafka.start()
             wait_until(worker.ready, "ready again", worker)
+            meanwhile = shown(simulator)
             already = len(checker.events(kafka, names.topic_prefix))
             wait_until(lambda: len(checker.events(kafka, names.topic_prefix)) > already, "changes go on", worker)
             assert worker.terminate() == 0
         events, current = checker.events(kafka, names.topic_prefix), checker.states(kafka, names.topic_prefix)
         assert checker.violations(events, current) == []
-        # What was in hand when the group threw the worker out is carried by the next observation.
         published = {(event.symbol, event.computed_at) for event in events}
         assert len(published) == len(events)
         assert published <= shown(simulator)
+        # What was shown while Kafka was away is carried by the next observation; the rest is published, but for what
+        # was on its way when the broker died and when the worker was stopped.
+        on_time = shown(simulator) - (meanwhile - until_then)
+        assert len(on_time - published) <= 2 * len(SYMBOLS)

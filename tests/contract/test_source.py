@@ -22,6 +22,7 @@ from connector.core.model import Status
 from connector.errors import (
     BadResponse,
     KeyRefused,
+    NothingFound,
     RateLimited,
     RequestRefused,
     UpstreamError,
@@ -175,7 +176,7 @@ async def test_a_connection_is_kept(server: Server, asker: Asker) -> None:
     [
         (400, "VALIDATION_ERROR", RequestRefused),
         (422, "VALIDATION_ERROR", RequestRefused),
-        (404, "NOT_FOUND", RequestRefused),
+        (404, "NOT_FOUND", NothingFound),
         (401, "UNAUTHORIZED", KeyRefused),
         (403, "FORBIDDEN", KeyRefused),
         (429, "RATE_LIMIT_EXCEEDED", RateLimited),
@@ -210,11 +211,11 @@ async def test_a_refused_request_says_why_and_whether_nothing_is_there(server: S
     error = await asker.fails()
     assert isinstance(error, RequestRefused)
     assert "symbols: XXX" in str(error)
-    assert (error.unknown, error.request_id) == (False, "req-1")
+    assert (isinstance(error, NothingFound), error.request_id) == (False, "req-1")
     server.handler = answering(refusal("NOT_FOUND"), 404)
     error = await asker.fails()
     assert isinstance(error, RequestRefused)
-    assert error.unknown
+    assert isinstance(error, NothingFound)
 
 
 @pytest.mark.parametrize(
@@ -604,3 +605,25 @@ def test_without_a_file_the_key_never_changes() -> None:
     key = ApiKey(Upstream(api_key=Secret(KEY)))
     assert not key.refresh()
     assert_hidden(key, key.secret, vars(key))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 403 Acc\xe8s refus\xe9\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://xn--/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}",
+    ],
+    ids=["a reason that is no UTF-8", "a location that is no name", "less than was promised"],
+)
+async def test_a_status_line_or_header_of_any_kind_is_an_error_of_ours(raw: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(raw)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        async for asker in asking(Upstream(base_url=f"http://127.0.0.1:{port}", api_key=Secret(KEY))):
+            assert isinstance(await asker.fails(), UpstreamError)

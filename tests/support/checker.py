@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import confluent_kafka as ck
 
+from connector.core.entry import moment_or_none
 from connector.kafka.avro import Codec, SingleObject
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def records(kafka: LocalKafka, topic: str, isolation: str = "read_committed") ->
             "group.id": "checker-unused",
             "isolation.level": isolation,
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": 20,  # else a partition that is written to more often never has an end
             "enable.auto.commit": False,
         }
     )
@@ -80,6 +82,15 @@ def states(kafka: LocalKafka, prefix: str, feed: str = "all") -> dict[str, State
     codec = Codec(SingleObject())
     found = (codec.decode_state(record.value) for record in records(kafka, f"{prefix}.{feed}.current"))
     return {state.symbol: state for state in found}
+
+
+def shown(answers: Iterable[Mapping[str, Any]]) -> set[tuple[str, int]]:
+    """Symbol and `computed_at` (microseconds) of every entry that the simulator's truth log says was shown."""
+    return {
+        (symbol, moment_or_none(entry["computed_at"]) or 0)
+        for answer in answers
+        for symbol, entry in answer["shown"].items()
+    }
 
 
 def by_symbol(all_events: Iterable[Event]) -> dict[str, list[Event]]:

@@ -16,9 +16,9 @@ ODD: Final = 1
 
 
 def learnt(*samples: tuple[int, int, int]) -> int:
-    """The correction after (sent, received, said by the server), relative to `NOW`."""
+    """The correction after (sent, received, said by the server), relative to `NOW`; one or two are said three times."""
     clock = Clock()
-    for sent, received, server in samples:
+    for sent, received, server in samples if len(samples) >= 3 else samples * 3:
         clock.learn(NOW + sent, NOW + received, NOW + server)
     assert clock.upstream(NOW) == NOW + clock.correction
     return clock.correction
@@ -44,6 +44,13 @@ def test_a_whole_second_may_be_any_moment_of_it() -> None:
     assert learnt((100_000, 300_000, 0)) == 0
     assert learnt((100_000, 300_000, -SECOND)) == -100_000
     assert learnt((100_000, 300_000, SECOND)) == 700_000
+
+
+def test_the_first_timestamps_are_not_believed_yet() -> None:
+    clock = Clock()
+    for _ in range(2):
+        clock.learn(NOW, NOW + 100_000, NOW - 600 * SECOND)
+        assert clock.correction == 0
 
 
 def test_one_bogus_timestamp_does_nothing() -> None:

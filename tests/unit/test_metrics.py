@@ -25,7 +25,8 @@ from connector.kafka.shard import ShardLog
 from connector.runtime.catalogue import BY_NAME, LEVEL_SYMBOLS, METRICS, Metric
 from connector.runtime.clock import Clock
 from connector.runtime.metrics import MAX_CODES, Metrics
-from connector.runtime.shard import Seen, Shard, Tools
+from connector.runtime.shard import Shard
+from connector.runtime.tools import Seen, Tools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -320,7 +321,7 @@ def test_what_waits_when_a_shard_is_lost_is_counted(metrics: Metrics) -> None:
     shard = Shard(ShardId("all", 0), FeedRules("all", ""), frozenset({"A", "B"}), log, tools)
     shard._set(is_open=True, is_polled=True)
     for symbol in ("A", "B"):
-        shard.see(symbol, Status.MISSING, Seen(1, 1, me))
+        shard.see(symbol, Status.MISSING, Seen(1, 1, 1, me))
     shard.lose()
     shard.lose()
     assert value(metrics, "gex_observations_dropped_total", feed="all", reason="lost") == 2

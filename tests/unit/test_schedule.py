@@ -123,7 +123,8 @@ def test_never_are_two_requests_for_a_batch_in_flight(data: st.DataObject) -> No
         elif act == "hold":
             schedule.hold(now + 5)
         elif act == "release":
-            schedule.release()
+            schedule.hold_for_key(now + 60)
+            schedule.release_for_key(now)
     waiting = covered - in_flight.keys()
     assert (schedule.next() is None) == (not waiting)
 
@@ -212,11 +213,22 @@ def test_a_hold_holds_every_batch_until_it_is_over() -> None:
     assert moment(schedule) == 50.0
 
 
-def test_a_hold_can_be_released() -> None:
+def test_a_hold_for_the_key_ends_with_the_key_and_every_batch_is_due() -> None:
+    schedule = scheduled("A")
+    schedule.started(batch("A"))
+    schedule.finished(batch("A"), Outcome.ANSWERED, 0.0, 0.1)
+    schedule.hold_for_key(50.0)
+    assert moment(schedule) == 50.0
+    schedule.release_for_key(1.0)
+    assert moment(schedule) <= 1.0
+
+
+def test_another_key_does_not_end_what_the_server_told_us_to_wait() -> None:
     schedule = scheduled("A")
     schedule.hold(50.0)
-    schedule.release()
-    assert moment(schedule) == 0.0
+    schedule.hold_for_key(60.0)
+    schedule.release_for_key(1.0)
+    assert moment(schedule) == 50.0
 
 
 def test_a_batch_that_was_there_keeps_its_place() -> None:

@@ -1,0 +1,199 @@
+"""What a shard makes of the answers it is shown, with its log in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec.structs import replace
+
+from connector.core.model import Kind, Source, Status
+from connector.core.state import FeedRules
+from connector.errors import AccessDenied, KafkaUnavailable, SetupError, ShardFenced, Unpublishable
+from connector.kafka.settings import ShardId
+from connector.kafka.shard import Restored, Transaction
+from connector.runtime.clock import Clock
+from connector.runtime.metrics import Metrics
+from connector.runtime.shard import Shard
+from connector.runtime.tools import Seen, Tools, Trial
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from connector.core.model import Event, State
+    from connector.errors import KafkaError
+
+ME = Source("test", "group", "worker")
+SHARD = ShardId("all", 0)
+SECOND = 1_000_000
+
+
+class MemoryLog:
+    """A shard's log as its topic would have it; `errors` are raised by the next calls of `publish`."""
+
+    waiting = 0
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.states: dict[str, State] = {}
+        self.quarantined: list[bytes] = []
+        self.errors: list[KafkaError] = []
+        self.opened = 0
+
+    def open(self) -> Restored:
+        self.opened += 1
+        return Restored(dict(self.states), len(self.states), 0.0)
+
+    def publish(self, transaction: Transaction) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.events += transaction.events
+        self.states |= {state.symbol: state for state in transaction.states}
+        self.quarantined += [entry.raw for entry in transaction.quarantined]
+
+    def idle(self) -> None: ...
+
+    def drop(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+class Bench:
+    """A shard that runs, its log, and the moment that answers are of."""
+
+    def __init__(self, trial: Trial | None = None) -> None:
+        self.log = MemoryLog()
+        self.metrics = Metrics(["all"])
+        self.polled = asyncio.Event()
+        self.pool = ThreadPoolExecutor(2)
+        tools = Tools(self.metrics, Clock(), self.pool, ME, 1.0, self._changed, trial or Trial(math.inf))
+        self.shard = Shard(SHARD, FeedRules("all"), frozenset({"BTC"}), self.log, tools)
+        self.task = asyncio.create_task(self.shard.run())
+
+    def _changed(self) -> None:
+        if self.shard.is_polled:
+            self.polled.set()
+
+    def show(self, answer: dict[str, Any] | bytes | Status, sent_ago: int = 0) -> None:
+        now = Clock.now()
+        raw = json.dumps(answer).encode() if isinstance(answer, dict) else answer
+        self.shard.see("BTC", raw, Seen(now - sent_ago, now, now, ME))
+
+    async def until(self, true: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not true():  # noqa: ASYNC110 -- what is waited for is in the shard, and tells nobody
+                await asyncio.sleep(0)
+
+    async def settled(self) -> None:
+        """Whatever was shown is committed, or was nothing new."""
+        await self.until(lambda: not self.shard._inbox and self.shard._publishing_since is None)
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    await made.polled.wait()
+    yield made
+    made.shard.close()
+    await made.task
+    made.pool.shutdown()
+
+
+def kinds(bench: Bench) -> list[Kind]:
+    return [event.kind for event in bench.log.events]
+
+
+async def test_the_same_answer_makes_stale_levels_fresh_again(bench: Bench) -> None:
+    bench.show({"spot_price": 1})
+    await bench.settled()
+    bench.shard._states["BTC"] = replace(bench.log.states["BTC"], status=Status.STALE)
+    bench.show({"spot_price": 1})
+    await bench.settled()
+    assert kinds(bench) == [Kind.SNAPSHOT, Kind.FRESH]
+
+
+async def test_an_entry_that_was_of_no_use_is_looked_at_again_and_quarantined_once(bench: Bench) -> None:
+    ahead = Clock.now() + 61 * SECOND
+    entry = {"spot_price": 1, "computed_at": datetime.fromtimestamp(ahead / SECOND, UTC).isoformat()}
+    bench.show(entry)
+    bench.show(entry)
+    await bench.settled()
+    assert (kinds(bench), len(bench.log.quarantined)) == ([], 1)
+    later = Clock.now() + 5 * SECOND
+    bench.shard.see("BTC", json.dumps(entry).encode(), Seen(later, later, later, ME))
+    await bench.settled()
+    assert kinds(bench) == [Kind.SNAPSHOT]
+
+
+async def test_what_was_asked_before_the_restore_is_not_taken(bench: Bench) -> None:
+    bench.show(Status.MISSING, sent_ago=60 * SECOND)
+    await bench.settled()
+    assert kinds(bench) == []
+    bench.show(Status.MISSING)
+    await bench.settled()
+    assert kinds(bench) == [Kind.MISSING]
+
+
+async def test_what_was_not_committed_is_compared_again_with_what_is_restored(bench: Bench) -> None:
+    bench.log.errors = [KafkaUnavailable("away")]
+    bench.show({"spot_price": 1})
+    await bench.until(lambda: bench.log.opened == 2)
+    await bench.settled()
+    assert kinds(bench) == [Kind.SNAPSHOT]
+
+
+async def test_what_the_broker_never_takes_is_given_up_and_the_shard_goes_on(bench: Bench) -> None:
+    bench.log.errors = [Unpublishable("too large")]
+    bench.show({"spot_price": 1})
+    await bench.until(lambda: bench.log.opened == 2)
+    bench.show({"spot_price": 2})
+    await bench.settled()
+    assert [event.after.spot_price for event in bench.log.events if event.after] == [2.0]
+
+
+async def test_a_fenced_shard_forgets_what_waits_and_asks_no_more_until_it_is_open_again(bench: Bench) -> None:
+    bench.log.errors = [ShardFenced("another")]
+    bench.show({"spot_price": 1})
+    await bench.until(lambda: not bench.shard.is_polled)
+    bench.show({"spot_price": 1})
+    assert not bench.shard._inbox
+    assert kinds(bench) == []
+
+
+async def test_two_objects_of_one_shard_never_work_at_the_same_time() -> None:
+    first = Bench()
+    await first.polled.wait()
+    second = Shard(SHARD, FeedRules("all"), frozenset({"BTC"}), first.log, first.shard._tools)
+    waiting = asyncio.create_task(second.run())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert (first.log.opened, second.is_open) == (1, False)
+    first.shard.close()
+    await first.until(lambda: second.is_open)
+    assert first.log.opened == 2
+    second.close()
+    await asyncio.wait([waiting, first.task])
+    first.pool.shutdown()
+
+
+@pytest.mark.parametrize(("until", "ends"), [(0.0, True), (math.inf, False)])
+async def test_a_right_that_is_missing_ends_the_start_and_is_waited_for_later(until: float, ends: bool) -> None:
+    bench = Bench(Trial(until))
+    bench.log.errors = [AccessDenied("no right to write")]
+    await bench.polled.wait()
+    bench.show({"spot_price": 1})
+    if ends:
+        with pytest.raises(SetupError, match="no right to write"):
+            await bench.task
+    else:
+        await bench.until(lambda: bench.log.opened == 2)
+        bench.shard.close()
+        await bench.task
+    bench.pool.shutdown()
