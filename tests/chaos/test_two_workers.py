@@ -1,0 +1,70 @@
+"""Two workers share the shards of a feed: one is frozen, wakes up, and leaves."""
+
+from __future__ import annotations
+
+import signal
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import checker
+from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
+
+if TYPE_CHECKING:
+    from connector.simulator.kafka import LocalKafka
+    from tests.conftest import Names
+    from tests.support.processes import Program
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "HYPEUSDT", "XRPUSDT", "BNBUSDT", "DOGEUSDT", "AVAXUSDT")
+
+
+def owned(worker: Program) -> int:
+    with urllib.request.urlopen(f"{worker.url}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    return round(float(next(line.split()[1] for line in lines if line.startswith("gex_shards_owned{"))))
+
+
+@pytest.mark.timeout(240)
+def test_a_frozen_worker_does_no_harm_when_it_wakes_and_a_stopped_one_hands_over(
+    kafka: LocalKafka, names: Names
+) -> None:
+    with start_simulator("--period", "1", "--jitter", "0.1", "--limit", "0") as simulator:
+        variables = variables_for(kafka, names, simulator, SYMBOLS) | {
+            "GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.05",
+            "GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "0.05",
+            "GEX_KAFKA__SHARDS": "2",
+        }
+        with start_worker(variables) as one, start_worker(variables) as other:
+            wait_until(lambda: (owned(one), owned(other)) == (1, 1), "they share", one)
+            one.signal(signal.SIGSTOP)
+            wait_until(lambda: owned(other) == 2, "the other has both", other)
+            one.signal(signal.SIGCONT)
+            wait_until(lambda: (owned(one), owned(other)) == (1, 1), "they share again", one)
+            wait_until(lambda: one.ready() and other.ready(), "both are ready", one)
+            assert one.terminate() == 0
+            wait_until(lambda: owned(other) == 2, "the other has both again", other)
+            assert other.terminate() == 0
+        shown = checker.shown(simulator.ask("/_control/truth")["answers"])
+    events, current = checker.events(kafka, names.topic_prefix), checker.states(kafka, names.topic_prefix)
+    assert set(current) == set(SYMBOLS)
+    assert checker.violations(events, current) == []
+    published = {(event.symbol, event.computed_at or 0) for event in events}
+    assert published <= shown
+    # What the frozen one and the two that stopped had in hand; the freeze may hold a few in the inbox.
+    assert len(shown - published) <= 3 * len(SYMBOLS)
+
+
+@pytest.mark.timeout(120)
+def test_a_standby_is_ready_and_takes_over(kafka: LocalKafka, names: Names) -> None:
+    with start_simulator("--period", "1", "--limit", "0") as simulator:
+        variables = variables_for(kafka, names, simulator, SYMBOLS)
+        with start_worker(variables) as one, start_worker(variables) as other:
+            wait_until(lambda: owned(one) + owned(other) == 1, "one has it", one)
+            active, standby = (one, other) if owned(one) else (other, one)
+            assert standby.ready()
+            active.kill()
+            wait_until(lambda: owned(standby) == 1, "the standby has it", standby)
+            standby.terminate()
+    events, current = checker.events(kafka, names.topic_prefix), checker.states(kafka, names.topic_prefix)
+    assert checker.violations(events, current) == []
