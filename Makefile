@@ -24,7 +24,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 demo: install ## a local Kafka, the simulated upstream, a connector and its events (SECONDS=30 ends by itself)
 	@$(BIN)/gex-connector demo $(if $(SECONDS),--seconds $(SECONDS))
 
-check: install ## style, types, layers, lock file, known vulnerabilities
+check: install ## style, types, layers, generated pages, schemas, what is installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

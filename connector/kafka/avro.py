@@ -102,7 +102,7 @@ class Codec:
     """Encodes events and states, and decodes them.
 
     The levels of a symbol are encoded once: an event's `after` is the state's `levels`, and the next event's
-    `before`. Not safe for concurrent use.
+    `before`. One for each shard: not safe for concurrent use.
     """
 
     def __init__(self, framing: Framing) -> None:

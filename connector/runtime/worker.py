@@ -104,8 +104,9 @@ class Worker:
     async def _start(self) -> None:
         """Registry, topics, reader: each tried again until the start's time-out is over."""
         kafka, registry = self._config.kafka, self._config.schema_registry
-        framing = await self._in_time("the registry", lambda: framing_prepared(registry, self._topics, self._rules))
-        self._codec = Codec(framing)
+        self._framing = await self._in_time(
+            "the registry", lambda: framing_prepared(registry, self._topics, self._rules)
+        )
         wanted = topics.specs(self._topics, self._rules, kafka)
         await self._in_time("Kafka", lambda: topics.prepare(self._clients, wanted, kafka.replication_factor))
         self._reader = await self._in_time("Kafka", self._warm_reader)
@@ -182,7 +183,7 @@ class Worker:
                 return
             configured = next(feed.symbols for feed in self._config.feeds if feed.name == shard.feed)
             symbols = frozenset(s for s in configured if partition_of(s, kafka.shards) == shard.partition)
-            log = ShardLog(shard, kafka.shards, self._topics, (self._clients, self._reader, self._codec))
+            log = ShardLog(shard, kafka.shards, self._topics, (self._clients, self._reader, Codec(self._framing)))
             owned = Shard(shard, self._rules[shard.feed], symbols, log, self._tools)
             _log.info("shard assigned", extra={"shard": str(shard), "symbols": len(symbols)})
             self._shards[shard] = (owned, self._watched(owned.run()))
