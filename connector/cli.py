@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from connector import __version__, config
 from connector.errors import EXIT_CONFIG, EXIT_INCURABLE, ConfigError, ConnectorError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from connector.config import Config
 
 _log = logging.getLogger("connector")
+
+_MAX_PORT: Final = 65_535
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -126,19 +129,24 @@ def _simulate(options: argparse.Namespace) -> int:
     host, _, port = options.listen.rpartition(":")
     try:
         settings = command.settings_from(options)
-        number = int(port)
     except ValueError as error:
         raise ConfigError([f"simulate: {error}"]) from None
-    return command.run_simulator(settings, host, number, Path(options.script) if options.script else None)
+    if not host or not port.isdecimal() or int(port) > _MAX_PORT:
+        raise ConfigError([f"simulate: --listen {options.listen[:40]!r}, expected HOST:PORT"])
+    return command.run_simulator(settings, host, int(port), Path(options.script) if options.script else None)
 
 
 def _kafka(options: argparse.Namespace) -> int:
     from connector.simulator.kafka import run_kafka  # noqa: PLC0415 -- production never loads it
 
+    if not 0 <= options.port <= _MAX_PORT:
+        raise ConfigError([f"kafka: --port {options.port}, expected 0 to {_MAX_PORT}"])
     return run_kafka(options.port, options.data)
 
 
 def _demo(options: argparse.Namespace) -> int:
     from connector.demo import demo  # noqa: PLC0415 -- production never loads it
 
+    if options.seconds is not None and not 0 < options.seconds < math.inf:
+        raise ConfigError([f"demo: --seconds {options.seconds}, expected more than 0"])
     return demo(options.seconds)

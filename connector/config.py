@@ -113,7 +113,7 @@ class Schedule(Struct, frozen=True, kw_only=True):
 
 
 class Http(Struct, frozen=True, kw_only=True):
-    """Metrics, health, status page and API."""
+    """Metrics and health."""
 
     listen: Annotated[str, _listen, "`host:port` or `[address]:port`; port 0 is any that is free"] = "127.0.0.1:9464"
 

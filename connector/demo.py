@@ -39,9 +39,10 @@ _PERIOD_SECONDS: Final = 3.0
 
 def demo(seconds: float | None) -> int:
     """Run until Ctrl-C, or for so long after it was ready. 1 where nothing was published, else 0."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="gex-demo-") as folder:
-        print("starting Kafka (the first time its jars are fetched, 45 MB) ...")
+        print("starting Kafka ...")
         with LocalKafka(Path(folder) / "kafka") as kafka:
             return _with_kafka(kafka.bootstrap_servers, Path(folder), seconds)
 

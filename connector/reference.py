@@ -19,8 +19,8 @@ _HEAD: Final = """\
 
 <!-- Generated from connector/config.py. -->
 
-`gex-connector --config FILE.toml`. The variable of the environment wins over the file, the file over the default. An
-empty variable counts as not set; lists are separated by commas there. Keys and variables that are not known are
+`gex-connector run --config FILE.toml`. The variable of the environment wins over the file, the file over the default.
+An empty variable counts as not set; lists are separated by commas there. Keys and variables that are not known are
 faults, and all faults are reported at once (exit 2).
 
 `GEX_SYMBOLS`, with `GEX_INCLUDE` and `GEX_EXCHANGES`, makes one feed called `all`, in place of every `[[feeds]]` of the

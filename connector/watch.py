@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from connector.kafka.events import Received
 
 _SHOWN_CHANGES: Final = 4
+_REPLAYED_SECONDS: Final = 10
+"""An event that was observed longer ago was lying there: how long until it was observed is what is worth showing."""
+
 _COLOURS: Final = {
     Kind.SNAPSHOT: 36,
     Kind.CHANGED: 32,
@@ -58,7 +61,9 @@ def line(received: Received, *, colour: bool | None = None) -> str:
     kind = f"{event.kind:<8}"
     if sys.stdout.isatty() if colour is None else colour:
         kind = f"\x1b[{_COLOURS[event.kind]}m{kind}\x1b[0m"
-    delay = "" if event.computed_at is None else f"  +{(received.received_at - event.computed_at) / MICROS:.2f} s"
+    replayed = received.received_at - event.observed_at > _REPLAYED_SECONDS * MICROS
+    until = event.observed_at if replayed else received.received_at
+    delay = "" if event.computed_at is None else f"  +{(until - event.computed_at) / MICROS:.2f} s"
     return f"{at}  {event.symbol:<9} #{event.sequence:<5} {kind}  {_what(event)}{delay}"
 
 
@@ -68,9 +73,10 @@ def _what(event: Event) -> str:
         return f"no levels: {event.reason or event.status.lower()}"
     if event.kind is Kind.SNAPSHOT or not (event.changed_levels or event.changed_sections):
         all_expiry = event.after.all_expiry
-        names = {"spot": event.after.spot_price, "flip": all_expiry.hvl}
-        names |= {"resistance": all_expiry.call_resistance, "support": all_expiry.put_support}
-        return "  ".join(f"{name} {price(value)}" for name, value in names.items())
+        names = {"spot_price": event.after.spot_price, "hvl": all_expiry.hvl}
+        names |= {"call_resistance": all_expiry.call_resistance, "put_support": all_expiry.put_support}
+        line = "  ".join(f"{name} {price(value)}" for name, value in names.items())
+        return f"{line}  ({event.reason})" if event.reason else line
     changes = sorted(event.changed_levels, key=lambda change: not change.path.startswith("all_expiry"))
     said = [_change(change) for change in changes[:_SHOWN_CHANGES]]
     more = len(changes) - len(said)
@@ -86,4 +92,4 @@ def price(value: float | None) -> str:
     """A price with as many decimals as its size wants; an absent one as a dash."""
     if value is None:
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"  # noqa: PLR2004 -- as traders write them
+    return f"{value:,.2f}" if abs(value) >= 1000 else f"{value:.6g}"  # noqa: PLR2004 -- as traders write them

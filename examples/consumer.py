@@ -70,7 +70,7 @@ def ends(reader: Consumer, topic: str) -> dict[int, int]:
     """Where each partition ends: for a read_committed consumer, before the first transaction that is still open."""
     places = [TopicPartition(topic, p) for p in reader.list_topics(topic, TIMEOUT_SECONDS).topics[topic].partitions]
     if not places:
-        raise SystemExit(f"no topic {topic}")
+        raise SystemExit(f"no topic {topic}: see --prefix and --feed")
     return {p.partition: reader.get_watermark_offsets(p, TIMEOUT_SECONDS, cached=False)[1] for p in places}
 
 
@@ -147,4 +147,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     with suppress(KeyboardInterrupt):
-        main()
+        try:
+            main()
+        except KafkaException as error:
+            raise SystemExit(f"Kafka: {error.args[0]}") from None

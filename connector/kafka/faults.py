@@ -60,11 +60,12 @@ def explained(error: ck.KafkaError, doing: str, last_error: str | None = None) -
 
 
 def made(kind: Callable[[Settings], _T], settings: Settings) -> _T:
-    """A client. Raises SetupError where librdkafka refuses a setting."""
+    """A client. Raises ConfigError where librdkafka refuses a setting."""
     try:
         return kind(settings)
     except (ck.KafkaException, TypeError, ValueError) as error:
-        raise errors.SetupError(f"kafka.client: {error}") from None
+        said = of(error).str() if isinstance(error, ck.KafkaException) else str(error)
+        raise errors.ConfigError([f"kafka.client: {said}"]) from None
 
 
 def of(exception: ck.KafkaException) -> ck.KafkaError:

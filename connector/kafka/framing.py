@@ -21,7 +21,7 @@ def framing_of(registry: SchemaRegistry) -> Framing:
     try:
         from connector.kafka.registry import Registry  # noqa: PLC0415 -- an extra
     except ImportError as error:
-        remedy = "pip install gex-levels-connector[registry]"
+        remedy = "install the extra `registry`"
         raise SetupError(f"schema_registry.url needs its client ({error}): {remedy}") from None
     return Registry(registry.url, registry.client)
 

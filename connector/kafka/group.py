@@ -29,6 +29,7 @@ _POLL_SECONDS: Final = 0.5
 _FIRST_JOIN_SECONDS: Final = 3
 _RETRY_SECONDS: Final = 5
 _REPORT_SECONDS: Final = 60
+_LOOK_SECONDS: Final = 30
 
 
 class Listener(Protocol):
@@ -50,7 +51,7 @@ class Listener(Protocol):
 class Group:
     """Membership in the group. `topics` maps each compacted topic to its feed; `polled` is called at every turn.
 
-    Raises SetupError where librdkafka refuses the settings.
+    Raises ConfigError where librdkafka refuses the settings.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Group:
         self._stopping = threading.Event()
         self._answered = threading.Event()
         self._last_error: KafkaError | None = None
+        self.absent: list[str] = []
         self._bounded = Bounded(_REPORT_SECONDS, time.monotonic)
         self._thread = threading.Thread(target=self._run, name="group", daemon=True)
         self._consumer = made(ck.Consumer, settings)
@@ -106,8 +108,12 @@ class Group:
         consumer.subscribe(
             list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
+        looked_at = time.monotonic()
         while not self._stopping.is_set():
             self._turn(consumer)
+            if time.monotonic() - looked_at > _LOOK_SECONDS:
+                self._look(consumer)
+                looked_at = time.monotonic()
         # Leaving while the first join is under way would leave its shards dark for a session time-out.
         for _ in range(int(_FIRST_JOIN_SECONDS / _POLL_SECONDS)):
             if self._answered.is_set():
@@ -119,6 +125,16 @@ class Group:
         self._polled()
         if message is not None and (error := message.error()) is not None:
             self._report(error)
+
+    def _look(self, consumer: ck.Consumer) -> None:
+        """Whether the topics are still there: a group on topics that are gone is a quiet one."""
+        try:
+            present = consumer.list_topics(timeout=_FIRST_JOIN_SECONDS).topics
+        except ck.KafkaException:
+            return  # the broker is away, which others notice
+        self.absent = sorted(self._topics.keys() - present.keys())
+        if self.absent:
+            _log.error("topics are gone; a restart makes them anew", extra={"topics": ", ".join(self.absent)})
 
     def _report(self, error: ck.KafkaError) -> None:
         self._last_error = explained(error, "being a member of the group")

@@ -59,6 +59,7 @@ class Poller:
         self._changed = asyncio.Event()
         self._in_flight = 0
         self._bounded = Bounded(_LOG_EVERY_SECONDS, time.monotonic)
+        self._failing = False
         self.key_refused = False
 
     def cover(self, shards: Iterable[Shard]) -> None:
@@ -135,6 +136,9 @@ class Poller:
             answer.rate_limit.limit, answer.rate_limit.remaining, None if reset is None else round(reset * MICROS)
         )
         self._accepted()
+        if self._failing:
+            self._failing = False
+            _log.info("the upstream answers again")
         for kind in response.inconsistencies:
             self._metrics.inconsistent(kind)
         self._batches[batch.feed].answered(batch.symbols)
@@ -168,6 +172,7 @@ class Poller:
             self._refused(batch, error, sent_at)
         elif error.retry_after_seconds:
             self._schedule.hold(now + error.retry_after_seconds)
+        self._failing = True
         level = logging.ERROR if isinstance(error, KeyRefused) else logging.WARNING
         suppressed = self._bounded.admit(error.outcome)
         if suppressed is not None:

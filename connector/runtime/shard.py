@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 from connector.core.entry import decode_entry
-from connector.core.model import MICROS, Event, Observation, State, Status
+from connector.core.model import MICROS, Event, Kind, Observation, State, Status
 from connector.core.state import FeedRules, Step, expire, fold, remove
 from connector.errors import (
     AccessDenied,
@@ -308,7 +308,8 @@ class Shard:
             metrics.published((now - event.observed_at) / MICROS)
             if event.computed_at is not None and event.after is not None and event.reason is None:
                 metrics.end_to_end((self._tools.clock.upstream(now) - event.computed_at) / MICROS)
-            _log.debug("event", extra={"event_id": event.event_id, "kind": event.kind, "status": event.status})
+            level = logging.DEBUG if event.kind is Kind.CHANGED else logging.INFO
+            _log.log(level, "event", extra={"event_id": event.event_id, "kind": event.kind, "status": event.status})
         for entry in work.quarantined:
             metrics.quarantined(entry.reason)
             extra: dict[str, object] = {

@@ -227,6 +227,7 @@ class Worker:
 
     def _why_not_ready(self) -> list[str]:
         reasons = [] if self._group.joined else ["the group has not been joined yet"]
+        reasons += [f"topic {topic} is gone" for topic in self._group.absent]
         reasons += [why for shard, _ in self._shards.values() if (why := shard.why_not_ready()) is not None]
         return [*reasons, "the upstream refuses the API key"] if self._poller.key_refused else reasons
 
@@ -264,7 +265,7 @@ class Worker:
             try:
                 return await self._loop.run_in_executor(self._executor, call)
             except KafkaUnavailable as error:
-                level = logging.WARNING if pause > _FIRST_PAUSE_SECONDS else logging.INFO  # a new topic needs a moment
+                level = logging.WARNING if pause > _FIRST_PAUSE_SECONDS else logging.DEBUG  # a new topic needs a moment
                 _log.log(level, "%s is not usable yet", what, extra={"error": str(error)})
                 if self._loop.time() + pause > deadline:
                     raise KafkaUnavailable(f"{what} was not usable within {limit:g} s: {error}") from None

@@ -151,7 +151,7 @@ def run_kafka(listen_port: int, data_dir: Path | None) -> int:
     `listen_port` 0 takes a free one; without `data_dir` the records are gone at the end.
     Raises as `LocalKafka.start` and `LocalKafka.wait` do.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # SIGINT too: a background job of a shell ignores it
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         folder = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gex-kafka-")))

@@ -134,7 +134,8 @@ class Client:
             OSError,
             ValueError,
         ) as error:
-            raise UpstreamUnavailable(f"{type(error).__name__}: {_hidden(str(error), key)}") from None
+            cause = error.__cause__ or error  # the transport's names for them are not always right
+            raise UpstreamUnavailable(f"{type(cause).__name__}: {_hidden(str(cause), key)}") from None
         finally:
             self._limiter.ended(time.monotonic())
         received_at, seconds = time.time_ns() // 1000, time.monotonic() - started

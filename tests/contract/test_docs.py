@@ -38,18 +38,18 @@ def test_the_example_is_the_defaults_and_one_feed() -> None:
     assert config.schema_registry == SchemaRegistry()
     assert config.schedule == Schedule()
     assert config.http == Http()
-    assert config.feeds == (
-        Feed(
-            name="majors",
-            symbols=("BTCUSDT", "ETHUSDT"),
-            include=("max_pain", "ranked"),
-            ignore=("spot_price", "ranked.odte_top_10"),
-            thresholds={
-                "all_expiry.hvl": Threshold(absolute=25.0, relative=0.001),
-                "odte": Threshold(relative=0.0005),
-            },
-        ),
-    )
+    assert config.feeds == (Feed(name="majors", symbols=("BTCUSDT", "ETHUSDT"), include=("max_pain", "ranked")),)
+
+
+def test_what_the_example_leaves_out_can_be_put_in(tmp_path: Path) -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    config = tmp_path / "config.toml"
+    config.write_text(text.replace("# thresholds = ", "thresholds = "))
+    (feed,) = load(config, {"GEX_UPSTREAM__API_KEY": "demo-key"}).feeds
+    assert feed.thresholds == {
+        "all_expiry.hvl": Threshold(absolute=25.0, relative=0.001),
+        "odte": Threshold(relative=0.0005),
+    }
 
 
 def test_the_example_leaves_no_key_out() -> None:

@@ -7,6 +7,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import confluent_kafka
+import confluent_kafka.admin
 import pytest
 
 from connector.core.model import Kind, Status
@@ -279,3 +280,18 @@ def test_a_worker_is_not_ready_while_a_shard_of_its_own_cannot_be_opened(
         foreign.abort_transaction(30)
         wait_until(worker.ready, "ready once the other has let go", worker)
         worker.terminate()
+
+
+def test_topics_that_are_deleted_under_a_worker_are_noticed(
+    kafka: LocalKafka, names: Names, variables: Mapping[str, str]
+) -> None:
+    with start_worker(variables) as worker:
+        wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
+        admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+        topics = [f"{names.topic_prefix}.all.changes", f"{names.topic_prefix}.all.current"]
+        for future in admin.delete_topics(topics).values():
+            future.result(30)
+        wait_until(lambda: "topics are gone" in worker.log(), "it says so", worker)
+        assert not worker.ready()
+        assert worker.ask("/health/live")["ok"]
+        assert worker.terminate() == 0
