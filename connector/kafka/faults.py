@@ -41,7 +41,7 @@ _REMEDIES: Final = {
     ck.KafkaError._SSL: "check security.protocol and ssl.* in kafka.client",  # noqa: SLF001 -- as above
     ck.KafkaError._RESOLVE: "check kafka.bootstrap_servers",  # noqa: SLF001 -- as above
     ck.KafkaError._TRANSPORT: "check that the broker runs, its address, and security.protocol",  # noqa: SLF001 -- as above
-    ck.KafkaError._ALL_BROKERS_DOWN: "check that the broker runs, its address, and security.protocol",  # noqa: SLF001
+    ck.KafkaError._ALL_BROKERS_DOWN: "check that the broker runs, its address, and security.protocol",  # noqa: SLF001 -- as above
     ck.KafkaError.INVALID_REPLICATION_FACTOR: "set kafka.replication_factor to what the cluster has brokers for",
 }
 

@@ -71,6 +71,7 @@ def prepare(clients: Clients, wanted: list[TopicSpec], replication_factor: int) 
     try:
         present = admin.list_topics(timeout=_FIRST_ANSWER_SECONDS).topics
     except ck.KafkaException as exception:
+        admin.poll(0)  # hands out why, such as a wrong password
         raise explained(of(exception), "listing topics", clients.last_error) from None
     absent = [spec for spec in wanted if spec.name not in present]
     _create(admin, absent, replication_factor)
