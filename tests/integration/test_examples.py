@@ -269,4 +269,4 @@ def test_a_gap_ends_it(kafka: LocalKafka, names: Names, topic: Topic) -> None:
 def test_a_topic_that_is_not_there_is_named(kafka: LocalKafka, names: Names) -> None:
     with start(follow(kafka, names)) as consumer:
         assert consumer.wait() == 1
-        assert lines(consumer) == [f"no topic {names.topic_prefix}.all.changes"]
+        assert lines(consumer) == [f"no topic {names.topic_prefix}.all.changes: see --prefix and --feed"]
