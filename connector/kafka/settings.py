@@ -90,20 +90,17 @@ class Clients:
 
     def group(self) -> Settings:
         """For the consumer that only learns which shards are ours."""
-        given = self._kafka.client
-        assignment: Settings = {
+        classic: Settings = {
             "session.timeout.ms": SESSION_TIMEOUT_SECONDS * 1000,
             "heartbeat.interval.ms": 1000,
         }
         common = {"max.poll.interval.ms": MAX_POLL_INTERVAL_SECONDS * 1000, **self._common("group")}
-        if given.get("group.protocol") == "consumer":  # KIP-848: these are the broker's
-            common = {name: value for name, value in common.items() if name not in assignment}
-            assignment = {}
+        if common.get("group.protocol") == "consumer":  # KIP-848: these are the broker's
+            common = {name: value for name, value in common.items() if name not in classic}
         else:
-            assignment = {**assignment, **given, "partition.assignment.strategy": "cooperative-sticky"}
+            common = {**classic, **common, "partition.assignment.strategy": "cooperative-sticky"}
         return {
             **common,
-            **assignment,
             **self._consumer(),
             "group.id": self._kafka.group_id,
         }

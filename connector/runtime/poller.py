@@ -172,10 +172,11 @@ class Poller:
             self._refused(batch, error, sent_at)
         elif error.retry_after_seconds:
             self._schedule.hold(now + error.retry_after_seconds)
-        self._failing = True
         level = logging.ERROR if isinstance(error, KeyRefused) else logging.WARNING
         suppressed = self._bounded.admit(error.outcome)
         if suppressed is not None:
+            # The end of a refusal is told elsewhere, or there is none.
+            self._failing |= not isinstance(error, KeyRefused | RequestRefused)
             where = {"feed": batch.feed, "symbols": ",".join(batch.symbols), "request_id": error.request_id}
             extra = {"error": str(error), **where, "not_logged_before": suppressed}
             _log.log(level, "a check failed: %s", error.outcome, extra=extra)

@@ -221,15 +221,13 @@ class Shard:
         self._publishing_since = time.monotonic()
         try:
             await self._in_thread(self._log.publish, transaction)
-        except Unpublishable:
-            # The same records would be refused again and again; the next checks bring what is true by then.
+        except KafkaError as error:
             self._tools.metrics.transaction("aborted")
-            for _ in work.seen:
-                self._tools.metrics.dropped(self.id.feed, "unpublishable")
-            raise
-        except KafkaError:
-            self._tools.metrics.transaction("aborted")
-            self._inbox.put_back(work)
+            if isinstance(error, Unpublishable):  # would be refused again; the next checks bring what is true by then
+                for _ in work.seen:
+                    self._tools.metrics.dropped(self.id.feed, "unpublishable")
+            else:
+                self._inbox.put_back(work)
             raise
         finally:
             self._publishing_since = None
@@ -312,16 +310,11 @@ class Shard:
             _log.log(level, "event", extra={"event_id": event.event_id, "kind": event.kind, "status": event.status})
         for entry in work.quarantined:
             metrics.quarantined(entry.reason)
-            extra: dict[str, object] = {
-                "feed": self.id.feed,
-                "symbol": entry.symbol,
-                "reason": entry.reason,
-                "fault": entry.message,
-            }
             suppressed = self._bounded.admit((entry.symbol, entry.reason))
             if suppressed is not None:
-                extra |= {"request_id": entry.request_id, "not_logged_before": suppressed}
-                _log.warning("entry to quarantine", extra=extra)
+                where = {"feed": self.id.feed, "symbol": entry.symbol, "request_id": entry.request_id}
+                why = {"reason": entry.reason, "fault": entry.message, "not_logged_before": suppressed}
+                _log.warning("entry to quarantine", extra={**where, **why})
 
     async def _in_thread(self, call: Callable[[Unpack[_Ts]], _T], *args: *_Ts) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._tools.executor, call, *args)

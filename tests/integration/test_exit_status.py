@@ -93,3 +93,9 @@ def test_a_stop_during_the_start_is_0(variables: Mapping[str, str]) -> None:
     with start_worker({**variables, "GEX_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}, wait_ready=False) as worker:
         wait_until(lambda: "not usable yet" in worker.log(), "it is waiting for Kafka", worker)
         assert worker.terminate() == 0
+
+
+def test_a_worker_joins_by_the_consumer_protocol_of_kip_848_too(variables: Mapping[str, str]) -> None:
+    with start_worker({**variables, "GEX_KAFKA__CLIENT__GROUP_PROTOCOL": "consumer"}) as worker:
+        wait_until(lambda: "shard open" in worker.log(), "it has its shard", worker)
+        assert worker.terminate() == 0
