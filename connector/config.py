@@ -62,7 +62,10 @@ class Upstream(Struct, frozen=True, kw_only=True):
     api_key: Annotated[Secret, _key, "The API key, here or in a file"]
     api_key_file: Annotated[str | None, "A file with the key, instead of `api_key`; read again when it changes"] = None
     timeout_seconds: Annotated[float, Meta(gt=0, le=600), "For one request, from connecting to the last byte"] = 10.0
-    max_requests_per_minute: Annotated[int, Meta(gt=0, le=100_000), "Our budget, where the server's is not lower"] = 60
+    max_requests_per_minute: Annotated[
+        Annotated[int, Meta(gt=0, le=100_000)] | None,
+        "A cap on the server's limit; none: the server's, or 60 where it says none",
+    ] = None
     max_response_bytes: Annotated[int, Meta(ge=1_024, le=2**30), "A longer response is not read to its end"] = 8_388_608
 
 

@@ -11,7 +11,7 @@ import json
 import re
 import tomllib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -118,6 +118,7 @@ def variable(path: str) -> str:
 
 def expected(kind: Any) -> str:
     """Type and bounds of an option in words, from its annotation."""
+    kind = next((one for one in get_args(kind.__origin__) if get_origin(one) is Annotated), kind)  # it or None
     bounds = [
         f"{sign} {bound}"
         for meta in kind.__metadata__

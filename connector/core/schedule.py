@@ -1,31 +1,38 @@
-"""When to check each batch. Pure: moments come in as seconds of a monotonic clock, chance as a callable.
+"""When to check each batch: where its refreshes are likely, at one price for all. Pure.
 
-This schedule has a fixed interval, with the batches spread over it.
+Moments come in as seconds of a monotonic clock, chance as a callable.
 """
 
 from __future__ import annotations
 
-from enum import Enum
+import heapq
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from connector.core.model import Value
+from connector.core.forecast import USUAL_PERIOD_SECONDS, Forecast
+from connector.core.inspection import Check, next_check
+from connector.core.lag import Lag
+from connector.core.model import MICROS, Value
+from connector.core.pricing import Price
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from connector.core.batches import Batch
 
 SLOW_RETRY_SECONDS: Final = 60
 """Between two tries of what is refused: a key, or a symbol that stands alone."""
 
-_BUDGET_SHARE: Final = 0.9
-"""Of the budget, what is planned; the rest is for retries."""
-
-
 _MAX_DOUBLINGS: Final = 16
 """Of the wait after failures: past any `max_interval_seconds`, and a float's exponent ends."""
+
+_MUCH: Final = 1.25
+"""A price this many times higher or lower is another price."""
+
+_INTERVALS_AHEAD: Final = 4
+"""How far a plan looks: so many of the batch's usual intervals, and past the next refresh."""
 
 
 class Plan(Value, frozen=True):
@@ -36,77 +43,211 @@ class Plan(Value, frozen=True):
     max_interval_seconds: float = 60
 
 
-class Outcome(Enum):
+class Dates(Value, frozen=True):
+    """What a check showed: when the levels of each symbol that has some were computed (microseconds, upstream's clock).
+
+    `server_ahead_seconds`: the upstream's clock less our monotonic one.
+    """
+
+    computed_at: Mapping[str, int]
+    server_ahead_seconds: float
+
+
+class Refresh(Value, frozen=True):
+    """A refresh that was found: it became visible after `since`, when a check was sent that did not show it."""
+
+    symbol: str
+    since: float
+
+
+class Outcome(StrEnum):
     """What a check brought, as far as the next one depends on it."""
 
     ANSWERED = "answered"
     FAILED = "failed"
     """Nothing: back off."""
 
+    HELD = "held"
+    """Nothing, for a reason that holds all batches: due as soon as they are let go."""
+
+
+class Purpose(StrEnum):
+    """What a check is for."""
+
+    FIRST = "first"
+    """To know the present state: the start, a take-over."""
+
+    EXPECTED = "expected"
+    """A refresh should be there."""
+
+    SEARCH = "search"
+    """No rhythm is known, or it was lost."""
+
+    RETRY = "retry"
+    """The one before failed."""
+
+    REFUSED = "refused"
+    """A symbol that the upstream refuses, asked for alone and seldom."""
+
+
+class _Known(msgspec.Struct):
+    """One symbol. `looked_at`: when the last answered check was sent, None before the first."""
+
+    forecast: Forecast
+    computed_at: int = 0
+    looked_at: float | None = None
+
 
 class _Slot(msgspec.Struct):
-    """One batch's place: when it is next, None while it is in flight."""
+    """One batch's place. `at` is None while its request is in flight."""
 
-    at: float | None
+    symbols: list[_Known]
+    at: float | None = None
+    purpose: Purpose = Purpose.FIRST
+    check: Check | None = None
+    sent_at: float | None = None
+    interval: float = 1.0
     failures: int = 0
 
 
 class Schedule:
     """Decides which batch is next, and when.
 
-    A check every `2 * target_delay_seconds` sees a refresh `target_delay_seconds` late on average; the budget
-    (requests a minute that are ours) wins over it, and over `max_interval_seconds` too.
+    The price of a check is the lowest that keeps to `budget_per_minute` (requests a minute that may be planned) and
+    is not below what the target delay needs.
     """
 
     def __init__(self, plan: Plan, chance: Callable[[], float]) -> None:
         self._plan = plan
         self._chance = chance
         self._slots: dict[Batch, _Slot] = {}
+        self._known: dict[tuple[str, str], _Known] = {}
+        self._due: list[tuple[float, int, Batch]] = []
+        self._order = 0
         self._in_flight: set[Batch] = set()
+        self._lag = Lag()
         self._held_until = self._held_for_key_until = float("-inf")
-        self.budget_per_minute = 60.0
+        self._price = Price(plan.target_delay_seconds)
+        self._budget = 54.0
+        self.fixed_price: float | None = None
 
     @property
-    def interval_seconds(self) -> float:
-        """Between two checks of one batch."""
-        wished = max(self._plan.min_interval_seconds, 2 * self._plan.target_delay_seconds)
-        affordable = 60 * len(self._slots) / max(self.budget_per_minute * _BUDGET_SHARE, 1e-9)
-        return max(min(wished, self._plan.max_interval_seconds), affordable)
+    def price(self) -> float:
+        """Of a check, in symbol-seconds of delay."""
+        return self._price.value
+
+    @property
+    def lag_seconds(self) -> float:
+        """From a refresh's computation to when it can be seen, as far as is known; clocks included."""
+        return self._lag.seconds
 
     def cover(self, batches: Sequence[Batch], now: float) -> None:
-        """Set the batches. One that was there keeps its place; the new ones are spread over an interval."""
-        new = [batch for batch in batches if batch not in self._slots]
-        self._slots = {batch: self._slots.get(batch) or _Slot(now) for batch in batches}
-        for position, batch in enumerate(new):
-            wait = SLOW_RETRY_SECONDS if batch.refused else position * self.interval_seconds / len(new)
-            self._slots[batch].at = None if batch in self._in_flight else now + wait
+        """Set the batches. One that was there keeps its place; symbols keep what is known of them in any batch."""
+        if self._slots.keys() == set(batches):
+            return
+        before = sum(len(slot.symbols) for slot in self._slots.values())
+        asked = {(batch.feed, symbol) for batch in batches for symbol in batch.symbols}
+        self._known = {key: self._known.get(key) or _Known(Forecast(now)) for key in asked}
+        slots, self._slots = self._slots, {}
+        first = now
+        for batch in batches:
+            if batch in slots:
+                self._slots[batch] = slots[batch]
+                continue
+            slot = self._slots[batch] = _Slot([self._known[batch.feed, symbol] for symbol in batch.symbols])
+            slot.interval = 60 * len(batches) / self._budget
+            if batch in self._in_flight:
+                continue
+            if batch.refused:
+                self._set(batch, slot, now + SLOW_RETRY_SECONDS, Purpose.REFUSED)
+            elif any(known.looked_at is None for known in slot.symbols):
+                self._set(batch, slot, first, Purpose.FIRST)
+                first += self._plan.min_interval_seconds
+            else:
+                self._replan(batch, slot, now, now)
+        if before:
+            self._price.grow(max(len(asked), 1) / before)
+        else:
+            rates = [len(batch.symbols) / USUAL_PERIOD_SECONDS for batch in batches]
+            self._price.begin(now, sum((rate / 2) ** 0.5 for rate in rates), sum(rates))
+        self._settle()
+
+    @property
+    def budget_per_minute(self) -> float:
+        """Requests a minute that may be planned."""
+        return self._budget
+
+    def afford(self, budget_per_minute: float, now: float) -> None:
+        """Plan with this budget. Where the price moves much, plans are made again."""
+        if budget_per_minute == self._budget:
+            return
+        self._budget, before = budget_per_minute, self.price
+        self._settle()
+        if not 1 / _MUCH < self.price / before < _MUCH:
+            for batch, slot in self._slots.items():
+                if slot.at is not None and slot.purpose in {Purpose.EXPECTED, Purpose.SEARCH}:
+                    self._replan(batch, slot, now, now)
+
+    def next_check_at(self, batch: Batch) -> float | None:
+        """When the batch is checked next; None while it is."""
+        slot = self._slots.get(batch)
+        return None if slot is None or slot.at is None else max(slot.at, self._held_until, self._held_for_key_until)
+
+    def remember(self, feed: str, symbol: str, computed_at: Sequence[int], server_ahead_seconds: float) -> None:
+        """Learn the rhythm from refreshes that were seen before this schedule was there, oldest first."""
+        known = self._known.get((feed, symbol))
+        if known is not None and known.forecast.last is None:
+            for moment in computed_at:
+                at = moment / MICROS - server_ahead_seconds
+                known.forecast.learn(at, 0.0, at)
+                known.computed_at = moment
 
     def next(self) -> tuple[float, Batch] | None:
         """The next check and its moment, None while there is nothing to wait for."""
-        waiting = [(slot.at, batch) for batch, slot in self._slots.items() if slot.at is not None]
-        if not waiting:
-            return None
-        at, batch = min(waiting, key=lambda item: item[0])
-        return max(at, self._held_until, self._held_for_key_until), batch
+        while self._due:
+            at, _, batch = self._due[0]
+            slot = self._slots.get(batch)
+            if slot is not None and slot.at == at:
+                return max(at, self._held_until, self._held_for_key_until), batch
+            heapq.heappop(self._due)
+        return None
 
-    def started(self, batch: Batch) -> None:
+    def started(self, batch: Batch) -> Purpose:
         """The request is under way: no second one for this batch meanwhile."""
         self._in_flight.add(batch)
-        self._slots[batch].at = None
+        slot = self._slots[batch]
+        slot.at = None
+        return slot.purpose
 
-    def finished(self, batch: Batch, outcome: Outcome, started_at: float, now: float) -> None:
-        """The request ended. Failures back off exponentially with full jitter (AWS Architecture Blog, 2015)."""
+    def finished(
+        self, batch: Batch, outcome: Outcome, sent_at: float, now: float, dates: Dates | None = None
+    ) -> list[Refresh]:
+        """The request ended. Returns the refreshes it showed, but for a symbol's first.
+
+        Failures back off exponentially with full jitter (AWS Architecture Blog, *Exponential Backoff And Jitter*,
+        2015).
+        """
         self._in_flight.discard(batch)
         slot = self._slots.get(batch)
         if slot is None:
-            return
-        interval = SLOW_RETRY_SECONDS if batch.refused else self.interval_seconds
-        slot.failures = slot.failures + 1 if outcome is Outcome.FAILED else 0
-        if slot.failures:
+            return []
+        if batch.refused:
+            self._set(batch, slot, now + SLOW_RETRY_SECONDS, Purpose.REFUSED)
+            return []
+        self._account(slot, sent_at)
+        if outcome is Outcome.HELD:
+            self._set(batch, slot, now, Purpose.RETRY)
+            return []
+        if outcome is Outcome.FAILED:
+            slot.failures += 1
             ceiling = min(self._plan.max_interval_seconds, 2.0 ** min(slot.failures, _MAX_DOUBLINGS))
-            slot.at = now + max(interval, self._chance() * ceiling)
-        else:
-            slot.at = max(started_at + interval, now)
+            wait = max(self._plan.min_interval_seconds, self._chance() * ceiling)
+            self._set(batch, slot, now + wait, Purpose.RETRY)
+            return []
+        slot.failures = 0
+        found = self._learn(batch, slot, sent_at, now, dates)
+        self._replan(batch, slot, sent_at, now)
+        return found
 
     def hold(self, until: float) -> None:
         """No check of any batch before that moment: the server said so."""
@@ -119,5 +260,57 @@ class Schedule:
     def release_for_key(self, now: float) -> None:
         """The key has changed: every batch is due."""
         self._held_for_key_until = float("-inf")
-        for slot in self._slots.values():
-            slot.at = None if slot.at is None else min(slot.at, now)
+        for batch, slot in self._slots.items():
+            if slot.at is not None:
+                self._set(batch, slot, min(slot.at, now), slot.purpose)
+
+    def forecast(self, feed: str, symbol: str) -> Forecast | None:
+        """What is known of a symbol's rhythm."""
+        known = self._known.get((feed, symbol))
+        return None if known is None else known.forecast
+
+    def _settle(self) -> None:
+        if self.fixed_price is None:
+            self._price.settle(self._budget, len(self._known) / max(len(self._slots), 1))
+        else:
+            self._price.value = self.fixed_price
+
+    def _account(self, slot: _Slot, sent_at: float) -> None:
+        if slot.sent_at is not None:
+            slot.interval += 0.1 * (sent_at - slot.sent_at - slot.interval)
+        slot.sent_at = sent_at
+        check, slot.check = slot.check, None
+        self._price.checked(sent_at, check.expected if check else 0.0, check.delay if check else 0.0)
+        self._settle()
+
+    def _learn(self, batch: Batch, slot: _Slot, sent_at: float, now: float, dates: Dates | None) -> list[Refresh]:
+        found = []
+        for symbol, known in zip(batch.symbols, slot.symbols, strict=True):
+            before, known.looked_at = known.looked_at, sent_at
+            computed_at = None if dates is None else dates.computed_at.get(symbol)
+            if dates is None or computed_at is None or computed_at <= known.computed_at:
+                continue
+            known.computed_at = computed_at
+            at = computed_at / MICROS - dates.server_ahead_seconds
+            if before is None:  # it may have been there for long, and others before it
+                known.forecast.learn(at, self._lag.seconds, known.forecast.last or at)
+                continue
+            known.forecast.learn(at, self._lag.learn(min(before, now) - at, now - at), before)
+            found.append(Refresh(symbol, before))
+        return found
+
+    def _replan(self, batch: Batch, slot: _Slot, start: float, now: float) -> None:
+        ceiling = start + max(self._plan.max_interval_seconds, 120 * len(self._slots) / max(self._budget, 1))
+        settled = min(known.forecast.settled_by(start) for known in slot.symbols)
+        end = min(max(start + _INTERVALS_AHEAD * slot.interval, settled), ceiling)
+        curves = [known.forecast.curve(known.looked_at or start, end) for known in slot.symbols]
+        slot.check = next_check(curves, self.price, start, end)
+        earliest = now if slot.sent_at is None else max(now, slot.sent_at + self._plan.min_interval_seconds)
+        rhythm = any(known.forecast.period for known in slot.symbols)
+        at = max(slot.check.at, earliest)
+        self._set(batch, slot, at, Purpose.EXPECTED if rhythm else Purpose.SEARCH)
+
+    def _set(self, batch: Batch, slot: _Slot, at: float, purpose: Purpose) -> None:
+        slot.at, slot.purpose = at, purpose
+        self._order += 1
+        heapq.heappush(self._due, (at, self._order, batch))

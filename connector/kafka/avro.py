@@ -206,8 +206,7 @@ def _head(full: Schema, tail: tuple[str, str]) -> Schema:
     names = tuple(field["name"] for field in full["fields"][-2:])
     if names != tail:
         raise ValueError(f"the last fields of {full['name']} are {names}, expected {tail}")
-    head: Schema = fastavro.parse_schema(_plain({**full, "fields": full["fields"][:-2]}), _force=True)
-    return head
+    return _plain({**full, "fields": full["fields"][:-2]})
 
 
 def _plain(full: Schema) -> Schema:
@@ -220,5 +219,5 @@ def _plain(full: Schema) -> Schema:
             }
         return [without(item) for item in part] if isinstance(part, list) else part
 
-    plain: Schema = json.loads(json.dumps(without(full)))
+    plain: Schema = fastavro.parse_schema(json.loads(json.dumps(without(full))), _force=True)
     return plain

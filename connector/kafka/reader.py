@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Final
 
 import confluent_kafka as ck
@@ -25,13 +26,25 @@ _AT_ONCE: Final = 10_000
 _TURN_SECONDS: Final = 0.05
 """`consume` waits for all it was asked for until its time-out, however much there is already."""
 
+_KEPT_VALUES: Final = 16
+"""Of each key: refreshes enough to know a rhythm by."""
+
 
 class Contents(Value, frozen=True):
-    """The last value of each key, how many records were read, and the offset of the end."""
+    """The last values of each key (at most 16, oldest first), how many records were read, and the offset of the end.
 
-    values: dict[bytes, bytes]
+    `headers`: of the last record.
+    """
+
+    recent: dict[bytes, deque[bytes]]
     records: int
     end: int
+    headers: dict[str, str | bytes | None]
+
+    @property
+    def values(self) -> dict[bytes, bytes]:
+        """The last value of each key, which is the one that counts."""
+        return {key: values[-1] for key, values in self.recent.items()}
 
 
 class Reader:
@@ -58,7 +71,7 @@ class Reader:
         return int(offsets[1])
 
     def contents(self, topic: str, partition: int, high: int) -> Contents:
-        """Every committed record up to the end, of which the last of each key counts. Raises `KafkaUnavailable`."""
+        """Every committed record up to the end; a tombstone clears its key. Raises `KafkaUnavailable`."""
         return self._from(ck.OFFSET_BEGINNING, topic, partition, high)
 
     def warm_up(self, topic: str) -> None:
@@ -91,8 +104,9 @@ class Reader:
                 self._committed.unassign()
 
     def _read(self, topic: str, partition: int, high: int) -> Contents:
-        values: dict[bytes, bytes] = {}
+        recent: dict[bytes, deque[bytes]] = defaultdict(lambda: deque(maxlen=_KEPT_VALUES))
         records, place = 0, f"{topic}-{partition}"
+        last: ck.Message | None = None
         progress_at = reported_at = time.monotonic()
         while True:
             messages = self._committed.consume(_AT_ONCE, timeout=_TURN_SECONDS)
@@ -101,13 +115,15 @@ class Reader:
                 if (error := message.error()) is not None:
                     if error.code() != ck.KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own
                         raise explained(error, f"reading {place}")
-                    return Contents(values, records, message.offset() or 0)
+                    headers = {} if last is None else dict(last.headers() or {})
+                    return Contents(recent, records, message.offset() or 0, headers)
                 records += 1
+                last = message
                 key, value = message.key() or b"", message.value()
                 if value is None:
-                    values.pop(bytes(key), None)
+                    recent.pop(bytes(key), None)
                 else:
-                    values[bytes(key)] = bytes(value)
+                    recent[bytes(key)].append(bytes(value))
             progress_at = now if messages else progress_at
             if now - progress_at > _STALLED_SECONDS:
                 raise KafkaUnavailable(f"reading {place}: nothing came for {_STALLED_SECONDS} s")

@@ -16,7 +16,7 @@ import confluent_kafka as ck
 import msgspec
 
 from connector.core.model import MICROS, Event, State, Value
-from connector.errors import KafkaUnavailable, ShardCorrupt
+from connector.errors import KafkaUnavailable, SetupError, ShardCorrupt
 from connector.kafka.faults import explained, made, of, retrying
 from connector.kafka.partition import partition_of
 
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from connector.kafka.avro import Codec
-    from connector.kafka.reader import Reader
+    from connector.kafka.reader import Contents, Reader
     from connector.kafka.settings import Clients, ShardId, Topics
 
 _CALL_SECONDS: Final = 10
 _RETRY_SECONDS: Final = 30
 _ABORT_SECONDS: Final = 5
 _MAX_QUARANTINED_BYTES: Final = 64 * 1024
+
+_REQUESTS: Final = "requests"
+"""The header of `current` that says what its writer asked of the upstream within a minute."""
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -47,22 +50,33 @@ class Quarantined(Value, frozen=True):
 
 
 class Transaction(Value, frozen=True):
-    """What one transaction writes: events in order, the last state of each symbol, and what could not be used."""
+    """What one transaction writes: events in order, the last state of each symbol, and what could not be used.
+
+    `requests`: what this worker has asked of the upstream within a minute, for whoever takes over.
+    """
 
     events: Sequence[Event] = ()
     states: Sequence[State] = ()
     quarantined: Sequence[Quarantined] = ()
+    requests: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.events or self.states or self.quarantined)
 
 
 class Restored(Value, frozen=True):
-    """What the shard's partition of `current` says, and what it took to read it."""
+    """What the shard's partition of `current` says, and what it took to read it.
+
+    `history`: for each symbol in `states` the distinct `computed_at` of its last records, 16 at most, that compaction
+    has left, ascending; the state's own is among them. Empty where no record had one. `requests`: what the last writer
+    had asked of the upstream within a minute; None where it did not say.
+    """
 
     states: dict[str, State]
     records: int
     seconds: float
+    history: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
+    requests: int | None = None
 
 
 @lru_cache(maxsize=8)
@@ -110,8 +124,11 @@ class ShardLog:
                 "others: some program writes to it in a transaction of another id; stop that one"
             )
         states = {key.decode(errors="replace"): self._state(key, value) for key, value in contents.values.items()}
+        history = self._history(contents, states)
         self._producer = producer
-        return Restored(states, contents.records, time.monotonic() - started_at)
+        requests = contents.headers.get(_REQUESTS)
+        asked = int(requests) if isinstance(requests, bytes) and requests.isdigit() else None
+        return Restored(states, contents.records, time.monotonic() - started_at, history, asked)
 
     def publish(self, transaction: Transaction) -> None:
         """Commit all of it or none of it. After an error the outcome is unknown: open again.
@@ -180,9 +197,12 @@ class ShardLog:
                 state.symbol.encode(),
                 partition=self._shard.partition,  # given, so that only this transactional id ever writes to it
                 timestamp=state.observed_at // 1000,
-                headers=self._headers(
-                    state, f"{feed}/{state.symbol}/{state.sequence}/{state.observed_at}", "gex.levels.state"
-                ),
+                headers=[
+                    *self._headers(
+                        state, f"{feed}/{state.symbol}/{state.sequence}/{state.observed_at}", "gex.levels.state"
+                    ),
+                    (_REQUESTS, str(transaction.requests)),
+                ],
             )
         for entry in transaction.quarantined:
             producer.produce(
@@ -209,6 +229,16 @@ class ShardLog:
             ("group", record.source.group),
             ("worker", record.source.worker),
         ]
+
+    def _history(self, contents: Contents, states: dict[str, State]) -> dict[str, tuple[int, ...]]:
+        """When the last refreshes were. A help, no need: what cannot be read is left out."""
+        moments = {symbol: {state.computed_at} for symbol, state in states.items()}
+        with suppress(KafkaUnavailable, SetupError):  # the registry, asked for a schema that no last value has
+            for key, values in contents.recent.items():
+                for value in list(values)[:-1]:
+                    with suppress(ShardCorrupt):
+                        moments[key.decode()].add(self._state(key, value).computed_at)
+        return {symbol: tuple(sorted(at for at in found if at is not None)) for symbol, found in moments.items()}
 
     def _state(self, key: bytes, value: bytes) -> State:
         try:

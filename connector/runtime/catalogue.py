@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from connector.core.model import Kind, Status
+from connector.core.schedule import Purpose
 
 LEVEL_SYMBOLS: Final = 50
 """How many symbols of one worker `gex_level` shows."""
@@ -48,9 +49,13 @@ _UNUSABLE: Final = "too_large malformed duplicate_keys wrong_type computed_at_un
 METRICS: Final = (
     # The upstream
     _histogram("gex_upstream_request_duration_seconds", "outcome", "How long requests took.", _NETWORK, _OUTCOMES),
+    _counter("gex_upstream_requests_total", "purpose", "Requests by what they were for.", " ".join(Purpose)),
     _gauge("gex_rate_limit_limit", "", "Requests a minute the upstream allows this key."),
     _gauge("gex_rate_limit_remaining", "", "Requests left in the upstream's window, other users of the key included."),
     _gauge("gex_rate_limit_reset_timestamp_seconds", "", "When the upstream's window ends."),
+    _gauge("gex_request_budget_per_minute", "", "Requests a minute that this worker may make: its share of the key's."),
+    _gauge("gex_request_foreign_per_minute", "", "Requests a minute that other programs make with the key."),
+    _gauge("gex_request_price_seconds", "", "Delay of one symbol that a request must save to be made."),
     _gauge("gex_key_refused", "", "1 while the upstream refuses the API key, so that polling has stopped."),
     _counter("gex_responses_inconsistent_total", "kind", "Contradictions found in responses.", _CONTRADICTIONS),
     _gauge("gex_clock_correction_seconds", "", "Added to our clock to make it the upstream's; near 0 both are right."),
@@ -61,6 +66,9 @@ METRICS: Final = (
     _counter("gex_symbols_invalid_total", "feed symbol", "Checks for which the upstream did not know the symbol."),
     _gauge("gex_symbol_computed_timestamp_seconds", "feed symbol", "When the levels last seen were computed."),
     _gauge("gex_symbol_observed_timestamp_seconds", "feed symbol", "When the symbol's last answer was complete."),
+    _gauge("gex_symbol_period_seconds", "feed symbol", "Learnt time between two refreshes."),
+    _gauge("gex_symbol_jitter_seconds", "feed symbol", "Learnt standard deviation of the next refresh's moment."),
+    _gauge("gex_symbol_next_check_timestamp_seconds", "feed symbol", "When the symbol is to be asked for next."),
     _gauge("gex_symbol_status", "feed symbol status", "1 for the one that holds, 0 for the others.", " ".join(Status)),
     _gauge("gex_level", "feed symbol level", f"A price while LIVE or STALE, of {LEVEL_SYMBOLS} symbols a worker."),
     _counter(
@@ -71,6 +79,13 @@ METRICS: Final = (
     ),
     # Delays
     _histogram("gex_detection_delay_seconds", "", "From the upstream's computation to our observation.", _DELAY),
+    _histogram(
+        "gex_detection_uncertainty_seconds",
+        "",
+        "From the last check without a refresh to the first one with it: so much of the delay before may be lag.",
+        _DELAY,
+    ),
+    _gauge("gex_visibility_lag_seconds", "", "Learnt time from a computation to its being served, clocks included."),
     _histogram("gex_publish_duration_seconds", "", "From our observation to the committed transaction.", _QUICK),
     _histogram("gex_end_to_end_seconds", "", "From the upstream's computation to the committed transaction.", _DELAY),
     # Events

@@ -48,6 +48,11 @@ class Metrics:
         self._symbols: defaultdict[tuple[str, str], SymbolStats] = defaultdict(SymbolStats)
         self._loops: Callable[[], Mapping[str, int]] = dict
         self._codes: set[str] = set()
+        self.requested = self._counter("gex_upstream_requests_total")
+        self.budget = self._gauge("gex_request_budget_per_minute")
+        self.foreign = self._gauge("gex_request_foreign_per_minute")
+        self.price = self._gauge("gex_request_price_seconds", math.nan)
+        self.visibility_lag = self._gauge("gex_visibility_lag_seconds", math.nan)
         self.key_refused = self._gauge("gex_key_refused")
         self.inconsistent = self._counter("gex_responses_inconsistent_total")
         self.clock_correction = self._gauge("gex_clock_correction_seconds")
@@ -65,6 +70,7 @@ class Metrics:
         self._remaining = self._gauge("gex_rate_limit_remaining", math.nan)
         self._reset = self._gauge("gex_rate_limit_reset_timestamp_seconds", math.nan)
         self._detection = self._family(Histogram, "gex_detection_delay_seconds")
+        self._uncertainty = self._family(Histogram, "gex_detection_uncertainty_seconds")
         self._publish = self._family(Histogram, "gex_publish_duration_seconds")
         self._end_to_end = self._family(Histogram, "gex_end_to_end_seconds")
         self._restore_seconds = self._family(Histogram, "gex_restore_duration_seconds")
@@ -102,6 +108,10 @@ class Metrics:
     def detection(self, seconds: float) -> None:
         """`computed_at` to observed; what our clock makes negative counts as 0."""
         self._detection.observe(max(seconds, 0.0))
+
+    def uncertainty(self, seconds: float) -> None:
+        """Between the check that did not show a refresh yet and the one that did."""
+        self._uncertainty.observe(seconds)
 
     def published(self, seconds: float) -> None:
         """Observed to committed."""

@@ -6,23 +6,27 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
 from connector.core.batches import Batch, Batches
 from connector.core.model import MICROS, Status
-from connector.core.schedule import SLOW_RETRY_SECONDS, Outcome, Plan, Schedule
+from connector.core.schedule import SLOW_RETRY_SECONDS, Dates, Outcome, Plan, Schedule
 from connector.errors import KeyRefused, NothingFound, RateLimited, RequestRefused, UpstreamError
 from connector.logs import Bounded
+from connector.runtime.share import batches_for, share_of, spent_before
 from connector.runtime.tools import Seen
 from connector.source.client import Ask
+from connector.source.limits import MINUTE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from connector.config import Config
     from connector.core.model import Source
+    from connector.core.schedule import Purpose
     from connector.runtime.clock import Clock
     from connector.runtime.health import Health
     from connector.runtime.metrics import Metrics
@@ -37,6 +41,9 @@ LOOP: Final = "poller"
 _LOOP_LIMIT_SECONDS: Final = 30
 _LONGEST_SLEEP_SECONDS: Final = 1.0
 _LOG_EVERY_SECONDS: Final = 60
+_REGROUP_EVERY_SECONDS: Final = 20
+_HELD_SECONDS: Final = 5
+"""After a 429 that does not say how long to wait."""
 
 
 class Poller:
@@ -49,7 +56,6 @@ class Poller:
         self._metrics, self._clock, self._health = tools
         self._me = me
         self._feeds = {feed.name: feed for feed in config.feeds}
-        self._configured = sum(len(feed.symbols) for feed in config.feeds)
         self._batches = {feed.name: Batches(feed.name) for feed in config.feeds}
         plan = config.schedule
         self._schedule = Schedule(
@@ -58,17 +64,37 @@ class Poller:
         self._owners: dict[tuple[str, str], Shard] = {}
         self._changed = asyncio.Event()
         self._in_flight = 0
+        self._probing = False
+        self._regrouped_at = time.monotonic()
         self._bounded = Bounded(_LOG_EVERY_SECONDS, time.monotonic)
         self._failing = False
         self.key_refused = False
 
     def cover(self, shards: Iterable[Shard]) -> None:
         """Ask for the symbols of these shards from now on, and for no others."""
+        before, shards = set(self._owners), list(shards)
         self._owners = {(shard.id.feed, symbol): shard for shard in shards for symbol in shard.symbols}
         for feed, batches in self._batches.items():
             batches.own(symbol for name, symbol in self._owners if name == feed)
-        self._limiter.share = len(self._owners) / self._configured
+        gained = self._owners.keys() - before
+        self._share(gained)
         self._replan()
+        ahead = self._server_ahead()
+        for feed, symbol in gained:
+            restored = self._owners[feed, symbol].restored
+            history = () if restored is None else restored.history.get(symbol, ())
+            self._schedule.remember(feed, symbol, history, ahead)
+
+    def _share(self, gained: Collection[tuple[str, str]]) -> None:
+        """Tell the limiter which part of all batches is ours, and what of it those before us may have spent."""
+        sizes = {name: len(feed.symbols) for name, feed in self._feeds.items()}
+        first = sum(batches_for(count) for count in Counter(feed for feed, _ in gained).values())
+        before = [owner.restored for owner in {self._owners[key] for key in gained} if owner.restored]
+        asked = spent_before(before, self._clock.now())
+        gain = self._limiter.available * share_of(gained, sizes)
+        now = time.monotonic()
+        until, part = (now + MINUTE_SECONDS, min(asked / gain, 1.0)) if asked and gain else (now, 0.0)
+        self._limiter.own(share_of(self._owners, sizes), now, first, until, part)
 
     async def run(self) -> None:
         """Until cancelled. Requests under way are cancelled with it."""
@@ -79,9 +105,8 @@ class Poller:
                     self._health.progress(LOOP)
                     batch = await self._next()
                     if batch is not None:
-                        self._schedule.started(batch)
                         self._in_flight += 1
-                        checks.create_task(self._check(batch))
+                        checks.create_task(self._check(batch, self._schedule.started(batch)))
         finally:
             self._health.unregister(LOOP)
 
@@ -93,7 +118,8 @@ class Poller:
 
     async def _next(self) -> Batch | None:
         """The batch whose time has come, or None to look again."""
-        probing = self.key_refused and self._in_flight  # one request is enough to see whether the key is accepted
+        self._budget()
+        probing = self._probing and self._in_flight  # one request is enough to see whether another is accepted
         planned = None if probing else self._schedule.next()
         wait = _LONGEST_SLEEP_SECONDS if planned is None else planned[0] - time.monotonic()
         if planned is not None and wait <= 0:
@@ -106,27 +132,73 @@ class Poller:
             pass
         return None
 
-    async def _check(self, batch: Batch) -> None:
+    def _budget(self) -> None:
+        """What may be planned, as the limiter knows it by now."""
+        now = time.monotonic()
+        self._limiter.requests_last_minute(now)
+        self._schedule.afford(self._limiter.plan_per_minute, now)
+        self._metrics.budget(self._limiter.limit)
+        self._metrics.foreign(self._limiter.foreign_per_minute)
+        self._metrics.price(self._schedule.price)
+        if now - self._regrouped_at > _REGROUP_EVERY_SECONDS:
+            self._regrouped_at = now
+            self._regroup()
+
+    def _regroup(self) -> None:
+        """Put symbols that are refreshed together into one batch."""
+        changed = False
+        for feed, batches in self._batches.items():
+            rhythms = {}
+            for name, symbol in self._owners:
+                forecast = self._schedule.forecast(name, symbol) if name == feed else None
+                if forecast is not None and forecast.period is not None and forecast.phase is not None:
+                    rhythms[symbol] = (forecast.period, forecast.phase)
+            changed |= batches.regroup(rhythms)
+        if changed:
+            _log.info("batches packed anew, by when their symbols are refreshed")
+            self._replan()
+
+    async def _check(self, batch: Batch, purpose: Purpose) -> None:
         feed = self._feeds[batch.feed]
         await self._client.permit()
-        started_at, sent_at, outcome, label = time.monotonic(), self._clock.now(), Outcome.ANSWERED, "ok"
+        sent, sent_at, outcome, label = time.monotonic(), self._clock.now(), Outcome.ANSWERED, "ok"
+        dates = None
         for symbol in batch.symbols:
             self._metrics.symbol(batch.feed, symbol).requested += 1
+        self._metrics.requested(purpose)
         try:
             answer = await self._client.check(Ask(batch.symbols, feed.exchanges, feed.include))
         except UpstreamError as error:
-            # A refused key holds all checks, and says nothing about this one.
-            label, outcome = error.outcome, Outcome.ANSWERED if isinstance(error, KeyRefused) else Outcome.FAILED
+            label, self._probing = error.outcome, isinstance(error, KeyRefused | RateLimited)
+            outcome = Outcome.HELD if self._probing else Outcome.FAILED
             self._failed(batch, error, sent_at)
         else:
-            self._answered(batch, answer)
+            self._probing = False
+            dates = self._answered(batch, answer)
         now = time.monotonic()
         self._in_flight -= 1
-        self._metrics.request_finished(label, now - started_at)
-        self._schedule.finished(batch, outcome, started_at, now)
+        self._metrics.request_finished(label, now - sent)
+        for refresh in self._schedule.finished(batch, outcome, sent, now, dates):
+            self._metrics.uncertainty(now - refresh.since)
+        self._show(batch)
         self._changed.set()
 
-    def _answered(self, batch: Batch, answer: Answer) -> None:
+    def _show(self, batch: Batch) -> None:
+        """What has been learnt of its symbols."""
+        at = self._schedule.next_check_at(batch)
+        ahead = self._clock.now() - round(time.monotonic() * MICROS)
+        self._metrics.visibility_lag(self._schedule.lag_seconds)
+        for symbol in batch.symbols:
+            forecast, stats = self._schedule.forecast(batch.feed, symbol), self._metrics.symbol(batch.feed, symbol)
+            stats.next_check_at = None if at is None else round(at * MICROS) + ahead
+            if forecast is not None:
+                stats.period_seconds, stats.jitter_seconds = forecast.period, forecast.jitter
+
+    def _server_ahead(self) -> float:
+        """The upstream's clock less our monotonic one, in seconds."""
+        return self._clock.upstream(self._clock.now()) / MICROS - time.monotonic()
+
+    def _answered(self, batch: Batch, answer: Answer) -> Dates:
         meta, response = answer.response.meta, answer.response
         if meta.server_at is not None:
             self._clock.learn(answer.sent_at, answer.received_at, meta.server_at)
@@ -141,12 +213,16 @@ class Poller:
             _log.info("the upstream answers again")
         for kind in response.inconsistencies:
             self._metrics.inconsistent(kind)
-        self._batches[batch.feed].answered(batch.symbols)
+        changed = self._batches[batch.feed].answered(batch.symbols)
         source = replace(self._me, request_id=meta.request_id, exchanges=meta.exchanges)
         seen = Seen(answer.sent_at, answer.received_at, self._clock.upstream(answer.received_at), source)
         for symbol, what in response.answers.items():
             self._hand_over(batch.feed, symbol, what, seen)
-        self._replan()
+        if changed:
+            self._replan()
+        shown = [s for s in batch.symbols if not isinstance(response.answers.get(s), Status | None)]
+        dates = ((symbol, self._metrics.symbol(batch.feed, symbol).computed_at) for symbol in shown)
+        return Dates({symbol: at for symbol, at in dates if at is not None}, self._server_ahead())
 
     def _hand_over(self, feed: str, symbol: str, answer: bytes | Status, seen: Seen, reason: str | None = None) -> None:
         stats = self._metrics.symbol(feed, symbol)
@@ -167,7 +243,7 @@ class Poller:
             self._metrics.key_refused(True)
             self._schedule.hold_for_key(now + SLOW_RETRY_SECONDS)
         elif isinstance(error, RateLimited):
-            self._schedule.hold(now + (error.retry_after_seconds or self._schedule.interval_seconds))
+            self._schedule.hold(now + (error.retry_after_seconds or _HELD_SECONDS))
         elif isinstance(error, RequestRefused):
             self._refused(batch, error, sent_at)
         elif error.retry_after_seconds:
@@ -203,6 +279,5 @@ class Poller:
             self._metrics.key_refused(False)
 
     def _replan(self) -> None:
-        self._schedule.budget_per_minute = self._limiter.limit
         self._schedule.cover([batch for batches in self._batches.values() for batch in batches.all()], time.monotonic())
         self._changed.set()

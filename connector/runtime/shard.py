@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from connector.kafka.settings import ShardId
+    from connector.kafka.shard import Restored
     from connector.runtime.symbols import SymbolStats
     from connector.runtime.tools import Log, Seen, Tools
 
@@ -54,6 +55,7 @@ class Shard:
         self.symbols = symbols
         self.is_open = False
         self.is_polled = False
+        self.restored: Restored | None = None
         self._rules = rules
         self._log = log
         self._tools = tools
@@ -175,7 +177,7 @@ class Shard:
         if self._closing.is_set():
             return
         self._tools.metrics.restored(restored.records, restored.seconds)
-        self._states = restored.states
+        self.restored, self._states = restored, restored.states
         for kept in (self._last, self._refused, self._answered_at):
             kept.clear()
         self._opened_at = self._tools.clock.now()
@@ -215,7 +217,7 @@ class Shard:
                 self._tools.metrics.dropped(self.id.feed, step.dropped)
         states = {step.state.symbol: step.state for step in steps if step.state is not None}
         events = [step.event for step in steps if step.event is not None]
-        transaction = Transaction(events, tuple(states.values()), work.quarantined)
+        transaction = Transaction(events, tuple(states.values()), work.quarantined, self._tools.requests())
         if not transaction:
             return
         self._publishing_since = time.monotonic()

@@ -30,6 +30,9 @@ class SymbolStats:
     invalid: int = 0
     computed_at: int | None = None
     observed_at: int | None = None
+    next_check_at: int | None = None
+    period_seconds: float | None = None
+    jitter_seconds: float | None = None
     status: Status | None = None
     levels: Levels | None = None
     owned: bool = False
@@ -49,9 +52,12 @@ def series(
     owned = [(key, stats) for key, stats in symbols.items() if stats.owned]
     for count in ("requested", "served", "missing", "invalid"):
         yield f"gex_symbols_{count}_total", [(key, getattr(stats, count)) for key, stats in symbols.items()]
-    for moment in ("computed", "observed"):
+    for moment in ("computed", "observed", "next_check"):
         moments = [(key, getattr(stats, f"{moment}_at")) for key, stats in owned]
         yield f"gex_symbol_{moment}_timestamp_seconds", [(key, at / MICROS) for key, at in moments if at is not None]
+    for learnt in ("period_seconds", "jitter_seconds"):
+        values = [(key, getattr(stats, learnt)) for key, stats in owned]
+        yield f"gex_symbol_{learnt}", [(key, value) for key, value in values if value is not None]
     yield "gex_symbol_status", [((*key, s), float(stats.status is s)) for key, stats in owned for s in Status]
     levels = [(key, path, value) for key, stats in owned[:LEVEL_SYMBOLS] for path, value in stats.shown_levels()]
     yield "gex_level", [((*key, path), value) for key, path, value in levels]

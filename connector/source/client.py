@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from connector.config import Upstream
     from connector.source.key import ApiKey
-    from connector.source.limits import Limiter
+    from connector.source.limits import Limiter, Request
 
 _HEADERS: Final = {
     "accept": "application/json",
@@ -46,6 +46,7 @@ _HEADERS: Final = {
 _CONNECTIONS: Final = 64
 _KEEP_ALIVE_SECONDS: Final = 120
 _MAX_RETRY_AFTER_SECONDS: Final = 3600
+_LONGEST_SLEEP_SECONDS: Final = 0.2
 _TELLING_CHARACTERS: Final = 8
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _OK: Final = 200
@@ -97,6 +98,7 @@ class Client:
         self._upstream = upstream
         self._key = key
         self._limiter = limiter
+        self._turn = asyncio.Lock()
         self._transport = AiohttpTransport(client=_session)
         self._extensions = {"timeout": httpx.Timeout(upstream.timeout_seconds).as_dict()}
         self._url = httpx.URL(f"{upstream.base_url.rstrip('/')}/multi/gex/levels")
@@ -106,9 +108,11 @@ class Client:
         await self._transport.aclose()
 
     async def permit(self) -> None:
-        """Wait until the budget allows a request."""
-        while wait := self._limiter.wait_seconds(time.monotonic()):  # noqa: ASYNC110 -- time is what is waited for
-            await asyncio.sleep(wait)
+        """Wait until the budget allows a request; who came first goes first. It is gone with the next `await`."""
+        async with self._turn:
+            # An answer can change it either way.
+            while wait := self._limiter.wait_seconds(time.monotonic()):  # noqa: ASYNC110 -- time is waited for
+                await asyncio.sleep(min(wait, _LONGEST_SLEEP_SECONDS))
 
     async def check(self, ask: Ask) -> Answer:
         """Ask once, when the budget allows it, and decode.
@@ -117,7 +121,7 @@ class Client:
             UpstreamError: in all cases but a response of the API with `success`.
         """
         await self.permit()
-        self._limiter.started()
+        request = self._limiter.started(time.monotonic())
         key = self._key.secret.reveal()
         sent_at, started = time.time_ns() // 1000, time.monotonic()
         try:
@@ -140,7 +144,7 @@ class Client:
             self._limiter.ended(time.monotonic())
         received_at, seconds = time.time_ns() // 1000, time.monotonic() - started
         response = _decoded(reply, ask.symbols, key)
-        rate_limit = self._learn(reply.headers, response)
+        rate_limit = self._learn(request, reply.headers, response)
         if isinstance(response, UpstreamError):
             raise response
         return Answer(response, rate_limit, sent_at, received_at, seconds)
@@ -170,8 +174,8 @@ class Client:
             return _Reply(status, headers, b"", str(error))
         return _Reply(status, headers, unpacked.replace(key.encode(), MASK.encode()))
 
-    def _learn(self, headers: Mapping[str, str], response: Response | UpstreamError) -> RateLimit:
-        meta = response.meta if isinstance(response, Response) else None
+    def _learn(self, request: Request, headers: Mapping[str, str], response: Response | UpstreamError) -> RateLimit:
+        now, meta = time.monotonic(), response.meta if isinstance(response, Response) else None
         given = meta.rate_limit if meta else RateLimit()
         said = RateLimit(
             limit=_integer(headers.get("x-ratelimit-limit"), given.limit),
@@ -179,10 +183,10 @@ class Client:
             reset_at_seconds=_integer(headers.get("x-ratelimit-reset"), given.reset_at_seconds),
         )
         server_at = meta.server_at / MICROS if meta and meta.server_at else _date(headers)
-        reset_in = None
-        if said.reset_at_seconds is not None:
-            reset_in = said.reset_at_seconds - (time.time() if server_at is None else server_at)
-        self._limiter.learn(said, reset_in, time.monotonic())
+        self._limiter.learn(request, said, time.time() if server_at is None else server_at, now)
+        # A refused key waits for another key, and a refused request says nothing about others.
+        if isinstance(response, UpstreamError) and not isinstance(response, KeyRefused | RequestRefused):
+            self._limiter.hold(now + (response.retry_after_seconds or 0.0))
         return said
 
 

@@ -1,69 +1,238 @@
-"""The hard limit: never more requests in any sliding minute than the budget, whatever asks for them.
+"""The hard budget of one worker: a log of the last minute's requests that nothing bypasses. Pure.
 
-The server's figures are the truth where it gives some, since a key can be shared with other programs. Moments are
-seconds of a monotonic clock, passed in.
+What is guaranteed of the requests that the server counts, each at some moment between its start and its answer:
+
+- Of one worker no sliding minute holds more than the largest `limit` that it had in that minute.
+- Of workers with shares of one key none holds more than the key's limit and the first requests of the gains not yet
+  over, if all know the same figures, no share is below one request a minute, and `spent_until` is the truth.
+- None is refused to a worker alone with its key from its first answer on, if those before had all ended, whatever the
+  key was used for before; that is, where the server's minutes are fixed: one that slides only says when some are back.
+
+Where other programs use the key, theirs is what the server counted beyond ours and our siblings'. That is known only
+while we ask: what they do after our last request of a window, or are refused, is not seen.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
+from dataclasses import dataclass
+from math import ceil, floor, inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from connector.core.decode import RateLimit
 
 MINUTE_SECONDS: Final = 60.0
+USUAL_LIMIT: Final = 60
+"""Requests a minute of the smallest plan."""
+
+PLANNED: Final = 0.9
+"""Part of a limit to plan with; the rest is for retries and first requests."""
+
+_MARGIN: Final = 1
+"""Requests a minute that are nobody's where others use the key: between us and them, and the clocks."""
+
+_LOOK_AGAIN_SECONDS: Final = 1.0
+_SAME_RESET_SECONDS: Final = 2.0
+_LEAST_SEEN_SECONDS: Final = 45.0
+"""Having seen less of a window than this says nothing about its rest."""
+
+_ROUNDING: Final = 1e-6
+
+
+@dataclass(slots=True, frozen=True)
+class Request:
+    """A request that has left, and how many had ended by then."""
+
+    started_at: float
+    ended_before: int
+
+
+@dataclass(slots=True, frozen=True)
+class _Gain:
+    """A share that its owner before has spent until then, but for the first requests."""
+
+    share: float
+    first_requests: int
+    spent_until: float
+
+
+@dataclass(slots=True)
+class _Window:
+    """A minute of the server, which ends at `reset` (Unix seconds), as the answers show it.
+
+    `planned`: requests that were for all workers when it began. `left`: that may start at least. `foreign`: that
+    neither we nor our siblings made, as last `seen_at`. `contested`: more than our plan leaves to chance.
+    """
+
+    reset: float
+    planned: int
+    shared: bool
+    resets_at: float = -inf
+    left: float = inf
+    foreign: int = 0
+    contested: bool = False
+    seen_at: float = -inf
+
+    def foreign_by(self, now: float, limit: int) -> int:
+        """Requests that others make in such a window; more than were seen where it was not seen to its end."""
+        if self.contested and self.left <= _MARGIN:
+            # What they wanted besides was refused, if any: leave them two thirds, or a third of what they left.
+            return limit - min(limit // 3, (limit - self.foreign) * 2 // 3)
+        if now < self.resets_at:
+            return self.foreign
+        seen_seconds = self.seen_at - (self.resets_at - MINUTE_SECONDS)
+        return ceil(self.foreign * MINUTE_SECONDS / max(seen_seconds, _LEAST_SEEN_SECONDS))
 
 
 class Limiter:
-    """A log of the last minute's requests, and what the server said is left.
+    """Who may ask when. Moments are monotonic seconds; the properties are as of the last one passed in.
 
-    A request counts until a minute after its answer, so that no path to the server can bring two closer together
-    than they were counted here.
+    `limit_per_minute` is a cap on the server's limit; None: the server's, or 60 as long as it says none.
     """
 
-    def __init__(self, limit_per_minute: int) -> None:
-        self._configured = limit_per_minute
+    def __init__(self, limit_per_minute: int | None) -> None:
+        self._cap = limit_per_minute
         self._server: int | None = None
-        self._left: int | None = None
-        self._reset_at = float("-inf")
-        self._in_flight = 0
-        self._answered: deque[float] = deque()
-        self.share = 1.0
+        self._share, self._owned = 1.0, 0.0  # without siblings there is nobody to tell us
+        self._now = self._held_until = -inf
+        self._in_flight = self._ended_total = 0
+        self._ended: deque[float] = deque()
+        self._older: deque[float] = deque()
+        self._windows: list[_Window] = []
+        self._gains: list[_Gain] = []
+
+    @property
+    def foreign_per_minute(self) -> int:
+        """Requests a minute that others make with our key, as seen in the last whole window and since."""
+        return max((window.foreign_by(self._now, self._server or 0) for window in self._windows), default=0)
+
+    @property
+    def available(self) -> int:
+        """Requests a minute for all workers together: at least 1, and one less than others leave."""
+        if self._server is None:
+            return self._cap or USUAL_LIMIT
+        foreign = self.foreign_per_minute
+        rest = max(self._server - foreign - _MARGIN * (foreign > 0), 1)
+        return min(rest, self._cap or rest)
 
     @property
     def limit(self) -> int:
-        """Requests a minute that are this worker's: its share of the smaller of ours and the server's limit."""
-        limit = self._configured if self._server is None else min(self._configured, self._server)
-        return max(int(limit * self.share), 1)
+        """Requests of this worker that a minute may hold: its share, less what was spent of it before it was ours."""
+        whole = max(floor(self._share * self.available + _ROUNDING), ceil(self._share))
+        if not self._gains:
+            return whole
+        first_requests = sum(gain.first_requests for gain in self._gains)
+        return min(floor(self._free_share * self.available + _ROUNDING) + first_requests, whole)
+
+    @property
+    def plan_per_minute(self) -> float:
+        """Requests a minute to plan with, more than 0. It changes with answers and as gains are over."""
+        return PLANNED * max(self.limit, 1)
+
+    def own(self, share: float, now: float, first_requests: int, spent_until: float, spent_part: float = 1.0) -> None:
+        """Have this part, 0 to 1, of the configured batches from now on; less counts at once.
+
+        What is gained, or `spent_part` of it, counts as spent by its owner before, until a minute after that worker's
+        last answer and not before its own gains: `now + 60` is late enough if none of its requests is under way, `now`
+        says that nothing was spent. `first_requests` of it may go at once, one for each batch gained. What is lost
+        before that moment comes off the rest, as nobody says which of the two it was.
+        """
+        if share > self._owned:
+            self._gains.append(_Gain((share - self._owned) * spent_part, first_requests, spent_until))
+        self._share = self._owned = share
+        self._look(now)
+
+    def hold(self, until: float) -> None:
+        """Start nothing before this moment."""
+        self._held_until = max(self._held_until, until)
 
     def wait_seconds(self, now: float) -> float:
-        """How long until a request may start; 0: now. With all of them in flight that is unknown: look again soon."""
-        while self._answered and self._answered[0] + MINUTE_SECONDS <= now:
-            self._answered.popleft()
-        wait = 0.0
-        if len(self._answered) + self._in_flight >= self.limit:
-            over = len(self._answered) + self._in_flight - self.limit
-            wait = self._answered[over] + MINUTE_SECONDS - now if over < len(self._answered) else 1.0
-        if self._left is not None and now < self._reset_at and self._left - self._in_flight <= 0:
-            wait = max(wait, self._reset_at - now)
-        return wait
+        """How long until a request may start, as far as is known; 0: now. Look again soon, since that can change."""
+        self._look(now)
+        waits = [0.0, self._held_until - now, *(window.resets_at - now for window in self._windows if window.left <= 0)]
+        over = len(self._ended) + self._in_flight - self.limit
+        if over >= 0:
+            known = over < len(self._ended)
+            waits.append(self._ended[over] + MINUTE_SECONDS - now if known else _LOOK_AGAIN_SECONDS)
+        return max(waits)
 
-    def started(self) -> None:
-        """A request leaves."""
+    def started(self, now: float) -> Request:
+        """A request leaves. It counts until a minute after its end, as the server may count it until then."""
         self._in_flight += 1
+        for window in self._windows:
+            window.left -= now < window.resets_at
+        return Request(now, self._ended_total)
 
     def ended(self, now: float) -> None:
-        """Its answer is there, or none will come."""
+        """The answer of a request is there, or none will come."""
         self._in_flight -= 1
-        self._answered.append(now)
-        if self._left is not None:
-            self._left -= 1  # until the server says better, which not every answer does
+        self._ended_total += 1
+        self._ended.append(now)
 
-    def learn(self, said: RateLimit, reset_in_seconds: float | None, now: float) -> None:
-        """Take the server's figures, of an answer that has ended."""
+    def learn(self, request: Request, said: RateLimit, server_at: float, now: float) -> None:
+        """Take the server's figures of the answer, given at `server_at` (Unix seconds), of a request that has ended.
+
+        Answers overtake each other. So each tells how many are left at least, had the server counted everything that
+        was in flight with its request or started since only after it; and the least of a window counts.
+        """
+        self._look(now)
         if said.limit is not None and said.limit > 0:
             self._server = said.limit
-        if said.remaining is not None and reset_in_seconds is not None:
-            self._left = max(said.remaining, 0)
-            self._reset_at = now + min(max(reset_in_seconds, 0.0), MINUTE_SECONDS)
+        if said.remaining is None or said.reset_at_seconds is None:
+            return
+        remaining, resets_in = said.remaining, said.reset_at_seconds - server_at
+        window = self._window(said.reset_at_seconds)
+        window.resets_at = max(window.resets_at, now + min(max(resets_in, 0.0), MINUTE_SECONDS))
+        others_of_us = self._ended_total + self._in_flight - request.ended_before - 1
+        window.left = min(window.left, remaining - others_of_us)
+        if self._server is None or resets_in > MINUTE_SECONDS + _SAME_RESET_SECONDS:
+            return  # no figures of a minute
+        own = self._since(request.started_at + resets_in - MINUTE_SECONDS - _SAME_RESET_SECONDS)
+        foreign = ceil(self._server - remaining - own - self._siblings(window, own) - _ROUNDING)
+        window.foreign = max(window.foreign, foreign)
+        window.contested |= foreign > (1 - PLANNED) * self._free_share * self._server + _ROUNDING
+        window.seen_at = now
+
+    def requests_last_minute(self, now: float) -> int:
+        """Requests that count."""
+        self._look(now)
+        return len(self._ended) + self._in_flight
+
+    def spent_last_minute(self, now: float) -> int:
+        """Requests that count, and those that owners before may have made."""
+        return self.requests_last_minute(now) + ceil((self._share - self._free_share) * self.available)
+
+    @property
+    def _free_share(self) -> float:
+        return max(self._share - sum(gain.share for gain in self._gains), 0.0)
+
+    def _siblings(self, window: _Window, own: int) -> float:
+        """Requests of the other workers: all that they may, or where others use the key as many as we for our share.
+
+        Nobody is then taken for a stranger who is not, and strangers not for siblings that make room for them.
+        """
+        share = self._free_share
+        return own * (1 - share) / share if window.shared and share else window.planned * (1 - share)
+
+    def _window(self, reset: float) -> _Window:
+        for window in self._windows:
+            if abs(window.reset - reset) <= _SAME_RESET_SECONDS:
+                return window
+        self._windows.append(_Window(reset, self.available, self.foreign_per_minute > 0))
+        return self._windows[-1]
+
+    def _since(self, moment: float) -> int:
+        """Requests of ours that the server may have counted since."""
+        return self._in_flight + sum(len(ends) - bisect_left(ends, moment) for ends in (self._older, self._ended))
+
+    def _look(self, now: float) -> None:
+        """Forget what is over. What ended is kept another minute, as a window may have begun before the last one."""
+        self._now = now
+        while self._ended and self._ended[0] + MINUTE_SECONDS <= now:
+            self._older.append(self._ended.popleft())
+        while self._older and self._older[0] + 2 * MINUTE_SECONDS <= now:
+            self._older.popleft()
+        self._windows = [window for window in self._windows if now < window.resets_at + MINUTE_SECONDS]
+        self._gains = [gain for gain in self._gains if now < gain.spent_until]

@@ -410,16 +410,14 @@ async def test_retry_after_is_taken_in_seconds(
     assert error.retry_after_seconds == seconds
 
 
-async def test_retry_after_may_be_a_date_by_the_servers_clock(server: Server, asker: Asker) -> None:
+@pytest.mark.parametrize(("later", "seconds"), [(timedelta(seconds=42), 42), (timedelta(days=-1), 0)])
+async def test_retry_after_may_be_a_date_by_the_servers_clock(
+    server: Server, asker: Asker, later: timedelta, seconds: float
+) -> None:
     date = datetime(2001, 2, 3, tzinfo=UTC)
-    later = {
-        "Date": format_datetime(date, usegmt=True),
-        "Retry-After": format_datetime(date + timedelta(seconds=42), True),
-    }
-    server.handler = answering(b"", 503, later)
-    assert (await asker.fails()).retry_after_seconds == 42
-    server.handler = answering(b"", 503, {**later, "Retry-After": format_datetime(date - timedelta(days=1), True)})
-    assert (await asker.fails()).retry_after_seconds == 0
+    headers = {"Date": format_datetime(date, usegmt=True), "Retry-After": format_datetime(date + later, usegmt=True)}
+    server.handler = answering(b"", 503, headers)
+    assert (await asker.fails()).retry_after_seconds == seconds
 
 
 @pytest.mark.parametrize(
@@ -433,6 +431,49 @@ async def test_retry_after_may_stand_in_the_body(
     assert (await asker.fails()).retry_after_seconds == seconds
 
 
+@pytest.mark.parametrize("status", [429, 500, 503, 418])
+async def test_after_a_retry_after_nothing_is_asked_for_so_long(server: Server, asker: Asker, status: int) -> None:
+    server.handler = answering(b"", status, {"Retry-After": "17"})
+    await asker.fails()
+    assert 15 < asker.limiter.wait_seconds(time.monotonic()) <= 17
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(401, b""), (404, refusal("NOT_FOUND")), (422, refusal("VALIDATION_ERROR")), (503, b"")]
+)
+async def test_one_that_is_about_our_key_or_request_only_holds_nothing(
+    server: Server, asker: Asker, status: int, body: bytes
+) -> None:
+    server.handler = answering(body, status, {"Retry-After": "0" if status == 503 else "17"})
+    await asker.fails()
+    assert asker.limiter.wait_seconds(time.monotonic()) == 0
+
+
+async def test_what_waited_before_a_retry_after_waits_as_well_and_goes_soon_after_it_in_order(
+    server: Server, asker: Asker
+) -> None:
+    asker.limiter.hold(time.monotonic() + 0.3)
+    symbols = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+    asks = [asyncio.create_task(asker.check(Ask((symbol,)))) for symbol in symbols]
+    await asyncio.sleep(0)
+    until = time.monotonic() + 1.0
+    asker.limiter.hold(until)
+    await asyncio.gather(*asks)
+    assert until <= time.monotonic() < until + 1
+    assert [request.query["symbols"] for request in server.seen] == list(symbols)
+
+
+async def test_those_that_wait_never_start_more_than_the_budget(server: Server) -> None:
+    upstream = Upstream(base_url=server.url, api_key=Secret(KEY), max_requests_per_minute=2)
+    async for asker in asking(upstream):
+        asker.limiter.hold(time.monotonic() + 0.1)
+        asks = [asyncio.create_task(asker.check()) for _ in range(5)]
+        done, waiting = await asyncio.wait(asks, timeout=1)
+        for ask in waiting:
+            ask.cancel()
+        assert len(done) == len(server.seen) == 2
+
+
 async def test_the_rate_limit_comes_from_the_headers(server: Server, asker: Asker) -> None:
     reset = int(time.time()) + 30
     limits = {"X-RateLimit-Limit": "60", "X-RateLimit-Remaining": "41", "X-RateLimit-Reset": str(reset)}
@@ -441,10 +482,10 @@ async def test_the_rate_limit_comes_from_the_headers(server: Server, asker: Aske
 
 
 async def test_the_rate_limit_comes_from_the_body_where_there_are_no_headers(server: Server, asker: Asker) -> None:
-    meta = {"rate_limit": {"limit": 30, "remaining": 7, "reset": 1_800_000_030}}
+    meta = {"rate_limit": {"limit": 30, "remaining": 29, "reset": 1_800_000_030}}
     server.handler = answering(encoded({"data": {"results": {}}, "meta": {**META, **meta}}))
     answer = await asker.check()
-    assert answer.rate_limit == RateLimit(30, 7, 1_800_000_030)
+    assert answer.rate_limit == RateLimit(30, 29, 1_800_000_030)
     assert set(answer.response.answers.values()) == {Status.MISSING}
     assert asker.limiter.limit == 30
 

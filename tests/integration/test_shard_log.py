@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
 import confluent_kafka.admin
+import msgspec
 import pytest
 
 from connector.config import Kafka
@@ -70,6 +72,15 @@ def changed(state: State | None, spot: int, symbol: str = "BTCUSDT") -> Transact
     return Transaction((step.event,), (step.state,))
 
 
+def refreshed(*computed_at: int | None, symbol: str = "BTCUSDT") -> Transaction:
+    """States and no event. Of the broker's own time: it compacts what is older than ten minutes."""
+    (state,) = changed(None, 1, symbol).states
+    observed_at = time.time_ns() // 1000
+    return Transaction(
+        states=[msgspec.structs.replace(state, computed_at=at, observed_at=observed_at) for at in computed_at]
+    )
+
+
 def test_what_was_published_is_restored(settings: Kafka, clients: Clients, reader: Reader) -> None:
     log = shard_log(settings, clients, reader)
     assert log.open().states == {}
@@ -81,6 +92,56 @@ def test_what_was_published_is_restored(settings: Kafka, clients: Clients, reade
     restored = shard_log(settings, clients, reader).open()
     assert restored.states == {"BTCUSDT": second.states[0]}
     assert restored.records == 2
+
+
+def test_the_last_refreshes_of_each_symbol_are_restored(settings: Kafka, clients: Clients, reader: Reader) -> None:
+    log = shard_log(settings, clients, reader)
+    assert log.open().history == {}
+    for round_at in range(10, 200, 10):
+        log.publish(refreshed(NOW + round_at))
+    log.publish(refreshed(NOW, NOW, NOW + 1, symbol="ETHUSDT"))
+    producer = log._producer
+    assert producer is not None
+    producer.begin_transaction()
+    log._produce(producer, refreshed(NOW + 195))
+    log._produce(producer, refreshed(NOW + 2, symbol="ETHUSDT"))
+    producer.flush()
+    log.drop()
+    heir = shard_log(settings, clients, reader)
+    heir.open()
+    heir.publish(refreshed(NOW + 200))
+    heir.publish(refreshed(NOW + 3, symbol="ETHUSDT"))
+    heir.publish(refreshed(None, symbol="NEWUSDT"))
+    heir.drop()
+    restored = shard_log(settings, clients, reader).open()
+    assert restored.history == {
+        "BTCUSDT": tuple(NOW + at for at in range(50, 210, 10)),
+        "ETHUSDT": (NOW, NOW + 1, NOW + 3),
+        "NEWUSDT": (),
+    }
+    assert {symbol: state.computed_at for symbol, state in restored.states.items()} == {
+        "BTCUSDT": NOW + 200,
+        "ETHUSDT": NOW + 3,
+        "NEWUSDT": None,
+    }
+
+
+def test_what_cannot_be_read_of_the_past_is_left_out_and_a_tombstone_ends_it(
+    kafka: LocalKafka, settings: Kafka, clients: Clients, reader: Reader
+) -> None:
+    current, codec = f"{settings.topic_prefix}.all.current", Codec(SingleObject())
+    first, second, third, other = [
+        codec.state(current, state)
+        for transaction in (refreshed(NOW, NOW + 1, NOW + 2), refreshed(NOW + 3, symbol="ETHUSDT"))
+        for state in transaction.states
+    ]
+    producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    for value in (first, None, second, b"not avro", other, third[:-1], third):
+        producer.produce(current, value, b"BTCUSDT", partition=0)
+    for value in (other, None):
+        producer.produce(current, value, b"ETHUSDT", partition=0)
+    producer.flush()
+    assert shard_log(settings, clients, reader).open().history == {"BTCUSDT": (NOW + 1, NOW + 2)}
 
 
 def test_a_zombie_cannot_write(kafka: LocalKafka, settings: Kafka, clients: Clients, reader: Reader) -> None:

@@ -140,6 +140,10 @@ def eventful() -> Metrics:
     metrics.inconsistent("both_lists")
     metrics.symbol("all", "A").owned = True
     metrics.symbol("all", "A").computed_at = metrics.symbol("all", "A").observed_at = 1
+    metrics.symbol("all", "A").next_check_at = 1
+    metrics.symbol("all", "A").period_seconds = metrics.symbol("all", "A").jitter_seconds = 1.0
+    metrics.price(0.5)
+    metrics.visibility_lag(0.1)
     metrics.symbol("all", "A").status = Status.LIVE
     metrics.symbol("all", "A").levels = Levels(spot_price=1.0)
     metrics.shard_open(1, "all", 0)
@@ -169,6 +173,8 @@ def test_what_can_be_named_in_advance_is_there_at_zero(metrics: Metrics) -> None
         "gex_rate_limit_limit",
         "gex_rate_limit_remaining",
         "gex_rate_limit_reset_timestamp_seconds",
+        "gex_request_price_seconds",
+        "gex_visibility_lag_seconds",
         "gex_kafka_brokers_up",
     ],
 )
@@ -244,6 +250,29 @@ def test_a_symbols_figures_are_read_when_scraped(metrics: Metrics) -> None:
     }
 
 
+def test_what_was_learnt_of_a_symbol_is_shown(metrics: Metrics) -> None:
+    stats = metrics.symbol("all", "BTCUSDT")
+    stats.owned, stats.period_seconds, stats.jitter_seconds, stats.next_check_at = True, 30.5, 0.25, 1_700_000_002_500_000
+    of = {"feed": "all", "symbol": "BTCUSDT"}
+    assert value(metrics, "gex_symbol_period_seconds", **of) == 30.5
+    assert value(metrics, "gex_symbol_jitter_seconds", **of) == 0.25
+    assert value(metrics, "gex_symbol_next_check_timestamp_seconds", **of) == 1_700_000_002.5
+
+
+def test_requests_budget_and_uncertainty_are_shown(metrics: Metrics) -> None:
+    metrics.requested("search")
+    metrics.budget(20)
+    metrics.foreign(40)
+    metrics.price(1.5)
+    metrics.uncertainty(0.3)
+    assert value(metrics, "gex_upstream_requests_total", purpose="search") == 1
+    assert value(metrics, "gex_upstream_requests_total", purpose="expected") == 0
+    assert value(metrics, "gex_request_budget_per_minute") == 20
+    assert value(metrics, "gex_request_foreign_per_minute") == 40
+    assert value(metrics, "gex_request_price_seconds") == 1.5
+    assert value(metrics, "gex_detection_uncertainty_seconds_sum") == 0.3
+
+
 def test_a_symbol_that_never_answered_has_no_moments_and_no_status_that_holds(metrics: Metrics) -> None:
     metrics.symbol("all", "BTCUSDT").owned = True
     assert series(metrics, "gex_symbol_computed_timestamp_seconds") == []
@@ -253,7 +282,8 @@ def test_a_symbol_that_never_answered_has_no_moments_and_no_status_that_holds(me
 
 def test_a_lost_shard_takes_its_gauges_along_and_leaves_its_counts(metrics: Metrics) -> None:
     stats = metrics.symbol("all", "BTCUSDT")
-    stats.requested, stats.computed_at, stats.observed_at = 4, 1, 2
+    stats.requested, stats.computed_at, stats.observed_at, stats.next_check_at = 4, 1, 2, 3
+    stats.period_seconds, stats.jitter_seconds = 30.0, 0.3
     stats.status, stats.levels, stats.owned = Status.LIVE, Levels(spot_price=1.0), True
     gauges = [name for name in BY_NAME if name.startswith("gex_symbol_")] + ["gex_level"]
     assert all(series(metrics, name) for name in gauges)

@@ -1,0 +1,69 @@
+"""What a check may cost: one price for all batches, so that a request is spent where it buys most. Pure."""
+
+from __future__ import annotations
+
+from math import exp, sqrt
+from typing import Final
+
+import msgspec
+
+_MEMORY: Final = (100.0, 20)
+"""How far back checks count: so many seconds, and as many as this many checks of the budget take."""
+
+_BOUNDS: Final = (1e-3, 1e5)
+
+_DEAREST: Final = 2.0
+"""Target delays of all the symbols of a check."""
+
+
+class Price(msgspec.Struct):
+    """The price of a check in symbol-seconds of delay.
+
+    Checks a minute fall with the square root of the price, and delays grow with it (Keller, *Management Science*
+    21(3), 1974). So what the last checks would have cost and expected at a price of one says which price keeps to a
+    budget, and which one meets a target; it is followed as the law holds only nearly.
+    """
+
+    target_delay_seconds: float
+    value: float = 1.0
+    _memory: float = _MEMORY[0]
+    _at: float = float("-inf")
+    _seconds: float = 0.0
+    _checks: float = 0.0
+    _expected: float = 0.0
+    _delay: float = 0.0
+
+    def begin(self, now: float, checks_per_second: float, expected_per_second: float) -> None:
+        """Suppose so many checks a second at a price of one, for so many refreshes, until it is known better."""
+        self._at, self._seconds = now, self._memory
+        self._checks = checks_per_second * self._memory
+        self._expected = expected_per_second * self._memory
+        self._delay = self._checks
+
+    def grow(self, ratio: float) -> None:
+        """There is so many times as much to check as before."""
+        self._checks *= ratio
+        self._expected *= ratio
+        self._delay *= ratio
+
+    def checked(self, now: float, expected: float, delay: float) -> None:
+        """A check was made that was expected to show so many refreshes, with so much delay together."""
+        fade = exp(min(self._at - now, 0.0) / self._memory)
+        self._at, root = max(now, self._at), sqrt(self.value)
+        self._seconds = self._seconds * fade + self._memory * (1 - fade)
+        self._checks = self._checks * fade + root
+        self._expected = self._expected * fade + expected
+        self._delay = self._delay * fade + delay / root
+
+    def settle(self, budget_per_minute: float, symbols_per_check: float) -> None:
+        """As low as the target needs, but not below what the budget allows.
+
+        However easily the target is met, a check costs no more than a few times what its symbols may wait together:
+        else a refresh would be left out now and then, and the mean still be met.
+        """
+        self._memory = max(_MEMORY[0], _MEMORY[1] * 60 / max(budget_per_minute, 1e-9))
+        affordable = 60 * self._checks / max(self._seconds * budget_per_minute, 1e-9)
+        mean = self._delay / self._expected if self._expected else 0.0
+        wished = self.target_delay_seconds / mean if mean else 0.0
+        dearest = _DEAREST * self.target_delay_seconds * symbols_per_check
+        self.value = min(max(affordable**2, min(wished**2, dearest), _BOUNDS[0]), _BOUNDS[1])
