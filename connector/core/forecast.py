@@ -35,10 +35,10 @@ _GUESSED: Final = (-0.15, -0.08, -0.03, 0.0, 0.03, 0.08, 0.15)
 
 _ENOUGH: Final = 4
 
-_GROUPS: Final = 16
+_GROUPS: Final = 10
 """Order statistics that the distribution goes through, each the mean of its neighbours."""
 
-_TAIL: Final = tuple((reach, 1 / (1 + reach) ** 2) for reach in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0))
+_TAIL: Final = tuple((reach, 1 / (1 + reach) ** 2) for reach in (0.5, 1.2, 3.0, 8.0, 24.0))
 """Beyond the order statistics, in scales: what is left there of their last one (a Pareto tail)."""
 
 _SCALE: Final = 0.3
@@ -171,27 +171,29 @@ class Forecast:
         self._best = 0
         self._surprise: tuple[float, float] | None = None
         self._shape: Shape | None = None
+        self._is_stale = self._has_rhythm = False
 
     @property
     def period(self) -> float | None:
         """Seconds between refreshes; None before two were seen."""
-        return self._tracks[self._best].period if self._shape else None
+        return self._tracks[self._best].period if self._has_rhythm else None
 
     @property
     def phase(self) -> float | None:
         """A moment about which a refresh falls; None before two were seen."""
-        return self._tracks[self._best].level if self._shape else None
+        return self._tracks[self._best].level if self._has_rhythm else None
 
     @property
     def jitter(self) -> float | None:
         """Standard deviation of the next refresh's moment, were it normal, in seconds; None before two were seen."""
-        return self._shape.scale / _SCALE / _QUARTILES_OF_NORMAL if self._shape else None
+        return self._errors().scale / _SCALE / _QUARTILES_OF_NORMAL if self._has_rhythm else None
 
     def learn(self, at: float, lag: float, unseen_since: float) -> None:
         """A refresh at `at` became visible `lag` later; a check sent at `unseen_since` did not show it yet."""
         if self.last is None:
             self._tracks = [_Track(alpha, beta, at, USUAL_PERIOD_SECONDS) for alpha, beta in _GAINS]
-        elif self._shape is None:
+        elif not self._has_rhythm:
+            self._has_rhythm = True
             interval = at - self.last
             steps = self._steps(interval, at - unseen_since)
             for track in self._tracks:
@@ -199,14 +201,20 @@ class Forecast:
                 track.guess()
         else:
             interval = at - self.last
-            self._follow(at, lag, self._steps(interval, at - unseen_since), self._shape)
+            self._follow(at, lag, self._steps(interval, at - unseen_since))
         if self.last is not None:
             best = min(range(len(self._tracks)), key=lambda index: self._tracks[index].loss)
             if self._tracks[best].loss < _BETTER * self._tracks[self._best].loss:
                 self._best = best
-            track = self._tracks[self._best]
-            self._shape = shape_of(list(track.errors), track.period / 2)
+            self._is_stale = True
         self.last = at
+
+    def _errors(self) -> Shape:
+        """What the believed filter gets wrong, made when it is asked for: of a symbol that is only followed, never."""
+        if self._shape is None or self._is_stale:
+            track, self._is_stale = self._tracks[self._best], False
+            self._shape = shape_of(list(track.errors), track.period / 2)
+        return self._shape
 
     def _steps(self, interval: float, hidden: float) -> int:
         """How many periods an interval has. None can have been hidden where checks looked until just before its end."""
@@ -215,9 +223,9 @@ class Forecast:
             return 1
         return max(1, round(interval / track.period))
 
-    def _follow(self, at: float, lag: float, steps: int, shape: Shape) -> None:
+    def _follow(self, at: float, lag: float, steps: int) -> None:
         track, interval = self._tracks[self._best], at - (self.last or at)
-        held = _HELD * shape.scale
+        held = _HELD * (self._shape or self._errors()).scale
         error = at - track.expected(steps)
         period = track.period
         self._skipped += _SKIPPED * (steps - 1 - steps * self._skipped)
@@ -243,10 +251,10 @@ class Forecast:
 
     def settled_by(self, since: float) -> float:
         """When the next refresh after `since` should be there, but for a late one."""
-        if self._shape is None:
+        if not self._has_rhythm:
             return since
         track = self._tracks[self._best]
-        end = track.expected(1) + self._shape.at[-len(_TAIL) // 2]
+        end = track.expected(1) + self._errors().at[-len(_TAIL) // 2]
         return end + max(floor((since - end) / track.period) + 1, 0) * track.period
 
     def curve(self, since: float, until: float) -> list[Point]:
@@ -255,10 +263,10 @@ class Forecast:
         Each period brings one, but for some that are skipped. The longer none came, the less is expected of a period,
         and the more of any moment.
         """
-        if self._shape is None:
+        if not self._has_rhythm:
             rate = 1 / max(USUAL_PERIOD_SECONDS, since - self._begun_at)
             return [Point(since, 0.0, 0.0), Point(until, (until - since) * rate, 0.0)]
-        track, shape, happens, background = self._tracks[self._best], self._shape, 1 - self._skipped, 0.0
+        track, shape, happens, background = self._tracks[self._best], self._errors(), 1 - self._skipped, 0.0
         center = track.expected(1)
         behind = since - center - shape.at[-1]
         if behind > 0:

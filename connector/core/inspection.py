@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_FINENESS: Final = 32
+_FINENESS: Final = 24
 """Between two candidates delay adds up to one such part of the price, or less."""
 
 _MAX_CANDIDATES: Final = 160

@@ -53,17 +53,21 @@ class Price(msgspec.Struct):
         self._seconds = self._seconds * fade + self._memory * (1 - fade)
         self._checks = self._checks * fade + root
         self._expected = self._expected * fade + expected
-        self._delay = self._delay * fade + delay / root
+        self._delay = self._delay * fade + (delay / root if root else 0.0)
 
     def settle(self, budget_per_minute: float, symbols_per_check: float) -> None:
         """As low as the target needs, but not below what the budget allows.
 
-        However easily the target is met, a check costs no more than a few times what its symbols may wait together:
-        else a refresh would be left out now and then, and the mean still be met.
+        Nothing, where the target is 0 and the budget is ample. However easily the target is met, a check costs no more
+        than a few times what its symbols may wait together: else a refresh would be left out now and then, and the mean
+        still be met.
         """
         self._memory = max(_MEMORY[0], _MEMORY[1] * 60 / max(budget_per_minute, 1e-9))
         affordable = 60 * self._checks / max(self._seconds * budget_per_minute, 1e-9)
         mean = self._delay / self._expected if self._expected else 0.0
         wished = self.target_delay_seconds / mean if mean else 0.0
         dearest = _DEAREST * self.target_delay_seconds * symbols_per_check
-        self.value = min(max(affordable**2, min(wished**2, dearest), _BOUNDS[0]), _BOUNDS[1])
+        if not self.target_delay_seconds and affordable**2 <= _BOUNDS[0]:
+            self.value = 0.0
+        else:
+            self.value = min(max(affordable**2, min(wished**2, dearest), _BOUNDS[0]), _BOUNDS[1])

@@ -300,12 +300,15 @@ class Schedule:
         return found
 
     def _replan(self, batch: Batch, slot: _Slot, start: float, now: float) -> None:
+        earliest = now if slot.sent_at is None else max(now, slot.sent_at + self._plan.min_interval_seconds)
+        if not self.price:
+            self._set(batch, slot, earliest, Purpose.EXPECTED)
+            return
         ceiling = start + max(self._plan.max_interval_seconds, 120 * len(self._slots) / max(self._budget, 1))
         settled = min(known.forecast.settled_by(start) for known in slot.symbols)
         end = min(max(start + _INTERVALS_AHEAD * slot.interval, settled), ceiling)
         curves = [known.forecast.curve(known.looked_at or start, end) for known in slot.symbols]
         slot.check = next_check(curves, self.price, start, end)
-        earliest = now if slot.sent_at is None else max(now, slot.sent_at + self._plan.min_interval_seconds)
         rhythm = any(known.forecast.period for known in slot.symbols)
         at = max(slot.check.at, earliest)
         self._set(batch, slot, at, Purpose.EXPECTED if rhythm else Purpose.SEARCH)

@@ -192,7 +192,7 @@ class Poller:
             forecast, stats = self._schedule.forecast(batch.feed, symbol), self._metrics.symbol(batch.feed, symbol)
             stats.next_check_at = None if at is None else round(at * MICROS) + ahead
             if forecast is not None:
-                stats.period_seconds, stats.jitter_seconds = forecast.period, forecast.jitter
+                stats.forecast = forecast
 
     def _server_ahead(self) -> float:
         """The upstream's clock less our monotonic one, in seconds."""

@@ -13,6 +13,8 @@ from connector.runtime.catalogue import LEVEL_SYMBOLS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from connector.core.forecast import Forecast
+
 _NUMBERS_OF: Final = attrgetter(*NUMBERS)
 
 
@@ -31,8 +33,7 @@ class SymbolStats:
     computed_at: int | None = None
     observed_at: int | None = None
     next_check_at: int | None = None
-    period_seconds: float | None = None
-    jitter_seconds: float | None = None
+    forecast: Forecast | None = None
     status: Status | None = None
     levels: Levels | None = None
     owned: bool = False
@@ -55,9 +56,9 @@ def series(
     for moment in ("computed", "observed", "next_check"):
         moments = [(key, getattr(stats, f"{moment}_at")) for key, stats in owned]
         yield f"gex_symbol_{moment}_timestamp_seconds", [(key, at / MICROS) for key, at in moments if at is not None]
-    for learnt in ("period_seconds", "jitter_seconds"):
-        values = [(key, getattr(stats, learnt)) for key, stats in owned]
-        yield f"gex_symbol_{learnt}", [(key, value) for key, value in values if value is not None]
+    for learnt in ("period", "jitter"):
+        values = [(key, getattr(stats.forecast, learnt, None)) for key, stats in owned]
+        yield f"gex_symbol_{learnt}_seconds", [(key, value) for key, value in values if value is not None]
     yield "gex_symbol_status", [((*key, s), float(stats.status is s)) for key, stats in owned for s in Status]
     levels = [(key, path, value) for key, stats in owned[:LEVEL_SYMBOLS] for path, value in stats.shown_levels()]
     yield "gex_level", [((*key, path), value) for key, path, value in levels]

@@ -52,7 +52,7 @@ def quiet(stack: Stack, name: str, seconds: float) -> dict[str, float]:
 
 def idle(stack: Stack, name: str, seconds: float) -> dict[str, float]:
     """One check a second, nothing new: what a worker is most of its life."""
-    one_a_second = {"GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.5", "GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "1"}
+    one_a_second = {"GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "1"}
     stack.upstream.freeze()
     try:
         with stack.worker(SYMBOLS, INCLUDED[name], stack.new_prefix(), **one_a_second) as worker:

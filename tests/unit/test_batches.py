@@ -209,9 +209,7 @@ def test_without_a_clear_gain_nothing_changes() -> None:
 def test_a_little_noise_does_not_bring_the_old_packing_back(phases: list[float], noise: list[float]) -> None:
     batches, symbols = in_pairs(*"ABCDEF"), "ABCDEF"
     batches.regroup({symbol: (30.0, at) for symbol, at in zip(symbols, phases, strict=True)})
-    noisy = {
-        symbol: (30.0, at + moved + 0.5) for symbol, at, moved in zip(symbols, phases, noise, strict=True)
-    }
+    noisy = {symbol: (30.0, at + moved + 0.5) for symbol, at, moved in zip(symbols, phases, noise, strict=True)}
     batches.regroup(noisy)
     settled = packed(batches)
     assert not batches.regroup(noisy)

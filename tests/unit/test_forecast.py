@@ -79,13 +79,10 @@ def phase_of(forecast: Forecast) -> float:
 def test_before_anything_is_known_a_refresh_is_expected_every_30_seconds(begun_at: float) -> None:
     forecast = Forecast(begun_at)
     assert USUAL_PERIOD_SECONDS == 30
-    assert forecast.period is None
-    assert forecast.phase is None
-    assert forecast.jitter is None
+    assert (forecast.last, forecast.period, forecast.phase, forecast.jitter) == (None, None, None, None)
     assert forecast.settled_by(begun_at + 7) == begun_at + 7
     first, last = forecast.curve(begun_at, begun_at + 60)
-    assert first == (begun_at, 0, 0)
-    assert last == (begun_at + 60, 2, 0)
+    assert [*first, *last] == [begun_at, 0, 0, begun_at + 60, 2, 0]
 
 
 def test_the_longer_nothing_ever_came_the_less_is_expected() -> None:

@@ -15,6 +15,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 import connector
 from connector.config import Kafka
 from connector.core.diff import NUMBERS
+from connector.core.forecast import Forecast
 from connector.core.model import AllExpiry, Kind, Levels, Odte, Source, Status
 from connector.core.state import FeedRules
 from connector.errors import UpstreamError
@@ -132,6 +133,13 @@ def test_every_metric_has_the_labels_of_the_catalogue_once_something_happened(ac
         assert labels[metric.name] == {tuple(sorted(metric.labels))}, metric.name
 
 
+def rhythmic() -> Forecast:
+    forecast = Forecast(0.0)
+    for at in (10.0, 40.5):
+        forecast.learn(at, 0.0, at)
+    return forecast
+
+
 def eventful() -> Metrics:
     """A worker to which everything happened once."""
     metrics = Metrics(["all"])
@@ -141,7 +149,7 @@ def eventful() -> Metrics:
     metrics.symbol("all", "A").owned = True
     metrics.symbol("all", "A").computed_at = metrics.symbol("all", "A").observed_at = 1
     metrics.symbol("all", "A").next_check_at = 1
-    metrics.symbol("all", "A").period_seconds = metrics.symbol("all", "A").jitter_seconds = 1.0
+    metrics.symbol("all", "A").forecast = rhythmic()
     metrics.price(0.5)
     metrics.visibility_lag(0.1)
     metrics.symbol("all", "A").status = Status.LIVE
@@ -252,10 +260,12 @@ def test_a_symbols_figures_are_read_when_scraped(metrics: Metrics) -> None:
 
 def test_what_was_learnt_of_a_symbol_is_shown(metrics: Metrics) -> None:
     stats = metrics.symbol("all", "BTCUSDT")
-    stats.owned, stats.period_seconds, stats.jitter_seconds, stats.next_check_at = True, 30.5, 0.25, 1_700_000_002_500_000
+    stats.owned, stats.forecast, stats.next_check_at = True, Forecast(0.0), 1_700_000_002_500_000
+    assert series(metrics, "gex_symbol_period_seconds") == []
+    stats.forecast = rhythmic()
     of = {"feed": "all", "symbol": "BTCUSDT"}
     assert value(metrics, "gex_symbol_period_seconds", **of) == 30.5
-    assert value(metrics, "gex_symbol_jitter_seconds", **of) == 0.25
+    assert value(metrics, "gex_symbol_jitter_seconds", **of) == stats.forecast.jitter
     assert value(metrics, "gex_symbol_next_check_timestamp_seconds", **of) == 1_700_000_002.5
 
 
@@ -283,7 +293,7 @@ def test_a_symbol_that_never_answered_has_no_moments_and_no_status_that_holds(me
 def test_a_lost_shard_takes_its_gauges_along_and_leaves_its_counts(metrics: Metrics) -> None:
     stats = metrics.symbol("all", "BTCUSDT")
     stats.requested, stats.computed_at, stats.observed_at, stats.next_check_at = 4, 1, 2, 3
-    stats.period_seconds, stats.jitter_seconds = 30.0, 0.3
+    stats.forecast = rhythmic()
     stats.status, stats.levels, stats.owned = Status.LIVE, Levels(spot_price=1.0), True
     gauges = [name for name in BY_NAME if name.startswith("gex_symbol_")] + ["gex_level"]
     assert all(series(metrics, name) for name in gauges)

@@ -176,11 +176,11 @@ def test_a_budget_that_is_scarcer_than_refreshes_is_kept_and_spent_evenly() -> N
 
 
 def test_no_batch_is_checked_faster_than_the_shortest_interval() -> None:
-    source = world(own_phases("ABCDEFGH", 5.0), size=2, budget=PLENTY, plan=Plan(0.01, 0.4)).run(300)
+    source = world(own_phases("ABCD", 5.0), size=2, budget=PLENTY, plan=Plan(0.01, 0.4)).run(100)
     for batch in source.batches:
         moments = [at for at, sent in source.sent if sent == batch]
         assert all(later - sooner >= 0.4 - 1e-9 for sooner, later in pairwise(moments))
-        assert len(moments) > 100
+        assert len(moments) > 50
 
 
 def test_no_batch_waits_longer_than_the_longest_interval_where_the_budget_lets() -> None:
@@ -271,7 +271,7 @@ def test_an_outage_of_ten_minutes_is_over_when_it_is_over() -> None:
 
 def test_another_period_is_followed() -> None:
     before = [at for at in grid() if at < 1_800]
-    source = world(dict.fromkeys("ABCD", [*before, *(at + 1_800 for at in grid(20.0, seed=5))])).run(3_600)
+    source = world({symbol: [*before, *(at + 1_800 for at in grid(20.0, seed=5))] for symbol in "ABCD"}).run(3_600)
     assert source.delay(2_000) < 0.7
 
 
