@@ -129,7 +129,7 @@ def _width(packed: Iterable[Sequence[str]], rhythms: Mapping[str, tuple[float, f
             continue
         shortest, longest = min(known)[0], max(known)[0]
         phases = sorted(at % longest for _, at in known)
-        pause = max((after - before) % longest or longest for before, after in pairwise([*phases, phases[0]]))
+        pause = max(after - before for before, after in pairwise([*phases, phases[0] + longest]))
         ordered = len(known) == len(symbols) and log(longest / shortest) < _SAME_PERIOD
         total += longest - pause if ordered else longest
     return total

@@ -53,8 +53,8 @@ _LOSS_MEMORY: Final = 25
 _BETTER: Final = 0.9
 """Another filter is believed when its loss is so much of the old one's."""
 
-_HELD: Final = 10.0
-"""Scales: what a filter follows of an error at most, once it has settled. More is a surprise."""
+_HELD: Final = 5.0
+"""Losses: what a filter follows of an error at most, once it has settled. More is a surprise."""
 
 _ALIKE: Final = 0.05
 """Of a period: what is no surprise, and what makes two intervals the same."""
@@ -69,7 +69,9 @@ _SKIPPED: Final = 0.02
 """Part of the refreshes that are left out, before it is known; and how fast it is learnt."""
 
 
-_MOST_SKIPPED: Final = 0.9
+_MOST_SKIPPED_AT_ONCE: Final = 2
+"""More is an outage."""
+
 _MOST_POINTS: Final = 1000
 """Of a curve; where a period is so short, what is left of it says nothing."""
 
@@ -201,7 +203,7 @@ class Forecast:
                 track.guess()
         else:
             interval = at - self.last
-            self._follow(at, lag, self._steps(interval, at - unseen_since))
+            self._follow(at, lag, self._steps(interval, at - unseen_since), unseen_since)
         if self.last is not None:
             best = min(range(len(self._tracks)), key=lambda index: self._tracks[index].loss)
             if self._tracks[best].loss < _BETTER * self._tracks[self._best].loss:
@@ -223,13 +225,15 @@ class Forecast:
             return 1
         return max(1, round(interval / track.period))
 
-    def _follow(self, at: float, lag: float, steps: int) -> None:
+    def _follow(self, at: float, lag: float, steps: int, unseen_since: float) -> None:
         track, interval = self._tracks[self._best], at - (self.last or at)
-        held = _HELD * (self._shape or self._errors()).scale
+        held = max(_HELD * track.loss, _LEAST_SCALE_SECONDS)
         error = at - track.expected(steps)
         period = track.period
-        self._skipped += _SKIPPED * (steps - 1 - steps * self._skipped)
-        self._skipped = min(max(self._skipped, 0.0), _MOST_SKIPPED)
+        # What a check has looked for in vain was skipped; others may have been there, unseen.
+        looked = (unseen_since - track.level) / period - _ALIKE
+        skipped = min(max(int(looked), 0), steps - 1, _MOST_SKIPPED_AT_ONCE)
+        self._skipped += _SKIPPED * (skipped - (skipped + 1) * self._skipped)
         for other in self._tracks:
             other.learn(at, lag, steps, held)
         if abs(error) <= max(held, _ALIKE * period):
@@ -248,6 +252,10 @@ class Forecast:
         self._surprise = None
         for track in self._tracks:
             track.begin(at, period, _SETTLED - 1)
+
+    def is_lost(self, now: float) -> bool:
+        """Nothing is known of a rhythm, or the refresh after the last is long overdue."""
+        return not self._has_rhythm or now > self._tracks[self._best].expected(2) + self._errors().at[-1]
 
     def settled_by(self, since: float) -> float:
         """When the next refresh after `since` should be there, but for a late one."""

@@ -20,6 +20,7 @@ _FINENESS: Final = 24
 
 _MAX_CANDIDATES: Final = 160
 _LEAST_RATE: Final = 1e-9
+_LEAST_STEP_SECONDS: Final = 1e-6
 _SLOWED: Final = 0.3
 """Where refreshes come so much more slowly than since the last candidate, there is one: most have come."""
 
@@ -117,7 +118,7 @@ def _candidates(curves: Sequence[Sequence[Point]], fine: float, start: float, en
                 fresh, room = 0.0, fine
             step = stop - now
             if rate > _LEAST_RATE and room > 0 and len(found) < _MAX_CANDIDATES:
-                step = min(step, (sqrt(fresh * fresh + 2 * rate * room) - fresh) / rate + _LEAST_RATE)
+                step = min(step, (sqrt(fresh * fresh + 2 * rate * room) - fresh) / rate + _LEAST_STEP_SECONDS)
             waited += step * (expected + rate * step / 2)
             expected += rate * step
             now += step

@@ -10,7 +10,12 @@ import msgspec
 _MEMORY: Final = (100.0, 20)
 """How far back checks count: so many seconds, and as many as this many checks of the budget take."""
 
-_BOUNDS: Final = (1e-3, 1e5)
+_BOUNDS: Final = (1e-3, 1e9)
+_LEAST_MEAN_SECONDS: Final = 1e-6
+
+_FAR: Final = 4.0
+_RELIED_ON: Final = 0.25
+"""Of what is remembered, where the price has moved so far from the one it was measured at."""
 
 _DEAREST: Final = 2.0
 """Target delays of all the symbols of a check."""
@@ -42,9 +47,14 @@ class Price(msgspec.Struct):
 
     def grow(self, ratio: float) -> None:
         """There is so many times as much to check as before."""
-        self._checks *= ratio
-        self._expected *= ratio
-        self._delay *= ratio
+        self._weigh(ratio)
+        self._seconds /= ratio
+
+    def _weigh(self, factor: float) -> None:
+        self._seconds *= factor
+        self._checks *= factor
+        self._expected *= factor
+        self._delay *= factor
 
     def checked(self, now: float, expected: float, delay: float) -> None:
         """A check was made that was expected to show so many refreshes, with so much delay together."""
@@ -65,9 +75,11 @@ class Price(msgspec.Struct):
         self._memory = max(_MEMORY[0], _MEMORY[1] * 60 / max(budget_per_minute, 1e-9))
         affordable = 60 * self._checks / max(self._seconds * budget_per_minute, 1e-9)
         mean = self._delay / self._expected if self._expected else 0.0
-        wished = self.target_delay_seconds / mean if mean else 0.0
+        wished = self.target_delay_seconds / max(mean, _LEAST_MEAN_SECONDS)
         dearest = _DEAREST * self.target_delay_seconds * symbols_per_check
+        before = self.value
+        self.value = min(max(affordable**2, min(wished**2, dearest), _BOUNDS[0]), _BOUNDS[1])
         if not self.target_delay_seconds and affordable**2 <= _BOUNDS[0]:
             self.value = 0.0
-        else:
-            self.value = min(max(affordable**2, min(wished**2, dearest), _BOUNDS[0]), _BOUNDS[1])
+        elif before and not 1 / _FAR < self.value / before < _FAR:
+            self._weigh(_RELIED_ON)

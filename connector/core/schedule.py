@@ -31,6 +31,7 @@ _MAX_DOUBLINGS: Final = 16
 _MUCH: Final = 1.25
 """A price this many times higher or lower is another price."""
 
+_LEAST_BUDGET: Final = 0.01
 _INTERVALS_AHEAD: Final = 4
 """How far a plan looks: so many of the batch's usual intervals, and past the next refresh."""
 
@@ -179,6 +180,7 @@ class Schedule:
 
     def afford(self, budget_per_minute: float, now: float) -> None:
         """Plan with this budget. Where the price moves much, plans are made again."""
+        budget_per_minute = max(budget_per_minute, _LEAST_BUDGET)
         if budget_per_minute == self._budget:
             return
         self._budget, before = budget_per_minute, self.price
@@ -280,7 +282,9 @@ class Schedule:
             slot.interval += 0.1 * (sent_at - slot.sent_at - slot.interval)
         slot.sent_at = sent_at
         check, slot.check = slot.check, None
-        self._price.checked(sent_at, check.expected if check else 0.0, check.delay if check else 0.0)
+        if check is None or slot.purpose is Purpose.SEARCH:  # what may never come says nothing about the target
+            check = Check(sent_at, 0.0, 0.0)
+        self._price.checked(sent_at, check.expected, check.delay)
         self._settle()
 
     def _learn(self, batch: Batch, slot: _Slot, sent_at: float, now: float, dates: Dates | None) -> list[Refresh]:
@@ -309,9 +313,9 @@ class Schedule:
         end = min(max(start + _INTERVALS_AHEAD * slot.interval, settled), ceiling)
         curves = [known.forecast.curve(known.looked_at or start, end) for known in slot.symbols]
         slot.check = next_check(curves, self.price, start, end)
-        rhythm = any(known.forecast.period for known in slot.symbols)
+        lost = all(known.forecast.is_lost(start) for known in slot.symbols)
         at = max(slot.check.at, earliest)
-        self._set(batch, slot, at, Purpose.EXPECTED if rhythm else Purpose.SEARCH)
+        self._set(batch, slot, at, Purpose.SEARCH if lost else Purpose.EXPECTED)
 
     def _set(self, batch: Batch, slot: _Slot, at: float, purpose: Purpose) -> None:
         slot.at, slot.purpose = at, purpose

@@ -156,4 +156,4 @@ def test_whatever_happens_a_price_is_bounded(
         price.checked(now, expected, delay)
         price.grow(ratio)
         price.settle(budget, 1.0)
-        assert 1e-4 < price.value < 1e6
+        assert 1e-4 < price.value <= 1e9

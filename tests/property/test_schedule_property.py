@@ -1,0 +1,183 @@
+"""What a schedule holds whatever is asked of it, and whatever the upstream answers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connector.core.batches import Batch
+from connector.core.model import MICROS
+from connector.core.schedule import SLOW_RETRY_SECONDS, Dates, Outcome, Plan, Purpose, Schedule
+
+many = settings(deadline=None, derandomize=True, max_examples=300)
+few = settings(deadline=None, derandomize=True, max_examples=20)
+
+SYMBOLS: Final = "ABCDE"
+CUTS: Final = (
+    ("AB", "CD", "E"),
+    ("ABCDE",),
+    ("A", "B", "C", "D", "E"),
+    ("AC", "BD"),
+    ("CD", "E"),
+    (),
+)
+REFUSED: Final = Batch("f", ("D",), refused=True)
+
+
+class Driven:
+    """A schedule, and what is known of it from outside."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.data = data
+        self.plan = Plan(data.draw(st.floats(0.05, 20)), data.draw(st.floats(0.1, 2)), data.draw(st.floats(2, 600)))
+        self.schedule = Schedule(self.plan, lambda: data.draw(st.floats(0, 1, exclude_max=True)))
+        self.now = data.draw(st.sampled_from([0.0, 1e5]))
+        self.ahead = data.draw(st.sampled_from([0.0, 1.8e9]))
+        self.computed_at = dict.fromkeys(SYMBOLS, 0)
+        self.covered: set[Batch] = set()
+        self.in_flight: dict[Batch, float] = {}
+        self.held_until = self.held_for_key_until = float("-inf")
+
+    def cover(self) -> None:
+        batches = [Batch("f", tuple(symbols)) for symbols in self.data.draw(st.sampled_from(CUTS))]
+        if self.data.draw(st.booleans()):
+            batches.append(REFUSED)
+        self.covered = set(batches)
+        self.schedule.cover(batches, self.now)
+
+    def start(self) -> None:
+        planned = self.schedule.next()
+        if planned is None:
+            return
+        self.now = max(self.now, planned[0])
+        assert planned[1] in self.covered
+        assert planned[1] not in self.in_flight
+        purpose = self.schedule.started(planned[1])
+        assert (purpose is Purpose.REFUSED) == planned[1].refused
+        self.in_flight[planned[1]] = self.now
+
+    def end(self) -> None:
+        if not self.in_flight:
+            return
+        batch = self.data.draw(st.sampled_from(sorted(self.in_flight, key=lambda one: (one.symbols, one.refused))))
+        outcome = self.data.draw(st.sampled_from([Outcome.ANSWERED, *Outcome]))
+        sent = self.in_flight.pop(batch)
+        dates: Dates | None = None
+        if outcome is Outcome.ANSWERED and self.data.draw(st.integers(0, 9)):
+            told = ((symbol, self.date(symbol)) for symbol in batch.symbols)
+            dates = Dates({symbol: moment for symbol, moment in told if moment is not None}, self.offset())
+        for refresh in self.schedule.finished(batch, outcome, sent, self.now, dates):
+            assert refresh.symbol in batch.symbols
+            assert refresh.since <= sent
+        at = self.schedule.next_check_at(batch)
+        if at is not None and outcome is Outcome.ANSWERED:
+            assert at >= min(self.now, sent + self.plan.min_interval_seconds)
+            longest = max(self.plan.max_interval_seconds, 120 * 5 / max(self.schedule.budget_per_minute, 1))
+            holds = max(self.held_until, self.held_for_key_until)
+            assert at <= max(self.now + longest + SLOW_RETRY_SECONDS, holds)
+
+    def date(self, symbol: str) -> int | None:
+        """The symbol's last refresh, as an upstream may tell it."""
+        before = self.computed_at[symbol]
+        moved = self.data.draw(
+            st.sampled_from([None, 0, 0, 1, 1_000, -1, -30 * MICROS, 10**15]) | st.integers(1, 200 * MICROS)
+        )
+        if moved is None:
+            return None
+        if moved > 200 * MICROS or moved <= 0:
+            return before + moved
+        latest = round((self.now + self.ahead) * MICROS)
+        self.computed_at[symbol] = before + moved if self.data.draw(st.booleans()) else max(latest - moved, 0)
+        return self.computed_at[symbol]
+
+    def offset(self) -> float:
+        return self.ahead + self.data.draw(st.sampled_from([0.0, 0.0, 0.0, 0.3, -40.0, 3_600.0]))
+
+    def wait(self) -> None:
+        self.now += self.data.draw(st.floats(0, 5) | st.floats(0, 4_000))
+
+    def hold(self) -> None:
+        until = self.now + self.data.draw(st.floats(0, 100))
+        self.schedule.hold(until)
+        self.held_until = max(self.held_until, until)
+
+    def refuse_key(self) -> None:
+        self.held_for_key_until = self.now + 60
+        self.schedule.hold_for_key(self.held_for_key_until)
+
+    def accept_key(self) -> None:
+        self.held_for_key_until = float("-inf")
+        self.schedule.release_for_key(self.now)
+
+    def afford(self) -> None:
+        self.schedule.afford(self.data.draw(st.sampled_from([0.0, 0.5, 1.0, 6.0, 54.0, 6_000.0])), self.now)
+
+    def remember(self) -> None:
+        moments = self.data.draw(st.lists(st.integers(1, 10**9), max_size=8, unique=True).map(sorted))
+        self.schedule.remember("f", self.data.draw(st.sampled_from(SYMBOLS)), moments, self.ahead)
+
+    def check(self) -> None:
+        planned = self.schedule.next()
+        assert (planned is None) == (not self.covered - self.in_flight.keys())
+        if planned is not None:
+            assert planned[1] in self.covered
+            assert planned[1] not in self.in_flight
+            assert planned[0] >= max(self.held_until, self.held_for_key_until)
+            assert planned[0] < self.now + 1e6
+        for batch in self.covered:
+            assert (self.schedule.next_check_at(batch) is None) == (batch in self.in_flight)
+        assert 0 < self.schedule.price < 1e9
+        assert abs(self.schedule.lag_seconds) < 1e12
+
+
+ACTS: Final = (
+    *[Driven.start] * 6,
+    *[Driven.end] * 6,
+    Driven.wait,
+    Driven.cover,
+    Driven.hold,
+    Driven.refuse_key,
+    Driven.accept_key,
+    Driven.afford,
+    Driven.remember,
+)
+
+
+@pytest.mark.timeout(20)
+@many
+@given(st.data())
+def test_whatever_happens_a_schedule_goes_on_and_asks_for_no_batch_twice(data: st.DataObject) -> None:
+    driven = Driven(data)
+    driven.cover()
+    for act in data.draw(st.lists(st.sampled_from(ACTS), min_size=1, max_size=40)):
+        act(driven)
+        driven.check()
+
+
+@few
+@given(
+    st.lists(st.tuples(st.floats(1, 120), st.floats(0, 2), st.floats(0, 30)), min_size=1, max_size=6),
+    st.floats(3, 60),
+    st.integers(0, 1_000),
+)
+def test_whatever_the_rhythms_are_the_budget_is_kept(
+    rhythms: list[tuple[float, float, float]], budget: float, seed: int
+) -> None:
+    """Requests of the second ten minutes, of symbols with a request each."""
+    schedule, now, sent = Schedule(Plan(0.05), lambda: 0.5), 0.0, 0
+    schedule.afford(budget, 0.0)
+    batches = {Batch("f", (f"S{place}",)): rhythm for place, rhythm in enumerate(rhythms)}
+    schedule.cover(list(batches), 0.0)
+    while (planned := schedule.next()) is not None and planned[0] < 1_200:
+        now, batch = max(now, planned[0]), planned[1]
+        sent += now >= 600
+        schedule.started(batch)
+        period, jitter, phase = batches[batch]
+        count = int((now + phase) / period)
+        at = count * period - phase + jitter * ((count * 7 + seed) % 10) / 10
+        dates = {batch.symbols[0]: round(at * MICROS)} if 0 < at <= now else {}
+        schedule.finished(batch, Outcome.ANSWERED, now, now, Dates(dates, 0.0))
+    assert sent <= budget * 10 * 1.25 + 2
