@@ -204,6 +204,10 @@ class Schedule:
                 known.forecast.learn(at, 0.0, at)
                 known.computed_at = moment
 
+    def covers(self, batch: Batch) -> bool:
+        """Whether it is among the batches."""
+        return batch in self._slots
+
     def next(self) -> tuple[float, Batch] | None:
         """The next check and its moment, None while there is nothing to wait for."""
         while self._due:

@@ -161,6 +161,10 @@ class Poller:
     async def _check(self, batch: Batch, purpose: Purpose) -> None:
         feed = self._feeds[batch.feed]
         await self._client.permit()
+        if not self._schedule.covers(batch):  # the wait was long, and its symbols are others' by now
+            self._in_flight -= 1
+            self._schedule.finished(batch, Outcome.HELD, time.monotonic(), time.monotonic())
+            return
         sent, sent_at, outcome, label = time.monotonic(), self._clock.now(), Outcome.ANSWERED, "ok"
         dates = None
         for symbol in batch.symbols:

@@ -129,7 +129,7 @@ class Driven:
             assert planned[0] < self.now + 1e6
         for batch in self.covered:
             assert (self.schedule.next_check_at(batch) is None) == (batch in self.in_flight)
-        assert 0 < self.schedule.price < 1e9
+        assert 0 < self.schedule.price <= 1e9
         assert abs(self.schedule.lag_seconds) < 1e12
 
 

@@ -383,7 +383,7 @@ def test_where_more_may_be_spent_what_is_waiting_is_planned_anew() -> None:
 @pytest.mark.parametrize("at", [14.0, 16.0, 20.0])
 def test_where_more_may_be_spent_what_was_to_wait_for_another_symbol_waits_no_longer(at: float) -> None:
     """A is there since 10, and was to be checked together with B, at 25."""
-    source = world({"A": grid(30, 0.1, 10, 1), "B": grid(30, 0.1, 25, 2)}, budget=1.5, plan=Plan(0.05))
+    source = world({"A": grid(30, 0.1, 10, 1), "B": grid(30, 0.1, 25, 2)}, budget=1.8, plan=Plan(0.05))
     source.run(3_600 + at)
     (only,) = source.batches
     before = source.schedule.next_check_at(only)
