@@ -38,6 +38,9 @@ _ENOUGH: Final = 4
 _GROUPS: Final = 10
 """Order statistics that the distribution goes through, each the mean of its neighbours."""
 
+_EDGES: Final = (0, 1, 2, 4)
+"""Where a group ends besides, from either end: what is rare is not mixed with what is not."""
+
 _TAIL: Final = tuple((reach, 1 / (1 + reach) ** 2) for reach in (0.5, 1.2, 3.0, 8.0, 24.0))
 """Beyond the order statistics, in scales: what is left there of their last one (a Pareto tail)."""
 
@@ -102,8 +105,8 @@ def shape_of(errors: list[float], widest: float) -> Shape:
     """
     ordered = sorted(errors)
     n = len(ordered)
-    groups = min(n, _GROUPS)
-    bounds = [group * n // groups for group in range(groups + 1)]
+    edges = [edge for edge in _EDGES if edge < n]
+    bounds = sorted({*edges, *(n - edge for edge in edges), *range(0, n, max(n // _GROUPS, 1))})
     middle = [(sum(ordered[low:high]) / (high - low), (low + high + 1) / 2 / (n + 1)) for low, high in pairwise(bounds)]
     scale = max((ordered[3 * n // 4] - ordered[n // 4]) * _SCALE, _LEAST_SCALE_SECONDS)
     (first, lowest), (last, highest) = middle[0], middle[-1]
@@ -252,6 +255,8 @@ class Forecast:
         self._surprise = None
         for track in self._tracks:
             track.begin(at, period, _SETTLED - 1)
+            for _ in range(2):  # these two are explained
+                track.errors.pop()
 
     def is_lost(self, now: float) -> bool:
         """Nothing is known of a rhythm, or the refresh after the last is long overdue."""
