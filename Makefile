@@ -38,7 +38,9 @@ test: install ## unit, property, contract, integration and a short chaos run, wi
 test-all: test ## also what needs system packages: promtool
 	$(BIN)/pytest -m system
 
-bench: install ## CPU by stage and the worker end to end, four minutes; BENCH="--quick", "--plot docs/benchmarks.png"
+bench: install ## schedules in virtual time; CPU by stage and the worker end to end; ten minutes, BENCH=--quick two
+	$(BIN)/python -m tests.bench.schedule $(BENCH)
+	$(BIN)/python -m tests.bench.schedule.speed
 	$(BIN)/python -m tests.bench --json bench.json $(BENCH)
 
 docs: install ## write the generated pages anew

@@ -22,7 +22,8 @@ _SAME_PERIOD: Final = log(1.1)
 """Periods within a tenth of each other are packed as one."""
 
 _WORTH_IT: Final = 0.8
-"""Batches are packed anew where that makes them so much narrower: each one's place and plan start again."""
+_WORTH_SECONDS: Final = 1.0
+"""Batches are packed anew where that makes them so much narrower, each by so much on average."""
 
 
 class Batch(Value, frozen=True):
@@ -87,7 +88,9 @@ class Batches:
         if len(self._healthy) <= self._size:
             return False
         order = {symbol: place for place, symbol in enumerate(_ordered(rhythms, self._healthy))}
-        if _width(self._packed(order), rhythms) >= _WORTH_IT * _width(self._packed(self._order), rhythms):
+        packed = self._packed(order)
+        now, then = _width(self._packed(self._order), rhythms), _width(packed, rhythms)
+        if then >= min(_WORTH_IT * now, now - _WORTH_SECONDS * len(packed)):
             return False
         self._order = order
         return True

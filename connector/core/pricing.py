@@ -13,9 +13,8 @@ _MEMORY: Final = (100.0, 20)
 _BOUNDS: Final = (1e-3, 1e9)
 _LEAST_MEAN_SECONDS: Final = 1e-6
 
-_FAR: Final = 4.0
 _RELIED_ON: Final = 0.25
-"""Of what is remembered, where the price has moved so far from the one it was measured at."""
+"""Of what is remembered, where the price is another by far."""
 
 _DEAREST: Final = 2.0
 """Target delays of all the symbols of a check."""
@@ -44,6 +43,10 @@ class Price(msgspec.Struct):
         self._checks = checks_per_second * self._memory
         self._expected = expected_per_second * self._memory
         self._delay = self._checks
+
+    def doubt(self) -> None:
+        """The price has moved far from those at which the last checks were made: rely on new ones soon."""
+        self._weigh(_RELIED_ON)
 
     def grow(self, ratio: float) -> None:
         """There is so many times as much to check as before."""
@@ -77,9 +80,6 @@ class Price(msgspec.Struct):
         mean = self._delay / self._expected if self._expected else 0.0
         wished = self.target_delay_seconds / max(mean, _LEAST_MEAN_SECONDS)
         dearest = _DEAREST * self.target_delay_seconds * symbols_per_check
-        before = self.value
         self.value = min(max(affordable**2, min(wished**2, dearest), _BOUNDS[0]), _BOUNDS[1])
         if not self.target_delay_seconds and affordable**2 <= _BOUNDS[0]:
             self.value = 0.0
-        elif before and not 1 / _FAR < self.value / before < _FAR:
-            self._weigh(_RELIED_ON)

@@ -29,7 +29,8 @@ _MAX_DOUBLINGS: Final = 16
 """Of the wait after failures: past any `max_interval_seconds`, and a float's exponent ends."""
 
 _MUCH: Final = 1.25
-"""A price this many times higher or lower is another price."""
+_FAR: Final = 4.0
+"""A price this many times higher or lower is another price, or one that nothing was measured at."""
 
 _LEAST_BUDGET: Final = 0.01
 _INTERVALS_AHEAD: Final = 4
@@ -185,7 +186,9 @@ class Schedule:
             return
         self._budget, before = budget_per_minute, self.price
         self._settle()
-        if not 1 / _MUCH < self.price / before < _MUCH:
+        if before and not 1 / _FAR < self.price / before < _FAR:
+            self._price.doubt()
+        if not before / _MUCH < self.price < before * _MUCH:
             for batch, slot in self._slots.items():
                 if slot.at is not None and slot.purpose in {Purpose.EXPECTED, Purpose.SEARCH}:
                     self._replan(batch, slot, now, now)

@@ -1,0 +1,77 @@
+"""The connector's schedule as a policy of the simulation."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from connector.core.batches import Batch, Batches
+from connector.core.schedule import Dates, Outcome, Plan, Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.bench.schedule.processes import Row
+    from tests.bench.schedule.simulate import Symbols
+
+BUDGET_SHARE: Final = 0.9
+"""Of the limit, what is planned: 54 of 60 requests a minute."""
+
+UNLIMITED: Final = 1e9
+_FEED: Final = "all"
+_REGROUP_SECONDS: Final = 60.0
+"""Between two tries to pack symbols of one rhythm together."""
+
+
+class Product:
+    """With a pinned price and no limit, or with a limit of requests a minute and the target delay."""
+
+    def __init__(
+        self,
+        row: Row,
+        *,
+        price: float | None = None,
+        limit: float = 60.0,
+        target: float = 0.4,
+        regroup: bool = False,
+    ) -> None:
+        self._ahead = row.ahead
+        self._names = [f"S{symbol:03}" for symbol in range(row.symbols)]
+        self._numbers = {name: symbol for symbol, name in enumerate(self._names)}
+        self._regroup_at = _REGROUP_SECONDS if regroup else float("inf")
+        self._batches = Batches(_FEED, row.batch)
+        self._batches.own(self._names)
+        self._asked: dict[Symbols, Batch] = {}
+        self.schedule = Schedule(Plan(target_delay_seconds=target), Random(row.name).random)
+        self.schedule.afford(UNLIMITED if price is not None else limit * BUDGET_SHARE, 0.0)
+        if price is not None:
+            self.schedule.fixed_price = price
+        self.schedule.cover(self._batches.all(), 0.0)
+
+    def next(self) -> tuple[float, Symbols] | None:
+        upcoming = self.schedule.next()
+        if upcoming is None:
+            return None
+        at, batch = upcoming
+        symbols = tuple([self._numbers[name] for name in batch.symbols])
+        self._asked[symbols] = batch
+        return at, symbols
+
+    def started(self, batch: Symbols, now: float) -> None:
+        self.schedule.started(self._asked[batch])
+
+    def finished(self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]) -> None:
+        computed = {self._names[symbol]: moment for symbol, moment in seen.items()}
+        self.schedule.finished(self._asked[batch], Outcome.ANSWERED, sent_at, now, Dates(computed, self._ahead))
+        if now >= self._regroup_at:
+            self._regroup_at = now + _REGROUP_SECONDS
+            self._regroup(now)
+
+    def _regroup(self, now: float) -> None:
+        rhythms = {}
+        for name in self._names:
+            forecast = self.schedule.forecast(_FEED, name)
+            if forecast is not None and forecast.period and forecast.last is not None:
+                rhythms[name] = (forecast.period, forecast.last + forecast.period)
+        if self._batches.regroup(rhythms):
+            self.schedule.cover(self._batches.all(), now)
