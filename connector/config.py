@@ -110,8 +110,10 @@ class SchemaRegistry(Struct, frozen=True, kw_only=True):
 class Schedule(Struct, frozen=True, kw_only=True):
     """When the upstream is asked. The budget wins over all of it."""
 
-    target_delay_seconds: Annotated[float, Meta(ge=0, le=3_600), "From when a refresh is expected to the request"] = 0.4
-    min_interval_seconds: Annotated[Hour, "Least time between two requests of a worker"] = 0.25
+    target_delay_seconds: Annotated[
+        float, Meta(ge=0, le=3_600), "Mean time from a refresh to the check that shows it; 0: as often as allowed"
+    ] = 0.4
+    min_interval_seconds: Annotated[Hour, "Least time between two checks of a symbol"] = 0.25
     max_interval_seconds: Annotated[Hour, "Most time between two checks of a symbol, not below the least"] = 60.0
 
 

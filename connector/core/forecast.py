@@ -198,8 +198,11 @@ class Forecast:
         if self.last is None:
             self._tracks = [_Track(alpha, beta, at, USUAL_PERIOD_SECONDS) for alpha, beta in _GAINS]
         elif not self._has_rhythm:
-            self._has_rhythm = True
             interval = at - self.last
+            if interval <= 0:  # a clock was set
+                self.last = at
+                return
+            self._has_rhythm = True
             steps = self._steps(interval, at - unseen_since)
             for track in self._tracks:
                 track.begin(at, interval / steps, 1)

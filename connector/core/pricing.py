@@ -62,11 +62,11 @@ class Price(msgspec.Struct):
     def checked(self, now: float, expected: float, delay: float) -> None:
         """A check was made that was expected to show so many refreshes, with so much delay together."""
         fade = exp(min(self._at - now, 0.0) / self._memory)
-        self._at, root = max(now, self._at), sqrt(self.value)
+        self._at, root = max(now, self._at), sqrt(max(self.value, _BOUNDS[0]))
         self._seconds = self._seconds * fade + self._memory * (1 - fade)
         self._checks = self._checks * fade + root
         self._expected = self._expected * fade + expected
-        self._delay = self._delay * fade + (delay / root if root else 0.0)
+        self._delay = self._delay * fade + delay / root
 
     def settle(self, budget_per_minute: float, symbols_per_check: float) -> None:
         """As low as the target needs, but not below what the budget allows.

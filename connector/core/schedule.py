@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from connector.core.batches import Batch
 
 SLOW_RETRY_SECONDS: Final = 60
-"""Between two tries of what is refused: a key, or a symbol that stands alone."""
+"""Between two tries of what is refused, a key or a symbol that stands alone; longer where these are many."""
+
+_SLOWEST_RETRY_SECONDS: Final = 3600
 
 _MAX_DOUBLINGS: Final = 16
 """Of the wait after failures: past any `max_interval_seconds`, and a float's exponent ends."""
@@ -33,6 +35,7 @@ _FAR: Final = 4.0
 """A price this many times higher or lower is another price, or one that nothing was measured at."""
 
 _LEAST_BUDGET: Final = 0.01
+_LEAST_AHEAD_SECONDS: Final = 1.0
 _INTERVALS_AHEAD: Final = 4
 """How far a plan looks: so many of the batch's usual intervals, and past the next refresh."""
 
@@ -161,7 +164,7 @@ class Schedule:
             if batch in self._in_flight:
                 continue
             if batch.refused:
-                self._set(batch, slot, now + SLOW_RETRY_SECONDS, Purpose.REFUSED)
+                self._set(batch, slot, now + self._slow_retry_seconds(), Purpose.REFUSED)
             elif any(known.looked_at is None for known in slot.symbols):
                 self._set(batch, slot, first, Purpose.FIRST)
                 first += self._plan.min_interval_seconds
@@ -238,12 +241,12 @@ class Schedule:
         """
         self._in_flight.discard(batch)
         slot = self._slots.get(batch)
-        if slot is None:
-            return []
-        if batch.refused:
-            self._set(batch, slot, now + SLOW_RETRY_SECONDS, Purpose.REFUSED)
-            return []
+        if slot is None:  # its symbols are in other batches by now, or gone
+            return self._learn(batch, sent_at, now, dates) if outcome is Outcome.ANSWERED else []
         self._account(slot, sent_at)
+        if batch.refused:
+            self._set(batch, slot, now + self._slow_retry_seconds(), Purpose.REFUSED)
+            return []
         if outcome is Outcome.HELD:
             self._set(batch, slot, now, Purpose.RETRY)
             return []
@@ -254,9 +257,13 @@ class Schedule:
             self._set(batch, slot, now + wait, Purpose.RETRY)
             return []
         slot.failures = 0
-        found = self._learn(batch, slot, sent_at, now, dates)
+        found = self._learn(batch, sent_at, now, dates)
         self._replan(batch, slot, sent_at, now)
         return found
+
+    def is_held(self, now: float) -> bool:
+        """Whether all batches are to wait."""
+        return now < max(self._held_until, self._held_for_key_until)
 
     def hold(self, until: float) -> None:
         """No check of any batch before that moment: the server said so."""
@@ -294,9 +301,17 @@ class Schedule:
         self._price.checked(sent_at, check.expected, check.delay)
         self._settle()
 
-    def _learn(self, batch: Batch, slot: _Slot, sent_at: float, now: float, dates: Dates | None) -> list[Refresh]:
+    def _slow_retry_seconds(self) -> float:
+        """So that what is refused takes a tenth of the budget at most."""
+        refused = sum(batch.refused for batch in self._slots)
+        return min(max(SLOW_RETRY_SECONDS, 600 * refused / self._budget), _SLOWEST_RETRY_SECONDS)
+
+    def _learn(self, batch: Batch, sent_at: float, now: float, dates: Dates | None) -> list[Refresh]:
         found = []
-        for symbol, known in zip(batch.symbols, slot.symbols, strict=True):
+        for symbol in batch.symbols:
+            known = self._known.get((batch.feed, symbol))
+            if known is None:
+                continue
             before, known.looked_at = known.looked_at, sent_at
             computed_at = None if dates is None else dates.computed_at.get(symbol)
             if dates is None or computed_at is None or computed_at <= known.computed_at:
@@ -315,7 +330,8 @@ class Schedule:
         if not self.price:
             self._set(batch, slot, earliest, Purpose.EXPECTED)
             return
-        ceiling = start + max(self._plan.max_interval_seconds, 120 * len(self._slots) / max(self._budget, 1))
+        longest = max(self._plan.max_interval_seconds, 120 * len(self._slots) / max(self._budget, 1))
+        ceiling = max((start if slot.sent_at is None else slot.sent_at) + longest, earliest + _LEAST_AHEAD_SECONDS)
         settled = min(known.forecast.settled_by(start) for known in slot.symbols)
         end = min(max(start + _INTERVALS_AHEAD * slot.interval, settled), ceiling)
         curves = [known.forecast.curve(known.looked_at or start, end) for known in slot.symbols]

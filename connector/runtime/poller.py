@@ -18,7 +18,7 @@ from connector.errors import KeyRefused, NothingFound, RateLimited, RequestRefus
 from connector.logs import Bounded
 from connector.runtime.share import batches_for, share_of, spent_before
 from connector.runtime.tools import Seen
-from connector.source.client import Ask
+from connector.source.client import HELD_SECONDS, Ask
 from connector.source.limits import MINUTE_SECONDS
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ _LOOP_LIMIT_SECONDS: Final = 30
 _LONGEST_SLEEP_SECONDS: Final = 1.0
 _LOG_EVERY_SECONDS: Final = 60
 _REGROUP_EVERY_SECONDS: Final = 20
-_HELD_SECONDS: Final = 5
-"""After a 429 that does not say how long to wait."""
 
 
 class Poller:
@@ -90,11 +88,14 @@ class Poller:
         sizes = {name: len(feed.symbols) for name, feed in self._feeds.items()}
         first = sum(batches_for(count) for count in Counter(feed for feed, _ in gained).values())
         before = [owner.restored for owner in {self._owners[key] for key in gained} if owner.restored]
-        asked = spent_before(before, self._clock.now())
+        asked = spent_before(before, self._clock.now(), self._me.worker)
         gain = self._limiter.available * share_of(gained, sizes)
         now = time.monotonic()
         until, part = (now + MINUTE_SECONDS, min(asked / gain, 1.0)) if asked and gain else (now, 0.0)
+        if asked:  # a worker that dies again and again has no first requests for ever
+            first = min(first, max(int(gain - min(asked, gain)), 1))
         self._limiter.own(share_of(self._owners, sizes), now, first, until, part)
+        self._schedule.afford(self._limiter.plan_per_minute, now)
 
     async def run(self) -> None:
         """Until cancelled. Requests under way are cancelled with it."""
@@ -160,10 +161,14 @@ class Poller:
 
     async def _check(self, batch: Batch, purpose: Purpose) -> None:
         feed = self._feeds[batch.feed]
-        await self._client.permit()
-        if not self._schedule.covers(batch):  # the wait was long, and its symbols are others' by now
+        request = await self._client.permit()
+        now = time.monotonic()
+        if not self._schedule.covers(batch) or self._schedule.is_held(now):
+            # The wait was long: its symbols are others' by now, or the server wants to be left alone.
+            self._limiter.ended(now)
             self._in_flight -= 1
-            self._schedule.finished(batch, Outcome.HELD, time.monotonic(), time.monotonic())
+            self._schedule.finished(batch, Outcome.HELD, now, now)
+            self._changed.set()
             return
         sent, sent_at, outcome, label = time.monotonic(), self._clock.now(), Outcome.ANSWERED, "ok"
         dates = None
@@ -171,7 +176,7 @@ class Poller:
             self._metrics.symbol(batch.feed, symbol).requested += 1
         self._metrics.requested(purpose)
         try:
-            answer = await self._client.check(Ask(batch.symbols, feed.exchanges, feed.include))
+            answer = await self._client.check(Ask(batch.symbols, feed.exchanges, feed.include), request)
         except UpstreamError as error:
             label, self._probing = error.outcome, isinstance(error, KeyRefused | RateLimited)
             outcome = Outcome.HELD if self._probing else Outcome.FAILED
@@ -247,7 +252,7 @@ class Poller:
             self._metrics.key_refused(True)
             self._schedule.hold_for_key(now + SLOW_RETRY_SECONDS)
         elif isinstance(error, RateLimited):
-            self._schedule.hold(now + (error.retry_after_seconds or _HELD_SECONDS))
+            self._schedule.hold(now + (error.retry_after_seconds or HELD_SECONDS))
         elif isinstance(error, RequestRefused):
             self._refused(batch, error, sent_at)
         elif error.retry_after_seconds:

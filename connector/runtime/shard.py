@@ -177,7 +177,7 @@ class Shard:
         if self._closing.is_set():
             return
         self._tools.metrics.restored(restored.records, restored.seconds)
-        self.restored, self._states = restored, restored.states
+        self.restored, self._states = restored, dict(restored.states)
         for kept in (self._last, self._refused, self._answered_at):
             kept.clear()
         self._opened_at = self._tools.clock.now()

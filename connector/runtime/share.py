@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from connector.core.batches import MAX_SYMBOLS
 from connector.core.model import MICROS
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from connector.kafka.shard import Restored
+
+
+_GONE_SECONDS: Final = 3600
 
 
 def batches_for(symbols: int) -> int:
@@ -31,20 +34,20 @@ def share_of(owned: Collection[tuple[str, str]], configured: Mapping[str, int]) 
     return part / sum(batches_for(size) for size in configured.values())
 
 
-def spent_before(shards: Iterable[Restored], now: int) -> float:
+def spent_before(shards: Iterable[Restored], now: int, me: str) -> float:
     """Requests that the last writers of these shards may have made in the last minute. `now`: wall clock, microseconds.
 
     What each said last, and somewhat more than the same pace since, as checks come in bursts; all that it might where
-    it did not say. A worker that has been silent for two minutes asks no more.
+    it did not say. A worker that has been silent for an hour asks no more. `me` is not among them.
     """
     by_worker: dict[str, float] = {}
     for restored in shards:
         last = max(restored.states.values(), key=lambda state: state.observed_at, default=None)
-        if last is None:
+        if last is None or last.source.worker == me:
             continue
         silent_seconds = max(now - last.observed_at, 0) / MICROS
-        if silent_seconds < 2 * MINUTE_SECONDS:
-            pace = 1.5 * (1 + silent_seconds / MINUTE_SECONDS)
+        if silent_seconds < _GONE_SECONDS:
+            pace = 1.5 * (1 + min(silent_seconds / MINUTE_SECONDS, 1.0))
             supposed = inf if restored.requests is None else pace * restored.requests + 5
             by_worker[last.source.worker] = max(supposed, by_worker.get(last.source.worker, 0))
     return sum(by_worker.values())

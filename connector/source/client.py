@@ -47,6 +47,9 @@ _CONNECTIONS: Final = 64
 _KEEP_ALIVE_SECONDS: Final = 120
 _MAX_RETRY_AFTER_SECONDS: Final = 3600
 _LONGEST_SLEEP_SECONDS: Final = 0.2
+HELD_SECONDS: Final = 5.0
+"""After a 429 that does not say how long."""
+
 _TELLING_CHARACTERS: Final = 8
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _OK: Final = 200
@@ -107,21 +110,25 @@ class Client:
         """Let go of the connections."""
         await self._transport.aclose()
 
-    async def permit(self) -> None:
-        """Wait until the budget allows a request; who came first goes first. It is gone with the next `await`."""
+    async def permit(self) -> Request:
+        """Wait until the budget allows a request, which counts from now on; who came first goes first.
+
+        Hand it to `check`, or to the limiter as ended where it is not made.
+        """
         async with self._turn:
             # An answer can change it either way.
             while wait := self._limiter.wait_seconds(time.monotonic()):  # noqa: ASYNC110 -- time is waited for
                 await asyncio.sleep(min(wait, _LONGEST_SLEEP_SECONDS))
+            return self._limiter.started(time.monotonic())
 
-    async def check(self, ask: Ask) -> Answer:
-        """Ask once, when the budget allows it, and decode.
+    async def check(self, ask: Ask, request: Request | None = None) -> Answer:
+        """Ask once and decode, with the permit or when there is one.
 
         Raises:
             UpstreamError: in all cases but a response of the API with `success`.
         """
-        await self.permit()
-        request = self._limiter.started(time.monotonic())
+        if request is None:
+            request = await self.permit()
         key = self._key.secret.reveal()
         sent_at, started = time.time_ns() // 1000, time.monotonic()
         try:
@@ -186,7 +193,8 @@ class Client:
         self._limiter.learn(request, said, time.time() if server_at is None else server_at, now)
         # A refused key waits for another key, and a refused request says nothing about others.
         if isinstance(response, UpstreamError) and not isinstance(response, KeyRefused | RequestRefused):
-            self._limiter.hold(now + (response.retry_after_seconds or 0.0))
+            unsaid = HELD_SECONDS if isinstance(response, RateLimited) else 0.0
+            self._limiter.hold(now + (response.retry_after_seconds or unsaid))
         return said
 
 

@@ -77,7 +77,7 @@ class Driven:
             assert at >= min(self.now, sent + self.plan.min_interval_seconds)
             longest = max(self.plan.max_interval_seconds, 120 * 5 / max(self.schedule.budget_per_minute, 1))
             holds = max(self.held_until, self.held_for_key_until)
-            assert at <= max(self.now + longest + SLOW_RETRY_SECONDS, holds)
+            assert at <= max(self.now + (3600 if batch.refused else longest + SLOW_RETRY_SECONDS), holds)
 
     def date(self, symbol: str) -> int | None:
         """The symbol's last refresh, as an upstream may tell it."""

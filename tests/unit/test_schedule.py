@@ -644,3 +644,36 @@ def test_a_price_can_be_set_for_measurements() -> None:
     check(one, "A", Outcome.ANSWERED, 0.0, 0.1)
     one.afford(1.0, 0.2)
     assert one.price == 7
+
+
+def test_many_refused_symbols_take_a_tenth_of_the_budget_at_most() -> None:
+    schedule = Schedule(Plan(), lambda: 0.5)
+    schedule.afford(54, 0.0)
+    refused = [Batch("f", (f"R{number:02d}",), refused=True) for number in range(60)]
+    schedule.cover([Batch("f", ("A",)), *refused], 0.0)
+    asked, now = 0, 0.0
+    while now < 3_600:
+        planned = schedule.next()
+        assert planned is not None
+        now = max(planned[0], now)
+        asked += planned[1].refused
+        schedule.started(planned[1])
+        schedule.finished(planned[1], Outcome.ANSWERED, now, now + 0.01)
+    assert asked <= 60 * 5.4 * 1.2
+
+
+def test_a_target_of_zero_keeps_the_budget_and_sees_no_less_than_a_target_near_it() -> None:
+    free, near = (world(own_phases(), budget=54, plan=Plan(target)).run(3_600) for target in (0.0, 0.001))
+    assert free.checks(600) <= 54 * 50 * 1.1
+    assert free.delay(600) <= near.delay(600) * 1.2
+
+
+def test_what_an_answer_shows_is_learnt_though_its_batch_was_re_formed_meanwhile() -> None:
+    schedule = Schedule(Plan(), lambda: 0.5)
+    schedule.cover([Batch("f", ("A", "B"))], 0.0)
+    schedule.started(Batch("f", ("A", "B")))
+    schedule.cover([Batch("f", ("A",)), Batch("f", ("B",))], 1.0)
+    schedule.finished(Batch("f", ("A", "B")), Outcome.ANSWERED, 0.5, 1.5, Dates({"A": 1_000_000}, 0.0))
+    known = schedule.forecast("f", "A")
+    assert known is not None
+    assert known.last == 1.0

@@ -53,25 +53,35 @@ def test_the_shares_of_all_workers_add_up_to_one(sizes: list[int], workers: int)
 
 
 def test_what_the_last_writer_said_counts_and_what_it_may_have_asked_since() -> None:
-    assert spent_before([restored("a", 0, 10)], NOW) >= 10
-    assert spent_before([restored("a", 30, 10)], NOW) >= 15
+    assert spent_before([restored("a", 0, 10)], NOW, "me") >= 10
+    assert spent_before([restored("a", 30, 10)], NOW, "me") >= 15
 
 
 def test_a_worker_with_several_shards_is_counted_once() -> None:
-    both = spent_before([restored("a", 10, 10), restored("a", 20, 8)], NOW)
-    assert both == max(spent_before([restored("a", 10, 10)], NOW), spent_before([restored("a", 20, 8)], NOW))
-    two = spent_before([restored("a", 10, 10), restored("b", 10, 10)], NOW)
-    assert two == 2 * spent_before([restored("a", 10, 10)], NOW)
+    both = spent_before([restored("a", 10, 10), restored("a", 20, 8)], NOW, "me")
+    assert both == max(
+        spent_before([restored("a", 10, 10)], NOW, "me"), spent_before([restored("a", 20, 8)], NOW, "me")
+    )
+    two = spent_before([restored("a", 10, 10), restored("b", 10, 10)], NOW, "me")
+    assert two == 2 * spent_before([restored("a", 10, 10)], NOW, "me")
 
 
 def test_who_did_not_say_may_have_asked_for_all() -> None:
-    assert spent_before([restored("a", 10, None)], NOW) == inf
+    assert spent_before([restored("a", 10, None)], NOW, "me") == inf
 
 
 def test_long_silence_and_an_empty_topic_mean_that_nothing_was_spent() -> None:
-    assert spent_before([restored("a", 600, None)], NOW) == 0
-    assert spent_before([Restored({}, 0, 0.1)], NOW) == 0
+    assert spent_before([restored("a", 7200, None)], NOW, "me") == 0
+    assert spent_before([Restored({}, 0, 0.1)], NOW, "me") == 0
 
 
 def test_a_clock_that_is_behind_the_writers_makes_no_difference() -> None:
-    assert spent_before([restored("a", -30, 10)], NOW) == spent_before([restored("a", 0, 10)], NOW)
+    assert spent_before([restored("a", -30, 10)], NOW, "me") == spent_before([restored("a", 0, 10)], NOW, "me")
+
+
+def test_what_we_asked_ourselves_is_not_counted_again() -> None:
+    assert spent_before([restored("me", 1, 10)], NOW, "me") == 0
+
+
+def test_a_worker_that_polls_in_vain_writes_nothing_and_counts() -> None:
+    assert spent_before([restored("a", 600, 10)], NOW, "me") >= 10
