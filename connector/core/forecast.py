@@ -9,15 +9,14 @@ them run side by side, and the one that lately predicted best is believed. What 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import deque
-from itertools import pairwise
 from math import floor
 from typing import Final
 
 import msgspec
 
 from connector.core.inspection import Point
+from connector.core.shape import Shape, shape_of
 
 USUAL_PERIOD_SECONDS: Final = 30.0
 """What the upstream documents; believed until two refreshes were seen."""
@@ -35,29 +34,14 @@ _GUESSED: Final = (-0.15, -0.08, -0.03, 0.0, 0.03, 0.08, 0.15)
 
 _ENOUGH: Final = 4
 
-_GROUPS: Final = 10
-"""Order statistics that the distribution goes through, each the mean of its neighbours."""
-
-_EDGES: Final = (0, 1, 2, 4)
-"""Where a group ends besides, from either end: what is rare is not mixed with what is not."""
-
-_TAIL: Final = tuple((reach, 1 / (1 + reach) ** 2) for reach in (0.5, 1.2, 3.0, 8.0, 24.0))
-"""Beyond the order statistics, in scales: what is left there of their last one (a Pareto tail)."""
-
-_SCALE: Final = 0.3
-"""Of the distance between the quartiles: how far a tail's first half reaches, about."""
-
-_LEAST_SCALE_SECONDS: Final = 0.02
-_LEAST_STEP_SECONDS: Final = 1e-4
-_QUARTILES_OF_NORMAL: Final = 1.349
-"""Standard deviations between the quartiles of a normal distribution."""
-
 _LOSS_MEMORY: Final = 25
 _BETTER: Final = 0.9
 """Another filter is believed when its loss is so much of the old one's."""
 
 _HELD: Final = 5.0
 """Losses: what a filter follows of an error at most, once it has settled. More is a surprise."""
+
+_LEAST_HELD_SECONDS: Final = 0.02
 
 _ALIKE: Final = 0.05
 """Of a period: what is no surprise, and what makes two intervals the same."""
@@ -71,55 +55,11 @@ _SETTLED: Final = 4
 _SKIPPED: Final = 0.02
 """Part of the refreshes that are left out, before it is known; and how fast it is learnt."""
 
-
 _MOST_SKIPPED_AT_ONCE: Final = 2
 """More is an outage."""
 
 _MOST_POINTS: Final = 1000
 """Of a curve; where a period is so short, what is left of it says nothing."""
-
-
-class Shape(msgspec.Struct, frozen=True):
-    """A distribution: straight lines through (error in seconds, how much of the mass is at or below it)."""
-
-    at: tuple[float, ...]
-    mass: tuple[float, ...]
-    scale: float
-
-    def below(self, error: float) -> float:
-        """The mass at or below `error`."""
-        at, mass = self.at, self.mass
-        if error <= at[0]:
-            return 0.0
-        if error >= at[-1]:
-            return 1.0
-        after = bisect_right(at, error)
-        part = (error - at[after - 1]) / (at[after] - at[after - 1])
-        return mass[after - 1] + part * (mass[after] - mass[after - 1])
-
-
-def shape_of(errors: list[float], widest: float) -> Shape:
-    """The distribution of the next error. The chance that it is the largest of n + 1 is 1 / (n + 1), for any process.
-
-    `widest`: how far the tails reach at most, in seconds.
-    """
-    ordered = sorted(errors)
-    n = len(ordered)
-    edges = [edge for edge in _EDGES if edge < n]
-    bounds = sorted({*edges, *(n - edge for edge in edges), *range(0, n, max(n // _GROUPS, 1))})
-    middle = [(sum(ordered[low:high]) / (high - low), (low + high + 1) / 2 / (n + 1)) for low, high in pairwise(bounds)]
-    scale = max((ordered[3 * n // 4] - ordered[n // 4]) * _SCALE, _LEAST_SCALE_SECONDS)
-    (first, lowest), (last, highest) = middle[0], middle[-1]
-    tail = [(reach * scale, rest) for reach, rest in _TAIL if reach * scale < widest]
-    points = [(first - reach, lowest * rest) for reach, rest in reversed(tail)]
-    points += middle
-    points += [(last + reach, 1 - (1 - highest) * rest) for reach, rest in tail]
-    at = [points[0][0]]
-    for error, _ in points[1:]:
-        at.append(max(error, at[-1] + _LEAST_STEP_SECONDS))
-    mass = [below for _, below in points]
-    mass[0], mass[-1] = 0.0, 1.0
-    return Shape(tuple(at), tuple(mass), scale)
 
 
 class _Track(msgspec.Struct):
@@ -191,7 +131,7 @@ class Forecast:
     @property
     def jitter(self) -> float | None:
         """Standard deviation of the next refresh's moment, were it normal, in seconds; None before two were seen."""
-        return self._errors().scale / _SCALE / _QUARTILES_OF_NORMAL if self._has_rhythm else None
+        return self._errors().deviation if self._has_rhythm else None
 
     def learn(self, at: float, lag: float, unseen_since: float) -> None:
         """A refresh at `at` became visible `lag` later; a check sent at `unseen_since` did not show it yet."""
@@ -233,7 +173,7 @@ class Forecast:
 
     def _follow(self, at: float, lag: float, steps: int, unseen_since: float) -> None:
         track, interval = self._tracks[self._best], at - (self.last or at)
-        held = max(_HELD * track.loss, _LEAST_SCALE_SECONDS)
+        held = max(_HELD * track.loss, _LEAST_HELD_SECONDS)
         error = at - track.expected(steps)
         period = track.period
         # What a check has looked for in vain was skipped; others may have been there, unseen.
@@ -270,7 +210,7 @@ class Forecast:
         if not self._has_rhythm:
             return since
         track = self._tracks[self._best]
-        end = track.expected(1) + self._errors().at[-len(_TAIL) // 2]
+        end = track.expected(1) + self._errors().latest
         return end + max(floor((since - end) / track.period) + 1, 0) * track.period
 
     def curve(self, since: float, until: float) -> list[Point]:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.core.forecast import USUAL_PERIOD_SECONDS, Forecast, shape_of
+from connector.core.forecast import USUAL_PERIOD_SECONDS, Forecast
+from connector.core.shape import shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -16,11 +16,11 @@ _THREADS: Final = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 for _name in _THREADS:  # before numpy is loaded: each process has one core
     os.environ.setdefault(_name, "1")
 
-from tests.bench.schedule.oracle import check  # noqa: E402
-from tests.bench.schedule.plot import PLOTTED, plot  # noqa: E402
-from tests.bench.schedule.processes import BUDGET_ROWS, ISSUE_ROWS, MORE_ROWS  # noqa: E402
-from tests.bench.schedule.report import tables  # noqa: E402
-from tests.bench.schedule.study import Found, Job  # noqa: E402
+from tests.bench.schedule.oracle import check  # noqa: E402 -- as above
+from tests.bench.schedule.plot import PLOTTED, plot  # noqa: E402 -- as above
+from tests.bench.schedule.processes import BUDGET_ROWS, ISSUE_ROWS, MORE_ROWS  # noqa: E402 -- as above
+from tests.bench.schedule.report import tables  # noqa: E402 -- as above
+from tests.bench.schedule.study import Found, Job  # noqa: E402 -- as above
 
 _SEEDS: Final = (1, 2, 3)
 _LIMITS: Final = (120.0, 60.0, 30.0, 6.0)

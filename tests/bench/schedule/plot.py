@@ -38,7 +38,7 @@ _DELAYS: Final = (0.08, 20.0)
 def plot(results: Sequence[Found], path: Path) -> None:
     """One panel for each process."""
     import matplotlib as mpl  # noqa: PLC0415 -- a second to load
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415 -- the same
 
     mpl.rcParams["svg.hashsalt"] = "gex"
     drawn = {found["row"]: found["seeds"][0] for found in results if "curves" in found["seeds"][0]}
