@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from connector.simulator.settings import DEFAULT_SYMBOLS
 from tests.support import checker
 from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from tests.support.processes import Program
 
 MICROS = 1_000_000
-MANY = (*DEFAULT_SYMBOLS, *(f"SYM{number:02d}USDT" for number in range(16)))
 FAST = {"GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.1"}
 
 
@@ -41,8 +39,9 @@ def metric(worker: Program, series: str) -> float | None:
 def test_after_a_429_nothing_is_asked_for_as_long_as_it_says_and_then_at_once(
     kafka: LocalKafka, names: Names, record_property: Callable[[str, object], None]
 ) -> None:
-    with start_simulator("--period", "1", "--limit", "0", "--symbols", ",".join(MANY)) as simulator:
-        with start_worker(variables_for(kafka, names, simulator, MANY) | FAST) as worker:
+    """One batch: of several, another request may be under way when the first is refused."""
+    with start_simulator("--period", "1", "--limit", "0") as simulator:
+        with start_worker(variables_for(kafka, names, simulator) | FAST) as worker:
             wait_until(lambda: len(answers(simulator)) > 10, "it asks", worker)
             simulator.ask("/_control/faults", {"fault": "429", "retry_after_seconds": 5, "count": 1})
             wait_until(lambda: any(answer["status"] == 429 for answer in answers(simulator)), "a 429", worker)
