@@ -36,7 +36,13 @@ _MARGIN: Final = 1
 _LOOK_AGAIN_SECONDS: Final = 1.0
 _SAME_RESET_SECONDS: Final = 2.0
 _LEAST_SEEN_SECONDS: Final = 45.0
-"""Having seen less of a window than this says nothing about its rest."""
+"""Having seen less of a window than this says nothing about its rest, if nothing else is known of it."""
+
+_LEAST_PACE_SECONDS: Final = 10.0
+"""Nor have two answers that are nearer to each other a pace between them."""
+
+_MOST_BY_PACE: Final = 3 / 4
+"""Part of the limit; with the rest we ask often enough to see a whole minute."""
 
 _ROUNDING: Final = 1e-6
 
@@ -63,7 +69,8 @@ class _Window:
     """A minute of the server, which ends at `reset` (Unix seconds), as the answers show it.
 
     `planned`: requests that were for all workers when it began. `left`: that may start at least. `foreign`: that
-    neither we nor our siblings made, as last `seen_at`. `contested`: more than our plan leaves to chance.
+    neither we nor our siblings made, as last `seen_at`; `first_foreign` as first seen. `contested`: more than our plan
+    leaves to chance.
     """
 
     reset: float
@@ -74,6 +81,21 @@ class _Window:
     foreign: int = 0
     contested: bool = False
     seen_at: float = -inf
+    first_foreign: int = 0
+    first_seen_at: float = inf
+
+    def foreign_at_their_pace(self) -> int:
+        """Requests that others make in a minute, if they go on as between its first answer and its last.
+
+        Or in this one, with what they had made before the first answer.
+        """
+        seconds = self.seen_at - self.first_seen_at
+        if seconds < _LEAST_PACE_SECONDS:
+            return 0
+        more = self.foreign - self.first_foreign
+        pace = (more + (more > 0)) / seconds  # the next one may be due
+        rest = max(self.resets_at - self.first_seen_at, 0.0)
+        return ceil(max(self.first_foreign + pace * rest, pace * MINUTE_SECONDS) - _ROUNDING)
 
     def foreign_by(self, now: float, limit: int) -> int:
         """Requests that others make in such a window; more than were seen where it was not seen to its end."""
@@ -101,12 +123,20 @@ class Limiter:
         self._ended: deque[float] = deque()
         self._older: deque[float] = deque()
         self._windows: list[_Window] = []
+        self._known_from = -inf
         self._gains: list[_Gain] = []
 
     @property
     def foreign_per_minute(self) -> int:
-        """Requests a minute that others make with our key, as seen in the last whole window and since."""
-        return max((window.foreign_by(self._now, self._server or 0) for window in self._windows), default=0)
+        """Requests a minute that others make with our key, as seen in the last whole window and since.
+
+        At their pace until the first whole window is over, whose rest would come as a surprise.
+        """
+        seen = [window.foreign_by(self._now, self._server or 0) for window in self._windows]
+        if self._now < self._known_from:
+            most = ceil((self._server or 0) * _MOST_BY_PACE)  # a burst looks like more than anybody may
+            seen += [min(window.foreign_at_their_pace(), most) for window in self._windows]
+        return max(seen, default=0)
 
     @property
     def available(self) -> int:
@@ -185,6 +215,8 @@ class Limiter:
         remaining, resets_in = said.remaining, said.reset_at_seconds - server_at
         window = self._window(said.reset_at_seconds)
         window.resets_at = max(window.resets_at, now + min(max(resets_in, 0.0), MINUTE_SECONDS))
+        if len(self._windows) == 1:
+            self._known_from = window.resets_at + MINUTE_SECONDS
         others_of_us = self._ended_total + self._in_flight - request.ended_before - 1
         window.left = min(window.left, remaining - others_of_us)
         if self._server is None or resets_in > MINUTE_SECONDS + _SAME_RESET_SECONDS:
@@ -192,6 +224,8 @@ class Limiter:
         own = self._since(request.started_at + resets_in - MINUTE_SECONDS - _SAME_RESET_SECONDS)
         foreign = ceil(self._server - remaining - own - self._siblings(window, own) - _ROUNDING)
         window.foreign = max(window.foreign, foreign)
+        if window.first_seen_at > now:
+            window.first_seen_at, window.first_foreign = now, window.foreign
         window.contested |= foreign > (1 - PLANNED) * self._free_share * self._server + _ROUNDING
         window.seen_at = now
 

@@ -582,7 +582,23 @@ class TestOthersWithTheSameKey:
         moments.run(420)
         assert [moment for moment in refused + worker.refused if moment > start + 60] == []
         ours = sum(120 < moment <= 420 for moment in worker.accepted)
-        assert ours >= (5 * 15 if how == "evenly" else 5 * 12)
+        assert ours >= (5 * 15 if how == "evenly" else 5 * 11)
+
+    @quick
+    @given(st.integers(0, 2**32), st.floats(0, 60), st.floats(0, 30))
+    def test_two_that_start_at_any_second_of_a_minute_refuse_each_other_nothing_after_a_minute(
+        self, seed: int, start: float, later: float
+    ) -> None:
+        """The other asks evenly from `start` on, we from `later` seconds after it on."""
+        chance, moments, key = random.Random(seed), Moments(), Key(60)
+        worker, refused, begun = Worker(moments, key, chance, 1.0), list[float](), start + later
+        worker.limiter.own(1.0, begun, 1, begun)
+        for number in range(280):
+            moments.at(start + 1.5 * number, lambda now: None if key.ask(now) else refused.append(now))
+        moments.at(begun, worker.ask)
+        moments.run(420)
+        assert [moment for moment in refused + worker.refused if moment > begun + 60] == []
+        assert sum(moment > 180 for moment in worker.accepted) >= 4 * 14
 
     @pytest.mark.parametrize("kind", [Key, SlidingKey])
     @few
@@ -623,8 +639,25 @@ class TestOthersWithTheSameKey:
         limiter = Limiter(None)
         learned(limiter, 44, 30.0, 0.0)
         assert (limiter.foreign_per_minute, limiter.available, limiter.limit) == (15, 44, 44)
-        learned(limiter, 33, 20.0, 10.0)
+        learned(limiter, 33, 20.1, 9.9)
         assert (limiter.foreign_per_minute, limiter.available) == (25, 34)
+
+    def test_until_a_whole_window_is_over_they_are_taken_to_go_on_at_their_pace(self) -> None:
+        limiter, figures = Limiter(None), []
+        # They ask every two seconds and we every ten, in the latter half of a window and in a whole one.
+        for now, remaining in ((30.0, 44), (40.0, 38), (50.0, 32), (70.0, 54), (80.0, 48), (100.0, 36), (119.9, 24)):
+            learned(limiter, remaining, 60 - now % 60, now)
+            figures.append(limiter.foreign_per_minute)
+        assert figures == [15, 36, 33, 33, 36, 34, 34]
+        learned(limiter, 54, 50.0, 130.0)
+        learned(limiter, 34, 40.0, 140.0)
+        assert limiter.foreign_per_minute == 33, "later nobody's burst is taken for a pace"
+
+    def test_a_burst_in_the_first_minute_leaves_us_a_quarter(self) -> None:
+        limiter = Limiter(None)
+        learned(limiter, 59, 50.0, 10.0)
+        learned(limiter, 18, 30.0, 30.0)
+        assert (limiter.foreign_per_minute, limiter.available) == (45, 14)
 
     def test_one_of_theirs_is_enough_for_that(self) -> None:
         limiter = Limiter(None)

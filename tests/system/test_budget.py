@@ -42,7 +42,7 @@ def most_in_a_minute(received_at: Sequence[int]) -> int:
 
 
 @pytest.mark.timeout(600)
-def test_two_programs_share_a_key_and_neither_sees_a_429_after_the_first_whole_minute(
+def test_two_programs_share_a_key_and_neither_sees_a_429_after_the_first_minute(
     kafka: LocalKafka, names: Names, record_property: Callable[[str, object], None]
 ) -> None:
     with start_simulator("--limit", "60") as simulator:
@@ -62,9 +62,8 @@ def test_two_programs_share_a_key_and_neither_sees_a_429_after_the_first_whole_m
         other.start()
         try:
             with start_worker(without_a_limit_of_ours(variables_for(kafka, names, simulator))):
-                # What another spends is known once the server has counted a whole minute of both.
-                settled = (time.time() // MINUTE + 2) * MINUTE
-                ended.wait(settled + 5 * MINUTE - time.time())
+                settled = time.time() + MINUTE
+                ended.wait(6 * MINUTE)
         finally:
             ended.set()
             other.join()
@@ -73,7 +72,7 @@ def test_two_programs_share_a_key_and_neither_sees_a_429_after_the_first_whole_m
     late = [answer for answer in found if answer["received_at"] / MICROS > settled]
     assert {answer["status"] for answer in late} == {200}
     ours = [answer for answer in late if len(answer["symbols"]) > 1]
-    record_property("429 after the first minute", len(late) - sum(answer["status"] == 200 for answer in late))
+    record_property("started at second", round(settled % MINUTE))
     record_property("our requests a minute", len(ours) / 5)
     assert len(ours) > 5 * 6, "what the other leaves is used"
 
