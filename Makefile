@@ -4,10 +4,12 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 SECONDS ?=
+AUDIT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check bench docs lock
+.PHONY: help install demo test test-all check audit sbom bench docs lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,13 +26,21 @@ $(STAMP): requirements/dev.txt pyproject.toml
 demo: install ## a local Kafka, the simulated upstream, a connector and its events (SECONDS=30 ends by itself)
 	@$(BIN)/gex-connector demo $(if $(SECONDS),--seconds $(SECONDS))
 
-check: install ## style, types, layers, generated pages, schemas, what is installed
+check: install sbom ## style, types, layers, generated pages, schemas, what is installed and what is known against it
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -q -p no:cacheprovider tests/contract/test_schemas.py tests/contract/test_docs.py tests/contract/test_metric_names.py
 	$(BIN)/pip check
+	$(BIN)/python -m tests.support.audit $(AUDIT)
+
+audit: install ## known vulnerabilities in what is pinned; unlike in `check`, a database that does not answer is a failure
+	$(BIN)/python -m tests.support.audit --strict $(AUDIT)
+
+sbom: install ## dist/sbom.cdx.json: what runs in production, with versions and hashes (CycloneDX, validated)
+	@mkdir -p dist
+	$(BIN)/python -W ignore -m cyclonedx_py requirements requirements/run.txt --pyproject pyproject.toml --output-reproducible --validate -o dist/sbom.cdx.json
 
 test: install ## unit, property, contract, integration and a short chaos run, with real Kafka and a real registry
 	$(BIN)/pytest -m 'not system'
@@ -48,5 +58,5 @@ docs: install ## write the generated pages anew
 	$(BIN)/python -m connector.reference metrics > docs/metrics.md
 
 lock: ## pin what pyproject.toml asks for (UPGRADE=--upgrade: newest versions)
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --all-extras --group test --group check --group bench --group build pyproject.toml -o requirements/dev.txt $(UPGRADE)
+	$(LOCK) --all-extras --group test --group check --group bench --group build pyproject.toml -o requirements/dev.txt $(UPGRADE)
+	$(LOCK) --extra registry --constraint requirements/dev.txt pyproject.toml -o requirements/run.txt
