@@ -39,6 +39,7 @@ class Events:
         try:
             found = self._consumer.list_topics(timeout=_TIMEOUT_SECONDS).topics
         except ck.KafkaException as exception:
+            self._consumer.poll(0)  # hands out why, such as a wrong password
             raise explained(of(exception), "listing topics", clients.last_error) from None
         self.topics = sorted(name for name in found if topics.is_changes(name))
         if not self.topics:

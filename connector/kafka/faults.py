@@ -31,27 +31,29 @@ _UNPUBLISHABLE: Final = {
     ck.KafkaError.INVALID_RECORD,
     ck.KafkaError.INVALID_TIMESTAMP,
 }
+_UNREACHABLE: Final = "check that the broker runs, its address, and security.protocol and ssl.* in kafka.client"
 _REMEDIES: Final = {
     ck.KafkaError.TOPIC_AUTHORIZATION_FAILED: "grant the missing right on the topic (README, Rights)",
     ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED: "grant the missing right on the cluster (README, Rights)",
     ck.KafkaError.GROUP_AUTHORIZATION_FAILED: "grant READ on the group (README, Rights)",
     ck.KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "grant WRITE on the transactional ids (README, Rights)",
     ck.KafkaError.SASL_AUTHENTICATION_FAILED: "check sasl.mechanism, sasl.username and sasl.password",
-    ck.KafkaError._AUTHENTICATION: "check sasl.* and ssl.* in kafka.client",  # noqa: SLF001 -- as above
+    ck.KafkaError._AUTHENTICATION: "check sasl.mechanism, sasl.username and sasl.password",  # noqa: SLF001 -- as above
     ck.KafkaError._SSL: "check security.protocol and ssl.* in kafka.client",  # noqa: SLF001 -- as above
     ck.KafkaError._RESOLVE: "check kafka.bootstrap_servers",  # noqa: SLF001 -- as above
-    ck.KafkaError._TRANSPORT: "check that the broker runs, its address, and security.protocol",  # noqa: SLF001 -- as above
-    ck.KafkaError._ALL_BROKERS_DOWN: "check that the broker runs, its address, and security.protocol",  # noqa: SLF001 -- as above
+    ck.KafkaError._TRANSPORT: _UNREACHABLE,  # noqa: SLF001 -- as above
+    ck.KafkaError._ALL_BROKERS_DOWN: _UNREACHABLE,  # noqa: SLF001 -- as above
     ck.KafkaError.INVALID_REPLICATION_FACTOR: "set kafka.replication_factor to what the cluster has brokers for",
 }
 
 
-def explained(error: ck.KafkaError, doing: str, last_error: str | None = None) -> errors.KafkaError:
-    """Our error for one of librdkafka's; `last_error` is what its client reported besides."""
+def explained(error: ck.KafkaError, doing: str, last_error: ck.KafkaError | None = None) -> errors.KafkaError:
+    """Our error for one of librdkafka's; `last_error` is what its client reported besides, if anything."""
     if error.code() in _FENCED:
         return errors.ShardFenced(f"{doing}: {error.str()}")
-    remedy = _REMEDIES.get(error.code())
-    parts = [f"{doing}: {error.name()}: {error.str()}", last_error, remedy]
+    cause = error if last_error is None or error.code() in _DENIED else last_error
+    remedy = _REMEDIES.get(cause.code()) or _REMEDIES.get(error.code())
+    parts = [f"{doing}: {error.name()}: {error.str()}", last_error and last_error.str(), remedy]
     kind = errors.KafkaUnavailable
     if error.code() in _DENIED:
         kind = errors.AccessDenied

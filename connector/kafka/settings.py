@@ -82,7 +82,7 @@ class Clients:
         self._kafka = kafka
         self._on_error = on_error
         self._on_statistics = on_statistics
-        self.last_error: str | None = None
+        self.last_error: KafkaError | None = None
 
     def admin(self) -> Settings:
         """For topics and metadata."""
@@ -131,7 +131,7 @@ class Clients:
         }
 
     def _error(self, error: KafkaError) -> None:
-        self.last_error = error.str()
+        self.last_error = error
         self._on_error(error.name())
 
     def _consumer(self) -> Settings:

@@ -1,7 +1,8 @@
-"""The README's rights on a broker that asks for them: with all of them a worker publishes, with one fewer it ends."""
+"""On a broker that asks who comes and what for: with the README's rights a worker publishes, with one fewer it ends."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
@@ -9,19 +10,17 @@ import confluent_kafka.admin as admin_api
 import pytest
 
 from connector.config import Kafka
-from connector.hidden import ClientSettings
 from connector.kafka import topics
 from connector.kafka.settings import Clients, Topics
-from connector.simulator.kafka import LocalKafka
-from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
+from tests.support.guarded import KEY_PASSWORD, PASSWORD, USER, GuardedKafka
+from tests.support.processes import start, start_simulator, start_worker, variables_for, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping
 
     from tests.conftest import Names
+    from tests.support.processes import Program
 
-GEX = "User:gex"
 TOPIC, GROUP = admin_api.ResourceType.TOPIC, admin_api.ResourceType.GROUP
 TRANSACTIONAL_ID = admin_api.ResourceType.TRANSACTIONAL_ID
 READ, WRITE, CREATE, DESCRIBE_CONFIGS = (
@@ -38,84 +37,66 @@ NEEDED = {
     "transactional id WRITE": (TRANSACTIONAL_ID, WRITE),
     "group READ": (GROUP, READ),
 }
+WAYS = {"SCRAM over TLS": GuardedKafka.by_password, "a certificate": GuardedKafka.by_certificate}
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    module = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-    extra = {
-        "listener.security.protocol.map": "CLIENT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "sasl.enabled.mechanisms": "PLAIN",
-        "sasl.mechanism.inter.broker.protocol": "PLAIN",
-        "listener.name.client.plain.sasl.jaas.config": (
-            f'{module} username="broker" password="b" user_broker="b" user_gex="secret";'
-        ),
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:broker;User:ANONYMOUS",
-    }
-    with LocalKafka(tmp_path_factory.mktemp("guarded"), extra=extra) as broker:
-        yield broker
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
+    kafka = GuardedKafka(tmp_path_factory.mktemp("guarded"))
+    with kafka.broker:
+        kafka.admit()
+        yield kafka
 
 
-def signed_in(broker: LocalKafka, user: str, password: str) -> dict[str, str | int | float | bool]:
-    return {
-        "bootstrap.servers": broker.bootstrap_servers,
-        "security.protocol": "SASL_PLAINTEXT",
-        "sasl.mechanism": "PLAIN",
-        "sasl.username": user,
-        "sasl.password": password,
-    }
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Program]:
+    with start_simulator("--limit", "0") as program:
+        yield program
+
+
+@pytest.fixture
+def variables(guarded: GuardedKafka, names: Names, simulator: Program) -> dict[str, str]:
+    given = variables_for(guarded.broker, names, simulator, ["BTCUSDT"])
+    return {**given, **guarded.by_password(), "GEX_KAFKA__START_TIMEOUT_SECONDS": "6"}
 
 
 def grant(
-    broker: LocalKafka, names: Names, rights: Mapping[str, tuple[admin_api.ResourceType, admin_api.AclOperation]]
+    guarded: GuardedKafka, names: Names, rights: Mapping[str, tuple[admin_api.ResourceType, admin_api.AclOperation]]
 ) -> None:
-    """To `gex`, on what has this test's names; topics and transactional ids by their prefix."""
+    """To our user, on what has this test's names; topics and transactional ids by their prefix."""
     given = []
     for resource, operation in rights.values():
         exact = resource is GROUP
         pattern = admin_api.ResourcePatternType.LITERAL if exact else admin_api.ResourcePatternType.PREFIXED
         name = names.group_id if exact else f"{names.topic_prefix}."
         allow = admin_api.AclPermissionType.ALLOW
-        given.append(admin_api.AclBinding(resource, name, pattern, GEX, "*", operation, allow))
-    client = admin_api.AdminClient(signed_in(broker, "broker", "b"))
-    for future in client.create_acls(given).values():
+        given.append(admin_api.AclBinding(resource, name, pattern, f"User:{USER}", "*", operation, allow))
+    admin = guarded.admin()
+    for future in admin.create_acls(given).values():
         future.result(30)
 
 
-@pytest.fixture
-def variables(guarded: LocalKafka, names: Names, tmp_path: Path) -> Iterator[dict[str, str]]:
-    with start_simulator("--limit", "0") as simulator:
-        yield variables_for(guarded, names, simulator, ["BTCUSDT"]) | {
-            "GEX_KAFKA__CLIENT__SECURITY_PROTOCOL": "SASL_PLAINTEXT",
-            "GEX_KAFKA__CLIENT__SASL_MECHANISM": "PLAIN",
-            "GEX_KAFKA__CLIENT__SASL_USERNAME": "gex",
-            "GEX_KAFKA__CLIENT__SASL_PASSWORD": "secret",
-            "GEX_KAFKA__START_TIMEOUT_SECONDS": "6",
-        }
-
-
-def test_the_rights_of_the_readme_are_enough(guarded: LocalKafka, names: Names, variables: dict[str, str]) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_the_rights_of_the_readme_are_enough(
+    guarded: GuardedKafka, names: Names, variables: dict[str, str], way: str
+) -> None:
+    given = {name: value for name, value in variables.items() if not name.startswith("GEX_KAFKA__CLIENT__")}
     grant(guarded, names, NEEDED)
-    reader = ck.Consumer({**signed_in(guarded, "broker", "b"), "group.id": names.unique})
-    with start_worker(variables) as worker:
+    reader = ck.Consumer({"bootstrap.servers": guarded.inside, "group.id": names.unique})
+    with start_worker({**given, **WAYS[way](guarded)}) as worker:
         place = ck.TopicPartition(f"{names.topic_prefix}.all.current", 0)
         wait_until(lambda: max(reader.get_watermark_offsets(place, timeout=10)), "a state", worker)
         assert worker.terminate() == 0
-        assert "secret" not in worker.log()
+        assert PASSWORD not in worker.log()
     reader.close()
 
 
 @pytest.mark.parametrize("missing", NEEDED)
 def test_one_right_fewer_ends_the_start_and_names_the_remedy(
-    guarded: LocalKafka, names: Names, variables: dict[str, str], missing: str
+    guarded: GuardedKafka, names: Names, variables: dict[str, str], missing: str
 ) -> None:
     if missing != "topic CREATE":
-        there = Kafka(
-            bootstrap_servers=guarded.bootstrap_servers,
-            topic_prefix=names.topic_prefix,
-            client=ClientSettings(signed_in(guarded, "broker", "b")),
-        )
+        there = Kafka(bootstrap_servers=guarded.inside, topic_prefix=names.topic_prefix)
         wanted = topics.specs(Topics(names.topic_prefix), ["all"], there)
         topics.prepare(Clients(there), wanted, -1)
     grant(guarded, names, {name: right for name, right in NEEDED.items() if name != missing})
@@ -125,8 +106,77 @@ def test_one_right_fewer_ends_the_start_and_names_the_remedy(
         assert "Traceback" not in worker.log()
 
 
-def test_a_wrong_password_ends_the_start_and_is_not_shown(variables: dict[str, str]) -> None:
-    with start_worker({**variables, "GEX_KAFKA__CLIENT__SASL_PASSWORD": "hunter22"}, wait_ready=False) as worker:
+def test_a_certificate_without_rights_opens_nothing(guarded: GuardedKafka, variables: dict[str, str]) -> None:
+    with start_worker({**variables, **guarded.by_certificate()}, wait_ready=False) as worker:
         assert worker.wait() == 3, worker.log()
-        assert "Authentication failed" in worker.log()
+        assert "README, Rights" in worker.log()
+
+
+CLIENT = "GEX_KAFKA__CLIENT__"
+UNTRUSTED = ("certificate verify failed", "ssl.*")
+WRONG: dict[str, tuple[Callable[[GuardedKafka], dict[str, str]], tuple[str, ...]]] = {
+    "a wrong password": (lambda _: {f"{CLIENT}SASL_PASSWORD": "hunter22"}, ("Authentication failed", "sasl.password")),
+    "an unknown user": (lambda _: {f"{CLIENT}SASL_USERNAME": "hunter22"}, ("Authentication failed", "sasl.username")),
+    "another mechanism": (lambda _: {f"{CLIENT}SASL_MECHANISM": "PLAIN"}, ("SCRAM-SHA-512", "sasl.mechanism")),
+    "a server that others vouch for": (lambda kafka: {f"{CLIENT}SSL_CA_LOCATION": kafka.stranger.authority}, UNTRUSTED),
+    "a server nobody vouches for": (lambda _: {f"{CLIENT}SSL_CA_LOCATION": ""}, UNTRUSTED),
+    "a server of another name": (
+        lambda kafka: {"GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.scram.replace("127.0.0.1", "localhost")},
+        UNTRUSTED,
+    ),
+    "no TLS where there is TLS": (lambda _: {f"{CLIENT}SECURITY_PROTOCOL": "SASL_PLAINTEXT"}, ("security.protocol",)),
+    "TLS where there is none": (
+        lambda kafka: {"GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.inside},
+        ("PLAINTEXT broker listener?", "security.protocol"),
+    ),
+    "no certificate of ours": (
+        lambda kafka: {
+            **kafka.by_certificate(),
+            f"{CLIENT}SSL_CERTIFICATE_LOCATION": "",
+            f"{CLIENT}SSL_KEY_LOCATION": "",
+        },
+        ("certificate required", "ssl.*"),
+    ),
+    "a certificate of ours that others vouch for": (
+        lambda kafka: {
+            **kafka.by_certificate(),
+            f"{CLIENT}SSL_CERTIFICATE_LOCATION": kafka.stranger.certificate,
+            f"{CLIENT}SSL_KEY_LOCATION": kafka.stranger.key,
+        },
+        ("certificate required", "ssl.*"),
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_who_is_not_let_in_or_not_trusted_ends_the_start_with_the_reason(
+    guarded: GuardedKafka, variables: dict[str, str], wrong: str
+) -> None:
+    change, reasons = WRONG[wrong]
+    given = {**variables, **change(guarded), "GEX_KAFKA__START_TIMEOUT_SECONDS": "2"}
+    with start_worker(given, wait_ready=False) as worker:
+        assert worker.wait() == 3, worker.log()
+        log = worker.log()
+    last = log.splitlines()[-1]
+    assert [reason for reason in ("not started", *reasons) if reason not in last] == [], last
+    assert "Traceback" not in log
+    assert not [secret for secret in ("hunter22", PASSWORD, KEY_PASSWORD) if secret in log]
+
+
+def test_watching_with_a_wrong_password_says_so(guarded: GuardedKafka, variables: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "connector", "watch"]
+    with start(command, {**variables, f"{CLIENT}SASL_PASSWORD": "hunter22"}) as watch:
+        assert watch.wait() == 3
+        assert "Authentication failed" in watch.log()
+        assert "sasl.password" in watch.log()
+        assert "hunter22" not in watch.log()
+
+
+def test_a_key_that_cannot_be_opened_is_a_fault_of_the_configuration(
+    guarded: GuardedKafka, variables: dict[str, str]
+) -> None:
+    wrong = {**variables, **guarded.by_certificate(), "GEX_KAFKA__CLIENT__SSL_KEY_PASSWORD": "hunter22"}
+    with start_worker(wrong, wait_ready=False) as worker:
+        assert worker.wait() == 2, worker.log()
+        assert "ssl.key" in worker.log()
         assert "hunter22" not in worker.log()
