@@ -8,7 +8,7 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from connector.core.diff import Difference, Rules, Threshold, compare
@@ -32,10 +32,12 @@ from tests.support.levels import (
     seen,
     what_counts,
 )
+from tests.support.profiles import cases
 
 PATHS = [*NUMBERS, *LISTS]
 ALL = Rules()
-quick = settings(deadline=None, derandomize=True, max_examples=150)
+CODEC = Codec(SingleObject())
+quick = cases(150)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 ignored = st.frozensets(st.sampled_from([*PATHS, *FIELDS, "ranked"]), max_size=4)
 
@@ -78,9 +80,8 @@ def test_exactly_what_differs_and_counts_is_named_once(before: Levels, after: Le
 @quick
 @given(any_levels, ignored)
 def test_equal_entries_do_not_differ(levels: Levels, ignore: frozenset[str]) -> None:
-    same = Codec(SingleObject())
     state = State("f", "S", 1, Status.LIVE, None, 0, "", ME, levels=levels)
-    copy = same.decode_state(same.state("t", state)).levels
+    copy = CODEC.decode_state(CODEC.state("t", state)).levels
     assert copy is not levels
     assert not compare(levels, copy, Rules.of(ignore))
 
@@ -266,16 +267,15 @@ def bits(value: float) -> bytes:
     return struct.pack(">d", value)
 
 
-@settings(quick, max_examples=500)
+@cases(500)
 @given(finite, finite)
 @example(-0.0, 5e-324)
 @example(math.nextafter(math.inf, 0), 2.0**53 + 1)
 def test_every_finite_number_survives_json_and_avro_to_the_bit(one: float, other: float) -> None:
     raw = json.dumps({"spot_price": one, "odte": {"hvl": other}, "zones": [{"strike": one}]}).encode()
     levels = decode_entry(raw, NOW).levels
-    codec = Codec(SingleObject())
     state = State("f", "S", 1, Status.LIVE, None, 0, "", ME, levels=levels)
-    read = codec.decode_state(codec.state("t", state)).levels
+    read = CODEC.decode_state(CODEC.state("t", state)).levels
     assert read == levels
     for found in (levels, read):
         assert found.spot_price is not None

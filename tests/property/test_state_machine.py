@@ -24,6 +24,7 @@ from connector.core.model import (
 from connector.core.state import NOTHING, FeedRules, Step, expire, fold, observe, remove
 from connector.kafka.avro import Codec, SingleObject
 from tests.support.levels import ME, NOW, SECOND, seen, what_counts
+from tests.support.profiles import cases
 
 IGNORED: Final = frozenset({"spot_price", "odte.put_support", "ranked.odte_top_10"})
 TOLERANCE: Final = 10.0
@@ -32,6 +33,8 @@ TOLERANCE: Final = 10.0
 STALE_AFTER: Final = 90 * SECOND
 AHEAD: Final = 7 * SECOND
 """The upstream's clock, less ours."""
+
+CODEC: Final = Codec(SingleObject())
 
 ABSENT: Final = (Status.MISSING, Status.INVALID)
 
@@ -72,7 +75,6 @@ class OneSymbol(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.codec = Codec(SingleObject())
         self.state: State | None = None
         self.events: list[Event] = []
         self.feed = feed()
@@ -266,7 +268,7 @@ class OneSymbol(RuleBasedStateMachine):
         return step
 
     def _restored(self, state: State) -> State:
-        read = self.codec.decode_state(self.codec.state("t", state))
+        read = CODEC.decode_state(CODEC.state("t", state))
         assert read == state
         return read
 
@@ -284,7 +286,7 @@ def known(state: State | None) -> State:
 
 
 TestOneSymbol = OneSymbol.TestCase
-TestOneSymbol.settings = settings(deadline=None, derandomize=True, max_examples=150, stateful_step_count=25)
+TestOneSymbol.settings = settings(cases(150), stateful_step_count=25)
 
 observations = st.lists(
     st.tuples(st.sampled_from(["A", "B"]), few_levels | st.sampled_from(ABSENT), st.none() | st.integers(-60, 200)),
@@ -299,7 +301,7 @@ def observed(symbol: str, what: Levels | Status, seconds: int | None) -> Observa
     return seen(what, computed_at, NOW + 100 * SECOND, symbol=symbol)
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@cases(150)
 @given(observations, st.integers(0, 12))
 def test_where_a_transaction_ends_changes_nothing_of_what_is_said(taken: list[Any], cut: int) -> None:
     given_ = [observed(*one) for one in taken]

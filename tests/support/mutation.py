@@ -1,0 +1,222 @@
+"""Bodies that are nearly responses: a valid one, spoilt as a short program of bytes says.
+
+The program is what Hypothesis draws and shrinks: an empty one spoils nothing. Values, keys and blanks of the JSON tree
+are changed first, then bytes of the text.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any, Final
+
+from tests.support.levels import FIELDS
+
+SYMBOLS: Final = ("AAA", "BBB")
+
+
+class Program:
+    """Bytes that are taken one after another as choices; zeros after the last."""
+
+    def __init__(self, code: bytes) -> None:
+        self._code = code
+        self._next = 0
+
+    def below(self, limit: int) -> int:
+        """A number from 0 to below `limit`, of one byte or two."""
+        found = self._byte() if limit <= 256 else self._byte() * 256 + self._byte()
+        return found % max(limit, 1)
+
+    def one_of(self, choices: Any) -> Any:
+        return choices[self.below(len(choices))]
+
+    @property
+    def ended(self) -> bool:
+        return self._next >= len(self._code)
+
+    def _byte(self) -> int:
+        self._next += 1
+        return self._code[self._next - 1] if self._next <= len(self._code) else 0
+
+
+ENTRY: Final = {
+    "spot_price": 64_250.5,
+    "computed_at": "2027-01-15T08:00:00Z",
+    **{section: dict.fromkeys(fields, 60000.0) for section, fields in FIELDS.items()},
+    "ranked": {"all_expiry_top_10": [{"strike": 60_000, "gex": 1.5}], "odte_top_10": [61_000.5]},
+    "zones": [{"from": 61_000, "to": 62_000.5}],
+}
+META: Final = {
+    "version": "2",
+    "timestamp": "2027-01-15T08:00:00.25Z",
+    "request_id": "abc",
+    "exchanges_filtered": ["okx"],
+    "rate_limit": {"limit": 60, "remaining": 7, "reset": 1_800_000_060},
+}
+DATA: Final = {
+    "requested": ["AAA", "BBB"],
+    "served": ["AAA"],
+    "missing": ["BBB"],
+    "invalid": [],
+    "results": {"AAA": ENTRY, "BBB": None},
+}
+ERROR: Final = {"code": "VALIDATION_ERROR", "message": "no", "details": {"errors": ["x"], "retry_after_seconds": 3}}
+TEMPLATES: Final = (
+    {"success": True, "data": DATA, "meta": META},
+    {"success": True, **DATA, "meta": META},
+    {"success": False, "error": ERROR, "meta": META},
+    {"data": {"results": {"AAA": {"spot_price": 1}, "BBB": {"odte": {"hvl": 2}, "zones": [3]}}}},
+)
+
+_MOMENTS: Final = (
+    b'"0001-01-01T00:00:00+14:00"',
+    b'"9999-12-31T23:59:59.999999-14:00"',
+    b'"1969-12-31T23:59:59.9999999Z"',
+    b'"2027-W02-5"',
+    b'"20270115T080000,5+00:00:00.000001"',
+    b'"2027-01-15"',
+)
+VALUES: Final = (
+    *(b"null", b"true", b"false", b"0", b"-0", b"-0.0", b"1", b'""', b"[]", b"{}", b'"AAA"', b'"1"', b"[null]"),
+    *(b"NaN", b"-Infinity", b"1e400", b"-1e400", b"1e-400", b"5e-324", b"1.7976931348623157e308", b"01", b"1.", b".5"),
+    *(str(2**power + more).encode() for power in (53, 63, 64) for more in (-1, 0, 1)),
+    *(b"-9223372036854775809", b"1" + b"0" * 400, b"1" + b"0" * 5_000, b"0." + b"3" * 5_000, b"1e" + b"9" * 30),
+    *(
+        b'"\\ud800"',
+        b'"\\udc00\\ud800"',
+        b'"\\u0000"',
+        b'"\xff"',
+        b'"\xed\xa0\x80"',
+        b'"\\x"',
+        b'"\n"',
+        b'"a\\"}]{[:,"',
+    ),
+    *(b'"\xe2\x80\xa8\\r\\n"', b'"' + b"x" * 3_000 + b'"', b'"' + b"\\u0022:" * 50 + b'"', b'"' + b"9" * 400 + b'"'),
+    *(b"[" * deep + b"]" * deep for deep in (900, 1_100)),
+    *(b'{"a":' * deep + b"1" + b"}" * deep for deep in (900, 1_100)),
+    *(
+        b'{"a":1,"a":2}',
+        b'{"":{"":1}}',
+        b'{"\\u0061":1,"a":1}',
+        b'{"\xff":1}',
+        b'{"results":{"AAA":1}}',
+        b'{"strike":true}',
+    ),
+    *_MOMENTS,
+)
+KEYS: Final = (
+    *(b'"results"', b'"data"', b'"meta"', b'"AAA"', b'"CCC"', b'"success"', b'"strike"', b'"gamma_flip_zones"', b'""'),
+    *(b'"\\u0041AA"', b'"a:b"', b'"\\":"', b'"\xff"', b'"\\ud800"', b'"' + b"k" * 500 + b'"'),
+)
+HEADERS: Final = {
+    "retry-after": ("17", "-1", "9" * 12, "9" * 400, "nan", "Mon, 01 Jan 0001 00:00:00 +2359", "soon"),
+    "date": ("Fri, 15 Jan 2027 08:00:00 GMT", "Mon, 01 Jan 0001 00:00:00 +2359", "31 Dec 9999 23:59 -2359", "\0"),
+    "x-ratelimit-limit": ("60", "0", "-1", "9" * 12, "1e9", "\u00b2"),
+    "x-ratelimit-remaining": ("60", "0", "-1", "9" * 12, "9" * 13),
+    "x-ratelimit-reset": ("1800000020", "0", "9" * 12, "nan"),
+    "x-request-id": ("abc", "x" * 9_000, "a\r\nb: c", "\udcff", "\0", "\u2028"),
+    "content-encoding": ("gzip", "br"),
+}
+TOKENS: Final = (
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b":",
+    b",",
+    b'"',
+    b"\\",
+    b" ",
+    b"\x00",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"null",
+    b"1e5",
+)
+
+
+def spoilt(code: bytes) -> bytes:
+    """The body that a program makes."""
+    program = Program(code)
+    changes: dict[int, list[int]] = {}
+    template = program.one_of(TEMPLATES)
+    nodes = _count(template)
+    for _ in range(program.below(4)):
+        changes.setdefault(program.below(nodes), []).append(program.below(256))
+    body = _written(template, changes, program, [0])
+    for _ in range(program.one_of((0, 0, 0, 1, 2, 3))):
+        body = _cut(body, program)
+    return body
+
+
+def headers(code: bytes) -> dict[str, str]:
+    """Those that a program makes."""
+    program, found = Program(code), {}
+    while not program.ended:
+        name = program.one_of(list(HEADERS))
+        found[name] = program.one_of(HEADERS[name])
+    return found
+
+
+def packed(body: bytes, code: bytes) -> bytes:
+    """The same compressed, and then spoilt."""
+    program, found = Program(code), gzip.compress(body, 1, mtime=0)
+    while not program.ended:
+        found = _cut(found, program)
+    return found
+
+
+def _count(node: Any) -> int:
+    below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return 1 + sum(map(_count, below))
+
+
+def _written(node: Any, changes: dict[int, list[int]], program: Program, at: list[int]) -> bytes:
+    """A node as JSON, with what is to be changed of it and below it; `at` counts the nodes."""
+    mine = changes.get(at[0], ())
+    at[0] += 1
+    if isinstance(node, dict):
+        pairs = [(json.dumps(key).encode(), _written(value, changes, program, at)) for key, value in node.items()]
+        for kind in mine:
+            _shuffle(pairs, kind % 4, program)
+        text = b"{%b}" % b",".join(b"%b:%b" % pair for pair in pairs)
+    elif isinstance(node, list):
+        text = b"[%b]" % b",".join(_written(item, changes, program, at) for item in node)
+    else:
+        text = json.dumps(node).encode()
+    for kind in mine:
+        if not isinstance(node, dict) or kind % 8 > 5:
+            text = (program.one_of(VALUES), program.one_of(VALUES), b"[%b]" % text, b" %b\n" % text)[kind // 64]
+    return text
+
+
+def _shuffle(pairs: list[tuple[bytes, bytes]], kind: int, program: Program) -> None:
+    """Take one of an object's fields away, double it, rename it, or give it another value."""
+    if not pairs:
+        return
+    which = program.below(len(pairs))
+    key, value = pairs[which]
+    if kind == 0:
+        del pairs[which]
+    elif kind == 1:
+        pairs.insert(program.below(len(pairs)), (key, program.one_of((value, *VALUES))))
+    elif kind == 2:
+        pairs[which] = (program.one_of(KEYS), value)
+    else:
+        pairs[which] = (key + b" ", program.one_of(VALUES))
+
+
+def _cut(body: bytes, program: Program) -> bytes:
+    """Put in, take out, or double a piece of the text, or change one byte."""
+    start, kind = program.below(len(body) + 1), program.below(5)
+    end = start + program.below(40)
+    if kind == 0:
+        token: bytes = program.one_of(TOKENS)
+        return body[:start] + token + body[start:]
+    if kind == 1:
+        return body[:start] + body[end:]
+    if kind == 2:
+        return body[:end] + body[start:]
+    if kind == 3:
+        return body[:start] + bytes([program.below(256)]) + body[start + 1 :]
+    return body[:start]
