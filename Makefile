@@ -9,7 +9,7 @@ SECONDS ?=
 AUDIT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check audit sbom bench docs lock
+.PHONY: help install demo test test-all check audit sbom fuzz bench docs lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ test: install ## unit, property, contract, integration and a short chaos run, wi
 
 test-all: test ## also what needs system packages: promtool
 	$(BIN)/pytest -m system
+
+fuzz: install ## more cases of decoder, difference and state machine than `test` has, by a seed that it prints (MINUTES=10 SEED=)
+	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 bench: install ## schedules in virtual time; CPU by stage and the worker end to end; ten minutes, BENCH=--quick two
 	$(BIN)/python -m tests.bench.schedule $(BENCH)
