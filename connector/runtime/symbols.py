@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from connector.core.forecast import Forecast
 
 _NUMBERS_OF: Final = attrgetter(*NUMBERS)
+_STATUSES: Final = tuple(Status)
 
 
 @dataclass(slots=True)
@@ -59,6 +60,6 @@ def series(
     for learnt in ("period", "jitter"):
         values = [(key, getattr(stats.forecast, learnt, None)) for key, stats in owned]
         yield f"gex_symbol_{learnt}_seconds", [(key, value) for key, value in values if value is not None]
-    yield "gex_symbol_status", [((*key, s), float(stats.status is s)) for key, stats in owned for s in Status]
+    yield "gex_symbol_status", [((*key, s), float(stats.status is s)) for key, stats in owned for s in _STATUSES]
     levels = [(key, path, value) for key, stats in owned[:LEVEL_SYMBOLS] for path, value in stats.shown_levels()]
     yield "gex_level", [((*key, path), value) for key, path, value in levels]
