@@ -6,10 +6,14 @@ STAMP = $(VENV)/.installed
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 SECONDS ?=
+MINUTES ?= 20
+SEED ?=
+# --unfenced: the control, which must fail.
+UNFENCED ?=
 AUDIT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check audit sbom fuzz bench docs lock
+.PHONY: help install demo test test-all check chaos audit sbom fuzz bench docs lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,6 +51,9 @@ test: install ## unit, property, contract, integration and a short chaos run, wi
 
 test-all: test ## also what needs system packages: promtool
 	$(BIN)/pytest -m system
+
+chaos: install ## seeded faults on three brokers, workers, network and upstream, judged (MINUTES=20 SEED=1)
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(UNFENCED)
 
 fuzz: install ## more cases of decoder, difference and state machine than `test` has, by a seed that it prints (MINUTES=10 SEED=)
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

@@ -201,6 +201,17 @@ class Schedule:
         slot = self._slots.get(batch)
         return None if slot is None or slot.at is None else max(slot.at, self._held_until, self._held_for_key_until)
 
+    def asked_at(self, batch: Batch) -> float | None:
+        """When the batch was last asked for."""
+        slot = self._slots.get(batch)
+        return None if slot is None else slot.sent_at
+
+    def move(self, batch: Batch, at: float) -> None:
+        """Have the next check of a batch at this moment, where none is under way."""
+        slot = self._slots.get(batch)
+        if slot is not None and slot.at is not None:
+            self._set(batch, slot, at, slot.purpose)
+
     def remember(self, feed: str, symbol: str, computed_at: Sequence[int], server_ahead_seconds: float) -> None:
         """Learn the rhythm from refreshes that were seen before this schedule was there, oldest first."""
         known = self._known.get((feed, symbol))

@@ -63,7 +63,14 @@ class Reader:
         """The offset behind the last record, committed or not. Raises `KafkaUnavailable`."""
         place = ck.TopicPartition(topic, partition)
         try:
-            offsets = self._uncommitted.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS, cached=False)
+            try:
+                offsets = self._uncommitted.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS, cached=False)
+            except ck.KafkaException as exception:
+                if of(exception).code() != ck.KafkaError._UNKNOWN_PARTITION:  # noqa: SLF001 -- librdkafka's own
+                    raise
+                # What it keeps of the topic can lack partitions for minutes after brokers were away: ask anew.
+                self._uncommitted.list_topics(topic, timeout=_TIMEOUT_SECONDS)
+                offsets = self._uncommitted.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS, cached=False)
         except ck.KafkaException as exception:
             raise explained(of(exception), f"asking for the end of {topic}-{partition}") from None
         if offsets is None:

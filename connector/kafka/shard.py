@@ -68,8 +68,9 @@ class Restored(Value, frozen=True):
     """What the shard's partition of `current` says, and what it took to read it.
 
     `history`: for each symbol in `states` the distinct `computed_at` of its last records, 16 at most, that compaction
-    has left, ascending; the state's own is among them. Empty where no record had one. `requests`: what the last writer
-    had asked of the upstream within a minute; None where it did not say.
+    has left, ascending; the state's own is among them. Empty where no record had one. `writer`: the worker that wrote
+    last, None where nobody did. `requests`: what it had asked of the upstream within a minute; None where it did not
+    say.
     """
 
     states: dict[str, State]
@@ -77,6 +78,11 @@ class Restored(Value, frozen=True):
     seconds: float
     history: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
     requests: int | None = None
+    writer: str | None = None
+
+
+def _text(header: str | bytes | None) -> str:
+    return header.decode(errors="replace") if isinstance(header, bytes) else header or "unknown"
 
 
 @lru_cache(maxsize=8)
@@ -128,7 +134,8 @@ class ShardLog:
         self._producer = producer
         requests = contents.headers.get(_REQUESTS)
         asked = int(requests) if isinstance(requests, bytes) and requests.isdigit() else None
-        return Restored(states, contents.records, time.monotonic() - started_at, history, asked)
+        writer = _text(contents.headers.get("worker")) if contents.records else None
+        return Restored(states, contents.records, time.monotonic() - started_at, history, asked, writer)
 
     def publish(self, transaction: Transaction) -> None:
         """Commit all of it or none of it. After an error the outcome is unknown: open again.

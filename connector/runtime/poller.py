@@ -42,6 +42,8 @@ _LOOP_LIMIT_SECONDS: Final = 30
 _LONGEST_SLEEP_SECONDS: Final = 1.0
 _LOG_EVERY_SECONDS: Final = 60
 _REGROUP_EVERY_SECONDS: Final = 20
+_STUCK_SECONDS: Final = 30
+"""Between two checks of what cannot be published: about a refresh."""
 
 
 class Poller:
@@ -61,6 +63,7 @@ class Poller:
         )
         self._owners: dict[tuple[str, str], Shard] = {}
         self._changed = asyncio.Event()
+        self._postponed: set[Batch] = set()
         self._in_flight = 0
         self._probing = False
         self._regrouped_at = time.monotonic()
@@ -77,6 +80,9 @@ class Poller:
         gained = self._owners.keys() - before
         self._share(gained)
         self._replan()
+        postponed, self._postponed = self._postponed, set()
+        for batch in postponed:
+            self._schedule.move(batch, time.monotonic())
         ahead = self._server_ahead()
         for feed, symbol in gained:
             restored = self._owners[feed, symbol].restored
@@ -124,6 +130,10 @@ class Poller:
         planned = None if probing else self._schedule.next()
         wait = _LONGEST_SLEEP_SECONDS if planned is None else planned[0] - time.monotonic()
         if planned is not None and wait <= 0:
+            if (until := self._stuck_until(planned[1])) > time.monotonic():
+                self._schedule.move(planned[1], until)
+                self._postponed.add(planned[1])
+                return None
             return planned[1]
         self._changed.clear()
         try:
@@ -132,6 +142,13 @@ class Poller:
         except TimeoutError:
             pass
         return None
+
+    def _stuck_until(self, batch: Batch) -> float:
+        """Until when to leave it: what does not get to Kafka is asked for now and then, for the metrics."""
+        owners = [self._owners.get((batch.feed, symbol)) for symbol in batch.symbols]
+        asked_at = self._schedule.asked_at(batch)
+        stuck = all(owner is None or owner.is_stuck for owner in owners)
+        return asked_at + _STUCK_SECONDS if stuck and asked_at is not None else 0.0
 
     def _budget(self) -> None:
         """What may be planned, as the limiter knows it by now."""
@@ -170,7 +187,7 @@ class Poller:
             self._schedule.finished(batch, Outcome.HELD, now, now)
             self._changed.set()
             return
-        sent, sent_at, outcome, label = time.monotonic(), self._clock.now(), Outcome.ANSWERED, "ok"
+        sent, outcome, label = time.monotonic(), Outcome.ANSWERED, "ok"
         dates = None
         for symbol in batch.symbols:
             self._metrics.symbol(batch.feed, symbol).requested += 1
@@ -180,10 +197,10 @@ class Poller:
         except UpstreamError as error:
             label, self._probing = error.outcome, isinstance(error, KeyRefused | RateLimited)
             outcome = Outcome.HELD if self._probing else Outcome.FAILED
-            self._failed(batch, error, sent_at)
+            self._failed(batch, error, sent)
         else:
             self._probing = False
-            dates = self._answered(batch, answer)
+            dates = self._answered(batch, answer, sent)
         now = time.monotonic()
         self._in_flight -= 1
         self._metrics.request_finished(label, now - sent)
@@ -207,7 +224,7 @@ class Poller:
         """The upstream's clock less our monotonic one, in seconds."""
         return self._clock.upstream(self._clock.now()) / MICROS - time.monotonic()
 
-    def _answered(self, batch: Batch, answer: Answer) -> Dates:
+    def _answered(self, batch: Batch, answer: Answer, asked_at: float) -> Dates:
         meta, response = answer.response.meta, answer.response
         if meta.server_at is not None:
             self._clock.learn(answer.sent_at, answer.received_at, meta.server_at)
@@ -224,7 +241,7 @@ class Poller:
             self._metrics.inconsistent(kind)
         changed = self._batches[batch.feed].answered(batch.symbols)
         source = replace(self._me, request_id=meta.request_id, exchanges=meta.exchanges)
-        seen = Seen(answer.sent_at, answer.received_at, self._clock.upstream(answer.received_at), source)
+        seen = Seen(asked_at, answer.received_at, self._clock.upstream(answer.received_at), source)
         for symbol, what in response.answers.items():
             self._hand_over(batch.feed, symbol, what, seen)
         if changed:
@@ -245,7 +262,7 @@ class Poller:
         if owner is not None:
             owner.see(symbol, answer, seen, reason)
 
-    def _failed(self, batch: Batch, error: UpstreamError, sent_at: int) -> None:
+    def _failed(self, batch: Batch, error: UpstreamError, asked_at: float) -> None:
         now = time.monotonic()
         if isinstance(error, KeyRefused):
             self.key_refused = True
@@ -254,7 +271,7 @@ class Poller:
         elif isinstance(error, RateLimited):
             self._schedule.hold(now + (error.retry_after_seconds or HELD_SECONDS))
         elif isinstance(error, RequestRefused):
-            self._refused(batch, error, sent_at)
+            self._refused(batch, error, asked_at)
         elif error.retry_after_seconds:
             self._schedule.hold(now + error.retry_after_seconds)
         level = logging.ERROR if isinstance(error, KeyRefused) else logging.WARNING
@@ -266,7 +283,7 @@ class Poller:
             extra = {"error": str(error), **where, "not_logged_before": suppressed}
             _log.log(level, "a check failed: %s", error.outcome, extra=extra)
 
-    def _refused(self, batch: Batch, error: RequestRefused, sent_at: int) -> None:
+    def _refused(self, batch: Batch, error: RequestRefused, asked_at: float) -> None:
         """404: nothing is there for any of them. Else one of them is the culprit: halve until it stands alone."""
         batches, now = self._batches[batch.feed], self._clock.now()
         self._accepted()
@@ -275,7 +292,7 @@ class Poller:
             batches.refused(batch.symbols)
         status = Status.MISSING if cold else Status.INVALID if len(batch.symbols) == 1 else None
         if status is not None:
-            seen = Seen(sent_at, now, self._clock.upstream(now), replace(self._me, request_id=error.request_id))
+            seen = Seen(asked_at, now, self._clock.upstream(now), replace(self._me, request_id=error.request_id))
             for symbol in batch.symbols:
                 self._hand_over(batch.feed, symbol, status, seen, "refused")
         self._replan()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
@@ -22,10 +23,10 @@ from connector.errors import (
 )
 from connector.kafka.shard import Quarantined, Transaction
 from connector.logs import Bounded
-from connector.runtime.inbox import Inbox, Work
+from connector.runtime.inbox import Attempt, Inbox, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from connector.kafka.settings import ShardId
     from connector.kafka.shard import Restored
@@ -50,9 +51,18 @@ _FENCED_SECONDS: Final = (3.0, 30.0)
 class Shard:
     """Owns the state of its symbols from `run` to `close`. Everything but the log's calls is on the event loop."""
 
-    def __init__(self, shard: ShardId, rules: FeedRules, symbols: frozenset[str], log: Log, tools: Tools) -> None:
+    def __init__(
+        self,
+        shard: ShardId,
+        rules: FeedRules,
+        symbols: frozenset[str],
+        log: Log,
+        tools: Tools,
+        inbox: Inbox | None = None,
+    ) -> None:
         self.id = shard
         self.symbols = symbols
+        self.inbox = inbox or Inbox(lambda: tools.metrics.dropped(shard.feed, "collapsed"))
         self.is_open = False
         self.is_polled = False
         self.restored: Restored | None = None
@@ -63,14 +73,13 @@ class Shard:
         self._last: dict[str, bytes | Status] = {}
         self._refused: dict[str, bytes] = {}
         self._answered_at: dict[str, int] = {}
-        self._inbox = Inbox(lambda: tools.metrics.dropped(shard.feed, "collapsed"))
         self._bounded = Bounded(_LOG_EVERY_SECONDS, time.monotonic)
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._ticked = False
         self._gone = False
         self._failures = 0
-        self._opened_at = 0
+        self._opened_at = self._taken_from = -math.inf
         self._publishing_since: float | None = None
         self._stats: dict[str, SymbolStats] = {symbol: tools.metrics.symbol(shard.feed, symbol) for symbol in symbols}
 
@@ -83,8 +92,16 @@ class Shard:
         """What is wrong with it, if anything: not open, or a transaction that does not come to its end."""
         if not self.is_open:
             return f"shard {self.id} is not open"
-        seconds = 0.0 if self._publishing_since is None else time.monotonic() - self._publishing_since
+        seconds = self._committing_seconds()
         return f"shard {self.id} has been committing for {seconds:.0f} s" if seconds > _SLOW_COMMIT_SECONDS else None
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether nothing that is seen gets to Kafka now."""
+        return not self.is_open or self._committing_seconds() > _SLOW_COMMIT_SECONDS
+
+    def _committing_seconds(self) -> float:
+        return 0.0 if self._publishing_since is None else time.monotonic() - self._publishing_since
 
     async def run(self) -> None:
         """Open, publish what comes, and again after an error, until closed.
@@ -99,7 +116,6 @@ class Shard:
                     await self._try()
                 await self._in_thread(self._log.drop)
         finally:
-            self._forget()
             self._let_go()
 
     async def _try(self) -> None:
@@ -116,8 +132,8 @@ class Shard:
 
     def see(self, symbol: str, answer: bytes | Status, seen: Seen, reason: str | None = None) -> None:
         """What a check showed. The same answer as the last time costs next to nothing."""
-        if not self.is_polled or seen.sent_at < self._opened_at:
-            return  # what was asked before the restore may be older than what was restored
+        if not self.is_polled or seen.asked_at < self._taken_from:
+            return
         self._stats[symbol].observed_at = seen.at
         if self._last.get(symbol) == answer and not self._may_differ(symbol):
             self._answered_at[symbol] = seen.age_at
@@ -125,7 +141,7 @@ class Shard:
         self._last[symbol] = answer
         if isinstance(answer, Status):
             self._answered_at[symbol] = seen.age_at
-            self._inbox.add(Observation(symbol, answer, None, seen.at, seen.age_at, seen.source, reason))
+            self.inbox.add(Observation(symbol, answer, None, seen.at, seen.age_at, seen.source, reason))
         else:
             self._decode(symbol, answer, seen)
         self._wake.set()
@@ -142,9 +158,8 @@ class Shard:
             self._wake.set()
 
     def lose(self) -> None:
-        """The shard is another worker's already: what waits is worth nothing."""
+        """The shard is another worker's already, for all we know."""
         self._log.abandon()
-        self._forget()
         self.close()
         self._let_go()
 
@@ -161,7 +176,7 @@ class Shard:
             if self._refused.get(symbol) != raw:
                 self._refused[symbol] = raw
                 request_id = seen.source.request_id
-                self._inbox.quarantine(Quarantined(symbol, raw, error.reason, str(error), seen.at, request_id))
+                self.inbox.quarantine(Quarantined(symbol, raw, error.reason, str(error), seen.at, request_id))
             return
         self._refused.pop(symbol, None)
         self._answered_at[symbol] = seen.age_at
@@ -170,7 +185,7 @@ class Shard:
             if stats.owned and before is not None:
                 self._tools.metrics.detection((seen.age_at - entry.computed_at) / MICROS)
             stats.computed_at = entry.computed_at
-        self._inbox.add(Observation(symbol, Status.LIVE, entry, seen.at, seen.age_at, seen.source))
+        self.inbox.add(Observation(symbol, Status.LIVE, entry, seen.at, seen.age_at, seen.source))
 
     async def _open(self) -> None:
         restored = await self._in_thread(self._log.open)
@@ -180,14 +195,18 @@ class Shard:
         self.restored, self._states = restored, dict(restored.states)
         for kept in (self._last, self._refused, self._answered_at):
             kept.clear()
-        self._opened_at = self._tools.clock.now()
+        self._opened_at = time.monotonic()
+        if restored.writer not in {None, self._tools.source.worker}:
+            # What was asked before may be older than what another worker has written.
+            self._taken_from = self._opened_at
+            self._forget()
+        elif (attempt := self.inbox.settle(self._states)) is not None:
+            self._report(attempt.events, attempt.work)
         for symbol, state in self._states.items():
             self._show(symbol, state)
         self._set(is_open=True, is_polled=True)
-        last = max(self._states.values(), key=lambda state: state.observed_at, default=None)
-        writer = None if last is None else f"{last.source.worker} of group {last.source.group}"
         extra = {"shard": str(self.id), "symbols": len(self._states), "records": restored.records}
-        _log.info("shard open", extra={**extra, "seconds": round(restored.seconds, 3), "last_writer": writer})
+        _log.info("shard open", extra={**extra, "seconds": round(restored.seconds, 3), "last_writer": restored.writer})
 
     async def _serve(self) -> None:
         if not self.is_open:
@@ -197,14 +216,16 @@ class Shard:
         await self._commit([remove(state, now, self._tools.source, self._rules) for state in gone], Work())
         while True:
             self._wake.clear()
-            work = self._inbox.take()
+            work = self.inbox.take()
             steps = fold(self._states, work.seen, self._rules)
             if self._ticked:
                 self._ticked = False
                 steps += self._expired({observation.symbol for observation in work.seen})
                 self._log.idle()
             await self._commit(steps, work)
-            if self._inbox:
+            if self._gone:
+                return
+            if self.inbox:
                 continue
             if self._closing.is_set():
                 return
@@ -229,10 +250,12 @@ class Shard:
                 for _ in work.seen:
                     self._tools.metrics.dropped(self.id.feed, "unpublishable")
             else:
-                self._inbox.put_back(work)
+                self.inbox.keep(Attempt(work, tuple(events), states))
             raise
         finally:
-            self._publishing_since = None
+            stuck, self._publishing_since = self.is_stuck, None
+        if stuck:
+            self._tools.changed()
         self._failures = 0
         self._tools.trial.passed = True
         self._states.update(states)
@@ -243,7 +266,7 @@ class Shard:
     def _expired(self, just_seen: set[str]) -> list[Step]:
         """What has become stale; not right after opening, when the first answer is still to come."""
         now = self._tools.clock.now()
-        waiting = now < self._opened_at + self._tools.grace_seconds * MICROS
+        waiting = time.monotonic() < self._opened_at + self._tools.grace_seconds
         at = (now, self._tools.clock.upstream(now))
         steps = []
         for symbol, state in self._states.items():
@@ -260,7 +283,6 @@ class Shard:
         fenced = isinstance(error, ShardFenced)
         if fenced:
             self._tools.metrics.fenced()
-            self._forget()
         self._set(is_open=False, is_polled=self.is_polled and not fenced)
         least, most = _FENCED_SECONDS if fenced else _BACKOFF_SECONDS
         pause = min(most, least * 2 ** min(self._failures - 1, _MAX_DOUBLINGS)) * random.uniform(1, 1.5)  # noqa: S311 -- jitter
@@ -274,7 +296,7 @@ class Shard:
 
     def _forget(self) -> None:
         """Give up what waits, and count it."""
-        for _ in range(self._inbox.clear()):
+        for _ in range(self.inbox.clear()):
             self._tools.metrics.dropped(self.id.feed, "lost")
 
     def _let_go(self) -> None:
@@ -300,7 +322,7 @@ class Shard:
         stats.computed_at = max(state.computed_at or 0, stats.computed_at or 0) or None
         stats.status, stats.levels = state.status, state.levels
 
-    def _report(self, events: list[Event], work: Work) -> None:
+    def _report(self, events: Sequence[Event], work: Work) -> None:
         metrics, now = self._tools.metrics, self._tools.clock.now()
         metrics.transaction("committed")
         for event in events:

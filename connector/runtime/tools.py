@@ -69,9 +69,9 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """When and from where an answer came: asked for and complete by our clock, complete by the upstream's."""
+    """When and from where an answer came: complete by our clock and by the upstream's; `asked_at` is monotonic."""
 
-    sent_at: int
+    asked_at: float
     at: int
     age_at: int
     source: Source

@@ -37,6 +37,9 @@ def test_a_broker_killed_in_the_middle_loses_nothing_and_doubles_nothing(tmp_pat
             kafka.kill()
             wait_until(lambda: not worker.ready(), "not ready without Kafka", worker)
             assert worker.ask("/health/live")["ok"]
+            asked = simulator.ask("/_control/stats")["requests_total"]
+            wait_until(lambda: "shard lost" in worker.log(), "the group gives the shard up", worker)
+            assert simulator.ask("/_control/stats")["requests_total"] - asked <= 2, "what gets nowhere is asked seldom"
             kafka.start()
             wait_until(worker.ready, "ready again", worker)
             meanwhile = shown(simulator)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,9 +19,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "HYPEUSDT", "XRPUSDT", "BNBUSDT", "D
 
 
 def owned(worker: Program) -> int:
-    with urllib.request.urlopen(f"{worker.url}/metrics", timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    return round(float(next(line.split()[1] for line in lines if line.startswith("gex_shards_owned{"))))
+    return worker.metric("gex_shards_owned")
 
 
 @pytest.mark.timeout(240)

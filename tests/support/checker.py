@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import confluent_kafka as ck
 
@@ -14,9 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from connector.core.model import Event, Levels, State
-    from connector.simulator.kafka import LocalKafka
 
 PATIENCE_SECONDS = 30.0
+
+
+class Brokers(Protocol):
+    """Whatever has an address: one broker or several."""
+
+    @property
+    def bootstrap_servers(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,7 @@ class Record:
     timestamp_ms: int
 
 
-def records(kafka: LocalKafka, topic: str, isolation: str = "read_committed") -> list[Record]:
+def records(kafka: Brokers, topic: str, isolation: str = "read_committed") -> list[Record]:
     """Every record of a topic up to its end now, partition by partition."""
     consumer = ck.Consumer(
         {
@@ -71,13 +77,13 @@ def _record(message: ck.Message) -> Record:
     return Record(key, value, headers, partition, offset, message.timestamp()[1])
 
 
-def events(kafka: LocalKafka, prefix: str, feed: str = "all") -> list[Event]:
+def events(kafka: Brokers, prefix: str, feed: str = "all") -> list[Event]:
     """Every committed event of a feed."""
     codec = Codec(SingleObject())
     return [codec.decode_event(record.value) for record in records(kafka, f"{prefix}.{feed}.changes")]
 
 
-def states(kafka: LocalKafka, prefix: str, feed: str = "all") -> dict[str, State]:
+def states(kafka: Brokers, prefix: str, feed: str = "all") -> dict[str, State]:
     """The last committed state of each symbol."""
     codec = Codec(SingleObject())
     found = (codec.decode_state(record.value) for record in records(kafka, f"{prefix}.{feed}.current"))

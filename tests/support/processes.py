@@ -68,6 +68,15 @@ class Program:
         except OSError:
             return False
 
+    def metric(self, name: str) -> int:
+        """The sum over all labels of a worker's metric; 0 where it does not answer."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/metrics", timeout=_REQUEST_SECONDS) as response:
+                lines = response.read().decode().splitlines()
+        except OSError:
+            return 0
+        return round(sum(float(line.split()[1]) for line in lines if line.startswith(name + "{")))
+
     def signal(self, number: int) -> None:
         """SIGSTOP and SIGCONT, for example."""
         self._process.send_signal(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import pytest
@@ -82,3 +83,16 @@ def test_the_correction_is_bounded(samples: list[tuple[int, int, int]]) -> None:
 def test_the_correction_is_never_further_off_than_the_way_takes(offset: int, ways: list[tuple[int, int]]) -> None:
     samples = [(0, there + back, offset + there) for there, back in ways]
     assert abs(learnt(*samples) - offset) <= 2 * SECOND
+
+
+@pytest.mark.parametrize("step", [-200 * SECOND, -SECOND, 2 * SECOND, 250 * SECOND])
+def test_when_our_clock_is_set_the_upstreams_stays_where_it_was(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    for _ in range(3):
+        now = Clock.now()
+        clock.learn(now, now + 100_000, now + 10 * SECOND + ODD)
+    before = clock.upstream(Clock.now())
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + step * 1000)
+    assert clock.upstream(Clock.now()) == pytest.approx(before, abs=SECOND)
+    assert clock.correction == pytest.approx(10 * SECOND - step, abs=SECOND)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from connector.core.model import Levels, Observation
 from connector.kafka.shard import Quarantined
-from connector.runtime.inbox import MAX_WAITING, Inbox
+from connector.runtime.inbox import MAX_WAITING, Attempt, Inbox
 from tests.support.levels import seen
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
@@ -75,7 +75,8 @@ def test_what_was_not_committed_goes_before_what_came_meanwhile() -> None:
     work = inbox.take()
     inbox.add(shown(2))
     inbox.quarantine(bad("A", 2))
-    inbox.put_back(work)
+    inbox.keep(Attempt(work, (), {}))
+    assert inbox.settle({}) is None
     again = inbox.take()
     assert again.seen == (shown(1), shown(2))
     assert set(again.quarantined) == {bad("A", 2), bad("B", 1)}
@@ -92,7 +93,8 @@ def test_through_any_failures_order_is_kept_and_what_is_given_up_is_counted(symb
             if commits.pop():
                 committed += work.seen
             else:
-                inbox.put_back(work)
+                inbox.keep(Attempt(work, (), {}))
+                inbox.settle({})
     committed += inbox.take().seen
     assert len(committed) + inbox.dropped == len(symbols)
     assert sum(observation.collapsed for observation in committed) == inbox.dropped

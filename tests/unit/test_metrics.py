@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +12,12 @@ from prometheus_client import parser as text_format
 from prometheus_client.openmetrics import parser as openmetrics
 
 import connector
-from connector.config import Kafka
 from connector.core.diff import NUMBERS
 from connector.core.forecast import Forecast
-from connector.core.model import AllExpiry, Kind, Levels, Odte, Source, Status
-from connector.core.state import FeedRules
+from connector.core.model import AllExpiry, Kind, Levels, Odte, Status
 from connector.errors import UpstreamError
-from connector.kafka.avro import Codec, SingleObject
-from connector.kafka.reader import Reader
-from connector.kafka.settings import Clients, ShardId, Topics
-from connector.kafka.shard import ShardLog
 from connector.runtime.catalogue import BY_NAME, LEVEL_SYMBOLS, METRICS, Metric
-from connector.runtime.clock import Clock
 from connector.runtime.metrics import MAX_CODES, Metrics
-from connector.runtime.shard import Shard
-from connector.runtime.tools import Seen, Tools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -352,19 +342,6 @@ def test_every_count_counts(metrics: Metrics) -> None:
     assert value(metrics, "gex_responses_inconsistent_total", kind="unrequested") == 1
     assert value(metrics, "gex_shard_fenced_total") == 1
     assert value(metrics, "gex_kafka_errors_total", code="_ALL_BROKERS_DOWN") == 1
-
-
-def test_what_waits_when_a_shard_is_lost_is_counted(metrics: Metrics) -> None:
-    clients, me = Clients(Kafka(bootstrap_servers="127.0.0.1:1")), Source("1.2.3", "group", "worker")
-    tools = Tools(metrics, Clock(), ThreadPoolExecutor(1), me, 1, lambda: None)
-    log = ShardLog(ShardId("all", 0), 1, Topics("t"), (clients, Reader(clients), Codec(SingleObject())))
-    shard = Shard(ShardId("all", 0), FeedRules("all", ""), frozenset({"A", "B"}), log, tools)
-    shard._set(is_open=True, is_polled=True)
-    for symbol in ("A", "B"):
-        shard.see(symbol, Status.MISSING, Seen(1, 1, 1, me))
-    shard.lose()
-    shard.lose()
-    assert value(metrics, "gex_observations_dropped_total", feed="all", reason="lost") == 2
 
 
 def test_every_duration_is_observed_in_seconds(metrics: Metrics) -> None:

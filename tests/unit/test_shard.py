@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -43,18 +44,23 @@ class MemoryLog:
         self.states: dict[str, State] = {}
         self.quarantined: list[bytes] = []
         self.errors: list[KafkaError] = []
+        self.committed_all_the_same = False
         self.opened = 0
+        self.writer: str | None = None
 
     def open(self) -> Restored:
         self.opened += 1
-        return Restored(dict(self.states), len(self.states), 0.0)
+        return Restored(dict(self.states), len(self.states), 0.0, writer=self.writer)
 
     def publish(self, transaction: Transaction) -> None:
-        if self.errors:
+        if self.errors and not self.committed_all_the_same:
             raise self.errors.pop(0)
+        self.writer = ME.worker
         self.events += transaction.events
         self.states |= {state.symbol: state for state in transaction.states}
         self.quarantined += [entry.raw for entry in transaction.quarantined]
+        if self.errors:
+            raise self.errors.pop(0)
 
     def idle(self) -> None: ...
 
@@ -79,10 +85,10 @@ class Bench:
         if self.shard.is_polled:
             self.polled.set()
 
-    def show(self, answer: dict[str, Any] | bytes | Status, sent_ago: int = 0) -> None:
+    def show(self, answer: dict[str, Any] | bytes | Status, asked_ago_seconds: float = 0.0) -> None:
         now = Clock.now()
         raw = json.dumps(answer).encode() if isinstance(answer, dict) else answer
-        self.shard.see("BTC", raw, Seen(now - sent_ago, now, now, ME))
+        self.shard.see("BTC", raw, Seen(time.monotonic() - asked_ago_seconds, now, now, ME))
 
     async def until(self, true: Callable[[], object]) -> None:
         async with asyncio.timeout(10):
@@ -91,7 +97,7 @@ class Bench:
 
     async def settled(self) -> None:
         """Whatever was shown is committed, or was nothing new."""
-        await self.until(lambda: not self.shard._inbox and self.shard._publishing_since is None)
+        await self.until(lambda: not self.shard.inbox and self.shard._publishing_since is None)
         for _ in range(50):
             await asyncio.sleep(0)
 
@@ -127,18 +133,81 @@ async def test_an_entry_that_was_of_no_use_is_looked_at_again_and_quarantined_on
     await bench.settled()
     assert (kinds(bench), len(bench.log.quarantined)) == ([], 1)
     later = Clock.now() + 5 * SECOND
-    bench.shard.see("BTC", json.dumps(entry).encode(), Seen(later, later, later, ME))
+    bench.shard.see("BTC", json.dumps(entry).encode(), Seen(time.monotonic(), later, later, ME))
     await bench.settled()
     assert kinds(bench) == [Kind.SNAPSHOT]
 
 
-async def test_what_was_asked_before_the_restore_is_not_taken(bench: Bench) -> None:
-    bench.show(Status.MISSING, sent_ago=60 * SECOND)
+async def test_what_was_asked_before_the_restore_is_not_taken_where_another_has_written_meanwhile(bench: Bench) -> None:
+    bench.log.errors = [ShardFenced("another")]
+    bench.log.writer = "another"
+    bench.shard._failures = -10  # no long wait for the next try
+    bench.show({"spot_price": 1})
+    await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
+    bench.show(Status.MISSING, asked_ago_seconds=60)
     await bench.settled()
     assert kinds(bench) == []
     bench.show(Status.MISSING)
     await bench.settled()
     assert kinds(bench) == [Kind.MISSING]
+
+
+async def test_what_was_asked_before_a_restore_of_our_own_words_is_taken(bench: Bench) -> None:
+    bench.log.errors = [KafkaUnavailable("away")]
+    bench.show({"spot_price": 1})
+    await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
+    bench.show(Status.MISSING, asked_ago_seconds=60)
+    await bench.settled()
+    assert kinds(bench) == [Kind.SNAPSHOT, Kind.MISSING]
+
+
+async def test_what_a_lost_commit_had_written_after_all_is_not_said_again(bench: Bench) -> None:
+    bench.show({"spot_price": 1})
+    await bench.settled()
+    bench.log.errors, bench.log.committed_all_the_same = [KafkaUnavailable("no answer")], True
+    bench.show(Status.MISSING)
+    bench.show({"spot_price": 2})
+    await bench.until(lambda: bench.log.opened == 2)
+    await bench.settled()
+    assert kinds(bench) == [Kind.SNAPSHOT, Kind.MISSING, Kind.RESTORED]
+    events = bench.metrics.registry.get_sample_value("gex_events_total", {"feed": "all", "kind": "RESTORED"})
+    assert events == 1
+
+
+@pytest.mark.parametrize("another_has_written", [False, True])
+async def test_what_waits_when_the_group_gives_a_shard_up_is_published_unless_another_has_written_since(
+    another_has_written: bool,
+) -> None:
+    first = Bench()
+    await first.polled.wait()
+    first.show({"spot_price": 1})
+    await first.settled()
+    first.log.errors = [KafkaUnavailable("away")]
+    first.show({"spot_price": 2})
+    await first.until(lambda: not first.log.errors)
+    first.shard.lose()
+    await first.task
+    if another_has_written:
+        first.log.writer = "another"
+    second = Shard(SHARD, FeedRules("all"), frozenset({"BTC"}), first.log, first.shard._tools, first.shard.inbox)
+    task = asyncio.create_task(second.run())
+    await first.until(lambda: second.is_open and not second.inbox)
+    second.close()
+    await task
+    first.pool.shutdown()
+    published = [state.levels.spot_price for state in first.log.states.values() if state.levels]
+    lost = first.metrics.registry.get_sample_value("gex_observations_dropped_total", {"feed": "all", "reason": "lost"})
+    assert (published, lost) == (([1.0], 1.0) if another_has_written else ([2.0], 0.0))
+
+
+async def test_nothing_gets_to_kafka_while_a_shard_is_not_open(bench: Bench) -> None:
+    found = [bench.shard.is_stuck]
+    bench.shard._publishing_since = time.monotonic() - 6
+    found.append(bench.shard.is_stuck)
+    bench.shard._publishing_since = None
+    bench.shard._set(is_open=False, is_polled=True)
+    found.append(bench.shard.is_stuck)
+    assert found == [False, True, True]
 
 
 async def test_what_was_not_committed_is_compared_again_with_what_is_restored(bench: Bench) -> None:
@@ -158,12 +227,13 @@ async def test_what_the_broker_never_takes_is_given_up_and_the_shard_goes_on(ben
     assert [event.after.spot_price for event in bench.log.events if event.after] == [2.0]
 
 
-async def test_a_fenced_shard_forgets_what_waits_and_asks_no_more_until_it_is_open_again(bench: Bench) -> None:
+async def test_a_fenced_shard_takes_nothing_until_it_is_open_again(bench: Bench) -> None:
     bench.log.errors = [ShardFenced("another")]
     bench.show({"spot_price": 1})
     await bench.until(lambda: not bench.shard.is_polled)
+    waiting = bench.shard.inbox.clear()
     bench.show({"spot_price": 1})
-    assert not bench.shard._inbox
+    assert (waiting, bool(bench.shard.inbox)) == (1, False)
     assert kinds(bench) == []
 
 
