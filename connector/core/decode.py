@@ -139,7 +139,8 @@ def _salvage(body: bytes, fault: str) -> tuple[_Envelope, dict[str, bytes], int]
     return envelope, entries, len(pairs) - len(entries)
 
 
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\],:]', re.DOTALL)
+# A text without an end is one up to the end: else every quote after it would be searched from again.
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.?)*+"?|[{}\[\],:]', re.DOTALL)
 
 
 def _pairs(body: bytes) -> Iterator[tuple[str, int, int]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -263,3 +265,53 @@ def test_a_field_called_results_elsewhere_is_not_the_results() -> None:
     envelope = b'{"meta":{"extra":{"results":{"AAA":1}}},"success":true,"data":{"results":{"AAA":{"x":NaN},"BBB":{}}}}'
     response = decode_response(envelope, ["AAA", "BBB"])
     assert response.answers == {"AAA": b'{"x":NaN}', "BBB": b"{}"}
+
+
+SIZE = 2**16
+
+
+def several(unit: bytes, size: int = SIZE - 100) -> bytes:
+    """One piece again and again, with commas between, `%d` in it counted."""
+    count = size // (len(unit % 1_000_000 if b"%d" in unit else unit) + 1)
+    return b",".join(unit % number if b"%d" in unit else unit for number in range(count))
+
+
+BOMBS = {
+    "many_symbols": b'{"data":{"results":{%b}}}' % several(b'"%d":0'),
+    "one_symbol_many_times": b'{"data":{"results":{%b}}}' % several(b'"A":0'),
+    "a_long_list": b'{"data":{"results":{},"missing":[%b]}}' % several(b"%d"),
+    "a_list_of_lists": b'{"data":{"results":{},"missing":[%b]}}' % several(b"[]"),
+    "much_meta": b'{"data":{"results":{}},"meta":{%b}}' % several(b'"%d":{}'),
+    "lists_in_meta": b'{"data":{"results":{}},"meta":[%b]}' % several(b"[]"),
+    "details": b'{"success":false,"error":{"details":{"errors":[%b]}}}' % several(b"[]"),
+    "a_bad_entry_and_brackets": b'{"data":{"results":{"AAA":NaN,"BBB":[%b]}}}' % several(b"[]"),
+    "a_bad_entry_and_quotes": b'{"data":{"results":{"AAA":NaN,"BBB":[%b]}}}' % several(b'"\\""'),
+    "brackets": b"[" * SIZE,
+    "quotes": b'"' * (SIZE - 1),
+    "quotes_that_are_never_closed": b'"\\' * (SIZE // 2),
+    "results_that_are_never_closed": b'{"data":{"results":{"AAA":"' + b'\\"' * (SIZE // 2 - 50),
+    "backslashes": b'{"data":{"results":"' + b"\\" * (SIZE - 50),
+    "a_long_text": b'{"data":{"results":{"AAA":"%b"}}}' % (b"x" * SIZE),
+    "a_long_number": b'{"data":{"results":{"AAA":%b}}}' % (b"1" * SIZE),
+    "a_long_number_outside": b'{"data":{"results":{}},"meta":{"rate_limit":{"limit":%b}}}' % (b"1" * SIZE),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_what_a_body_costs_is_bounded_by_its_length(bomb: bytes) -> None:
+    started = time.process_time()
+    is_taken(bomb)
+    assert time.process_time() - started < 3  # a tenth of it; what is quadratic takes more, and an hour at 1 MiB
+    tracemalloc.start()
+    is_taken(bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60 * len(bomb)
+
+
+def is_taken(body: bytes) -> bool:
+    try:
+        decode_response(body, SYMBOLS)
+    except BadResponse:
+        return False
+    return True
