@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
+import ssl
+import sys
 import time
 import tracemalloc
 import zlib
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+import trustme
 from aiohttp import web
 
 from connector.config import Upstream
@@ -78,15 +83,15 @@ class Server:
         return web.Response()
 
 
-async def serving(server: Server) -> AsyncIterator[Server]:
+async def serving(server: Server, context: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", server.handle)
     runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
     await site.start()
     [(host, port)] = [address[:2] for address in runner.addresses]
-    server.url = f"http://{host}:{port}"
+    server.url = f"{'https' if context else 'http'}://{host}:{port}"
     yield server
     server.never.set()
     await runner.cleanup()
@@ -658,13 +663,129 @@ def test_without_a_file_the_key_never_changes() -> None:
     ids=["a reason that is no UTF-8", "a location that is no name", "less than was promised"],
 )
 async def test_a_status_line_or_header_of_any_kind_is_an_error_of_ours(raw: bytes) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async with raw_server(raw) as url:
+        async for asker in asking(Upstream(base_url=url, api_key=Secret(KEY))):
+            assert isinstance(await asker.fails(), UpstreamError)
+
+
+async def test_a_length_that_is_only_declared_reserves_nothing_and_ends_with_the_time_out(
+    server: Server, hasty: Asker
+) -> None:
+    async def promise(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(2**40), **JSON})
+        await response.prepare(request)
+        await response.write(GOOD)
+        return await server.hang(request)
+
+    server.handler = promise
+    tracemalloc.start()
+    assert type(await hasty.fails()) is UpstreamUnavailable
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 2**20
+
+
+REQUEST_IDS: Final = {
+    "lines": ("a\r\nX-Forged: 1\n\n", None),
+    "nul": ("a\0b", None),
+    "long": ("x" * 2**20, None),
+    "separators": ("a\u2028b\u202e\x85\x1b[2J", None),
+    "header with bytes that are no ASCII": ("b", b"a\xff\xe9\x80"),
+    "header with UTF-8": ("b", "ä€".encode()),
+    "header that is long": ("b", b"y" * 4_000),
+}
+
+
+@pytest.mark.parametrize("status", [200, 404])
+@pytest.mark.parametrize(("said", "header"), REQUEST_IDS.values(), ids=REQUEST_IDS)
+async def test_a_request_id_of_any_kind_is_short_and_can_be_written(
+    said: str, header: bytes | None, status: int
+) -> None:
+    body = encoded({"data": {"results": {"BTCUSDT": {}}}, "meta": {"request_id": said}})
+    if status != 200:
+        body = refusal("NOT_FOUND", request_id=said)
+    head = b"" if header is None else b"X-Request-ID: %b\r\n" % header
+    length = b"Content-Length: %d\r\n" % len(body)
+    async with raw_server(b"HTTP/1.1 %d X\r\n%b%b\r\n%b" % (status, head, length, body)) as url:
+        async for asker in asking(Upstream(base_url=url, api_key=Secret(KEY))):
+            if status == 200:
+                request_id = (await asker.check()).response.meta.request_id
+            else:
+                error = await asker.fails()
+                assert isinstance(error, NothingFound)
+                request_id = error.request_id
+    assert request_id
+    assert len(request_id) <= 200
+    assert request_id.encode()
+
+
+@pytest.mark.parametrize(
+    "header", [b"a\0b", b"a\rb", b"a\r\n\r\n{}", b"z" * 2**20], ids=["nul", "return", "a body", "1 MiB"]
+)
+async def test_a_header_that_http_forbids_is_an_error_of_ours_and_nothing_of_it_is_taken(header: bytes) -> None:
+    async with raw_server(b"HTTP/1.1 200 OK\r\nX-Request-ID: %b\r\n\r\n{}" % header) as url:
+        async for asker in asking(Upstream(base_url=url, api_key=Secret(KEY))):
+            error = await asker.fails()
+            assert len(str(error)) < 600
+            assert len(error.request_id or "") <= 200
+
+
+@asynccontextmanager
+async def raw_server(answer: bytes) -> AsyncIterator[str]:
+    """One that answers every connection with these bytes and the end of it; its URL."""
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(raw)
+        writer.write(answer)
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
+    server = await asyncio.start_server(once, "127.0.0.1", 0)
     async with server:
-        async for asker in asking(Upstream(base_url=f"http://127.0.0.1:{port}", api_key=Secret(KEY))):
-            assert isinstance(await asker.fails(), UpstreamError)
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+ASKS: Final = """
+import asyncio, sys
+from connector.config import Upstream
+from connector.errors import UpstreamError
+from connector.hidden import Secret
+from connector.source.client import Ask, Client
+from connector.source.key import ApiKey
+from connector.source.limits import Limiter
+
+async def main() -> None:
+    upstream = Upstream(base_url=sys.argv[1], api_key=Secret("not-to-be-told"))
+    client = Client(upstream, ApiKey(upstream), Limiter(None))
+    try:
+        print(list((await client.check(Ask(("ETHUSDT",)))).response.answers))
+    except UpstreamError as error:
+        print(error)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted", "said"),
+    [
+        ("127.0.0.1", True, "['ETHUSDT']"),
+        ("127.0.0.1", False, "certificate verify failed"),
+        ("api.example.com", True, "certificate is not valid for '127.0.0.1'"),
+    ],
+    ids=["by an authority of one's own", "nobody vouches for it", "another name"],
+)
+async def test_a_server_that_is_not_who_it_should_be_is_told_nothing(
+    name: str, trusted: bool, said: str, tmp_path: Path
+) -> None:
+    authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(name).configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    variables = {**os.environ, **({"SSL_CERT_FILE": str(tmp_path / "authority.pem")} if trusted else {})}
+    server = Server()
+    async for one in serving(server, context):
+        asking_it = await asyncio.create_subprocess_exec(
+            sys.executable, "-W", "ignore", "-c", ASKS, one.url, env=variables, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await asking_it.communicate()
+    assert said in output.decode()
+    assert len(server.seen) == (said == "['ETHUSDT']")

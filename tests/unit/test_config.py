@@ -340,7 +340,21 @@ class TestFeeds:
         ]
 
     @pytest.mark.parametrize(
-        "symbols", ["BTC/USD", "BTC USD", "BTC\nUSD", "straße", "\u0131ce", "A,,B", "x" * 65, ".", "a,A"]
+        "symbols",
+        [
+            *("BTC/USD", "BTC USD", "BTC\nUSD", "straße", "\u0131ce", "A,,B", "x" * 65, ".", "a,A"),
+            *(
+                "BTC\r\nX-Forged: 1",
+                "BTC\0",
+                "BTC%0d%0aX",
+                "BTC&include=zones",
+                "BTC?a",
+                "BTC#a",
+                "BTC;a",
+                "BTC=a",
+                "BTC\u2028A",
+            ),
+        ],
     )
     def test_symbols_that_kafka_or_the_url_would_refuse_are_faults(self, symbols: str) -> None:
         (fault,) = faults(GEX_SYMBOLS=symbols)
@@ -368,6 +382,8 @@ class TestFeeds:
                 "thresholds.odte = { absolut = 1 }",
                 "odte.absolut': int; unknown, did you mean feeds.thresholds.odte.absolute?",
             ),
+            ("symbols = ['A,B']", "not 'A,B'"),
+            ('symbols = ["A\\r\\nB", "C\\u0000"]', r"not 'A\r\nB', 'C\x00'"),
             ("exchanges = ['okx', 'OKX']", "each once, not 'okx', 'OKX'"),
             ("exchanges = 'okx'", "expected list of str"),
             ("stale_after_seconds = 0", "expected float > 0"),
