@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,8 @@ import pytest
 from connector.config import Kafka
 from connector.kafka import topics
 from connector.kafka.settings import Clients, Topics
+from connector.simulator.settings import DEFAULT_KEY
+from tests.support import checker
 from tests.support.guarded import KEY_PASSWORD, PASSWORD, USER, GuardedKafka
 from tests.support.processes import start, start_simulator, start_worker, variables_for, wait_until
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Names
     from tests.support.processes import Program
+    from tests.support.registry import LocalRegistry
 
 TOPIC, GROUP = admin_api.ResourceType.TOPIC, admin_api.ResourceType.GROUP
 TRANSACTIONAL_ID = admin_api.ResourceType.TRANSACTIONAL_ID
@@ -82,7 +87,7 @@ def test_the_rights_of_the_readme_are_enough(
 ) -> None:
     given = {name: value for name, value in variables.items() if not name.startswith("GEX_KAFKA__CLIENT__")}
     grant(guarded, names, NEEDED)
-    reader = ck.Consumer({"bootstrap.servers": guarded.inside, "group.id": names.unique})
+    reader = ck.Consumer({"bootstrap.servers": guarded.broker.bootstrap_servers, "group.id": names.unique})
     with start_worker({**given, **WAYS[way](guarded)}) as worker:
         place = ck.TopicPartition(f"{names.topic_prefix}.all.current", 0)
         wait_until(lambda: max(reader.get_watermark_offsets(place, timeout=10)), "a state", worker)
@@ -96,7 +101,7 @@ def test_one_right_fewer_ends_the_start_and_names_the_remedy(
     guarded: GuardedKafka, names: Names, variables: dict[str, str], missing: str
 ) -> None:
     if missing != "topic CREATE":
-        there = Kafka(bootstrap_servers=guarded.inside, topic_prefix=names.topic_prefix)
+        there = Kafka(bootstrap_servers=guarded.broker.bootstrap_servers, topic_prefix=names.topic_prefix)
         wanted = topics.specs(Topics(names.topic_prefix), ["all"], there)
         topics.prepare(Clients(there), wanted, -1)
     grant(guarded, names, {name: right for name, right in NEEDED.items() if name != missing})
@@ -126,7 +131,7 @@ WRONG: dict[str, tuple[Callable[[GuardedKafka], dict[str, str]], tuple[str, ...]
     ),
     "no TLS where there is TLS": (lambda _: {f"{CLIENT}SECURITY_PROTOCOL": "SASL_PLAINTEXT"}, ("security.protocol",)),
     "TLS where there is none": (
-        lambda kafka: {"GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.inside},
+        lambda kafka: {"GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.broker.bootstrap_servers},
         ("PLAINTEXT broker listener?", "security.protocol"),
     ),
     "no certificate of ours": (
@@ -180,3 +185,53 @@ def test_a_key_that_cannot_be_opened_is_a_fault_of_the_configuration(
         assert worker.wait() == 2, worker.log()
         assert "ssl.key" in worker.log()
         assert "hunter22" not in worker.log()
+
+
+REGISTRY_PASSWORD = "registry-pass-90bb1f"
+SECRETS = (DEFAULT_KEY, PASSWORD, KEY_PASSWORD, REGISTRY_PASSWORD)
+PAGES = ("/metrics", "/health/live", "/health/ready", "/", "/status", "/api/status", "/no-such-page")
+
+
+def test_no_secret_is_shown_anywhere(
+    guarded: GuardedKafka, registry: LocalRegistry, names: Names, variables: dict[str, str]
+) -> None:
+    """Neither while all is well nor while the API sends rubbish and refuses the key."""
+    grant(guarded, names, NEEDED)
+    user_info = f"gex:{REGISTRY_PASSWORD}"
+    given = {
+        **variables,
+        **{name: value for name, value in guarded.by_certificate().items() if name.startswith(f"{CLIENT}SSL_")},
+        f"{CLIENT}DEBUG": "conf,security,broker",
+        "GEX_SCHEMA_REGISTRY__URL": registry.url,
+        "GEX_SCHEMA_REGISTRY__CLIENT__BASIC_AUTH_USER_INFO": user_info,
+    }
+    with start_simulator("--limit", "0", "--period", "1") as simulator:
+        given["GEX_UPSTREAM__BASE_URL"] = f"{simulator.url}/v2"
+        with start_worker(given, arguments=["--log-level", "DEBUG"]) as worker:
+            simulator.ask("/_control/faults", {"fault": "nan", "count": 1})
+            wait_until(lambda: "entry to quarantine" in worker.log(), "an entry in quarantine", worker)
+            shown = [page(worker, path) for path in PAGES]
+            simulator.ask("/_control/set", {"keys": ["bq_live_" + "x" * 32]})
+            wait_until(lambda: "key_refused" in worker.log(), "the key is refused", worker)
+            shown += [page(worker, path) for path in PAGES]
+            assert worker.terminate() == 0
+            shown.append(worker.log())
+    kept = [
+        record.value + record.key + b"".join(record.headers.values())
+        for name in ("all.changes", "all.current", "quarantine")
+        for record in checker.records(guarded.broker, f"{names.topic_prefix}.{name}")
+    ]
+    assert len(kept) >= 3
+    texts = [*shown, *(value.decode(errors="replace") for value in kept)]
+    hidden = (*SECRETS, base64.b64encode(user_info.encode()).decode())
+    assert [secret for secret in hidden for text in texts if secret in text] == []
+
+
+def page(worker: Program, path: str) -> str:
+    """Its status, headers and text, whatever the status."""
+    request = http.client.HTTPConnection(worker.url.removeprefix("http://"), timeout=10)
+    request.request("GET", path)
+    response = request.getresponse()
+    text = f"{response.status} {response.headers} {response.read().decode()}"
+    request.close()
+    return text

@@ -32,7 +32,7 @@ class Files:
 
 
 class GuardedKafka:
-    """Listens thrice: `scram` (SASL_SSL), `mutual` (SSL, certificate required), `inside` (PLAINTEXT, all is allowed).
+    """Listens at `scram` (SASL_SSL) and `mutual` (SSL, certificate required); at its own address all is allowed to all.
 
     Its certificate is for 127.0.0.1, and not for localhost. The principal of a certificate is its common name.
     """
@@ -42,16 +42,15 @@ class GuardedKafka:
         server = _written(folder / "server", authority, LOOPBACK)
         self.files = _written(folder / "client", authority, f"{USER}@client.test", KEY_PASSWORD)
         self.stranger = _written(folder / "stranger", trustme.CA(), f"{USER}@client.test", KEY_PASSWORD)
-        ports = {name: free_port() for name in ("CLIENT", "MUTUAL", "INSIDE", "CONTROLLER")}
+        ports = {name: free_port() for name in ("CLIENT", "SCRAM", "MUTUAL", "CONTROLLER")}
         addresses = {name: f"{LOOPBACK}:{port}" for name, port in ports.items()}
-        self.scram, self.mutual, self.inside, controller = addresses.values()
+        self.scram, self.mutual = addresses["SCRAM"], addresses["MUTUAL"]
         extra = {
             "listeners": ",".join(f"{name}://{address}" for name, address in addresses.items()),
-            "listener.security.protocol.map": "CLIENT:SASL_SSL,MUTUAL:SSL,INSIDE:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "inter.broker.listener.name": "INSIDE",
-            "controller.quorum.voters": f"1@{controller}",
+            "listener.security.protocol.map": "CLIENT:PLAINTEXT,SCRAM:SASL_SSL,MUTUAL:SSL,CONTROLLER:PLAINTEXT",
+            "controller.quorum.voters": f"1@{addresses['CONTROLLER']}",
             "sasl.enabled.mechanisms": "SCRAM-SHA-512",
-            "listener.name.client.scram-sha-512.sasl.jaas.config": (
+            "listener.name.scram.scram-sha-512.sasl.jaas.config": (
                 "org.apache.kafka.common.security.scram.ScramLoginModule required;"
             ),
             "listener.name.mutual.ssl.client.auth": "required",
@@ -75,7 +74,7 @@ class GuardedKafka:
 
     def admin(self) -> admin_api.AdminClient:
         """Of one who may do everything."""
-        return admin_api.AdminClient({"bootstrap.servers": self.inside})
+        return admin_api.AdminClient({"bootstrap.servers": self.broker.bootstrap_servers})
 
     def by_password(self) -> dict[str, str]:
         """A worker's variables."""
