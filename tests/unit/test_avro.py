@@ -220,7 +220,7 @@ def test_moments_are_timestamps_in_microseconds() -> None:
 )
 def test_a_value_of_an_unknown_schema_is_corrupt(value: bytes) -> None:
     codec = Codec(SingleObject())
-    for decode in (codec.decode_state, codec.decode_event):
+    for decode in (codec.decode_state, codec.decode_event, codec.computed_at):
         with pytest.raises(ShardCorrupt):
             decode(value)
 
@@ -238,6 +238,17 @@ def test_a_value_cut_off_anywhere_is_corrupt() -> None:
     for length in range(len(value)):
         with pytest.raises(ShardCorrupt):
             codec.decode_state(value[:length])
+
+
+@quick
+@given(states)
+def test_the_moment_of_a_state_is_read_without_the_rest(state: State) -> None:
+    codec = Codec(SingleObject())
+    value = codec.state("t", state)
+    assert codec.computed_at(value) == state.computed_at
+    assert codec.computed_at(value[:-1]) == state.computed_at
+    with pytest.raises(ShardCorrupt):
+        codec.computed_at(value[:14])
 
 
 @settings(quick, max_examples=400)
