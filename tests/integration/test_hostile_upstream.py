@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SYMBOLS = ("BADUSDT", "GOODUSDT")
 MEGABYTE = 2**20
 METRICS = ("gex_", "process_", "python_")
-MEMORY_BYTES = 400 * MEGABYTE
+MEMORY_BYTES = 256 * MEGABYTE
 REQUEST_IDS = (
     "a\r\nX-Forged: 1\n{}",
     "\0",
