@@ -64,13 +64,20 @@ class Transaction(Value, frozen=True):
         return bool(self.events or self.states or self.quarantined)
 
 
+class Writer(Value, frozen=True):
+    """Who wrote a record, as its headers say."""
+
+    worker: str
+    group: str
+
+
 class Restored(Value, frozen=True):
     """What the shard's partition of `current` says, and what it took to read it.
 
     `history`: for each symbol in `states` the distinct `computed_at` of its last records, 16 at most, that compaction
     has left, ascending; the state's own is among them. Empty where no record had one. `writer`: the worker that wrote
-    last, None where nobody did. `requests`: what it had asked of the upstream within a minute; None where it did not
-    say.
+    last and its group, None where nobody did. `requests`: what it had asked of the upstream within a minute; None where
+    it did not say.
     """
 
     states: dict[str, State]
@@ -78,7 +85,7 @@ class Restored(Value, frozen=True):
     seconds: float
     history: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
     requests: int | None = None
-    writer: str | None = None
+    writer: Writer | None = None
 
 
 def _text(header: str | bytes | None) -> str:
@@ -134,7 +141,8 @@ class ShardLog:
         self._producer = producer
         requests = contents.headers.get(_REQUESTS)
         asked = int(requests) if isinstance(requests, bytes) and requests.isdigit() else None
-        writer = _text(contents.headers.get("worker")) if contents.records else None
+        who = (_text(contents.headers.get(name)) for name in ("worker", "group"))
+        writer = Writer(*who) if contents.records else None
         return Restored(states, contents.records, time.monotonic() - started_at, history, asked, writer)
 
     def publish(self, transaction: Transaction) -> None:

@@ -77,7 +77,7 @@ class Shard:
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._ticked = False
-        self._gone = False
+        self._gone = self._fenced = False
         self._failures = 0
         self._opened_at = self._taken_from = -math.inf
         self._publishing_since: float | None = None
@@ -196,17 +196,22 @@ class Shard:
         for kept in (self._last, self._refused, self._answered_at):
             kept.clear()
         self._opened_at = time.monotonic()
-        if restored.writer not in {None, self._tools.source.worker}:
+        writer, me = restored.writer, self._tools.source
+        if writer is not None and writer.worker != me.worker:
             # What was asked before may be older than what another worker has written.
             self._taken_from = self._opened_at
             self._forget()
+            if self._fenced and writer.group != me.group:
+                extra = {"shard": str(self.id), "group": writer.group, "worker": writer.worker}
+                _log.error("another fleet uses these topics: stop it, or give it a kafka.topic_prefix", extra=extra)
         elif (attempt := self.inbox.settle(self._states)) is not None:
             self._report(attempt.events, attempt.work)
         for symbol, state in self._states.items():
             self._show(symbol, state)
         self._set(is_open=True, is_polled=True)
         extra = {"shard": str(self.id), "symbols": len(self._states), "records": restored.records}
-        _log.info("shard open", extra={**extra, "seconds": round(restored.seconds, 3), "last_writer": restored.writer})
+        last = None if writer is None else f"{writer.worker} of group {writer.group}"
+        _log.info("shard open", extra={**extra, "seconds": round(restored.seconds, 3), "last_writer": last})
 
     async def _serve(self) -> None:
         if not self.is_open:
@@ -280,7 +285,7 @@ class Shard:
 
     async def _fail(self, error: KafkaError) -> None:
         """Say so, and wait before the next try. Nothing of the old state is used again."""
-        fenced = isinstance(error, ShardFenced)
+        fenced = self._fenced = isinstance(error, ShardFenced)
         if fenced:
             self._tools.metrics.fenced()
         self._set(is_open=False, is_polled=self.is_polled and not fenced)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 _GONE_SECONDS: Final = 3600
+_BURST: Final = 2
 
 
 def batches_for(symbols: int) -> int:
@@ -37,8 +38,8 @@ def share_of(owned: Collection[tuple[str, str]], configured: Mapping[str, int]) 
 def spent_before(shards: Iterable[Restored], now: int, me: str) -> float:
     """Requests that the last writers of these shards may have made in the last minute. `now`: wall clock, microseconds.
 
-    What each said last, and somewhat more than the same pace since, as checks come in bursts; all that it might where
-    it did not say. A worker that has been silent for an hour asks no more. `me` is not among them.
+    What each said last, the same pace since, and a few more, as checks come in bursts; all that it might where it did
+    not say. A worker that has been silent for an hour asks no more. `me` is not among them.
     """
     by_worker: dict[str, float] = {}
     for restored in shards:
@@ -47,7 +48,7 @@ def spent_before(shards: Iterable[Restored], now: int, me: str) -> float:
             continue
         silent_seconds = max(now - last.observed_at, 0) / MICROS
         if silent_seconds < _GONE_SECONDS:
-            pace = 1.5 * (1 + min(silent_seconds / MINUTE_SECONDS, 1.0))
-            supposed = inf if restored.requests is None else pace * restored.requests + 5
+            pace = 1 + min(silent_seconds / MINUTE_SECONDS, 1.0)
+            supposed = inf if restored.requests is None else pace * restored.requests + _BURST
             by_worker[last.source.worker] = max(supposed, by_worker.get(last.source.worker, 0))
     return sum(by_worker.values())

@@ -35,14 +35,14 @@ _MARGIN: Final = 1
 
 _LOOK_AGAIN_SECONDS: Final = 1.0
 _SAME_RESET_SECONDS: Final = 2.0
-_LEAST_SEEN_SECONDS: Final = 45.0
+_LEAST_SEEN_SECONDS: Final = 30.0
 """Having seen less of a window than this says nothing about its rest, if nothing else is known of it."""
 
 _LEAST_PACE_SECONDS: Final = 10.0
 """Nor have two answers that are nearer to each other a pace between them."""
 
 _MOST_BY_PACE: Final = 3 / 4
-"""Part of the limit; with the rest we ask often enough to see a whole minute."""
+"""Part of the limit that a pace may lead to; with the rest we ask often enough to see a whole minute."""
 
 _ROUNDING: Final = 1e-6
 
@@ -105,7 +105,8 @@ class _Window:
         if now < self.resets_at:
             return self.foreign
         seen_seconds = self.seen_at - (self.resets_at - MINUTE_SECONDS)
-        return ceil(self.foreign * MINUTE_SECONDS / max(seen_seconds, _LEAST_SEEN_SECONDS))
+        likely = ceil(self.foreign * MINUTE_SECONDS / max(seen_seconds, _LEAST_SEEN_SECONDS) - _ROUNDING)
+        return max(self.foreign, min(likely, ceil(limit * _MOST_BY_PACE)))
 
 
 class Limiter:
@@ -235,8 +236,13 @@ class Limiter:
         return len(self._ended) + self._in_flight
 
     def spent_last_minute(self, now: float) -> int:
-        """Requests that count, and those that owners before may have made."""
-        return self.requests_last_minute(now) + ceil((self._share - self._free_share) * self.available)
+        """Requests that count, and those of owners before that may count still: fewer, the longer they are gone.
+
+        Else what one worker asked would be counted on and on where shards change hands more than once a minute.
+        """
+        counted = self.requests_last_minute(now)
+        before = sum(gain.share * min((gain.spent_until - now) / MINUTE_SECONDS, 1.0) for gain in self._gains)
+        return counted + ceil(before * self.available)
 
     @property
     def _free_share(self) -> float:

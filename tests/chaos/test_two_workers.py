@@ -52,6 +52,24 @@ def test_a_frozen_worker_does_no_harm_when_it_wakes_and_a_stopped_one_hands_over
     assert len(shown - published) <= 3 * len(SYMBOLS)
 
 
+@pytest.mark.timeout(240)
+def test_two_fleets_on_the_same_topics_name_each_other_and_break_no_sequence(kafka: LocalKafka, names: Names) -> None:
+    with start_simulator("--period", "1", "--jitter", "0.1", "--limit", "0") as simulator:
+        variables = variables_for(kafka, names, simulator, SYMBOLS)
+        others = variables | {"GEX_KAFKA__GROUP_ID": f"{names.group_id}-others"}
+        with start_worker(variables) as one, start_worker(others) as other:
+            for worker, group in ((one, f"{names.group_id}-others"), (other, names.group_id)):
+                wait_until(
+                    lambda worker=worker: "another fleet uses these topics" in worker.log(), "it notices", worker
+                )  # type: ignore[misc]
+                said = next(line for line in worker.log().splitlines() if "another fleet" in line)
+                assert f'"group": "{group}"' in said
+                assert worker.metric("gex_shard_fenced_total") > 0
+            assert [one.terminate(), other.terminate()] == [0, 0]
+    events, current = checker.events(kafka, names.topic_prefix), checker.states(kafka, names.topic_prefix)
+    assert checker.violations(events, current) == []
+
+
 @pytest.mark.timeout(120)
 def test_a_standby_is_ready_and_takes_over(kafka: LocalKafka, names: Names) -> None:
     with start_simulator("--period", "1", "--limit", "0") as simulator:

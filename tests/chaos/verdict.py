@@ -266,8 +266,8 @@ class _Reasons:
         )
         return (
             self._of_what_was_shown(what, sight, following)
-            or self._of_its_worker(sight, following)
             or self._of_its_shard(what, sight, following)
+            or self._of_its_worker(what, sight, following)
         )
 
     def _of_what_was_shown(self, what: What, sight: Sight, following: Event | None) -> str | None:
@@ -280,10 +280,11 @@ class _Reasons:
             return "collapsed, as the event after it says"
         return None
 
-    def _of_its_worker(self, sight: Sight, following: Event | None) -> str | None:
+    def _of_its_worker(self, what: What, sight: Sight, following: Event | None) -> str | None:
         life = sight.life
         if following is None or following.source.worker != self._workers[id(life)]:
-            if life.status not in {0, None} and life.ended_at is not None:
+            kept = all(at < sight.from_at for at, message in self._told(what, life) if message in {*LEFT, HANDED_OVER})
+            if kept and life.status not in {0, None} and life.ended_at is not None:
                 self.oldest_in_hand = max(self.oldest_in_hand, life.ended_at - sight.at)
                 return "in hand of a worker that died"
             if life.stopping_at is not None and sight.at > life.stopping_at - _IN_FLIGHT_SECONDS:
@@ -295,7 +296,7 @@ class _Reasons:
     def _of_its_shard(self, what: What, sight: Sight, following: Event | None) -> str | None:
         seen_next = None if following is None else self._sights.get(_said(following) or what)
         until = float("inf") if seen_next is None else seen_next.at
-        for at, message in self._moments[id(sight.life), f"all-{partition_of(what.symbol, self._shards)}"]:
+        for at, message in self._told(what, sight.life):
             if message in LEFT and sight.from_at <= at <= until:
                 return "in hand of a worker that was fenced"
             if message == HANDED_OVER and sight.from_at - 0.05 <= at <= sight.at + 0.25:
@@ -303,6 +304,10 @@ class _Reasons:
             if message == OPENED and sight.from_at - 0.05 <= at <= sight.at + 0.25:
                 return "under way when its shard was opened"
         return None
+
+    def _told(self, what: What, life: Life) -> list[tuple[float, str]]:
+        """What a worker said of a symbol's shard, and when."""
+        return self._moments[id(life), f"all-{partition_of(what.symbol, self._shards)}"]
 
     def _is_older(self, what: What, sight: Sight) -> bool:
         moments, newest = self._newest[what.symbol]

@@ -17,7 +17,7 @@ from connector.core.model import Kind, Source, Status
 from connector.core.state import FeedRules
 from connector.errors import AccessDenied, KafkaUnavailable, SetupError, ShardFenced, Unpublishable
 from connector.kafka.settings import ShardId
-from connector.kafka.shard import Restored, Transaction
+from connector.kafka.shard import Restored, Transaction, Writer
 from connector.runtime.clock import Clock
 from connector.runtime.metrics import Metrics
 from connector.runtime.shard import Shard
@@ -46,7 +46,7 @@ class MemoryLog:
         self.errors: list[KafkaError] = []
         self.committed_all_the_same = False
         self.opened = 0
-        self.writer: str | None = None
+        self.writer: Writer | None = None
 
     def open(self) -> Restored:
         self.opened += 1
@@ -55,7 +55,7 @@ class MemoryLog:
     def publish(self, transaction: Transaction) -> None:
         if self.errors and not self.committed_all_the_same:
             raise self.errors.pop(0)
-        self.writer = ME.worker
+        self.writer = Writer(ME.worker, ME.group)
         self.events += transaction.events
         self.states |= {state.symbol: state for state in transaction.states}
         self.quarantined += [entry.raw for entry in transaction.quarantined]
@@ -138,12 +138,15 @@ async def test_an_entry_that_was_of_no_use_is_looked_at_again_and_quarantined_on
     assert kinds(bench) == [Kind.SNAPSHOT]
 
 
-async def test_what_was_asked_before_the_restore_is_not_taken_where_another_has_written_meanwhile(bench: Bench) -> None:
+async def test_what_was_asked_before_the_restore_is_not_taken_where_another_has_written_meanwhile(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     bench.log.errors = [ShardFenced("another")]
-    bench.log.writer = "another"
+    bench.log.writer = Writer("another", "others")
     bench.shard._failures = -10  # no long wait for the next try
     bench.show({"spot_price": 1})
     await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
+    assert "another fleet uses these topics" in caplog.text
     bench.show(Status.MISSING, asked_ago_seconds=60)
     await bench.settled()
     assert kinds(bench) == []
@@ -188,7 +191,7 @@ async def test_what_waits_when_the_group_gives_a_shard_up_is_published_unless_an
     first.shard.lose()
     await first.task
     if another_has_written:
-        first.log.writer = "another"
+        first.log.writer = Writer("another", "others")
     second = Shard(SHARD, FeedRules("all"), frozenset({"BTC"}), first.log, first.shard._tools, first.shard.inbox)
     task = asyncio.create_task(second.run())
     await first.until(lambda: second.is_open and not second.inbox)
