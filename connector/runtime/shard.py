@@ -202,8 +202,8 @@ class Shard:
             self._taken_from = self._opened_at
             self._forget()
             if self._fenced and writer.group != me.group:
-                extra = {"shard": str(self.id), "group": writer.group, "worker": writer.worker}
-                _log.error("another fleet uses these topics: stop it, or give it a kafka.topic_prefix", extra=extra)
+                other = {"shard": str(self.id), "group": writer.group, "worker": writer.worker}
+                _log.error("another fleet uses these topics: stop it, or give it a kafka.topic_prefix", extra=other)
         elif (attempt := self.inbox.settle(self._states)) is not None:
             self._report(attempt.events, attempt.work)
         for symbol, state in self._states.items():

@@ -68,11 +68,15 @@ class Program:
         except OSError:
             return False
 
+    def text(self, path: str) -> str:
+        """What it answers to GET. Raises OSError."""
+        with urllib.request.urlopen(self.url + path, timeout=_REQUEST_SECONDS) as response:
+            return str(response.read().decode())
+
     def metric(self, name: str) -> int:
         """The sum over all labels of a worker's metric; 0 where it does not answer."""
         try:
-            with urllib.request.urlopen(f"{self.url}/metrics", timeout=_REQUEST_SECONDS) as response:
-                lines = response.read().decode().splitlines()
+            lines = self.text("/metrics").splitlines()
         except OSError:
             return 0
         return round(sum(float(line.split()[1]) for line in lines if line.startswith(name + "{")))
