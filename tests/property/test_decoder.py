@@ -27,7 +27,7 @@ from connector.source.key import ApiKey
 from connector.source.limits import Limiter
 from tests.support.levels import ME, NOW, changed, levels_of, number, prices, seen
 from tests.support.levels import NUMBERS as PATHS
-from tests.support.mutation import SYMBOLS, headers, packed, spoilt
+from tests.support.mutation import SYMBOLS, headers, packed, spoilt, spoilt_entry
 from tests.support.profiles import FUZZING, cases
 
 if TYPE_CHECKING:
@@ -149,6 +149,18 @@ def holds(status: int, said: dict[str, str], body: bytes) -> None:
 @given(statuses, codes, codes)
 def test_a_response_that_was_spoilt_is_taken_or_refused(status: int, said: bytes, code: bytes) -> None:
     holds(status, headers(said), spoilt(code))
+
+
+@cases(100, weight=8)
+@given(codes, st.booleans())
+def test_whatever_one_entry_is_the_others_are_answered_as_they_came(code: bytes, before: bool) -> None:
+    good = b'{"spot_price":1.5,"note":"}"}'
+    pairs = [b'"AAA":%b' % spoilt_entry(code), b'"BBB" : %b' % good]
+    body = b'{"data":{"results":{%b},"missing":[]},"meta":{}}' % b",".join(pairs if before else reversed(pairs))
+    response = taken(200, {}, body)
+    assert not isinstance(response, UpstreamError)
+    assert response.answers["BBB"] == good
+    assert response.answers["AAA"] in {spoilt_entry(code).strip(), Status.MISSING}
 
 
 @cases(100, weight=8)

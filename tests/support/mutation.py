@@ -92,8 +92,8 @@ VALUES: Final = (
         b'"a\\"}]{[:,"',
     ),
     *(b'"\xe2\x80\xa8\\r\\n"', b'"' + b"x" * 3_000 + b'"', b'"' + b"\\u0022:" * 50 + b'"', b'"' + b"9" * 400 + b'"'),
-    *(b"[" * deep + b"]" * deep for deep in (900, 1_100)),
-    *(b'{"a":' * deep + b"1" + b"}" * deep for deep in (900, 1_100)),
+    *(b"[" * deep + b"]" * deep for deep in (900, 4_000)),  # Hypothesis has a deeper stack than others
+    *(b'{"a":' * deep + b"1" + b"}" * deep for deep in (900, 4_000)),
     *(
         b'{"a":1,"a":2}',
         b'{"":{"":1}}',
@@ -138,15 +138,16 @@ TOKENS: Final = (
 def spoilt(code: bytes) -> bytes:
     """The body that a program makes."""
     program = Program(code)
-    changes: dict[int, list[int]] = {}
-    template = program.one_of(TEMPLATES)
-    nodes = _count(template)
-    for _ in range(program.below(4)):
-        changes.setdefault(program.below(nodes), []).append(program.below(256))
-    body = _written(template, changes, program, [0])
+    body = _changed(program.one_of(TEMPLATES), program, program.below(4))
     for _ in range(program.one_of((0, 0, 0, 1, 2, 3))):
         body = _cut(body, program)
     return body
+
+
+def spoilt_entry(code: bytes) -> bytes:
+    """The entry that a program makes; its brackets and quotes are in pairs."""
+    program = Program(code)
+    return _changed(ENTRY, program, 1 + program.below(3))
 
 
 def headers(code: bytes) -> dict[str, str]:
@@ -166,6 +167,15 @@ def packed(body: bytes, code: bytes) -> bytes:
     return found
 
 
+def _changed(tree: Any, program: Program, count: int) -> bytes:
+    """A tree as JSON, with so many changes."""
+    changes: dict[int, list[int]] = {}
+    nodes = _count(tree)
+    for _ in range(count):
+        changes.setdefault(program.below(nodes), []).append(program.below(256))
+    return _written(tree, changes, program, [0])
+
+
 def _count(node: Any) -> int:
     below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
     return 1 + sum(map(_count, below))
@@ -181,12 +191,14 @@ def _written(node: Any, changes: dict[int, list[int]], program: Program, at: lis
             _shuffle(pairs, kind % 4, program)
         text = b"{%b}" % b",".join(b"%b:%b" % pair for pair in pairs)
     elif isinstance(node, list):
-        text = b"[%b]" % b",".join(_written(item, changes, program, at) for item in node)
+        items = [_written(item, changes, program, at) for item in node]
+        text = b"[%b]" % b",".join(items * (300 if any(kind % 4 == 0 for kind in mine) else 1))
     else:
         text = json.dumps(node).encode()
     for kind in mine:
-        if not isinstance(node, dict) or kind % 8 > 5:
-            text = (program.one_of(VALUES), program.one_of(VALUES), b"[%b]" % text, b" %b\n" % text)[kind // 64]
+        if kind % 4 if isinstance(node, list) else kind % 8 > 5 or not isinstance(node, dict):
+            longer = b'"%b"' % (text.strip(b'"') * 500)
+            text = (program.one_of(VALUES), longer, b"[%b]" % text, b" %b\n" % text)[kind // 64]
     return text
 
 
