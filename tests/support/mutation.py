@@ -197,7 +197,7 @@ def _written(node: Any, changes: dict[int, list[int]], program: Program, at: lis
         text = json.dumps(node).encode()
     for kind in mine:
         if kind % 4 if isinstance(node, list) else kind % 8 > 5 or not isinstance(node, dict):
-            longer = b'"%b"' % (text.strip(b'"') * 500)
+            longer = b'"%b"' % (text.replace(b'"', b"") * 500)
             text = (program.one_of(VALUES), longer, b"[%b]" % text, b" %b\n" % text)[kind // 64]
     return text
 
