@@ -131,9 +131,10 @@ class _Director:
 
     def play(self, outcome: Outcome) -> None:
         """All faults of the plan."""
-        weights = [FAULTS[kind][1] for kind in self._plan.kinds]
+        kinds = [kind for kind in self._plan.kinds if kind != "registry" or self._plan.with_registry]
+        weights = [FAULTS[kind][1] for kind in kinds]
         for number in range(1, self._plan.faults + 1):
-            (kind,) = self._chance.choices(self._plan.kinds, weights)
+            (kind,) = self._chance.choices(kinds, weights)
             seed = self._chance.getrandbits(32)
             self._say(f"{number:4d} {kind}")
             outcome.struck[kind] += 1

@@ -73,6 +73,27 @@ def test_two_fleets_on_the_same_topics_name_each_other_and_break_no_sequence(kaf
     assert checker.violations(events, current) == []
 
 
+@pytest.mark.timeout(240)
+def test_workers_are_replaced_one_by_one_by_others_with_more_symbols(kafka: LocalKafka, names: Names) -> None:
+    with start_simulator("--period", "1", "--jitter", "0.1", "--limit", "0") as simulator:
+        shards = {"GEX_KAFKA__SHARDS": "2", "GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.1"}
+        old = variables_for(kafka, names, simulator, SYMBOLS[:4]) | shards
+        new = variables_for(kafka, names, simulator, SYMBOLS) | shards
+        with start_worker(old) as first, start_worker(old) as second, start_worker(new) as third:
+            assert first.terminate() == 0
+            with start_worker(new) as fourth:
+                assert second.terminate() == 0
+                wait_until(lambda: (owned(third), owned(fourth)) == (1, 1), "the new ones share", third)
+                wait_until(lambda: _statuses(kafka, names) == dict.fromkeys(SYMBOLS, "LIVE"), "all live", third)
+                assert [third.terminate(), fourth.terminate()] == [0, 0]
+    events, current = checker.events(kafka, names.topic_prefix), checker.states(kafka, names.topic_prefix)
+    assert checker.violations(events, current) == []
+
+
+def _statuses(kafka: LocalKafka, names: Names) -> dict[str, str]:
+    return {symbol: str(state.status) for symbol, state in checker.states(kafka, names.topic_prefix).items()}
+
+
 @pytest.mark.timeout(120)
 def test_a_standby_is_ready_and_takes_over(kafka: LocalKafka, names: Names) -> None:
     with start_simulator("--period", "1", "--limit", "0") as simulator:

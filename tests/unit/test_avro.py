@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -279,3 +281,24 @@ def test_a_key_lies_where_javas_clients_put_it(key: str, java: int) -> None:
     """Vectors of org.apache.kafka.common.utils.UtilsTest#testMurmur2."""
     for count in (1, 2, 3, 6, 7, 64, 2**31 - 1):
         assert partition_of(key, count) == (java & 0x7FFFFFFF) % count
+
+
+SHARDS_THAT_OPEN_AT_ONCE: Final = """
+import sys, threading
+from connector.kafka.avro import Codec, SingleObject
+sys.setswitchinterval(1e-6)
+value, codecs = bytes.fromhex(sys.argv[1]), [Codec(SingleObject()) for _ in range(8)]
+start = threading.Barrier(len(codecs))
+threads = [threading.Thread(target=lambda c=c: (start.wait(), c.decode_state(value))) for c in codecs]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+@pytest.mark.parametrize("process", range(8))
+def test_the_first_shards_of_a_process_are_restored_side_by_side(process: int) -> None:
+    """Without the codec's precaution every second process dies."""
+    state = State("f", "S", 1, Status.LIVE, 1, 1, "", ME, 1, Levels())
+    value = Codec(SingleObject()).state("topic", state)
+    command = [sys.executable, "-c", SHARDS_THAT_OPEN_AT_ONCE, value.hex()]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
