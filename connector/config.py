@@ -66,7 +66,7 @@ class Upstream(Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(gt=0, le=100_000)] | None,
         "A cap on the server's limit; none: the server's, or 60 where it says none",
     ] = None
-    max_response_bytes: Annotated[int, Meta(ge=1_024, le=2**30), "A longer response is not read to its end"] = 2_097_152
+    max_response_bytes: Annotated[int, Meta(ge=1_024, le=2**30), "A longer response is not read to its end"] = 1_048_576
 
 
 class Feed(Struct, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ MEMORY_BYTES = 256 * MEGABYTE
 REQUEST_IDS = (
     "a\r\nX-Forged: 1\n{}",
     "\0",
-    "x" * MEGABYTE,
+    "x" * (MEGABYTE // 8),
     "\u2028\u202e\x1b[2J",
     '"} 1\nforged_metric 2',
     "ä€\U0001f600",
@@ -55,7 +55,7 @@ BODIES = (
     Body(b" " * 20 * MEGABYTE),
     Body(b"{}", promised=2**40),
     Body(b'"\\' * (MEGABYTE // 2)),
-    Body(b'{"data":{"results":{%b}}}' % b",".join(b'"%d":{}' % number for number in range(150_000))),
+    Body(b'{"data":{"results":{%b}}}' % b",".join(b'"%d":{}' % number for number in range(80_000))),
     Body(b'{"data":{"results":{}},"meta":{"rate_limit":{"limit":1e400,"remaining":%b}}}' % (b"9" * 5_000)),
 )
 
