@@ -222,7 +222,7 @@ def test_moments_are_timestamps_in_microseconds() -> None:
 )
 def test_a_value_of_an_unknown_schema_is_corrupt(value: bytes) -> None:
     codec = Codec(SingleObject())
-    for decode in (codec.decode_state, codec.decode_event, codec.computed_at):
+    for decode in (codec.decode_state, codec.decode_event, lambda value: codec.computed_at(value, "BTCUSDT")):
         with pytest.raises(ShardCorrupt):
             decode(value)
 
@@ -247,10 +247,11 @@ def test_a_value_cut_off_anywhere_is_corrupt() -> None:
 def test_the_moment_of_a_state_is_read_without_the_rest(state: State) -> None:
     codec = Codec(SingleObject())
     value = codec.state("t", state)
-    assert codec.computed_at(value) == state.computed_at
-    assert codec.computed_at(value[:-1]) == state.computed_at
-    with pytest.raises(ShardCorrupt):
-        codec.computed_at(value[:14])
+    assert codec.computed_at(value, state.symbol) == state.computed_at
+    assert codec.computed_at(value[:-1], state.symbol) == state.computed_at
+    for not_its, symbol in ((value, state.symbol + "2"), (value[:14], state.symbol)):
+        with pytest.raises(ShardCorrupt):
+            codec.computed_at(not_its, symbol)
 
 
 @settings(quick, max_examples=400)
