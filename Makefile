@@ -58,7 +58,7 @@ chaos: install ## seeded faults on three brokers, workers, network and upstream,
 fuzz: install ## more cases of decoder, difference and state machine than `test` has, by a seed that it prints (MINUTES=10 SEED=)
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
-bench: install ## schedules in virtual time; CPU by stage and the worker end to end; ten minutes, BENCH=--quick two
+bench: install ## schedules in virtual time; CPU by stage and the worker end to end; ten minutes, BENCH=--quick two; not in it, half an hour each: tests.bench.capacity, .outage
 	$(BIN)/python -m tests.bench.schedule $(BENCH)
 	$(BIN)/python -m tests.bench.schedule.speed
 	$(BIN)/python -m tests.bench --json bench.json $(BENCH)
