@@ -32,8 +32,8 @@ _RETRY_SECONDS: Final = 30
 _ABORT_SECONDS: Final = 5
 _MAX_QUARANTINED_BYTES: Final = 64 * 1024
 
-_REQUESTS: Final = "requests"
-"""The header of `current` that says what its writer asked of the upstream within a minute."""
+_SPENT: Final = "spent"
+"""The header of `current` that says which part of its budget its writer had used within a minute."""
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -52,13 +52,13 @@ class Quarantined(Value, frozen=True):
 class Transaction(Value, frozen=True):
     """What one transaction writes: events in order, the last state of each symbol, and what could not be used.
 
-    `requests`: what this worker has asked of the upstream within a minute, for whoever takes over.
+    `spent`: the part of its budget that this worker has used within a minute, 0 to 1, for whoever takes over.
     """
 
     events: Sequence[Event] = ()
     states: Sequence[State] = ()
     quarantined: Sequence[Quarantined] = ()
-    requests: int = 0
+    spent: float = 0.0
 
     def __bool__(self) -> bool:
         return bool(self.events or self.states or self.quarantined)
@@ -76,20 +76,26 @@ class Restored(Value, frozen=True):
 
     `history`: for each symbol in `states` the distinct `computed_at` of its last records, 16 at most, that compaction
     has left, ascending; the state's own is among them. Empty where no record had one. `writer`: the worker that wrote
-    last and its group, None where nobody did. `requests`: what it had asked of the upstream within a minute; None where
-    it did not say.
+    last and its group, None where nobody did. `spent`: the part of its budget that it had used within a minute;
+    None where it did not say.
     """
 
     states: dict[str, State]
     records: int
     seconds: float
     history: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
-    requests: int | None = None
+    spent: float | None = None
     writer: Writer | None = None
 
 
 def _text(header: str | bytes | None) -> str:
     return header.decode(errors="replace") if isinstance(header, bytes) else header or "unknown"
+
+
+def _part(header: str | bytes | None) -> float | None:
+    with suppress(ValueError):
+        return min(max(float(header or "none"), 0.0), 1.0)
+    return None
 
 
 @lru_cache(maxsize=8)
@@ -139,11 +145,10 @@ class ShardLog:
         states = {key.decode(errors="replace"): self._state(key, value) for key, value in contents.values.items()}
         history = self._history(contents, states)
         self._producer = producer
-        requests = contents.headers.get(_REQUESTS)
-        asked = int(requests) if isinstance(requests, bytes) and requests.isdigit() else None
+        spent = _part(contents.headers.get(_SPENT))
         who = (_text(contents.headers.get(name)) for name in ("worker", "group"))
         writer = Writer(*who) if contents.records else None
-        return Restored(states, contents.records, time.monotonic() - started_at, history, asked, writer)
+        return Restored(states, contents.records, time.monotonic() - started_at, history, spent, writer)
 
     def publish(self, transaction: Transaction) -> None:
         """Commit all of it or none of it. After an error the outcome is unknown: open again.
@@ -216,7 +221,7 @@ class ShardLog:
                     *self._headers(
                         state, f"{feed}/{state.symbol}/{state.sequence}/{state.observed_at}", "gex.levels.state"
                     ),
-                    (_REQUESTS, str(transaction.requests)),
+                    (_SPENT, f"{transaction.spent:.3f}"),
                 ],
             )
         for entry in transaction.quarantined:

@@ -92,14 +92,18 @@ class Poller:
     def _share(self, gained: Collection[tuple[str, str]]) -> None:
         """Tell the limiter which part of all batches is ours, and what of it those before us may have spent."""
         sizes = {name: len(feed.symbols) for name, feed in self._feeds.items()}
-        first = sum(batches_for(count) for count in Counter(feed for feed, _ in gained).values())
-        before = [owner.restored for owner in {self._owners[key] for key in gained} if owner.restored]
-        asked = spent_before(before, self._clock.now(), self._me.worker)
-        gain = self._limiter.available * share_of(gained, sizes)
+        share, used = share_of(gained, sizes), 0.0
+        for owner in {self._owners[key] for key in gained}:
+            its = [(owner.id.feed, symbol) for symbol in owner.symbols]
+            used += share_of(its, sizes) * spent_before(owner.restored, self._clock.now(), self._me.worker)
+        part, first = (
+            used / share if share else 0.0,
+            sum(map(batches_for, Counter(feed for feed, _ in gained).values())),
+        )
+        if used:  # a worker that dies again and again has no first requests for ever
+            first = min(first, max(int((share - used) * self._limiter.available), 1))
         now = time.monotonic()
-        until, part = (now + MINUTE_SECONDS, min(asked / gain, 1.0)) if asked and gain else (now, 0.0)
-        if asked:  # a worker that dies again and again has no first requests for ever
-            first = min(first, max(int(gain - min(asked, gain)), 1))
+        until = now + MINUTE_SECONDS if used else now
         self._limiter.own(share_of(self._owners, sizes), now, first, until, part)
         self._schedule.afford(self._limiter.plan_per_minute, now)
 

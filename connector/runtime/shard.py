@@ -243,7 +243,7 @@ class Shard:
                 self._tools.metrics.dropped(self.id.feed, step.dropped)
         states = {step.state.symbol: step.state for step in steps if step.state is not None}
         events = [step.event for step in steps if step.event is not None]
-        transaction = Transaction(events, tuple(states.values()), work.quarantined, self._tools.requests())
+        transaction = Transaction(events, tuple(states.values()), work.quarantined, self._tools.spent())
         if not transaction:
             return
         self._publishing_since = time.monotonic()

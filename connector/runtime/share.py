@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from math import inf
 from typing import TYPE_CHECKING, Final
 
 from connector.core.batches import MAX_SYMBOLS
@@ -11,13 +10,13 @@ from connector.core.model import MICROS
 from connector.source.limits import MINUTE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
     from connector.kafka.shard import Restored
 
 
 _GONE_SECONDS: Final = 3600
-_BURST: Final = 2
+"""A worker that has been silent for so long asks no more."""
 
 
 def batches_for(symbols: int) -> int:
@@ -35,20 +34,17 @@ def share_of(owned: Collection[tuple[str, str]], configured: Mapping[str, int]) 
     return part / sum(batches_for(size) for size in configured.values())
 
 
-def spent_before(shards: Iterable[Restored], now: int, me: str) -> float:
-    """Requests that the last writers of these shards may have made in the last minute. `now`: wall clock, microseconds.
+def spent_before(restored: Restored | None, now: int, me: str) -> float:
+    """The part of a shard's budget, 0 to 1, that its last writer may have used in the last minute.
 
-    What each said last, the same pace since, and a few more, as checks come in bursts; all that it might where it did
-    not say. A worker that has been silent for an hour asks no more. `me` is not among them.
+    What it said last of its whole budget, and the same pace since; all of it where it did not say. What was ours is in
+    our own log. `now`: wall clock, microseconds.
     """
-    by_worker: dict[str, float] = {}
-    for restored in shards:
-        last = max(restored.states.values(), key=lambda state: state.observed_at, default=None)
-        if last is None or last.source.worker == me:
-            continue
-        silent_seconds = max(now - last.observed_at, 0) / MICROS
-        if silent_seconds < _GONE_SECONDS:
-            pace = 1 + min(silent_seconds / MINUTE_SECONDS, 1.0)
-            supposed = inf if restored.requests is None else pace * restored.requests + _BURST
-            by_worker[last.source.worker] = max(supposed, by_worker.get(last.source.worker, 0))
-    return sum(by_worker.values())
+    last = max((state.observed_at for state in restored.states.values()), default=None) if restored else None
+    if restored is None or restored.writer is None or restored.writer.worker == me or last is None:
+        return 0.0
+    silent_seconds = max(now - last, 0) / MICROS
+    if silent_seconds >= _GONE_SECONDS:
+        return 0.0
+    pace = 1 + min(silent_seconds / MINUTE_SECONDS, 1.0)
+    return 1.0 if restored.spent is None else min(pace * restored.spent, 1.0)

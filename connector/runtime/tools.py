@@ -61,8 +61,8 @@ class Tools:
     changed: Callable[[], None]
     """Called when a shard begins or ceases to be polled."""
     trial: Trial = field(default_factory=lambda: Trial(math.inf))
-    requests: Callable[[], int] = lambda: 0
-    """What was asked of the upstream within a minute."""
+    spent: Callable[[], float] = lambda: 0.0
+    """The part of the budget that was used within a minute."""
     turns: Mapping[ShardId, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     """Held by the one object that works on a shard."""
 

@@ -127,7 +127,7 @@ class Worker:
             grace_seconds=2 * self._config.upstream.timeout_seconds,
             trial=Trial(time.monotonic() + self._config.kafka.start_timeout_seconds),
             changed=self._cover,
-            requests=lambda: limiter.spent_last_minute(time.monotonic()),
+            spent=lambda: limiter.spent(time.monotonic()),
         )
         self._group = Group(self._clients.group(), currents, self, lambda: self._health.progress(_GROUP))
         self._health.register(_GROUP, _GROUP_LIMIT_SECONDS)

@@ -235,14 +235,15 @@ class Limiter:
         self._look(now)
         return len(self._ended) + self._in_flight
 
-    def spent_last_minute(self, now: float) -> int:
-        """Requests that count, and those of owners before that may count still: fewer, the longer they are gone.
+    def spent(self, now: float) -> float:
+        """The part of our share that was used within a minute, 0 to 1.
 
-        Else what one worker asked would be counted on and on where shards change hands more than once a minute.
+        With what owners before used of it: less, the longer they are gone, or it would be counted on and on where
+        shards change hands more than once a minute.
         """
-        counted = self.requests_last_minute(now)
+        used = self.requests_last_minute(now)
         before = sum(gain.share * min((gain.spent_until - now) / MINUTE_SECONDS, 1.0) for gain in self._gains)
-        return counted + ceil(before * self.available)
+        return min((used + before * self.available) / max(self._share * self.available, 1.0), 1.0)
 
     @property
     def _free_share(self) -> float:

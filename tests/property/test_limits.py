@@ -533,17 +533,32 @@ class TestShares:
         limiter = Limiter(None)
         limiter.own(1.0, 100.0, 4, 160.0, spent_part=0.5)
         spend(limiter, 3, 100.0)
-        assert [limiter.spent_last_minute(now) for now in (100.0, 130.0, 159.0, 160.0)] == [33, 18, 4, 0]
+        assert [round(60 * limiter.spent(now), 1) for now in (100.0, 130.0, 159.0, 160.0)] == [33, 18, 3.5, 0]
+
+    @quick
+    @given(st.integers(0, 60), st.integers(1, 6), st.booleans())
+    def test_the_heirs_of_a_worker_have_together_what_it_left(self, spent: int, heirs: int, dies: bool) -> None:
+        """It dies, or goes on with a part like theirs."""
+        before = Limiter(None)
+        before.own(1.0, 0.0, 0, 0.0)
+        spend(before, spent, 0.0)
+        share, told = 1 / (heirs + (not dies)), before.spent(1.0)
+        limiters = [Limiter(None) for _ in range(heirs)]
+        for limiter in limiters:
+            limiter.own(share, 1.0, 0, 61.0, told)
+        before.own(share * (not dies), 1.0, 0, 0.0)
+        more = sum(allowed(limiter, 1.0) for limiter in (*limiters, *([] if dies else [before])))
+        assert spent + more <= 60
 
     def test_shards_that_change_hands_often_do_not_use_up_the_budget_by_it(self) -> None:
         """Each worker has the key for ten seconds and asks twice."""
-        told, limits = 0, []
+        told, limits = 0.0, []
         for turn in range(30):
             limiter, now = Limiter(None), 10.0 * turn
-            limiter.own(1.0, now, 1, now + 60, min(told / 60, 1.0))
+            limiter.own(1.0, now, 1, now + 60, told)
             limits.append(limiter.limit)
             spend(limiter, 2, now + 5)
-            told = limiter.spent_last_minute(now + 10)
+            told = limiter.spent(now + 10)
         assert min(limits) > 40
 
     def test_a_share_of_less_than_a_request_is_one(self) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.core.model import MICROS, Levels, Source, State, Status
-from connector.kafka.shard import Restored
+from connector.kafka.shard import Restored, Writer
 from connector.runtime.share import batches_for, share_of, spent_before
 
 NOW = 1_700_000_000 * MICROS
 
 
-def restored(worker: str, seconds_ago: float, requests: int | None) -> Restored:
+def restored(worker: str, seconds_ago: float, spent: float | None) -> Restored:
     state = State(
         feed="f",
         symbol="A",
@@ -29,7 +27,7 @@ def restored(worker: str, seconds_ago: float, requests: int | None) -> Restored:
         levels=Levels(),
         published=None,
     )
-    return Restored({"A": state}, 1, 0.1, {}, requests)
+    return Restored({"A": state}, 1, 0.1, {}, spent, Writer(worker, "g"))
 
 
 @pytest.mark.parametrize(("symbols", "batches"), [(0, 0), (1, 1), (8, 1), (9, 2), (80, 10)])
@@ -52,36 +50,26 @@ def test_the_shares_of_all_workers_add_up_to_one(sizes: list[int], workers: int)
     assert sum(shares) == pytest.approx(1)
 
 
-def test_what_the_last_writer_said_counts_and_what_it_may_have_asked_since() -> None:
-    assert spent_before([restored("a", 0, 10)], NOW, "me") >= 10
-    assert spent_before([restored("a", 30, 10)], NOW, "me") >= 15
+def test_what_the_last_writer_said_counts_and_the_same_pace_since() -> None:
+    assert spent_before(restored("a", 0, 0.4), NOW, "me") == pytest.approx(0.4)
+    assert spent_before(restored("a", 30, 0.4), NOW, "me") == pytest.approx(0.6)
+    assert spent_before(restored("a", 600, 0.4), NOW, "me") == pytest.approx(0.8), "it may have asked in vain"
+    assert spent_before(restored("a", 30, 0.9), NOW, "me") == 1
 
 
-def test_a_worker_with_several_shards_is_counted_once() -> None:
-    both = spent_before([restored("a", 10, 10), restored("a", 20, 8)], NOW, "me")
-    assert both == max(
-        spent_before([restored("a", 10, 10)], NOW, "me"), spent_before([restored("a", 20, 8)], NOW, "me")
-    )
-    two = spent_before([restored("a", 10, 10), restored("b", 10, 10)], NOW, "me")
-    assert two == 2 * spent_before([restored("a", 10, 10)], NOW, "me")
-
-
-def test_who_did_not_say_may_have_asked_for_all() -> None:
-    assert spent_before([restored("a", 10, None)], NOW, "me") == inf
+def test_who_did_not_say_may_have_used_all() -> None:
+    assert spent_before(restored("a", 10, None), NOW, "me") == 1
 
 
 def test_long_silence_and_an_empty_topic_mean_that_nothing_was_spent() -> None:
-    assert spent_before([restored("a", 7200, None)], NOW, "me") == 0
-    assert spent_before([Restored({}, 0, 0.1)], NOW, "me") == 0
+    assert spent_before(restored("a", 7200, None), NOW, "me") == 0
+    assert spent_before(Restored({}, 0, 0.1), NOW, "me") == 0
+    assert spent_before(None, NOW, "me") == 0
 
 
 def test_a_clock_that_is_behind_the_writers_makes_no_difference() -> None:
-    assert spent_before([restored("a", -30, 10)], NOW, "me") == spent_before([restored("a", 0, 10)], NOW, "me")
+    assert spent_before(restored("a", -30, 0.1), NOW, "me") == spent_before(restored("a", 0, 0.1), NOW, "me")
 
 
 def test_what_we_asked_ourselves_is_not_counted_again() -> None:
-    assert spent_before([restored("me", 1, 10)], NOW, "me") == 0
-
-
-def test_a_worker_that_polls_in_vain_writes_nothing_and_counts() -> None:
-    assert spent_before([restored("a", 600, 10)], NOW, "me") >= 10
+    assert spent_before(restored("me", 1, 0.5), NOW, "me") == 0
