@@ -266,8 +266,9 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         rows["events a minute"].append(f"{polled['events']:.0f}")
         rows["transactions a minute"].append(f"{polled['transactions']:.0f}")
         rows["bytes an event: changes"].append(f"{polled['changes_bytes'] / polled['events']:.0f}")
-        rows["bytes an event: current"].append(f"{polled['current_bytes'] / polled['events']:.0f}")
-        rows["MB a minute to Kafka"].append(f"{(polled['changes_bytes'] + polled['current_bytes']) / 1e6:.2f}")
+        whole = polled["current_bytes"] > 0  # after ten minutes it is compacted, and shrinks
+        rows["bytes an event: current"].append(f"{polled['current_bytes'] / polled['events']:.0f}" if whole else "?")
+        rows["MB a minute: changes"].append(f"{polled['changes_bytes'] / 1e6:.2f}")
         rows["worker: CPU seconds a minute"].append(f"{polled['cpu']:.2f}")
         rows["  where nothing is new"].append(f"{quiet['cpu']:.2f}")
         rows["  where nothing is asked"].append(f"{idle['cpu']:.2f}")
