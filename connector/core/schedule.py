@@ -154,6 +154,7 @@ class Schedule:
         asked = {(batch.feed, symbol) for batch in batches for symbol in batch.symbols}
         self._known = {key: self._known.get(key) or _Known(Forecast(now)) for key in asked}
         slots, self._slots = self._slots, {}
+        planned = {id(known): slot.at for slot in slots.values() for known in slot.symbols if slot.at is not None}
         first = now
         for batch in batches:
             if batch in slots:
@@ -167,7 +168,9 @@ class Schedule:
                 self._set(batch, slot, now + self._slow_retry_seconds(), Purpose.REFUSED)
             elif any(known.looked_at is None for known in slot.symbols):
                 self._set(batch, slot, first, Purpose.FIRST)
-                first += self._plan.min_interval_seconds
+                first += min(self._plan.min_interval_seconds, 60 / self._budget)
+            elif known_at := [planned[id(known)] for known in slot.symbols if id(known) in planned]:
+                self._set(batch, slot, min(known_at), Purpose.EXPECTED)  # plans for a thousand batches take seconds
             else:
                 self._replan(batch, slot, now, now)
         if before:

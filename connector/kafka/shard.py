@@ -255,9 +255,10 @@ class ShardLog:
         moments = {symbol: {state.computed_at} for symbol, state in states.items()}
         with suppress(KafkaUnavailable, SetupError):  # the registry, asked for a schema that no last value has
             for key, values in contents.recent.items():
+                symbol = key.decode()
                 for value in list(values)[:-1]:
                     with suppress(ShardCorrupt):
-                        moments[key.decode()].add(self._state(key, value).computed_at)
+                        moments[symbol].add(self._codec.computed_at(value, symbol))
         return {symbol: tuple(sorted(at for at in found if at is not None)) for symbol, found in moments.items()}
 
     def _state(self, key: bytes, value: bytes) -> State:

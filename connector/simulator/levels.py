@@ -130,7 +130,8 @@ def grid_of(symbol: str) -> Grid:
     """Known bases, and for any other symbol one between 0.1 and 10 000."""
     base = BASES.get(symbol) or round(10 ** (5 * chance_of("base", symbol).random() - 1), 2)
     magnitude = 10.0 ** math.floor(math.log10(base / 100))
-    step = next(step for step in (magnitude, 2 * magnitude, 5 * magnitude) if step * 1.999 > base / 100)
+    steps = (magnitude, 2 * magnitude, 5 * magnitude, 10 * magnitude)
+    step = next(step for step in steps if step * 1.999 > base / 100)
     return Grid(base, step, max(2, 6 - math.floor(math.log10(base))))
 
 

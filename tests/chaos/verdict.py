@@ -261,9 +261,12 @@ class _Reasons:
 
     def of(self, what: What, sight: Sight) -> str | None:
         """The first that fits; None: it is lost."""
-        following = next(
-            (event for event in self._by_symbol[what.symbol] if (event.computed_at or 0) > what.computed_at), None
-        )
+        its = self._by_symbol[what.symbol]
+        following = next((event for event in its if (event.computed_at or 0) > what.computed_at), None)
+        before = its if following is None else its[: following.sequence - 1]
+        said = next((event.after for event in reversed(before) if event.after is not None), None)
+        if said is not None and _numbers(said) == what.numbers:
+            return "no difference to what was said"
         return (
             self._of_what_was_shown(what, sight, following)
             or self._of_its_shard(what, sight, following)
@@ -294,8 +297,10 @@ class _Reasons:
         return None
 
     def _of_its_shard(self, what: What, sight: Sight, following: Event | None) -> str | None:
-        seen_next = None if following is None else self._sights.get(_said(following) or what)
-        until = float("inf") if seen_next is None else seen_next.at
+        until = float("inf")
+        if following is not None and following.source.worker == self._workers[id(sight.life)]:
+            seen_next = self._sights.get(_said(following) or what)
+            until = until if seen_next is None else seen_next.at
         for at, message in self._told(what, sight.life):
             if message in LEFT and sight.from_at <= at <= until:
                 return "in hand of a worker that was fenced"

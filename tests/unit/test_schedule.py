@@ -461,8 +461,10 @@ def test_without_batches_there_is_nothing_to_wait_for() -> None:
     assert one.next_check_at(batch("B")) is None
 
 
-def test_first_checks_are_spread() -> None:
-    one = covering(*"ABCDEFGH", plan=Plan(min_interval_seconds=2))
+@pytest.mark.parametrize(("budget", "pause"), [(20.0, 2.0), (120.0, 0.5)])
+def test_first_checks_are_spread_but_no_more_than_the_budget_asks_for(budget: float, pause: float) -> None:
+    one = schedule(budget=budget, plan=Plan(min_interval_seconds=2))
+    one.cover([batch(name) for name in "ABCDEFGH"], 0.0)
     first = []
     for _ in range(8):
         planned = one.next()
@@ -470,7 +472,18 @@ def test_first_checks_are_spread() -> None:
         first.append(planned[0])
         assert one.started(planned[1]) is Purpose.FIRST
     assert one.next() is None
-    assert first == [2.0 * number for number in range(8)]
+    assert first == [pause * number for number in range(8)]
+
+
+def test_a_batch_that_is_packed_anew_is_checked_when_the_first_of_its_symbols_was_due() -> None:
+    one = covering("A", "B")
+    for name, sent in (("A", 0.0), ("B", 10.0)):
+        one.started(batch(name))
+        one.finished(batch(name), Outcome.ANSWERED, sent, sent, Dates({name: int(sent * 1e6) + 1}, 0.0))
+    due = [one.next_check_at(batch(name)) for name in "AB"]
+    pair = Batch("f", ("A", "B"), False)
+    one.cover([pair], 20.0)
+    assert one.next_check_at(pair) == min(at for at in due if at is not None)
 
 
 def test_a_check_has_a_purpose() -> None:
