@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-FAILED_ONCE: tuple[int, ...] = ()
-"""Seeds that found something."""
+FAILED_ONCE: tuple[int, ...] = (2,)
+"""Seeds that found something. 2: a client's metadata that lacked partitions for minutes, and clocks that were set."""
 
 
 @pytest.mark.timeout(600)
