@@ -151,9 +151,12 @@ class Codec:
         key = value[:start]
         schema = self._moments.get(key)
         if schema is None:
-            names = [field["name"] for field in written["fields"]]
-            if _MOMENT not in names:
-                raise ShardCorrupt(f"a value of {len(value)} bytes is no {STATE}: its schema has no {_MOMENT}")
+            fields = written.get("fields", []) if isinstance(written, dict) else []
+            names = [field["name"] for field in fields]
+            if _MOMENT not in names or "symbol" not in names[: names.index(_MOMENT)]:
+                raise ShardCorrupt(
+                    f"a value of {len(value)} bytes is no {STATE}: its schema has no symbol and {_MOMENT}"
+                )
             schema = _plain({**written, "fields": written["fields"][: names.index(_MOMENT) + 1]})
             self._moments[key] = schema
         head = _read(value, start, STATE, schema)

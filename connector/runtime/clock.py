@@ -57,7 +57,8 @@ class Clock:
             self.correction = max(-limit, min(limit, round(median(self._samples))))
 
     def _ahead_of_monotonic(self) -> int:
-        return self.now() - time.monotonic_ns() // 1000
+        """Of one that goes on while the machine is suspended, or else a suspension would look like a step."""
+        return self.now() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 
     def _follow(self) -> None:
         """Where our clock was set, what was learnt of the upstream's moves with it."""

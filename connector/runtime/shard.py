@@ -62,7 +62,8 @@ class Shard:
     ) -> None:
         self.id = shard
         self.symbols = symbols
-        self.inbox = inbox or Inbox(lambda: tools.metrics.dropped(shard.feed, "collapsed"))
+        # One that is empty may not stay so: what it held can be inside a commit that hangs.
+        self.inbox = Inbox(lambda: tools.metrics.dropped(shard.feed, "collapsed")) if inbox is None else inbox
         self.is_open = False
         self.is_polled = False
         self.restored: Restored | None = None

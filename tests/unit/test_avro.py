@@ -303,3 +303,22 @@ def test_the_first_shards_of_a_process_are_restored_side_by_side(process: int) -
     value = Codec(SingleObject()).state("topic", state)
     command = [sys.executable, "-c", SHARDS_THAT_OPEN_AT_ONCE, value.hex()]
     assert subprocess.run(command, check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "string",
+        ["null", "string"],
+        {"type": "enum", "name": "E", "symbols": ["A"]},
+        {"type": "record", "name": "X", "fields": [{"name": "computed_at", "type": "long"}]},
+    ],
+    ids=str,
+)
+def test_a_value_of_a_schema_that_is_no_states_has_no_moment(foreign: Any) -> None:
+    class Foreign(SingleObject):
+        def written_with(self, value: bytes) -> tuple[Any, int]:
+            return foreign, 0
+
+    with pytest.raises(ShardCorrupt):
+        Codec(Foreign()).computed_at(b"\x02A", "A")

@@ -96,3 +96,14 @@ def test_when_our_clock_is_set_the_upstreams_stays_where_it_was(step: int, monke
     monkeypatch.setattr(time, "time_ns", lambda: real() + step * 1000)
     assert clock.upstream(Clock.now()) == pytest.approx(before, abs=SECOND)
     assert clock.correction == pytest.approx(10 * SECOND - step, abs=SECOND)
+
+
+def test_a_machine_that_was_suspended_has_not_set_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    for _ in range(3):
+        now = Clock.now()
+        clock.learn(now, now + 100_000, now + 10 * SECOND + ODD)
+    before, wall, since_boot = clock.correction, time.time_ns, time.clock_gettime_ns
+    monkeypatch.setattr(time, "time_ns", lambda: wall() + 3600 * 10**9)
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda which: since_boot(which) + 3600 * 10**9)
+    assert clock.upstream(Clock.now()) - Clock.now() == pytest.approx(before, abs=SECOND // 100)

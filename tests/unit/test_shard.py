@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -45,6 +46,8 @@ class MemoryLog:
         self.quarantined: list[bytes] = []
         self.errors: list[KafkaError] = []
         self.committed_all_the_same = False
+        self.goes_on = threading.Event()
+        self.goes_on.set()
         self.opened = 0
         self.writer: Writer | None = None
 
@@ -53,6 +56,7 @@ class MemoryLog:
         return Restored(dict(self.states), len(self.states), 0.0, writer=self.writer)
 
     def publish(self, transaction: Transaction) -> None:
+        assert self.goes_on.wait(10)
         if self.errors and not self.committed_all_the_same:
             raise self.errors.pop(0)
         self.writer = Writer(ME.worker, ME.group)
@@ -201,6 +205,53 @@ async def test_what_waits_when_the_group_gives_a_shard_up_is_published_unless_an
     published = [state.levels.spot_price for state in first.log.states.values() if state.levels]
     lost = first.metrics.registry.get_sample_value("gex_observations_dropped_total", {"feed": "all", "reason": "lost"})
     assert (published, lost) == (([1.0], 1.0) if another_has_written else ([2.0], 0.0))
+
+
+async def test_what_is_inside_a_commit_that_hangs_while_the_shard_goes_and_comes_back_is_not_lost() -> None:
+    first = Bench()
+    await first.polled.wait()
+    first.show({"spot_price": 1})
+    await first.settled()
+    first.log.goes_on.clear()
+    first.log.errors = [KafkaUnavailable("away")]
+    first.show({"spot_price": 2})
+    await first.until(lambda: first.shard._publishing_since is not None)
+    first.shard.lose()
+    second = Shard(SHARD, FeedRules("all"), frozenset({"BTC"}), first.log, first.shard._tools, first.shard.inbox)
+    task = asyncio.create_task(second.run())
+    first.log.goes_on.set()
+    await first.until(lambda: second.is_open and not second.inbox)
+    second.close()
+    await asyncio.wait([task, first.task])
+    first.pool.shutdown()
+    assert [state.levels.spot_price for state in first.log.states.values() if state.levels] == [2.0]
+
+
+async def test_a_commit_is_not_taken_for_made_where_only_a_refresh_without_an_event_was_in_it(bench: Bench) -> None:
+    def entry(second: int) -> dict[str, Any]:
+        return {
+            "spot_price": 1,
+            "computed_at": datetime.fromtimestamp(Clock.now() // SECOND - 9 + second, UTC).isoformat(),
+        }
+
+    bench.show(entry(0))
+    await bench.settled()
+    bench.log.errors = [KafkaUnavailable("away")]
+    bench.show(refreshed := entry(1))
+    await bench.until(lambda: bench.log.opened == 2)
+    await bench.settled()
+    computed_at = bench.log.states["BTC"].computed_at
+    assert computed_at is not None
+    assert datetime.fromtimestamp(computed_at / SECOND, UTC).isoformat() == refreshed["computed_at"]
+
+
+async def test_after_a_restore_the_same_answer_is_looked_at_again(bench: Bench) -> None:
+    bench.log.errors = [Unpublishable("too large")]
+    bench.show({"spot_price": 1})
+    await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
+    bench.show({"spot_price": 1})
+    await bench.settled()
+    assert kinds(bench) == [Kind.SNAPSHOT]
 
 
 async def test_nothing_gets_to_kafka_while_a_shard_is_not_open(bench: Bench) -> None:
