@@ -6,7 +6,7 @@ STAMP = $(VENV)/.installed
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 SECONDS ?=
-MINUTES ?= 20
+MINUTES ?=
 SEED ?=
 # --unfenced: the control, which must fail.
 UNFENCED ?=
@@ -53,7 +53,7 @@ test-all: test ## also what needs system packages: promtool
 	$(BIN)/pytest -m system
 
 chaos: install ## seeded faults on three brokers, workers, network and upstream, judged (MINUTES=20 SEED=1)
-	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(UNFENCED)
+	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(UNFENCED)
 
 fuzz: install ## more cases of decoder, difference and state machine than `test` has, by a seed that it prints (MINUTES=10 SEED=)
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

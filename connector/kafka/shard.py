@@ -86,6 +86,8 @@ class Restored(Value, frozen=True):
     history: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
     spent: float | None = None
     writer: Writer | None = None
+    end: int = 0
+    """The offset at which the partition ended."""
 
 
 def _text(header: str | bytes | None) -> str:
@@ -148,7 +150,7 @@ class ShardLog:
         spent = _part(contents.headers.get(_SPENT))
         who = (_text(contents.headers.get(name)) for name in ("worker", "group"))
         writer = Writer(*who) if contents.records else None
-        return Restored(states, contents.records, time.monotonic() - started_at, history, spent, writer)
+        return Restored(states, contents.records, time.monotonic() - started_at, history, spent, writer, high)
 
     def publish(self, transaction: Transaction) -> None:
         """Commit all of it or none of it. After an error the outcome is unknown: open again.

@@ -210,7 +210,7 @@ class Shard:
         for symbol, state in self._states.items():
             self._show(symbol, state)
         self._set(is_open=True, is_polled=True)
-        extra = {"shard": str(self.id), "symbols": len(self._states), "records": restored.records}
+        extra = {"shard": str(self.id), "symbols": len(self._states), "records": restored.records, "end": restored.end}
         last = None if writer is None else f"{writer.worker} of group {writer.group}"
         _log.info("shard open", extra={**extra, "seconds": round(restored.seconds, 3), "last_writer": last})
 

@@ -37,12 +37,13 @@ class Orders:
 
     def reached(self, point: str) -> None:
         """Carry out what was ordered for this point."""
-        if not self._point.exists():
-            return
-        wanted, number = self._point.read_text().split()
-        if wanted != point:
-            return
-        self._point.unlink()
+        try:
+            wanted, number = self._point.read_text().split()
+            if wanted != point:
+                return
+            self._point.rename(self._point.with_name("done"))  # only one thread carries it out
+        except FileNotFoundError:
+            return  # nothing was ordered, or it was withdrawn just now
         if point == "inside":
             threading.Timer(_INSIDE_SECONDS, os.kill, (os.getpid(), int(number))).start()
         else:

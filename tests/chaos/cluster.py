@@ -45,6 +45,7 @@ class Cluster:
                 "controller.quorum.election.timeout.ms": "500",
                 "controller.quorum.fetch.timeout.ms": "1500",
                 "replica.lag.time.max.ms": "5000",
+                "log.cleaner.enable": "false",  # the judge reads everything that was ever written
             }
             self.brokers.append(LocalKafka(folder / f"broker-{number}", port=direct, extra=extra))
         self.bootstrap_servers = ",".join(broker.bootstrap_servers for broker in self.brokers)

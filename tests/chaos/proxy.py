@@ -93,13 +93,6 @@ class Network:
         for proxy in self.proxies if proxies is None else proxies:
             self._loop.call_soon_threadsafe(what, proxy)
 
-    def mend(self) -> None:
-        """Everything passes again."""
-        for proxy in self.proxies:
-            proxy.delay_seconds = 0.0
-        self.tell(lambda proxy: proxy.refuse(False))
-        self.tell(lambda proxy: proxy.stall(False))
-
     def __enter__(self) -> Self:
         self._thread.start()
         return self

@@ -41,6 +41,9 @@ CALM_EVERY = 10
 """Faults between two times of calm, in which everything must come back by itself."""
 
 CALM_SECONDS = 120.0
+BETWEEN = {"broker", "coordinator", "all brokers", "network cut", "network stall", "network delay"}
+"""Faults that stand between the workers and Kafka."""
+
 _TURN_SECONDS = 0.05
 _TRUTH_EVERY_SECONDS = 20.0
 
@@ -119,6 +122,9 @@ class _Director:
         self._watcher = ck.Consumer(
             {"bootstrap.servers": world.cluster.bootstrap_servers, "group.id": "unused", "log_level": 0}
         )
+        self._written: Counter[bytes] = Counter()
+        self._began: dict[int, float] = {}
+        self.troubles: list[tuple[float, float]] = []
         self.answers: list[dict[str, Any]] = []
         self.contents: dict[str, str] = {}
         self.complaints: list[str] = []
@@ -127,7 +133,10 @@ class _Director:
         """Start the fleet and wait until events flow."""
         self._world.fleet.tend()
         wait_until(self._world.fleet.ready, "the fleet is ready", self._world.fleet.lives[0].program)
-        self._wait_for_events(60.0)
+        topic = f"{PREFIX}.all.current"
+        self._watcher.assign([ck.TopicPartition(topic, partition, ck.OFFSET_BEGINNING) for partition in range(SHARDS)])
+        if not self._wait_for_events(60.0):
+            self.complaints.append("not every symbol was published at the start")
 
     def play(self, outcome: Outcome) -> None:
         """All faults of the plan."""
@@ -162,9 +171,17 @@ class _Director:
         while self._agenda and self._agenda[0][0] <= time.monotonic():
             _, number, kind, fault = heapq.heappop(self._agenda)
             pause = next(fault, None)
-            if pause is not None:
+            if pause is None:
+                began = self._began.pop(number)
+                if kind in BETWEEN:
+                    self.troubles.append((began, time.time()))
+            else:
+                self._began.setdefault(number, time.time())
                 heapq.heappush(self._agenda, (time.monotonic() + pause, number, kind, fault))
         self._world.fleet.tend()
+        for message in self._watcher.consume(1_000, timeout=0):
+            if message.error() is None:
+                self._written[bytes(message.key() or b"")] += 1
         if time.monotonic() - self._truth_at > _TRUTH_EVERY_SECONDS:
             self.read_truth()
         time.sleep(_TURN_SECONDS)
@@ -174,7 +191,7 @@ class _Director:
         while self._agenda:
             self._turn()
         began = time.monotonic()
-        while not self._world.fleet.ready():
+        while not (self._world.fleet.ready() and self._world.fleet.shards_owned() == SHARDS):
             self._turn()
             if time.monotonic() - began > CALM_SECONDS:
                 self.complaints.append(
@@ -186,26 +203,13 @@ class _Director:
         return time.monotonic() - began
 
     def _wait_for_events(self, seconds: float) -> bool:
-        """Until each partition's worth of new events is there, or so many seconds have passed."""
-        until, before = time.monotonic() + seconds, self._written()
+        """Until there is a new committed state of every symbol, or so many seconds have passed."""
+        until, before = time.monotonic() + seconds, self._written.copy()
         while time.monotonic() < until:
-            if before is None:
-                before = self._written()
-            elif (self._written() or 0) > before + len(SYMBOLS):
+            if all(self._written[symbol.encode()] > before[symbol.encode()] for symbol in SYMBOLS):
                 return True
             self._turn()
         return False
-
-    def _written(self) -> int | None:
-        topic, total = f"{PREFIX}.all.changes", 0
-        try:
-            for partition in range(6):
-                total += self._watcher.get_watermark_offsets(ck.TopicPartition(topic, partition), timeout=5)[1]
-        except ck.KafkaException as exception:
-            self._say(f"     the looker-on: {exception}")
-            self._watcher.list_topics(topic, timeout=5)
-            return None
-        return total
 
     def _why(self) -> str:
         lives: list[Life] = self._world.fleet.running()
@@ -236,7 +240,7 @@ def _evidence(plan: Plan, world: World, director: _Director) -> Evidence:
     where = world.cluster
     current = defaultdict(list)
     for record in checker.records(where, f"{PREFIX}.all.current"):
-        current[record.partition].append(codec.decode_state(record.value))
+        current[record.partition].append((record.offset, codec.decode_state(record.value)))
     return Evidence(
         answers=director.answers,
         contents=director.contents,
@@ -245,4 +249,5 @@ def _evidence(plan: Plan, world: World, director: _Director) -> Evidence:
         quarantined=checker.records(where, f"{PREFIX}.quarantine"),
         lives=world.fleet.lives,
         shards=SHARDS,
+        troubles=director.troubles,
     )

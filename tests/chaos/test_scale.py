@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.conftest import Names
 
 SYMBOLS = tuple(f"SYM{number:02d}USDT" for number in range(40))
-PERIOD_SECONDS = 6
+PERIOD_SECONDS = 12
 MICROS = 1_000_000
 
 

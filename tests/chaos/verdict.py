@@ -13,12 +13,12 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from connector.core.model import MICROS, Event, Levels, State
+from connector.core.model import MICROS, Event, Kind, Levels, State
 from connector.kafka.partition import partition_of
 from tests.chaos.fleet import ENDED_AS_ASKED, KEYS, Life
 from tests.support import checker
@@ -32,7 +32,15 @@ SECTIONS = ("all_expiry", "odte")
 LEFT = ("another worker took the shard", "shard lost")
 HANDED_OVER = "shard handed over"
 OPENED = "shard open"
-_IN_FLIGHT_SECONDS = 1.0
+_IN_FLIGHT_SECONDS = 0.2
+_IN_HAND_SECONDS = 3.0
+"""How long an answer may take to Kafka where nothing stands between."""
+
+_RECOVERY_SECONDS = 35.0
+"""After a trouble: a commit is tried for 30 s."""
+
+_TIMEOUT_SECONDS = 4.0
+"""Of a request to the upstream, about: an answer to a worker that was frozen for so long is not taken."""
 
 Numbers = tuple[tuple[str, float | None], ...]
 
@@ -58,15 +66,20 @@ class Sight:
 
 @dataclass(slots=True)
 class Evidence:
-    """Everything that is left after a run. `current`: its records by partition, in their order."""
+    """Everything that is left after a run.
+
+    `current`: its records by partition, with their offsets, in their order. `troubles`: from when until when something
+    stood between the workers and Kafka.
+    """
 
     answers: Sequence[Mapping[str, Any]]
     contents: Mapping[str, str]
     events: Sequence[Event]
-    current: Mapping[int, Sequence[State]]
+    current: Mapping[int, Sequence[tuple[int, State]]]
     quarantined: Sequence[Record]
     lives: Sequence[Life]
     shards: int
+    troubles: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(slots=True)
@@ -105,27 +118,32 @@ def judge(evidence: Evidence) -> Verdict:
     """Hold everything against everything."""
     verdict = Verdict(events=len(evidence.events))
     by_symbol = checker.by_symbol(evidence.events)
-    last = {state.symbol: state for states in evidence.current.values() for state in states}
+    last = {state.symbol: state for states in evidence.current.values() for _, state in states}
     _ask_the_events(by_symbol, last, verdict)
     _ask_the_writers(evidence, verdict)
     _ask_the_logs(evidence.lives, verdict)
+    _ask_the_turns(evidence.answers, by_symbol, verdict)
     sights = _sights(evidence)
+    _ask_the_end(sights, last, verdict)
     verdict.shown = len(sights)
     published = {what for event in evidence.events if (what := _said(event)) is not None}
     verdict.published = len(published)
     for what in published - sights.keys():
         verdict.other.append(f"{what.symbol}: an event says what was never shown, computed {what.computed_at}")
     reasons = _Reasons(evidence, by_symbol, sights)
-    for what, sight in sights.items():
+    for what, its in sights.items():
         if what in published:
             continue
-        why = reasons.of(what, sight)
-        if why is None:
-            seen = datetime.fromtimestamp(sight.at).astimezone().time()
-            verdict.lost.append(
-                f"{what.symbol}: computed {what.computed_at}, shown to slot {sight.life.slot} at {seen}"
-            )
-        else:
+        why = reasons.of_what_was_shown(what, its[0])
+        for sight in () if why else its:
+            why = reasons.of_whom_it_was_shown_to(what, sight)
+            if why is None:
+                seen = datetime.fromtimestamp(sight.at).astimezone().time()
+                verdict.lost.append(
+                    f"{what.symbol}: computed {what.computed_at}, shown to slot {sight.life.slot} at {seen}"
+                )
+                break
+        if why is not None:
             verdict.without_event[why] += 1
     verdict.oldest_in_hand = reasons.oldest_in_hand
     return verdict
@@ -135,6 +153,11 @@ def _ask_the_events(by_symbol: Mapping[str, list[Event]], last: Mapping[str, Sta
     for symbol, its in by_symbol.items():
         counts = Counter(event.event_id for event in its)
         verdict.duplicated += [f"{event_id}: {count} times" for event_id, count in counts.items() if count > 1]
+        said = None
+        for event in its:
+            if event.kind is Kind.CHANGED and checker.counted(event.after) == checker.counted(said):
+                verdict.duplicated.append(f"{symbol}: #{event.sequence} says what was said before")
+            said = event.after or said
         for before, after in pairwise(its):
             if after.sequence > before.sequence + 1:
                 verdict.lost.append(f"{symbol}: #{after.sequence} follows #{before.sequence}")
@@ -144,21 +167,55 @@ def _ask_the_events(by_symbol: Mapping[str, list[Event]], last: Mapping[str, Sta
 
 
 def _ask_the_writers(evidence: Evidence, verdict: Verdict) -> None:
-    """Whoever writes to a shard again after somebody else did has opened it again in between."""
-    opened = Counter(
-        (line["shard"], worker)
+    """Whoever writes to a shard after somebody else has opened it in between: behind the other's last record."""
+    opened = [
+        (line["shard"], worker, int(line["end"]))
         for life in evidence.lives
         if (worker := _worker(life))
         for line in _said_of(life, OPENED)
-    )
+    ]
     for partition, states in evidence.current.items():
-        turns = Counter(worker for worker, _ in groupby(state.source.worker for state in states))
-        for worker, count in turns.items():
-            times = opened[f"all-{partition}", worker]
-            if count > times:
+        shard, before = f"all-{partition}", -1
+        for worker, turn in groupby(states, lambda one: one[1].source.worker):
+            offsets = [offset for offset, _ in turn]
+            if not any(where == shard and who == worker and before < end <= offsets[0] for where, who, end in opened):
                 verdict.zombie_writes.append(
-                    f"all-{partition}: {worker} wrote in {count} turns, opened it {times} times"
+                    f"{shard}: {worker} wrote at {offsets[0]} and had not opened it since {before}"
                 )
+            before = offsets[-1]
+
+
+def _ask_the_turns(
+    answers: Iterable[Mapping[str, Any]], by_symbol: Mapping[str, list[Event]], verdict: Verdict
+) -> None:
+    """No more events of absence and of its end than the upstream showed turns of it."""
+    turns: dict[str, list[str]] = defaultdict(list)
+    for answer in sorted(answers, key=lambda one: one["answered_at"]):
+        for symbol in answer["symbols"] if answer["status"] == 200 else ():
+            absent = "+".join(sorted({"missing", "invalid", "absent"} & set(answer["faults"])))
+            status = "" if answer["shown"].get(symbol) else absent or "cold"
+            if not turns[symbol] or turns[symbol][-1] != status:
+                turns[symbol].append(status)
+    for symbol, its in by_symbol.items():
+        absences = sum(event.kind in {Kind.MISSING, Kind.INVALID} for event in its)
+        ends = sum(event.kind is Kind.RESTORED for event in its)
+        shown = sum(map(bool, turns[symbol])) + sum("+" in status for status in turns[symbol])
+        if absences > shown or ends > sum(not status for status in turns[symbol]):
+            verdict.duplicated.append(
+                f"{symbol}: {absences} absences and {ends} ends of them, shown were {turns[symbol]}"
+            )
+
+
+def _ask_the_end(sights: Mapping[What, Sequence[Sight]], last: Mapping[str, State], verdict: Verdict) -> None:
+    """After the last calm `current` holds the last refresh, or the one before where the stop cut it off."""
+    computed: dict[str, set[int]] = defaultdict(set)
+    for what in sights:
+        computed[what.symbol].add(what.computed_at)
+    for symbol, moments in computed.items():
+        state = last.get(symbol)
+        if state is None or state.computed_at not in sorted(moments)[-2:]:
+            found = None if state is None else state.computed_at
+            verdict.other.append(f"{symbol}: current ends with {found}, shown were {sorted(moments)[-2:]}")
 
 
 def _ask_the_logs(lives: Iterable[Life], verdict: Verdict) -> None:
@@ -169,9 +226,10 @@ def _ask_the_logs(lives: Iterable[Life], verdict: Verdict) -> None:
             verdict.other.append(f"slot {life.slot} has a defect: {life.program.log()[-2000:]}")
 
 
-def _sights(evidence: Evidence) -> dict[What, Sight]:
-    sights: dict[What, Sight] = {}
-    for answer in evidence.answers:
+def _sights(evidence: Evidence) -> dict[What, list[Sight]]:
+    """The first and the last time that each refresh was shown to each worker, oldest first."""
+    sights: dict[What, dict[int, list[Sight]]] = defaultdict(lambda: defaultdict(list))
+    for answer in sorted(evidence.answers, key=lambda one: one["answered_at"]):
         if answer["status"] != 200 or answer["key"] not in KEYS:
             continue
         from_at, at = answer["received_at"] / MICROS, answer["answered_at"] / MICROS
@@ -183,8 +241,9 @@ def _sights(evidence: Evidence) -> dict[What, Sight]:
             if numbers is not None:
                 moment = datetime.fromisoformat(shown["computed_at"])
                 what = What(symbol, round(moment.timestamp() * MICROS), numbers)
-                sights.setdefault(what, Sight(from_at, at, life, shown["sha256"]))
-    return sights
+                its = sights[what][id(life)]
+                its[1:] = [Sight(from_at, at, life, shown["sha256"])]
+    return {what: [sight for its in lives.values() for sight in its] for what, lives in sights.items()}
 
 
 def _alive(lives: Iterable[Life], slot: int, at: float) -> Life | None:
@@ -236,83 +295,95 @@ def _said_of(life: Life, *messages: str) -> list[Mapping[str, Any]]:
 class _Reasons:
     """Why a refresh that was shown has no event."""
 
-    def __init__(self, evidence: Evidence, by_symbol: Mapping[str, list[Event]], sights: Mapping[What, Sight]) -> None:
+    def __init__(
+        self, evidence: Evidence, by_symbol: Mapping[str, list[Event]], sights: Mapping[What, Sequence[Sight]]
+    ) -> None:
+        self._evidence = evidence
         self._by_symbol = by_symbol
         self._sights = sights
-        self._shards = evidence.shards
         self._quarantined = {hashlib.sha256(record.value).hexdigest() for record in evidence.quarantined}
         self._workers = {id(life): _worker(life) for life in evidence.lives}
-        self._moments: dict[tuple[int, str], list[tuple[float, str]]] = defaultdict(list)
+        self._lines: dict[tuple[int, str], list[tuple[float, str]]] = defaultdict(list)
         for life in evidence.lives:
             for line in life.lines():
                 if "shard" in line:
                     at = datetime.fromisoformat(line["ts"]).timestamp()
-                    self._moments[id(life), str(line["shard"])].append((at, line["message"]))
+                    self._lines[id(life), str(line["shard"])].append((at, line["message"]))
         self._newest: dict[str, tuple[list[float], list[int]]] = {}
         for symbol in by_symbol:
-            first = sorted((sight.at, what.computed_at) for what, sight in sights.items() if what.symbol == symbol)
-            newest, so_far = [], 0
-            for _, computed_at in first:
-                so_far = max(so_far, computed_at)
-                newest.append(so_far)
-            self._newest[symbol] = [at for at, _ in first], newest
+            first = sorted((its[0].at, what.computed_at) for what, its in sights.items() if what.symbol == symbol)
+            self._newest[symbol] = [at for at, _ in first], list(accumulate((at for _, at in first), max))
         self._collapsed = Counter[str]()
         self.oldest_in_hand = 0.0
 
-    def of(self, what: What, sight: Sight) -> str | None:
-        """The first that fits; None: it is lost."""
-        its = self._by_symbol[what.symbol]
-        following = next((event for event in its if (event.computed_at or 0) > what.computed_at), None)
-        before = its if following is None else its[: following.sequence - 1]
+    def of_what_was_shown(self, what: What, sight: Sight) -> str | None:
+        """Whoever it was shown to."""
+        following = self._following(what)
+        before = self._by_symbol[what.symbol]
+        before = before if following is None else before[: following.sequence - 1]
         said = next((event.after for event in reversed(before) if event.after is not None), None)
         if said is not None and _numbers(said) == what.numbers:
             return "no difference to what was said"
-        return (
-            self._of_what_was_shown(what, sight, following)
-            or self._of_its_shard(what, sight, following)
-            or self._of_its_worker(what, sight, following)
-        )
-
-    def _of_what_was_shown(self, what: What, sight: Sight, following: Event | None) -> str | None:
         if sight.sha256 in self._quarantined:
             return "quarantined"
         if self._is_older(what, sight):
             return "older than what was shown before"
-        if following is not None and self._collapsed[following.event_id] < following.collapsed_observations:
-            self._collapsed[following.event_id] += 1
-            return "collapsed, as the event after it says"
+        same = [event for event in self._by_symbol[what.symbol] if event.computed_at == what.computed_at]
+        for event in (*same, *([] if following is None else [following])):
+            if self._collapsed[event.event_id] < event.collapsed_observations:
+                self._collapsed[event.event_id] += 1
+                return "collapsed, as an event after it says"
         return None
 
-    def _of_its_worker(self, what: What, sight: Sight, following: Event | None) -> str | None:
-        life = sight.life
-        if following is None or following.source.worker != self._workers[id(life)]:
-            kept = all(at < sight.from_at for at, message in self._told(what, life) if message in {*LEFT, HANDED_OVER})
-            if kept and life.status not in {0, None} and life.ended_at is not None:
-                self.oldest_in_hand = max(self.oldest_in_hand, life.ended_at - sight.at)
-                return "in hand of a worker that died"
-            if life.stopping_at is not None and sight.at > life.stopping_at - _IN_FLIGHT_SECONDS:
-                return "under way to a worker that stopped"
-        if any(began - _IN_FLIGHT_SECONDS < sight.at < ended + _IN_FLIGHT_SECONDS for began, ended in life.frozen):
-            return "under way to a worker that was frozen"
-        return None
-
-    def _of_its_shard(self, what: What, sight: Sight, following: Event | None) -> str | None:
-        until = float("inf")
-        if following is not None and following.source.worker == self._workers[id(sight.life)]:
-            seen_next = self._sights.get(_said(following) or what)
-            until = until if seen_next is None else seen_next.at
-        for at, message in self._told(what, sight.life):
-            if message in LEFT and sight.from_at <= at <= until:
+    def of_whom_it_was_shown_to(self, what: What, sight: Sight) -> str | None:
+        """One time that it was shown. None: it is lost."""
+        following, life = self._following(what), sight.life
+        theirs = following is None or following.source.worker != self._workers[id(life)]
+        for at, message in self._told(what, life):
+            if message in LEFT and at >= sight.from_at and (theirs or self._is_between(what, following, life)):
                 return "in hand of a worker that was fenced"
-            if message == HANDED_OVER and sight.from_at - 0.05 <= at <= sight.at + 0.25:
-                return "under way when its shard was handed over"
-            if message == OPENED and sight.from_at - 0.05 <= at <= sight.at + 0.25:
-                return "under way when its shard was opened"
+            if message in {HANDED_OVER, OPENED} and sight.from_at - 0.05 <= at <= sight.at + 0.25:
+                return "under way when its shard was opened or handed over"
+        if any(
+            ended - began > _TIMEOUT_SECONDS and began - 0.05 < sight.from_at < ended for began, ended in life.frozen
+        ):
+            return "under way to a worker that was frozen"
+        return self._of_its_end(what, sight) if theirs else None
+
+    def _of_its_end(self, what: What, sight: Sight) -> str | None:
+        life = sight.life
+        if any(at >= sight.from_at for at, message in self._told(what, life) if message in {*LEFT, HANDED_OVER}):
+            return None
+        if life.status not in {0, None} and life.ended_at is not None:
+            waited = life.ended_at - sight.at
+            troubled = any(
+                began < life.ended_at and sight.at < ended + _RECOVERY_SECONDS
+                for began, ended in self._evidence.troubles
+            )
+            if waited < _IN_HAND_SECONDS or troubled:
+                self.oldest_in_hand = max(self.oldest_in_hand, waited)
+                return "in hand of a worker that died"
+        if life.stopping_at is not None and sight.at > life.stopping_at - _IN_FLIGHT_SECONDS:
+            return "under way to a worker that stopped"
         return None
+
+    def _following(self, what: What) -> Event | None:
+        its = self._by_symbol[what.symbol]
+        return next((event for event in its if (event.computed_at or 0) > what.computed_at), None)
+
+    def _is_between(self, what: What, following: Event | None, life: Life) -> bool:
+        """Whether another worker wrote to the shard between the symbol's last event before and the one after."""
+        if following is None:
+            return True
+        states = [state for _, state in self._evidence.current[partition_of(what.symbol, self._evidence.shards)]]
+        sequences = [state.sequence if state.symbol == what.symbol else 0 for state in states]
+        until = sequences.index(following.sequence) if following.sequence in sequences else len(states)
+        since = max((index for index in range(until) if sequences[index] == following.sequence - 1), default=0)
+        return any(state.source.worker != self._workers[id(life)] for state in states[since + 1 : until])
 
     def _told(self, what: What, life: Life) -> list[tuple[float, str]]:
         """What a worker said of a symbol's shard, and when."""
-        return self._moments[id(life), f"all-{partition_of(what.symbol, self._shards)}"]
+        return self._lines[id(life), f"all-{partition_of(what.symbol, self._evidence.shards)}"]
 
     def _is_older(self, what: What, sight: Sight) -> bool:
         moments, newest = self._newest[what.symbol]
