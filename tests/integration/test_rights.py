@@ -158,7 +158,7 @@ def test_who_is_not_let_in_or_not_trusted_ends_the_start_with_the_reason(
     guarded: GuardedKafka, variables: dict[str, str], wrong: str
 ) -> None:
     change, reasons = WRONG[wrong]
-    given = {**variables, **change(guarded), "GEX_KAFKA__START_TIMEOUT_SECONDS": "2"}
+    given = {**variables, **change(guarded), "GEX_KAFKA__START_TIMEOUT_SECONDS": "8"}
     with start_worker(given, wait_ready=False) as worker:
         assert worker.wait() == 3, worker.log()
         log = worker.log()
