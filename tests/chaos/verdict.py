@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
@@ -220,7 +221,8 @@ def _ask_the_end(sights: Mapping[What, Sequence[Sight]], last: Mapping[str, Stat
 
 def _ask_the_logs(lives: Iterable[Life], verdict: Verdict) -> None:
     for life in lives:
-        if life.status not in ENDED_AS_ASKED:
+        early = life.status == -signal.SIGTERM and not any(life.lines())  # stopped before it listened for that
+        if life.status not in ENDED_AS_ASKED and not early:
             verdict.other.append(f"slot {life.slot} ended with {life.status}: {life.program.log()[-500:]}")
         if "Traceback" in life.program.log() or "a defect" in life.program.log():
             verdict.other.append(f"slot {life.slot} has a defect: {life.program.log()[-2000:]}")
@@ -342,8 +344,8 @@ class _Reasons:
         for at, message in self._told(what, life):
             if message in LEFT and at >= sight.from_at and (theirs or self._is_between(what, following, life)):
                 return "in hand of a worker that was fenced"
-            if message in {HANDED_OVER, OPENED} and sight.from_at - 0.05 <= at <= sight.at + 0.25:
-                return "under way when its shard was opened or handed over"
+            if message in {*LEFT, HANDED_OVER, OPENED} and sight.from_at - 0.05 <= at <= sight.at + 0.25:
+                return "under way when its shard was opened, lost or handed over"
         if any(
             ended - began > _TIMEOUT_SECONDS and began - 0.05 < sight.from_at < ended for began, ended in life.frozen
         ):
@@ -352,20 +354,21 @@ class _Reasons:
 
     def _of_its_end(self, what: What, sight: Sight) -> str | None:
         life = sight.life
+        if life.stopping_at is not None and life.ended_at is not None and self._is_troubled(sight.at, life.ended_at):
+            return "in hand of a worker that was stopped while Kafka was away"
         if any(at >= sight.from_at for at, message in self._told(what, life) if message in {*LEFT, HANDED_OVER}):
             return None
         if life.status not in {0, None} and life.ended_at is not None:
             waited = life.ended_at - sight.at
-            troubled = any(
-                began < life.ended_at and sight.at < ended + _RECOVERY_SECONDS
-                for began, ended in self._evidence.troubles
-            )
-            if waited < _IN_HAND_SECONDS or troubled:
+            if waited < _IN_HAND_SECONDS or self._is_troubled(sight.at, life.ended_at):
                 self.oldest_in_hand = max(self.oldest_in_hand, waited)
                 return "in hand of a worker that died"
         if life.stopping_at is not None and sight.at > life.stopping_at - _IN_FLIGHT_SECONDS:
             return "under way to a worker that stopped"
         return None
+
+    def _is_troubled(self, since: float, until: float) -> bool:
+        return any(began < until and since < ended + _RECOVERY_SECONDS for began, ended in self._evidence.troubles)
 
     def _following(self, what: What) -> Event | None:
         its = self._by_symbol[what.symbol]
