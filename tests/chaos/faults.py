@@ -64,7 +64,7 @@ def kill_at_a_point(world: World, chance: random.Random) -> Fault:
     part, point = chance.random(), chance.choice(POINTS)
     yield 0
     if life := world.victim(part):
-        yield from _ordered(world, life, point, signal.SIGKILL, lambda: not life.program.running)
+        yield from _ordered(world, life, point, signal.SIGKILL)
 
 
 def freeze(world: World, chance: random.Random) -> Fault:
@@ -82,7 +82,7 @@ def freeze_at_a_point(world: World, chance: random.Random) -> Fault:
     seconds = chance.uniform(SESSION_SECONDS + 1, SESSION_SECONDS + 5)
     yield 0
     if life := world.victim(part):
-        yield from _ordered(world, life, point, signal.SIGSTOP, lambda: is_frozen(life))
+        yield from _ordered(world, life, point, signal.SIGSTOP)
         if is_frozen(life):
             yield from _frozen(life, seconds)
 
@@ -230,11 +230,12 @@ FAULTS: dict[str, tuple[Callable[[World, random.Random], Fault], float]] = {
 """With how often each is drawn."""
 
 
-def _ordered(world: World, life: Life, point: str, number: int, done: Callable[[], bool]) -> Fault:
+def _ordered(world: World, life: Life, point: str, number: int) -> Fault:
+    """Until it is carried out or withdrawn: one that is left would freeze a worker that nobody wakes."""
     world.fleet.order(life, "point", f"{point} {int(number)}")
     for _ in range(int(_REACHED_SECONDS / _TURN_SECONDS)):
-        if done() or not life.program.running:
-            return
+        if not world.fleet.is_ordered(life) or not life.program.running:
+            break
         yield _TURN_SECONDS
     world.fleet.withdraw(life)
     yield _TURN_SECONDS  # it may have been at the point just then

@@ -86,6 +86,10 @@ class Fleet:
         partial.write_text(text)
         partial.rename(self._orders(life.slot) / name)
 
+    def is_ordered(self, life: Life) -> bool:
+        """Whether something is still to be carried out."""
+        return (self._orders(life.slot) / "point").exists()
+
     def withdraw(self, life: Life) -> None:
         """Take back what was not carried out."""
         (self._orders(life.slot) / "point").unlink(missing_ok=True)
