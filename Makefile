@@ -68,5 +68,5 @@ docs: install ## write the generated pages anew
 	$(BIN)/python -m connector.reference metrics > docs/metrics.md
 
 lock: ## pin what pyproject.toml asks for (UPGRADE=--upgrade: newest versions)
-	$(LOCK) --all-extras --group test --group check --group bench --group build pyproject.toml -o requirements/dev.txt $(UPGRADE)
+	$(LOCK) --all-extras --group test --group check --group bench --group build --group deploy pyproject.toml -o requirements/dev.txt $(UPGRADE)
 	$(LOCK) --extra registry --constraint requirements/dev.txt pyproject.toml -o requirements/run.txt

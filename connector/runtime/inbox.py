@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -24,6 +25,11 @@ class Work(Value, frozen=True):
     seen: tuple[Observation, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
 
+    @property
+    def symbols(self) -> set[str]:
+        """Whose it is."""
+        return {one.symbol for one in (*self.seen, *self.quarantined)}
+
 
 class Attempt(Value, frozen=True):
     """A transaction of which nobody knows whether it was committed: what it was made of, and what it said."""
@@ -32,7 +38,7 @@ class Attempt(Value, frozen=True):
     events: tuple[Event, ...]
     states: Mapping[str, State]
 
-    def is_in(self, restored: Mapping[str, State]) -> bool:
+    def was_committed(self, restored: Mapping[str, State]) -> bool:
         """Whether a restore by its own writer, before anybody else wrote, shows that it was committed."""
         found = [(restored.get(symbol), state) for symbol, state in self.states.items()]
         return bool(found) and all(
@@ -52,6 +58,7 @@ class Inbox:
         self._seen: dict[str, list[Observation]] = {}
         self._quarantined: dict[str, Quarantined] = {}
         self._attempt: Attempt | None = None
+        self._apart: set[str] = set()
         self._dropped = dropped
 
     def __bool__(self) -> bool:
@@ -71,13 +78,25 @@ class Inbox:
         self._quarantined[entry.symbol] = entry
 
     def take(self) -> Work:
-        """Everything; the inbox is empty afterwards."""
-        work = Work(
-            tuple(observation for waiting in self._seen.values() for observation in waiting),
-            tuple(self._quarantined.values()),
+        """All of it; but a symbol whose records may be refused is taken alone, after the others."""
+        waiting = list({**self._seen, **self._quarantined})
+        taken = [symbol for symbol in waiting if symbol not in self._apart] or waiting[:1]
+        self._apart.difference_update(taken)
+        return Work(
+            tuple(observation for symbol in taken for observation in self._seen.pop(symbol, ())),
+            tuple(self._quarantined.pop(symbol) for symbol in taken if symbol in self._quarantined),
         )
-        self._seen, self._quarantined = {}, {}
-        return work
+
+    def refuse(self, work: Work) -> int:
+        """The broker will not take what some symbol's records hold: each is to be tried alone from now on.
+
+        What was alone is given up. Returns how many observations that were.
+        """
+        self._apart |= work.symbols
+        if len(work.symbols) == 1:
+            return len(work.seen)
+        self._put_back(work)
+        return 0
 
     def keep(self, attempt: Attempt) -> None:
         """Until a restore says whether it was committed."""
@@ -86,13 +105,9 @@ class Inbox:
     def settle(self, restored: Mapping[str, State]) -> Attempt | None:
         """What was not committed goes before what came meanwhile; an attempt that was is returned."""
         attempt, self._attempt = self._attempt, None
-        if attempt is None or attempt.is_in(restored):
+        if attempt is None or attempt.was_committed(restored):
             return attempt
-        newer = self.take()
-        for observation in (*attempt.work.seen, *newer.seen):
-            self.add(observation)
-        for entry in (*attempt.work.quarantined, *newer.quarantined):
-            self.quarantine(entry)
+        self._put_back(attempt.work)
         return None
 
     def clear(self) -> int:
@@ -101,3 +116,11 @@ class Inbox:
         forgotten = sum(map(len, self._seen.values())) + len(tried)
         self._seen, self._quarantined, self._attempt = {}, {}, None
         return forgotten
+
+    def _put_back(self, work: Work) -> None:
+        seen, quarantined = self._seen, self._quarantined
+        self._seen, self._quarantined = {}, {}
+        for observation in (*work.seen, *chain.from_iterable(seen.values())):
+            self.add(observation)
+        for entry in (*work.quarantined, *quarantined.values()):
+            self.quarantine(entry)

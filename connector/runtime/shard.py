@@ -252,8 +252,8 @@ class Shard:
             await self._in_thread(self._log.publish, transaction)
         except KafkaError as error:
             self._tools.metrics.transaction("aborted")
-            if isinstance(error, Unpublishable):  # would be refused again; the next checks bring what is true by then
-                for _ in work.seen:
+            if isinstance(error, Unpublishable):
+                for _ in range(self.inbox.refuse(work)):
                     self._tools.metrics.dropped(self.id.feed, "unpublishable")
             else:
                 self.inbox.keep(Attempt(work, tuple(events), states))

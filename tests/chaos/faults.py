@@ -43,6 +43,7 @@ class World:
     registry: LocalRegistry | None
     symbols: tuple[str, ...]
     threads: ThreadPoolExecutor
+    points: tuple[str, ...] = POINTS
     brokers_down: bool = False
 
     def victim(self, part: float) -> Life | None:
@@ -61,7 +62,7 @@ def kill(world: World, chance: random.Random) -> Fault:
 
 def kill_at_a_point(world: World, chance: random.Random) -> Fault:
     """kill -9 of a worker at a point of a transaction."""
-    part, point = chance.random(), chance.choice(POINTS)
+    part, point = chance.random(), chance.choice(world.points)
     yield 0
     if life := world.victim(part):
         yield from _ordered(world, life, point, signal.SIGKILL)
@@ -78,7 +79,7 @@ def freeze(world: World, chance: random.Random) -> Fault:
 
 def freeze_at_a_point(world: World, chance: random.Random) -> Fault:
     """The same at a point of a transaction."""
-    part, point = chance.random(), chance.choice(POINTS)
+    part, point = chance.random(), chance.choice(world.points)
     seconds = chance.uniform(SESSION_SECONDS + 1, SESSION_SECONDS + 5)
     yield 0
     if life := world.victim(part):

@@ -18,6 +18,7 @@ import confluent_kafka as ck
 from connector.config import SchemaRegistry
 from connector.kafka.avro import Codec
 from connector.kafka.framing import framing_of
+from tests.chaos.armed import POINTS
 from tests.chaos.cluster import Cluster
 from tests.chaos.faults import FAULTS, World
 from tests.chaos.fleet import KEYS, Fleet
@@ -50,7 +51,7 @@ _TRUTH_EVERY_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do. `faults`: how many, one every `pause_seconds` in the mean, from `kinds`."""
+    """What to do. `faults`: how many, one every `pause_seconds` in the mean, from `kinds`, at `points`."""
 
     seed: int
     faults: int
@@ -59,6 +60,7 @@ class Plan:
     with_registry: bool = False
     fenced: bool = True
     period_seconds: float = 2.0
+    points: tuple[str, ...] = POINTS
 
 
 @dataclass(slots=True)
@@ -95,7 +97,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
         )
         simulator.ask("/_control/set", {"keys": KEYS})
         fleet = stack.enter_context(Fleet(_variables(plan, cluster, simulator, registry), folder, WORKERS))
-        world = World(cluster, fleet, simulator, registry, SYMBOLS, stack.enter_context(ThreadPoolExecutor(4)))
+        world = World(cluster, fleet, simulator, registry, SYMBOLS, stack.enter_context(ThreadPoolExecutor(4)), plan.points)
         director = _Director(plan, world, chance, say)
         director.begin()
         began = time.monotonic()

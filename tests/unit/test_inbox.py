@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from connector.core.model import Levels, Observation
 from connector.kafka.shard import Quarantined
-from connector.runtime.inbox import MAX_WAITING, Attempt, Inbox
+from connector.runtime.inbox import MAX_WAITING, Attempt, Inbox, Work
 from tests.support.levels import seen
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
@@ -103,6 +103,27 @@ def test_through_any_failures_order_is_kept_and_what_is_given_up_is_counted(symb
         assert values == sorted(values, key=lambda value: value or 0.0)
         newest = [number for number, other in enumerate(symbols) if other == symbol]
         assert (values[-1:] or [None]) == ([float(newest[-1])] if newest else [None])
+
+
+def test_what_the_broker_refuses_is_tried_symbol_by_symbol_and_given_up_alone() -> None:
+    inbox, refused, committed = Counted(), 0, []
+    for number in range(6):
+        inbox.add(shown(number, "ABC"[number % 3]))
+    inbox.quarantine(bad("A", 1))
+    while inbox:
+        work = inbox.take()
+        if "B" in work.symbols:
+            refused += inbox.refuse(work)
+        else:
+            committed.append(work)
+    assert committed == [Work((shown(0, "A"), shown(3, "A")), (bad("A", 1),)), Work((shown(2, "C"), shown(5, "C")))]
+    assert (refused, inbox.dropped) == (2, 0)
+    for symbol in "AABC":
+        inbox.add(shown(7, symbol))
+    assert [sorted(inbox.take().symbols) for _ in range(2)] == [["A", "C"], ["B"]]
+    inbox.add(shown(8, "B"))
+    inbox.add(shown(8, "C"))
+    assert inbox.take().symbols == {"B", "C"}  # B went through
 
 
 def test_clearing_forgets_everything() -> None:

@@ -82,17 +82,19 @@ class Bench:
         self.polled = asyncio.Event()
         self.pool = ThreadPoolExecutor(2)
         tools = Tools(self.metrics, Clock(), self.pool, ME, 1.0, self._changed, trial or Trial(math.inf))
-        self.shard = Shard(SHARD, FeedRules("all"), frozenset({"BTC"}), self.log, tools)
+        self.shard = Shard(SHARD, FeedRules("all"), frozenset({"BTC", "ETH"}), self.log, tools)
         self.task = asyncio.create_task(self.shard.run())
 
     def _changed(self) -> None:
         if self.shard.is_polled:
             self.polled.set()
 
-    def show(self, answer: dict[str, Any] | bytes | Status, asked_ago_seconds: float = 0.0) -> None:
+    def show(
+        self, answer: dict[str, Any] | bytes | Status, asked_ago_seconds: float = 0.0, symbol: str = "BTC"
+    ) -> None:
         now = Clock.now()
         raw = json.dumps(answer).encode() if isinstance(answer, dict) else answer
-        self.shard.see("BTC", raw, Seen(time.monotonic() - asked_ago_seconds, now, now, ME))
+        self.shard.see(symbol, raw, Seen(time.monotonic() - asked_ago_seconds, now, now, ME))
 
     async def until(self, true: Callable[[], object]) -> None:
         async with asyncio.timeout(10):
@@ -279,6 +281,17 @@ async def test_what_the_broker_never_takes_is_given_up_and_the_shard_goes_on(ben
     bench.show({"spot_price": 2})
     await bench.settled()
     assert [event.after.spot_price for event in bench.log.events if event.after] == [2.0]
+
+
+async def test_what_the_broker_never_takes_takes_no_other_symbol_along(bench: Bench) -> None:
+    bench.log.errors = [Unpublishable("too large"), Unpublishable("too large")]
+    bench.show({"spot_price": 1})
+    bench.show({"spot_price": 2}, symbol="ETH")
+    await bench.until(lambda: bench.log.opened == 3)
+    await bench.settled()
+    assert [(event.symbol, event.kind) for event in bench.log.events] == [("ETH", Kind.SNAPSHOT)]
+    dropped = {"feed": "all", "reason": "unpublishable"}
+    assert bench.metrics.registry.get_sample_value("gex_observations_dropped_total", dropped) == 1
 
 
 async def test_a_fenced_shard_takes_nothing_until_it_is_open_again(bench: Bench) -> None:
