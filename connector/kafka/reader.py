@@ -61,21 +61,10 @@ class Reader:
 
     def high_watermark(self, topic: str, partition: int) -> int:
         """The offset behind the last record, committed or not. Raises `KafkaUnavailable`."""
-        place = ck.TopicPartition(topic, partition)
         try:
-            try:
-                offsets = self._uncommitted.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS, cached=False)
-            except ck.KafkaException as exception:
-                if of(exception).code() != ck.KafkaError._UNKNOWN_PARTITION:  # noqa: SLF001 -- librdkafka's own
-                    raise
-                # What it keeps of the topic can lack partitions for minutes after brokers were away: ask anew.
-                self._uncommitted.list_topics(topic, timeout=_TIMEOUT_SECONDS)
-                offsets = self._uncommitted.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS, cached=False)
+            return self._end_of(topic, partition)
         except ck.KafkaException as exception:
             raise explained(of(exception), f"asking for the end of {topic}-{partition}") from None
-        if offsets is None:
-            raise KafkaUnavailable(f"asking for the end of {topic}-{partition}: no answer")
-        return int(offsets[1])
 
     def contents(self, topic: str, partition: int, high: int) -> Contents:
         """Every committed record up to the end; a tombstone clears its key. Raises `KafkaUnavailable`."""
@@ -99,6 +88,20 @@ class Reader:
         with self._lock:
             self._committed.close()
             self._uncommitted.close()
+
+    def _end_of(self, topic: str, partition: int, *, again: bool = True) -> int:
+        place = ck.TopicPartition(topic, partition)
+        try:
+            offsets = self._uncommitted.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS, cached=False)
+        except ck.KafkaException as exception:
+            if not again or of(exception).code() != ck.KafkaError._UNKNOWN_PARTITION:  # noqa: SLF001 -- librdkafka's
+                raise
+            # What it keeps of the topic can lack partitions for minutes after brokers were away: ask anew.
+            self._uncommitted.list_topics(topic, timeout=_TIMEOUT_SECONDS)
+            return self._end_of(topic, partition, again=False)
+        if offsets is None:
+            raise KafkaUnavailable(f"asking for the end of {topic}-{partition}: no answer")
+        return int(offsets[1])
 
     def _from(self, offset: int, topic: str, partition: int, high: int) -> Contents:
         with self._lock:

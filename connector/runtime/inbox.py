@@ -28,7 +28,7 @@ class Work(Value, frozen=True):
     @property
     def symbols(self) -> set[str]:
         """Whose it is."""
-        return {one.symbol for one in (*self.seen, *self.quarantined)}
+        return {one.symbol for one in self.seen} | {one.symbol for one in self.quarantined}
 
 
 class Attempt(Value, frozen=True):

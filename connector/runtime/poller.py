@@ -19,7 +19,7 @@ from connector.logs import Bounded
 from connector.runtime.share import batches_for, share_of, spent_before
 from connector.runtime.tools import Seen
 from connector.source.client import HELD_SECONDS, Ask
-from connector.source.limits import MINUTE_SECONDS
+from connector.source.limits import MINUTE_SECONDS, Gain
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from connector.config import Config
     from connector.core.model import Source
     from connector.core.schedule import Purpose
+    from connector.kafka.settings import ShardId
     from connector.runtime.clock import Clock
     from connector.runtime.health import Health
     from connector.runtime.metrics import Metrics
@@ -62,6 +63,7 @@ class Poller:
             Plan(plan.target_delay_seconds, plan.min_interval_seconds, plan.max_interval_seconds), random.random
         )
         self._owners: dict[tuple[str, str], Shard] = {}
+        self._gains: dict[ShardId, Gain] = {}
         self._changed = asyncio.Event()
         self._postponed: set[Batch] = set()
         self._in_flight = 0
@@ -92,19 +94,27 @@ class Poller:
     def _share(self, gained: Collection[tuple[str, str]]) -> None:
         """Tell the limiter which part of all batches is ours, and what of it those before us may have spent."""
         sizes = {name: len(feed.symbols) for name, feed in self._feeds.items()}
-        share, used = share_of(gained, sizes), 0.0
-        for owner in {self._owners[key] for key in gained}:
-            its = [(owner.id.feed, symbol) for symbol in owner.symbols]
-            used += share_of(its, sizes) * spent_before(owner.restored, self._clock.now(), self._me.worker)
-        part, first = (
-            used / share if share else 0.0,
-            sum(map(batches_for, Counter(feed for feed, _ in gained).values())),
+        shares = {
+            owner: share_of([(owner.id.feed, symbol) for symbol in owner.symbols], sizes)
+            for owner in {self._owners[key] for key in gained}
+        }
+        used = {
+            owner: share * spent
+            for owner, share in shares.items()
+            if (spent := spent_before(owner.restored, self._clock.now(), self._me.worker))
+        }
+        share, now = sum(shares.values()), time.monotonic()
+        first = sum(map(batches_for, Counter(feed for feed, _ in gained).values()))
+        # A worker that dies again and again has no first requests for ever.
+        first = min(first, max(int((share - sum(used.values())) * self._limiter.available), 1))
+        # One that was lost and is ours again without a word of others in between has its old one.
+        self._gains = {shard: gain for shard, gain in self._gains.items() if gain.spent_until > now}
+        for owner, spent in used.items():
+            self._gains[owner.id] = Gain(spent, first * shares[owner] / share, now + MINUTE_SECONDS)
+        owned = {owner.id for owner in self._owners.values()}
+        self._limiter.own(
+            share_of(self._owners, sizes), now, [gain for shard, gain in self._gains.items() if shard in owned]
         )
-        if used:  # a worker that dies again and again has no first requests for ever
-            first = min(first, max(int((share - used) * self._limiter.available), 1))
-        now = time.monotonic()
-        until = now + MINUTE_SECONDS if used else now
-        self._limiter.own(share_of(self._owners, sizes), now, first, until, part)
         self._schedule.afford(self._limiter.plan_per_minute, now)
 
     async def run(self) -> None:

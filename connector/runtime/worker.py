@@ -76,7 +76,7 @@ class Worker:
         shards = config.kafka.shards * len(config.feeds)
         self._executor = ThreadPoolExecutor(shards + 2, thread_name_prefix="kafka")
         self._shards: dict[ShardId, tuple[Shard, asyncio.Task[None]]] = {}
-        self._left: dict[ShardId, Inbox] = {}
+        self._inboxes: dict[ShardId, Inbox] = {}
         self._stopping = asyncio.Event()
         self._exit_code = 0
 
@@ -187,8 +187,7 @@ class Worker:
             configured = next(feed.symbols for feed in self._config.feeds if feed.name == shard.feed)
             symbols = frozenset(s for s in configured if partition_of(s, kafka.shards) == shard.partition)
             log = ShardLog(shard, kafka.shards, self._topics, (self._clients, self._reader, Codec(self._framing)))
-            left = self._left.pop(shard, None)
-            owned = Shard(shard, self._rules[shard.feed], symbols, log, self._tools, left)
+            owned = Shard(shard, self._rules[shard.feed], symbols, log, self._tools, self._inboxes.pop(shard, None))
             _log.info("shard assigned", extra={"shard": str(shard), "symbols": len(symbols)})
             self._shards[shard] = (owned, self._watched(owned.run()))
 
@@ -200,7 +199,7 @@ class Worker:
             await asyncio.wait([task for _, task in closing], timeout=seconds)
         for shard, _ in closing:
             shard.lose()  # nothing more for those that are done; the others are fenced by their next owner
-            self._left[shard.id] = shard.inbox
+            self._inboxes[shard.id] = shard.inbox
             _log.info("shard handed over", extra={"shard": str(shard.id)})
         self._cover()
 
@@ -209,7 +208,7 @@ class Worker:
             if shard in self._shards:
                 owned, _ = self._shards.pop(shard)
                 owned.lose()
-                self._left[shard] = owned.inbox
+                self._inboxes[shard] = owned.inbox
                 _log.warning("shard lost", extra={"shard": str(shard)})
         self._cover()
 

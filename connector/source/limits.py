@@ -21,6 +21,8 @@ from math import ceil, floor, inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from connector.core.decode import RateLimit
 
 MINUTE_SECONDS: Final = 60.0
@@ -56,11 +58,15 @@ class Request:
 
 
 @dataclass(slots=True, frozen=True)
-class _Gain:
-    """A share that its owner before has spent until then, but for the first requests."""
+class Gain:
+    """A part of the share that owners before have spent; `first_requests` of it may go at once all the same.
+
+    Until a minute after their last answer, and not before their own gains: `now + 60` is late enough if none of their
+    requests is under way.
+    """
 
     share: float
-    first_requests: int
+    first_requests: float
     spent_until: float
 
 
@@ -118,14 +124,14 @@ class Limiter:
     def __init__(self, limit_per_minute: int | None) -> None:
         self._cap = limit_per_minute
         self._server: int | None = None
-        self._share, self._owned = 1.0, 0.0  # without siblings there is nobody to tell us
+        self._share = 1.0  # without siblings there is nobody to tell us
         self._now = self._held_until = -inf
         self._in_flight = self._ended_total = 0
         self._ended: deque[float] = deque()
         self._older: deque[float] = deque()
         self._windows: list[_Window] = []
         self._known_from = -inf
-        self._gains: list[_Gain] = []
+        self._gains: list[Gain] = []
 
     @property
     def foreign_per_minute(self) -> int:
@@ -155,24 +161,20 @@ class Limiter:
         if not self._gains:
             return whole
         first_requests = sum(gain.first_requests for gain in self._gains)
-        return min(floor(self._free_share * self.available + _ROUNDING) + first_requests, whole)
+        return min(floor(self._free_share * self.available + first_requests + _ROUNDING), whole)
 
     @property
     def plan_per_minute(self) -> float:
         """Requests a minute to plan with, more than 0. It changes with answers and as gains are over."""
         return PLANNED * max(self.limit, 1)
 
-    def own(self, share: float, now: float, first_requests: int, spent_until: float, spent_part: float = 1.0) -> None:
+    def own(self, share: float, now: float, gains: Iterable[Gain] = ()) -> None:
         """Have this part, 0 to 1, of the configured batches from now on; less counts at once.
 
-        What is gained, or `spent_part` of it, counts as spent by its owner before, until a minute after that worker's
-        last answer and not before its own gains: `now + 60` is late enough if none of its requests is under way, `now`
-        says that nothing was spent. `first_requests` of it may go at once, one for each batch gained. What is lost
-        before that moment comes off the rest, as nobody says which of the two it was.
+        `gains`: all that count, those of earlier calls included. One whose batches are lost is left out: whoever has
+        them now counts what was spent of them.
         """
-        if share > self._owned:
-            self._gains.append(_Gain((share - self._owned) * spent_part, first_requests, spent_until))
-        self._share = self._owned = share
+        self._share, self._gains = share, list(gains)
         self._look(now)
 
     def hold(self, until: float) -> None:

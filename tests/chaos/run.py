@@ -97,7 +97,9 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
         )
         simulator.ask("/_control/set", {"keys": KEYS})
         fleet = stack.enter_context(Fleet(_variables(plan, cluster, simulator, registry), folder, WORKERS))
-        world = World(cluster, fleet, simulator, registry, SYMBOLS, stack.enter_context(ThreadPoolExecutor(4)), plan.points)
+        world = World(
+            cluster, fleet, simulator, registry, SYMBOLS, stack.enter_context(ThreadPoolExecutor(4)), plan.points
+        )
         director = _Director(plan, world, chance, say)
         director.begin()
         began = time.monotonic()

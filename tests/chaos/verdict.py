@@ -95,6 +95,8 @@ class Verdict:
     out_of_order: list[str] = field(default_factory=list)
     zombie_writes: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
+    absences: tuple[int, int] = (0, 0)
+    """Turns of absence that were shown, and events that say one: a short one may be over before it is said."""
     without_event: Counter[str] = field(default_factory=Counter)
     oldest_in_hand: float = 0.0
     """Seconds that the oldest observation that died with a worker had waited: long only while Kafka was away."""
@@ -110,7 +112,8 @@ class Verdict:
             for name in ("lost", "duplicated", "out_of_order", "zombie_writes", "other")
         )
         return (
-            f"refreshes shown {self.shown}, with an event {self.published}, events {self.events}\n"
+            f"refreshes shown {self.shown}, with an event {self.published}, events {self.events}; "
+            f"absences shown {self.absences[0]}, said {self.absences[1]}\n"
             f"without an event of their own: {rest} (oldest in hand {self.oldest_in_hand:.1f} s)\n{counts}"
         )
 
@@ -197,14 +200,17 @@ def _ask_the_turns(
             status = "" if answer["shown"].get(symbol) else absent or "cold"
             if not turns[symbol] or turns[symbol][-1] != status:
                 turns[symbol].append(status)
+    found = [0, 0]
     for symbol, its in by_symbol.items():
         absences = sum(event.kind in {Kind.MISSING, Kind.INVALID} for event in its)
         ends = sum(event.kind is Kind.RESTORED for event in its)
         shown = sum(map(bool, turns[symbol])) + sum("+" in status for status in turns[symbol])
+        found = [found[0] + sum(map(bool, turns[symbol])), found[1] + absences]
         if absences > shown or ends > sum(not status for status in turns[symbol]):
             verdict.duplicated.append(
                 f"{symbol}: {absences} absences and {ends} ends of them, shown were {turns[symbol]}"
             )
+    verdict.absences = (found[0], found[1])
 
 
 def _ask_the_end(sights: Mapping[What, Sequence[Sight]], last: Mapping[str, State], verdict: Verdict) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connector.core.decode import RateLimit
-from connector.source.limits import MINUTE_SECONDS, USUAL_LIMIT, Limiter, Request
+from connector.source.limits import MINUTE_SECONDS, USUAL_LIMIT, Gain, Limiter, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -88,7 +88,7 @@ class Worker:
         self.accepted: list[float] = []
         self.refused: list[float] = []
         self.last_end = float("-inf")
-        self.spent_until = float("-inf")
+        self.gains: dict[int, Gain] = {}
         self.alive = True
         self.gap: Callable[[], float] = lambda: 60 / self.limiter.plan_per_minute
         self._moments, self._key, self._chance, self._slowest = moments, key, chance, slowest_seconds
@@ -197,7 +197,7 @@ class TestTheLog:
         self, wanted: list[tuple[float, float]], budget: int, share: float
     ) -> None:
         limiter = Limiter(budget)
-        limiter.own(share, 0.0, 0, 0.0)
+        limiter.own(share, 0.0)
         assert most_in_a_minute(arrivals(limiter, wanted, [0.0])) <= max(budget * share, 1)
 
     def test_the_whole_budget_can_be_used_at_once_and_again_a_minute_after_the_answers(self) -> None:
@@ -243,7 +243,7 @@ class TestTheLog:
     def test_most_of_the_limit_is_planned_with(self) -> None:
         limiter = Limiter(100)
         assert limiter.plan_per_minute == pytest.approx(90)
-        limiter.own(0.0, 0.0, 0, 0.0)
+        limiter.own(0.0, 0.0)
         assert limiter.plan_per_minute == pytest.approx(0.9)
 
 
@@ -421,7 +421,7 @@ class Group:
 
     def live(self, seconds: float) -> None:
         for one in self._owners[:3]:
-            one.limiter.own(2 / len(self._owners), 0.0, 0, 0.0)
+            one.limiter.own(2 / len(self._owners), 0.0)
             self._moments.at(0.0, one.ask)
         for _ in range(8):
             self._moments.at(self._chance.uniform(0, seconds), self._move)
@@ -438,17 +438,18 @@ class Group:
             batches = batches[: self._chance.randint(1, len(batches))]
         for batch in batches:
             self._owners[batch] = new
-        until, first = max(old.last_end + 60, old.spent_until), len(batches) * self._with_first
-        new.spent_until = max(new.spent_until, until)
-        self.gains.append((now, until, first))
-        old.limiter.own(self._owners.count(old) / len(self._owners), now, 0, now)
-        new.limiter.own(self._owners.count(new) / len(self._owners), now, first, until)
+            before = old.gains.pop(batch, None)
+            until = max(old.last_end + 60, before.spent_until if before else now)
+            new.gains[batch] = Gain(1 / len(self._owners), self._with_first, until)
+            self.gains.append((now, until, self._with_first))
+        for one in (old, new):
+            one.limiter.own(self._owners.count(one) / len(self._owners), now, one.gains.values())
         self._moments.at(now, new.ask)
 
     def _worker(self) -> Worker:
         one = Worker(self._moments, None, self._chance, self._slowest)
         one.limiter = Limiter(self.budget)
-        one.limiter.own(0.0, 0.0, 0, 0.0)
+        one.limiter.own(0.0, 0.0)
         one.gap = lambda: self._chance.choice([0.0, 0.0, 0.5, 5.0])
         self.everybody.append(one)
         return one
@@ -460,78 +461,67 @@ class TestShares:
     def test_they_do_not_add_up_to_more_than_the_whole(self, budget: int, workers: int) -> None:
         limiters = [Limiter(budget) for _ in range(workers)]
         for limiter in limiters:
-            limiter.own(1 / workers, 0.0, 0, 0.0)
+            limiter.own(1 / workers, 0.0)
         assert sum(limiter.limit for limiter in limiters) <= max(budget, workers)
         assert [limiter.limit for limiter in limiters] == [max(budget // workers, 1)] * workers
 
     def test_who_owns_nothing_asks_nothing(self) -> None:
         limiter = Limiter(None)
-        limiter.own(0.0, 0.0, 0, 0.0)
+        limiter.own(0.0, 0.0)
         assert limiter.wait_seconds(0.0) > 0
-        limiter.own(0.5, 0.0, 2, 60.0)
-        limiter.own(0.0, 0.0, 0, 0.0)
+        limiter.own(0.5, 0.0, [Gain(0.5, 2, 60.0)])
+        limiter.own(0.0, 0.0)
         assert limiter.wait_seconds(0.0) > 0
 
     def test_at_the_start_the_first_requests_go_at_once_and_the_rest_when_the_owner_before_is_forgotten(self) -> None:
         limiter = Limiter(None)
-        limiter.own(0.5, 100.0, 4, 130.0)
+        limiter.own(0.5, 100.0, [Gain(0.5, 4, 130.0)])
         assert allowed(limiter, 100.0) == 4
         assert allowed(limiter, 129.9) == 0
         assert allowed(limiter, 130.0) == 30 - 4
 
     def test_a_gain_leaves_what_was_ours_before(self) -> None:
         limiter = Limiter(None)
-        limiter.own(0.25, 0.0, 0, 0.0)
-        limiter.own(1.0, 0.0, 3, 60.0)
+        limiter.own(0.25, 0.0)
+        limiter.own(1.0, 0.0, [Gain(0.75, 3, 60.0)])
         assert allowed(limiter, 1.0) == 15 + 3
 
     def test_gains_are_over_one_by_one(self) -> None:
         limiter = Limiter(None)
-        limiter.own(0.5, 0.0, 1, 20.0)
-        limiter.own(1.0, 0.0, 1, 40.0)
+        limiter.own(1.0, 0.0, [Gain(0.5, 1, 20.0), Gain(0.5, 1, 40.0)])
         assert [allowed(limiter, now) for now in (0.0, 20.0, 40.0)] == [2, 31 - 2, 60 - 31]
 
     def test_where_nothing_was_spent_all_of_it_may_go(self) -> None:
         limiter = Limiter(None)
-        limiter.own(0.5, 100.0, 1, 100.0)
+        limiter.own(0.5, 100.0, [Gain(0.5, 1, 100.0)])
         assert allowed(limiter, 100.0) == 30
 
     def test_the_first_requests_are_no_more_than_the_share(self) -> None:
         limiter = Limiter(4)
-        limiter.own(0.5, 0.0, 3, 60.0)
+        limiter.own(0.5, 0.0, [Gain(0.5, 3, 60.0)])
         assert allowed(limiter, 0.0) == 2
 
     def test_a_share_that_shrinks_does_so_at_once(self) -> None:
         limiter = Limiter(None)
-        limiter.own(1.0, 0.0, 0, 0.0)
+        limiter.own(1.0, 0.0)
         spend(limiter, 20, 0.0)
-        limiter.own(1 / 3, 1.0, 0, 0.0)
+        limiter.own(1 / 3, 1.0)
         assert limiter.wait_seconds(1.0) == pytest.approx(59.0)
 
-    def test_what_is_lost_while_a_gain_is_spent_comes_off_the_rest(self) -> None:
-        limiter = Limiter(None)
-        limiter.own(0.5, 0.0, 0, 0.0)
-        limiter.own(0.75, 0.0, 2, 60.0)
-        limiter.own(0.5, 0.0, 0, 0.0)
+    def test_what_is_lost_takes_along_what_was_spent_of_it(self) -> None:
+        limiter, spent = Limiter(None), [Gain(0.25, 1, 60.0), Gain(0.25, 1, 60.0)]
+        limiter.own(0.75, 0.0, spent)
         assert limiter.limit == 15 + 2
-        limiter.own(0.1, 0.0, 0, 0.0)
-        assert limiter.limit == 2
+        limiter.own(0.5, 0.0, spent[:1])
+        assert limiter.limit == 15 + 1
+        limiter.own(0.25, 0.0, spent[:1])
+        assert limiter.limit == 1
         limiter.wait_seconds(60.0)
-        assert limiter.limit == 6
-
-    def test_what_is_no_gain_spends_nothing_and_brings_no_first_requests(self) -> None:
-        limiter = Limiter(None)
-        limiter.own(0.5, 0.0, 2, 60.0)
-        limiter.own(0.5, 0.0, 3, 60.0)
-        assert limiter.limit == 2
-        limiter = Limiter(None)
-        limiter.own(1.0, 0.0, 0, 0.0)
-        limiter.own(0.5, 0.0, 3, 60.0)
-        assert limiter.limit == 30
+        assert limiter.limit == 15
 
     def test_what_owners_before_have_spent_is_passed_on_the_less_the_longer_they_are_gone(self) -> None:
         limiter = Limiter(None)
-        limiter.own(1.0, 100.0, 4, 160.0, spent_part=0.5)
+        limiter.own(1.0, 100.0, [Gain(0.5, 4, 160.0)])
         spend(limiter, 3, 100.0)
         assert [round(60 * limiter.spent(now), 1) for now in (100.0, 130.0, 159.0, 160.0)] == [33, 18, 3.5, 0]
 
@@ -540,13 +530,13 @@ class TestShares:
     def test_the_heirs_of_a_worker_have_together_what_it_left(self, spent: int, heirs: int, dies: bool) -> None:
         """It dies, or goes on with a part like theirs."""
         before = Limiter(None)
-        before.own(1.0, 0.0, 0, 0.0)
+        before.own(1.0, 0.0)
         spend(before, spent, 0.0)
         share, told = 1 / (heirs + (not dies)), before.spent(1.0)
         limiters = [Limiter(None) for _ in range(heirs)]
         for limiter in limiters:
-            limiter.own(share, 1.0, 0, 61.0, told)
-        before.own(share * (not dies), 1.0, 0, 0.0)
+            limiter.own(share, 1.0, [Gain(share * told, 0, 61.0)])
+        before.own(share * (not dies), 1.0)
         more = sum(allowed(limiter, 1.0) for limiter in (*limiters, *([] if dies else [before])))
         assert spent + more <= 60
 
@@ -555,7 +545,7 @@ class TestShares:
         told, limits = 0.0, []
         for turn in range(30):
             limiter, now = Limiter(None), 10.0 * turn
-            limiter.own(1.0, now, 1, now + 60, told)
+            limiter.own(1.0, now, [Gain(told, 1, now + 60)])
             limits.append(limiter.limit)
             spend(limiter, 2, now + 5)
             told = limiter.spent(now + 10)
@@ -563,7 +553,7 @@ class TestShares:
 
     def test_a_share_of_less_than_a_request_is_one(self) -> None:
         limiter = Limiter(None)
-        limiter.own(0.001, 0.0, 0, 0.0)
+        limiter.own(0.001, 0.0)
         assert allowed(limiter, 0.0) == 1
 
     @quick
@@ -602,7 +592,7 @@ class TestOthersWithTheSameKey:
     ) -> None:
         chance, moments, key = random.Random(seed), Moments(), kind(60)
         worker, refused = Worker(moments, key, chance, 1.0), list[float]()
-        worker.limiter.own(1.0, start, 1, start)
+        worker.limiter.own(1.0, start)
 
         def other(now: float) -> None:
             if not key.ask(now):
@@ -626,7 +616,7 @@ class TestOthersWithTheSameKey:
         """The other asks evenly from `start` on, we from `later` seconds after it on."""
         chance, moments, key = random.Random(seed), Moments(), Key(60)
         worker, refused, begun = Worker(moments, key, chance, 1.0), list[float](), start + later
-        worker.limiter.own(1.0, begun, 1, begun)
+        worker.limiter.own(1.0, begun)
         for number in range(280):
             moments.at(start + 1.5 * number, lambda now: None if key.ask(now) else refused.append(now))
         moments.at(begun, worker.ask)
@@ -643,7 +633,7 @@ class TestOthersWithTheSameKey:
         chance, moments, key = random.Random(seed), Moments(), kind(60)
         siblings = [Worker(moments, key, chance, 2.0) for _ in range(workers)]
         for one in siblings:
-            one.limiter.own(1 / workers, 0.0, 0, 0.0)
+            one.limiter.own(1 / workers, 0.0)
             if wild:
                 one.gap = lambda: chance.choice([0.0, 0.0, 1.0, 20.0])
             moments.at(chance.uniform(0, 30), one.ask)
@@ -662,7 +652,7 @@ class TestOthersWithTheSameKey:
         for moment in EVEN:
             moments.at(moment, lambda now: None if key.ask(now) else refused.append(now))
         for one in siblings:
-            one.limiter.own(1 / workers, 0.0, 0, 0.0)
+            one.limiter.own(1 / workers, 0.0)
             moments.at(chance.uniform(0, 3), one.ask)
         moments.run(420)
         assert len([moment for moment in refused if moment > 120]) <= 3
@@ -793,7 +783,7 @@ class TestOthersWithTheSameKey:
 
     def test_what_siblings_may_use_is_not_foreign(self) -> None:
         limiter = Limiter(None)
-        limiter.own(0.25, 0.0, 0, 0.0)
+        limiter.own(0.25, 0.0)
         learned(limiter, 60 - 45 - 1, 30.0, 0.0)
         assert limiter.foreign_per_minute == 0
         learned(limiter, 60 - 45 - 2 - 3, 30.0, 0.0)
@@ -801,13 +791,13 @@ class TestOthersWithTheSameKey:
 
     def test_what_siblings_may_use_of_a_cap_is_not_foreign(self) -> None:
         limiter = Limiter(20)
-        limiter.own(0.25, 0.0, 0, 0.0)
+        limiter.own(0.25, 0.0)
         learned(limiter, 60 - 18 - 1, 30.0, 0.0)
         assert limiter.foreign_per_minute == 3
 
     def test_what_the_owner_before_spent_is_not_foreign(self) -> None:
         limiter = Limiter(None)
-        limiter.own(1.0, 0.0, 1, 60.0)
+        limiter.own(1.0, 0.0, [Gain(1.0, 1, 60.0)])
         learned(limiter, 0, 30.0, 0.0)
         limiter.wait_seconds(30.0)
         assert limiter.foreign_per_minute == 0
@@ -815,13 +805,13 @@ class TestOthersWithTheSameKey:
     def test_nor_is_it_where_there_were_others_before(self) -> None:
         limiter = Limiter(None)
         learned(limiter, 39, 30.0, 0.0)
-        limiter.own(1.0, 1.0, 1, 61.0)
+        limiter.own(1.0, 1.0, [Gain(1.0, 1, 61.0)])
         learned(limiter, 15, 60.0, 31.0)
         assert limiter.foreign_per_minute == 40, "twice what half a window showed"
 
     def test_siblings_are_taken_to_yield_as_we_do_where_there_are_others(self) -> None:
         limiter = Limiter(None)
-        limiter.own(0.5, 0.0, 0, 0.0)
+        limiter.own(0.5, 0.0)
         learned(limiter, 60 - 1 - 30 - 20, 3.0, 57.0)
         assert limiter.foreign_per_minute == 20
         learned(limiter, 60 - 1 - 31, 30.0, 90.0)  # one is ours, one a sibling's
