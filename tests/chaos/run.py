@@ -223,7 +223,7 @@ class _Director:
 def _variables(plan: Plan, cluster: Cluster, simulator: Program, registry: LocalRegistry | None) -> dict[str, str]:
     return {
         "GEX_UPSTREAM__BASE_URL": f"{simulator.url}/v2",
-        "GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE": "6000",
+        "GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE": "60000",
         "GEX_UPSTREAM__TIMEOUT_SECONDS": "5",
         "GEX_SYMBOLS": ",".join(SYMBOLS),
         "GEX_KAFKA__BOOTSTRAP_SERVERS": cluster.for_workers,

@@ -20,7 +20,7 @@ from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.partition import partition_of
 from connector.kafka.reader import Reader
 from connector.kafka.settings import Clients, ShardId, Topics
-from connector.kafka.shard import Quarantined, ShardLog, Transaction
+from connector.kafka.shard import Quarantined, ShardLog, Transaction, Writer
 from tests.support import checker
 from tests.support.processes import wait_until
 
@@ -89,9 +89,14 @@ def test_what_was_published_is_restored(settings: Kafka, clients: Clients, reade
     second = changed(first.states[0], 2)
     log.publish(second)
     log.drop()
+    other = msgspec.structs.replace(ME, worker="another")
+    third = changed(None, 1, "ETHUSDT")
+    log.open()
+    log.publish(Transaction(states=[msgspec.structs.replace(third.states[0], source=other)]))
+    log.drop()
     restored = shard_log(settings, clients, reader).open()
-    assert restored.states == {"BTCUSDT": second.states[0]}
-    assert restored.records == 2
+    assert restored.states["BTCUSDT"] == second.states[0]
+    assert (restored.records, restored.writer) == (3, Writer("another", "group")), "the last record says who wrote"
 
 
 def test_the_last_refreshes_of_each_symbol_are_restored(settings: Kafka, clients: Clients, reader: Reader) -> None:

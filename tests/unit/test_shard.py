@@ -229,6 +229,17 @@ async def test_what_is_inside_a_commit_that_hangs_while_the_shard_goes_and_comes
     assert [state.levels.spot_price for state in first.log.states.values() if state.levels] == [2.0]
 
 
+async def test_what_waits_is_committed_before_a_shard_is_handed_over(bench: Bench) -> None:
+    bench.log.goes_on.clear()
+    bench.show({"spot_price": 1})
+    await bench.until(lambda: bench.shard._publishing_since is not None)
+    bench.show({"spot_price": 2})
+    bench.shard.close()
+    bench.log.goes_on.set()
+    await bench.task
+    assert [state.levels.spot_price for state in bench.log.states.values() if state.levels] == [2.0]
+
+
 async def test_a_commit_is_not_taken_for_made_where_only_a_refresh_without_an_event_was_in_it(bench: Bench) -> None:
     def entry(second: int) -> dict[str, Any]:
         return {
