@@ -1,4 +1,4 @@
-"""`gex-connector`: run, watch, and the fake upstream and local Kafka of the demo."""
+"""`gex-connector`: run, the tools beside it, and the fake upstream and local Kafka of the demo."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from connector import __version__, config
+from connector.core.model import Kind, Status
 from connector.errors import EXIT_CONFIG, EXIT_INCURABLE, ConfigError, ConnectorError
 from connector.logs import configure
 
@@ -61,9 +62,31 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     run = _command(commands, "run", _run, "poll, compare and publish until SIGTERM or SIGINT")
     run.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
 
+    check = _command(commands, "check", _check, "try everything that a worker will need, and say how to mend it")
+    check.epilog = "exit status: 0 nothing failed, 2 the configuration, 3 Kafka or the registry, 1 anything else"
+
     watch = _command(commands, "watch", _watch, "print the events, read_committed and decoded, as they come")
     watch.add_argument("--from-beginning", action="store_true", help="also those that are there already")
-    watch.add_argument("--json", action="store_true", help="one JSON object a line")
+    watch.add_argument("--feed", help="only this one")
+    watch.add_argument("--symbol", action="append", type=str.upper, default=[], help="only this one; repeatable")
+    watch.add_argument("--kind", action="append", type=str.upper, default=[], choices=list(Kind), help="repeatable")
+    watch.add_argument("--status", action="append", type=str.upper, default=[], choices=list(Status), help="repeatable")
+    form = watch.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object a line")
+    form.add_argument("--table", action="store_true", help="on a terminal: a row for each symbol, kept up to date")
+
+    history = _command(commands, "history", _history, "the events of one symbol, up to now")
+    history.add_argument("symbol", type=str.upper)
+    history.add_argument("--since", default="1d", help="2h, 3d (ago), or ISO 8601 (default: %(default)s)")
+    history.add_argument("--until", help="likewise (default: now)")
+    history.add_argument("--feed", help="only this one")
+    form = history.add_mutually_exclusive_group()
+    for name, about in (("csv", "a row for each event, with the levels after it"), ("json", "one JSON object a line")):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, default="table", help=about)
+
+    verify = _command(commands, "verify", _verify, "read both topics and prove that events and states are as promised")
+    verify.add_argument("--feed", help="only this one")
+    verify.epilog = "exit status: 0 all is well, 1 something is not, 2 the configuration, 3 Kafka is not usable"
 
     simulate = _command(commands, "simulate", _simulate, "the upstream's simulator", configured=False)
     if "simulate" in given:
@@ -115,12 +138,42 @@ async def _work(settings: Config, log_level: str) -> int:
         return EXIT_INCURABLE
 
 
-def _watch(options: argparse.Namespace) -> int:
-    from connector.watch import open_events, watch  # noqa: PLC0415 -- `run` needs none of it
+def _check(options: argparse.Namespace) -> int:
+    from connector.tools.check import check  # noqa: PLC0415 -- `run` needs none of it
 
-    kafka, registry = config.load_kafka(options.config, os.environ)
-    configure("WARNING", secrets=lambda: (*kafka.client.secrets(), *registry.client.secrets()))
-    return watch(open_events(kafka, registry, from_beginning=options.from_beginning), as_json=options.json)
+    logging.disable()  # what the clients have to say stands in the report
+    return check(options.config, os.environ)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from connector.tools import reading  # noqa: PLC0415 -- `run` needs none of it
+    from connector.tools.table import Table  # noqa: PLC0415 -- as above
+    from connector.watch import Wanted, watch  # noqa: PLC0415 -- as above
+
+    opened = reading.opened(options.config, os.environ)
+    wanted = Wanted(*map(frozenset, (options.symbol, options.kind, options.status)))
+    if options.table and sys.stdout.isatty():
+        return Table(opened.log(options.feed), opened, wanted).show()
+    return watch(opened.events(options.feed, from_beginning=options.from_beginning), wanted, as_json=options.json)
+
+
+def _history(options: argparse.Namespace) -> int:
+    from connector.tools import reading  # noqa: PLC0415 -- `run` needs none of it
+    from connector.tools.history import events, history, moment  # noqa: PLC0415 -- as above
+
+    between = moment(options.since, "--since"), None if options.until is None else moment(options.until, "--until")
+    opened = reading.opened(options.config, os.environ)
+    found = events(opened.log(options.feed), opened.topics, opened.codec, options.symbol, between)
+    return history(found, options.form)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from connector.tools import reading  # noqa: PLC0415 -- `run` needs none of it
+    from connector.tools.verify import verify  # noqa: PLC0415 -- as above
+
+    opened = reading.opened(options.config, os.environ)
+    ignored = reading.ignored(options.config, os.environ)
+    return verify(opened.log(options.feed), opened.topics, opened.codec, ignored)
 
 
 def _simulate(options: argparse.Namespace) -> int:

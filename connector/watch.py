@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from connector.core.model import MICROS, Event, Kind, LevelChange
-from connector.kafka.avro import Codec
-from connector.kafka.events import Events
-from connector.kafka.framing import framing_of
-from connector.kafka.settings import Clients, Topics
+from connector.core.model import MICROS, Event, Kind, LevelChange, Value
 
 if TYPE_CHECKING:
-    from connector.config import Kafka, SchemaRegistry
-    from connector.kafka.events import Received
+    from connector.kafka.events import Events, Received
 
 _SHOWN_CHANGES: Final = 4
 _REPLAYED_SECONDS: Final = 10
@@ -34,18 +29,27 @@ _COLOURS: Final = {
 }
 
 
-def open_events(kafka: Kafka, registry: SchemaRegistry, *, from_beginning: bool) -> Events:
-    """The events below the configured prefix. Raises KafkaError."""
-    framing = framing_of(registry)
-    return Events(Clients(kafka), Topics(kafka.topic_prefix), Codec(framing), from_beginning=from_beginning)
+class Wanted(Value, frozen=True):
+    """Which events are to be shown; empty: all."""
+
+    symbols: frozenset[str] = frozenset()
+    kinds: frozenset[str] = frozenset()
+    statuses: frozenset[str] = frozenset()
+
+    def has(self, symbol: str, kind: str | None, status: str) -> bool:
+        """Whether one of such is."""
+        given = ((self.symbols, symbol), (self.kinds, kind), (self.statuses, status))
+        return all(value in wanted for wanted, value in given if wanted)
 
 
-def watch(events: Events, *, as_json: bool) -> int:
-    """Print every event until Ctrl-C."""
+def watch(events: Events, wanted: Wanted, *, as_json: bool) -> int:
+    """Print every event that is wanted until Ctrl-C."""
     for received in events.until(lambda: False):
         if received is not None:
-            sys.stdout.write(f"{as_json_line(received.event) if as_json else line(received)}\n")
-            sys.stdout.flush()
+            event = received.event
+            if wanted.has(event.symbol, event.kind, event.status):
+                sys.stdout.write(f"{as_json_line(event) if as_json else line(received)}\n")
+                sys.stdout.flush()
     return 0
 
 
@@ -64,10 +68,10 @@ def line(received: Received, *, colour: bool | None = None) -> str:
     replayed = received.received_at - event.observed_at > _REPLAYED_SECONDS * MICROS
     until = event.observed_at if replayed else received.received_at
     delay = "" if event.computed_at is None else f"  +{(until - event.computed_at) / MICROS:.2f} s"
-    return f"{at}  {event.symbol:<9} #{event.sequence:<5} {kind}  {_what(event)}{delay}"
+    return f"{at}  {event.symbol:<9} #{event.sequence:<5} {kind}  {what(event)}{delay}"
 
 
-def _what(event: Event) -> str:
+def what(event: Event) -> str:
     """The changes, those of the levels that traders look at first."""
     if event.after is None:
         return f"no levels: {event.reason or event.status.lower()}"

@@ -19,7 +19,7 @@ from connector.errors import KafkaUnavailable, SetupError
 from connector.kafka.faults import explained, made, of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from concurrent.futures import Future
 
     from connector.config import Kafka
@@ -31,6 +31,9 @@ _T = TypeVar("_T")
 _TIMEOUT_SECONDS: Final = 10
 _FIRST_ANSWER_SECONDS: Final = 3
 _REPLICATED: Final = 3
+_LARGE_BYTES: Final = 192 * 1024
+"""What a record can be: an entry is at most 64 KiB, and an event and a state have two of them."""
+
 _DAY_MS: Final = 86_400_000
 _COMPACTION: Final = {
     "cleanup.policy": "compact",
@@ -48,6 +51,17 @@ class TopicSpec(Value, frozen=True):
     partitions: int
     partitions_key: str | None
     config: dict[str, str]
+
+
+class Fit(Value, frozen=True):
+    """How a topic fits: its configuration, what makes it useless, and what makes it worse than it could be.
+
+    A warning is what is wrong and its remedy.
+    """
+
+    config: dict[str, str]
+    faults: list[str]
+    warnings: list[tuple[str, str]]
 
 
 def specs(topics: Topics, feeds: Iterable[str], kafka: Kafka) -> list[TopicSpec]:
@@ -73,14 +87,31 @@ def prepare(clients: Clients, wanted: list[TopicSpec], replication_factor: int) 
     except ck.KafkaException as exception:
         admin.poll(0)  # hands out why, such as a wrong password
         raise explained(of(exception), "listing topics", clients.last_error) from None
-    absent = [spec for spec in wanted if spec.name not in present]
-    _create(admin, absent, replication_factor)
-    found = [spec for spec in wanted if spec.name in present]
-    faults = [fault for spec in found for fault in _partition_faults(spec, len(present[spec.name].partitions))]
-    replicas = {spec.name: len(present[spec.name].partitions[0].replicas) for spec in found}
-    faults += _config_faults(admin, found, replicas)
-    if faults:
+    _create(admin, [spec for spec in wanted if spec.name not in present], replication_factor)
+    partitions = {spec.name: present[spec.name].partitions for spec in wanted if spec.name in present}
+    sizes = {name: (len(those), len(those[0].replicas)) for name, those in partitions.items()}
+    fits = inspect(admin, [spec for spec in wanted if spec.name in sizes], sizes)
+    for name, fit in fits.items():
+        for what, remedy in fit.warnings:
+            _log.warning(what, extra={"topic": name, "remedy": remedy})
+    if faults := [fault for fit in fits.values() for fault in fit.faults]:
         raise SetupError("\n".join(faults))
+
+
+def inspect(admin: AdminClient, there: list[TopicSpec], sizes: Mapping[str, tuple[int, int]]) -> dict[str, Fit]:
+    """How topics that are there fit, by name; `sizes` are their partitions and replicas. Raises KafkaUnavailable."""
+    if not there:
+        return {}
+    resources = [ConfigResource(ResourceType.TOPIC, spec.name) for spec in there]
+    described = admin.describe_configs(resources, request_timeout=_TIMEOUT_SECONDS)
+    found: dict[str, dict[str, str]] = {}
+    for resource, future in described.items():
+        try:
+            entries = waited(future, f"describing topic {resource.name}")
+        except ck.KafkaException as exception:
+            raise explained(of(exception), f"describing topic {resource.name}") from None
+        found[resource.name] = {name: entry.value for name, entry in entries.items()}
+    return {spec.name: _fit(spec, found[spec.name], *sizes[spec.name]) for spec in there}
 
 
 def _create(admin: AdminClient, absent: list[TopicSpec], replication_factor: int) -> None:
@@ -90,7 +121,7 @@ def _create(admin: AdminClient, absent: list[TopicSpec], replication_factor: int
     new = [NewTopic(spec.name, spec.partitions, replication_factor, config={**spec.config, **safe}) for spec in absent]
     for name, future in admin.create_topics(new, operation_timeout=_TIMEOUT_SECONDS).items():
         try:
-            _wait(future, f"creating topic {name}")
+            waited(future, f"creating topic {name}")
         except ck.KafkaException as exception:
             error = of(exception)
             if error.code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:  # another worker was faster
@@ -106,26 +137,10 @@ def _partition_faults(spec: TopicSpec, found: int) -> list[str]:
     return [f"topic {spec.name} has {found} partitions, configured are {spec.partitions}; {remedy}"]
 
 
-def _config_faults(admin: AdminClient, wanted: list[TopicSpec], replicas: dict[str, int]) -> list[str]:
-    if not wanted:
-        return []
-    resources = [ConfigResource(ResourceType.TOPIC, spec.name) for spec in wanted]
-    described = admin.describe_configs(resources, request_timeout=_TIMEOUT_SECONDS)
-    found: dict[str, dict[str, str]] = {}
-    for resource, future in described.items():
-        try:
-            entries = _wait(future, f"describing topic {resource.name}")
-        except ck.KafkaException as exception:
-            raise explained(of(exception), f"describing topic {resource.name}") from None
-        found[resource.name] = {name: entry.value for name, entry in entries.items()}
-    return [fault for spec in wanted for fault in _settings_faults(spec, found[spec.name], replicas[spec.name])]
-
-
-def _settings_faults(spec: TopicSpec, found: dict[str, str], replicas: int) -> list[str]:
-    """What makes the topic useless; what only makes it worse than it could be is logged."""
+def _fit(spec: TopicSpec, found: dict[str, str], partitions: int, replicas: int) -> Fit:
     alter = f"kafka-configs --alter --entity-type topics --entity-name {spec.name} --add-config"
     policy, in_sync = found.get("cleanup.policy"), int(found.get("min.insync.replicas", "1"))
-    wanted_policy, faults = spec.config["cleanup.policy"], []
+    wanted_policy, faults, warnings = spec.config["cleanup.policy"], _partition_faults(spec, partitions), []
     if policy != wanted_policy:
         wanted = f"needed is {wanted_policy}; {alter} cleanup.policy={wanted_policy}"
         faults.append(f"topic {spec.name} has cleanup.policy={policy}, {wanted}")
@@ -133,16 +148,19 @@ def _settings_faults(spec: TopicSpec, found: dict[str, str], replicas: int) -> l
         wanted = f"at most its {replicas} replicas can be in sync; {alter} min.insync.replicas={replicas}"
         faults.append(f"topic {spec.name} has min.insync.replicas={in_sync}, {wanted}")
     if in_sync == 1 and replicas >= _REPLICATED:
-        remedy = f"{alter} min.insync.replicas=2"
-        _log.warning("a record may be in one replica only", extra={"topic": spec.name, "remedy": remedy})
-    for name in spec.config.keys() & _COMPACTION.keys() - {"cleanup.policy"}:
-        if found.get(name) != spec.config[name]:
-            remedy = f"{alter} {name}={spec.config[name]}"
-            _log.warning("compaction is slower than it should be", extra={"topic": spec.name, "remedy": remedy})
-    return faults
+        warnings.append(("a record may be in one replica only", f"{alter} min.insync.replicas=2"))
+    if int(found.get("max.message.bytes", _LARGE_BYTES)) < _LARGE_BYTES:
+        warnings.append(("a large record would be refused", f"{alter} max.message.bytes={_LARGE_BYTES}"))
+    warnings += [
+        ("compaction is slower than it should be", f"{alter} {name}={spec.config[name]}")
+        for name in sorted(spec.config.keys() & _COMPACTION.keys() - {"cleanup.policy"})
+        if found.get(name) != spec.config[name]
+    ]
+    return Fit(found, faults, warnings)
 
 
-def _wait(future: Future[_T], doing: str) -> _T:
+def waited(future: Future[_T], doing: str) -> _T:
+    """What it brings. Raises `KafkaException`, and KafkaUnavailable where it brings nothing in time."""
     try:
         return future.result(timeout=2 * _TIMEOUT_SECONDS)
     except FutureTimeoutError:

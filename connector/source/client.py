@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import httpx
+import msgspec
 from httpx_aiohttp import AiohttpTransport
 
 from connector import __version__
@@ -32,7 +33,7 @@ from connector.errors import (
 from connector.hidden import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from connector.config import Upstream
     from connector.source.key import ApiKey
@@ -43,6 +44,7 @@ _HEADERS: Final = {
     "accept-encoding": "gzip",
     "user-agent": f"gex-levels-connector/{__version__}",
 }
+_LEVELS: Final = "/multi/gex/levels"
 _CONNECTIONS: Final = 64
 _KEEP_ALIVE_SECONDS: Final = 120
 _MAX_RETRY_AFTER_SECONDS: Final = 3600
@@ -104,7 +106,7 @@ class Client:
         self._turn = asyncio.Lock()
         self._transport = AiohttpTransport(client=_session)
         self._extensions = {"timeout": httpx.Timeout(upstream.timeout_seconds).as_dict()}
-        self._url = httpx.URL(f"{upstream.base_url.rstrip('/')}/multi/gex/levels")
+        self._url = httpx.URL(f"{upstream.base_url.rstrip('/')}{_LEVELS}")
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -131,9 +133,36 @@ class Client:
             request = await self.permit()
         key = self._key.secret.reveal()
         sent_at, started = time.time_ns() // 1000, time.monotonic()
+        reply = await self._reply(self._url.copy_with(query=_query(ask)), key)
+        received_at, seconds = time.time_ns() // 1000, time.monotonic() - started
+        response = _decoded(reply, ask.symbols, key)
+        rate_limit = self._learn(request, reply.headers, response)
+        if isinstance(response, UpstreamError):
+            raise response
+        return Answer(response, rate_limit, sent_at, received_at, seconds)
+
+    async def symbols(self) -> frozenset[str]:
+        """Every text that the sibling endpoint `/symbols` has; among them are the symbols that are live.
+
+        Raises:
+            UpstreamError: in all cases but a body that is JSON.
+        """
+        request, key = await self.permit(), self._key.secret.reveal()
+        reply = await self._reply(self._url.copy_with(path=self._url.path.replace(_LEVELS, "/symbols")), key)
+        refused = _decoded(reply, (), key)  # it has no levels: BadResponse where all is well
+        if reply.status != _OK or not isinstance(refused, BadResponse):
+            self._learn(request, reply.headers, refused)
+            raise refused if isinstance(refused, UpstreamError) else BadResponse("no list of symbols")
+        try:
+            return frozenset(_texts(msgspec.json.decode(reply.body)))
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise BadResponse(f"no list of symbols: {error}") from None
+
+    async def _reply(self, url: httpx.URL, key: str) -> _Reply:
+        """One request for which there is a permit. Raises UpstreamUnavailable."""
         try:
             async with asyncio.timeout(self._upstream.timeout_seconds):
-                reply = await self._get(ask, key)
+                return await self._get(url, key)
         except TimeoutError:
             raise UpstreamUnavailable(f"no answer within {self._upstream.timeout_seconds:g} s") from None
         # ValueError: the transport decodes reason phrase and Location strictly (UnicodeError is one)
@@ -149,18 +178,12 @@ class Client:
             raise UpstreamUnavailable(f"{type(cause).__name__}: {_hidden(str(cause), key)}") from None
         finally:
             self._limiter.ended(time.monotonic())
-        received_at, seconds = time.time_ns() // 1000, time.monotonic() - started
-        response = _decoded(reply, ask.symbols, key)
-        rate_limit = self._learn(request, reply.headers, response)
-        if isinstance(response, UpstreamError):
-            raise response
-        return Answer(response, rate_limit, sent_at, received_at, seconds)
 
-    async def _get(self, ask: Ask, key: str) -> _Reply:
+    async def _get(self, url: httpx.URL, key: str) -> _Reply:
         limit, body = self._upstream.max_response_bytes, bytearray()
         request = httpx.Request(
             "GET",
-            self._url.copy_with(query=_query(ask)),
+            url,
             headers={**_HEADERS, "X-API-Key": key},
             extensions=self._extensions,
         )
@@ -258,6 +281,14 @@ def _query(ask: Ask) -> bytes:
     """As the vendor writes it, with commas; every part was checked by the configuration."""
     given = (("symbols", ask.symbols), ("exchanges", ask.exchanges), ("include", ask.include))
     return "&".join(f"{name}={','.join(values)}" for name, values in given if values).encode()
+
+
+def _texts(document: object) -> Iterator[str]:
+    if isinstance(document, str):
+        yield document
+    elif isinstance(document, dict | list):
+        for inner in document.values() if isinstance(document, dict) else document:
+            yield from _texts(inner)
 
 
 def _session() -> aiohttp.ClientSession:

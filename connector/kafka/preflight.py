@@ -1,0 +1,130 @@
+"""Tries what a worker will need of the cluster. Nothing is written, created, joined or fenced, and nothing hangs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import confluent_kafka as ck
+from confluent_kafka.admin import AclOperation, AdminClient, NewTopic
+
+from connector.core.model import Value
+from connector.errors import AccessDenied, KafkaError
+from connector.kafka.faults import explained, made, of
+from connector.kafka.topics import Fit, TopicSpec, inspect, waited
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from connector.kafka.settings import Clients
+
+_TIMEOUT_SECONDS: Final = 10
+_NEEDED: Final = (AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE_CONFIGS)
+_NO_PARTITION: Final = 2**31 - 1
+_TOO_LONG_MS: Final = 2**31 - 1
+
+
+class Found(Value, frozen=True):
+    """The topics: how those fit that are there, which are not, and every right that is missing."""
+
+    fits: dict[str, Fit]
+    absent: list[str]
+    denied: list[str]
+
+
+class Preflight:
+    """One look at a cluster. Raises ConfigError where librdkafka refuses a setting."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._admin = made(AdminClient, clients.admin())
+
+    def cluster(self) -> str:
+        """Which cluster answers, and how large it is. Raises KafkaUnavailable."""
+        try:
+            found = self._admin.list_topics(timeout=_TIMEOUT_SECONDS)
+        except ck.KafkaException as exception:
+            self._admin.poll(0)  # hands out why, such as a wrong password
+            raise explained(of(exception), "asking for the cluster", self._clients.last_error) from None
+        return f"cluster {found.cluster_id}, {len(found.brokers)} broker{'s' * (len(found.brokers) != 1)}"
+
+    def topics(self, wanted: list[TopicSpec], replication_factor: int) -> Found:
+        """What there is of them, and what we may. Creating the absent ones is only validated. Raises KafkaError."""
+        names = ck.TopicCollection([spec.name for spec in wanted])
+        described = self._admin.describe_topics(
+            names, include_authorized_operations=True, request_timeout=_TIMEOUT_SECONDS
+        )
+        sizes, absent, denied = dict[str, tuple[int, int]](), [], []
+        for name, future in described.items():
+            try:
+                topic = self._result(future, f"describing topic {name}", ck.KafkaError.UNKNOWN_TOPIC_OR_PART)
+            except AccessDenied as error:
+                denied.append(str(error))
+                continue
+            if topic is None:
+                absent.append(name)
+                continue
+            sizes[name] = len(topic.partitions), len(topic.partitions[0].replicas)
+            missing = [operation.name for operation in _NEEDED if operation not in topic.authorized_operations]
+            denied += [f"topic {name}: {operation} is missing (README, Rights)" for operation in missing]
+        denied += self._not_created([spec for spec in wanted if spec.name in absent], replication_factor)
+        readable = [
+            name for name in sizes if f"topic {name}: DESCRIBE_CONFIGS is missing (README, Rights)" not in denied
+        ]
+        return Found(inspect(self._admin, [spec for spec in wanted if spec.name in readable], sizes), absent, denied)
+
+    def _not_created(self, absent: list[TopicSpec], replication_factor: int) -> list[str]:
+        new = [NewTopic(spec.name, spec.partitions, replication_factor, config=spec.config) for spec in absent]
+        denied = []
+        created = self._admin.create_topics(new, validate_only=True, request_timeout=_TIMEOUT_SECONDS) if new else {}
+        for name, future in created.items():
+            try:
+                self._result(future, f"creating topic {name}", ck.KafkaError.TOPIC_ALREADY_EXISTS)
+            except AccessDenied as error:
+                denied.append(str(error))
+        return denied
+
+    def denied(self, spare: str, group_id: str) -> list[str]:
+        """Which of the other rights are missing; `spare` is a name below our prefix that no topic or shard has."""
+        trials: tuple[Callable[[], None], ...] = (
+            lambda: self._transactions(spare),
+            lambda: self._group(group_id, spare),
+        )
+        missing = []
+        for tried in trials:
+            try:
+                tried()
+            except KafkaError as error:
+                missing.append(str(error))
+        return missing
+
+    def _transactions(self, transactional_id: str) -> None:
+        """Whether we may write in transactions, tried with an id that no shard has.
+
+        The time-out asked for is longer than brokers allow, which they say only to who has the right, before they
+        look for the id: so there is nothing to clean up either.
+        """
+        settings = {**self._clients.producer(transactional_id), "transaction.timeout.ms": _TOO_LONG_MS}
+        try:
+            made(ck.Producer, settings).init_transactions(_TIMEOUT_SECONDS)
+        except ck.KafkaException as exception:
+            if of(exception).code() != ck.KafkaError.INVALID_TRANSACTION_TIMEOUT:
+                raise explained(of(exception), f"transactional id {transactional_id}") from None
+
+    def _group(self, group_id: str, topic: str) -> None:
+        """Whether we may join the group, tried by committing to a partition that no topic has.
+
+        The right to the group is looked at first, then the partition, and the group itself never.
+        """
+        nowhere = ck.ConsumerGroupTopicPartitions(group_id, [ck.TopicPartition(topic, _NO_PARTITION, 0)])
+        asked = self._admin.alter_consumer_group_offsets([nowhere], request_timeout=_TIMEOUT_SECONDS)
+        self._result(asked[group_id], f"group {group_id}", ck.KafkaError.UNKNOWN_TOPIC_OR_PART)
+
+    def _result(self, future: Future[Any], doing: str, expected: int) -> Any:
+        """What it brought, None for an error that was to be expected. Raises KafkaError."""
+        try:
+            return waited(future, doing)
+        except ck.KafkaException as exception:
+            if of(exception).code() == expected:
+                return None
+            raise explained(of(exception), doing, self._clients.last_error) from None

@@ -1,0 +1,1 @@
+"""What a person asks of a set-up: `check`, `history`, `verify`, and the table of `watch`."""

@@ -1,0 +1,51 @@
+"""What reading the topics takes, from the configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from connector import config
+from connector.core.model import Value
+from connector.errors import ConfigError
+from connector.kafka.avro import Codec
+from connector.kafka.events import Events, Log
+from connector.kafka.framing import framing_of
+from connector.kafka.settings import Clients, Topics
+from connector.logs import configure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+class Opened(Value, frozen=True):
+    """Clients, the names of the topics, and how their values are decoded."""
+
+    clients: Clients
+    topics: Topics
+    codec: Codec
+
+    def log(self, feed: str | None) -> Log:
+        """The topics of all feeds or of one. Raises KafkaUnavailable."""
+        return Log(self.clients, self.topics, feed)
+
+    def events(self, feed: str | None, *, from_beginning: bool) -> Events:
+        """The events of all feeds or of one. Raises KafkaUnavailable."""
+        return Events(self.clients, self.topics, self.codec, from_beginning=from_beginning, feed=feed)
+
+
+def opened(path: Path | None, environ: Mapping[str, str]) -> Opened:
+    """To read with; logs to standard error. Raises ConfigError, SetupError."""
+    kafka, registry = config.load_kafka(path, environ)
+    configure("WARNING", secrets=lambda: (*kafka.client.secrets(), *registry.client.secrets()))
+    return Opened(Clients(kafka), Topics(kafka.topic_prefix), Codec(framing_of(registry)))
+
+
+def ignored(path: Path | None, environ: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """What each configured feed ignores; nothing where feeds are not configured here. Needs no API key."""
+    others = {name: text for name, text in environ.items() if not name.startswith("GEX_UPSTREAM__")}
+    try:
+        feeds = config.load(path, {**others, "GEX_UPSTREAM__API_KEY": "none-is-needed"}).feeds
+    except ConfigError:
+        return {}
+    return {feed.name: feed.ignore for feed in feeds}
