@@ -4,8 +4,9 @@ A value comes from the environment, else from the TOML file, else it is the defa
 a check where these do not say it all, and what it means.
 """
 
+import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
@@ -37,6 +38,7 @@ REFUSED: Final = {
 Hour = Annotated[float, Meta(gt=0, le=3_600)]
 
 _key = matching(r"\s*[\x21-\x7e]{1,4096}\s*", "1 to 4096 visible ASCII characters without blanks between them")
+_token = matching(r"\s*[\x21-\x7e]{16,4096}\s*", "16 to 4096 visible ASCII characters without blanks between them")
 _url = matching(
     rf"https?://{HOST}(:(?!0){PORT})?(/[^?#@\\\x00-\x20\x7f-\U0010ffff]*)?",
     "http://host or https://host, a port from 1 to 65535 or none, no user:password@, blanks, '?', '#' and '\\'",
@@ -118,9 +120,15 @@ class Schedule(Struct, frozen=True, kw_only=True):
 
 
 class Http(Struct, frozen=True, kw_only=True):
-    """Metrics and health."""
+    """Metrics, health, status page and API."""
 
-    listen: Annotated[str, _listen, "`host:port` or `[address]:port`; port 0 is any that is free"] = "127.0.0.1:9464"
+    listen: Annotated[
+        str, _listen, "`host:port` or `[address]:port`; port 0 is any that is free; not on loopback only with a token"
+    ] = "127.0.0.1:9464"
+    token: Annotated[Secret, _token, "Whoever brings it may change things by `/api`; 16 characters or more"] = Secret(
+        ""
+    )
+    token_file: Annotated[str | None, "A file with the token, instead of `token`; read at the start"] = None
 
     @property
     def host(self) -> str:
@@ -131,6 +139,14 @@ class Http(Struct, frozen=True, kw_only=True):
     def port(self) -> int:
         """The port of `listen`."""
         return int(self.listen.rpartition(":")[2])
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nobody can come from another machine."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -145,7 +161,12 @@ class Config(Struct, frozen=True, kw_only=True):
 
     def secrets(self) -> tuple[str, ...]:
         """Every text that must not be shown anywhere, as it was when the configuration was loaded."""
-        return (self.upstream.api_key.reveal(), *self.kafka.client.secrets(), *self.schema_registry.client.secrets())
+        own = (self.upstream.api_key, self.http.token)
+        return (
+            *(one.reveal() for one in own if one),
+            *self.kafka.client.secrets(),
+            *self.schema_registry.client.secrets(),
+        )
 
 
 SECTIONS: Final[Mapping[str, type[Struct]]] = {
@@ -161,10 +182,14 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     key, the shape of its value, what was expected, and where the value came from.
     """
     reader = Reader(path, environ, SECTIONS)
-    _take_key(reader)
+    _take_secret(reader, "upstream.api_key", _key)
+    _take_secret(reader, "http.token", _token)
     parts: dict[str, Any] = {name: reader.build(name, struct) for name, struct in SECTIONS.items() if name != "feeds"}
     feeds = {label: reader.build(label, Feed) for label in _feed_labels(reader)}
     _check_together(reader, parts["upstream"], parts["schedule"], feeds)
+    http: Http | None = parts["http"]
+    if http and not http.is_local and not http.token:
+        reader.fault("http.listen", "expected an address of loopback, or a token: set http.token_file")
     if reader.faults:
         raise reader.error()
     return Config(**parts, feeds=tuple(filter(None, feeds.values())))
@@ -181,27 +206,30 @@ def load_kafka(path: Path | None, environ: Mapping[str, str]) -> tuple[Kafka, Sc
 
 def read_key_file(path: str | Path) -> Secret:
     """The API key that a file holds. Raises ConfigError: not readable, or nothing that can be a key."""
+    return _read_secret("upstream.api_key_file", path, _key)
+
+
+def _read_secret(option: str, path: str | Path, check: Callable[[str], str]) -> Secret:
     try:
-        return Secret(_key(Path(path).read_text("utf-8-sig")))
+        return Secret(check(Path(path).read_text("utf-8-sig")))
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            [printable(f"upstream.api_key_file: '{path}': {getattr(error, 'strerror', error)}")]
-        ) from None
+        raise ConfigError([printable(f"{option}: '{path}': {getattr(error, 'strerror', error)}")]) from None
 
 
-def _take_key(reader: Reader) -> None:
-    """Of a key and a file with one take that in the environment; and the key out of its file."""
-    given, key, file = reader.given, "upstream.api_key", "upstream.api_key_file"
+def _take_secret(reader: Reader, key: str, check: Callable[[str], str]) -> None:
+    """Of a secret and a file with one take that in the environment; and the secret out of its file."""
+    given, file = reader.given, f"{key}_file"
     if key in given and file in given:
         if given[key].text == given[file].text:
-            reader.fault(key, "expected either this or api_key_file")
+            reader.fault(key, f"expected either this or {file.partition('.')[2]}")
         del given[file if given[key].text else key]
     if file in given:
         try:
-            given[key] = Given(read_key_file(str(given[file].value).strip()).reveal(), given[file].origin)
+            secret = _read_secret(file, str(given[file].value).strip(), check)
+            given[key] = Given(secret.reveal(), given[file].origin)
         except ConfigError as error:
             reader.faults.append(f"{error}; from {given[file].origin}")
-            given[key] = Given("unread", given[file].origin)
+            given[key] = Given("unread" * 3, given[file].origin)
 
 
 def _feed_labels(reader: Reader) -> list[str]:

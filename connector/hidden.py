@@ -33,6 +33,9 @@ class Secret:
         """The text itself, without blanks around it."""
         return self._value
 
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
     def __repr__(self) -> str:
         return MASK
 

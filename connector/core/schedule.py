@@ -95,6 +95,20 @@ class Purpose(StrEnum):
     """A symbol that the upstream refuses, asked for alone and seldom."""
 
 
+class Place(Value, frozen=True):
+    """A batch's next check and what speaks for it.
+
+    `at` is when it is due but for what holds all batches, None while it is under way; `check` what the plan expects of
+    it, None where no plan was made; `failures` how many failed in a row.
+    """
+
+    batch: Batch
+    at: float | None
+    purpose: Purpose
+    check: Check | None
+    failures: int
+
+
 class _Known(msgspec.Struct):
     """One symbol. `looked_at`: when the last answered check was sent, None before the first."""
 
@@ -198,6 +212,15 @@ class Schedule:
             for batch, slot in self._slots.items():
                 if slot.at is not None and slot.purpose in {Purpose.EXPECTED, Purpose.SEARCH}:
                     self._replan(batch, slot, now, now)
+
+    @property
+    def held_until(self) -> tuple[float, float]:
+        """Before when no batch is checked: as the server said, and as long as the key is refused."""
+        return self._held_until, self._held_for_key_until
+
+    def places(self) -> list[Place]:
+        """Every batch's next check, for people who ask."""
+        return [Place(batch, s.at, s.purpose, s.check, s.failures) for batch, s in self._slots.items()]
 
     def next_check_at(self, batch: Batch) -> float | None:
         """When the batch is checked next; None while it is."""

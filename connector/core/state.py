@@ -51,6 +51,9 @@ class Step(Value, frozen=True):
 
 NOTHING: Final = Step()
 
+ASKED: Final = "asked"
+"""The reason of a snapshot that somebody asked for."""
+
 
 class _Said(Value, frozen=True):
     """The parts of an event that depend on why it is published."""
@@ -102,6 +105,19 @@ def expire(state: State, at: tuple[int, int], answered_at: int | None, source: S
     seen = Observation(state.symbol, Status.STALE, None, observed_at, now, source, reason)
     said = _Said(Kind.STALE, Status.STALE, state.said, state.computed_at, Difference(), reason)
     return _publish(state, seen, said, feed, _kept(state, seen))
+
+
+def snapshot(state: State | None, at: tuple[int, int], source: Source, feed: FeedRules) -> Step:
+    """What somebody asked for: the levels as last seen, said whole and under the status that holds.
+
+    Nothing where there are none. `at` is the moment by our clock and by the upstream's.
+    """
+    if state is None or not state.status.has_levels or state.levels is None:
+        return NOTHING
+    seen = Observation(state.symbol, state.status, None, *at, source, ASKED)
+    difference = compare(state.said, state.levels, feed.rules)
+    said = _Said(Kind.SNAPSHOT, state.status, state.levels, state.computed_at, difference, ASKED)
+    return _publish(state, seen, said, feed, replace(_kept(state, seen), published=None))
 
 
 def stale_at(state: State, answered_at: int, feed: FeedRules) -> int | None:

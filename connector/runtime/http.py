@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
@@ -12,7 +13,7 @@ from aiohttp import hdrs, web
 from connector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from aiohttp.typedefs import Handler
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 REQUEST_SECONDS: Final = 10.0
 """For one request, its body included."""
+
+STREAM: Final = "/api/events"
+"""What is sent there has no end, and bounds itself."""
 
 BODY_BYTES: Final = 65_536
 _IDLE_SECONDS: Final = 75.0
@@ -46,7 +50,7 @@ class Listener:
         self._host, self._port = host, port
         self._request_seconds = request_seconds
         app = web.Application(middlewares=[self._in_time], client_max_size=BODY_BYTES)
-        app.on_response_prepare.append(_nameless)
+        app.on_response_prepare.append(_finish)
         app.router.add_get("/metrics", self._scrape)
         app.router.add_get("/health/live", partial(_probe, health.why_not_live))
         app.router.add_get("/health/ready", partial(_probe, health.why_not_ready))
@@ -58,6 +62,7 @@ class Listener:
             shutdown_timeout=request_seconds,
             keepalive_timeout=_IDLE_SECONDS,
             lingering_time=_LINGERING_SECONDS,
+            handler_cancellation=True,  # whoever leaves makes room at once
         )
         self.url = _url(host, port)
         """Where it listens, without a path."""
@@ -79,12 +84,15 @@ class Listener:
     @web.middleware
     async def _in_time(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            async with asyncio.timeout(self._request_seconds) as limit:
+            async with asyncio.timeout(None if request.path == STREAM else self._request_seconds) as limit:
                 return await handler(request)
-        except TimeoutError as error:
+        except TimeoutError:
             if not limit.expired():
                 raise
-            raise web.HTTPRequestTimeout from error
+            return problem(408, f"the request took longer than {self._request_seconds:g} s")
+        except web.HTTPError as error:
+            kept = {"Allow": error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else {}
+            return problem(error.status, error.reason, kept)
 
     async def _scrape(self, request: web.Request) -> web.Response:
         """In a thread: many symbols take longer to render than a check may be late."""
@@ -93,14 +101,23 @@ class Listener:
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
 
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **more: object) -> web.Response:
+    """An error as RFC 9457 has it."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
+    return web.json_response(body, status=status, headers=headers, content_type="application/problem+json")
+
+
 async def _probe(why_not: Callable[[], list[str]], _: web.Request) -> web.Response:
     reasons = why_not()
     return web.json_response({"ok": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
 
-async def _nameless(_: web.Request, response: web.StreamResponse) -> None:
-    """Without aiohttp's and Python's versions."""
+async def _finish(_: web.Request, response: web.StreamResponse) -> None:
+    """Without aiohttp's and Python's versions, for nobody to keep and for no other site's pages."""
     response.headers.popall(hdrs.SERVER, None)
+    response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
 
 
 def _url(host: str, port: int) -> str:

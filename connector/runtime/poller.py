@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from connector.core.batches import Batch, Batches
+from connector.core.decode import RateLimit
 from connector.core.model import MICROS, Status
 from connector.core.schedule import SLOW_RETRY_SECONDS, Dates, Outcome, Plan, Schedule
 from connector.errors import KeyRefused, NothingFound, RateLimited, RequestRefused, UpstreamError
@@ -72,6 +73,13 @@ class Poller:
         self._bounded = Bounded(_LOG_EVERY_SECONDS, time.monotonic)
         self._failing = False
         self.key_refused = False
+        self.rate_limit = RateLimit()
+        """What the upstream said last."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """To be looked at."""
+        return self._schedule
 
     def cover(self, shards: Iterable[Shard]) -> None:
         """Ask for the symbols of these shards from now on, and for no others."""
@@ -243,6 +251,7 @@ class Poller:
         if meta.server_at is not None:
             self._clock.learn(answer.sent_at, answer.received_at, meta.server_at)
             self._metrics.clock_correction(self._clock.correction / MICROS)
+        self.rate_limit = answer.rate_limit
         reset = answer.rate_limit.reset_at_seconds
         self._metrics.rate_limit(
             answer.rate_limit.limit, answer.rate_limit.remaining, None if reset is None else round(reset * MICROS)

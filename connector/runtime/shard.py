@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Event, Kind, Observation, State, Status
-from connector.core.state import FeedRules, Step, expire, fold, remove
+from connector.core.state import ASKED, FeedRules, Step, expire, fold, remove, snapshot
 from connector.errors import (
     AccessDenied,
     EntryError,
@@ -47,6 +47,8 @@ _MAX_DOUBLINGS: Final = 10
 _FENCED_SECONDS: Final = (3.0, 30.0)
 """At least two heartbeats: a zombie must hear that it lost before it opens again."""
 
+_NOT_OURS: Final = "the shard went to another worker; the topic `changes` says whether it was published before"
+
 
 class Shard:
     """Owns the state of its symbols from `run` to `close`. Everything but the log's calls is on the event loop."""
@@ -74,6 +76,7 @@ class Shard:
         self._last: dict[str, bytes | Status] = {}
         self._refused: dict[str, bytes] = {}
         self._answered_at: dict[str, int] = {}
+        self._asked: dict[str, asyncio.Future[Event | str]] = {}
         self._bounded = Bounded(_LOG_EVERY_SECONDS, time.monotonic)
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
@@ -152,6 +155,22 @@ class Shard:
         state = self._states.get(symbol)
         return symbol in self._refused or (state is not None and state.status is Status.STALE)
 
+    def ask(self, symbol: str) -> asyncio.Future[Event | str]:
+        """Publish the symbol's levels again. The event once it is committed, or why there is none.
+
+        Who asks before that is given the same one. It stays asked for as long as the shard is ours.
+        """
+        if (asked := self._asked.get(symbol)) is None:
+            asked = self._asked[symbol] = asyncio.get_running_loop().create_future()
+            if self._gone:
+                self._refuse_asked(_NOT_OURS)
+            self._wake.set()
+        return asked
+
+    def state_of(self, symbol: str) -> State | None:
+        """What was last committed of a symbol."""
+        return self._states.get(symbol)
+
     def tick(self) -> None:
         """Once a second: levels may have become stale, and the client may have something to say."""
         if self.is_open:
@@ -228,10 +247,11 @@ class Shard:
                 self._ticked = False
                 steps += self._expired({observation.symbol for observation in work.seen})
                 self._log.idle()
+            steps += self._asked_for(steps)
             await self._commit(steps, work)
             if self._gone:
                 return
-            if self.inbox:
+            if self.inbox or self._asked:
                 continue
             if self._closing.is_set():
                 return
@@ -253,6 +273,7 @@ class Shard:
         except KafkaError as error:
             self._tools.metrics.transaction("aborted")
             if isinstance(error, Unpublishable):
+                self._refuse_asked(f"the broker refused a record: {error}")
                 for _ in range(self.inbox.refuse(work)):
                     self._tools.metrics.dropped(self.id.feed, "unpublishable")
             else:
@@ -284,6 +305,29 @@ class Shard:
                 steps.append(step)
         return steps
 
+    def _asked_for(self, steps: Sequence[Step]) -> list[Step]:
+        """The snapshots that were asked for, each of what these steps leave."""
+        if not self._asked:
+            return []
+        left = {step.state.symbol: step.state for step in steps if step.state is not None}
+        at, found = (now := self._tools.clock.now(), self._tools.clock.upstream(now)), []
+        for symbol in list(self._asked):
+            state = left.get(symbol) or self._states.get(symbol)
+            step = snapshot(state, at, self._tools.source, self._rules)
+            if step.event is not None:
+                found.append(step)
+            else:
+                why = (
+                    "nothing has been seen of it yet" if state is None else f"there are no levels, it is {state.status}"
+                )
+                self._asked.pop(symbol).set_result(why)
+        return found
+
+    def _refuse_asked(self, why: str) -> None:
+        asked, self._asked = self._asked, {}
+        for future in asked.values():
+            future.set_result(why)
+
     async def _fail(self, error: KafkaError) -> None:
         """Say so, and wait before the next try. Nothing of the old state is used again."""
         fenced = self._fenced = isinstance(error, ShardFenced)
@@ -304,12 +348,14 @@ class Shard:
         """Give up what waits, and count it."""
         for _ in range(self.inbox.clear()):
             self._tools.metrics.dropped(self.id.feed, "lost")
+        self._refuse_asked(_NOT_OURS)
 
     def _let_go(self) -> None:
         """Show nothing of it any more: another object may have the shard before a hanging call of this one ends."""
         if not self._gone:
             self._set(is_open=False, is_polled=False)
             self._tools.metrics.shard_open(None, self.id.feed, self.id.partition)
+            self._refuse_asked(_NOT_OURS)
             self._gone = True
 
     def _set(self, *, is_open: bool, is_polled: bool) -> None:
@@ -333,6 +379,9 @@ class Shard:
         metrics.transaction("committed")
         for event in events:
             metrics.event(event.feed, event.kind)
+            self._tools.published(event)
+            if event.reason == ASKED and event.symbol in self._asked:
+                self._asked.pop(event.symbol).set_result(event)
             metrics.published((now - event.observed_at) / MICROS)
             if event.computed_at is not None and event.after is not None and event.reason is None:
                 metrics.end_to_end((self._tools.clock.upstream(now) - event.computed_at) / MICROS)

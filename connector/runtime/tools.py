@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
 
-    from connector.core.model import Source
+    from connector.core.model import Event, Source
     from connector.kafka.settings import ShardId
     from connector.kafka.shard import Restored, Transaction
     from connector.runtime.clock import Clock
@@ -63,6 +63,8 @@ class Tools:
     trial: Trial = field(default_factory=lambda: Trial(math.inf))
     spent: Callable[[], float] = lambda: 0.0
     """The part of the budget that was used within a minute."""
+    published: Callable[[Event], object] = lambda _: None
+    """Called with every event that was committed."""
     turns: Mapping[ShardId, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     """Held by the one object that works on a shard."""
 

@@ -21,16 +21,19 @@ from connector.kafka import topics
 from connector.kafka.avro import Codec
 from connector.kafka.framing import prepared as framing_prepared
 from connector.kafka.group import Group
+from connector.kafka.members import Members
 from connector.kafka.partition import partition_of
 from connector.kafka.reader import Reader
 from connector.kafka.settings import Clients, ShardId, Topics
 from connector.kafka.shard import ShardLog
+from connector.runtime.api import Api
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
 from connector.runtime.http import Listener
 from connector.runtime.metrics import Metrics
 from connector.runtime.poller import Poller
 from connector.runtime.shard import CLOSE_SECONDS, Shard
+from connector.runtime.status import Status, Working
 from connector.runtime.tools import Tools, Trial
 from connector.source.client import Client
 from connector.source.key import ApiKey
@@ -72,11 +75,13 @@ class Worker:
         self._metrics.watch_loops(self._health.progressed_at)
         self._metrics.build_info(1, __version__)
         self._clients = Clients(config.kafka, self._metrics.kafka_error, self._metrics.kafka_stats)
-        self.listener = Listener(self._metrics, self._health, config.http.host, config.http.port)
         shards = config.kafka.shards * len(config.feeds)
         self._executor = ThreadPoolExecutor(shards + 2, thread_name_prefix="kafka")
         self._shards: dict[ShardId, tuple[Shard, asyncio.Task[None]]] = {}
         self._inboxes: dict[ShardId, Inbox] = {}
+        self._status = Status(config, self._me, (self._health, self._clock, self._metrics), self._shards)
+        self._api = Api(config.http, self._status)
+        self.listener = Listener(self._metrics, self._health, config.http.host, config.http.port, self._api.routes())
         self._stopping = asyncio.Event()
         self._exit_code = 0
 
@@ -99,6 +104,7 @@ class Worker:
             if not self._stopping.is_set():
                 await self._work()
         finally:
+            self._api.close()
             await self.listener.stop()
             self._executor.shutdown(wait=False, cancel_futures=True)
         return self._exit_code
@@ -128,8 +134,14 @@ class Worker:
             trial=Trial(time.monotonic() + self._config.kafka.start_timeout_seconds),
             changed=self._cover,
             spent=lambda: limiter.spent(time.monotonic()),
+            published=self._status.published,
         )
-        self._group = Group(self._clients.group(), currents, self, lambda: self._health.progress(_GROUP))
+        members = Members(self._clients.admin(), self._me.group, currents)
+        self._status.working = Working(self._poller, limiter, members.now, self._executor)
+        named = {"client.id": self._me.worker, **self._config.kafka.client}["client.id"]
+        self._group = Group(
+            self._clients.group() | {"client.id": named}, currents, self, lambda: self._health.progress(_GROUP)
+        )
         self._health.register(_GROUP, _GROUP_LIMIT_SECONDS)
         self._health.require(self._why_not_ready)
         for feed in self._rules:

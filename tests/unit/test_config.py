@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEY = "bq_live_0123456789abcdef0123456789abcdef"
+TOKEN = "0123456789abcdef"
 ENOUGH = {"GEX_UPSTREAM__API_KEY": KEY, "GEX_SYMBOLS": "BTCUSDT"}
 FEED = '[[feeds]]\nname = "majors"\nsymbols = ["BTCUSDT"]\n'
 
@@ -305,7 +306,7 @@ class TestAddresses:
         [("0.0.0.0:0", "0.0.0.0", 0), ("localhost:65535", "localhost", 65535), ("[::1]:9464", "::1", 9464)],
     )
     def test_listen_is_host_and_port(self, listen: str, host: str, port: int) -> None:
-        http = of(GEX_HTTP__LISTEN=listen).http
+        http = of(GEX_HTTP__LISTEN=listen, GEX_HTTP__TOKEN=TOKEN).http
 
         assert (http.host, http.port) == (host, port)
 
@@ -314,6 +315,37 @@ class TestAddresses:
     )
     def test_listen_that_is_not_is_a_fault(self, listen: str) -> None:
         assert "expected host:port" in faults(GEX_HTTP__LISTEN=listen)[0]
+
+    @pytest.mark.parametrize("listen", ["0.0.0.0:9464", "[::]:9464", "192.0.2.1:9464", "gex.example.com:9464"])
+    def test_whoever_listens_beyond_this_machine_needs_a_token(self, listen: str, tmp_path: Path) -> None:
+        (fault,) = faults(GEX_HTTP__LISTEN=listen)
+        file = tmp_path / "token"
+        file.write_text(f"{TOKEN}\n")
+        http = of(GEX_HTTP__LISTEN=listen, GEX_HTTP__TOKEN_FILE=str(file)).http
+
+        assert "expected an address of loopback, or a token: set http.token_file" in fault
+        assert (http.is_local, http.token.reveal()) == (False, TOKEN)
+
+    @pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.9.9.9:1", "[::1]:9464", "localhost:9464"])
+    def test_on_loopback_none_is_needed(self, listen: str) -> None:
+        http = of(GEX_HTTP__LISTEN=listen).http
+
+        assert (http.is_local, bool(http.token)) == (True, False)
+
+    @pytest.mark.parametrize("token", ["0123456789abcde", "0123456789 abcdef", "0123456789\u00e4bcdef"])
+    def test_a_token_that_is_none_is_not_shown(self, token: str, tmp_path: Path) -> None:
+        file = tmp_path / "token"
+        file.write_text(token)
+        found = faults(GEX_HTTP__TOKEN=token) + faults(GEX_HTTP__TOKEN_FILE=str(file))
+
+        assert all("expected 16 to 4096 visible ASCII characters" in fault for fault in found)
+        assert token not in "".join(found)
+
+    def test_a_token_is_shown_nowhere(self) -> None:
+        config = of(GEX_HTTP__TOKEN=TOKEN)
+
+        assert TOKEN not in repr(config)
+        assert TOKEN in config.secrets()
 
     def test_who_we_are_to_the_registry_is_not_in_its_url_but_where_nothing_is_shown(self) -> None:
         (fault,) = faults(GEX_SCHEMA_REGISTRY__URL="https://me:hunter22@example.com")
