@@ -345,3 +345,84 @@ async def test_a_right_that_is_missing_ends_the_start_and_is_waited_for_later(un
         bench.shard.close()
         await bench.task
     bench.pool.shutdown()
+
+
+async def test_a_snapshot_that_is_asked_for_says_the_levels_last_seen_in_one_event(bench: Bench) -> None:
+    bench.show({"spot_price": 1, "all_expiry": {"hvl": 5}})
+    await bench.settled()
+    bench.show({"spot_price": 1, "all_expiry": {"hvl": 5}, "new": "and no difference"})
+    await bench.settled()
+    asked, again = bench.shard.ask("BTC"), bench.shard.ask("BTC")
+    event = await asked
+    assert again is asked
+    assert bench.log.events[1:] == [event]
+    assert not isinstance(event, str)
+    assert (event.kind, event.status, event.sequence, event.reason) == (Kind.SNAPSHOT, Status.LIVE, 2, "asked")
+    state = bench.log.states["BTC"]
+    assert event.after is not None
+    assert event.after.extra == '{"new":"and no difference"}'
+    assert (event.after, state.published, state.sequence) == (state.levels, None, 2)
+    bench.show({"spot_price": 1, "all_expiry": {"hvl": 6}})
+    await bench.settled()
+    assert kinds(bench) == [Kind.SNAPSHOT, Kind.SNAPSHOT, Kind.CHANGED]
+
+
+async def test_a_snapshot_follows_what_is_committed_with_it(bench: Bench) -> None:
+    bench.show({"spot_price": 1})
+    await bench.settled()
+    bench.log.goes_on.clear()
+    bench.show({"spot_price": 1}, symbol="ETH")
+    await bench.until(lambda: bench.shard._publishing_since is not None)
+    bench.show({"spot_price": 1, "all_expiry": {"hvl": 6}})
+    asked = bench.shard.ask("BTC")
+    bench.log.goes_on.set()
+    event = await asked
+    assert kinds(bench) == [Kind.SNAPSHOT, Kind.SNAPSHOT, Kind.CHANGED, Kind.SNAPSHOT]
+    assert not isinstance(event, str)
+    assert event.after == bench.log.events[2].after
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_snapshot_whose_commit_is_unknown_is_published_once(bench: Bench, *, committed: bool) -> None:
+    bench.show({"spot_price": 1})
+    await bench.settled()
+    bench.log.errors, bench.log.committed_all_the_same = [KafkaUnavailable("time-out")], committed
+    event = await bench.shard.ask("BTC")
+    await bench.settled()
+    assert not isinstance(event, str)
+    assert [(one.kind, one.sequence) for one in bench.log.events] == [(Kind.SNAPSHOT, 1), (Kind.SNAPSHOT, 2)]
+    assert event.sequence == 2
+
+
+async def test_a_snapshot_is_not_published_once_more_after_another_has_written(bench: Bench) -> None:
+    bench.show({"spot_price": 1})
+    await bench.settled()
+    bench.log.errors, bench.log.committed_all_the_same = [ShardFenced("another")], True
+    asked = bench.shard.ask("BTC")
+    await bench.until(lambda: not bench.log.errors)
+    bench.log.writer = Writer("another", "group")
+    assert "`changes` says" in str(await asked)
+    await bench.until(lambda: bench.shard.is_open)
+    await bench.settled()
+    assert len(bench.log.events) == 2
+
+
+async def test_a_snapshot_that_the_broker_refuses_is_given_up(bench: Bench) -> None:
+    bench.show({"spot_price": 1})
+    await bench.settled()
+    bench.log.errors = [Unpublishable("too large")]
+    assert "too large" in str(await bench.shard.ask("BTC"))
+    await bench.until(lambda: bench.shard.is_open)
+    assert len(bench.log.events) == 1
+
+
+async def test_a_snapshot_of_a_shard_that_is_lost_is_answered(bench: Bench) -> None:
+    bench.show({"spot_price": 1})
+    await bench.settled()
+    bench.log.goes_on.clear()
+    asked = bench.shard.ask("BTC")
+    await bench.until(lambda: bench.shard._publishing_since is not None)
+    bench.shard.lose()
+    assert "another worker" in str(await asked)
+    assert "another worker" in str(await bench.shard.ask("ETH"))
+    bench.log.goes_on.set()
