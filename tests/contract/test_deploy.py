@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -17,14 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, SchemaRegistryError
 
 from connector import __version__
 from connector.config import load
 from connector.errors import EXIT_CONFIG
 from connector.simulator import jars
-from connector.simulator.java import free_port
+from connector.simulator.java import JavaProcess, free_port
 from connector.simulator.settings import DEFAULT_KEY
 from tests.support.processes import start, start_simulator, wait_until
+from tests.support.registry import _unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -157,6 +161,13 @@ def test_the_image_is_built_of_what_is_pinned_and_its_context_holds_nothing_else
     installs = [line for word, rest in build if word == "RUN" for line in rest.split("&&") if " install " in line]
     assert all("--require-hashes" in line or "--no-deps dist/*.whl" in line for line in installs)
     assert f'image.version="{__version__}"' in final["LABEL"]
+
+
+def test_every_file_deploys_this_version(kubectl: Path) -> None:
+    built = [service["image"] for service in composed(*PROFILES)["services"].values() if "build" in service]
+    pods = [rendered(kubectl, one)["Deployment"]["spec"]["template"]["spec"] for one in KUSTOMIZATIONS]
+    images = [*built, *(container["image"] for pod in pods for container in pod["containers"])]
+    assert {image.split("/")[-1] for image in images} == {f"gex-levels-connector:{__version__}"}
 
 
 def test_what_builds_the_wheel_is_what_is_pinned_for_development() -> None:
@@ -387,6 +398,8 @@ def test_the_image_becomes_ready_with_what_compose_gives_it_and_its_health_check
     with start(image.command(found.get("command"), given), url=f"http://127.0.0.1:{port}") as worker:
         wait_until(worker.ready, "ready", worker)
         assert (image.run(ours), image.run(theirs)) == (0, 0)
+        assert "<html" in worker.text("/status")
+        output(*image.command(["check"], given))
         assert worker.terminate() == 0
     assert 0 not in {image.run(ours), image.run(theirs)}
 
@@ -491,3 +504,56 @@ def test_compose_configures_the_live_connector_with_keys_that_are_known(secrets:
     config = load(None, given)
     assert config.upstream.base_url.startswith("https://")
     assert config.upstream.api_key.reveal() == DEFAULT_KEY
+
+
+@pytest.mark.timeout(400)
+def test_kafka_and_the_registry_start_with_what_compose_gives_them_and_what_is_incompatible_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = composed()["services"]
+    inside, outside, controller, port, management = (free_port() for _ in range(5))
+    addresses = {
+        "0.0.0.0:9092": f"127.0.0.1:{inside}",
+        "kafka:9092": f"127.0.0.1:{inside}",
+        "0.0.0.0:19092": f"127.0.0.1:{outside}",
+        "127.0.0.1:9092": f"127.0.0.1:{outside}",
+        "127.0.0.1:9093": f"127.0.0.1:{controller}",
+        "127.0.0.1/9000": f"127.0.0.1/{management}",
+        "/var/lib/kafka/data": str(tmp_path / "data"),
+    }
+    for name, value in (services["kafka"]["environment"] | services["registry"]["environment"]).items():
+        monkeypatch.setenv(name, here(value, addresses))
+    java = ("-Xmx512m", "-cp", os.pathsep.join(map(str, jars.bring("kafka"))))
+    folders = {f"--{kind}-configs-dir={tmp_path / kind}": tmp_path / kind for kind in ("default", "mounted", "final")}
+    for folder in folders.values():
+        folder.mkdir()
+    # As the image does: its wrapper makes server.properties of the variables, and formats.
+    JavaProcess("setup", [*java, "kafka.docker.KafkaDockerWrapper", "setup", *folders], tmp_path / "setup.log").finish(
+        60
+    )
+    check = [here(part, addresses) for part in services["registry"]["healthcheck"]["test"][1:]]
+    options = (
+        "-Dquarkus.http.host=127.0.0.1",
+        f"-Dquarkus.http.port={port}",
+        "-Dquarkus.management.host=127.0.0.1",
+        f"-Dquarkus.management.port={management}",
+    )
+    archive = str(_unpacked() / "quarkus-run.jar")
+    with contextlib.ExitStack() as stack:
+        kafka = JavaProcess(
+            "Kafka", [*java, "kafka.Kafka", str(tmp_path / "final/server.properties")], tmp_path / "k.log"
+        )
+        stack.callback(kafka.stop)
+        kafka.wait_until(lambda: "Kafka Server started" in kafka.log(), 60)
+        registry = JavaProcess("registry", [java[0], *options, "-jar", archive], tmp_path / "r.log")
+        stack.callback(registry.stop)
+        registry.wait_until(lambda: subprocess.run(check, capture_output=True, check=False).returncode == 0, 200)
+        client = stack.enter_context(SchemaRegistryClient({"url": f"http://127.0.0.1:{port}/apis/ccompat/v7"}))
+        without, with_field = (
+            Schema(json.dumps({"type": "record", "name": "A", "fields": fields}), "AVRO")
+            for fields in ([], [{"name": "has_no_default", "type": "int"}])
+        )
+        client.register_schema("a-value", without)
+        with pytest.raises(SchemaRegistryError) as refused:
+            client.register_schema("a-value", with_field)
+    assert refused.value.http_status_code == 409
