@@ -7,6 +7,9 @@ from typing import Final
 from grafana_foundation_sdk.models import units
 from panels import BLUE, GREEN, INTERVAL, LIVE, OLDEST, ORANGE, RED, Panel, mean, per_minute, quantiles
 
+BUDGET: Final = "sum(gex_request_budget_per_minute and on (instance) sum by (instance) (gex_shards_owned) > 0)"
+"""Requests a minute that those who ask may make; a standby's is of no account."""
+
 ROWS: Final = {
     "Is it well?": (
         Panel(
@@ -74,11 +77,10 @@ ROWS: Final = {
             "operations.md#budget",
             "stat",
             {0: GREEN, 2: ORANGE, 5: RED},
-            decimals=2,
         ),
         Panel(
             "Budget used",
-            {"used": "60 * sum(rate(gex_upstream_requests_total[2m])) / sum(gex_request_budget_per_minute)"},
+            {"used": f"60 * sum(rate(gex_upstream_requests_total[2m])) / {BUDGET}"},
             units.PercentUnit,
             "Requests of the last 2 minutes as share of what we may ask.",
             "At 100 %: checks are left out, and delays grow. It is never exceeded.",
@@ -185,7 +187,7 @@ ROWS: Final = {
             "Budget",
             {
                 "spent": f"60 * sum(rate(gex_upstream_requests_total[{INTERVAL}]))",
-                "we may": "sum(gex_request_budget_per_minute)",
+                "we may": BUDGET,
                 "foreign": "max(gex_request_foreign_per_minute)",
                 "limit": "max(gex_rate_limit_limit)",
                 "remaining": "min(gex_rate_limit_remaining)",

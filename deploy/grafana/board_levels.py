@@ -61,7 +61,6 @@ ROWS: Final = {
             "operations.md#budget",
             "stat",
             {-1e9: RED, -60: ORANGE, -5: BLUE},
-            decimals=1,
         ),
         Panel(
             "Changes",

@@ -20,7 +20,7 @@ from grafana_foundation_sdk.models import common as c
 from grafana_foundation_sdk.models import dashboard as d
 from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
-from panels import STATUSES, Panel
+from panels import NAMED_COLOURS, STATUSES, Panel
 
 from connector.config import Schedule
 from connector.runtime.catalogue import BY_NAME
@@ -55,10 +55,14 @@ def _scoped(expression: str, variables: Container[str]) -> str:
 
 def _described(panel: Panel) -> str:
     """What is shown, what is bad, what to do."""
-    named = re.findall(r"\bgex_\w+", " ".join(panel.queries.values()))
-    metrics = dict.fromkeys(re.sub("_(bucket|sum|count)$", "", name) for name in named)
-    shows = panel.shows or " ".join(BY_NAME[name].help for name in metrics)
+    shows = panel.shows or " ".join(BY_NAME[name].help for name in _metrics(panel))
     return f"{shows}\n\n**Bad:** {panel.bad}\n\n**Do:** {panel.do} docs/{panel.see}"
+
+
+def _metrics(panel: Panel) -> list[str]:
+    """The metrics of the catalogue that it asks for."""
+    named = re.findall(r"\bgex_\w+", " ".join(panel.queries.values()))
+    return list(dict.fromkeys(re.sub("_(bucket|sum|count)$", "", name) for name in named))
 
 
 def _thresholds(steps: Mapping[float, str]) -> dashboard.ThresholdsConfig:
@@ -95,12 +99,16 @@ def _graph(panel: Panel) -> timeseries.Panel:
     made.tooltip(common.VizTooltipOptions().mode(c.TooltipDisplayMode.MULTI).sort(c.SortOrder.DESCENDING))
     if panel.steps:
         made.thresholds_style(common.GraphThresholdsStyleConfig().mode(c.GraphThresholdsStyleMode.DASHED))
+    values = {value for name in _metrics(panel) for value in BY_NAME[name].values}
+    for name, colour in NAMED_COLOURS.items():
+        if name in values or name in panel.queries:
+            made.override_by_name(name, _properties({"color": _fixed(colour)}))
     if panel.repeat:
         made.repeat(panel.repeat).repeat_direction("h").max_per_row(24 // panel.width)
         for name, (shown, colour, width) in board_levels.LEVELS.items():
             look = {
                 "displayName": shown,
-                "color": {"mode": "fixed", "fixedColor": colour},
+                "color": _fixed(colour),
                 "custom.lineWidth": width,
                 # A level holds until the next one: a slope between two would be prices that nobody said.
                 "custom.lineInterpolation": "linear" if shown == "Spot" else "stepAfter",
@@ -129,6 +137,10 @@ def _table(panel: Panel) -> table.Panel:
     made.override_by_name("Status", _properties(coloured))
     made.override_by_regexp("^(Age|Period|Jitter)$", _properties({"unit": units.Seconds, "decimals": 1}))
     return made.override_by_regexp("^to ", _properties({"unit": units.PercentUnit, "decimals": 2}))
+
+
+def _fixed(colour: str) -> dict[str, str]:
+    return {"mode": "fixed", "fixedColor": colour}
 
 
 def _properties(look: Mapping[str, object]) -> list[d.DynamicConfigValue]:

@@ -14,6 +14,23 @@ if TYPE_CHECKING:
 
 GREEN, ORANGE, RED, BLUE, PURPLE, GREY, TEXT = "green", "orange", "red", "blue", "purple", "#808080", "text"
 STATUS_COLOURS: Final = {"LIVE": GREEN, "STALE": ORANGE, "MISSING": PURPLE, "INVALID": RED, "REMOVED": GREY}
+NAMED_COLOURS: Final = {
+    **STATUS_COLOURS,
+    "CHANGED": BLUE,
+    "SNAPSHOT": "light-blue",
+    "FRESH": "light-green",
+    "RESTORED": "super-light-green",
+    "ok": GREEN,
+    "committed": GREEN,
+    "aborted": RED,
+    "key_refused": RED,
+    "unavailable": ORANGE,
+    "rate_limited": PURPLE,
+    "target (mean)": GREY,
+    "all": GREY,
+}
+"""Of lines that mean the same on every panel."""
+
 INTERVAL: Final = "$__rate_interval"
 
 
