@@ -26,7 +26,7 @@ from connector.runtime import api as runtime_api
 from connector.runtime.api import MAX_STREAMS, Api
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
-from connector.runtime.http import BODY_BYTES, Listener
+from connector.runtime.http import BODY_BYTES, REQUEST_SECONDS, Listener
 from connector.runtime.metrics import Metrics
 from connector.runtime.shard import Shard
 from connector.runtime.status import RECENT_EVENTS
@@ -71,7 +71,7 @@ class MemoryLog:
 class Stack:
     """What listens, with feed `a` in its hands and feed `b` in nobody's."""
 
-    def __init__(self, folder: Any, **variables: str) -> None:
+    def __init__(self, folder: Any, request_seconds: float = REQUEST_SECONDS, **variables: str) -> None:
         path = folder / "config.toml"
         path.write_text(FEEDS)
         config = load(path, {"GEX_UPSTREAM__API_KEY": "demo-key", "GEX_HTTP__LISTEN": "127.0.0.1:0", **variables})
@@ -83,7 +83,7 @@ class Stack:
         self.shard = Shard(ShardId("a", 0), FeedRules("a"), frozenset({"BTC", "ETH"}), self.log, tools)
         shards[self.shard.id] = (self.shard, None)
         self.api = Api(config.http, self.status, write_seconds=0.3)
-        self.listener = Listener(self.metrics, self.health, "127.0.0.1", 0, self.api.routes())
+        self.listener = Listener(self.metrics, self.health, "127.0.0.1", 0, self.api.routes(), request_seconds)
 
     async def start(self) -> None:
         self.running = asyncio.create_task(self.shard.run())
@@ -456,10 +456,17 @@ async def test_a_reader_that_missed_what_is_no_longer_kept_is_told_to_come_again
         assert (await response.content.read()).strip() == b""
 
 
-async def test_a_stop_waits_for_no_reader(stack: Stack, client: aiohttp.ClientSession) -> None:
+@pytest.mark.parametrize("request_seconds", [0.05, 3600])
+async def test_a_stop_waits_for_no_reader_and_no_time_limit_of_requests_ends_one(
+    request_seconds: float, tmp_path: Any, client: aiohttp.ClientSession
+) -> None:
+    stack, loop = Stack(tmp_path, request_seconds), asyncio.get_running_loop()
+    await stack.start()
     async with client.get(f"{stack.url}/api/events") as response:
-        await until(lambda: stack.api._streams == 1)
-        stack.api.close()
-        async with asyncio.timeout(2):
-            await stack.listener.stop()
-        assert (await response.content.read()).strip(b":\n") == b""
+        began = loop.time()
+        await until(lambda: loop.time() > began + 0.1)
+        stack.status.published(event(1))
+        assert len(await read_events(response, 1)) == 1
+        async with asyncio.timeout(30):
+            await stack.stop()
+        assert (await response.content.read()).strip() == b""
