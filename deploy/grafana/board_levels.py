@@ -128,7 +128,7 @@ ROWS: Final = {
             "Time since each symbol's levels were computed: a saw that falls at every refresh.",
             "A line that climbs on: its symbol is no longer refreshed, or nobody asks.",
             "All climb: the API or the workers. One climbs: the vendor.",
-            "operations.md#the-api",
+            "runbooks.md#gexfreshnessburn",
             steps={0: "transparent", 90: RED},
             width=12,
         ),

@@ -112,7 +112,7 @@ LIVE: Final = Panel(
     "Share of the symbols whose levels may be relied on: status LIVE.",
     "Below 100 %: the others are STALE, MISSING or INVALID, as the panel of the statuses says.",
     "All of them: is the API away, or the key refused? One: is it misspelt?",
-    "operations.md#the-api",
+    "runbooks.md#gexnolivesymbol",
     "stat",
     {0: RED, 0.9: ORANGE, 1: GREEN},
 )
@@ -123,7 +123,7 @@ OLDEST: Final = Panel(
     "Time since the upstream computed the levels of the symbol that is furthest behind.",
     "Over `stale_after_seconds` (90): consumers are told STALE.",
     "See the age of each symbol. The upstream computes about every 30 s.",
-    "operations.md#the-api",
+    "runbooks.md#gexfreshnessburn",
     "stat",
     {0: GREEN, 60: ORANGE, 90: RED},
     decimals=0,

@@ -41,7 +41,7 @@ COLOURS = {
     "green": "#56A64B", "orange": "#E57B12", "red": "#E02F44", "blue": "#3274D9", "purple": "#A352CC", "text": INK,
     "light-red": "#FF7383", "super-light-red": "#FFA6B0", "light-green": "#96D98D", "super-light-green": "#C8F2C2",
 }  # fmt: skip
-LETTERS_PER_INCH = 17
+LETTERS_PER_INCH = 20
 UNITS: dict[str, tuple[tuple[float, float, str], ...]] = {
     "s": ((120, 1 / 60, " min"), (1, 1, " s"), (0, 1000, " ms")),
     "percentunit": ((0, 100, " %"),),
@@ -190,6 +190,8 @@ def lines(axes: Axes, shown: Shown) -> None:
             axes.plot(*gaps(series.points), color=colour, linewidth=width, drawstyle=style, label=f" {name}")
     for step in look["thresholds"]["steps"][1:] if "thresholdsStyle" in custom else ():
         axes.axhline(step["value"], color=colour_of(step["color"]), linestyle="--", linewidth=1)
+    if all(value == 0 for series in shown.series for _, value in series.points):
+        axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(lambda value, _: written(value, unit))
     if names:
         legend(axes, names)
