@@ -273,7 +273,7 @@ ROWS: Final = {
             "Unusable and contradictory",
             {
                 "{{reason}}": per_minute("gex_quarantined_total", "reason"),
-                "{{kind}}": per_minute("gex_responses_inconsistent_total", "kind"),
+                "response: {{kind}}": per_minute("gex_responses_inconsistent_total", "kind"),
             },
             units.EventsPerMinute,
             "Entries that went to quarantine, and contradictions in responses, by what was wrong.",

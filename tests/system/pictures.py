@@ -41,7 +41,7 @@ COLOURS = {
     "green": "#56A64B", "orange": "#E57B12", "red": "#E02F44", "blue": "#3274D9", "purple": "#A352CC", "text": INK,
     "light-red": "#FF7383", "super-light-red": "#FFA6B0", "light-green": "#96D98D", "super-light-green": "#C8F2C2",
 }  # fmt: skip
-LETTERS_PER_INCH = 20
+LETTERS_PER_INCH = 17
 UNITS: dict[str, tuple[tuple[float, float, str], ...]] = {
     "s": ((120, 1 / 60, " min"), (1, 1, " s"), (0, 1000, " ms")),
     "percentunit": ((0, 100, " %"),),
@@ -62,7 +62,7 @@ def written(value: float, unit: str, decimals: int | None = None) -> str:
     factor, suffix = next((factor, suffix) for least, factor, suffix in UNITS[unit] if abs(value) >= least)
     scaled = value * factor
     if unit == "locale":
-        return f"{scaled:,.3f}".rstrip("0").rstrip(".")
+        return f"{scaled:,.{3 if decimals is None else decimals}f}".rstrip("0").rstrip(".")
     usual = 0 if scaled == round(scaled) or abs(scaled) >= 100 else 1 if abs(scaled) >= 10 else 2
     return f"{scaled:.{usual if decimals is None else decimals}f}{suffix}"
 
@@ -242,7 +242,9 @@ def cell(panel: Mapping[str, Any], name: str, value: float) -> tuple[str, str]:
         "^to " if name.startswith("to ") else "^(Age|Period|Jitter)$" if name in {"Age", "Period", "Jitter"} else ""
     )
     own |= overrides(panel, pattern)
-    return written(value, own.get("unit", defaults(panel)["unit"]), own.get("decimals")), INK
+    return written(
+        value, own.get("unit", defaults(panel)["unit"]), own.get("decimals", defaults(panel).get("decimals"))
+    ), INK
 
 
 KINDS = {"stat": stat, "state-timeline": states, "timeseries": lines, "table": table}
