@@ -135,8 +135,8 @@ def _table(panel: Panel) -> table.Panel:
     made.with_transformation(d.DataTransformerConfig("organize", options=arranged))
     coloured = {"mappings": _mapped(STATUSES), "custom.cellOptions": {"type": "color-background", "mode": "basic"}}
     made.override_by_name("Status", _properties(coloured))
-    made.override_by_regexp("^(Age|Period|Jitter)$", _properties({"unit": units.Seconds, "decimals": 1}))
-    return made.override_by_regexp("^to ", _properties({"unit": units.PercentUnit, "decimals": 2}))
+    made.override_by_regexp("/^(Age|Period|Jitter)$/", _properties({"unit": units.Seconds, "decimals": 1}))
+    return made.override_by_regexp("/^to /", _properties({"unit": units.PercentUnit, "decimals": 2}))
 
 
 def _fixed(colour: str) -> dict[str, str]:

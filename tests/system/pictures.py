@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 import sys
 import tempfile
 import uuid
@@ -95,9 +96,17 @@ def overrides(panel: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {
         one["id"]: one["value"]
         for override in panel["fieldConfig"]["overrides"]
-        if override["matcher"]["options"] == name
+        if fits(override["matcher"], name)
         for one in override["properties"]
     }
+
+
+def fits(matcher: Mapping[str, str], name: str) -> bool:
+    """As Grafana has it: a pattern between slashes is searched for, another one must be all of the name."""
+    wanted = matcher["options"]
+    if matcher["id"] == "byName":
+        return wanted == name
+    return bool(re.search(wanted[1:-1], name) if wanted.startswith("/") else re.fullmatch(wanted, name))
 
 
 def stat(axes: Axes, shown: Shown) -> None:
@@ -235,16 +244,9 @@ def table(axes: Axes, shown: Shown) -> None:
 
 def cell(panel: Mapping[str, Any], name: str, value: float) -> tuple[str, str]:
     """Text, and the colour of a cell that has one."""
-    own = overrides(panel, name)
-    if known := mapped(own, value):
-        return known["text"], known["color"]
-    pattern = (
-        "^to " if name.startswith("to ") else "^(Age|Period|Jitter)$" if name in {"Age", "Period", "Jitter"} else ""
-    )
-    own |= overrides(panel, pattern)
-    return written(
-        value, own.get("unit", defaults(panel)["unit"]), own.get("decimals", defaults(panel).get("decimals"))
-    ), INK
+    look = dict(defaults(panel)) | overrides(panel, name)
+    known = mapped(look, value)
+    return known.get("text") or written(value, look["unit"], look.get("decimals")), known.get("color", INK)
 
 
 KINDS = {"stat": stat, "state-timeline": states, "timeseries": lines, "table": table}
