@@ -394,7 +394,7 @@ ROWS: Final = {
             "It grows for hours. It is flat even while Kafka is away.",
             "Restart the worker and report it with its log.",
             "operations.md#kafka-is-away",
-            width=6,
+            width=5,
         ),
         Panel(
             "CPU",
@@ -404,7 +404,7 @@ ROWS: Final = {
             "Near 100 %: checks come late.",
             "More shards and workers.",
             "capacity.md#limits-found",
-            width=6,
+            width=5,
         ),
         Panel(
             "Loops",
@@ -417,7 +417,7 @@ ROWS: Final = {
             "Keep its log; the probe `/health/live` has it restarted.",
             "runbooks.md#gexworkerstuck",
             steps={0: "transparent", 60: RED},
-            width=6,
+            width=10,
         ),
         Panel(
             "Versions",
@@ -428,7 +428,7 @@ ROWS: Final = {
             see="operations.md#changes-and-upgrades",
             kind="stat",
             steps={0: BLUE},
-            width=6,
+            width=4,
             height=8,
         ),
     ),
