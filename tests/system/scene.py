@@ -34,12 +34,12 @@ class Pace:
 
 
 def faults(pace: Pace) -> list[dict[str, Any]]:
-    """Of the upstream: a symbol is missing, one is of no use, one stands still, nothing answers for a moment."""
+    """Of the upstream: a symbol is missing, one is of no use, one stands still; then nothing answers for a moment."""
     return [
         {"fault": "missing", "symbols": ["ETHUSDT"], "for_seconds": pace.fault},
         {"fault": "wrong_types", "symbols": ["SOLUSDT"], "for_seconds": pace.fault},
         {"fault": "freeze", "symbols": ["XRPUSDT"], "for_seconds": 2 * pace.fault},
-        {"fault": "503", "for_seconds": pace.fault / 2},
+        {"fault": "503", "at_seconds": pace.fault, "for_seconds": pace.fault / 2},
     ]
 
 

@@ -66,6 +66,6 @@ def test_every_query_brings_something_and_the_panels_show_what_went_wrong(
     assert max(ever(named(connector, "Budget")["foreign"])) > 0
     assert set(named(connector, "Kafka errors")) >= {"_TRANSPORT"}
     assert len(named(connector, "Assignment")) == 2, "first the one, then the other"
-    assert ever(named(connector, "Shards owned")["owned"]) == {0, 1}, "a time without owner"
+    assert ever(named(connector, "Shards owned")["owned"]) >= {0, 1}, "a time without owner"
     assert named(connector, "Shards without owner")["shards"].last == 0
     assert named(connector, "Workers")["workers"].last == 2
