@@ -33,13 +33,14 @@ _KEPT_VALUES: Final = 16
 class Contents(Value, frozen=True):
     """The last values of each key (at most 16, oldest first), how many records were read, and the offset of the end.
 
-    `headers`: of the last record.
+    `headers`: of the last record, which is at offset `last`; -1 where there is none.
     """
 
     recent: dict[bytes, deque[bytes]]
     records: int
     end: int
     headers: dict[str, str | bytes | None]
+    last: int
 
     @property
     def values(self) -> dict[bytes, bytes]:
@@ -125,8 +126,8 @@ class Reader:
                 if (error := message.error()) is not None:
                     if error.code() != ck.KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own
                         raise explained(error, f"reading {place}")
-                    headers = {} if last is None else dict(last.headers() or {})
-                    return Contents(recent, records, message.offset() or 0, headers)
+                    headers, at = ({}, -1) if last is None else (dict(last.headers() or {}), last.offset() or 0)
+                    return Contents(recent, records, message.offset() or 0, headers, at)
                 records += 1
                 last = message
                 key, value = message.key() or b"", message.value()

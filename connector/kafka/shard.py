@@ -65,10 +65,11 @@ class Transaction(Value, frozen=True):
 
 
 class Writer(Value, frozen=True):
-    """Who wrote a record, as its headers say."""
+    """Who wrote a partition's last record, as its headers say, and the record's offset."""
 
     worker: str
     group: str
+    offset: int
 
 
 class Restored(Value, frozen=True):
@@ -148,8 +149,8 @@ class ShardLog:
         history = self._history(contents, states)
         self._producer = producer
         spent = _part(contents.headers.get(_SPENT))
-        who = (_text(contents.headers.get(name)) for name in ("worker", "group"))
-        writer = Writer(*who) if contents.records else None
+        worker, group = (_text(contents.headers.get(name)) for name in ("worker", "group"))
+        writer = Writer(worker, group, contents.last) if contents.records else None
         return Restored(states, contents.records, time.monotonic() - started_at, history, spent, writer, high)
 
     def publish(self, transaction: Transaction) -> None:

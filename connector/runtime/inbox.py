@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from connector.core.model import Event, State
-    from connector.kafka.shard import Quarantined
+    from connector.kafka.shard import Quarantined, Writer
 
 MAX_WAITING: Final = 8
 """Observations of one symbol kept apart; more of them overtake each other, so that memory stays bounded."""
@@ -51,7 +51,8 @@ class Inbox:
     """Collects observations while a transaction is under way or Kafka is away. `dropped` hears of each overtaken.
 
     It outlives the shard's object: what waits when Kafka is away for so long that the group gives the shard up is
-    published by the same worker, if it gets the shard again before another one has written to it.
+    published by the same worker, if it gets the shard again before another one has written to it. `writer`: who had
+    written last when the shard was opened last.
     """
 
     def __init__(self, dropped: Callable[[], None]) -> None:
@@ -59,6 +60,7 @@ class Inbox:
         self._quarantined: dict[str, Quarantined] = {}
         self._attempt: Attempt | None = None
         self._apart: set[str] = set()
+        self.writer: Writer | None = None
         self._dropped = dropped
 
     def __bool__(self) -> bool:

@@ -216,8 +216,9 @@ class Shard:
         for kept in (self._last, self._refused, self._answered_at):
             kept.clear()
         self._opened_at = time.monotonic()
-        writer, me = restored.writer, self._tools.source
-        if writer is not None and writer.worker != me.worker:
+        writer, known, me = restored.writer, self.inbox.writer, self._tools.source
+        self.inbox.writer = writer
+        if writer is not None and writer.worker != me.worker and writer != known:
             # What was asked before may be older than what another worker has written.
             self._taken_from = self._opened_at
             self._forget()

@@ -327,11 +327,14 @@ class _Reasons:
     def of_what_was_shown(self, what: What, sight: Sight) -> str | None:
         """Whoever it was shown to."""
         following = self._following(what)
-        before = self._by_symbol[what.symbol]
-        before = before if following is None else before[: following.sequence - 1]
-        said = next((event.after for event in reversed(before) if event.after is not None), None)
-        if said is not None and _numbers(said) == what.numbers:
-            return "no difference to what was said"
+        its = self._by_symbol[what.symbol]
+        before = its if following is None else its[: following.sequence - 1]
+        older = [event for event in before if (event.computed_at or 0) < what.computed_at]
+        # Of one refresh there can be several versions.
+        for events in (before, older):
+            said = next((event.after for event in reversed(events) if event.after is not None), None)
+            if said is not None and _numbers(said) == what.numbers:
+                return "no difference to what was said"
         if sight.sha256 in self._quarantined:
             return "quarantined"
         if self._is_older(what, sight):
@@ -381,14 +384,20 @@ class _Reasons:
         return next((event for event in its if (event.computed_at or 0) > what.computed_at), None)
 
     def _is_between(self, what: What, following: Event | None, life: Life) -> bool:
-        """Whether another worker wrote to the shard between the symbol's last event before and the one after."""
+        """Whether another worker wrote to the shard between what this one had written before and the event after."""
         if following is None:
             return True
         states = [state for _, state in self._evidence.current[partition_of(what.symbol, self._evidence.shards)]]
-        sequences = [state.sequence if state.symbol == what.symbol else 0 for state in states]
-        until = sequences.index(following.sequence) if following.sequence in sequences else len(states)
-        since = max((index for index in range(until) if sequences[index] == following.sequence - 1), default=0)
-        return any(state.source.worker != self._workers[id(life)] for state in states[since + 1 : until])
+        its = [(index, state) for index, state in enumerate(states) if state.symbol == what.symbol]
+        until = next((index for index, state in its if state.sequence >= following.sequence), len(states))
+        worker = self._workers[id(life)]
+        before = [
+            index
+            for index, state in its
+            if index < until and state.source.worker == worker and (state.computed_at or 0) < what.computed_at
+        ]
+        since = before[-1] if before else -1
+        return any(state.source.worker != worker for state in states[since + 1 : until])
 
     def _told(self, what: What, life: Life) -> list[tuple[float, str]]:
         """What a worker said of a symbol's shard, and when."""

@@ -59,7 +59,7 @@ class MemoryLog:
         assert self.goes_on.wait(10)
         if self.errors and not self.committed_all_the_same:
             raise self.errors.pop(0)
-        self.writer = Writer(ME.worker, ME.group)
+        self.writer = Writer(ME.worker, ME.group, len(self.events))
         self.events += transaction.events
         self.states |= {state.symbol: state for state in transaction.states}
         self.quarantined += [entry.raw for entry in transaction.quarantined]
@@ -148,7 +148,7 @@ async def test_what_was_asked_before_the_restore_is_not_taken_where_another_has_
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.log.errors = [ShardFenced("another")]
-    bench.log.writer = Writer("another", "others")
+    bench.log.writer = Writer("another", "others", 99)
     bench.shard._failures = -10  # no long wait for the next try
     bench.show({"spot_price": 1})
     await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
@@ -197,7 +197,7 @@ async def test_what_waits_when_the_group_gives_a_shard_up_is_published_unless_an
     first.shard.lose()
     await first.task
     if another_has_written:
-        first.log.writer = Writer("another", "others")
+        first.log.writer = Writer("another", "others", 99)
     second = Shard(SHARD, FeedRules("all"), frozenset({"BTC"}), first.log, first.shard._tools, first.shard.inbox)
     task = asyncio.create_task(second.run())
     await first.until(lambda: second.is_open and not second.inbox)
@@ -207,6 +207,20 @@ async def test_what_waits_when_the_group_gives_a_shard_up_is_published_unless_an
     published = [state.levels.spot_price for state in first.log.states.values() if state.levels]
     lost = first.metrics.registry.get_sample_value("gex_observations_dropped_total", {"feed": "all", "reason": "lost"})
     assert (published, lost) == (([1.0], 1.0) if another_has_written else ([2.0], 0.0))
+
+
+async def test_what_waits_is_kept_where_the_last_word_of_another_was_known_before() -> None:
+    first = Bench()
+    first.log.writer = Writer("another", "group", 7)
+    await first.polled.wait()
+    first.log.errors = [KafkaUnavailable("away")]
+    first.show({"spot_price": 2})
+    await first.until(lambda: first.log.opened == 2)
+    await first.settled()
+    first.shard.close()
+    await first.task
+    first.pool.shutdown()
+    assert [state.levels.spot_price for state in first.log.states.values() if state.levels] == [2.0]
 
 
 async def test_what_is_inside_a_commit_that_hangs_while_the_shard_goes_and_comes_back_is_not_lost() -> None:
@@ -400,7 +414,7 @@ async def test_a_snapshot_is_not_published_once_more_after_another_has_written(b
     bench.log.errors, bench.log.committed_all_the_same = [ShardFenced("another")], True
     asked = bench.shard.ask("BTC")
     await bench.until(lambda: not bench.log.errors)
-    bench.log.writer = Writer("another", "group")
+    bench.log.writer = Writer("another", "group", 99)
     assert "`changes` says" in str(await asked)
     await bench.until(lambda: bench.shard.is_open)
     await bench.settled()
