@@ -49,7 +49,7 @@ sbom: install ## dist/sbom.cdx.json: what runs in production, with versions and 
 test: install ## unit, property, contract, integration and a short chaos run, with real Kafka and a real registry
 	$(BIN)/pytest -m 'not system'
 
-test-all: test ## also what needs system packages: promtool
+test-all: test ## also what needs system packages, with alerts, dashboards and status page: prometheus, chromium, chromium-driver
 	$(BIN)/pytest -m system
 
 chaos: install ## seeded faults on three brokers, workers, network and upstream, judged (MINUTES=20 SEED=1)
@@ -66,6 +66,7 @@ bench: install ## schedules in virtual time; CPU by stage and the worker end to 
 docs: install ## write the generated pages anew
 	$(BIN)/python -m connector.reference configuration > docs/configuration.md
 	$(BIN)/python -m connector.reference metrics > docs/metrics.md
+	$(BIN)/python deploy/grafana/generate.py
 
 lock: ## pin what pyproject.toml asks for (UPGRADE=--upgrade: newest versions)
 	$(LOCK) --all-extras --group test --group check --group bench --group build --group deploy pyproject.toml -o requirements/dev.txt $(UPGRADE)
