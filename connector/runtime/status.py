@@ -37,7 +37,7 @@ GROUP_SECONDS: Final = 5.0
 """How old what the group's coordinator said may be."""
 
 _KEPT_SECONDS: Final = 0.5
-"""However many ask, the state of all symbols is put together this often."""
+"""However many ask, all of it is put together this often; with thousands of symbols more rarely by as much."""
 
 _OF_EVENT: Final = (
     *("event_id", "feed", "symbol", "sequence", "kind", "status", "reason", "computed_at", "observed_at"),
@@ -152,7 +152,7 @@ class Status:
     def everything(self) -> bytes:
         """The state of this worker and of all symbols, as JSON."""
         now = time.monotonic()
-        if now > self._kept[0] + _KEPT_SECONDS:
+        if now > self._kept[0] + _KEPT_SECONDS * max(len(self.where) / 1000, 1):
             self._kept = (now, msgspec.json.encode(self._everything(now)))
         return self._kept[1]
 
