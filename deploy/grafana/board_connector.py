@@ -249,8 +249,9 @@ ROWS: Final = {
         Panel(
             "Missing rate",
             {
-                f"{how}, {{{{feed}}}}": f"sum by (feed) (rate(gex_symbols_{how}_total[{INTERVAL}]))"
-                f" / sum by (feed) (rate(gex_symbols_requested_total[{INTERVAL}]))"
+                # A scrape between a question and its answer would make more answers than questions of it.
+                f"{how}, {{{{feed}}}}": f"clamp_max(sum by (feed) (rate(gex_symbols_{how}_total[{INTERVAL}]))"
+                f" / sum by (feed) (rate(gex_symbols_requested_total[{INTERVAL}])), 1)"
                 for how in ("missing", "invalid", "served")
             },
             units.PercentUnit,
