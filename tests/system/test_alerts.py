@@ -11,9 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +21,7 @@ import pytest
 
 from connector.simulator.java import free_port
 from connector.simulator.kafka import LocalKafka
-from connector.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
+from connector.simulator.settings import DEFAULT_SYMBOLS
 from tests.conftest import Names
 from tests.support.processes import start, start_simulator, start_worker, variables_for, wait_until
 
@@ -68,7 +66,6 @@ EXPECTED = {
     "slow": {"GexDetectionDelayBurn"},
     "429": {"GexRateLimited"},
     "clock": {"GexClockCorrectionLarge"},
-    "key-shared": {"GexBudgetNearEnd"},
     "kafka-killed": {"GexShardsNotOwned"},
     "records-refused": {"GexRecordsRefused"},
     "one-of-two-frozen": {"GexWorkerDown"},
@@ -177,29 +174,17 @@ class Fleets:
         self._config = folder / "connector.toml"
         symbols = json.dumps(DEFAULT_SYMBOLS)
         self._config.write_text(f'[[feeds]]\nname = "all"\nsymbols = {symbols}\nstale_after_seconds = 5\n')
-        options = dict.fromkeys(UPSTREAM_FAULTS, ("--period", "2", "--limit", "0")) | {
-            "key-shared": ("--period", "2", "--limit", "60"),
+        self.simulators = {
+            fleet: stack.enter_context(start_simulator("--period", "2", "--limit", "0")) for fleet in UPSTREAM_FAULTS
         }
-        self.simulators = {fleet: stack.enter_context(start_simulator(*given)) for fleet, given in options.items()}
 
     def worker(self, fleet: str, **more: str) -> Program:
         """One more of them, not waited for."""
         simulator = self.simulators.get(fleet, self.simulators["fine"])
         variables = variables_for(self._brokers.get(fleet, self._kafka), self.names[fleet], simulator)
         del variables["GEX_SYMBOLS"]
-        if fleet == "key-shared":
-            del variables["GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE"]
         arguments = ("--config", str(self._config))
         return self._stack.enter_context(start_worker(variables | more, wait_ready=False, arguments=arguments))
-
-    def use_up_the_key(self) -> None:
-        """Ask as another program with the key, until two requests of the minute are left."""
-        simulator = self.simulators["key-shared"]
-        request = urllib.request.Request(f"{simulator.url}/v2/multi/gex/levels?symbols=BTCUSDT")
-        request.add_header("X-API-Key", DEFAULT_KEY)
-        with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=10) as response:
-            if (left := int(response.headers["X-RateLimit-Remaining"])) > 2:
-                simulator.ask("/_control/spend", {"requests": left - 2})
 
 
 @pytest.mark.timeout(420)
@@ -242,7 +227,6 @@ def test_each_fault_raises_its_alerts_and_a_fleet_without_one_pages_nobody(
 
         deadline = time.monotonic() + PATIENCE_SECONDS
         while expected - {key[:2] for key in fired(prometheus)} and time.monotonic() < deadline:
-            fleets.use_up_the_key()
             pause(0.5)
         found = fired(prometheus, 'min_over_time(timestamp(ALERTS{alertstate="firing"})[6m:1s])')
     for (fleet, alert, severity), at in sorted(found.items()):
