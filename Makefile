@@ -34,8 +34,9 @@ check: install sbom ## style, types, layers, generated pages, schemas, what is i
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy deploy/grafana/generate.py
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest -q -p no:cacheprovider tests/contract/test_schemas.py tests/contract/test_docs.py tests/contract/test_metric_names.py
+	$(BIN)/pytest -q -p no:cacheprovider tests/contract/test_schemas.py tests/contract/test_docs.py tests/contract/test_metric_names.py tests/contract/test_dashboards.py tests/contract/test_rules.py
 	$(BIN)/pip check
 	$(BIN)/python -m tests.support.audit $(AUDIT)
 

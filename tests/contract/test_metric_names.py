@@ -14,8 +14,8 @@ PLACES = ("connector", "deploy", "docs", "examples", "schemas", "tests", "README
 TEXT = {".avsc", ".css", ".html", ".js", ".json", ".md", ".py", ".sh", ".svg", ".toml", ".txt", ".yaml", ".yml", ""}
 NAMED = re.compile(r"(?<![A-Za-z0-9_])gex_[a-z0-9_]+")
 
-NO_METRIC = {"gex_levels_connector"}
-"""The distribution's name in a wheel's."""
+NO_METRIC = {"gex_levels_connector", "gex_http_token"}
+"""The distribution's name in a wheel's, and an example's file."""
 
 KNOWN = {metric.name for metric in METRICS} | {
     metric.name + suffix for metric in METRICS if metric.buckets for suffix in ("_bucket", "_sum", "_count")
