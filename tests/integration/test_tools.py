@@ -1,0 +1,289 @@
+"""The tools as whole processes: `check`, `watch`, `history` and `verify` against a real broker and the simulator."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import confluent_kafka as ck
+import confluent_kafka.admin as admin_api
+import pytest
+from msgspec.structs import replace
+
+from connector.core.model import Event, State
+from connector.kafka.avro import Codec, SingleObject
+from connector.simulator.java import LOOPBACK
+from tests.conftest import Names
+from tests.integration.test_rights import NEEDED, grant
+from tests.support import checker
+from tests.support.guarded import GuardedKafka
+from tests.support.processes import Program, start_simulator, start_worker, variables_for, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from connector.simulator.kafka import LocalKafka
+    from tests.support.registry import LocalRegistry
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+_SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Program]:
+    with start_simulator("--period", "1", "--limit", "600", "--symbols", ",".join((*SYMBOLS, "SOLUSDT"))) as program:
+        yield program
+
+
+@pytest.fixture(scope="module")
+def written(kafka: LocalKafka, simulator: Program) -> dict[str, str]:
+    """The variables of a worker that has written events of each symbol and was stopped."""
+    names = Names("tools-" + os.urandom(4).hex())
+    variables = variables_for(kafka, names, simulator, SYMBOLS)
+    with start_worker(variables) as worker:
+        wait_until(lambda: len(checker.events(kafka, names.topic_prefix)) > 12, "events", worker)
+        assert worker.terminate() == 0
+    return variables
+
+
+def tool(*arguments: str, given: Mapping[str, str]) -> tuple[int, str]:
+    """Exit status, and everything that was printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "connector", *arguments],
+        env={**os.environ, **given},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    assert "Traceback" not in done.stdout
+    assert given.get("GEX_UPSTREAM__API_KEY", "no key") not in done.stdout
+    return done.returncode, done.stdout
+
+
+def marks(printed: str, mark: str) -> set[str]:
+    """The items of a check that have this mark."""
+    return {line.split()[1] for line in printed.splitlines() if line.startswith(f"{mark:<4} ")}
+
+
+def test_a_good_set_up_is_ok_and_nothing_is_changed(
+    kafka: LocalKafka, registry: LocalRegistry, simulator: Program, names: Names
+) -> None:
+    given = variables_for(kafka, names, simulator, SYMBOLS) | {"GEX_SCHEMA_REGISTRY__URL": registry.url}
+    code, printed = tool("check", given=given)
+    assert (code, marks(printed, "FAIL"), marks(printed, "warn")) == (0, set(), set()), printed
+    assert marks(printed, "ok") == {
+        "configuration", "key", "quota", "clock", "symbols", "broker", "topics", "rights", "registry",
+    }  # fmt: skip
+    admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    assert not [topic for topic in admin.list_topics(timeout=30).topics if topic.startswith(names.topic_prefix)]
+
+
+FAULTS: dict[str, tuple[dict[str, str], int, str, str]] = {
+    "wrong key": ({"GEX_UPSTREAM__API_KEY": "bq_live_" + "0" * 32}, 1, "key", "check upstream.api_key"),
+    "unknown symbol": ({"GEX_SYMBOLS": "BTCUSDT,ETHUSTD"}, 1, "symbols", "did you mean ETHUSDT"),
+    "dead broker": ({"GEX_KAFKA__BOOTSTRAP_SERVERS": f"{LOOPBACK}:1"}, 3, "broker", "check that the broker runs"),
+    "dead registry": ({"GEX_SCHEMA_REGISTRY__URL": f"http://{LOOPBACK}:1"}, 3, "registry", "schema_registry.url"),
+    "wrong configuration": ({"GEX_KAFKA__SHARDS": "many"}, 2, "configuration", "kafka.shards"),
+    "dead upstream": ({"GEX_UPSTREAM__BASE_URL": f"http://{LOOPBACK}:1/v2"}, 1, "upstream", "upstream.base_url"),
+    "other partitions": ({"GEX_KAFKA__SHARDS": "3"}, 3, "topics", "kafka.shards"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_named_with_its_remedy_and_the_rest_is_tried_all_the_same(
+    written: dict[str, str], fault: str
+) -> None:
+    variables, status, item, said = FAULTS[fault]
+    code, printed = tool("check", given={**written, **variables})
+    assert (code, marks(printed, "FAIL")) == (status, {item}), printed
+    assert said in printed
+    if status != 2:
+        assert {"key", "broker", "topics"} - {item} <= marks(printed, "ok") | marks(printed, "warn") | {"topics"}
+
+
+def test_a_topic_that_is_configured_otherwise_is_named(
+    kafka: LocalKafka, written: dict[str, str], names: Names
+) -> None:
+    prefix = names.topic_prefix
+    new = [
+        admin_api.NewTopic(f"{prefix}.all.current", 1, 1, config={"cleanup.policy": "delete"}),
+        admin_api.NewTopic(f"{prefix}.all.changes", 6, 1),
+    ]
+    admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    for future in admin.create_topics(new).values():
+        future.result(30)
+    code, printed = tool("check", given={**written, "GEX_KAFKA__TOPIC_PREFIX": prefix})
+    assert (code, marks(printed, "FAIL")) == (3, {"topics"}), printed
+    assert "cleanup.policy" in printed
+
+
+def test_each_right_that_is_missing_is_named_and_a_worker_that_runs_is_not_fenced(
+    tmp_path: Path, simulator: Program, names: Names
+) -> None:
+    guarded = GuardedKafka(tmp_path)
+    binding: Any = admin_api.AclBindingFilter
+    named = admin_api.ResourceType.ANY, None, admin_api.ResourcePatternType.ANY
+    everything = binding(*named, None, None, admin_api.AclOperation.ANY, admin_api.AclPermissionType.ANY)
+    with guarded.broker:
+        guarded.admit()
+        admin = guarded.admin()
+        variables = {**variables_for(guarded.broker, names, simulator, SYMBOLS), **guarded.by_password()}
+        grant(guarded, names, NEEDED)
+        with start_worker(variables) as worker:
+            code, printed = tool("check", given=variables)
+            assert (code, marks(printed, "FAIL")) == (0, set()), printed
+            before = len(checker.events(guarded.broker, names.topic_prefix))
+            wait_until(lambda: len(checker.events(guarded.broker, names.topic_prefix)) > before, "events", worker)
+            assert worker.metric("gex_shard_fenced_total") == 0
+            assert worker.terminate() == 0
+        for missing in NEEDED:
+            if missing == "topic CREATE":  # they are there
+                continue
+            for future in admin.delete_acls([everything]).values():
+                future.result(30)
+            grant(guarded, names, {name: right for name, right in NEEDED.items() if name != missing})
+            code, printed = tool("check", given=variables)
+            assert (code, marks(printed, "FAIL")) == (3, {"rights"}), (missing, printed)
+            assert "README, Rights" in printed
+
+
+def test_history_shows_the_events_of_one_symbol_in_each_form(kafka: LocalKafka, written: dict[str, str]) -> None:
+    prefix = written["GEX_KAFKA__TOPIC_PREFIX"]
+    its = [event for event in checker.events(kafka, prefix) if event.symbol == "BTCUSDT"]
+    code, printed = tool("history", "btcusdt", "--json", given=written)
+    assert (code, [json.loads(line)["sequence"] for line in printed.splitlines()]) == (0, [e.sequence for e in its])
+    code, printed = tool("history", "BTCUSDT", "--csv", given=written)
+    rows = list(csv.DictReader(io.StringIO(printed)))
+    assert [(int(row["sequence"]), row["kind"]) for row in rows] == [(e.sequence, e.kind) for e in its]
+    assert [float(row["all_expiry.hvl"]) for row in rows] == [e.after.all_expiry.hvl for e in its if e.after]
+    code, printed = tool("history", "BTCUSDT", given=written)
+    assert (code, len(printed.splitlines())) == (0, len(its))
+
+
+def test_history_begins_and_ends_where_it_is_told(kafka: LocalKafka, written: dict[str, str]) -> None:
+    its = [e for e in checker.events(kafka, written["GEX_KAFKA__TOPIC_PREFIX"]) if e.symbol == "ETHUSDT"]
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    since, until = ((epoch + timedelta(microseconds=its[at].observed_at)).isoformat() for at in (1, -2))
+    code, printed = tool("history", "ETHUSDT", "--since", since, "--until", until, "--json", given=written)
+    assert (code, [json.loads(line)["sequence"] for line in printed.splitlines()]) == (
+        0,
+        [e.sequence for e in its[1:-1]],
+    )
+    assert tool("history", "ETHUSDT", "--since", "yesterday", given=written)[0] == 2
+    assert "no event" in tool("history", "NONEUSDT", given=written)[1]
+
+
+def test_watch_shows_what_is_asked_for_and_ends_quietly(written: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "connector", "watch", "--from-beginning", "--json"]
+    with tempfile.TemporaryFile() as log:
+        program = Program([*command, "--symbol", "ETHUSDT", "--kind", "changed"], written, log)
+        wait_until(lambda: len(program.log().splitlines()) > 2, "events", program)
+        program.signal(signal.SIGINT)
+        assert program.wait() == 0
+        shown = [json.loads(line) for line in program.log().splitlines()]
+    assert {(event["symbol"], event["kind"]) for event in shown} == {("ETHUSDT", "CHANGED")}
+
+
+def test_on_a_terminal_the_table_has_a_row_for_each_symbol(written: dict[str, str]) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "connector", "watch", "--table"]
+    process = subprocess.Popen(command, env={**os.environ, **written, "TERM": "xterm"}, stdout=theirs, stderr=theirs)
+    try:
+        os.close(theirs)
+        os.set_blocking(ours, False)
+        shown = [b""]
+
+        def rows() -> bool:
+            with suppress(BlockingIOError):
+                shown[0] += os.read(ours, 65_536)
+            return all(symbol.encode() in shown[0] for symbol in SYMBOLS) and b"LIVE" in shown[0]
+
+        wait_until(rows, "both rows")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def test_verify_finds_nothing_wrong_while_a_worker_writes(kafka: LocalKafka, simulator: Program, names: Names) -> None:
+    variables = variables_for(kafka, names, simulator, SYMBOLS)
+    with start_worker(variables) as worker:
+        wait_until(lambda: len(checker.events(kafka, names.topic_prefix)) > 6, "events", worker)
+        for _ in range(3):
+            code, printed = tool("verify", given=variables)
+            assert code == 0, printed
+            assert printed.startswith("ok: ")
+
+
+Tampered = tuple[list[Event], list[State]]
+
+
+def _other_words(events: list[Event], states: list[State]) -> Tampered:
+    levels = events[0].after
+    assert levels is not None
+    said = replace(levels, all_expiry=replace(levels.all_expiry, hvl=1.0))
+    return events, [*states[:-1], replace(states[-1], levels=said, published=None)]
+
+
+def _back(events: list[Event], states: list[State]) -> Tampered:
+    return [*events[:3], replace(events[3], computed_at=(events[0].computed_at or 0) - 1), *events[4:]], states
+
+
+TAMPERED: dict[str, tuple[Callable[[list[Event], list[State]], Tampered], str | None]] = {
+    "whole": (lambda events, states: (events, states), None),
+    "a gap": (lambda events, states: ([*events[:2], *events[3:]], states), "a gap: it follows #2"),
+    "a double": (lambda events, states: ([*events, events[-1]], states), "doubled or out of order"),
+    "an event less": (lambda events, states: (events[:-1], states), "its last event #"),
+    "a state behind": (
+        lambda events, states: (events, [one for one in states if one.sequence < events[-1].sequence]),
+        "its last event is #",
+    ),
+    "another thing said": (_other_words, "the state does not say what its event said"),
+    "computed_at goes back": (_back, "computed_at goes back"),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_verify_finds_what_was_tampered_with(
+    kafka: LocalKafka, written: dict[str, str], names: Names, what: str
+) -> None:
+    tamper, said = TAMPERED[what]
+    before = written["GEX_KAFKA__TOPIC_PREFIX"]
+    events = [event for event in checker.events(kafka, before) if event.symbol == "BTCUSDT"]
+    codec = Codec(SingleObject())
+    states = [
+        state
+        for record in checker.records(kafka, f"{before}.all.current")
+        if (state := codec.decode_state(record.value)).symbol == "BTCUSDT"
+    ]
+    new_events, new_states = tamper(events, states)
+    prefix = names.topic_prefix
+    admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    new = [admin_api.NewTopic(f"{prefix}.all.changes", 1, 1), admin_api.NewTopic(f"{prefix}.all.current", 1, 1)]
+    for future in admin.create_topics(new).values():
+        future.result(30)
+    producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    for event in new_events:
+        producer.produce(f"{prefix}.all.changes", codec.event(f"{prefix}.all.changes", event), b"BTCUSDT")
+    for state in new_states:
+        producer.produce(f"{prefix}.all.current", codec.state(f"{prefix}.all.current", state), b"BTCUSDT")
+    assert producer.flush(30) == 0
+    code, printed = tool("verify", given={**written, "GEX_KAFKA__TOPIC_PREFIX": prefix})
+    assert code == (said is not None), printed
+    assert printed.splitlines()[-1].startswith("FAULTY" if said else "ok: ")
+    assert said is None or said in printed, printed
