@@ -68,7 +68,10 @@ docs: install ## write the generated pages anew
 	$(BIN)/python -m connector.reference configuration > docs/configuration.md
 	$(BIN)/python -m connector.reference metrics > docs/metrics.md
 	$(BIN)/python deploy/grafana/generate.py
+	cd deploy && { printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: gex-connector\nspec:\n'; \
+		sed 's/^./  &/' prometheus/rules.yml; } > kubernetes/components/monitoring/prometheusrule.yaml
 
 lock: ## pin what pyproject.toml asks for (UPGRADE=--upgrade: newest versions)
 	$(LOCK) --all-extras --group test --group check --group bench --group build --group deploy pyproject.toml -o requirements/dev.txt $(UPGRADE)
 	$(LOCK) --extra registry --constraint requirements/dev.txt pyproject.toml -o requirements/run.txt
+	echo hatchling | $(LOCK) --constraint requirements/dev.txt - -o deploy/build.txt
