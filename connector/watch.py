@@ -61,14 +61,16 @@ def as_json_line(event: Event) -> str:
 def line(received: Received, *, colour: bool | None = None) -> str:
     """One line: when, whose, what kind, what changed, and how long after it was computed."""
     event = received.event
-    at = datetime.fromtimestamp(event.observed_at / MICROS, UTC).strftime("%H:%M:%S.%f")[:-3]
+    at = datetime.fromtimestamp(event.observed_at / MICROS, UTC)
     kind = f"{event.kind:<8}"
     if sys.stdout.isatty() if colour is None else colour:
         kind = f"\x1b[{_COLOURS[event.kind]}m{kind}\x1b[0m"
     replayed = received.received_at - event.observed_at > _REPLAYED_SECONDS * MICROS
     until = event.observed_at if replayed else received.received_at
+    when = f"{at:%Y-%m-%d %H:%M:%S.%f}" if replayed else f"{at:%H:%M:%S.%f}"
+    whose = event.symbol if event.feed == "all" else f"{event.feed}/{event.symbol}"
     delay = "" if event.computed_at is None else f"  +{(until - event.computed_at) / MICROS:.2f} s"
-    return f"{at}  {event.symbol:<9} #{event.sequence:<5} {kind}  {what(event)}{delay}"
+    return f"{when[:-3]}  {whose:<9} #{event.sequence:<5} {kind}  {what(event)}{delay}"
 
 
 def what(event: Event) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from connector.config import Upstream
     from connector.hidden import Secret
 
+_log = logging.getLogger(__name__)
+
 
 class ApiKey:
     """Holds the key. Without a file it never changes."""
@@ -19,6 +22,7 @@ class ApiKey:
     def __init__(self, upstream: Upstream) -> None:
         self._secret = upstream.api_key
         self._path = None if upstream.api_key_file is None else Path(upstream.api_key_file)
+        self._refused: tuple[int, int, int] | None = None
         self._seen: tuple[int, int, int] | None = None  # the file may have changed since the configuration was read
 
     @property
@@ -33,7 +37,10 @@ class ApiKey:
             return False
         try:
             secret = read_key_file(self._path)
-        except ConfigError:
+        except ConfigError as error:
+            if stamp != self._refused:
+                self._refused = stamp
+                _log.warning("the key file is of no use, the key before stays", extra={"error": str(error)})
             return False
         self._seen = stamp
         changed = secret.reveal() != self._secret.reveal()

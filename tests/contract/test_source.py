@@ -638,6 +638,18 @@ def test_a_file_written_again_with_the_same_key_is_no_change(tmp_path: Path) -> 
     assert not key.refresh()
 
 
+def test_a_file_that_holds_no_key_is_said_once_and_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "key"
+    file.write_text(KEY)
+    key = ApiKey(Upstream(api_key=Secret(KEY), api_key_file=str(file)))
+    file.write_text("")
+    assert not any(key.refresh() for _ in range(3))
+    assert key.secret == Secret(KEY)
+    assert [record.message for record in caplog.records] == ["the key file is of no use, the key before stays"]
+
+
 def test_a_key_rotated_before_anyone_looked_is_found(tmp_path: Path) -> None:
     """Between the configuration being read and the worker being there."""
     file = tmp_path / "key"
