@@ -129,6 +129,7 @@ class Http(Struct, frozen=True, kw_only=True):
         ""
     )
     token_file: Annotated[str | None, "A file with the token, instead of `token`; read at the start"] = None
+    level_symbols: Annotated[int, Meta(ge=0, le=1_000), "Symbols whose levels are metrics, `gex_level`; 0: none"] = 50
 
     @property
     def host(self) -> str:

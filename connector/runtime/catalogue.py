@@ -11,9 +11,6 @@ from typing import Final, Literal
 from connector.core.model import Kind, Status
 from connector.core.schedule import Purpose
 
-LEVEL_SYMBOLS: Final = 50
-"""How many symbols of one worker `gex_level` shows."""
-
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -70,7 +67,11 @@ METRICS: Final = (
     _gauge("gex_symbol_jitter_seconds", "feed symbol", "Learnt standard deviation of the next refresh's moment."),
     _gauge("gex_symbol_next_check_timestamp_seconds", "feed symbol", "When the symbol is to be asked for next."),
     _gauge("gex_symbol_status", "feed symbol status", "1 for the one that holds, 0 for the others.", " ".join(Status)),
-    _gauge("gex_level", "feed symbol level", f"A price while LIVE or STALE, of {LEVEL_SYMBOLS} symbols a worker."),
+    _gauge(
+        "gex_level",
+        "feed symbol level",
+        "A price while LIVE or STALE, of the first symbols of a worker, 50 unless configured.",
+    ),
     _counter(
         "gex_observations_dropped_total",
         "feed reason",

@@ -43,10 +43,11 @@ class Metrics:
     (`shards(4, feed)`); None is a value that is not known, and has no series.
     """
 
-    def __init__(self, feeds: Iterable[str] = ()) -> None:
-        """The series of `feeds` are there from the start, at zero."""
+    def __init__(self, feeds: Iterable[str] = (), level_symbols: int = 50) -> None:
+        """The series of `feeds` are there from the start, at zero; levels are shown of `level_symbols` symbols."""
         self.registry = _Registry()
         self._feeds = tuple(feeds)
+        self._level_symbols = level_symbols
         self._symbols: defaultdict[tuple[str, str], SymbolStats] = defaultdict(SymbolStats)
         self._loops: Callable[[], Mapping[str, int]] = dict
         self._codes: set[str] = set()
@@ -150,7 +151,9 @@ class Metrics:
         """Body and Content-Type: OpenMetrics where the Accept header names it, Prometheus text else."""
         is_open = _OPENMETRICS in accept.lower()
         encode, content_type = choose_encoder(_OPENMETRICS if is_open else "")
-        symbols = "".join(_text(name, samples, is_open) for name, samples in series(dict(self._symbols)))
+        symbols = "".join(
+            _text(name, samples, is_open) for name, samples in series(dict(self._symbols), self._level_symbols)
+        )
         return symbols.encode() + encode(self.registry), content_type
 
     def collect(self) -> Iterator[Family]:

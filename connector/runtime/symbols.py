@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from connector.core.diff import NUMBERS
 from connector.core.model import MICROS, Levels, Status
-from connector.runtime.catalogue import LEVEL_SYMBOLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -48,9 +47,9 @@ class SymbolStats:
 
 
 def series(
-    symbols: Mapping[tuple[str, str], SymbolStats],
+    symbols: Mapping[tuple[str, str], SymbolStats], level_symbols: int
 ) -> Iterator[tuple[str, Iterable[tuple[tuple[str, ...], float]]]]:
-    """Metric by metric: its name, then the label values and value of every series."""
+    """Metric by metric: its name, then the label values and value of every series. Levels only of so many symbols."""
     owned = [(key, stats) for key, stats in symbols.items() if stats.owned]
     for count in ("requested", "served", "missing", "invalid"):
         yield f"gex_symbols_{count}_total", [(key, getattr(stats, count)) for key, stats in symbols.items()]
@@ -61,5 +60,5 @@ def series(
         values = [(key, getattr(stats.forecast, learnt, None)) for key, stats in owned]
         yield f"gex_symbol_{learnt}_seconds", [(key, value) for key, value in values if value is not None]
     yield "gex_symbol_status", [((*key, s), float(stats.status is s)) for key, stats in owned for s in _STATUSES]
-    levels = [(key, path, value) for key, stats in owned[:LEVEL_SYMBOLS] for path, value in stats.shown_levels()]
+    levels = [(key, path, value) for key, stats in owned[:level_symbols] for path, value in stats.shown_levels()]
     yield "gex_level", [((*key, path), value) for key, path, value in levels]

@@ -69,7 +69,7 @@ class Worker:
         )
         self._rules = {feed.name: rules_of(feed) for feed in config.feeds}
         self._topics = Topics(config.kafka.topic_prefix)
-        self._metrics = Metrics(feed.name for feed in config.feeds)
+        self._metrics = Metrics((feed.name for feed in config.feeds), config.http.level_symbols)
         self._clock = Clock()
         self._health = Health(time.monotonic, Clock.now)
         self._metrics.watch_loops(self._health.progressed_at)

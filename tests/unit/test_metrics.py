@@ -16,7 +16,7 @@ from connector.core.diff import NUMBERS
 from connector.core.forecast import Forecast
 from connector.core.model import AllExpiry, Kind, Levels, Odte, Status
 from connector.errors import UpstreamError
-from connector.runtime.catalogue import BY_NAME, LEVEL_SYMBOLS, METRICS, Metric
+from connector.runtime.catalogue import BY_NAME, METRICS, Metric
 from connector.runtime.metrics import MAX_CODES, Metrics
 
 if TYPE_CHECKING:
@@ -309,13 +309,14 @@ def test_levels_that_nobody_may_rely_on_are_not_shown(metrics: Metrics, status: 
     assert series(metrics, "gex_level") == []
 
 
-def test_levels_are_shown_of_so_many_symbols_and_no_more(metrics: Metrics) -> None:
-    for n in range(LEVEL_SYMBOLS + 10):
+@pytest.mark.parametrize("shown", [0, 3, 50])
+def test_levels_are_shown_of_so_many_symbols_and_no_more(shown: int) -> None:
+    metrics = Metrics(["all"], shown)
+    for n in range(shown + 10):
         stats = metrics.symbol("all", f"S{n}")
         stats.levels, stats.status, stats.owned = Levels(spot_price=1.0), Status.LIVE, n > 0
-    shown = {labels["symbol"] for labels in series(metrics, "gex_level")}
-    assert shown == {f"S{n}" for n in range(1, LEVEL_SYMBOLS + 1)}
-    assert len(series(metrics, "gex_symbols_requested_total")) == LEVEL_SYMBOLS + 10
+    assert {labels["symbol"] for labels in series(metrics, "gex_level")} == {f"S{n}" for n in range(1, shown + 1)}
+    assert len(series(metrics, "gex_symbols_requested_total")) == shown + 10
 
 
 # --- events and durations ---
