@@ -27,8 +27,8 @@ SLOW_RETRY_SECONDS: Final = 60
 
 _SLOWEST_RETRY_SECONDS: Final = 3600
 
-_MAX_DOUBLINGS: Final = 16
-"""Of the wait after failures: past any `max_interval_seconds`, and a float's exponent ends."""
+_MAX_DOUBLINGS: Final = 5
+"""Of the wait after failures: 32 s, about a refresh; who is back should not wait longer for us."""
 
 _MUCH: Final = 1.25
 _FAR: Final = 4.0

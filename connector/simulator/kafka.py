@@ -155,6 +155,7 @@ def run_kafka(listen_port: int, data_dir: Path | None) -> int:
         signal.signal(number, signal.default_int_handler)  # SIGINT too: a background job of a shell ignores it
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         folder = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gex-kafka-")))
+        sys.stderr.write("starting Kafka ...\n")
         kafka = stack.enter_context(LocalKafka(folder, port=listen_port))
         sys.stdout.write(f"Kafka {VERSION} on {kafka.bootstrap_servers}, data in {kafka.data_dir}, stop with Ctrl-C\n")
         sys.stdout.flush()
