@@ -142,7 +142,7 @@ class Client:
         return Answer(response, rate_limit, sent_at, received_at, seconds)
 
     async def symbols(self) -> frozenset[str]:
-        """Every text that the sibling endpoint `/symbols` has; among them are the symbols that are live.
+        """Every text that the sibling endpoint `/symbols` has, names of fields too; among them are what is live.
 
         Raises:
             UpstreamError: in all cases but a body that is JSON.
@@ -287,7 +287,7 @@ def _texts(document: object) -> Iterator[str]:
     if isinstance(document, str):
         yield document
     elif isinstance(document, dict | list):
-        for inner in document.values() if isinstance(document, dict) else document:
+        for inner in [*document, *document.values()] if isinstance(document, dict) else document:
             yield from _texts(inner)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -115,18 +116,20 @@ async def _upstream(settings: Config, report: Report) -> int:
     limiter = Limiter(upstream.max_requests_per_minute)
     client = Client(msgspec.structs.replace(upstream, timeout_seconds=timeout), ApiKey(upstream), limiter)
     try:
-        return await _asked(settings, client, report)
+        await _asked(settings, client, report)
     finally:
         await client.close()
+    return limiter.requests_last_minute(time.monotonic())
 
 
-async def _asked(settings: Config, client: Client, report: Report) -> int:
-    feed, answer = settings.feeds[0], None
+async def _asked(settings: Config, client: Client, report: Report) -> None:
+    feed, answer, untried = settings.feeds[0], None, "quota, clock"
     try:
         answer = await client.check(Ask(feed.symbols[:_BATCH], feed.exchanges, feed.include))
     except KeyRefused as error:
         report(FAIL, "key", f"{error}; check upstream.api_key or its file, and the plan that it belongs to")
     except RateLimited as error:
+        untried = "key, clock"
         again = "" if error.retry_after_seconds is None else f" for another {error.retry_after_seconds:.0f} s"
         report(WARN, "quota", f"used up{again}: by a worker that runs, or another program with this key?")
     except RequestRefused as error:
@@ -134,13 +137,14 @@ async def _asked(settings: Config, client: Client, report: Report) -> int:
     except UpstreamError as error:
         report(FAIL, "upstream", f"{error}; check upstream.base_url and the way there")
         report(WARN, "key", "not tried: no answer of the upstream; nor were quota, clock and symbols")
-        return 1
-    if answer is not None:
+        return
+    if answer is None:
+        report(WARN, untried, "not tried: the upstream gave no levels")
+    else:
         report(OK, "key", "accepted")
         _quota(settings, answer, report)
         _clock(answer, report)
     await _symbols(settings, client, answer, report)
-    return 2
 
 
 def _quota(settings: Config, answer: Answer, report: Report) -> None:
@@ -189,29 +193,28 @@ def _clock(answer: Answer, report: Report) -> None:
 
 
 async def _symbols(settings: Config, client: Client, answer: Answer | None, report: Report) -> None:
+    """By the answer those that it has, since the list's shape is documented nowhere; by the list all others."""
     wanted = sorted({symbol for feed in settings.feeds for symbol in feed.symbols})
     answers = {} if answer is None else dict(answer.response.answers)
+    known, asked = frozenset(answers), sorted(answers)
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
-            known = await client.symbols()
+            known |= await client.symbols()
+        asked = wanted
     except TimeoutError:
-        return report(WARN, "symbols", "not tried: no request is left in this minute")
-    except UpstreamError as error:
-        report(WARN, "symbols", f"no list of what is live ({error}): only {len(answers)} of {len(wanted)} were tried")
-        known = frozenset(wanted)
-    unknown = [one for one in wanted if one not in known or answers.get(one) is Status.INVALID]
-    for symbol in unknown:
-        close = difflib.get_close_matches(symbol, sorted(known - {symbol}), n=3)
         report(
-            FAIL,
-            "symbols",
-            f"{symbol}: unknown to the upstream" + (f"; did you mean {' or '.join(close)}?" if close else ""),
+            WARN, "symbols", f"{len(answers)} of {len(wanted)} tried: no request for the list is left in this minute"
         )
+    except UpstreamError as error:
+        report(WARN, "symbols", f"{len(answers)} of {len(wanted)} tried: no list of what is live: {error}")
+    unknown = [one for one in asked if one not in known or answers.get(one) is Status.INVALID]
+    for symbol in unknown:
+        close = " or ".join(difflib.get_close_matches(symbol, sorted(known - {*unknown}), n=3))
+        report(FAIL, "symbols", f"{symbol}: unknown to the upstream" + (f"; did you mean {close}?" if close else ""))
     if missing := [symbol for symbol, said in answers.items() if said is Status.MISSING]:
         report(WARN, "symbols", f"without levels at the moment: {', '.join(missing)}")
-    if not unknown:
-        report(OK, "symbols", f"the upstream knows {len(wanted) if known else len(answers)} of {len(wanted)}")
-    return None
+    if asked and not unknown:
+        report(OK, "symbols", f"the upstream knows {len(asked)} of {len(wanted)}")
 
 
 def _kafka(settings: Config, report: Report) -> None:

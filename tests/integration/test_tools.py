@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from connector.core.model import Event, State
 from connector.kafka.avro import Codec, SingleObject
+from connector.kafka.partition import partition_of
 from connector.simulator.java import LOOPBACK
 from tests.conftest import Names
 from tests.integration.test_rights import NEEDED, grant
@@ -112,6 +113,49 @@ def test_each_fault_is_named_with_its_remedy_and_the_rest_is_tried_all_the_same(
     assert said in printed
     if status != 2:
         assert {"key", "broker", "topics"} - {item} <= marks(printed, "ok") | marks(printed, "warn") | {"topics"}
+
+
+def test_what_cannot_be_tried_says_why_and_only_requests_that_left_are_counted(kafka: LocalKafka, names: Names) -> None:
+    with start_simulator("--limit", "5") as simulator:
+        given = variables_for(kafka, names, simulator, SYMBOLS)
+        wait_until(lambda: datetime.now(UTC).second < 30, "a minute of the quota that has a while to go")
+        simulator.ask("/_control/spend", {"requests": 5})
+        code, printed = tool("check", given=given)
+        assert (code, marks(printed, "FAIL")) == (0, set()), printed
+        assert "quota          used up for another" in printed
+        assert "key, clock     not tried" in printed
+        assert "no request for the list is left in this minute" in printed
+        assert printed.splitlines()[-1].startswith(f"{simulator.ask('/_control/stats')['requests_total']} request(s)")
+
+
+def test_creating_topics_is_tried_without_creating_them(tmp_path: Path, simulator: Program, names: Names) -> None:
+    guarded = GuardedKafka(tmp_path)
+    with guarded.broker:
+        guarded.admit()
+        variables = {**variables_for(guarded.broker, names, simulator, SYMBOLS), **guarded.by_password()}
+        grant(guarded, names, {name: right for name, right in NEEDED.items() if name != "topic CREATE"})
+        code, printed = tool("check", given=variables)
+        assert (code, marks(printed, "FAIL")) == (3, {"rights"}), printed
+        assert f"creating topic {names.topic_prefix}.all.changes" in printed
+        grant(guarded, names, NEEDED)
+        before = coordinators(guarded.broker)
+        code, printed = tool("check", given=variables)
+        assert (code, marks(printed, "FAIL")) == (0, set()), printed
+        assert coordinators(guarded.broker) == before
+        assert not guarded.admin().list_consumer_groups().result(30).valid
+
+
+def coordinators(kafka: LocalKafka) -> dict[tuple[str, int], tuple[int, int]]:
+    """Where the broker's own topics, of groups and transactions, end: whoever joins or begins moves that."""
+    consumer = ck.Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": "unused"})
+    topics = consumer.list_topics(timeout=30).topics
+    found = {
+        (name, partition): consumer.get_watermark_offsets(ck.TopicPartition(name, partition), timeout=30)
+        for name, topic in topics.items()
+        for partition in topic.partitions
+    }
+    consumer.close()
+    return found
 
 
 def test_a_topic_that_is_configured_otherwise_is_named(
@@ -230,6 +274,31 @@ def test_verify_finds_nothing_wrong_while_a_worker_writes(kafka: LocalKafka, sim
             assert printed.startswith("ok: ")
 
 
+def test_verify_waits_for_a_transaction_that_hides_events_whose_states_are_seen(
+    kafka: LocalKafka, simulator: Program, names: Names
+) -> None:
+    """A partition of `changes` belongs to all shards: what another one has open hides what came after it."""
+    variables = variables_for(kafka, names, simulator, SYMBOLS) | {"GEX_KAFKA__PARTITIONS": "1"}
+    changes = f"{names.topic_prefix}.all.changes"
+    with start_worker(variables) as worker:
+        wait_until(lambda: len(checker.events(kafka, names.topic_prefix)) > 4, "events", worker)
+        other = ck.Producer(
+            {
+                "bootstrap.servers": kafka.bootstrap_servers,
+                "transactional.id": names.transactional_id,
+                "transaction.timeout.ms": 6_000,
+            }
+        )
+        other.init_transactions(30)
+        other.begin_transaction()
+        other.produce(changes, b"never committed", b"BTCUSDT")
+        assert other.flush(30) == 0
+        hidden = max(state.sequence for state in checker.states(kafka, names.topic_prefix).values())
+        wait_until(lambda: checker.states(kafka, names.topic_prefix)["BTCUSDT"].sequence > hidden, "states", worker)
+        code, printed = tool("verify", given=variables)
+        assert code == 0, printed
+
+
 Tampered = tuple[list[Event], list[State]]
 
 
@@ -287,3 +356,49 @@ def test_verify_finds_what_was_tampered_with(
     assert code == (said is not None), printed
     assert printed.splitlines()[-1].startswith("FAULTY" if said else "ok: ")
     assert said is None or said in printed, printed
+
+
+def test_verify_finds_records_that_are_not_what_or_where_they_should_be(
+    kafka: LocalKafka, written: dict[str, str], names: Names
+) -> None:
+    codec, prefix = Codec(SingleObject()), names.topic_prefix
+    events = [e for e in checker.events(kafka, written["GEX_KAFKA__TOPIC_PREFIX"]) if e.symbol == "BTCUSDT"]
+    changes, current = f"{prefix}.all.changes", f"{prefix}.all.current"
+    admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    new = [admin_api.NewTopic(changes, 2, 1), admin_api.NewTopic(current, 1, 1)]
+    for future in admin.create_topics(new).values():
+        future.result(30)
+    right = partition_of("BTCUSDT", 2)
+    producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    producer.produce(changes, codec.event(changes, events[0]), b"ETHUSDT", partition=right)
+    producer.produce(changes, codec.event(changes, replace(events[1], event_id="1")), b"BTCUSDT", partition=right)
+    strange = replace(events[2], before=None)
+    producer.produce(changes, codec.event(changes, strange), b"BTCUSDT", partition=right)
+    producer.produce(changes, b"not avro", b"BTCUSDT", partition=right)
+    producer.flush(30)
+    other = replace(events[0], symbol="SOLUSDT", event_id="all/SOLUSDT/1")
+    producer.produce(changes, codec.event(changes, other), b"SOLUSDT", partition=1 - partition_of("SOLUSDT", 2))
+    producer.produce(current, None, b"BTCUSDT")
+    assert producer.flush(30) == 0
+    code, printed = tool("verify", given={**written, "GEX_KAFKA__TOPIC_PREFIX": prefix})
+    faults = [
+        "BTCUSDT #1: its key is another",
+        "BTCUSDT #2: its event_id is another's",
+        "BTCUSDT #3: before is not what was said last",
+        "no schema of this version",
+        "SOLUSDT #1: it is in the wrong partition",
+        "a tombstone",
+        "BTCUSDT: its last event is #3, its state absent",
+        "SOLUSDT: its last event is #1, its state absent",
+    ]
+    assert (code, [fault for fault in faults if fault not in printed]) == (1, []), printed
+    assert printed.splitlines()[-1].endswith(f"{len(faults)} faults"), printed
+
+
+def test_a_pipe_that_ends_ends_the_tool_quietly(written: dict[str, str]) -> None:
+    for command in ("history BTCUSDT", "watch --from-beginning", "check"):
+        line = f"{sys.executable} -m connector {command} | head -1; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(
+            ["bash", "-c", line], check=False, env={**os.environ, **written}, capture_output=True, timeout=_SECONDS
+        )
+        assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, b"", 1)
