@@ -20,10 +20,14 @@ import confluent_kafka.admin as admin_api
 import pytest
 from msgspec.structs import replace
 
+from connector.config import Kafka
 from connector.core.model import Event, State
 from connector.kafka.avro import Codec, SingleObject
+from connector.kafka.events import Log, Place
 from connector.kafka.partition import partition_of
+from connector.kafka.settings import Clients, Topics
 from connector.simulator.java import LOOPBACK
+from connector.tools.verify import verify
 from tests.conftest import Names
 from tests.integration.test_rights import NEEDED, grant
 from tests.support import checker
@@ -31,7 +35,7 @@ from tests.support.guarded import GuardedKafka
 from tests.support.processes import Program, start_simulator, start_worker, variables_for, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from connector.simulator.kafka import LocalKafka
@@ -297,6 +301,50 @@ def test_verify_waits_for_a_transaction_that_hides_events_whose_states_are_seen(
         wait_until(lambda: checker.states(kafka, names.topic_prefix)["BTCUSDT"].sequence > hidden, "states", worker)
         code, printed = tool("verify", given=variables)
         assert code == 0, printed
+
+
+class Busy(Log):
+    """One whose topics get another event and its state after the end of `current` was asked for."""
+
+    def __init__(self, clients: Clients, topics: Topics, write: Callable[[], None]) -> None:
+        super().__init__(clients, topics)
+        self._write = write
+
+    def offsets(self, places: Iterable[Place], moment: int) -> dict[Place, int]:
+        found = super().offsets(places, moment)
+        self._write()
+        self._write = lambda: None
+        return found
+
+
+def test_verify_reads_the_states_of_events_that_came_meanwhile(
+    kafka: LocalKafka, written: dict[str, str], names: Names, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = written["GEX_KAFKA__TOPIC_PREFIX"]
+    event = next(one for one in checker.events(kafka, old) if one.symbol == "BTCUSDT")
+    codec, topics = Codec(SingleObject()), Topics(names.topic_prefix)
+    records = [(codec.decode_state(one.value), one.value) for one in checker.records(kafka, f"{old}.all.current")]
+    state = next(value for state, value in records if (state.symbol, state.sequence) == ("BTCUSDT", 1))
+    producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers, "partitioner": "murmur2_random"})
+
+    def write(sequence: int) -> None:
+        numbered = replace(event, sequence=sequence, event_id=f"all/BTCUSDT/{sequence}")
+        numbered = replace(numbered, before=None if sequence == 1 else event.after)
+        producer.produce(topics.changes("all"), codec.event("", numbered), b"BTCUSDT")
+        value = codec.state("", replace(codec.decode_state(state), sequence=sequence))
+        producer.produce(topics.current("all"), value, b"BTCUSDT")
+        assert producer.flush(30) == 0
+
+    admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    new = [admin_api.NewTopic(topics.changes("all"), 1, 1), admin_api.NewTopic(topics.current("all"), 1, 1)]
+    for future in admin.create_topics(new).values():
+        future.result(30)
+    write(1)
+    clients = Clients(Kafka(bootstrap_servers=kafka.bootstrap_servers, topic_prefix=names.topic_prefix))
+    log = Busy(clients, topics, lambda: write(2))
+    assert verify(log, topics, codec, {}) == 0, capsys.readouterr()
+    log.close()
+    assert "ok: 2 events and 2 states of 1 symbols" in capsys.readouterr().out
 
 
 Tampered = tuple[list[Event], list[State]]
