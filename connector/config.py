@@ -205,6 +205,17 @@ def load_kafka(path: Path | None, environ: Mapping[str, str]) -> tuple[Kafka, Sc
     return kafka, registry
 
 
+def load_feeds(path: Path | None, environ: Mapping[str, str]) -> tuple[Feed, ...]:
+    """The feeds of the same file and environment, none where there are none. Raises ConfigError, as `load` does."""
+    reader = Reader(path, environ, SECTIONS)
+    if not any(key.startswith("feeds") for key in reader.given):
+        return ()
+    feeds = [reader.build(label, Feed) for label in _feed_labels(reader)]
+    if reader.faults:
+        raise reader.error()
+    return tuple(filter(None, feeds))
+
+
 def read_key_file(path: str | Path) -> Secret:
     """The API key that a file holds. Raises ConfigError: not readable, or nothing that can be a key."""
     return _read_secret("upstream.api_key_file", path, _key)

@@ -117,7 +117,8 @@ def snapshot(state: State | None, at: tuple[int, int], source: Source, feed: Fee
     seen = Observation(state.symbol, state.status, None, *at, source, ASKED)
     difference = compare(state.said, state.levels, feed.rules)
     said = _Said(Kind.SNAPSHOT, state.status, state.levels, state.computed_at, difference, ASKED)
-    return _publish(state, seen, said, feed, replace(_kept(state, seen), published=None))
+    # Nothing was observed: how old the last answer is must not change by it.
+    return _publish(state, seen, said, feed, replace(state, published=None, source=source))
 
 
 def stale_at(state: State, answered_at: int, feed: FeedRules) -> int | None:

@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from connector.core.model import Event, Value
 from connector.errors import KafkaUnavailable, ShardCorrupt
 from connector.kafka.faults import explained, made, of
+from connector.kafka.topics import waited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -97,7 +98,8 @@ class Log:
         wanted = {ck.TopicPartition(*place): spec for place in places}
         try:
             asked = self._admin.list_offsets(wanted, request_timeout=_TIMEOUT_SECONDS)
-            return {(at.topic, at.partition): future.result().offset for at, future in asked.items()}
+            found = {at: waited(future, "asking for offsets") for at, future in asked.items()}
+            return {(at.topic, at.partition): result.offset for at, result in found.items()}
         except ck.KafkaException as exception:
             raise explained(of(exception), "asking for offsets", self._clients.last_error) from None
 

@@ -36,6 +36,11 @@ class Members:
         self._settings, self._group_id, self._topics = settings, group_id, topics
         self._admin: AdminClient | None = None  # a connection that is there once somebody has asked
 
+    def idle(self) -> None:
+        """Hand out what the client has to say; call now and then."""
+        if self._admin is not None:
+            self._admin.poll(0)
+
     def now(self) -> tuple[Member, ...]:
         """By name. Blocks for a few seconds at most. Raises KafkaUnavailable."""
         if self._admin is None:

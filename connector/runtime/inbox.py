@@ -89,13 +89,13 @@ class Inbox:
             tuple(self._quarantined.pop(symbol) for symbol in taken if symbol in self._quarantined),
         )
 
-    def refuse(self, work: Work) -> int:
+    def refuse(self, work: Work, *, alone: bool) -> int:
         """The broker will not take what some symbol's records hold: each is to be tried alone from now on.
 
-        What was alone is given up. Returns how many observations that were.
+        What was `alone` in its transaction is given up. Returns how many observations that were.
         """
         self._apart |= work.symbols
-        if len(work.symbols) == 1:
+        if alone:
             return len(work.seen)
         self._put_back(work)
         return 0

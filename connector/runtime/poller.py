@@ -89,6 +89,8 @@ class Poller:
             batches.own(symbol for name, symbol in self._owners if name == feed)
         gained = self._owners.keys() - before
         self._share(gained)
+        if not self._owners:  # who stands by asks nothing, and would not hear that the key is good again
+            self._key_is_refused(refused=False)
         self._replan()
         postponed, self._postponed = self._postponed, set()
         for batch in postponed:
@@ -288,8 +290,7 @@ class Poller:
     def _failed(self, batch: Batch, error: UpstreamError, asked_at: float) -> None:
         now = time.monotonic()
         if isinstance(error, KeyRefused):
-            self.key_refused = True
-            self._metrics.key_refused(True)
+            self._key_is_refused(refused=True)
             self._schedule.hold_for_key(now + SLOW_RETRY_SECONDS)
         elif isinstance(error, RateLimited):
             self._schedule.hold(now + (error.retry_after_seconds or HELD_SECONDS))
@@ -324,8 +325,11 @@ class Poller:
         """The key is good."""
         if self.key_refused:
             _log.info("the API key is accepted again")
-            self.key_refused = False
-            self._metrics.key_refused(False)
+            self._key_is_refused(refused=False)
+
+    def _key_is_refused(self, *, refused: bool) -> None:
+        self.key_refused = refused
+        self._metrics.key_refused(refused)
 
     def _replan(self) -> None:
         self._schedule.cover([batch for batches in self._batches.values() for batch in batches.all()], time.monotonic())

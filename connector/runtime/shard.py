@@ -275,7 +275,8 @@ class Shard:
             self._tools.metrics.transaction("aborted")
             if isinstance(error, Unpublishable):
                 self._refuse_asked(f"the broker refused a record: {error}")
-                for _ in range(self.inbox.refuse(work)):
+                alone = len(work.symbols | states.keys()) == 1  # timers and snapshots can be the culprit, too
+                for _ in range(self.inbox.refuse(work, alone=alone)):
                     self._tools.metrics.dropped(self.id.feed, "unpublishable")
             else:
                 self.inbox.keep(Attempt(work, tuple(events), states))

@@ -136,8 +136,8 @@ class Worker:
             spent=lambda: limiter.spent(time.monotonic()),
             published=self._status.published,
         )
-        members = Members(self._clients.admin(), self._me.group, currents)
-        self._status.working = Working(self._poller, limiter, members.now, self._executor)
+        self._members = Members(self._clients.admin(), self._me.group, currents)
+        self._status.working = Working(self._poller, limiter, self._members.now, self._executor)
         named = {"client.id": self._me.worker, **self._config.kafka.client}["client.id"]
         self._group = Group(
             self._clients.group() | {"client.id": named}, currents, self, lambda: self._health.progress(_GROUP)
@@ -242,6 +242,7 @@ class Worker:
                 shard.tick()
             self._metrics.queue_messages(sum(shard.waiting for shard, _ in self._shards.values()))
             self._reader.idle()
+            self._members.idle()
 
     def _why_not_ready(self) -> list[str]:
         reasons = [] if self._group.joined else ["the group has not been joined yet"]

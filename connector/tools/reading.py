@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from connector import config
 from connector.core.model import Value
-from connector.errors import ConfigError
 from connector.kafka.avro import Codec
 from connector.kafka.events import Events, Log
 from connector.kafka.framing import framing_of
@@ -42,10 +41,5 @@ def opened(path: Path | None, environ: Mapping[str, str]) -> Opened:
 
 
 def ignored(path: Path | None, environ: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """What each configured feed ignores; nothing where feeds are not configured here. Needs no API key."""
-    others = {name: text for name, text in environ.items() if not name.startswith("GEX_UPSTREAM__")}
-    try:
-        feeds = config.load(path, {**others, "GEX_UPSTREAM__API_KEY": "none-is-needed"}).feeds
-    except ConfigError:
-        return {}
-    return {feed.name: feed.ignore for feed in feeds}
+    """What each configured feed ignores; nothing where feeds are not configured here. Raises ConfigError."""
+    return {feed.name: feed.ignore for feed in config.load_feeds(path, environ)}

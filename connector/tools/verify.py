@@ -90,9 +90,9 @@ class _Feed:
             self._event(record)
         for record in self._log.read(seen, self._log.offsets(current, END)):
             self._state(record)
-        starts = list(self._log.offsets(changes, BEGINNING).values())
+        starts, topic = self._log.offsets(changes, BEGINNING), topics.changes(self._feed)
         for name, symbol in self._symbols.items():
-            if fault := _apart(symbol, whole=starts[partition_of(name, len(starts))] == 0):
+            if fault := _apart(symbol, whole=starts[topic, partition_of(name, len(starts))] == 0):
                 self._totals.fault(f"{self._feed}/{name}: {fault}")
         self._totals.symbols += len(self._symbols)
 

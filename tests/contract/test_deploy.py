@@ -282,8 +282,10 @@ def test_the_operator_scrapes_the_service_and_loads_the_rules_of_prometheus(kube
     assert port["targetPort"] in [one["name"] for one in container["ports"]]
     rules = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())
     assert found["PrometheusRule"]["spec"] == rules, "docs/deploy.md says how to write prometheusrule.yaml anew"
-    # The rules take the job for the fleet; the operator names it after the service.
-    assert service["metadata"]["name"].startswith("gex-connector")
+    # The rules take the job for the fleet; the operator would give all namespaces the same.
+    (relabelled,) = endpoint["relabelings"]
+    assert (relabelled["targetLabel"], relabelled["replacement"]) == ("job", "gex-connector-$1")
+    assert relabelled["sourceLabels"] == ["__meta_kubernetes_namespace"]
 
 
 # What runs

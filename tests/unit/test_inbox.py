@@ -113,7 +113,7 @@ def test_what_the_broker_refuses_is_tried_symbol_by_symbol_and_given_up_alone() 
     while inbox:
         work = inbox.take()
         if "B" in work.symbols:
-            refused += inbox.refuse(work)
+            refused += inbox.refuse(work, alone=len(work.symbols) == 1)
         else:
             committed.append(work)
     assert committed == [Work((shown(0, "A"), shown(3, "A")), (bad("A", 1),)), Work((shown(2, "C"), shown(5, "C")))]

@@ -319,6 +319,20 @@ async def test_what_the_broker_never_takes_takes_no_other_symbol_along(bench: Be
     assert bench.metrics.registry.get_sample_value("gex_observations_dropped_total", dropped) == 1
 
 
+async def test_a_snapshot_that_the_broker_refuses_takes_no_observation_along(bench: Bench) -> None:
+    bench.show({"spot_price": 1})
+    await bench.settled()
+    bench.log.errors = [Unpublishable("too large")]
+    asked = bench.shard.ask("BTC")
+    bench.show({"spot_price": 2}, symbol="ETH")
+    assert "too large" in str(await asked)
+    await bench.until(lambda: bench.log.opened == 2)
+    await bench.settled()
+    assert [event.symbol for event in bench.log.events] == ["BTC", "ETH"]
+    dropped = {"feed": "all", "reason": "unpublishable"}
+    assert bench.metrics.registry.get_sample_value("gex_observations_dropped_total", dropped) == 0
+
+
 async def test_a_fenced_shard_takes_nothing_until_it_is_open_again(bench: Bench) -> None:
     bench.log.errors = [ShardFenced("another")]
     bench.show({"spot_price": 1})
