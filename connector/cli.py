@@ -150,6 +150,8 @@ def _watch(options: argparse.Namespace) -> int:
     from connector.tools.table import Table  # noqa: PLC0415 -- as above
     from connector.watch import Wanted, watch  # noqa: PLC0415 -- as above
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # SIGINT too: a background job of a shell ignores it
     opened = reading.opened(options.config, os.environ)
     wanted = Wanted(*map(frozenset, (options.symbol, options.kind, options.status)))
     if options.table and sys.stdout.isatty():
