@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -17,6 +18,14 @@ T = TypeVar("T", str, int)
 
 HOST: Final = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 PORT: Final = r"(6553[0-5]|655[0-2]\d|65[0-4]\d{2}|6[0-4]\d{3}|[0-5]?\d{1,4})"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, an IPv6 address without its brackets, is this machine and can be no other."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Bad(ValueError):

@@ -4,7 +4,6 @@ A value comes from the environment, else from the TOML file, else it is the defa
 a check where these do not say it all, and what it means.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 from msgspec import Meta, Struct
 from msgspec.structs import fields
 
-from connector.checks import HOST, PORT, among, each, matching, refusing
+from connector.checks import HOST, PORT, among, each, is_loopback, matching, refusing
 from connector.core.diff import SECTIONS as LISTS
 from connector.core.diff import Threshold
 from connector.errors import ConfigError
@@ -144,10 +143,7 @@ class Http(Struct, frozen=True, kw_only=True):
     @property
     def is_local(self) -> bool:
         """Whether nobody can come from another machine."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
 
 class Config(Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import confluent_kafka as ck
@@ -69,7 +70,6 @@ class Log:
     def __init__(self, clients: Clients, topics: Topics, feed: str | None = None) -> None:
         """Raises KafkaUnavailable: no answer, or no such topic."""
         self._clients = clients
-        self._admin = made(AdminClient, clients.admin())
         self._consumer = made(ck.Consumer, clients.reader("read_committed"))
         try:
             found = self._consumer.list_topics(timeout=_TIMEOUT_SECONDS).topics
@@ -130,6 +130,11 @@ class Log:
         while not stopped():
             messages = [message for message in self._messages() if message.error() is None]
             yield from map(_record, messages) if messages else (None,)
+
+    @cached_property
+    def _admin(self) -> AdminClient:
+        """Not for whoever only follows, for days: nobody would poll it."""
+        return made(AdminClient, self._clients.admin())
 
     def close(self) -> None:
         """Let go of the consumer."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import TimeoutError as NotInTime
 from typing import TYPE_CHECKING, Final
 
 import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient
 
 from connector.core.model import Value
-from connector.errors import KafkaUnavailable
 from connector.kafka.faults import explained, made, of
 from connector.kafka.settings import ShardId
+from connector.kafka.topics import waited
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,11 +46,9 @@ class Members:
             self._admin = made(AdminClient, self._settings)
         try:
             asked = self._admin.describe_consumer_groups([self._group_id], request_timeout=_CALL_SECONDS)
-            members = asked[self._group_id].result(_CALL_SECONDS + 1).members
+            members = waited(asked[self._group_id], "describing the group", _CALL_SECONDS + 1).members
         except ck.KafkaException as exception:
             raise explained(of(exception), "describing the group") from None
-        except NotInTime:
-            raise KafkaUnavailable("describing the group: no answer") from None
         found = []
         for one in members:
             mine = one.assignment.topic_partitions if one.assignment else []

@@ -54,7 +54,7 @@ class Preflight:
         described = self._admin.describe_topics(
             names, include_authorized_operations=True, request_timeout=_TIMEOUT_SECONDS
         )
-        sizes, absent, denied = dict[str, tuple[int, int]](), [], []
+        sizes, absent, denied, readable = dict[str, tuple[int, int]](), [], [], set[str]()
         for name, future in described.items():
             try:
                 topic = self._result(future, f"describing topic {name}", ck.KafkaError.UNKNOWN_TOPIC_OR_PART)
@@ -67,10 +67,9 @@ class Preflight:
             sizes[name] = len(topic.partitions), len(topic.partitions[0].replicas)
             missing = [operation.name for operation in _NEEDED if operation not in topic.authorized_operations]
             denied += [f"topic {name}: {operation} is missing (README, Rights)" for operation in missing]
+            if AclOperation.DESCRIBE_CONFIGS in topic.authorized_operations:
+                readable.add(name)
         denied += self._not_created([spec for spec in wanted if spec.name in absent], replication_factor)
-        readable = [
-            name for name in sizes if f"topic {name}: DESCRIBE_CONFIGS is missing (README, Rights)" not in denied
-        ]
         return Found(inspect(self._admin, [spec for spec in wanted if spec.name in readable], sizes), absent, denied)
 
     def _not_created(self, absent: list[TopicSpec], replication_factor: int) -> list[str]:

@@ -159,9 +159,9 @@ def _fit(spec: TopicSpec, found: dict[str, str], partitions: int, replicas: int)
     return Fit(found, faults, warnings)
 
 
-def waited(future: Future[_T], doing: str) -> _T:
+def waited(future: Future[_T], doing: str, seconds: float = 2 * _TIMEOUT_SECONDS) -> _T:
     """What it brings. Raises `KafkaException`, and KafkaUnavailable where it brings nothing in time."""
     try:
-        return future.result(timeout=2 * _TIMEOUT_SECONDS)
+        return future.result(timeout=seconds)
     except FutureTimeoutError:
-        raise KafkaUnavailable(f"{doing}: no answer within {2 * _TIMEOUT_SECONDS} s") from None
+        raise KafkaUnavailable(f"{doing}: no answer within {seconds:g} s") from None

@@ -10,11 +10,9 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import ipaddress
 import logging
 import re
 import time
-from contextlib import suppress
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
@@ -22,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import hdrs, web
 
+from connector.checks import is_loopback
 from connector.hidden import quote
 from connector.runtime.http import REQUEST_SECONDS, STREAM, problem
 
@@ -95,7 +94,7 @@ class Api:
         """What is wrong with where a request comes from: a browser says so, or it took us for another host."""
         if request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"} and request.path != "/status":
             return problem(403, "pages of other sites may not ask")
-        if self._is_local and not _is_loopback(request.host):
+        if self._is_local and not _names_us(request.host):
             return problem(421, "on loopback ask for localhost or the address, not for another name")
         return None
 
@@ -215,12 +214,12 @@ def _json(body: bytes) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
-def _is_loopback(host: str) -> bool:
+def _names_us(host: str) -> bool:
     """Whether a Host header names this machine and nothing else."""
-    with suppress(ValueError):
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    return False
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
 
 
 def _hash(page: str, element: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from connector import config
+from connector.core.batches import MAX_SYMBOLS
 from connector.core.model import MICROS, Status
 from connector.errors import (
     EXIT_CONFIG,
@@ -32,6 +33,7 @@ from connector.kafka.framing import examined
 from connector.kafka.preflight import Preflight
 from connector.kafka.settings import Clients, Topics
 from connector.kafka.topics import specs
+from connector.runtime.share import batches_for
 from connector.source.client import Ask, Client
 from connector.source.key import ApiKey
 from connector.source.limits import PLANNED, Limiter
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 _TIMEOUT_SECONDS: Final = 10.0
-_BATCH: Final = 8
 _CLOCK_SECONDS: Final = (2, 300)
 """So far off is worth a word; a worker does not believe more than the latter."""
 
@@ -106,7 +107,7 @@ def check(path: Path | None, environ: Mapping[str, str]) -> int:
 
 
 def _batches(settings: Config) -> int:
-    return sum(-(-len(feed.symbols) // _BATCH) for feed in settings.feeds)
+    return sum(batches_for(len(feed.symbols)) for feed in settings.feeds)
 
 
 async def _upstream(settings: Config, report: Report) -> int:
@@ -125,7 +126,7 @@ async def _upstream(settings: Config, report: Report) -> int:
 async def _asked(settings: Config, client: Client, report: Report) -> None:
     feed, answer, untried = settings.feeds[0], None, "quota, clock"
     try:
-        answer = await client.check(Ask(feed.symbols[:_BATCH], feed.exchanges, feed.include))
+        answer = await client.check(Ask(feed.symbols[:MAX_SYMBOLS], feed.exchanges, feed.include))
     except KeyRefused as error:
         report(FAIL, "key", f"{error}; check upstream.api_key or its file, and the plan that it belongs to")
     except RateLimited as error:
