@@ -82,6 +82,7 @@ class Shard:
         self._closing = asyncio.Event()
         self._ticked = False
         self._gone = self._fenced = False
+        self._spent: float | None = None
         self._failures = 0
         self._opened_at = self._taken_from = -math.inf
         self._publishing_since: float | None = None
@@ -183,8 +184,12 @@ class Shard:
         self.close()
         self._let_go()
 
-    def close(self) -> None:
-        """Take nothing more, commit what waits, end `run`."""
+    def close(self, spent: float | None = None) -> None:
+        """Take nothing more, commit what waits, end `run`.
+
+        `spent`: the part of the budget that was used, to be said to whoever is next; of what is given up there is none.
+        """
+        self._spent = spent
         self._set(is_open=self.is_open, is_polled=False)
         self._closing.set()
         self._wake.set()
@@ -265,7 +270,8 @@ class Shard:
                 self._tools.metrics.dropped(self.id.feed, step.dropped)
         states = {step.state.symbol: step.state for step in steps if step.state is not None}
         events = [step.event for step in steps if step.event is not None]
-        transaction = Transaction(events, tuple(states.values()), work.quarantined, self._tools.spent())
+        spent = self._tools.spent() if self._spent is None else self._spent
+        transaction = Transaction(events, tuple(states.values()), work.quarantined, spent)
         if not transaction:
             return
         self._publishing_since = time.monotonic()

@@ -205,8 +205,9 @@ class Worker:
 
     async def _close(self, shards: list[ShardId], seconds: float) -> None:
         closing = [self._shards.pop(shard) for shard in shards if shard in self._shards]
+        spent = self._tools.spent()  # before the first is given up: a part of what is left would look like all
         for shard, _ in closing:
-            shard.close()
+            shard.close(spent)
         if closing:
             await asyncio.wait([task for _, task in closing], timeout=seconds)
         for shard, _ in closing:

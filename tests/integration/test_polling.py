@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from connector.simulator.kafka import LocalKafka
 from tests.support import checker
 from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from connector.simulator.kafka import LocalKafka
     from tests.conftest import Names
     from tests.support.processes import Program
 
@@ -99,3 +102,24 @@ def test_a_worker_that_takes_over_knows_the_rhythm_and_what_was_asked(kafka: Loc
 
 def most_in_a_minute(received_at: Sequence[int]) -> int:
     return max(sum(start <= moment < start + 60 * MICROS for moment in received_at) for start in received_at)
+
+
+def test_what_a_worker_says_last_of_its_budget_is_what_it_has_used(tmp_path: Path, names: Names) -> None:
+    """Whoever takes over counts it as spent. The last record is committed after the shard was given up."""
+    with (
+        LocalKafka(tmp_path / "kafka") as broker,
+        start_simulator("--period", "0.3", "--jitter", "0.2", "--limit", "0") as simulator,
+        start_worker(variables_for(broker, names, simulator) | FAST) as worker,
+    ):
+        wait_until(lambda: len(answers(simulator)) > 10, "it asks", worker)
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            asked = len(answers(simulator))
+            wait_until(lambda: len(answers(simulator)) > asked + 5, "more is seen than is committed", worker)
+            worker.signal(signal.SIGTERM)
+            wait_until(lambda: worker.metric("gex_shards_owned") == 0, "the shard is given up", worker)
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+        assert worker.wait() == 0
+        said = checker.records(broker, f"{names.topic_prefix}.all.current")
+    assert max(float(record.headers["spent"]) for record in said) < 0.1

@@ -50,6 +50,7 @@ class MemoryLog:
         self.goes_on.set()
         self.opened = 0
         self.writer: Writer | None = None
+        self.spent: list[float] = []
 
     def open(self) -> Restored:
         self.opened += 1
@@ -60,6 +61,7 @@ class MemoryLog:
         if self.errors and not self.committed_all_the_same:
             raise self.errors.pop(0)
         self.writer = Writer(ME.worker, ME.group, len(self.events))
+        self.spent.append(transaction.spent)
         self.events += transaction.events
         self.states |= {state.symbol: state for state in transaction.states}
         self.quarantined += [entry.raw for entry in transaction.quarantined]
@@ -248,9 +250,10 @@ async def test_what_waits_is_committed_before_a_shard_is_handed_over(bench: Benc
     bench.show({"spot_price": 1})
     await bench.until(lambda: bench.shard._publishing_since is not None)
     bench.show({"spot_price": 2})
-    bench.shard.close()
+    bench.shard.close(0.25)
     bench.log.goes_on.set()
     await bench.task
+    assert bench.log.spent == [0.0, 0.25], "as it was when the shard was given up"
     assert [state.levels.spot_price for state in bench.log.states.values() if state.levels] == [2.0]
 
 
