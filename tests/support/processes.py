@@ -18,6 +18,7 @@ from connector.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from connector.simulator.kafka import LocalKafka
     from tests.conftest import Names
@@ -148,6 +149,18 @@ def start_simulator(*arguments: str) -> Iterator[Program]:
     with start(command, url=f"http://{listen}") as simulator:
         wait_until(lambda: "upstream simulator on" in simulator.log(), "the simulator answers", simulator)
         yield simulator
+
+
+@contextlib.contextmanager
+def start_prometheus(folder: Path, config: Mapping[str, object]) -> Iterator[Program]:
+    """Prometheus, of the system's packages, once it is ready. `config` as its file has it; its data go to `folder`."""
+    listen = f"127.0.0.1:{free_port()}"
+    file = folder / "prometheus.yml"
+    file.write_text(json.dumps(config))  # YAML, too
+    command = ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+    with start([*command, f"--web.listen-address={listen}"], url=f"http://{listen}") as prometheus:
+        wait_until(lambda: "Server is ready" in prometheus.log(), "Prometheus is ready", prometheus)
+        yield prometheus
 
 
 def variables_for(

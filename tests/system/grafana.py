@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from connector.simulator.java import free_port
-from tests.support.processes import Program, start, wait_until
+from tests.support.processes import Program, start_prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -142,22 +141,13 @@ def filled(text: str, variables: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def start_prometheus(folder: Path, workers: Sequence[Program], scrape_seconds: int) -> Iterator[Prometheus]:
+def start_scraping(folder: Path, workers: Sequence[Program], scrape_seconds: int) -> Iterator[Prometheus]:
     """One that scrapes these workers, once it is ready."""
-    listen = f"127.0.0.1:{free_port()}"
     scraped = [{"targets": [worker.url.removeprefix("http://") for worker in workers]}]
     every = f"{scrape_seconds}s"
     config = {
         "global": {"scrape_interval": every, "scrape_timeout": every},
         "scrape_configs": [{"job_name": JOB, "static_configs": scraped}],
     }
-    (folder / "prometheus.json").write_text(json.dumps(config))  # YAML, too
-    command = [
-        "prometheus",
-        f"--config.file={folder / 'prometheus.json'}",
-        f"--storage.tsdb.path={folder / 'tsdb'}",
-        f"--web.listen-address={listen}",
-    ]
-    with start(command, url=f"http://{listen}") as program:
-        wait_until(lambda: "Server is ready" in program.log(), "Prometheus is ready", program)
+    with start_prometheus(folder, config) as program:
         yield Prometheus(program)

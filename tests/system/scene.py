@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from connector.simulator.java import free_port
 from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
-from tests.system.grafana import Window, start_prometheus
+from tests.system.grafana import Window, start_scraping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ def watched(kafka: LocalKafka, names: Names, folder: Path, pace: Pace) -> Iterat
         # The second address is nobody's: clients say so, and go on with the first.
         variables["GEX_KAFKA__BOOTSTRAP_SERVERS"] += f",127.0.0.1:{free_port()}"
         owner, standby = (stack.enter_context(start_worker(variables)) for _ in range(2))
-        prometheus = stack.enter_context(start_prometheus(folder, [owner, standby], pace.scrape))
+        prometheus = stack.enter_context(start_scraping(folder, [owner, standby], pace.scrape))
         start = time.time()
         pause(pace.calm)
         simulator.ask("/_control/faults", faults(pace))

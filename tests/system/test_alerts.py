@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 import confluent_kafka.admin as ck_admin
 import pytest
 
-from connector.simulator.java import free_port
 from connector.simulator.kafka import LocalKafka
 from connector.simulator.settings import DEFAULT_SYMBOLS
 from tests.conftest import Names
-from tests.support.processes import start, start_simulator, start_worker, variables_for, wait_until
+from tests.support.processes import start_prometheus, start_simulator, start_worker, variables_for, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -120,20 +119,11 @@ class Watch:
         self._targets.write_text("[]")
         (folder / "rules.yml").write_text(faster((PROMETHEUS / "rules.yml").read_text()))
         scrape = {"job_name": JOB, "file_sd_configs": [{"files": [str(self._targets)], "refresh_interval": "1s"}]}
-        config = {
+        self.config = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "500ms"},
             "rule_files": ["rules.yml"],
             "scrape_configs": [scrape],
         }
-        (folder / "prometheus.yml").write_text(json.dumps(config))
-        listen = f"127.0.0.1:{free_port()}"
-        self.url = f"http://{listen}"
-        self.command = (
-            "prometheus",
-            f"--config.file={folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address={listen}",
-        )
 
     def add(self, fleets: Mapping[str, Sequence[Program]]) -> None:
         self._fleets |= {fleet: list(workers) for fleet, workers in fleets.items()}
@@ -200,8 +190,7 @@ def test_each_fault_raises_its_alerts_and_a_fleet_without_one_pages_nobody(
         for one in itertools.chain(*workers.values()):
             wait_until(one.ready, "it is ready", one)
         watch = Watch(tmp_path)
-        prometheus = stack.enter_context(start(watch.command, url=watch.url))
-        wait_until(lambda: "Server is ready" in prometheus.log(), "Prometheus is ready", prometheus)
+        prometheus = stack.enter_context(start_prometheus(tmp_path, watch.config))
         watch.add(workers)
         jobs = {job_of(fleet) for fleet in workers}
         shown = "count by (job) (job:gex_symbol_status:stale_ratio)"
