@@ -13,15 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from connector import __version__, config
+from connector import __version__
+from connector.config.load import load
 from connector.core.model import Kind, Status
-from connector.errors import EXIT_CONFIG, EXIT_INCURABLE, ConfigError, ConnectorError
+from connector.errors import EXIT_CONFIG, EXIT_FATAL, ConfigError, ConnectorError
 from connector.logs import configure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from connector.config import Config
+    from connector.config.model import Config
 
 _log = logging.getLogger("connector")
 
@@ -90,7 +91,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
 
     simulate = _command(commands, "simulate", _simulate, "the upstream's simulator", configured=False)
     if "simulate" in given:
-        from connector.simulator import command  # noqa: PLC0415 -- production never loads the simulator
+        from connector.devkit.simulator import command  # noqa: PLC0415 -- production never loads the simulator
 
         command.add_arguments(simulate)
     kafka = _command(commands, "kafka", _kafka, "a local Apache Kafka for development", configured=False)
@@ -117,12 +118,12 @@ def _command(
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = config.load(options.config, os.environ)
+    settings = load(options.config, os.environ)
     return asyncio.run(_work(settings, options.log_level))
 
 
 async def _work(settings: Config, log_level: str) -> int:
-    from connector.runtime.worker import Worker  # noqa: PLC0415 -- `watch` needs none of it
+    from connector.app import Worker  # noqa: PLC0415 -- `watch` needs none of it
 
     worker = Worker(settings)
     configure(log_level, secrets=lambda: (*settings.secrets(), worker.key.secret.reveal()))
@@ -135,7 +136,7 @@ async def _work(settings: Config, log_level: str) -> int:
         return error.exit_code
     except Exception:  # noqa: BLE001 -- the outermost loop: said, and an exit status
         _log.critical("a defect of the connector", exc_info=True)
-        return EXIT_INCURABLE
+        return EXIT_FATAL
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -148,12 +149,12 @@ def _check(options: argparse.Namespace) -> int:
 def _watch(options: argparse.Namespace) -> int:
     from connector.tools import reading  # noqa: PLC0415 -- `run` needs none of it
     from connector.tools.table import Table  # noqa: PLC0415 -- as above
-    from connector.watch import Wanted, watch  # noqa: PLC0415 -- as above
+    from connector.tools.watch import EventFilter, watch  # noqa: PLC0415 -- as above
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # SIGINT too: a background job of a shell ignores it
     opened = reading.opened(options.config, os.environ)
-    wanted = Wanted(*map(frozenset, (options.symbol, options.kind, options.status)))
+    wanted = EventFilter(*map(frozenset, (options.symbol, options.kind, options.status)))
     if options.table and sys.stdout.isatty():
         return Table(opened.log(options.feed), opened, wanted).show()
     return watch(opened.events(options.feed, from_beginning=options.from_beginning), wanted, as_json=options.json)
@@ -179,7 +180,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from connector.simulator import command  # noqa: PLC0415 -- production never loads the simulator
+    from connector.devkit.simulator import command  # noqa: PLC0415 -- production never loads the simulator
 
     host, _, port = options.listen.rpartition(":")
     try:
@@ -192,7 +193,7 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _kafka(options: argparse.Namespace) -> int:
-    from connector.simulator.kafka import run_kafka  # noqa: PLC0415 -- production never loads it
+    from connector.devkit.local_kafka import run_kafka  # noqa: PLC0415 -- production never loads it
 
     if not 0 <= options.port <= _MAX_PORT:
         raise ConfigError([f"kafka: --port {options.port}, expected 0 to {_MAX_PORT}"])
@@ -200,7 +201,7 @@ def _kafka(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from connector.demo import demo  # noqa: PLC0415 -- production never loads it
+    from connector.devkit.demo import demo  # noqa: PLC0415 -- production never loads it
 
     if options.seconds is not None and not 0 < options.seconds < math.inf:
         raise ConfigError([f"demo: --seconds {options.seconds}, expected more than 0"])

@@ -27,13 +27,13 @@ from __future__ import annotations
 
 EXIT_CONFIG = 2
 EXIT_KAFKA = 3
-EXIT_INCURABLE = 4
+EXIT_FATAL = 4
 
 
 class ConnectorError(Exception):
     """Base of the tree. `exit_code` is the status of a process that dies of it."""
 
-    exit_code = EXIT_INCURABLE
+    exit_code = EXIT_FATAL
 
 
 class ConfigError(ConnectorError):
@@ -140,4 +140,4 @@ class ShardFenced(KafkaError):
 class ShardCorrupt(KafkaError):
     """What a shard's topic holds cannot be ours, and no waiting changes that."""
 
-    exit_code = EXIT_INCURABLE
+    exit_code = EXIT_FATAL

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from json import dumps
 from typing import TYPE_CHECKING, Final, TextIO
 
-from connector.hidden import printable, redact
+from connector.config.secrets import printable, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable

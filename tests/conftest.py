@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from connector.simulator.kafka import LocalKafka
+from connector.devkit.local_kafka import LocalKafka
 from tests.support.registry import LocalRegistry
 
 if TYPE_CHECKING:

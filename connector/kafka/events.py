@@ -12,14 +12,15 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from connector.core.model import Event, Value
 from connector.errors import KafkaUnavailable, ShardCorrupt
-from connector.kafka.faults import explained, made, of
+from connector.kafka.errors import kafka_error, new_client, translate
 from connector.kafka.topics import waited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from connector.kafka.avro import Codec
-    from connector.kafka.settings import Clients, Topics
+    from connector.kafka.clients import Clients
+    from connector.kafka.names import Topics
 
 _T = TypeVar("_T")
 _TIMEOUT_SECONDS: Final = 10
@@ -57,7 +58,7 @@ class Record(Value, frozen=True):
             raise ShardCorrupt(f"{self.place}: {error}") from None
 
 
-class Received(Value, frozen=True):
+class ReceivedEvent(Value, frozen=True):
     """An event, and when this program had it (microseconds since the epoch)."""
 
     event: Event
@@ -70,12 +71,12 @@ class Log:
     def __init__(self, clients: Clients, topics: Topics, feed: str | None = None) -> None:
         """Raises KafkaUnavailable: no answer, or no such topic."""
         self._clients = clients
-        self._consumer = made(ck.Consumer, clients.reader("read_committed"))
+        self._consumer = new_client(ck.Consumer, clients.reader("read_committed"))
         try:
             found = self._consumer.list_topics(timeout=_TIMEOUT_SECONDS).topics
         except ck.KafkaException as exception:
             self._consumer.poll(0)  # hands out why, such as a wrong password
-            raise explained(of(exception), "listing topics", clients.last_error) from None
+            raise translate(kafka_error(exception), "listing topics", clients.last_error) from None
         self.partitions = {name: len(topic.partitions) for name, topic in found.items()}
         names = (name.removeprefix(f"{topics.prefix}.") for name in sorted(found) if topics.is_changes(name))
         self.feeds = [name.removesuffix(".changes") for name in names if feed in {None, name.removesuffix(".changes")}]
@@ -83,7 +84,7 @@ class Log:
             name = topics.changes(feed or "*")
             raise KafkaUnavailable(f"no topic is called {name}: has a connector run with this prefix, may we read it?")
 
-    def places(self, *topics: str) -> list[Place]:
+    def planned_checks(self, *topics: str) -> list[Place]:
         """Every partition of these topics. Raises KafkaUnavailable where a topic is not there."""
         if absent := [topic for topic in topics if not self.partitions.get(topic)]:
             raise KafkaUnavailable(f"no topic is called {absent[0]}: was it deleted, may we read it?")
@@ -101,7 +102,7 @@ class Log:
             found = {at: waited(future, "asking for offsets") for at, future in asked.items()}
             return {(at.topic, at.partition): result.offset for at, result in found.items()}
         except ck.KafkaException as exception:
-            raise explained(of(exception), "asking for offsets", self._clients.last_error) from None
+            raise translate(kafka_error(exception), "asking for offsets", self._clients.last_error) from None
 
     def read(self, starts: Mapping[Place, int], ends: Mapping[Place, int]) -> Iterator[Record]:
         """The committed records from each start to its end. Transactions that are open in between are waited for.
@@ -134,7 +135,7 @@ class Log:
     @cached_property
     def _admin(self) -> AdminClient:
         """Not for whoever only follows, for days: nobody would poll it."""
-        return made(AdminClient, self._clients.admin())
+        return new_client(AdminClient, self._clients.admin())
 
     def close(self) -> None:
         """Let go of the consumer."""
@@ -150,7 +151,7 @@ class Log:
         for message in found:
             error = message.error()
             if error is not None and error.code() != ck.KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own
-                raise explained(error, f"reading {message.topic()}", self._clients.last_error)
+                raise translate(error, f"reading {message.topic()}", self._clients.last_error)
         return found
 
 
@@ -169,13 +170,13 @@ class Events:
         self._codec = codec
         self._log = Log(clients, topics, feed)
         self.topics = [topics.changes(name) for name in self._log.feeds]
-        self._starts = dict.fromkeys(self._log.places(*self.topics), BEGINNING if from_beginning else END)
+        self._starts = dict.fromkeys(self._log.planned_checks(*self.topics), BEGINNING if from_beginning else END)
 
-    def until(self, stopped: Callable[[], bool]) -> Iterator[Received | None]:
+    def until(self, stopped: Callable[[], bool]) -> Iterator[ReceivedEvent | None]:
         """Every event until `stopped()`, in order per symbol. Raises KafkaUnavailable, ShardCorrupt."""
         for record in self._log.follow(self._starts, stopped):
             event = None if record is None else record.decoded(self._codec.decode_event)
-            yield None if event is None else Received(event, time.time_ns() // 1000)
+            yield None if event is None else ReceivedEvent(event, time.time_ns() // 1000)
 
     def close(self) -> None:
         """Let go of the consumer."""

@@ -10,9 +10,9 @@ from connector.kafka.avro import EVENT, STATE, Framing, SingleObject
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from connector.config import SchemaRegistry
+    from connector.config.model import SchemaRegistry
+    from connector.kafka.names import Topics
     from connector.kafka.registry import Registry
-    from connector.kafka.settings import Topics
 
 
 def framing_of(registry: SchemaRegistry) -> Framing:

@@ -8,14 +8,14 @@ import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient
 
 from connector.core.model import Value
-from connector.kafka.faults import explained, made, of
-from connector.kafka.settings import ShardId
+from connector.kafka.errors import kafka_error, new_client, translate
+from connector.kafka.names import ShardId
 from connector.kafka.topics import waited
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from connector.kafka.settings import Settings
+    from connector.kafka.clients import Settings
 
 _CALL_SECONDS: Final = 3
 
@@ -35,7 +35,7 @@ class Members:
         self._settings, self._group_id, self._topics = settings, group_id, topics
         self._admin: AdminClient | None = None  # a connection that is there once somebody has asked
 
-    def idle(self) -> None:
+    def serve_callbacks(self) -> None:
         """Hand out what the client has to say; call now and then."""
         if self._admin is not None:
             self._admin.poll(0)
@@ -43,12 +43,12 @@ class Members:
     def now(self) -> tuple[Member, ...]:
         """By name. Blocks for a few seconds at most. Raises KafkaUnavailable."""
         if self._admin is None:
-            self._admin = made(AdminClient, self._settings)
+            self._admin = new_client(AdminClient, self._settings)
         try:
             asked = self._admin.describe_consumer_groups([self._group_id], request_timeout=_CALL_SECONDS)
             members = waited(asked[self._group_id], "describing the group", _CALL_SECONDS + 1).members
         except ck.KafkaException as exception:
-            raise explained(of(exception), "describing the group") from None
+            raise translate(kafka_error(exception), "describing the group") from None
         found = []
         for one in members:
             mine = one.assignment.topic_partitions if one.assignment else []

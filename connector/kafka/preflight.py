@@ -9,14 +9,14 @@ from confluent_kafka.admin import AclOperation, AdminClient, NewTopic
 
 from connector.core.model import Value
 from connector.errors import AccessDenied, KafkaError
-from connector.kafka.faults import explained, made, of
-from connector.kafka.topics import Fit, TopicSpec, inspect, waited
+from connector.kafka.errors import kafka_error, new_client, translate
+from connector.kafka.topics import TopicCheck, TopicSpec, inspect, waited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from connector.kafka.settings import Clients
+    from connector.kafka.clients import Clients
 
 _TIMEOUT_SECONDS: Final = 10
 _NEEDED: Final = (AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE_CONFIGS)
@@ -24,10 +24,10 @@ _NO_PARTITION: Final = 2**31 - 1
 _TOO_LONG_MS: Final = 2**31 - 1
 
 
-class Found(Value, frozen=True):
+class PreflightReport(Value, frozen=True):
     """The topics: how those fit that are there, which are not, and every right that is missing."""
 
-    fits: dict[str, Fit]
+    fits: dict[str, TopicCheck]
     absent: list[str]
     denied: list[str]
 
@@ -37,7 +37,7 @@ class Preflight:
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
-        self._admin = made(AdminClient, clients.admin())
+        self._admin = new_client(AdminClient, clients.admin())
 
     def cluster(self) -> str:
         """Which cluster answers, and how large it is. Raises KafkaUnavailable."""
@@ -45,10 +45,10 @@ class Preflight:
             found = self._admin.list_topics(timeout=_TIMEOUT_SECONDS)
         except ck.KafkaException as exception:
             self._admin.poll(0)  # hands out why, such as a wrong password
-            raise explained(of(exception), "asking for the cluster", self._clients.last_error) from None
+            raise translate(kafka_error(exception), "asking for the cluster", self._clients.last_error) from None
         return f"cluster {found.cluster_id}, {len(found.brokers)} broker{'s' * (len(found.brokers) != 1)}"
 
-    def topics(self, wanted: list[TopicSpec], replication_factor: int) -> Found:
+    def topics(self, wanted: list[TopicSpec], replication_factor: int) -> PreflightReport:
         """What there is of them, and what we may. Creating the absent ones is only validated. Raises KafkaError."""
         names = ck.TopicCollection([spec.name for spec in wanted])
         described = self._admin.describe_topics(
@@ -70,7 +70,9 @@ class Preflight:
             if AclOperation.DESCRIBE_CONFIGS in topic.authorized_operations:
                 readable.add(name)
         denied += self._not_created([spec for spec in wanted if spec.name in absent], replication_factor)
-        return Found(inspect(self._admin, [spec for spec in wanted if spec.name in readable], sizes), absent, denied)
+        return PreflightReport(
+            inspect(self._admin, [spec for spec in wanted if spec.name in readable], sizes), absent, denied
+        )
 
     def _not_created(self, absent: list[TopicSpec], replication_factor: int) -> list[str]:
         new = [NewTopic(spec.name, spec.partitions, replication_factor, config=spec.config) for spec in absent]
@@ -105,10 +107,10 @@ class Preflight:
         """
         settings = {**self._clients.producer(transactional_id), "transaction.timeout.ms": _TOO_LONG_MS}
         try:
-            made(ck.Producer, settings).init_transactions(_TIMEOUT_SECONDS)
+            new_client(ck.Producer, settings).init_transactions(_TIMEOUT_SECONDS)
         except ck.KafkaException as exception:
-            if of(exception).code() != ck.KafkaError.INVALID_TRANSACTION_TIMEOUT:
-                raise explained(of(exception), f"transactional id {transactional_id}") from None
+            if kafka_error(exception).code() != ck.KafkaError.INVALID_TRANSACTION_TIMEOUT:
+                raise translate(kafka_error(exception), f"transactional id {transactional_id}") from None
 
     def _group(self, group_id: str, topic: str) -> None:
         """Whether we may join the group, tried by committing to a partition that no topic has.
@@ -124,6 +126,6 @@ class Preflight:
         try:
             return waited(future, doing)
         except ck.KafkaException as exception:
-            if of(exception).code() == expected:
+            if kafka_error(exception).code() == expected:
                 return None
-            raise explained(of(exception), doing, self._clients.last_error) from None
+            raise translate(kafka_error(exception), doing, self._clients.last_error) from None

@@ -12,10 +12,10 @@ import confluent_kafka as ck
 
 from connector.core.model import Value
 from connector.errors import KafkaUnavailable
-from connector.kafka.faults import explained, made, of
+from connector.kafka.errors import kafka_error, new_client, translate
 
 if TYPE_CHECKING:
-    from connector.kafka.settings import Clients
+    from connector.kafka.clients import Clients
 
 _log = logging.getLogger(__name__)
 
@@ -57,15 +57,15 @@ class Reader:
     def __init__(self, clients: Clients) -> None:
         self._lock = threading.Lock()
         self._clients = clients
-        self._committed = made(ck.Consumer, clients.reader("read_committed"))
-        self._uncommitted = made(ck.Consumer, clients.reader("read_uncommitted"))
+        self._committed = new_client(ck.Consumer, clients.reader("read_committed"))
+        self._uncommitted = new_client(ck.Consumer, clients.reader("read_uncommitted"))
 
     def high_watermark(self, topic: str, partition: int) -> int:
         """The offset behind the last record, committed or not. Raises `KafkaUnavailable`."""
         try:
             return self._end_of(topic, partition)
         except ck.KafkaException as exception:
-            raise explained(of(exception), f"asking for the end of {topic}-{partition}") from None
+            raise translate(kafka_error(exception), f"asking for the end of {topic}-{partition}") from None
 
     def contents(self, topic: str, partition: int, high: int) -> Contents:
         """Every committed record up to the end; a tombstone clears its key. Raises `KafkaUnavailable`."""
@@ -75,7 +75,7 @@ class Reader:
         """Have the slow first use of both consumers now. Raises `KafkaUnavailable`."""
         self._from(ck.OFFSET_END, topic, 0, self.high_watermark(topic, 0))
 
-    def idle(self) -> None:
+    def serve_callbacks(self) -> None:
         """Hand out what the clients have to say; call now and then."""
         if self._lock.acquire(blocking=False):
             try:
@@ -95,7 +95,7 @@ class Reader:
         try:
             offsets = self._uncommitted.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS, cached=False)
         except ck.KafkaException as exception:
-            if not again or of(exception).code() != ck.KafkaError._UNKNOWN_PARTITION:  # noqa: SLF001 -- librdkafka's
+            if not again or kafka_error(exception).code() != ck.KafkaError._UNKNOWN_PARTITION:  # noqa: SLF001 -- librdkafka's
                 raise
             # What it keeps of the topic can lack partitions for minutes after brokers were away: ask anew.
             self._uncommitted.list_topics(topic, timeout=_TIMEOUT_SECONDS)
@@ -110,7 +110,7 @@ class Reader:
                 self._committed.assign([ck.TopicPartition(topic, partition, offset)])
                 return self._read(topic, partition, high)
             except ck.KafkaException as exception:
-                raise explained(of(exception), f"reading {topic}-{partition}") from None
+                raise translate(kafka_error(exception), f"reading {topic}-{partition}") from None
             finally:
                 self._committed.unassign()
 
@@ -125,7 +125,7 @@ class Reader:
             for message in messages:
                 if (error := message.error()) is not None:
                     if error.code() != ck.KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own
-                        raise explained(error, f"reading {place}")
+                        raise translate(error, f"reading {place}")
                     headers, at = ({}, -1) if last is None else (dict(last.headers() or {}), last.offset() or 0)
                     return Contents(recent, records, message.offset() or 0, headers, at)
                 records += 1

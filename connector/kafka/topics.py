@@ -16,14 +16,15 @@ from confluent_kafka.admin import (
 
 from connector.core.model import Value
 from connector.errors import KafkaUnavailable, SetupError
-from connector.kafka.faults import explained, made, of
+from connector.kafka.errors import kafka_error, new_client, translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from concurrent.futures import Future
 
-    from connector.config import Kafka
-    from connector.kafka.settings import Clients, Topics
+    from connector.config.model import Kafka
+    from connector.kafka.clients import Clients
+    from connector.kafka.names import Topics
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -53,7 +54,7 @@ class TopicSpec(Value, frozen=True):
     config: dict[str, str]
 
 
-class Fit(Value, frozen=True):
+class TopicCheck(Value, frozen=True):
     """How a topic fits: its configuration, what makes it useless, and what makes it worse than it could be.
 
     A warning is what is wrong and its remedy.
@@ -81,12 +82,12 @@ def prepare(clients: Clients, wanted: list[TopicSpec], replication_factor: int) 
         SetupError: a topic that does not fit; the message lists all of them.
         KafkaUnavailable: the broker does not answer or refuses us.
     """
-    admin = made(AdminClient, clients.admin())
+    admin = new_client(AdminClient, clients.admin())
     try:
         present = admin.list_topics(timeout=_FIRST_ANSWER_SECONDS).topics
     except ck.KafkaException as exception:
         admin.poll(0)  # hands out why, such as a wrong password
-        raise explained(of(exception), "listing topics", clients.last_error) from None
+        raise translate(kafka_error(exception), "listing topics", clients.last_error) from None
     _create(admin, [spec for spec in wanted if spec.name not in present], replication_factor)
     partitions = {spec.name: present[spec.name].partitions for spec in wanted if spec.name in present}
     sizes = {name: (len(those), len(those[0].replicas)) for name, those in partitions.items()}
@@ -98,7 +99,7 @@ def prepare(clients: Clients, wanted: list[TopicSpec], replication_factor: int) 
         raise SetupError("\n".join(faults))
 
 
-def inspect(admin: AdminClient, there: list[TopicSpec], sizes: Mapping[str, tuple[int, int]]) -> dict[str, Fit]:
+def inspect(admin: AdminClient, there: list[TopicSpec], sizes: Mapping[str, tuple[int, int]]) -> dict[str, TopicCheck]:
     """How topics that are there fit, by name; `sizes` are their partitions and replicas. Raises KafkaUnavailable."""
     if not there:
         return {}
@@ -109,7 +110,7 @@ def inspect(admin: AdminClient, there: list[TopicSpec], sizes: Mapping[str, tupl
         try:
             entries = waited(future, f"describing topic {resource.name}")
         except ck.KafkaException as exception:
-            raise explained(of(exception), f"describing topic {resource.name}") from None
+            raise translate(kafka_error(exception), f"describing topic {resource.name}") from None
         found[resource.name] = {name: entry.value for name, entry in entries.items()}
     return {spec.name: _fit(spec, found[spec.name], *sizes[spec.name]) for spec in there}
 
@@ -123,9 +124,9 @@ def _create(admin: AdminClient, absent: list[TopicSpec], replication_factor: int
         try:
             waited(future, f"creating topic {name}")
         except ck.KafkaException as exception:
-            error = of(exception)
+            error = kafka_error(exception)
             if error.code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:  # another worker was faster
-                raise explained(error, f"creating topic {name}") from None
+                raise translate(error, f"creating topic {name}") from None
         else:
             _log.info("topic created", extra={"topic": name})
 
@@ -137,7 +138,7 @@ def _partition_faults(spec: TopicSpec, found: int) -> list[str]:
     return [f"topic {spec.name} has {found} partitions, configured are {spec.partitions}; {remedy}"]
 
 
-def _fit(spec: TopicSpec, found: dict[str, str], partitions: int, replicas: int) -> Fit:
+def _fit(spec: TopicSpec, found: dict[str, str], partitions: int, replicas: int) -> TopicCheck:
     alter = f"kafka-configs --alter --entity-type topics --entity-name {spec.name} --add-config"
     policy, in_sync = found.get("cleanup.policy"), int(found.get("min.insync.replicas", "1"))
     wanted_policy, faults, warnings = spec.config["cleanup.policy"], _partition_faults(spec, partitions), []
@@ -156,7 +157,7 @@ def _fit(spec: TopicSpec, found: dict[str, str], partitions: int, replicas: int)
         for name in sorted(spec.config.keys() & _COMPACTION.keys() - {"cleanup.policy"})
         if found.get(name) != spec.config[name]
     ]
-    return Fit(found, faults, warnings)
+    return TopicCheck(found, faults, warnings)
 
 
 def waited(future: Future[_T], doing: str, seconds: float = 2 * _TIMEOUT_SECONDS) -> _T:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from connector.core.model import Event, State
-    from connector.kafka.shard import Quarantined, Writer
+    from connector.kafka.shard_log import Quarantined, Writer
 
 MAX_WAITING: Final = 8
 """Observations of one symbol kept apart; more of them overtake each other, so that memory stays bounded."""

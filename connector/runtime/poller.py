@@ -11,31 +11,31 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from connector.core.batches import Batch, Batches
 from connector.core.decode import RateLimit
 from connector.core.model import MICROS, Status
-from connector.core.schedule import SLOW_RETRY_SECONDS, Dates, Outcome, Plan, Schedule
 from connector.errors import KeyRefused, NothingFound, RateLimited, RequestRefused, UpstreamError
 from connector.logs import Bounded
-from connector.runtime.share import batches_for, share_of, spent_before
-from connector.runtime.tools import Seen
-from connector.source.client import HELD_SECONDS, Ask
-from connector.source.limits import MINUTE_SECONDS, Gain
+from connector.runtime.ports import AnswerTimes
+from connector.schedule.batches import Batch, Batches
+from connector.schedule.scheduler import SLOW_RETRY_SECONDS, ComputedTimes, Outcome, Plan, Schedule
+from connector.upstream.budget.limiter import MINUTE_SECONDS, TakenOverShare
+from connector.upstream.budget.share import batches_for, share_of, spent_before
+from connector.upstream.client import HELD_SECONDS, Ask
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from connector.config import Config
+    from connector.config.model import Config
     from connector.core.model import Source
-    from connector.core.schedule import Purpose
-    from connector.kafka.settings import ShardId
+    from connector.kafka.names import ShardId
     from connector.runtime.clock import Clock
     from connector.runtime.health import Health
-    from connector.runtime.metrics import Metrics
     from connector.runtime.shard import Shard
-    from connector.source.client import Answer, Client
-    from connector.source.key import ApiKey
-    from connector.source.limits import Limiter
+    from connector.schedule.scheduler import Purpose
+    from connector.telemetry.metrics import Metrics
+    from connector.upstream.api_key import ApiKey
+    from connector.upstream.budget.limiter import Limiter
+    from connector.upstream.client import Answer, Client
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Poller:
             Plan(plan.target_delay_seconds, plan.min_interval_seconds, plan.max_interval_seconds), random.random
         )
         self._owners: dict[tuple[str, str], Shard] = {}
-        self._gains: dict[ShardId, Gain] = {}
+        self._gains: dict[ShardId, TakenOverShare] = {}
         self._changed = asyncio.Event()
         self._postponed: set[Batch] = set()
         self._in_flight = 0
@@ -99,7 +99,7 @@ class Poller:
         for feed, symbol in gained:
             restored = self._owners[feed, symbol].restored
             history = () if restored is None else restored.history.get(symbol, ())
-            self._schedule.remember(feed, symbol, history, ahead)
+            self._schedule.seed_history(feed, symbol, history, ahead)
 
     def _share(self, gained: Collection[tuple[str, str]]) -> None:
         """Tell the limiter which part of all batches is ours, and what of it those before us may have spent."""
@@ -120,12 +120,12 @@ class Poller:
         # One that was lost and is ours again without a word of others in between has its old one.
         self._gains = {shard: gain for shard, gain in self._gains.items() if gain.spent_until > now}
         for owner, spent in used.items():
-            self._gains[owner.id] = Gain(spent, first * shares[owner] / share, now + MINUTE_SECONDS)
+            self._gains[owner.id] = TakenOverShare(spent, first * shares[owner] / share, now + MINUTE_SECONDS)
         owned = {owner.id for owner in self._owners.values()}
         self._limiter.own(
             share_of(self._owners, sizes), now, [gain for shard, gain in self._gains.items() if shard in owned]
         )
-        self._schedule.afford(self._limiter.plan_per_minute, now)
+        self._schedule.set_budget(self._limiter.plan_per_minute, now)
 
     async def run(self) -> None:
         """Until cancelled. Requests under way are cancelled with it."""
@@ -178,7 +178,7 @@ class Poller:
         """What may be planned, as the limiter knows it by now."""
         now = time.monotonic()
         self._limiter.requests_last_minute(now)
-        self._schedule.afford(self._limiter.plan_per_minute, now)
+        self._schedule.set_budget(self._limiter.plan_per_minute, now)
         self._metrics.budget(self._limiter.limit)
         self._metrics.foreign(self._limiter.foreign_per_minute)
         self._metrics.price(self._schedule.price)
@@ -208,7 +208,7 @@ class Poller:
             # The wait was long: its symbols are others' by now, or the server wants to be left alone.
             self._limiter.ended(now)
             self._in_flight -= 1
-            self._schedule.finished(batch, Outcome.HELD, now, now)
+            self._schedule.finished(batch, Outcome.DEFERRED, now, now)
             self._changed.set()
             return
         sent, outcome, label = time.monotonic(), Outcome.ANSWERED, "ok"
@@ -220,7 +220,7 @@ class Poller:
             answer = await self._client.check(Ask(batch.symbols, feed.exchanges, feed.include), request)
         except UpstreamError as error:
             label, self._probing = error.outcome, isinstance(error, KeyRefused | RateLimited)
-            outcome = Outcome.HELD if self._probing else Outcome.FAILED
+            outcome = Outcome.DEFERRED if self._probing else Outcome.FAILED
             self._failed(batch, error, sent)
         else:
             self._probing = False
@@ -248,7 +248,7 @@ class Poller:
         """The upstream's clock less our monotonic one, in seconds."""
         return self._clock.upstream(self._clock.now()) / MICROS - time.monotonic()
 
-    def _answered(self, batch: Batch, answer: Answer, asked_at: float) -> Dates:
+    def _answered(self, batch: Batch, answer: Answer, asked_at: float) -> ComputedTimes:
         meta, response = answer.response.meta, answer.response
         if meta.server_at is not None:
             self._clock.learn(answer.sent_at, answer.received_at, meta.server_at)
@@ -266,16 +266,18 @@ class Poller:
             self._metrics.inconsistent(kind)
         changed = self._batches[batch.feed].answered(batch.symbols)
         source = replace(self._me, request_id=meta.request_id, exchanges=meta.exchanges)
-        seen = Seen(asked_at, answer.received_at, self._clock.upstream(answer.received_at), source)
+        seen = AnswerTimes(asked_at, answer.received_at, self._clock.upstream(answer.received_at), source)
         for symbol, what in response.answers.items():
             self._hand_over(batch.feed, symbol, what, seen)
         if changed:
             self._replan()
         shown = [s for s in batch.symbols if not isinstance(response.answers.get(s), Status | None)]
         dates = ((symbol, self._metrics.symbol(batch.feed, symbol).computed_at) for symbol in shown)
-        return Dates({symbol: at for symbol, at in dates if at is not None}, self._server_ahead())
+        return ComputedTimes({symbol: at for symbol, at in dates if at is not None}, self._server_ahead())
 
-    def _hand_over(self, feed: str, symbol: str, answer: bytes | Status, seen: Seen, reason: str | None = None) -> None:
+    def _hand_over(
+        self, feed: str, symbol: str, answer: bytes | Status, seen: AnswerTimes, reason: str | None = None
+    ) -> None:
         stats = self._metrics.symbol(feed, symbol)
         if answer is Status.MISSING:
             stats.missing += 1
@@ -316,7 +318,7 @@ class Poller:
             batches.refused(batch.symbols)
         status = Status.MISSING if cold else Status.INVALID if len(batch.symbols) == 1 else None
         if status is not None:
-            seen = Seen(asked_at, now, self._clock.upstream(now), replace(self._me, request_id=error.request_id))
+            seen = AnswerTimes(asked_at, now, self._clock.upstream(now), replace(self._me, request_id=error.request_id))
             for symbol in batch.symbols:
                 self._hand_over(batch.feed, symbol, status, seen, "refused")
         self._replan()
@@ -332,5 +334,7 @@ class Poller:
         self._metrics.key_refused(refused)
 
     def _replan(self) -> None:
-        self._schedule.cover([batch for batches in self._batches.values() for batch in batches.all()], time.monotonic())
+        self._schedule.set_batches(
+            [batch for batches in self._batches.values() for batch in batches.all()], time.monotonic()
+        )
         self._changed.set()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Event, Kind, Observation, State, Status
-from connector.core.state import ASKED, FeedRules, Step, expire, fold, remove, snapshot
+from connector.core.transition import ASKED, FeedRules, Transition, expire, fold, remove, snapshot
 from connector.errors import (
     AccessDenied,
     EntryError,
@@ -21,17 +21,17 @@ from connector.errors import (
     ShardFenced,
     Unpublishable,
 )
-from connector.kafka.shard import Quarantined, Transaction
+from connector.kafka.shard_log import Quarantined, Transaction
 from connector.logs import Bounded
 from connector.runtime.inbox import Attempt, Inbox, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from connector.kafka.settings import ShardId
-    from connector.kafka.shard import Restored
-    from connector.runtime.symbols import SymbolStats
-    from connector.runtime.tools import Log, Seen, Tools
+    from connector.kafka.names import ShardId
+    from connector.kafka.shard_log import Restored
+    from connector.runtime.ports import AnswerTimes, ShardContext, TransactionalLog
+    from connector.telemetry.symbols import SymbolStats
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -58,8 +58,8 @@ class Shard:
         shard: ShardId,
         rules: FeedRules,
         symbols: frozenset[str],
-        log: Log,
-        tools: Tools,
+        log: TransactionalLog,
+        tools: ShardContext,
         inbox: Inbox | None = None,
     ) -> None:
         self.id = shard
@@ -135,7 +135,7 @@ class Shard:
             self._failures += 1
             await self._fail(error)
 
-    def see(self, symbol: str, answer: bytes | Status, seen: Seen, reason: str | None = None) -> None:
+    def see(self, symbol: str, answer: bytes | Status, seen: AnswerTimes, reason: str | None = None) -> None:
         """What a check showed. The same answer as the last time costs next to nothing."""
         if not self.is_polled or seen.asked_at < self._taken_from:
             return
@@ -194,7 +194,7 @@ class Shard:
         self._closing.set()
         self._wake.set()
 
-    def _decode(self, symbol: str, raw: bytes, seen: Seen) -> None:
+    def _decode(self, symbol: str, raw: bytes, seen: AnswerTimes) -> None:
         try:
             entry = decode_entry(raw, seen.age_at)
         except EntryError as error:
@@ -252,7 +252,7 @@ class Shard:
             if self._ticked:
                 self._ticked = False
                 steps += self._expired({observation.symbol for observation in work.seen})
-                self._log.idle()
+                self._log.serve_callbacks()
             steps += self._asked_for(steps)
             await self._commit(steps, work)
             if self._gone:
@@ -263,7 +263,7 @@ class Shard:
                 return
             await self._wake.wait()
 
-    async def _commit(self, steps: list[Step], work: Work) -> None:
+    async def _commit(self, steps: list[Transition], work: Work) -> None:
         """One transaction; only after it the states are replaced."""
         for step in steps:
             if step.dropped is not None:
@@ -298,7 +298,7 @@ class Shard:
         for symbol, state in states.items():
             self._show(symbol, state)
 
-    def _expired(self, just_seen: set[str]) -> list[Step]:
+    def _expired(self, just_seen: set[str]) -> list[Transition]:
         """What has become stale; not right after opening, when the first answer is still to come."""
         now = self._tools.clock.now()
         waiting = time.monotonic() < self._opened_at + self._tools.grace_seconds
@@ -313,7 +313,7 @@ class Shard:
                 steps.append(step)
         return steps
 
-    def _asked_for(self, steps: Sequence[Step]) -> list[Step]:
+    def _asked_for(self, steps: Sequence[Transition]) -> list[Transition]:
         """The snapshots that were asked for, each of what these steps leave."""
         if not self._asked:
             return []

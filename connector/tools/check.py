@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from connector import config
-from connector.core.batches import MAX_SYMBOLS
+from connector.config.load import load
+from connector.config.secrets import printable, redact
 from connector.core.model import MICROS, Status
 from connector.errors import (
     EXIT_CONFIG,
@@ -28,23 +28,24 @@ from connector.errors import (
     RequestRefused,
     UpstreamError,
 )
-from connector.hidden import printable, redact
+from connector.kafka.clients import Clients
 from connector.kafka.framing import examined
+from connector.kafka.names import Topics
 from connector.kafka.preflight import Preflight
-from connector.kafka.settings import Clients, Topics
 from connector.kafka.topics import specs
-from connector.runtime.share import batches_for
-from connector.source.client import Ask, Client
-from connector.source.key import ApiKey
-from connector.source.limits import PLANNED, Limiter
+from connector.schedule.batches import MAX_SYMBOLS
+from connector.upstream.api_key import ApiKey
+from connector.upstream.budget.limiter import PLANNED, Limiter
+from connector.upstream.budget.share import batches_for
+from connector.upstream.client import Ask, Client
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from connector.config import Config
-    from connector.kafka.preflight import Found
-    from connector.source.client import Answer
+    from connector.config.model import Config
+    from connector.kafka.preflight import PreflightReport
+    from connector.upstream.client import Answer
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 _TIMEOUT_SECONDS: Final = 10.0
@@ -86,7 +87,7 @@ def check(path: Path | None, environ: Mapping[str, str]) -> int:
     """Try everything, say each, and return the exit status."""
     report = Report()
     try:
-        settings = config.load(path, environ)
+        settings = load(path, environ)
     except ConfigError as error:
         for fault in error.faults:
             report(FAIL, "configuration", fault, EXIT_CONFIG)
@@ -244,7 +245,7 @@ def _kafka(settings: Config, report: Report) -> None:
         )
 
 
-def _topics(found: Found, report: Report) -> None:
+def _topics(found: PreflightReport, report: Report) -> None:
     for name in found.absent:
         report(OK, "topics", f"{name}: absent, the first worker creates it")
     for name, fit in found.fits.items():

@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
+from connector.config.secrets import quote
 from connector.core.diff import NUMBERS
 from connector.core.model import MICROS
 from connector.errors import ConfigError
-from connector.hidden import quote
-from connector.kafka.events import END, Received
-from connector.kafka.partition import partition_of
-from connector.watch import as_json_line, line
+from connector.kafka.events import END, ReceivedEvent
+from connector.kafka.names import partition_of
+from connector.tools.watch import as_json_line, line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from connector.core.model import Event
     from connector.kafka.avro import Codec
     from connector.kafka.events import Log
-    from connector.kafka.settings import Topics
+    from connector.kafka.names import Topics
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _HEAD: Final = ("observed_at", "computed_at", "feed", "symbol", "sequence", "kind", "status", "reason")
@@ -77,7 +77,7 @@ def events(log: Log, topics: Topics, codec: Codec, symbol: str, between: tuple[i
 def _table() -> Callable[[Event], None]:
     def show(event: Event) -> None:
         day = f"{datetime.fromtimestamp(event.observed_at / MICROS, UTC):%Y-%m-%d}"
-        sys.stdout.write(f"{day} {line(Received(event, event.observed_at))}\n")
+        sys.stdout.write(f"{day} {line(ReceivedEvent(event, event.observed_at))}\n")
 
     return show
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from connector import config
+from connector.config.load import load_feeds, load_kafka
 from connector.core.model import Value
 from connector.kafka.avro import Codec
+from connector.kafka.clients import Clients
 from connector.kafka.events import Events, Log
 from connector.kafka.framing import framing_of
-from connector.kafka.settings import Clients, Topics
+from connector.kafka.names import Topics
 from connector.logs import configure
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Opened(Value, frozen=True):
+class ReaderContext(Value, frozen=True):
     """Clients, the names of the topics, and how their values are decoded."""
 
     clients: Clients
@@ -33,13 +34,13 @@ class Opened(Value, frozen=True):
         return Events(self.clients, self.topics, self.codec, from_beginning=from_beginning, feed=feed)
 
 
-def opened(path: Path | None, environ: Mapping[str, str]) -> Opened:
+def opened(path: Path | None, environ: Mapping[str, str]) -> ReaderContext:
     """To read with; logs to standard error. Raises ConfigError, SetupError."""
-    kafka, registry = config.load_kafka(path, environ)
+    kafka, registry = load_kafka(path, environ)
     configure("WARNING", secrets=lambda: (*kafka.client.secrets(), *registry.client.secrets()))
-    return Opened(Clients(kafka), Topics(kafka.topic_prefix), Codec(framing_of(registry)))
+    return ReaderContext(Clients(kafka), Topics(kafka.topic_prefix), Codec(framing_of(registry)))
 
 
 def ignored(path: Path | None, environ: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """What each configured feed ignores; nothing where feeds are not configured here. Raises ConfigError."""
-    return {feed.name: feed.ignore for feed in config.load_feeds(path, environ)}
+    return {feed.name: feed.ignore for feed in load_feeds(path, environ)}

@@ -8,16 +8,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from connector.config.secrets import printable
 from connector.core.model import MICROS, Levels, State
-from connector.hidden import printable
 from connector.kafka.events import BEGINNING, END
-from connector.watch import price, what
+from connector.tools.watch import price, what
 
 if TYPE_CHECKING:
     from connector.core.model import Event
     from connector.kafka.events import Log, Record
-    from connector.tools.reading import Opened
-    from connector.watch import Wanted
+    from connector.tools.reading import ReaderContext
+    from connector.tools.watch import EventFilter
 
 _DRAW_SECONDS: Final = 0.5
 _HOME, _TO_LINE_END, _TO_SCREEN_END, _CLEAR = "\x1b[H", "\x1b[K", "\x1b[J", "\x1b[2J"
@@ -35,14 +35,14 @@ class _Row:
 class Table:
     """Follows `current` from its beginning, which is what holds now, and `changes` from its end."""
 
-    def __init__(self, log: Log, opened: Opened, wanted: Wanted) -> None:
+    def __init__(self, log: Log, opened: ReaderContext, wanted: EventFilter) -> None:
         self._log, self._codec, self._topics, self._wanted = log, opened.codec, opened.topics, wanted
         self._rows: dict[tuple[str, str], _Row] = {}
 
     def show(self) -> int:
         """Draw until Ctrl-C. Raises KafkaUnavailable, ShardCorrupt."""
-        starts = dict.fromkeys(self._log.places(*map(self._topics.current, self._log.feeds)), BEGINNING)
-        starts |= dict.fromkeys(self._log.places(*map(self._topics.changes, self._log.feeds)), END)
+        starts = dict.fromkeys(self._log.planned_checks(*map(self._topics.current, self._log.feeds)), BEGINNING)
+        starts |= dict.fromkeys(self._log.planned_checks(*map(self._topics.changes, self._log.feeds)), END)
         drawn_at = 0.0
         sys.stdout.write(_CLEAR)
         for record in self._log.follow(starts, lambda: False):

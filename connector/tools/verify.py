@@ -13,11 +13,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from connector.config.secrets import printable
 from connector.core.diff import Rules, compare
 from connector.errors import ShardCorrupt
-from connector.hidden import printable
 from connector.kafka.events import BEGINNING, END
-from connector.kafka.partition import partition_of
+from connector.kafka.names import partition_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from connector.core.model import Event, Levels, State
     from connector.kafka.avro import Codec
     from connector.kafka.events import Log, Record
-    from connector.kafka.settings import Topics
+    from connector.kafka.names import Topics
 
 _MOST_FAULTS: Final = 20
 
@@ -80,7 +80,10 @@ class _Feed:
 
     def verify(self, topics: Topics) -> None:
         """States, then the events up to where they end now, then the states written meanwhile."""
-        current, changes = self._log.places(topics.current(self._feed)), self._log.places(topics.changes(self._feed))
+        current, changes = (
+            self._log.planned_checks(topics.current(self._feed)),
+            self._log.planned_checks(topics.changes(self._feed)),
+        )
         seen = self._log.offsets(current, END)
         for record in self._log.read(dict.fromkeys(current, BEGINNING), seen):
             self._state(record)

@@ -22,8 +22,8 @@ from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from panels import NAMED_COLOURS, STATUSES, Panel
 
-from connector.config import Schedule
-from connector.runtime.catalogue import BY_NAME
+from connector.config.model import Schedule
+from connector.telemetry.catalogue import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping

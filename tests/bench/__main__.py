@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from connector.simulator.kafka import LocalKafka
+from connector.devkit.local_kafka import LocalKafka
 from tests.bench.report import Results, table
 from tests.bench.requests import requests
 from tests.bench.sample import INCLUDED, SYMBOLS

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
-from connector.core.batches import MAX_SYMBOLS
-from connector.simulator.kafka import LocalKafka
-from connector.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, INCLUDES
-from connector.source.limits import PLANNED
+from connector.devkit.local_kafka import LocalKafka
+from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, INCLUDES
+from connector.schedule.batches import MAX_SYMBOLS
+from connector.upstream.budget.limiter import PLANNED
 from tests.bench.measure import MIB, MICROS, Usage, cpu_micros
 from tests.support.processes import PATIENCE_SECONDS, Program, start_simulator, start_worker, wait_until
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from connector.simulator.kafka import LocalKafka
+from connector.devkit.local_kafka import LocalKafka
 from tests.bench.measure import percentile
 from tests.chaos.fleet import KEYS, Fleet
 from tests.conftest import Names

@@ -16,8 +16,8 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any, Final
 
 from connector.core.model import MICROS
-from connector.simulator.kafka import LocalKafka
-from connector.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
+from connector.devkit.local_kafka import LocalKafka
+from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
 from tests.support import checker
 from tests.support.processes import start_simulator, start_worker
 

@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Any, Final
 import confluent_kafka as ck
 
 from connector.core.model import Kind
-from connector.simulator.java import LOOPBACK, free_port
-from connector.simulator.kafka import LocalKafka
-from connector.simulator.settings import DEFAULT_KEY, INCLUDES
+from connector.devkit.java import LOOPBACK, free_port
+from connector.devkit.local_kafka import LocalKafka
+from connector.devkit.simulator.settings import DEFAULT_KEY, INCLUDES
 from tests.bench.measure import MIB, Usage
 from tests.bench.stack import MANY_SYMBOLS
 from tests.support import checker

@@ -10,12 +10,12 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from connector.config import Upstream as Settings
-from connector.hidden import Secret
-from connector.simulator.settings import DEFAULT_KEY
-from connector.source.client import Ask, Client
-from connector.source.key import ApiKey
-from connector.source.limits import Limiter
+from connector.config.model import Upstream as Settings
+from connector.config.secrets import Secret
+from connector.devkit.simulator.settings import DEFAULT_KEY
+from connector.upstream.api_key import ApiKey
+from connector.upstream.budget.limiter import Limiter
+from connector.upstream.client import Ask, Client
 from tests.bench.sample import INCLUDED, SYMBOLS
 from tests.bench.stack import UNLIMITED
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from connector.config import Feed
+from connector.app import rules_of
+from connector.config.model import Feed
 from connector.core.decode import decode_response
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Event, Observation, Source, State, Status
-from connector.core.state import FeedRules, fold
-from connector.runtime.worker import rules_of
-from connector.simulator.service import Service
-from connector.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, INCLUDES, Settings
+from connector.core.transition import FeedRules, fold
+from connector.devkit.simulator.service import Service
+from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, INCLUDES, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

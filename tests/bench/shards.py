@@ -8,24 +8,25 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from connector.config import Config, Kafka, Schedule
-from connector.config import Upstream as UpstreamSettings
-from connector.hidden import Secret
+from connector.config.model import Config, Kafka, Schedule
+from connector.config.model import Upstream as UpstreamSettings
+from connector.config.secrets import Secret
+from connector.devkit.simulator.settings import DEFAULT_KEY
 from connector.kafka import topics as kafka_topics
 from connector.kafka.avro import Codec, SingleObject
+from connector.kafka.clients import Clients
+from connector.kafka.names import ShardId, Topics
 from connector.kafka.reader import Reader
-from connector.kafka.settings import Clients, ShardId, Topics
-from connector.kafka.shard import ShardLog, Transaction
+from connector.kafka.shard_log import ShardLog, Transaction
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
-from connector.runtime.metrics import Metrics
 from connector.runtime.poller import Poller
+from connector.runtime.ports import ShardContext
 from connector.runtime.shard import Shard
-from connector.runtime.tools import Tools
-from connector.simulator.settings import DEFAULT_KEY
-from connector.source.client import Client
-from connector.source.key import ApiKey
-from connector.source.limits import Limiter
+from connector.telemetry.metrics import Metrics
+from connector.upstream.api_key import ApiKey
+from connector.upstream.budget.limiter import Limiter
+from connector.upstream.client import Client
 from tests.bench.measure import percentile
 from tests.bench.sample import SOURCE, SYMBOLS, feed, responses, rules
 from tests.bench.stack import UNLIMITED, Stack
@@ -108,7 +109,9 @@ async def latency(stack: Stack, name: str, checks: int, interval_seconds: float)
     reader = Reader(clients)
     log = ShardLog(ShardId(_FEED, 0), 1, topics, (clients, reader, Codec(SingleObject())))
     with ThreadPoolExecutor(1) as executor:
-        tools = Tools(metrics, clock, executor, SOURCE, 20.0, lambda: poller.cover([shard] if shard.is_polled else []))
+        tools = ShardContext(
+            metrics, clock, executor, SOURCE, 20.0, lambda: poller.cover([shard] if shard.is_polled else [])
+        )
         shard = Shard(ShardId(_FEED, 0), rules(name), frozenset(SYMBOLS), log, tools)
         owner, asking = asyncio.create_task(shard.run()), asyncio.create_task(poller.run())
         try:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from connector.simulator.java import free_port
-from connector.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
+from connector.devkit.java import free_port
+from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
 from tests.bench.measure import Usage, Window
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 from connector.core.decode import decode_response
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS
-from connector.core.state import fold
+from connector.core.transition import fold
 from connector.kafka.avro import Codec, SingleObject
-from connector.runtime.metrics import Metrics
+from connector.telemetry.metrics import Metrics
 from tests.bench.measure import cpu_micros
 from tests.bench.sample import SYMBOLS, Checked, responses, rules
 

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
 
-from connector.config import Kafka
+from connector.config.model import Kafka
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Source, State, Status
+from connector.devkit.local_kafka import LocalKafka
 from connector.kafka import topics
 from connector.kafka.avro import Codec, SingleObject
+from connector.kafka.clients import Clients
+from connector.kafka.names import ShardId, Topics
 from connector.kafka.reader import Reader
-from connector.kafka.settings import Clients, ShardId, Topics
-from connector.kafka.shard import ShardLog
-from connector.simulator.kafka import LocalKafka
+from connector.kafka.shard_log import ShardLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

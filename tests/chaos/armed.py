@@ -18,7 +18,7 @@ from typing import Any
 import confluent_kafka as ck
 
 from connector.cli import main
-from connector.kafka import shard
+from connector.kafka import shard_log
 
 POINTS = ("opened", "begin", "produced", "inside", "committed")
 _INSIDE_SECONDS = 0.003
@@ -79,17 +79,17 @@ def _armed(orders: Orders) -> type[ck.Producer]:
 
 def arm() -> None:
     orders = Orders(Path(os.environ["CHAOS_ORDERS"]))
-    armed, made = _armed(orders), shard.made
+    armed, made = _armed(orders), shard_log.new_client
 
     def make(kind: Any, settings: Any) -> Any:
         return made(armed if kind is ck.Producer else kind, settings)
 
-    shard.made = make
+    shard_log.new_client = make
     time.time_ns = orders.time_ns  # all that the connector reads the wall clock by
     if "CHAOS_UNFENCED" in os.environ:
         own = uuid.uuid4().hex
-        fenced: Any = vars(shard.ShardLog)["transactional_id"]
-        setattr(shard.ShardLog, "transactional_id", property(lambda log: f"{fenced.fget(log)}-{own}"))  # noqa: B010 -- mypy
+        fenced: Any = vars(shard_log.ShardLog)["transactional_id"]
+        setattr(shard_log.ShardLog, "transactional_id", property(lambda log: f"{fenced.fget(log)}-{own}"))  # noqa: B010 -- mypy
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
     from typing import TypeAlias
 
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.chaos.cluster import Cluster
     from tests.chaos.fleet import Fleet
     from tests.support.processes import Program

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import confluent_kafka as ck
 
-from connector.config import SchemaRegistry
+from connector.config.model import SchemaRegistry
 from connector.kafka.avro import Codec
 from connector.kafka.framing import framing_of
 from tests.chaos.armed import POINTS

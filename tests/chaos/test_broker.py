@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from connector.simulator.kafka import LocalKafka
+from connector.devkit.local_kafka import LocalKafka
 from tests.support import checker
 from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
 
 SYMBOLS = tuple(f"SYM{number:02d}USDT" for number in range(40))

@@ -12,7 +12,7 @@ from tests.support import checker
 from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
 
 if TYPE_CHECKING:
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
     from tests.support.processes import Program
 

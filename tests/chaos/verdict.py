@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from connector.core.model import MICROS, Event, Kind, Levels, State
-from connector.kafka.partition import partition_of
+from connector.kafka.names import partition_of
 from tests.chaos.fleet import ENDED_AS_ASKED, KEYS, Life
 from tests.support import checker
 

@@ -17,21 +17,21 @@ import jsonschema  # type: ignore[import-untyped]  # it has no stubs
 import pytest
 import pytest_asyncio
 
-from connector.config import load
+from connector.config.load import load
 from connector.core.model import Event, Kind, Source, Status
-from connector.core.state import FeedRules
-from connector.kafka.settings import ShardId
-from connector.kafka.shard import Restored, Transaction
-from connector.runtime import api as runtime_api
-from connector.runtime.api import MAX_STREAMS, Api
+from connector.core.transition import FeedRules
+from connector.kafka.names import ShardId
+from connector.kafka.shard_log import Restored, Transaction
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
-from connector.runtime.http import BODY_BYTES, REQUEST_SECONDS, Listener
-from connector.runtime.metrics import Metrics
+from connector.runtime.ports import AnswerTimes, ShardContext
 from connector.runtime.shard import Shard
-from connector.runtime.status import RECENT_EVENTS
-from connector.runtime.status import Status as Shown
-from connector.runtime.tools import Seen, Tools
+from connector.telemetry.metrics import Metrics
+from connector.web import api as runtime_api
+from connector.web.api import MAX_STREAMS, Api
+from connector.web.server import BODY_BYTES, REQUEST_SECONDS, Listener
+from connector.web.views import RECENT_EVENTS
+from connector.web.views import WorkerView as Shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 TOKEN = "0123456789abcdef"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 ME = Source("test", "group", "worker")
-DOCUMENT = json.loads((files("connector.runtime") / "page" / "openapi.json").read_text("utf-8"))
+DOCUMENT = json.loads((files("connector.web") / "page" / "openapi.json").read_text("utf-8"))
 FEEDS = '[[feeds]]\nname = "a"\nsymbols = ["BTC", "ETH"]\n[[feeds]]\nname = "b"\nsymbols = ["BTC", "SOL"]\n'
 SNAPSHOT, LEVEL = "/api/symbols/{symbol}/snapshot", "/api/log-level"
 
@@ -61,7 +61,7 @@ class MemoryLog:
     def publish(self, transaction: Transaction) -> None:
         self.events += transaction.events
 
-    def idle(self) -> None: ...
+    def serve_callbacks(self) -> None: ...
 
     def drop(self) -> None: ...
 
@@ -79,7 +79,9 @@ class Stack:
         self.pool = ThreadPoolExecutor(2)
         shards: dict[ShardId, tuple[Shard, object]] = {}
         self.status = Shown(config, ME, (self.health, Clock(), self.metrics), shards)
-        tools = Tools(self.metrics, Clock(), self.pool, ME, math.inf, lambda: None, published=self.status.published)
+        tools = ShardContext(
+            self.metrics, Clock(), self.pool, ME, math.inf, lambda: None, published=self.status.published
+        )
         self.shard = Shard(ShardId("a", 0), FeedRules("a"), frozenset({"BTC", "ETH"}), self.log, tools)
         shards[self.shard.id] = (self.shard, None)
         self.api = Api(config.http, self.status, write_seconds=0.3)
@@ -99,7 +101,7 @@ class Stack:
 
     async def see(self, symbol: str, answer: bytes | Status) -> None:
         now, before = Clock.now(), self.status.recent.added
-        self.shard.see(symbol, answer, Seen(math.inf, now, now, ME))
+        self.shard.see(symbol, answer, AnswerTimes(math.inf, now, now, ME))
         await until(lambda: self.status.recent.added > before)
 
     @property

@@ -17,7 +17,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models import units
 
-from connector.runtime.catalogue import METRICS, Metric
+from connector.telemetry.catalogue import METRICS, Metric
 
 with warnings.catch_warnings():
     # The SDK prefers the next schema, which only Grafana 12 reads.

@@ -22,18 +22,18 @@ import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, SchemaRegistryError
 
 from connector import __version__
-from connector.config import load
+from connector.config.load import load
+from connector.devkit import jars
+from connector.devkit.java import JavaProcess, free_port
+from connector.devkit.simulator.settings import DEFAULT_KEY
 from connector.errors import EXIT_CONFIG
-from connector.simulator import jars
-from connector.simulator.java import JavaProcess, free_port
-from connector.simulator.settings import DEFAULT_KEY
 from tests.support.processes import start, start_simulator, wait_until
 from tests.support.registry import _unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
     from tests.support.processes import Program
     from tests.support.registry import LocalRegistry

@@ -8,11 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from connector.config import SECTIONS, Feed, Http, Kafka, Schedule, SchemaRegistry, Upstream, load
+from connector.config.load import load
+from connector.config.model import SECTIONS, Feed, Http, Kafka, Schedule, SchemaRegistry, Upstream
+from connector.config.secrets import Secret
 from connector.core.diff import Threshold
-from connector.hidden import Secret
-from connector.reference import PAGES, main
-from connector.runtime.catalogue import METRICS
+from connector.devkit.reference.pages import PAGES, main
+from connector.telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "config.toml"

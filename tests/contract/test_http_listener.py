@@ -15,8 +15,8 @@ from prometheus_client.openmetrics import parser as openmetrics
 
 from connector.errors import ConfigError
 from connector.runtime.health import Health
-from connector.runtime.http import BODY_BYTES, REQUEST_SECONDS, Listener
-from connector.runtime.metrics import Metrics
+from connector.telemetry.metrics import Metrics
+from connector.web.server import BODY_BYTES, REQUEST_SECONDS, Listener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -182,7 +182,7 @@ async def test_a_fault_of_ours_is_logged_and_not_told(
         assert response.status == 500
         assert "inner workings" not in await response.text()
     await listener.stop()
-    assert [record.name for record in caplog.records] == ["connector.runtime.http"]
+    assert [record.name for record in caplog.records] == ["connector.web.server"]
     assert "inner workings" in caplog.text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from confluent_kafka import Consumer, Producer
 
-from connector.runtime.kafka_stats import Statistics, decode
+from connector.telemetry.kafka_stats import Statistics, decode
 
 QUIET = {"statistics.interval.ms": 10, "log_level": 0}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from connector.runtime.catalogue import METRICS
+from connector.telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parents[2]
 PLACES = ("connector", "deploy", "docs", "examples", "schemas", "tests", "README.md", "CHANGELOG.md", "pyproject.toml")

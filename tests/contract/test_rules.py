@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from connector.runtime.catalogue import BY_NAME
+from connector.telemetry.catalogue import BY_NAME
 
 yaml: Any = importlib.import_module("yaml")  # PyYAML has no types
 

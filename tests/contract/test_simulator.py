@@ -16,12 +16,12 @@ import httpx
 import msgspec
 import pytest
 
-from connector.simulator.command import add_arguments, run_simulator, settings_from
-from connector.simulator.faults import read_script
-from connector.simulator.reply import ERRORS
-from connector.simulator.service import Truth
-from connector.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, EXCHANGES, INCLUDES, Settings
-from connector.simulator.upstream import Simulator
+from connector.devkit.simulator.command import add_arguments, run_simulator, settings_from
+from connector.devkit.simulator.faults import read_script
+from connector.devkit.simulator.reply import ERRORS
+from connector.devkit.simulator.service import Truth
+from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, EXCHANGES, INCLUDES, Settings
+from connector.devkit.simulator.upstream import Simulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

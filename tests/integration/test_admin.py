@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from connector.core.model import Kind
-from connector.simulator.java import free_port
-from connector.simulator.settings import DEFAULT_KEY
+from connector.devkit.java import free_port
+from connector.devkit.simulator.settings import DEFAULT_KEY
 from tests.contract.test_api import checked
 from tests.support import checker
 from tests.support.listening import listening
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from connector.core.model import Event
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
     from tests.support.processes import Program
 

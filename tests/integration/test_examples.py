@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Self
 import confluent_kafka as ck
 import pytest
 
-from connector.config import Kafka
+from connector.config.model import Kafka
 from connector.core.model import Event, Kind, Levels, Source, State, Status
+from connector.devkit.simulator.settings import DEFAULT_SYMBOLS
 from connector.errors import KafkaUnavailable
 from connector.kafka import topics
 from connector.kafka.avro import Codec, SingleObject
+from connector.kafka.clients import Clients
 from connector.kafka.events import Events
+from connector.kafka.names import ShardId, Topics
 from connector.kafka.reader import Reader
 from connector.kafka.registry import Registry
-from connector.kafka.settings import Clients, ShardId, Topics
-from connector.kafka.shard import ShardLog, Transaction
-from connector.simulator.settings import DEFAULT_SYMBOLS
+from connector.kafka.shard_log import ShardLog, Transaction
 from examples import consumer as example
 from tests.support.processes import (
     PATIENCE_SECONDS,
@@ -38,7 +39,7 @@ from tests.support.processes import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
 
 CONSUMER = Path(__file__).parents[2] / "examples" / "consumer.py"

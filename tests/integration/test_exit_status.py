@@ -12,7 +12,7 @@ from tests.support.processes import start_simulator, start_worker, variables_for
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
     from tests.support.processes import Program
 

@@ -23,7 +23,7 @@ from tests.unit.test_decode import BAD_ENTRIES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
 
 SYMBOLS = ("BADUSDT", "GOODUSDT")

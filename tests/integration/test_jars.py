@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from connector.devkit import jars
+from connector.devkit.java import free_port
+from connector.devkit.local_kafka import VERSION
 from connector.errors import KafkaUnavailable, SetupError
-from connector.simulator import jars
-from connector.simulator.java import free_port
-from connector.simulator.kafka import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

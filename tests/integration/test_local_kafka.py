@@ -16,9 +16,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from connector.devkit import jars
+from connector.devkit.local_kafka import LocalKafka
 from connector.errors import KafkaUnavailable, SetupError
-from connector.simulator import jars
-from connector.simulator.kafka import LocalKafka
 from tests.support.listening import listening
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from tests.support.processes import PATIENCE_SECONDS, Program, start_simulator, 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # kafka-python's own
     from kafka import KafkaConsumer

@@ -11,10 +11,11 @@ import confluent_kafka as ck
 import confluent_kafka.admin as admin_api
 import pytest
 
-from connector.config import Kafka
+from connector.config.model import Kafka
+from connector.devkit.simulator.settings import DEFAULT_KEY
 from connector.kafka import topics
-from connector.kafka.settings import Clients, Topics
-from connector.simulator.settings import DEFAULT_KEY
+from connector.kafka.clients import Clients
+from connector.kafka.names import Topics
 from tests.support import checker
 from tests.support.guarded import KEY_PASSWORD, PASSWORD, USER, GuardedKafka
 from tests.support.processes import start, start_simulator, start_worker, variables_for, wait_until

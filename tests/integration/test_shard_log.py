@@ -10,17 +10,17 @@ import confluent_kafka.admin
 import msgspec
 import pytest
 
-from connector.config import Kafka
+from connector.config.model import Kafka
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Observation, Source, Status
-from connector.core.state import FeedRules, observe
+from connector.core.transition import FeedRules, observe
 from connector.errors import KafkaUnavailable, SetupError, ShardCorrupt, ShardFenced
 from connector.kafka import topics as topics_module
 from connector.kafka.avro import Codec, SingleObject
-from connector.kafka.partition import partition_of
+from connector.kafka.clients import Clients
+from connector.kafka.names import ShardId, Topics, partition_of
 from connector.kafka.reader import Reader
-from connector.kafka.settings import Clients, ShardId, Topics
-from connector.kafka.shard import Quarantined, ShardLog, Transaction, Writer
+from connector.kafka.shard_log import Quarantined, ShardLog, Transaction, Writer
 from tests.support import checker
 from tests.support.processes import wait_until
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from connector.core.model import State
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
 
 NOW = 1_795_446_000 * MICROS

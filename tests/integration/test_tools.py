@@ -20,13 +20,13 @@ import confluent_kafka.admin as admin_api
 import pytest
 from msgspec.structs import replace
 
-from connector.config import Kafka
+from connector.config.model import Kafka
 from connector.core.model import Event, State
+from connector.devkit.java import LOOPBACK
 from connector.kafka.avro import Codec, SingleObject
+from connector.kafka.clients import Clients
 from connector.kafka.events import Log, Place
-from connector.kafka.partition import partition_of
-from connector.kafka.settings import Clients, Topics
-from connector.simulator.java import LOOPBACK
+from connector.kafka.names import Topics, partition_of
 from connector.tools.verify import verify
 from tests.conftest import Names
 from tests.integration.test_rights import NEEDED, grant
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.support.registry import LocalRegistry
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")

@@ -11,7 +11,7 @@ import confluent_kafka.admin
 import pytest
 
 from connector.core.model import Kind, Status
-from connector.simulator.settings import DEFAULT_KEY
+from connector.devkit.simulator.settings import DEFAULT_KEY
 from tests.support import checker
 from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from connector.core.model import Event
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
     from tests.support.processes import Program
 

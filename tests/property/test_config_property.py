@@ -11,13 +11,14 @@ import msgspec
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from connector.config import SECTIONS, Feed, load
+from connector.config.load import load
+from connector.config.model import SECTIONS, Feed
+from connector.config.options import SHORT, variable
 from connector.errors import ConfigError
 from connector.logs import MAX_MESSAGE_CHARACTERS
-from connector.options import SHORT, variable
 
 SECRET = "s3cr3t-of-the-test"
-"""Given to every option that is a secret, or can hold one."""
+"""RawOption to every option that is a secret, or can hold one."""
 
 FIELDS = {name: [field.name for field in msgspec.structs.fields(struct)] for name, struct in SECTIONS.items()}
 FEED_KEYS = [field.name for field in msgspec.structs.fields(Feed)]

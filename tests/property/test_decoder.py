@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Final
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from connector.config import Upstream
+from connector.config.model import Upstream
+from connector.config.secrets import Secret
 from connector.core.diff import compare
 from connector.core.entry import decode_entry
 from connector.core.model import Observation, Status
-from connector.core.state import FeedRules, fold
+from connector.core.transition import FeedRules, fold
 from connector.errors import BadResponse, EntryError, UpstreamError
-from connector.hidden import Secret
 from connector.kafka.avro import Codec, SingleObject
 from connector.runtime.clock import Clock
-from connector.source.client import Client, _decoded, _Reply, _unpacked
-from connector.source.key import ApiKey
-from connector.source.limits import Limiter
+from connector.upstream.api_key import ApiKey
+from connector.upstream.budget.limiter import Limiter
+from connector.upstream.client import Client, _decoded, _Reply, _unpacked
 from tests.support.levels import ME, NOW, changed, levels_of, number, prices, seen
 from tests.support.levels import NUMBERS as PATHS
 from tests.support.mutation import SYMBOLS, headers, packed, spoilt, spoilt_entry

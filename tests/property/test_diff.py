@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from connector.core.diff import Difference, Rules, Threshold, compare
 from connector.core.entry import decode_entry
 from connector.core.model import LevelChange, Levels, Ranked, Row, State, Status
-from connector.core.state import FeedRules, observe
+from connector.core.transition import FeedRules, observe
 from connector.kafka.avro import Codec, SingleObject
 from tests.support.levels import (
     FIELDS,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.core.batches import Batch
 from connector.core.model import MICROS
-from connector.core.schedule import SLOW_RETRY_SECONDS, Dates, Outcome, Plan, Purpose, Schedule
+from connector.schedule.batches import Batch
+from connector.schedule.scheduler import SLOW_RETRY_SECONDS, ComputedTimes, Outcome, Plan, Purpose, Schedule
 
 many = settings(deadline=None, derandomize=True, max_examples=300)
 few = settings(deadline=None, derandomize=True, max_examples=20)
@@ -46,7 +46,7 @@ class Driven:
         if self.data.draw(st.booleans()):
             batches.append(REFUSED)
         self.covered = set(batches)
-        self.schedule.cover(batches, self.now)
+        self.schedule.set_batches(batches, self.now)
 
     def start(self) -> None:
         planned = self.schedule.next()
@@ -65,10 +65,10 @@ class Driven:
         batch = self.data.draw(st.sampled_from(sorted(self.in_flight, key=lambda one: (one.symbols, one.refused))))
         outcome = self.data.draw(st.sampled_from([Outcome.ANSWERED, *Outcome]))
         sent = self.in_flight.pop(batch)
-        dates: Dates | None = None
+        dates: ComputedTimes | None = None
         if outcome is Outcome.ANSWERED and self.data.draw(st.integers(0, 9)):
             told = ((symbol, self.date(symbol)) for symbol in batch.symbols)
-            dates = Dates({symbol: moment for symbol, moment in told if moment is not None}, self.offset())
+            dates = ComputedTimes({symbol: moment for symbol, moment in told if moment is not None}, self.offset())
         for refresh in self.schedule.finished(batch, outcome, sent, self.now, dates):
             assert refresh.symbol in batch.symbols
             assert refresh.since <= sent
@@ -112,12 +112,12 @@ class Driven:
         self.held_for_key_until = float("-inf")
         self.schedule.release_for_key(self.now)
 
-    def afford(self) -> None:
-        self.schedule.afford(self.data.draw(st.sampled_from([0.0, 0.5, 1.0, 6.0, 54.0, 6_000.0])), self.now)
+    def set_budget(self) -> None:
+        self.schedule.set_budget(self.data.draw(st.sampled_from([0.0, 0.5, 1.0, 6.0, 54.0, 6_000.0])), self.now)
 
-    def remember(self) -> None:
+    def seed_history(self) -> None:
         moments = self.data.draw(st.lists(st.integers(1, 10**9), max_size=8, unique=True).map(sorted))
-        self.schedule.remember("f", self.data.draw(st.sampled_from(SYMBOLS)), moments, self.ahead)
+        self.schedule.seed_history("f", self.data.draw(st.sampled_from(SYMBOLS)), moments, self.ahead)
 
     def check(self) -> None:
         planned = self.schedule.next()
@@ -141,8 +141,8 @@ ACTS: Final = (
     Driven.hold,
     Driven.refuse_key,
     Driven.accept_key,
-    Driven.afford,
-    Driven.remember,
+    Driven.set_budget,
+    Driven.seed_history,
 )
 
 
@@ -168,9 +168,9 @@ def test_whatever_the_rhythms_are_the_budget_is_kept(
 ) -> None:
     """Requests of the second ten minutes, of symbols with a request each."""
     schedule, now, sent = Schedule(Plan(0.05), lambda: 0.5), 0.0, 0
-    schedule.afford(budget, 0.0)
+    schedule.set_budget(budget, 0.0)
     batches = {Batch("f", (f"S{place}",)): rhythm for place, rhythm in enumerate(rhythms)}
-    schedule.cover(list(batches), 0.0)
+    schedule.set_batches(list(batches), 0.0)
     while (planned := schedule.next()) is not None and planned[0] < 1_200:
         now, batch = max(now, planned[0]), planned[1]
         sent += now >= 600
@@ -179,5 +179,5 @@ def test_whatever_the_rhythms_are_the_budget_is_kept(
         count = int((now + phase) / period)
         at = count * period - phase + jitter * ((count * 7 + seed) % 10) / 10
         dates = {batch.symbols[0]: round(at * MICROS)} if 0 < at <= now else {}
-        schedule.finished(batch, Outcome.ANSWERED, now, now, Dates(dates, 0.0))
+        schedule.finished(batch, Outcome.ANSWERED, now, now, ComputedTimes(dates, 0.0))
     assert sent <= budget * 10 * 1.25 + 2

@@ -21,7 +21,7 @@ from connector.core.model import (
     State,
     Status,
 )
-from connector.core.state import NOTHING, FeedRules, Step, expire, fold, observe, remove
+from connector.core.transition import NOTHING, FeedRules, Transition, expire, fold, observe, remove
 from connector.kafka.avro import Codec, SingleObject
 from tests.support.levels import ME, NOW, SECOND, seen, what_counts
 from tests.support.profiles import cases
@@ -200,14 +200,14 @@ class OneSymbol(RuleBasedStateMachine):
         assert not dated or self.floor is not None
         assert not dated or dated[-1] <= (self.floor or 0)
 
-    def _see(self, levels: Levels | None, computed_at: int | None) -> Step:
+    def _see(self, levels: Levels | None, computed_at: int | None) -> Transition:
         """Observe levels, and hold what comes of it to the tables."""
         assert levels is not None
         self.answered_at = self.now + AHEAD
         observation = seen(levels, computed_at, self.now + AHEAD, observed_at=self.now)
         step = self._both(lambda state: observe(state, observation, self.feed))
         if self.floor is not None and computed_at is not None and computed_at < self.floor:
-            assert step == Step(dropped="older")
+            assert step == Transition(dropped="older")
             return step
         floor = self.floor if computed_at is None else computed_at
         kind = self._kind(levels, old=self._is_old(floor))
@@ -237,7 +237,7 @@ class OneSymbol(RuleBasedStateMachine):
             return Kind.FRESH
         return Kind.CHANGED if difference(said, levels) else None
 
-    def _published(self, step: Step, kind: Kind, status: Status, after: Levels | None) -> Event:
+    def _published(self, step: Transition, kind: Kind, status: Status, after: Levels | None) -> Event:
         """Hold an event to what it must say, and keep it."""
         event = step.event
         assert event is not None
@@ -256,9 +256,9 @@ class OneSymbol(RuleBasedStateMachine):
         self.events.append(event)
         return event
 
-    def _both(self, decide: Any) -> Step:
+    def _both(self, decide: Any) -> Transition:
         """Decide on the state in memory and on the one the topic would give: the same comes of it."""
-        step: Step = decide(self.state)
+        step: Transition = decide(self.state)
         twin = None if self.state is None else self._restored(self.state)
         assert decide(twin) == step
         assert step.event is None or step.state is not None

@@ -13,14 +13,14 @@ import urllib.error
 import urllib.request
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from connector.simulator.java import free_port
-from connector.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
+from connector.devkit.java import free_port
+from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
 
 PATIENCE_SECONDS = 60.0

@@ -9,8 +9,8 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Self
 
-from connector.simulator import jars
-from connector.simulator.java import LOOPBACK, JavaProcess, free_port
+from connector.devkit import jars
+from connector.devkit.java import LOOPBACK, JavaProcess, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from connector.simulator.kafka import LocalKafka
+from connector.devkit.local_kafka import LocalKafka
 from tests.conftest import Names
 from tests.system.scene import Pace, watched
 

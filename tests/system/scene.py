@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from connector.simulator.java import free_port
+from connector.devkit.java import free_port
 from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
 from tests.system.grafana import Window, start_scraping
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
     from tests.support.processes import Program
     from tests.system.grafana import Prometheus

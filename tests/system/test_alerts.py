@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import confluent_kafka.admin as ck_admin
 import pytest
 
-from connector.simulator.kafka import LocalKafka
-from connector.simulator.settings import DEFAULT_SYMBOLS
+from connector.devkit.local_kafka import LocalKafka
+from connector.devkit.simulator.settings import DEFAULT_SYMBOLS
 from tests.conftest import Names
 from tests.support.processes import start_prometheus, start_simulator, start_worker, variables_for, wait_until
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from connector.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
+from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
 from tests.support import checker
 from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
     from tests.support.processes import Program
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from connector.core.model import Status
-from connector.simulator.settings import DEFAULT_SYMBOLS
+from connector.devkit.simulator.settings import DEFAULT_SYMBOLS
 from tests.system.pictures import draw
 from tests.system.scene import Pace, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
     from tests.system.grafana import Series, Shown
 

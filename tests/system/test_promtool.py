@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
 
 if TYPE_CHECKING:
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
 
 

@@ -13,15 +13,15 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from connector.simulator.java import free_port
-from connector.simulator.settings import DEFAULT_SYMBOLS
+from connector.devkit.java import free_port
+from connector.devkit.simulator.settings import DEFAULT_SYMBOLS
 from tests.support import checker
 from tests.support.processes import start_simulator, start_worker, variables_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from connector.simulator.kafka import LocalKafka
+    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
     from tests.support.processes import Program
 

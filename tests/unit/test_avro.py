@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from connector.core.model import Event, Kind, LevelChange, Levels, Row, Source, State, Status
 from connector.errors import ShardCorrupt
 from connector.kafka.avro import EVENT, STATE, Codec, SingleObject, schema
-from connector.kafka.partition import partition_of
+from connector.kafka.names import partition_of
 from tests.support.levels import ME, NOW, any_levels, at
 
 quick = settings(deadline=None, derandomize=True, max_examples=100)

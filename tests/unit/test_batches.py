@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.core.batches import MAX_SYMBOLS, Batches
+from connector.schedule.batches import MAX_SYMBOLS, Batches
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from connector.config import Config, Feed, Kafka, SchemaRegistry, load_kafka, read_key_file
-from connector.config import load as load_config
+from connector.config.load import load as load_config
+from connector.config.load import load_kafka, read_key_file
+from connector.config.model import Config, Feed, Kafka, SchemaRegistry
+from connector.config.secrets import ClientSettings, Secret
 from connector.core.diff import Threshold
 from connector.errors import EXIT_CONFIG, ConfigError
-from connector.hidden import ClientSettings, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable

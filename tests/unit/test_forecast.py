@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.core.forecast import USUAL_PERIOD_SECONDS, Forecast
-from connector.core.shape import shape_of
+from connector.schedule.error_distribution import shape_of
+from connector.schedule.forecast import USUAL_PERIOD_SECONDS, Forecast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from connector.core.inspection import Point
+    from connector.schedule.inspection import Point
 
 quick = settings(deadline=None, derandomize=True, max_examples=100)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connector.core.model import Levels, Observation
-from connector.kafka.shard import Quarantined
+from connector.kafka.shard_log import Quarantined
 from connector.runtime.inbox import MAX_WAITING, Attempt, Inbox, Work
 from tests.support.levels import seen
 

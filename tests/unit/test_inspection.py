@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.core import inspection
-from connector.core.inspection import Check, Point, next_check
+from connector.schedule import inspection
+from connector.schedule.inspection import Check, Point, next_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from connector.runtime.kafka_stats import Statistics, decode
+from connector.telemetry.kafka_stats import Statistics, decode
 
 
 def told(**brokers: dict[str, Any]) -> Statistics:

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from connector.simulator.faults import Faults
-from connector.simulator.levels import MICROS, Refresh, iso, micros
-from connector.simulator.market import Market
-from connector.simulator.settings import DEFAULT_SYMBOLS, INCLUDES, Settings
+from connector.devkit.simulator.faults import Faults
+from connector.devkit.simulator.levels import MICROS, Refresh, iso, micros
+from connector.devkit.simulator.market import Market
+from connector.devkit.simulator.settings import DEFAULT_SYMBOLS, INCLUDES, Settings
 
 EPOCH = 1_800_000_000
 STEADY: dict[str, Any] = {"jitter_seconds": 0.0, "phase": "together"}

@@ -13,11 +13,11 @@ from prometheus_client.openmetrics import parser as openmetrics
 
 import connector
 from connector.core.diff import NUMBERS
-from connector.core.forecast import Forecast
 from connector.core.model import AllExpiry, Kind, Levels, Odte, Status
 from connector.errors import UpstreamError
-from connector.runtime.catalogue import BY_NAME, METRICS, Metric
-from connector.runtime.metrics import MAX_CODES, Metrics
+from connector.schedule.forecast import Forecast
+from connector.telemetry.catalogue import BY_NAME, METRICS, Metric
+from connector.telemetry.metrics import MAX_CODES, Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,14 +15,14 @@ import pytest
 from msgspec.structs import replace
 
 from connector.core.model import Kind, Source, Status
-from connector.core.state import FeedRules
+from connector.core.transition import FeedRules
 from connector.errors import AccessDenied, KafkaUnavailable, SetupError, ShardFenced, Unpublishable
-from connector.kafka.settings import ShardId
-from connector.kafka.shard import Restored, Transaction, Writer
+from connector.kafka.names import ShardId
+from connector.kafka.shard_log import Restored, Transaction, Writer
 from connector.runtime.clock import Clock
-from connector.runtime.metrics import Metrics
+from connector.runtime.ports import AnswerTimes, ShardContext, StartupDeadline
 from connector.runtime.shard import Shard
-from connector.runtime.tools import Seen, Tools, Trial
+from connector.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -68,7 +68,7 @@ class MemoryLog:
         if self.errors:
             raise self.errors.pop(0)
 
-    def idle(self) -> None: ...
+    def serve_callbacks(self) -> None: ...
 
     def drop(self) -> None: ...
 
@@ -78,12 +78,14 @@ class MemoryLog:
 class Bench:
     """A shard that runs, its log, and the moment that answers are of."""
 
-    def __init__(self, trial: Trial | None = None) -> None:
+    def __init__(self, trial: StartupDeadline | None = None) -> None:
         self.log = MemoryLog()
         self.metrics = Metrics(["all"])
         self.polled = asyncio.Event()
         self.pool = ThreadPoolExecutor(2)
-        tools = Tools(self.metrics, Clock(), self.pool, ME, 1.0, self._changed, trial or Trial(math.inf))
+        tools = ShardContext(
+            self.metrics, Clock(), self.pool, ME, 1.0, self._changed, trial or StartupDeadline(math.inf)
+        )
         self.shard = Shard(SHARD, FeedRules("all"), frozenset({"BTC", "ETH"}), self.log, tools)
         self.task = asyncio.create_task(self.shard.run())
 
@@ -96,7 +98,7 @@ class Bench:
     ) -> None:
         now = Clock.now()
         raw = json.dumps(answer).encode() if isinstance(answer, dict) else answer
-        self.shard.see(symbol, raw, Seen(time.monotonic() - asked_ago_seconds, now, now, ME))
+        self.shard.see(symbol, raw, AnswerTimes(time.monotonic() - asked_ago_seconds, now, now, ME))
 
     async def until(self, true: Callable[[], object]) -> None:
         async with asyncio.timeout(10):
@@ -141,7 +143,7 @@ async def test_an_entry_that_was_of_no_use_is_looked_at_again_and_quarantined_on
     await bench.settled()
     assert (kinds(bench), len(bench.log.quarantined)) == ([], 1)
     later = Clock.now() + 5 * SECOND
-    bench.shard.see("BTC", json.dumps(entry).encode(), Seen(time.monotonic(), later, later, ME))
+    bench.shard.see("BTC", json.dumps(entry).encode(), AnswerTimes(time.monotonic(), later, later, ME))
     await bench.settled()
     assert kinds(bench) == [Kind.SNAPSHOT]
 
@@ -364,7 +366,7 @@ async def test_two_objects_of_one_shard_never_work_at_the_same_time() -> None:
 
 @pytest.mark.parametrize(("until", "ends"), [(0.0, True), (math.inf, False)])
 async def test_a_right_that_is_missing_ends_the_start_and_is_waited_for_later(until: float, ends: bool) -> None:
-    bench = Bench(Trial(until))
+    bench = Bench(StartupDeadline(until))
     bench.log.errors = [AccessDenied("no right to write")]
     await bench.polled.wait()
     bench.show({"spot_price": 1})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from connector.core.batches import Batch, Batches
-from connector.core.schedule import Dates, Outcome, Plan, Schedule
+from connector.schedule.batches import Batch, Batches
+from connector.schedule.scheduler import ComputedTimes, Outcome, Plan, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,10 +43,10 @@ class Product:
         self._batches.own(self._names)
         self._asked: dict[Symbols, Batch] = {}
         self.schedule = Schedule(Plan(target_delay_seconds=target), Random(row.name).random)
-        self.schedule.afford(UNLIMITED if price is not None else limit * BUDGET_SHARE, 0.0)
+        self.schedule.set_budget(UNLIMITED if price is not None else limit * BUDGET_SHARE, 0.0)
         if price is not None:
             self.schedule.fixed_price = price
-        self.schedule.cover(self._batches.all(), 0.0)
+        self.schedule.set_batches(self._batches.all(), 0.0)
 
     def next(self) -> tuple[float, Symbols] | None:
         upcoming = self.schedule.next()
@@ -62,7 +62,7 @@ class Product:
 
     def finished(self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]) -> None:
         computed = {self._names[symbol]: moment for symbol, moment in seen.items()}
-        self.schedule.finished(self._asked[batch], Outcome.ANSWERED, sent_at, now, Dates(computed, self._ahead))
+        self.schedule.finished(self._asked[batch], Outcome.ANSWERED, sent_at, now, ComputedTimes(computed, self._ahead))
         if now >= self._regroup_at:
             self._regroup_at = now + _REGROUP_SECONDS
             self._regroup(now)
@@ -74,4 +74,4 @@ class Product:
             if forecast is not None and forecast.period and forecast.last is not None:
                 rhythms[name] = (forecast.period, forecast.last + forecast.period)
         if self._batches.regroup(rhythms):
-            self.schedule.cover(self._batches.all(), now)
+            self.schedule.set_batches(self._batches.all(), now)

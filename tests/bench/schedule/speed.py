@@ -6,9 +6,9 @@ import time
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from connector.core.batches import Batch
-from connector.core.forecast import Forecast
-from connector.core.schedule import Dates, Outcome, Plan, Schedule
+from connector.schedule.batches import Batch
+from connector.schedule.forecast import Forecast
+from connector.schedule.scheduler import ComputedTimes, Outcome, Plan, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,23 +48,23 @@ def learnt(batches: int, symbols: int) -> tuple[Schedule, list[Batch]]:
     """A schedule that has seen an hour of refreshes, each symbol's at its own phase."""
     chance = Random(1)
     schedule = Schedule(Plan(), chance.random)
-    schedule.afford(60.0 * batches, 0.0)
+    schedule.set_budget(60.0 * batches, 0.0)
     made = [Batch("all", tuple(f"S{batch}-{n}" for n in range(symbols))) for batch in range(batches)]
-    schedule.cover(made, 3600.0)
+    schedule.set_batches(made, 3600.0)
     for batch in made:
         for symbol in batch.symbols:
             phase = chance.uniform(0, PERIOD)
             moments = [phase + PERIOD * k + chance.gauss(0, JITTER) for k in range(119)]
-            schedule.remember("all", symbol, [round(at * MICROS) for at in moments], 0.0)
+            schedule.seed_history("all", symbol, [round(at * MICROS) for at in moments], 0.0)
     return schedule, made
 
 
 def unplanned() -> tuple[Callable[[], object], int]:
     schedule = Schedule(Plan(target_delay_seconds=0, min_interval_seconds=0.001), Random(1).random)
-    schedule.afford(1e6, 0.0)
+    schedule.set_budget(1e6, 0.0)
     batch = Batch("all", tuple(f"S{n}" for n in range(8)))
-    schedule.cover([batch], 0.0)
-    dates = Dates(dict.fromkeys(batch.symbols, MICROS), 0.0)
+    schedule.set_batches([batch], 0.0)
+    dates = ComputedTimes(dict.fromkeys(batch.symbols, MICROS), 0.0)
 
     def check() -> None:
         upcoming = schedule.next()
@@ -93,7 +93,7 @@ def played(symbols: int) -> float:
             if at <= now:
                 last[symbol], due[symbol] = round(at * MICROS), at + PERIOD + chance.gauss(0, JITTER)
         started = time.process_time()
-        schedule.finished(batch, Outcome.ANSWERED, now, now + 0.01, Dates(last, 0.0))
+        schedule.finished(batch, Outcome.ANSWERED, now, now + 0.01, ComputedTimes(last, 0.0))
         spent += time.process_time() - started
         checks += 1
     return checks / spent

@@ -1,0 +1,1 @@
+"""Simulator, local Kafka, demo and page generators. No other package imports it."""

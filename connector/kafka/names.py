@@ -1,0 +1,67 @@
+"""Names of topics and shards, and the partition a key belongs to.
+
+Keys are placed as Java's clients place them: murmur2, made positive, modulo the partition count. Source:
+`org.apache.kafka.common.utils.Utils.murmur2` and `BuiltInPartitioner.partitionForKey` of Apache Kafka; librdkafka's
+`partitioner=murmur2_random` agrees.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from connector.core.model import Value
+
+_SEED: Final = 0x9747B28C
+_M: Final = 0x5BD1E995
+_WORD: Final = 0xFFFFFFFF
+
+
+class ShardId(Value, frozen=True, order=True):
+    """One partition of a feed's compacted topic: the unit that workers share out among themselves."""
+
+    feed: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.feed}-{self.partition}"
+
+
+class Topics(Value, frozen=True):
+    """The names of the topics."""
+
+    prefix: str
+
+    def changes(self, feed: str) -> str:
+        """Events, kept for days."""
+        return f"{self.prefix}.{feed}.changes"
+
+    def current(self, feed: str) -> str:
+        """The state of each symbol, compacted."""
+        return f"{self.prefix}.{feed}.current"
+
+    def is_changes(self, topic: str) -> bool:
+        """Whether a topic holds the events of some feed."""
+        return topic.startswith(f"{self.prefix}.") and topic.endswith(".changes")
+
+    @property
+    def quarantine(self) -> str:
+        """Entries that could not be used, as they came."""
+        return f"{self.prefix}.quarantine"
+
+
+def partition_of(key: str, count: int) -> int:
+    """The partition of `key` in a topic of `count` partitions."""
+    return (_murmur2(key.encode()) & 0x7FFFFFFF) % count
+
+
+def _murmur2(data: bytes) -> int:
+    mixed = (_SEED ^ len(data)) & _WORD
+    whole = len(data) & ~3
+    for at in range(0, whole, 4):
+        word = int.from_bytes(data[at : at + 4], "little") * _M & _WORD
+        word = (word ^ word >> 24) * _M & _WORD
+        mixed = mixed * _M & _WORD ^ word
+    if rest := data[whole:]:
+        mixed = (mixed ^ int.from_bytes(rest, "little")) * _M & _WORD
+    mixed = (mixed ^ mixed >> 13) * _M & _WORD
+    return mixed ^ mixed >> 15

@@ -1,0 +1,383 @@
+"""When to check each batch: where its refreshes are likely, at one price for all. Pure.
+
+Moments come in as seconds of a monotonic clock, chance as a callable.
+"""
+
+from __future__ import annotations
+
+import heapq
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from connector.core.model import MICROS, Value
+from connector.schedule.forecast import USUAL_PERIOD_SECONDS, Forecast
+from connector.schedule.inspection import Check, next_check
+from connector.schedule.price import Price
+from connector.schedule.visibility_lag import VisibilityLag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from connector.schedule.batches import Batch
+
+SLOW_RETRY_SECONDS: Final = 60
+"""Between two tries of what is refused, a key or a symbol that stands alone; longer where these are many."""
+
+_SLOWEST_RETRY_SECONDS: Final = 3600
+
+_MAX_DOUBLINGS: Final = 5
+"""Of the wait after failures: 32 s, about a refresh; who is back should not wait longer for us."""
+
+_MUCH: Final = 1.25
+_FAR: Final = 4.0
+"""A price this many times higher or lower is another price, or one that nothing was measured at."""
+
+_LEAST_BUDGET: Final = 0.01
+_LEAST_AHEAD_SECONDS: Final = 1.0
+_INTERVALS_AHEAD: Final = 4
+"""How far a plan looks: so many of the batch's usual intervals, and past the next refresh."""
+
+
+class Plan(Value, frozen=True):
+    """The part of the configuration that a schedule needs."""
+
+    target_delay_seconds: float = 0.4
+    min_interval_seconds: float = 0.25
+    max_interval_seconds: float = 60
+
+
+class ComputedTimes(Value, frozen=True):
+    """What a check showed: when the levels of each symbol that has some were computed (microseconds, upstream's clock).
+
+    `server_ahead_seconds`: the upstream's clock less our monotonic one.
+    """
+
+    computed_at: Mapping[str, int]
+    server_ahead_seconds: float
+
+
+class Refresh(Value, frozen=True):
+    """A refresh that was found: it became visible after `since`, when a check was sent that did not show it."""
+
+    symbol: str
+    since: float
+
+
+class Outcome(StrEnum):
+    """What a check brought, as far as the next one depends on it."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"
+    """Nothing: back off."""
+
+    DEFERRED = "held"
+    """Nothing, for a reason that holds all batches: due as soon as they are let go."""
+
+
+class Purpose(StrEnum):
+    """What a check is for."""
+
+    FIRST = "first"
+    """To know the present state: the start, a take-over."""
+
+    EXPECTED = "expected"
+    """A refresh should be there."""
+
+    SEARCH = "search"
+    """No rhythm is known, or it was lost."""
+
+    RETRY = "retry"
+    """The one before failed."""
+
+    REFUSED = "refused"
+    """A symbol that the upstream refuses, asked for alone and seldom."""
+
+
+class PlannedCheck(Value, frozen=True):
+    """A batch's next check and what speaks for it.
+
+    `at` is when it is due but for what holds all batches, None while it is under way; `check` what the plan expects of
+    it, None where no plan was made; `failures` how many failed in a row.
+    """
+
+    batch: Batch
+    at: float | None
+    purpose: Purpose
+    check: Check | None
+    failures: int
+
+
+class _Known(msgspec.Struct):
+    """One symbol. `looked_at`: when the last answered check was sent, None before the first."""
+
+    forecast: Forecast
+    computed_at: int = 0
+    looked_at: float | None = None
+
+
+class _Slot(msgspec.Struct):
+    """One batch's place. `at` is None while its request is in flight."""
+
+    symbols: list[_Known]
+    at: float | None = None
+    purpose: Purpose = Purpose.FIRST
+    check: Check | None = None
+    sent_at: float | None = None
+    interval: float = 1.0
+    failures: int = 0
+
+
+class Schedule:
+    """Decides which batch is next, and when.
+
+    The price of a check is the lowest that keeps to `budget_per_minute` (requests a minute that may be planned) and
+    is not below what the target delay needs.
+    """
+
+    def __init__(self, plan: Plan, chance: Callable[[], float]) -> None:
+        self._plan = plan
+        self._chance = chance
+        self._slots: dict[Batch, _Slot] = {}
+        self._known: dict[tuple[str, str], _Known] = {}
+        self._due: list[tuple[float, int, Batch]] = []
+        self._order = 0
+        self._in_flight: set[Batch] = set()
+        self._lag = VisibilityLag()
+        self._held_until = self._held_for_key_until = float("-inf")
+        self._price = Price(plan.target_delay_seconds)
+        self._budget = 54.0
+        self.fixed_price: float | None = None
+
+    @property
+    def price(self) -> float:
+        """Of a check, in symbol-seconds of delay."""
+        return self._price.value
+
+    @property
+    def lag_seconds(self) -> float:
+        """From a refresh's computation to when it can be seen, as far as is known; clocks included."""
+        return self._lag.seconds
+
+    def set_batches(self, batches: Sequence[Batch], now: float) -> None:
+        """Set the batches. One that was there keeps its place; symbols keep what is known of them in any batch."""
+        if self._slots.keys() == set(batches):
+            return
+        before = sum(len(slot.symbols) for slot in self._slots.values())
+        asked = {(batch.feed, symbol) for batch in batches for symbol in batch.symbols}
+        self._known = {key: self._known.get(key) or _Known(Forecast(now)) for key in asked}
+        slots, self._slots = self._slots, {}
+        planned = {id(known): slot.at for slot in slots.values() for known in slot.symbols if slot.at is not None}
+        first = now
+        for batch in batches:
+            if batch in slots:
+                self._slots[batch] = slots[batch]
+                continue
+            slot = self._slots[batch] = _Slot([self._known[batch.feed, symbol] for symbol in batch.symbols])
+            slot.interval = 60 * len(batches) / self._budget
+            if batch in self._in_flight:
+                continue
+            if batch.refused:
+                self._set(batch, slot, now + self._slow_retry_seconds(), Purpose.REFUSED)
+            elif any(known.looked_at is None for known in slot.symbols):
+                self._set(batch, slot, first, Purpose.FIRST)
+                first += min(self._plan.min_interval_seconds, 60 / self._budget)
+            elif known_at := [planned[id(known)] for known in slot.symbols if id(known) in planned]:
+                self._set(batch, slot, min(known_at), Purpose.EXPECTED)  # plans for a thousand batches take seconds
+            else:
+                self._replan(batch, slot, now, now)
+        if before:
+            self._price.grow(max(len(asked), 1) / before)
+        else:
+            rates = [len(batch.symbols) / USUAL_PERIOD_SECONDS for batch in batches]
+            self._price.begin(now, sum((rate / 2) ** 0.5 for rate in rates), sum(rates))
+        self._settle()
+
+    @property
+    def budget_per_minute(self) -> float:
+        """Requests a minute that may be planned."""
+        return self._budget
+
+    def set_budget(self, budget_per_minute: float, now: float) -> None:
+        """Plan with this budget. Where the price moves much, plans are made again."""
+        budget_per_minute = max(budget_per_minute, _LEAST_BUDGET)
+        if budget_per_minute == self._budget:
+            return
+        self._budget, before = budget_per_minute, self.price
+        self._settle()
+        if before and not 1 / _FAR < self.price / before < _FAR:
+            self._price.doubt()
+        if not before / _MUCH < self.price < before * _MUCH:
+            for batch, slot in self._slots.items():
+                if slot.at is not None and slot.purpose in {Purpose.EXPECTED, Purpose.SEARCH}:
+                    self._replan(batch, slot, now, now)
+
+    @property
+    def held_until(self) -> tuple[float, float]:
+        """Before when no batch is checked: as the server said, and as long as the key is refused."""
+        return self._held_until, self._held_for_key_until
+
+    def planned_checks(self) -> list[PlannedCheck]:
+        """Every batch's next check, for people who ask."""
+        return [PlannedCheck(batch, s.at, s.purpose, s.check, s.failures) for batch, s in self._slots.items()]
+
+    def next_check_at(self, batch: Batch) -> float | None:
+        """When the batch is checked next; None while it is."""
+        slot = self._slots.get(batch)
+        return None if slot is None or slot.at is None else max(slot.at, self._held_until, self._held_for_key_until)
+
+    def asked_at(self, batch: Batch) -> float | None:
+        """When the batch was last asked for."""
+        slot = self._slots.get(batch)
+        return None if slot is None else slot.sent_at
+
+    def move(self, batch: Batch, at: float) -> None:
+        """Have the next check of a batch at this moment, where none is under way."""
+        slot = self._slots.get(batch)
+        if slot is not None and slot.at is not None:
+            self._set(batch, slot, at, slot.purpose)
+
+    def seed_history(self, feed: str, symbol: str, computed_at: Sequence[int], server_ahead_seconds: float) -> None:
+        """Learn the rhythm from refreshes that were seen before this schedule was there, oldest first."""
+        known = self._known.get((feed, symbol))
+        if known is not None and known.forecast.last is None:
+            for moment in computed_at:
+                at = moment / MICROS - server_ahead_seconds
+                known.forecast.learn(at, 0.0, at)
+                known.computed_at = moment
+
+    def covers(self, batch: Batch) -> bool:
+        """Whether it is among the batches."""
+        return batch in self._slots
+
+    def next(self) -> tuple[float, Batch] | None:
+        """The next check and its moment, None while there is nothing to wait for."""
+        while self._due:
+            at, _, batch = self._due[0]
+            slot = self._slots.get(batch)
+            if slot is not None and slot.at == at:
+                return max(at, self._held_until, self._held_for_key_until), batch
+            heapq.heappop(self._due)
+        return None
+
+    def started(self, batch: Batch) -> Purpose:
+        """The request is under way: no second one for this batch meanwhile."""
+        self._in_flight.add(batch)
+        slot = self._slots[batch]
+        slot.at = None
+        return slot.purpose
+
+    def finished(
+        self, batch: Batch, outcome: Outcome, sent_at: float, now: float, dates: ComputedTimes | None = None
+    ) -> list[Refresh]:
+        """The request ended. Returns the refreshes it showed, but for a symbol's first.
+
+        Failures back off exponentially with full jitter (AWS Architecture Blog, *Exponential Backoff And Jitter*,
+        2015).
+        """
+        self._in_flight.discard(batch)
+        slot = self._slots.get(batch)
+        if slot is None:  # its symbols are in other batches by now, or gone
+            return self._learn(batch, sent_at, now, dates) if outcome is Outcome.ANSWERED else []
+        self._account(slot, sent_at)
+        if batch.refused:
+            self._set(batch, slot, now + self._slow_retry_seconds(), Purpose.REFUSED)
+            return []
+        if outcome is Outcome.DEFERRED:
+            self._set(batch, slot, now, Purpose.RETRY)
+            return []
+        if outcome is Outcome.FAILED:
+            slot.failures += 1
+            ceiling = min(self._plan.max_interval_seconds, 2.0 ** min(slot.failures, _MAX_DOUBLINGS))
+            wait = max(self._plan.min_interval_seconds, self._chance() * ceiling)
+            self._set(batch, slot, now + wait, Purpose.RETRY)
+            return []
+        slot.failures = 0
+        found = self._learn(batch, sent_at, now, dates)
+        self._replan(batch, slot, sent_at, now)
+        return found
+
+    def is_held(self, now: float) -> bool:
+        """Whether all batches are to wait."""
+        return now < max(self._held_until, self._held_for_key_until)
+
+    def hold(self, until: float) -> None:
+        """No check of any batch before that moment: the server said so."""
+        self._held_until = max(self._held_until, until)
+
+    def hold_for_key(self, until: float) -> None:
+        """No check of any batch before that moment, or until the key changes: it is refused."""
+        self._held_for_key_until = until
+
+    def release_for_key(self, now: float) -> None:
+        """The key has changed: every batch is due."""
+        self._held_for_key_until = float("-inf")
+        for batch, slot in self._slots.items():
+            if slot.at is not None:
+                self._set(batch, slot, min(slot.at, now), slot.purpose)
+
+    def forecast(self, feed: str, symbol: str) -> Forecast | None:
+        """What is known of a symbol's rhythm."""
+        known = self._known.get((feed, symbol))
+        return None if known is None else known.forecast
+
+    def _settle(self) -> None:
+        if self.fixed_price is None:
+            self._price.settle(self._budget, len(self._known) / max(len(self._slots), 1))
+        else:
+            self._price.value = self.fixed_price
+
+    def _account(self, slot: _Slot, sent_at: float) -> None:
+        if slot.sent_at is not None:
+            slot.interval += 0.1 * (sent_at - slot.sent_at - slot.interval)
+        slot.sent_at = sent_at
+        check, slot.check = slot.check, None
+        if check is None or slot.purpose is Purpose.SEARCH:  # what may never come says nothing about the target
+            check = Check(sent_at, 0.0, 0.0)
+        self._price.checked(sent_at, check.expected, check.delay)
+        self._settle()
+
+    def _slow_retry_seconds(self) -> float:
+        """So that what is refused takes a tenth of the budget at most."""
+        refused = sum(batch.refused for batch in self._slots)
+        return min(max(SLOW_RETRY_SECONDS, 600 * refused / self._budget), _SLOWEST_RETRY_SECONDS)
+
+    def _learn(self, batch: Batch, sent_at: float, now: float, dates: ComputedTimes | None) -> list[Refresh]:
+        found = []
+        for symbol in batch.symbols:
+            known = self._known.get((batch.feed, symbol))
+            if known is None:
+                continue
+            before, known.looked_at = known.looked_at, sent_at
+            computed_at = None if dates is None else dates.computed_at.get(symbol)
+            if dates is None or computed_at is None or computed_at <= known.computed_at:
+                continue
+            known.computed_at = computed_at
+            at = computed_at / MICROS - dates.server_ahead_seconds
+            if before is None:  # it may have been there for long, and others before it
+                known.forecast.learn(at, self._lag.seconds, known.forecast.last or at)
+                continue
+            known.forecast.learn(at, self._lag.learn(min(before, now) - at, now - at), before)
+            found.append(Refresh(symbol, before))
+        return found
+
+    def _replan(self, batch: Batch, slot: _Slot, start: float, now: float) -> None:
+        earliest = now if slot.sent_at is None else max(now, slot.sent_at + self._plan.min_interval_seconds)
+        if not self.price:
+            self._set(batch, slot, earliest, Purpose.EXPECTED)
+            return
+        longest = max(self._plan.max_interval_seconds, 120 * len(self._slots) / max(self._budget, 1))
+        ceiling = max((start if slot.sent_at is None else slot.sent_at) + longest, earliest + _LEAST_AHEAD_SECONDS)
+        settled = min(known.forecast.settled_by(start) for known in slot.symbols)
+        end = min(max(start + _INTERVALS_AHEAD * slot.interval, settled), ceiling)
+        curves = [known.forecast.curve(known.looked_at or start, end) for known in slot.symbols]
+        slot.check = next_check(curves, self.price, start, end)
+        lost = all(known.forecast.is_lost(start) for known in slot.symbols)
+        at = max(slot.check.at, earliest)
+        self._set(batch, slot, at, Purpose.SEARCH if lost else Purpose.EXPECTED)
+
+    def _set(self, batch: Batch, slot: _Slot, at: float, purpose: Purpose) -> None:
+        slot.at, slot.purpose = at, purpose
+        self._order += 1
+        heapq.heappush(self._due, (at, self._order, batch))

@@ -1,0 +1,1 @@
+"""Prometheus metrics. The only package that imports prometheus_client."""

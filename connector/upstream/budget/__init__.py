@@ -1,0 +1,1 @@
+"""The request budget: how many requests may be sent, and when."""

@@ -1,0 +1,692 @@
+"""When each batch is checked: against small sources in virtual time, and call by call."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from itertools import pairwise
+from random import Random
+from statistics import mean
+from typing import TYPE_CHECKING
+
+import pytest
+
+from connector.core.model import MICROS
+from connector.schedule.batches import Batch
+from connector.schedule.scheduler import SLOW_RETRY_SECONDS, ComputedTimes, Outcome, Plan, Purpose, Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+PLENTY = 60_000.0
+TAKES = 0.05
+"""Seconds from a request to its answer; the server looks in the middle."""
+
+
+def grid(period: float = 30.0, jitter: float = 0.3, phase: float = 7.0, seed: int = 1, hours: float = 2) -> list[float]:
+    """When a symbol is refreshed."""
+    chance = Random(seed)
+    return [
+        max(phase + number * period + chance.gauss(0, jitter), 0.1 + number / 1_000)
+        for number in range(int(hours * 3_600 / period))
+    ]
+
+
+@dataclass
+class World:
+    """An upstream and a schedule that asks it, in virtual time.
+
+    `lag`: from a refresh to when it can be seen. `ahead`: the upstream's clock less ours, as it is and as we believe.
+    """
+
+    schedule: Schedule
+    refreshes: Mapping[str, Sequence[float]]
+    batches: Sequence[Batch]
+    lag: float = 0.0
+    ahead: Callable[[float], float] = lambda _: 0.0
+    believed: Callable[[float], float] = lambda _: 0.0
+    outcome: Callable[[Batch, float], Outcome] = lambda _, __: Outcome.ANSWERED
+    now: float = 0.0
+    sent: list[tuple[float, Batch]] = field(default_factory=list)
+    delays: list[tuple[float, float]] = field(default_factory=list)
+    """Of each refresh that was found or overtaken: when it could be seen, and how much later it was."""
+    _flying: list[tuple[float, int, Batch, float]] = field(default_factory=list)
+    _seen: dict[str, int] = field(default_factory=dict)
+
+    def cover(self, batches: Sequence[Batch]) -> None:
+        self.batches = batches
+        self.schedule.set_batches(batches, self.now)
+
+    def run(self, until: float) -> World:
+        if not self.sent:
+            self.schedule.set_batches(self.batches, self.now)
+        while True:
+            planned = self.schedule.next()
+            if self._flying and (planned is None or self._flying[0][0] <= max(planned[0], self.now)):
+                self._answer(*heapq.heappop(self._flying))
+            elif planned is None or max(planned[0], self.now) >= until:
+                self.now = until
+                return self
+            else:
+                self.now = max(planned[0], self.now)
+                batch = planned[1]
+                assert all(batch != flying for _, _, flying, _ in self._flying)
+                self.schedule.started(batch)
+                self.sent.append((self.now, batch))
+                heapq.heappush(self._flying, (self.now + TAKES, len(self.sent), batch, self.now))
+
+    def _answer(self, ends: float, _: int, batch: Batch, sent: float) -> None:
+        self.now = ends
+        outcome = self.outcome(batch, sent)
+        if outcome is not Outcome.ANSWERED:
+            self.schedule.finished(batch, outcome, sent, ends)
+            return
+        dates = {}
+        for symbol in batch.symbols:
+            moments = self.refreshes.get(symbol, ())
+            visible = sum(at + self.lag <= sent + TAKES / 2 for at in moments)
+            if visible:
+                at = moments[visible - 1]
+                dates[symbol] = round((at + self.ahead(at)) * MICROS)
+            for at in moments[self._seen.get(symbol, 0) : visible]:
+                self.delays.append((at + self.lag, ends - at - self.lag))
+            self._seen[symbol] = max(visible, self._seen.get(symbol, 0))
+        self.schedule.finished(batch, Outcome.ANSWERED, sent, ends, ComputedTimes(dates, self.believed(ends)))
+
+    def delay(self, start: float, end: float = float("inf")) -> float:
+        return mean(late for at, late in self.delays if start <= at < end)
+
+    def checks(self, start: float, end: float = float("inf")) -> int:
+        return sum(start <= at < end for at, _ in self.sent)
+
+
+def schedule(budget: float = PLENTY, chance: float = 0.5, plan: Plan | None = None) -> Schedule:
+    made = Schedule(plan or Plan(), lambda: chance)
+    made.set_budget(budget, 0.0)
+    return made
+
+
+def world(
+    refreshes: Mapping[str, Sequence[float]], size: int = 8, budget: float = 54.0, plan: Plan | None = None
+) -> World:
+    """All symbols, `size` to a batch."""
+    symbols = sorted(refreshes)
+    batches = [Batch("f", tuple(symbols[at : at + size])) for at in range(0, len(symbols), size)]
+    return World(schedule(budget, plan=plan), refreshes, batches)
+
+
+def together(symbols: Iterable[str] = "ABCD", period: float = 30.0, jitter: float = 0.3) -> dict[str, list[float]]:
+    moments = grid(period, jitter)
+    return dict.fromkeys(symbols, moments)
+
+
+def own_phases(symbols: Iterable[str] = "ABCD", period: float = 30.0, jitter: float = 0.3) -> dict[str, list[float]]:
+    return {s: grid(period, jitter, 3 + 7.3 * n % period, seed=n) for n, s in enumerate(symbols)}
+
+
+def test_refreshes_that_come_together_are_seen_within_the_target() -> None:
+    source = world(together()).run(3_600)
+    assert 0.2 < source.delay(600) < 0.55
+    assert source.checks(600) / 50 < 6
+
+
+def test_refreshes_that_come_apart_are_seen_within_the_target() -> None:
+    source = world(own_phases()).run(3_600)
+    assert 0.2 < source.delay(600) < 0.55
+    assert source.checks(600) / 50 < 20
+
+
+@pytest.mark.parametrize(("target", "most"), [(1.5, 9.0), (0.4, 20.0), (0.15, 54.0)])
+def test_a_later_target_costs_fewer_checks(target: float, most: float) -> None:
+    source = world(own_phases(), plan=Plan(target)).run(3_600)
+    assert source.delay(600) < target * 1.35
+    assert source.checks(600) / 50 <= most
+
+
+@pytest.mark.parametrize("period", [5.0, 10.0, 60.0])
+def test_any_period_is_followed(period: float) -> None:
+    source = world(together("AB", period)).run(3_600)
+    assert source.delay(900) < 0.6
+    assert source.checks(900) < 2_700 / period * 3
+
+
+@pytest.mark.parametrize("budget", [3.0, 10.0, 30.0])
+@pytest.mark.parametrize("count", [4, 24])
+def test_a_budget_is_kept(budget: float, count: int) -> None:
+    names = [f"S{number:02d}" for number in range(count)]
+    source = world(own_phases(names), size=4, budget=budget, plan=Plan(0.05)).run(3_600)
+    for start in range(600, 3_600, 600):
+        assert source.checks(start, start + 600) <= budget * 10 * 1.15 + 1
+    assert source.checks(600) >= budget * 50 * 0.6
+
+
+def test_the_first_minutes_keep_to_the_budget_but_for_a_first_check_of_each_batch() -> None:
+    names = [f"S{number:02d}" for number in range(40)]
+    source = world(own_phases(names), budget=20).run(600)
+    assert source.checks(0) <= 5 + 20 * 10 * 1.25
+
+
+def test_a_budget_that_is_scarcer_than_refreshes_is_kept_and_spent_evenly() -> None:
+    names = [f"S{number:02d}" for number in range(32)]
+    source = world(own_phases(names), budget=4).run(7_000)
+    assert source.checks(3_400, 7_000) <= 4 * 60 * 1.1
+    counts = [sum(at > 3_400 and sent == batch for at, sent in source.sent) for batch in source.batches]
+    assert min(counts) > 0.5 * max(counts)
+    assert source.checks(3_400, 7_000) < 4 * 120, "less than one check a refresh"
+
+
+def test_no_batch_is_checked_faster_than_the_shortest_interval() -> None:
+    source = world(own_phases("ABCD", 5.0), size=2, budget=PLENTY, plan=Plan(0.01, 0.4)).run(100)
+    for batch in source.batches:
+        moments = [at for at, sent in source.sent if sent == batch]
+        assert all(later - sooner >= 0.4 - 1e-9 for sooner, later in pairwise(moments))
+        assert len(moments) > 50
+
+
+def test_no_batch_waits_longer_than_the_longest_interval_where_the_budget_lets() -> None:
+    source = world({"A": [5.0, 35.0, 65.0]}, plan=Plan(max_interval_seconds=20)).run(7_200)
+    moments = [at for at, _ in source.sent]
+    assert all(later - sooner <= 20.5 for sooner, later in pairwise(moments))
+
+
+@pytest.mark.parametrize("lag", [0.5, 1.5])
+def test_how_long_a_refresh_stays_invisible_is_learnt(lag: float) -> None:
+    source = world(together())
+    source.lag = lag
+    source.run(5_400)
+    assert source.schedule.lag_seconds == pytest.approx(lag, abs=0.3)
+    assert source.delay(1_800) < 0.6
+    assert source.checks(1_800) / 60 < 6
+
+
+@pytest.mark.parametrize("wrong", [-2.0, 3.0])
+def test_a_clock_that_is_taken_for_another_does_no_harm(wrong: float) -> None:
+    source = world(together())
+    source.ahead = lambda _: wrong
+    source.run(5_400)
+    assert source.schedule.lag_seconds == pytest.approx(-wrong, abs=0.3)
+    assert source.delay(1_800) < 0.6
+    assert source.checks(1_800) / 60 < 6
+
+
+@pytest.mark.parametrize("ahead", [2.7, 1e6, 1.8e9])
+def test_a_clock_whose_offset_is_known_is_none_of_our_business(ahead: float) -> None:
+    source, plain = world(together()).run(1_800), world(together())
+    plain.ahead = plain.believed = lambda _: ahead
+    plain.run(1_800)
+    assert plain.checks(0) == pytest.approx(source.checks(0), rel=0.05)
+    assert plain.delay(600) == pytest.approx(source.delay(600), rel=0.15)
+
+
+@pytest.mark.parametrize("step", [-5.0, 20.0, 300.0])
+def test_a_step_of_the_upstreams_clock_that_we_know_of_is_got_over(step: float) -> None:
+    source = world(together())
+    source.ahead = source.believed = lambda at: 0.0 if at < 1_800 else step
+    source.run(4_000)
+    assert source.delay(2_400) < 0.55
+    assert source.checks(2_400) / (1_600 / 60) < 6
+
+
+@pytest.mark.parametrize("step", [-2.0, 2.0])
+def test_a_step_of_the_upstreams_clock_that_we_do_not_know_of_is_got_over(step: float) -> None:
+    source = world(together())
+    source.ahead = lambda at: 0.0 if at < 1_800 else step
+    source.run(6_000)
+    assert source.delay(3_600) < 0.6
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_symbol_that_is_never_there_is_asked_for_less_and_less(count: int) -> None:
+    """One that is not there yet brings the target no nearer, however much is spent on it."""
+    source = world({f"S{number}": [] for number in range(count)}, size=1).run(7_200)
+    assert source.checks(0, 60) > 3 * count
+    minutes = [source.checks(start, start + 600) / 10 for start in (600, 3_600, 6_600)]
+    assert minutes == sorted(minutes, reverse=True)
+    assert minutes[1] < 10 * count
+    for batch in source.batches:
+        moments = [at for at, sent in source.sent if sent == batch]
+        assert max(later - sooner for sooner, later in pairwise(moments)) < 61
+
+
+def test_a_silence_of_all_symbols_is_not_searched_with_the_whole_budget() -> None:
+    """A market that has closed: hours without a refresh."""
+    moments = [at for at in grid() if at < 1_800]
+    source = world(dict.fromkeys("ABCD", moments)).run(7_200)
+    assert source.checks(5_400) / 30 < 20
+
+
+def test_a_symbol_that_is_never_there_does_not_delay_the_others() -> None:
+    source = world({**together("ABC"), "D": []}).run(3_600)
+    assert source.delay(1_200) < 0.55
+    assert source.checks(1_200) / 40 < 8
+
+
+def test_an_outage_of_ten_minutes_is_over_when_it_is_over() -> None:
+    moments = [at for at in grid() if not 1_800 <= at < 2_400]
+    source = world(dict.fromkeys("ABCD", moments)).run(3_600)
+    assert source.delay(2_400, 2_460) < 20
+    assert source.delay(2_520) < 0.7
+    assert source.checks(1_800, 2_400) < 54 * 10
+
+
+def test_another_period_is_followed() -> None:
+    before = [at for at in grid() if at < 1_800]
+    source = world({symbol: [*before, *(at + 1_800 for at in grid(20.0, seed=5))] for symbol in "ABCD"}).run(3_600)
+    assert source.delay(2_000) < 0.7
+
+
+def test_what_a_predecessor_saw_makes_the_first_checks_well_placed() -> None:
+    refreshes = own_phases("AB")
+    after = {symbol: [at for at in moments if at >= 1_000] for symbol, moments in refreshes.items()}
+    delays = []
+    for known in (True, False):
+        source = world(refreshes)
+        source.now = 1_000.0
+        source.schedule.set_batches(source.batches, 1_000.0)
+        source.ahead = source.believed = lambda _: 50.0
+        for symbol, moments in refreshes.items():
+            history = [round((at + 50) * MICROS) for at in moments if at < 1_000][-16:]
+            source.schedule.seed_history("f", symbol, history if known else (), 50.0)
+        source.run(1_065)
+        found = sum(at >= 1_000 for at, _ in source.delays)
+        assert found >= sum(at < 1_060 for moments in after.values() for at in moments)
+        delays.append((source.delay(1_000), source.checks(1_000)))
+    assert delays[0][0] < 0.8
+    assert delays[0][1] < delays[1][1]
+    assert delays[0][0] < delays[1][0]
+
+
+def test_what_is_remembered_of_a_symbol_does_not_replace_what_was_seen() -> None:
+    source = world(together("A")).run(600)
+    forecast = source.schedule.forecast("f", "A")
+    assert forecast is not None
+    before = forecast.last
+    source.schedule.seed_history("f", "A", [MICROS, 2 * MICROS], 0.0)
+    source.schedule.seed_history("f", "unknown", [MICROS, 2 * MICROS], 0.0)
+    assert forecast.last == before
+    assert source.schedule.forecast("f", "unknown") is None
+
+
+def test_what_is_remembered_is_not_found_again() -> None:
+    one = schedule()
+    one.set_batches([batch("A")], 100.0)
+    one.seed_history("f", "A", [30 * MICROS, 60 * MICROS, 90 * MICROS], 0.0)
+    one.started(batch("A"))
+    assert one.finished(batch("A"), Outcome.ANSWERED, 100.0, 100.1, ComputedTimes({"A": 90 * MICROS}, 0.0)) == []
+    forecast = one.forecast("f", "A")
+    assert forecast is not None
+    assert forecast.last == 90
+    assert forecast.period == pytest.approx(30)
+    assert 105 < moment(one) < 125
+
+
+def test_a_refresh_is_found_once_and_not_where_it_may_have_been_there_before() -> None:
+    one = schedule()
+    one.set_batches([Batch("f", ("A", "B"))], 0.0)
+    pair = Batch("f", ("A", "B"))
+    found = []
+    for sent, dates in (
+        (0.0, {"A": MICROS}),
+        (10.0, {"A": MICROS, "B": 9 * MICROS}),
+        (20.0, {"A": 19 * MICROS, "B": 8 * MICROS, "C": MICROS}),
+        (30.0, {}),
+        (40.0, {"A": 39 * MICROS}),
+    ):
+        one.started(pair)
+        refreshes = one.finished(pair, Outcome.ANSWERED, sent, sent + 0.1, ComputedTimes(dates, 0.0))
+        found.append([(refresh.symbol, refresh.since) for refresh in refreshes])
+    assert found == [[], [("B", 0.0)], [("A", 10.0)], [], [("A", 30.0)]]
+
+
+def test_symbols_that_change_batches_lose_nothing_of_what_is_known() -> None:
+    source = world(own_phases(), size=2).run(1_800)
+    known = {symbol: source.schedule.forecast("f", symbol) for symbol in "ABCD"}
+    source.cover([Batch("f", ("A", "C")), Batch("f", ("B", "D"))])
+    assert {symbol: source.schedule.forecast("f", symbol) for symbol in "ABCD"} == known
+    source.run(1_900)
+    assert source.delay(1_800) < 0.8
+    assert source.checks(1_800) < 60
+
+
+def test_a_new_grouping_does_not_check_everything_at_once() -> None:
+    """What is known needs no first check."""
+    source = world(together(), size=2).run(1_810)
+    source.cover([Batch("f", ("A", "C")), Batch("f", ("B", "D"))])
+    assert moment(source.schedule) > 1_820
+
+
+def test_a_symbol_that_went_and_came_back_is_unknown() -> None:
+    source = world(together("AB"), size=1).run(600)
+    source.cover([batch("A")])
+    assert source.schedule.forecast("f", "B") is None
+    source.cover([batch("A"), batch("B")])
+    forecast = source.schedule.forecast("f", "B")
+    assert forecast is not None
+    assert forecast.period is None
+    assert moment(source.schedule) == 600
+
+
+def test_where_more_may_be_spent_what_is_waiting_is_planned_anew() -> None:
+    names = [f"S{number:02d}" for number in range(16)]
+    source = world(own_phases(names), budget=2).run(3_600)
+    assert source.checks(3_000) <= 2 * 10 * 1.3
+    before = [source.schedule.next_check_at(one) for one in source.batches]
+    source.schedule.set_budget(40, source.now)
+    after = [source.schedule.next_check_at(one) for one in source.batches]
+    assert all(sooner is None or later is None or sooner <= later for later, sooner in zip(before, after, strict=True))
+    assert before != after
+    assert moment(source.schedule) >= source.now
+    source.run(3_900)
+    assert source.checks(3_660) > 4 * 10
+
+
+@pytest.mark.parametrize("at", [14.0, 16.0, 20.0])
+def test_where_more_may_be_spent_what_was_to_wait_for_another_symbol_waits_no_longer(at: float) -> None:
+    """A is there since 10, and was to be checked together with B, at 25."""
+    source = world({"A": grid(30, 0.1, 10, 1), "B": grid(30, 0.1, 25, 2)}, budget=1.8, plan=Plan(0.05))
+    source.run(3_600 + at)
+    (only,) = source.batches
+    before = source.schedule.next_check_at(only)
+    assert before is not None
+    assert before > 3_624
+    assert source.checks(3_600) == 0
+    source.schedule.set_budget(PLENTY, source.now)
+    after = source.schedule.next_check_at(only)
+    assert after is not None
+    assert source.now <= after < source.now + 1
+
+
+def test_where_less_may_be_spent_the_price_rises_at_once() -> None:
+    source = world(own_phases(), budget=20, plan=Plan(0.05)).run(3_600)
+    before = source.schedule.price
+    source.schedule.set_budget(5, source.now)
+    assert source.schedule.budget_per_minute == 5
+    assert source.schedule.price == pytest.approx(16 * before, rel=0.05)
+    source.run(4_200)
+    assert source.checks(3_600) <= 5 * 10 * 1.6
+    source.run(5_400)
+    assert source.checks(4_200) <= 5 * 20 * 1.1
+
+
+def test_the_same_budget_again_changes_no_plan() -> None:
+    source = world(own_phases(), budget=20).run(600)
+    before = moment(source.schedule)
+    source.schedule.set_budget(20, source.now)
+    source.schedule.set_budget(20.5, source.now)
+    assert moment(source.schedule) == before
+
+
+def test_more_symbols_cost_more_at_once_and_fewer_less() -> None:
+    source = world(own_phases("ABCDEFGH"), size=1, budget=10, plan=Plan(0.05))
+    batches = source.batches
+    source.batches = batches[:4]
+    source.run(3_600)
+    before = source.schedule.price
+    source.cover(batches)
+    assert source.schedule.price == pytest.approx(4 * before, rel=0.1)
+    source.cover(batches[:4])
+    assert source.schedule.price == pytest.approx(before, rel=0.1)
+
+
+# Call by call.
+
+
+def batch(name: str, *, refused: bool = False) -> Batch:
+    return Batch("f", (name,), refused)
+
+
+def covering(*names: str, chance: float = 0.5, plan: Plan | None = None) -> Schedule:
+    made = schedule(chance=chance, plan=plan)
+    made.set_batches([batch(name) for name in names], 0.0)
+    return made
+
+
+def moment(schedule: Schedule) -> float:
+    planned = schedule.next()
+    assert planned is not None
+    return planned[0]
+
+
+def check(schedule: Schedule, name: str, outcome: Outcome, sent: float, now: float) -> None:
+    schedule.started(batch(name))
+    schedule.finished(batch(name), outcome, sent, now)
+
+
+def test_without_batches_there_is_nothing_to_wait_for() -> None:
+    one = covering()
+    assert one.next() is None
+    one.set_batches([batch("A")], 5.0)
+    assert moment(one) == 5.0
+    assert one.next_check_at(batch("A")) == 5.0
+    assert one.next_check_at(batch("B")) is None
+
+
+@pytest.mark.parametrize(("budget", "pause"), [(20.0, 2.0), (120.0, 0.5)])
+def test_first_checks_are_spread_but_no_more_than_the_budget_asks_for(budget: float, pause: float) -> None:
+    one = schedule(budget=budget, plan=Plan(min_interval_seconds=2))
+    one.set_batches([batch(name) for name in "ABCDEFGH"], 0.0)
+    first = []
+    for _ in range(8):
+        planned = one.next()
+        assert planned is not None
+        first.append(planned[0])
+        assert one.started(planned[1]) is Purpose.FIRST
+    assert one.next() is None
+    assert first == [pause * number for number in range(8)]
+
+
+def test_a_batch_that_is_packed_anew_is_checked_when_the_first_of_its_symbols_was_due() -> None:
+    one = covering("A", "B")
+    for name, sent in (("A", 0.0), ("B", 10.0)):
+        one.started(batch(name))
+        one.finished(batch(name), Outcome.ANSWERED, sent, sent, ComputedTimes({name: int(sent * 1e6) + 1}, 0.0))
+    due = [one.next_check_at(batch(name)) for name in "AB"]
+    pair = Batch("f", ("A", "B"), False)
+    one.set_batches([pair], 20.0)
+    assert one.next_check_at(pair) == min(at for at in due if at is not None)
+
+
+def test_a_check_has_a_purpose() -> None:
+    one = covering("A", "B")
+    one.set_batches([batch("A"), batch("B", refused=True)], 0.0)
+    assert one.started(batch("A")) is Purpose.FIRST
+    one.finished(batch("A"), Outcome.ANSWERED, 0.0, 0.1)
+    assert one.started(batch("A")) is Purpose.SEARCH
+    one.finished(batch("A"), Outcome.FAILED, 1.0, 1.1)
+    assert one.started(batch("A")) is Purpose.RETRY
+    for sent in (10.0, 40.0, 70.0):
+        one.finished(batch("A"), Outcome.ANSWERED, sent, sent, ComputedTimes({"A": round((sent - 1) * MICROS)}, 0.0))
+    assert one.started(batch("A")) is Purpose.EXPECTED
+    one.finished(batch("A"), Outcome.DEFERRED, 80.0, 80.0)
+    assert one.started(batch("A")) is Purpose.RETRY
+    assert one.started(batch("B", refused=True)) is Purpose.REFUSED
+
+
+def test_a_batch_in_flight_is_not_started_again() -> None:
+    one = covering("A")
+    one.started(batch("A"))
+    assert one.next() is None
+    assert one.next_check_at(batch("A")) is None
+    one.set_batches([batch("A")], 100.0)
+    one.set_budget(1.0, 100.0)
+    one.release_for_key(100.0)
+    assert one.next() is None
+    one.finished(batch("A"), Outcome.ANSWERED, 0.0, 100.0)
+    assert moment(one) >= 100.0
+
+
+def test_a_batch_that_went_and_came_back_in_flight_is_not_started_again() -> None:
+    one = covering("A", "B")
+    one.started(batch("A"))
+    one.set_batches([batch("B")], 1.0)
+    one.set_batches([batch("A"), batch("B")], 2.0)
+    one.started(batch("B"))
+    assert one.next() is None
+    one.finished(batch("A"), Outcome.ANSWERED, 0.0, 3.0)
+    planned = one.next()
+    assert planned is not None
+    assert planned[1] == batch("A")
+
+
+def test_a_batch_that_went_in_flight_is_forgotten_when_it_ends() -> None:
+    one = covering("A")
+    one.started(batch("A"))
+    one.set_batches([], 1.0)
+    assert one.finished(batch("A"), Outcome.FAILED, 0.0, 2.0) == []
+    assert one.next() is None
+    one.set_batches([batch("A")], 3.0)
+    assert moment(one) == 3.0
+
+
+def test_failures_back_off_with_full_jitter() -> None:
+    waits = []
+    for chance in (0.0, 0.25, 0.5, 0.75):
+        one = covering("A", chance=chance)
+        for _ in range(10):
+            check(one, "A", Outcome.FAILED, 0.0, 0.0)
+        waits.append(moment(one))
+    assert waits == [0.25, 8, 16, 24]
+
+
+def test_each_failure_doubles_what_the_wait_may_be() -> None:
+    one, waits = covering("A", chance=1.0), []
+    for _ in range(8):
+        check(one, "A", Outcome.FAILED, 5.0, 10.0)
+        waits.append(moment(one) - 10)
+    assert waits == [2, 4, 8, 16, 32, 32, 32, 32]
+
+
+def test_while_one_batch_backs_off_the_others_go_on() -> None:
+    source = world(own_phases("AB"), size=1)
+    source.outcome = lambda one, _: Outcome.FAILED if one == batch("A") else Outcome.ANSWERED
+    source.schedule = schedule(54.0, chance=0.9)
+    source.run(1_800)
+    assert sum(one == batch("A") for _, one in source.sent) < 1_800 / 25
+    assert source.delay(600) < 0.6
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_failures_can_go_on_for_ever(refused: bool) -> None:
+    one, only = schedule(), batch("A", refused=refused)
+    one.set_batches([only], 0.0)
+    for _ in range(5_000):
+        one.started(only)
+        one.finished(only, Outcome.FAILED, 0.0, 0.0)
+    assert moment(one) <= 60
+
+
+def test_an_answer_ends_the_back_off() -> None:
+    one = covering("A", chance=0.99)
+    for outcome in (*[Outcome.FAILED] * 9, Outcome.ANSWERED, Outcome.FAILED):
+        check(one, "A", outcome, 100.0, 100.1)
+    assert moment(one) <= 100.1 + 2
+
+
+def test_what_was_held_is_due_as_soon_as_it_is_let_go() -> None:
+    one = covering("A", chance=0.99)
+    for _ in range(5):
+        check(one, "A", Outcome.DEFERRED, 10.0, 10.1)
+    assert moment(one) == 10.1
+    one.hold(50.0)
+    assert moment(one) == 50.0
+    check(one, "A", Outcome.FAILED, 50.0, 50.1)
+    assert moment(one) <= 52.1, "a hold is no failure"
+
+
+def test_a_refused_symbol_is_tried_slowly() -> None:
+    one, only, moments, now = schedule(chance=0.0), batch("A", refused=True), [], 0.0
+    one.set_batches([only], 0.0)
+    for outcome in (Outcome.FAILED, Outcome.DEFERRED, Outcome.ANSWERED, Outcome.FAILED):
+        now = moment(one)
+        moments.append(now)
+        one.started(only)
+        one.finished(only, outcome, now, now + 1)
+    assert moments == [SLOW_RETRY_SECONDS + number * (SLOW_RETRY_SECONDS + 1) for number in range(4)]
+
+
+def test_a_hold_holds_every_batch_until_it_is_over() -> None:
+    one = covering("A", "B")
+    one.hold(50.0)
+    assert moment(one) == one.next_check_at(batch("A")) == 50.0
+    one.hold(20.0)
+    assert moment(one) == 50.0
+    one.set_batches([batch("A"), batch("B"), batch("C")], 10.0)
+    assert moment(one) == 50.0
+    check(one, "A", Outcome.ANSWERED, 0.0, 10.0)
+    assert moment(one) == 50.0
+
+
+def test_a_hold_for_the_key_ends_with_the_key_and_every_batch_is_due() -> None:
+    one = covering("A", "B")
+    check(one, "A", Outcome.ANSWERED, 0.0, 0.1)
+    check(one, "B", Outcome.ANSWERED, 0.0, 0.1)
+    one.hold_for_key(50.0)
+    assert moment(one) == one.next_check_at(batch("A")) == 50.0
+    one.release_for_key(0.2)
+    assert one.next_check_at(batch("A")) == one.next_check_at(batch("B")) == moment(one) == 0.2
+
+
+def test_another_key_does_not_end_what_the_server_told_us_to_wait() -> None:
+    one = covering("A")
+    one.hold(50.0)
+    one.hold_for_key(60.0)
+    one.release_for_key(1.0)
+    assert moment(one) == 50.0
+
+
+def test_a_batch_that_was_there_keeps_its_place() -> None:
+    one = covering("A")
+    check(one, "A", Outcome.ANSWERED, 0.0, 0.1)
+    planned = moment(one)
+    one.set_batches([batch("A")], 0.2)
+    assert moment(one) == planned
+    one.set_batches([batch("A"), batch("B")], 0.3)
+    assert one.next_check_at(batch("A")) == planned
+
+
+def test_a_slow_answer_does_not_make_two_checks_at_once() -> None:
+    one = covering("A")
+    check(one, "A", Outcome.ANSWERED, 0.0, 30.0)
+    assert moment(one) >= 30.0
+
+
+def test_a_price_can_be_set_for_measurements() -> None:
+    one = schedule()
+    one.fixed_price = 7.0
+    one.set_batches([batch("A")], 0.0)
+    check(one, "A", Outcome.ANSWERED, 0.0, 0.1)
+    one.set_budget(1.0, 0.2)
+    assert one.price == 7
+
+
+def test_many_refused_symbols_take_a_tenth_of_the_budget_at_most() -> None:
+    schedule = Schedule(Plan(), lambda: 0.5)
+    schedule.set_budget(54, 0.0)
+    refused = [Batch("f", (f"R{number:02d}",), refused=True) for number in range(60)]
+    schedule.set_batches([Batch("f", ("A",)), *refused], 0.0)
+    asked, now = 0, 0.0
+    while now < 3_600:
+        planned = schedule.next()
+        assert planned is not None
+        now = max(planned[0], now)
+        asked += planned[1].refused
+        schedule.started(planned[1])
+        schedule.finished(planned[1], Outcome.ANSWERED, now, now + 0.01)
+    assert asked <= 60 * 5.4 * 1.2
+
+
+def test_a_target_of_zero_keeps_the_budget_and_sees_no_less_than_a_target_near_it() -> None:
+    free, near = (world(own_phases(), budget=54, plan=Plan(target)).run(3_600) for target in (0.0, 0.001))
+    assert free.checks(600) <= 54 * 50 * 1.1
+    assert free.delay(600) <= near.delay(600) * 1.2
+
+
+def test_what_an_answer_shows_is_learnt_though_its_batch_was_re_formed_meanwhile() -> None:
+    schedule = Schedule(Plan(), lambda: 0.5)
+    schedule.set_batches([Batch("f", ("A", "B"))], 0.0)
+    schedule.started(Batch("f", ("A", "B")))
+    schedule.set_batches([Batch("f", ("A",)), Batch("f", ("B",))], 1.0)
+    schedule.finished(Batch("f", ("A", "B")), Outcome.ANSWERED, 0.5, 1.5, ComputedTimes({"A": 1_000_000}, 0.0))
+    known = schedule.forecast("f", "A")
+    assert known is not None
+    assert known.last == 1.0
