@@ -65,23 +65,37 @@ class Worker:
         self._config = config
         self.key = ApiKey(config.upstream)
         self._me = Source(
-            __version__, config.kafka.group_id, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+            __version__,
+            config.kafka.group_id,
+            f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}",
         )
         self._rules = {feed.name: rules_of(feed) for feed in config.feeds}
         self._topics = Topics(config.kafka.topic_prefix)
-        self._metrics = Metrics((feed.name for feed in config.feeds), config.http.level_symbols)
+        self._metrics = Metrics(
+            (feed.name for feed in config.feeds), config.http.level_symbols
+        )
         self._clock = Clock()
         self._health = Health(time.monotonic, Clock.now)
         self._metrics.watch_loops(self._health.progressed_at)
         self._metrics.build_info(1, __version__)
-        self._clients = Clients(config.kafka, self._metrics.kafka_error, self._metrics.kafka_stats)
+        self._clients = Clients(
+            config.kafka, self._metrics.kafka_error, self._metrics.kafka_stats
+        )
         shards = config.kafka.shards * len(config.feeds)
         self._executor = ThreadPoolExecutor(shards + 2, thread_name_prefix="kafka")
         self._shards: dict[ShardId, tuple[Shard, asyncio.Task[None]]] = {}
         self._inboxes: dict[ShardId, Inbox] = {}
-        self._status = WorkerView(config, self._me, (self._health, self._clock, self._metrics), self._shards)
+        self._status = WorkerView(
+            config, self._me, (self._health, self._clock, self._metrics), self._shards
+        )
         self._api = Api(config.http, self._status)
-        self.listener = Listener(self._metrics, self._health, config.http.host, config.http.port, self._api.routes())
+        self.listener = Listener(
+            self._metrics,
+            self._health,
+            config.http.host,
+            config.http.port,
+            self._api.routes(),
+        )
         self._stopping = asyncio.Event()
         self._exit_code = 0
 
@@ -98,7 +112,9 @@ class Worker:
         """
         self._loop = asyncio.get_running_loop()
         await self.listener.start()
-        _log.info("listening", extra={"url": self.listener.url, "worker": self._me.worker})
+        _log.info(
+            "listening", extra={"url": self.listener.url, "worker": self._me.worker}
+        )
         try:
             await self._until_stopped(self._start())
             if not self._stopping.is_set():
@@ -113,17 +129,23 @@ class Worker:
         """Registry, topics, reader: each tried again until the start's time-out is over."""
         kafka, registry = self._config.kafka, self._config.schema_registry
         self._framing = await self._in_time(
-            "the registry", lambda: framing_prepared(registry, self._topics, self._rules)
+            "the registry",
+            lambda: framing_prepared(registry, self._topics, self._rules),
         )
         wanted = topics.specs(self._topics, self._rules, kafka)
-        await self._in_time("Kafka", lambda: topics.prepare(self._clients, wanted, kafka.replication_factor))
+        await self._in_time(
+            "Kafka",
+            lambda: topics.prepare(self._clients, wanted, kafka.replication_factor),
+        )
         self._reader = await self._in_time("Kafka", self._warm_reader)
 
     async def _work(self) -> None:
         limiter = Limiter(self._config.upstream.max_requests_per_minute)
         client = Client(self._config.upstream, self.key, limiter)
         tools = (self._metrics, self._clock, self._health)
-        self._poller = Poller(self._config, (client, self.key, limiter), tools, self._me)
+        self._poller = Poller(
+            self._config, (client, self.key, limiter), tools, self._me
+        )
         currents = {self._topics.current(feed): feed for feed in self._rules}
         self._tools = ShardContext(
             metrics=self._metrics,
@@ -131,16 +153,23 @@ class Worker:
             executor=self._executor,
             source=self._me,
             grace_seconds=2 * self._config.upstream.timeout_seconds,
-            trial=StartupDeadline(time.monotonic() + self._config.kafka.start_timeout_seconds),
+            trial=StartupDeadline(
+                time.monotonic() + self._config.kafka.start_timeout_seconds
+            ),
             changed=self._cover,
             spent=lambda: limiter.spent(time.monotonic()),
             published=self._status.published,
         )
         self._members = Members(self._clients.admin(), self._me.group, currents)
-        self._status.working = LiveView(self._poller, limiter, self._members.now, self._executor)
+        self._status.working = LiveView(
+            self._poller, limiter, self._members.now, self._executor
+        )
         named = {"client.id": self._me.worker, **self._config.kafka.client}["client.id"]
         self._group = Group(
-            self._clients.group() | {"client.id": named}, currents, self, lambda: self._health.progress(_GROUP)
+            self._clients.group() | {"client.id": named},
+            currents,
+            self,
+            lambda: self._health.progress(_GROUP),
         )
         self._health.register(_GROUP, _GROUP_LIMIT_SECONDS)
         self._health.require(self._why_not_ready)
@@ -149,7 +178,9 @@ class Worker:
         self._group.start()
         loops = [self._watched(self._poller.run()), self._watched(self._tick())]
         try:
-            await self._until_stopped(self._in_time("the consumer group", self._group.wait_joined))
+            await self._until_stopped(
+                self._in_time("the consumer group", self._group.wait_joined)
+            )
             await self._stopping.wait()
         finally:
             await self._end(loops)
@@ -162,10 +193,16 @@ class Worker:
         for loop in loops:
             loop.cancel()
         await asyncio.wait(loops)
-        left = await asyncio.to_thread(self._group.stop, STOP_SECONDS - CLOSE_SECONDS / 2)
+        left = await asyncio.to_thread(
+            self._group.stop, STOP_SECONDS - CLOSE_SECONDS / 2
+        )
         await self._close(list(self._shards), max(deadline - time.monotonic(), 0.1))
         self._health.unregister(_GROUP)
-        _log.log(logging.INFO if left else logging.WARNING, "stopped", extra={"group_left_in_time": left})
+        _log.log(
+            logging.INFO if left else logging.WARNING,
+            "stopped",
+            extra={"group_left_in_time": left},
+        )
 
     def assigned(self, shards: list[ShardId]) -> None:
         """From the group's thread: these are ours."""
@@ -173,11 +210,16 @@ class Worker:
 
     def revoked(self, shards: list[ShardId]) -> None:
         """From the group's thread: finish these before they go to another worker."""
-        closed = asyncio.run_coroutine_threadsafe(self._close(shards, CLOSE_SECONDS), self._loop)
+        closed = asyncio.run_coroutine_threadsafe(
+            self._close(shards, CLOSE_SECONDS), self._loop
+        )
         try:
             closed.result(CLOSE_SECONDS + 1)
         except TimeoutError:
-            _log.warning("shards were not closed in time; their new owner fences them", extra={"shards": len(shards)})
+            _log.warning(
+                "shards were not closed in time; their new owner fences them",
+                extra={"shards": len(shards)},
+            )
 
     def lost(self, shards: list[ShardId]) -> None:
         """From the group's thread: these belong to others already."""
@@ -186,7 +228,10 @@ class Worker:
     def failed(self, error: Exception) -> None:
         """From the group's thread: it has ended by a defect."""
         _log.critical("a defect of the connector", exc_info=error)
-        self._loop.call_soon_threadsafe(self._incurable, f"the group's thread ended: {type(error).__name__}: {error}")
+        self._loop.call_soon_threadsafe(
+            self._incurable,
+            f"the group's thread ended: {type(error).__name__}: {error}",
+        )
 
     def _open(self, shards: list[ShardId]) -> None:
         kafka = self._config.kafka
@@ -196,16 +241,38 @@ class Worker:
                     f"{shard} was assigned, but {kafka.shards} shards are configured: were partitions added?"
                 )
                 return
-            configured = next(feed.symbols for feed in self._config.feeds if feed.name == shard.feed)
-            symbols = frozenset(s for s in configured if partition_of(s, kafka.shards) == shard.partition)
-            log = ShardLog(shard, kafka.shards, self._topics, (self._clients, self._reader, Codec(self._framing)))
-            owned = Shard(shard, self._rules[shard.feed], symbols, log, self._tools, self._inboxes.pop(shard, None))
-            _log.info("shard assigned", extra={"shard": str(shard), "symbols": len(symbols)})
+            configured = next(
+                feed.symbols for feed in self._config.feeds if feed.name == shard.feed
+            )
+            symbols = frozenset(
+                s
+                for s in configured
+                if partition_of(s, kafka.shards) == shard.partition
+            )
+            log = ShardLog(
+                shard,
+                kafka.shards,
+                self._topics,
+                (self._clients, self._reader, Codec(self._framing)),
+            )
+            owned = Shard(
+                shard,
+                self._rules[shard.feed],
+                symbols,
+                log,
+                self._tools,
+                self._inboxes.pop(shard, None),
+            )
+            _log.info(
+                "shard assigned", extra={"shard": str(shard), "symbols": len(symbols)}
+            )
             self._shards[shard] = (owned, self._watched(owned.run()))
 
     async def _close(self, shards: list[ShardId], seconds: float) -> None:
         closing = [self._shards.pop(shard) for shard in shards if shard in self._shards]
-        spent = self._tools.spent()  # before the first is given up: a part of what is left would look like all
+        spent = (
+            self._tools.spent()
+        )  # before the first is given up: a part of what is left would look like all
         for shard, _ in closing:
             shard.close(spent)
         if closing:
@@ -230,7 +297,9 @@ class Worker:
         owned = [shard for shard, _ in self._shards.values()]
         self._poller.cover(shard for shard in owned if shard.is_polled)
         for feed in self._rules:
-            self._metrics.shards_owned(sum(shard.is_open for shard in owned if shard.id.feed == feed), feed)
+            self._metrics.shards_owned(
+                sum(shard.is_open for shard in owned if shard.id.feed == feed), feed
+            )
 
     async def _tick(self) -> None:
         self._health.register(_TICKER, _TICKER_LIMIT_SECONDS)
@@ -241,15 +310,25 @@ class Worker:
                 self._poller.key_changed()
             for shard, _ in self._shards.values():
                 shard.tick()
-            self._metrics.queue_messages(sum(shard.waiting for shard, _ in self._shards.values()))
+            self._metrics.queue_messages(
+                sum(shard.waiting for shard, _ in self._shards.values())
+            )
             self._reader.serve_callbacks()
             self._members.serve_callbacks()
 
     def _why_not_ready(self) -> list[str]:
         reasons = [] if self._group.joined else ["the group has not been joined yet"]
         reasons += [f"topic {topic} is gone" for topic in self._group.absent]
-        reasons += [why for shard, _ in self._shards.values() if (why := shard.why_not_ready()) is not None]
-        return [*reasons, "the upstream refuses the API key"] if self._poller.key_refused else reasons
+        reasons += [
+            why
+            for shard, _ in self._shards.values()
+            if (why := shard.why_not_ready()) is not None
+        ]
+        return (
+            [*reasons, "the upstream refuses the API key"]
+            if self._poller.key_refused
+            else reasons
+        )
 
     def _watched(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """A task whose failure ends the process: nothing of ours dies in silence."""
@@ -285,16 +364,25 @@ class Worker:
             try:
                 return await self._loop.run_in_executor(self._executor, call)
             except KafkaUnavailable as error:
-                level = logging.WARNING if pause > _FIRST_PAUSE_SECONDS else logging.DEBUG  # a new topic needs a moment
-                _log.log(level, "%s is not usable yet", what, extra={"error": str(error)})
+                level = (
+                    logging.WARNING if pause > _FIRST_PAUSE_SECONDS else logging.DEBUG
+                )  # a new topic needs a moment
+                _log.log(
+                    level, "%s is not usable yet", what, extra={"error": str(error)}
+                )
                 if self._loop.time() + pause > deadline:
-                    raise KafkaUnavailable(f"{what} was not usable within {limit:g} s: {error}") from None
+                    raise KafkaUnavailable(
+                        f"{what} was not usable within {limit:g} s: {error}"
+                    ) from None
             await asyncio.sleep(pause)
             pause = min(2 * pause, _TICK_SECONDS)
 
     async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it, but not longer than until `stop`."""
-        task, stop = self._loop.create_task(work), self._loop.create_task(self._stopping.wait())
+        task, stop = (
+            self._loop.create_task(work),
+            self._loop.create_task(self._stopping.wait()),
+        )
         await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if task.done():

@@ -60,45 +60,128 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = _command(commands, "run", _run, "poll, compare and publish until SIGTERM or SIGINT")
-    run.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    run = _command(
+        commands, "run", _run, "poll, compare and publish until SIGTERM or SIGINT"
+    )
+    run.add_argument(
+        "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
+    )
 
-    check = _command(commands, "check", _check, "try everything that a worker will need, and say how to mend it")
+    check = _command(
+        commands,
+        "check",
+        _check,
+        "try everything that a worker will need, and say how to mend it",
+    )
     check.epilog = "exit status: 0 nothing failed, 2 the configuration, 3 Kafka or the registry, 1 anything else"
 
-    watch = _command(commands, "watch", _watch, "print the events, read_committed and decoded, as they come")
-    watch.add_argument("--from-beginning", action="store_true", help="also those that are there already")
+    watch = _command(
+        commands,
+        "watch",
+        _watch,
+        "print the events, read_committed and decoded, as they come",
+    )
+    watch.add_argument(
+        "--from-beginning",
+        action="store_true",
+        help="also those that are there already",
+    )
     watch.add_argument("--feed", help="only this one")
-    watch.add_argument("--symbol", action="append", type=str.upper, default=[], help="only this one; repeatable")
-    watch.add_argument("--kind", action="append", type=str.upper, default=[], choices=list(Kind), help="repeatable")
-    watch.add_argument("--status", action="append", type=str.upper, default=[], choices=list(Status), help="repeatable")
+    watch.add_argument(
+        "--symbol",
+        action="append",
+        type=str.upper,
+        default=[],
+        help="only this one; repeatable",
+    )
+    watch.add_argument(
+        "--kind",
+        action="append",
+        type=str.upper,
+        default=[],
+        choices=list(Kind),
+        help="repeatable",
+    )
+    watch.add_argument(
+        "--status",
+        action="append",
+        type=str.upper,
+        default=[],
+        choices=list(Status),
+        help="repeatable",
+    )
     form = watch.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")
-    form.add_argument("--table", action="store_true", help="on a terminal: a row for each symbol, kept up to date")
+    form.add_argument(
+        "--table",
+        action="store_true",
+        help="on a terminal: a row for each symbol, kept up to date",
+    )
 
-    history = _command(commands, "history", _history, "the events of one symbol, up to now")
+    history = _command(
+        commands, "history", _history, "the events of one symbol, up to now"
+    )
     history.add_argument("symbol", type=str.upper)
-    history.add_argument("--since", default="1d", help="2h, 3d (ago), or ISO 8601 (default: %(default)s)")
+    history.add_argument(
+        "--since", default="1d", help="2h, 3d (ago), or ISO 8601 (default: %(default)s)"
+    )
     history.add_argument("--until", help="likewise (default: now)")
     history.add_argument("--feed", help="only this one")
     form = history.add_mutually_exclusive_group()
-    for name, about in (("csv", "a row for each event, with the levels after it"), ("json", "one JSON object a line")):
-        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, default="table", help=about)
+    for name, about in (
+        ("csv", "a row for each event, with the levels after it"),
+        ("json", "one JSON object a line"),
+    ):
+        form.add_argument(
+            f"--{name}",
+            dest="form",
+            action="store_const",
+            const=name,
+            default="table",
+            help=about,
+        )
 
-    verify = _command(commands, "verify", _verify, "read both topics and prove that events and states are as promised")
+    verify = _command(
+        commands,
+        "verify",
+        _verify,
+        "read both topics and prove that events and states are as promised",
+    )
     verify.add_argument("--feed", help="only this one")
     verify.epilog = "exit status: 0 all is well, 1 something is not, 2 the configuration, 3 Kafka is not usable"
 
-    simulate = _command(commands, "simulate", _simulate, "the upstream's simulator", configured=False)
+    simulate = _command(
+        commands, "simulate", _simulate, "the upstream's simulator", configured=False
+    )
     if "simulate" in given:
         from connector.devkit.simulator import command  # noqa: PLC0415 -- production never loads the simulator
 
         command.add_arguments(simulate)
-    kafka = _command(commands, "kafka", _kafka, "a local Apache Kafka for development", configured=False)
-    kafka.add_argument("--port", type=int, default=9092, help="on 127.0.0.1 (default %(default)s)")
-    kafka.add_argument("--data", type=Path, help="folder to keep its data in (default: a temporary one)")
-    demo = _command(commands, "demo", _demo, "Kafka, simulator, connector and watch together", configured=False)
-    demo.add_argument("--seconds", type=float, help="end by itself after so long (default: at Ctrl-C)")
+    kafka = _command(
+        commands,
+        "kafka",
+        _kafka,
+        "a local Apache Kafka for development",
+        configured=False,
+    )
+    kafka.add_argument(
+        "--port", type=int, default=9092, help="on 127.0.0.1 (default %(default)s)"
+    )
+    kafka.add_argument(
+        "--data",
+        type=Path,
+        help="folder to keep its data in (default: a temporary one)",
+    )
+    demo = _command(
+        commands,
+        "demo",
+        _demo,
+        "Kafka, simulator, connector and watch together",
+        configured=False,
+    )
+    demo.add_argument(
+        "--seconds", type=float, help="end by itself after so long (default: at Ctrl-C)"
+    )
     return parser
 
 
@@ -113,7 +196,12 @@ def _command(
     parser = commands.add_parser(name, help=about, description=about)
     parser.set_defaults(command=command)
     if configured:
-        parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; the environment wins over it")
+        parser.add_argument(
+            "--config",
+            type=Path,
+            metavar="FILE.toml",
+            help="settings; the environment wins over it",
+        )
     return parser
 
 
@@ -126,7 +214,9 @@ async def _work(settings: Config, log_level: str) -> int:
     from connector.app import Worker  # noqa: PLC0415 -- `watch` needs none of it
 
     worker = Worker(settings)
-    configure(log_level, secrets=lambda: (*settings.secrets(), worker.key.secret.reveal()))
+    configure(
+        log_level, secrets=lambda: (*settings.secrets(), worker.key.secret.reveal())
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, worker.stop)
     try:
@@ -152,21 +242,34 @@ def _watch(options: argparse.Namespace) -> int:
     from connector.tools.watch import EventFilter, watch  # noqa: PLC0415 -- as above
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)  # SIGINT too: a background job of a shell ignores it
+        signal.signal(
+            number, signal.default_int_handler
+        )  # SIGINT too: a background job of a shell ignores it
     opened = reading.opened(options.config, os.environ)
-    wanted = EventFilter(*map(frozenset, (options.symbol, options.kind, options.status)))
+    wanted = EventFilter(
+        *map(frozenset, (options.symbol, options.kind, options.status))
+    )
     if options.table and sys.stdout.isatty():
         return Table(opened.log(options.feed), opened, wanted).show()
-    return watch(opened.events(options.feed, from_beginning=options.from_beginning), wanted, as_json=options.json)
+    return watch(
+        opened.events(options.feed, from_beginning=options.from_beginning),
+        wanted,
+        as_json=options.json,
+    )
 
 
 def _history(options: argparse.Namespace) -> int:
     from connector.tools import reading  # noqa: PLC0415 -- `run` needs none of it
     from connector.tools.history import events, history, moment  # noqa: PLC0415 -- as above
 
-    between = moment(options.since, "--since"), None if options.until is None else moment(options.until, "--until")
+    between = (
+        moment(options.since, "--since"),
+        None if options.until is None else moment(options.until, "--until"),
+    )
     opened = reading.opened(options.config, os.environ)
-    found = events(opened.log(options.feed), opened.topics, opened.codec, options.symbol, between)
+    found = events(
+        opened.log(options.feed), opened.topics, opened.codec, options.symbol, between
+    )
     return history(found, options.form)
 
 
@@ -188,8 +291,12 @@ def _simulate(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise ConfigError([f"simulate: {error}"]) from None
     if not host or not port.isdecimal() or int(port) > _MAX_PORT:
-        raise ConfigError([f"simulate: --listen {options.listen[:40]!r}, expected HOST:PORT"])
-    return command.run_simulator(settings, host, int(port), Path(options.script) if options.script else None)
+        raise ConfigError(
+            [f"simulate: --listen {options.listen[:40]!r}, expected HOST:PORT"]
+        )
+    return command.run_simulator(
+        settings, host, int(port), Path(options.script) if options.script else None
+    )
 
 
 def _kafka(options: argparse.Namespace) -> int:

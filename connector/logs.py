@@ -19,7 +19,12 @@ MAX_VALUE_CHARACTERS: Final = 2_000
 MAX_MESSAGE_CHARACTERS: Final = 4_000
 MAX_EXCEPTION_CHARACTERS: Final = 16_000
 
-_STANDARD: Final = {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"}
+_STANDARD: Final = {
+    *logging.makeLogRecord({}).__dict__,
+    "message",
+    "asctime",
+    "taskName",
+}
 _OURS: Final = ("ts", "level", "logger", "message", "exception")
 
 
@@ -36,7 +41,9 @@ def configure(
     """
     stream = sys.stderr if stream is None else stream
     handler = _Handler(stream)
-    handler.setFormatter(_Formatter(not stream.isatty() if json is None else json, secrets))
+    handler.setFormatter(
+        _Formatter(not stream.isatty() if json is None else json, secrets)
+    )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger(__package__).setLevel(level)
     logging.captureWarnings(True)
@@ -45,7 +52,13 @@ def configure(
 class Bounded:
     """Lets the same thing be said at most once per interval. `clock` is monotonic, in seconds."""
 
-    def __init__(self, interval_seconds: float, clock: Callable[[], float], *, max_keys: int = 1_000) -> None:
+    def __init__(
+        self,
+        interval_seconds: float,
+        clock: Callable[[], float],
+        *,
+        max_keys: int = 1_000,
+    ) -> None:
         self._interval_seconds = interval_seconds
         self._clock = clock
         self._max_keys = max_keys
@@ -66,7 +79,9 @@ class _Handler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Say that a record is lost, and not its arguments as logging would: they may hold the key."""
         with suppress(OSError, ValueError):
-            self.stream.write(f"a log record of {printable(record.name)} could not be written\n")
+            self.stream.write(
+                f"a log record of {printable(record.name)} could not be written\n"
+            )
 
 
 class _Formatter(logging.Formatter):
@@ -80,20 +95,36 @@ class _Formatter(logging.Formatter):
             return redact(str(value), secrets)
 
         secrets = tuple(self._secrets())
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line: dict[str, object] = {"ts": at, "level": record.levelname, "logger": safe(record.name)}
+        at = (
+            datetime.fromtimestamp(record.created, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z")
+        )
+        line: dict[str, object] = {
+            "ts": at,
+            "level": record.levelname,
+            "logger": safe(record.name),
+        }
         line["message"] = safe(record.getMessage())[:MAX_MESSAGE_CHARACTERS]
         if record.exc_info:
-            line["exception"] = safe(self.formatException(record.exc_info))[-MAX_EXCEPTION_CHARACTERS:]
+            line["exception"] = safe(self.formatException(record.exc_info))[
+                -MAX_EXCEPTION_CHARACTERS:
+            ]
         for key, value in vars(record).items():
             if key not in _STANDARD:
-                line[safe(f"{key}_" if key in _OURS else key)] = _plain(value, safe(value)[:MAX_VALUE_CHARACTERS])
+                line[safe(f"{key}_" if key in _OURS else key)] = _plain(
+                    value, safe(value)[:MAX_VALUE_CHARACTERS]
+                )
         return dumps(line) if self._json else _text(line)
 
 
 def _plain(value: object, text: str) -> object:
     """Numbers as they are, unless one is a secret, and everything else as its text."""
-    number = value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+    number = (
+        value is None
+        or isinstance(value, bool | int)
+        or (isinstance(value, float) and math.isfinite(value))
+    )
     return value if number and str(value) == text else text
 
 
@@ -101,10 +132,17 @@ def _text(line: dict[str, object]) -> str:
     """One line, and a traceback below it, indented so that no text in it can pass for a line of its own."""
     traceback = str(line.pop("exception", "")).splitlines()
     head = " ".join(str(line.pop(key)) for key in _OURS[:4])
-    values = "".join(f" {printable(key)}={_quoted(printable(str(value)))}" for key, value in line.items())
+    values = "".join(
+        f" {printable(key)}={_quoted(printable(str(value)))}"
+        for key, value in line.items()
+    )
     return "\n    ".join([printable(head) + values, *map(printable, traceback)])
 
 
 def _quoted(text: str) -> str:
     escaped = text.replace('"', '\\"')
-    return f'"{escaped}"' if not text or any(char in escaped for char in ' "=') else escaped
+    return (
+        f'"{escaped}"'
+        if not text or any(char in escaped for char in ' "=')
+        else escaped
+    )

@@ -71,13 +71,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(kind)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     for report in terminalreporter.getreports("passed"):
         if report.when == "call" and report.user_properties:
-            said = ", ".join(f"{name} {value}" for name, value in report.user_properties)
+            said = ", ".join(
+                f"{name} {value}" for name, value in report.user_properties
+            )
             terminalreporter.write_line(f"{report.nodeid}: {said}")
-    reports = (report for outcome in RAN for report in terminalreporter.getreports(outcome))
-    kinds = Counter(kind_of(config.rootpath / report.nodeid.split("::")[0]) for report in reports)
+    reports = (
+        report for outcome in RAN for report in terminalreporter.getreports(outcome)
+    )
+    kinds = Counter(
+        kind_of(config.rootpath / report.nodeid.split("::")[0]) for report in reports
+    )
     counted = [f"{kind} {kinds[kind]}" for kind in KINDS if kinds[kind]]
     if counted:
         terminalreporter.write_line(f"kinds: {', '.join(counted)}")

@@ -36,21 +36,33 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     reader = Reader(path, environ, SECTIONS)
     _take_secret(reader, "upstream.api_key", api_key_text)
     _take_secret(reader, "http.token", token_text)
-    parts: dict[str, Any] = {name: reader.build(name, struct) for name, struct in SECTIONS.items() if name != "feeds"}
+    parts: dict[str, Any] = {
+        name: reader.build(name, struct)
+        for name, struct in SECTIONS.items()
+        if name != "feeds"
+    }
     feeds = {label: reader.build(label, Feed) for label in _feed_labels(reader)}
     _check_together(reader, parts["upstream"], parts["schedule"], feeds)
     http: Http | None = parts["http"]
     if http and not http.is_local and not http.token:
-        reader.fault("http.listen", "expected an address of loopback, or a token: set http.token_file")
+        reader.fault(
+            "http.listen",
+            "expected an address of loopback, or a token: set http.token_file",
+        )
     if reader.faults:
         raise reader.error()
     return Config(**parts, feeds=tuple(filter(None, feeds.values())))
 
 
-def load_kafka(path: Path | None, environ: Mapping[str, str]) -> tuple[Kafka, SchemaRegistry]:
+def load_kafka(
+    path: Path | None, environ: Mapping[str, str]
+) -> tuple[Kafka, SchemaRegistry]:
     """What reading the topics needs, of the same file and environment. Raises ConfigError, as `load` does."""
     reader = Reader(path, environ, SECTIONS)
-    kafka, registry = reader.build("kafka", Kafka), reader.build("schema_registry", SchemaRegistry)
+    kafka, registry = (
+        reader.build("kafka", Kafka),
+        reader.build("schema_registry", SchemaRegistry),
+    )
     if reader.faults or not kafka or not registry:
         raise reader.error()
     return kafka, registry
@@ -76,7 +88,9 @@ def _read_secret(option: str, path: str | Path, check: Callable[[str], str]) -> 
     try:
         return Secret(check(Path(path).read_text("utf-8-sig")))
     except (OSError, ValueError) as error:
-        raise ConfigError([printable(f"{option}: '{path}': {getattr(error, 'strerror', error)}")]) from None
+        raise ConfigError(
+            [printable(f"{option}: '{path}': {getattr(error, 'strerror', error)}")]
+        ) from None
 
 
 def _take_secret(reader: Reader, key: str, check: Callable[[str], str]) -> None:
@@ -97,7 +111,11 @@ def _take_secret(reader: Reader, key: str, check: Callable[[str], str]) -> None:
 
 def _feed_labels(reader: Reader) -> list[str]:
     """The feeds of the file, `feeds[0]` the first, or in place of all of them the one that variables make."""
-    labels = [found[0] for path in reader.given if (found := re.match(r"feeds(\[\d+\])?(?=\.)", path))]
+    labels = [
+        found[0]
+        for path in reader.given
+        if (found := re.match(r"feeds(\[\d+\])?(?=\.)", path))
+    ]
     if labels and "feeds" not in labels:
         return list(dict.fromkeys(labels))
     reader.given.setdefault("feeds.name", RawOption("all", "default"))
@@ -105,19 +123,33 @@ def _feed_labels(reader: Reader) -> list[str]:
 
 
 def _check_together(
-    reader: Reader, upstream: Upstream | None, schedule: Schedule | None, feeds: Mapping[str, Feed | None]
+    reader: Reader,
+    upstream: Upstream | None,
+    schedule: Schedule | None,
+    feeds: Mapping[str, Feed | None],
 ) -> None:
     if upstream and not upstream.allow_plain_http:
         url = urlsplit(upstream.base_url)
-        if url.scheme == "http" and url.hostname not in {"localhost", "127.0.0.1", "::1"}:
+        if url.scheme == "http" and url.hostname not in {
+            "localhost",
+            "127.0.0.1",
+            "::1",
+        }:
             problem = "expected https, or allow_plain_http: http shows the key to everybody between"
             reader.fault("upstream.base_url", problem)
     if schedule and schedule.min_interval_seconds > schedule.max_interval_seconds:
-        problem = f"expected at most max_interval_seconds, {schedule.max_interval_seconds}"
+        problem = (
+            f"expected at most max_interval_seconds, {schedule.max_interval_seconds}"
+        )
         reader.fault("schedule.min_interval_seconds", problem)
     seen: set[str] = set()
     for label, feed in feeds.items():
-        name = feed.name.replace("_", ".") if feed else label  # Kafka's metrics take both for the same
+        name = (
+            feed.name.replace("_", ".") if feed else label
+        )  # Kafka's metrics take both for the same
         if name in seen:
-            reader.fault(f"{label}.name", "expected another name than other feeds', '.' and '_' being the same")
+            reader.fault(
+                f"{label}.name",
+                "expected another name than other feeds', '.' and '_' being the same",
+            )
         seen.add(name)

@@ -11,12 +11,29 @@ import json
 import re
 import tomllib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeVar, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_origin,
+)
 
 import msgspec
 from msgspec import Meta, Struct
 
-from connector.config.secrets import ClientSettings, Secret, Setting, printable, quote, redact, shape
+from connector.config.secrets import (
+    ClientSettings,
+    Secret,
+    Setting,
+    printable,
+    quote,
+    redact,
+    shape,
+)
 from connector.config.values import InvalidValue
 from connector.core.diff import NUMBERS, Threshold
 from connector.errors import ConfigError
@@ -35,10 +52,17 @@ _WORDS: Final[dict[Any, str]] = {
     str | None: "str",
 }
 
-SHORT: Final = {"feeds.symbols": "GEX_SYMBOLS", "feeds.include": "GEX_INCLUDE", "feeds.exchanges": "GEX_EXCHANGES"}
+SHORT: Final = {
+    "feeds.symbols": "GEX_SYMBOLS",
+    "feeds.include": "GEX_INCLUDE",
+    "feeds.exchanges": "GEX_EXCHANGES",
+}
 """Options of the feed called `all`, and the variables that make it."""
 
-THRESHOLD_PATHS: Final = (*dict.fromkeys(path.partition(".")[0] for path in NUMBERS if "." in path), *NUMBERS)
+THRESHOLD_PATHS: Final = (
+    *dict.fromkeys(path.partition(".")[0] for path in NUMBERS if "." in path),
+    *NUMBERS,
+)
 """What a threshold can be given for: all the numbers of a section, or one number."""
 
 _LIMITS: Final[dict[str, Any]] = {
@@ -61,22 +85,42 @@ class RawOption(NamedTuple):
 class Reader:
     """What was given, and the faults found in it so far. Raises ConfigError where the file cannot be read."""
 
-    def __init__(self, path: Path | None, environ: Mapping[str, str], structs: Mapping[str, type[Struct]]) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        environ: Mapping[str, str],
+        structs: Mapping[str, type[Struct]],
+    ) -> None:
         self.faults: list[str] = []
         self.given = _of_file(path) | _of_environment(environ)
-        declared = [(name, field) for name, struct in structs.items() for field in msgspec.structs.fields(struct)]
-        self._kinds = _LIMITS | {f"{name}.{field.name}": field.type for name, field in declared}
+        declared = [
+            (name, field)
+            for name, struct in structs.items()
+            for field in msgspec.structs.fields(struct)
+        ]
+        self._kinds = _LIMITS | {
+            f"{name}.{field.name}": field.type for name, field in declared
+        }
         for key, given in self.given.items():
             if key in structs:
                 self.fault(key, "expected a table")
             elif self._kind(key) is None:
-                close = difflib.get_close_matches(key[:100], self._kinds, n=1, cutoff=0.0)[0]
-                self.fault(key, f"unknown, did you mean {variable(close) if given.text else close}?")
+                close = difflib.get_close_matches(
+                    key[:100], self._kinds, n=1, cutoff=0.0
+                )[0]
+                self.fault(
+                    key,
+                    f"unknown, did you mean {variable(close) if given.text else close}?",
+                )
 
     def fault(self, path: str, problem: str) -> None:
         """Keep what is wrong with an option, with the shape of what was given, and where."""
         kind, given = self._kind(path), self.given.get(path, RawOption(None, "default"))
-        hide = kind is None or kind.__origin__ in {Secret, ClientSettings} or path.endswith("url")
+        hide = (
+            kind is None
+            or kind.__origin__ in {Secret, ClientSettings}
+            or path.endswith("url")
+        )
         found = "not given" if given.value is None else shape(given.value, hide=hide)
         where = quote(path) if kind is None or ".client." in path else path
         self.faults.append(f"{where}: {found}; {problem}; from {given.origin}")
@@ -118,12 +162,19 @@ def variable(path: str) -> str:
 
 def expected(kind: Any) -> str:
     """Type and bounds of an option in words, from its annotation."""
-    kind = next((one for one in get_args(kind.__origin__) if get_origin(one) is Annotated), kind)  # it or None
+    kind = next(
+        (one for one in get_args(kind.__origin__) if get_origin(one) is Annotated), kind
+    )  # it or None
     bounds = [
         f"{sign} {bound}"
         for meta in kind.__metadata__
         if isinstance(meta, Meta)
-        for sign, bound in ((">", meta.gt), (">=", meta.ge), ("<=", meta.le), ("of length >=", meta.min_length))
+        for sign, bound in (
+            (">", meta.gt),
+            (">=", meta.ge),
+            ("<=", meta.le),
+            ("of length >=", meta.min_length),
+        )
         if bound is not None
     ]
     return f"{_WORDS.get(kind.__origin__) or kind.__origin__.__name__} {', '.join(bounds)}".strip()
@@ -135,26 +186,45 @@ def _of_file(path: Path | None) -> dict[str, RawOption]:
         return {key: RawOption(value, str(path)) for key, value in _leaves(document)}
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
-            [printable(f"'{path}': no TOML that can be read: {getattr(error, 'strerror', error)}")]
+            [
+                printable(
+                    f"'{path}': no TOML that can be read: {getattr(error, 'strerror', error)}"
+                )
+            ]
         ) from None
 
 
 def _of_environment(environ: Mapping[str, str]) -> dict[str, RawOption]:
-    services = [name.removesuffix("SERVICE_HOST") for name in environ if name.endswith("SERVICE_HOST")]
-    kubernetes = tuple(f"{service}{what}" for service in services for what in ("SERVICE_", "PORT"))
+    services = [
+        name.removesuffix("SERVICE_HOST")
+        for name in environ
+        if name.endswith("SERVICE_HOST")
+    ]
+    kubernetes = tuple(
+        f"{service}{what}" for service in services for what in ("SERVICE_", "PORT")
+    )
     options = {name: option for option, name in SHORT.items()}
     found: dict[str, RawOption] = {}
     for name, text in sorted(environ.items()):
         if not text or not name.startswith("GEX_") or name.startswith(kubernetes):
             continue
         section, _, key = name.removeprefix("GEX_").lower().partition("__")
-        if key.startswith("client__"):  # options of clients have dots where variables have underscores
+        if key.startswith(
+            "client__"
+        ):  # options of clients have dots where variables have underscores
             key = key.replace("__", "_").replace("_", ".")
         path = options.get(name) or f"{section}.{key}".rstrip(".")
         leaves = [(path, text)]
         with suppress(ValueError, RecursionError):
-            leaves = [*_leaves({path: json.loads(text)})] if path.endswith(".client") else leaves
-        found |= {key: RawOption(value, f"environment {name}", text=True) for key, value in leaves}
+            leaves = (
+                [*_leaves({path: json.loads(text)})]
+                if path.endswith(".client")
+                else leaves
+            )
+        found |= {
+            key: RawOption(value, f"environment {name}", text=True)
+            for key, value in leaves
+        }
     return found
 
 
@@ -162,8 +232,15 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
     """Every value that is no table by its dotted path; `feeds[0]` is the first table of a list."""
     for name, value in table.items():
         path = f"{prefix}{name}"
-        if isinstance(value, list) and value and not prefix and all(isinstance(one, dict) for one in value):
-            yield from _leaves({f"{path}[{index}]": one for index, one in enumerate(value)})
+        if (
+            isinstance(value, list)
+            and value
+            and not prefix
+            and all(isinstance(one, dict) for one in value)
+        ):
+            yield from _leaves(
+                {f"{path}[{index}]": one for index, one in enumerate(value)}
+            )
         elif isinstance(value, dict):
             yield from _leaves(value, f"{path}.")
         else:
@@ -190,8 +267,13 @@ def _converted(kind: Any, key: str, given: RawOption) -> Any:
         if given.text and isinstance(raw, str):
             raw.encode()
             raw = raw.split(",") if plain == tuple[str, ...] else raw.strip()
-        as_given = {Secret: str, ClientSettings: Setting if "." in key else dict[str, Setting]}.get(plain, kind)
+        as_given = {
+            Secret: str,
+            ClientSettings: Setting if "." in key else dict[str, Setting],
+        }.get(plain, kind)
         value = msgspec.convert(raw, as_given, strict=not given.text)
     except (msgspec.ValidationError, UnicodeEncodeError):
         raise InvalidValue(f"expected {expected(kind)}") from None
-    return check(key.partition(".")[2], value) if plain is ClientSettings else check(value)
+    return (
+        check(key.partition(".")[2], value) if plain is ClientSettings else check(value)
+    )

@@ -18,7 +18,9 @@ Setting = str | int | float | bool
 _SHOWN: Final = 64
 """In characters, and of a number in bits."""
 
-_SENSITIVE: Final = re.compile(r"password|secret|token|user\.info|credential|oauthbearer\.config|jaas|pem|proxy")
+_SENSITIVE: Final = re.compile(
+    r"password|secret|token|user\.info|credential|oauthbearer\.config|jaas|pem|proxy"
+)
 
 
 class Secret:
@@ -64,13 +66,21 @@ class ClientSettings(UserDict[str, Setting]):
     def secrets(self) -> tuple[str, ...]:
         """Values under names such as `sasl.password`; of `user:password` the password by itself too."""
         found = [str(value) for name, value in self.items() if _SENSITIVE.search(name)]
-        passwords = [str(value).partition(":")[2] for name, value in self.items() if name.endswith("user.info")]
+        passwords = [
+            str(value).partition(":")[2]
+            for name, value in self.items()
+            if name.endswith("user.info")
+        ]
         return tuple(filter(None, (*found, *passwords)))
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
     """`text` with every secret in it replaced by `***`, also where it stands escaped; the longest first."""
-    forms = {form for one in secrets for form in (one, repr(one)[1:-1], ascii(one)[1:-1], dumps(one)[1:-1])}
+    forms = {
+        form
+        for one in secrets
+        for form in (one, repr(one)[1:-1], ascii(one)[1:-1], dumps(one)[1:-1])
+    }
     for form in sorted(filter(None, forms), key=len, reverse=True):
         text = text.replace(form, MASK)
     return text
@@ -78,7 +88,10 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line: line breaks, control and format characters and lone surrogates as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 def quote(value: object) -> str:
@@ -90,5 +103,9 @@ def quote(value: object) -> str:
 def shape(value: object, *, hide: bool) -> str:
     """Type and size of a value, and a short one itself unless it is to be hidden."""
     size = f" of length {len(value)}" if isinstance(value, str | list | dict) else ""
-    shown = isinstance(value, str | float) or (isinstance(value, int) and value.bit_length() < _SHOWN)
-    return f"{type(value).__name__}{size}" + (f" {quote(value)}" if shown and not hide else "")
+    shown = isinstance(value, str | float) or (
+        isinstance(value, int) and value.bit_length() < _SHOWN
+    )
+    return f"{type(value).__name__}{size}" + (
+        f" {quote(value)}" if shown and not hide else ""
+    )

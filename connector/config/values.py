@@ -46,18 +46,27 @@ def matching(pattern: str, expected: str) -> Callable[[T], T]:
     return check
 
 
-def each(pattern: str, expected: str, clean: Callable[[str], str]) -> Callable[[Iterable[str]], tuple[str, ...]]:
+def each(
+    pattern: str, expected: str, clean: Callable[[str], str]
+) -> Callable[[Iterable[str]], tuple[str, ...]]:
     """A check for texts that match, whatever their case and the blanks around them, each there once."""
 
     def check(given: Iterable[str]) -> tuple[str, ...]:
         texts = [text.strip() for text in given]
         cleaned = tuple(map(clean, texts))
-        valid = [re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE) is not None for text in texts]
+        valid = [
+            re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE) is not None
+            for text in texts
+        ]
         bad = [
-            quote(text) for text, good in zip(texts, valid, strict=True) if not good or cleaned.count(clean(text)) > 1
+            quote(text)
+            for text, good in zip(texts, valid, strict=True)
+            if not good or cleaned.count(clean(text)) > 1
         ]
         if bad:
-            raise InvalidValue(f"expected {expected}, each once, not {', '.join(bad[:10])}")
+            raise InvalidValue(
+                f"expected {expected}, each once, not {', '.join(bad[:10])}"
+            )
         return cleaned
 
     return check
@@ -65,10 +74,14 @@ def each(pattern: str, expected: str, clean: Callable[[str], str]) -> Callable[[
 
 def among(known: tuple[str, ...]) -> Callable[[Iterable[str]], tuple[str, ...]]:
     """A check for names that are known, each there once; in lower case."""
-    return each("|".join(map(re.escape, known)), f"some of {', '.join(known)}", str.lower)
+    return each(
+        "|".join(map(re.escape, known)), f"some of {', '.join(known)}", str.lower
+    )
 
 
-def refusing(reasons: Mapping[str, tuple[str, ...]]) -> Callable[[str, Setting], Setting]:
+def refusing(
+    reasons: Mapping[str, tuple[str, ...]],
+) -> Callable[[str, Setting], Setting]:
     """A check for one option of a client: none of those that stand under the reason why."""
 
     def check(name: str, value: Setting) -> Setting:

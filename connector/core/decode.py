@@ -93,12 +93,18 @@ def decode_response(body: bytes, symbols: Collection[str]) -> Response:
     data = envelope.data or envelope
     results = bytes(data.results)
     if not results and data.missing is None and data.invalid is None:
-        raise BadResponse("the body is JSON, but has neither `results` nor `missing` nor `invalid`")
+        raise BadResponse(
+            "the body is JSON, but has neither `results` nor `missing` nor `invalid`"
+        )
     if results and not results.startswith((b"{", b"null")):
         raise BadResponse("the body is JSON, but its `results` are no object")
-    missing, invalid = (frozenset(map(str, _list(names))) for names in (data.missing, data.invalid))
+    missing, invalid = (
+        frozenset(map(str, _list(names))) for names in (data.missing, data.invalid)
+    )
     answers: dict[str, bytes | Status] = {}
-    odd = ["duplicate_keys"] * duplicates + ["unrequested"] * len(entries.keys() - set(symbols))
+    odd = ["duplicate_keys"] * duplicates + ["unrequested"] * len(
+        entries.keys() - set(symbols)
+    )
     for symbol in symbols:
         entry = entries.get(symbol, b"null")
         listed = (symbol in missing) + (symbol in invalid)
@@ -106,7 +112,13 @@ def decode_response(body: bytes, symbols: Collection[str]) -> Response:
             odd.append("both_lists")
         elif listed == 0 and entry == b"null":
             odd.append("not_listed")
-        answers[symbol] = Status.INVALID if symbol in invalid else Status.MISSING if entry == b"null" else entry
+        answers[symbol] = (
+            Status.INVALID
+            if symbol in invalid
+            else Status.MISSING
+            if entry == b"null"
+            else entry
+        )
     return Response(answers, meta, inconsistencies=tuple(odd))
 
 
@@ -115,11 +127,16 @@ def _split(body: bytes) -> tuple[_Envelope, dict[str, bytes], int]:
     try:
         envelope = _envelope.decode(body)
         raw = bytes((envelope.data or envelope).results)
-        entries = {symbol: bytes(entry) for symbol, entry in (_results.decode(raw or b"null") or {}).items()}
+        entries = {
+            symbol: bytes(entry)
+            for symbol, entry in (_results.decode(raw or b"null") or {}).items()
+        }
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _salvage(body, str(error))
     # A key that stands twice leaves a colon over; so does one in a symbol's name, and then it is counted closely.
-    if raw.count(b":") == len(entries) + sum(entry.count(b":") for entry in entries.values()):
+    if raw.count(b":") == len(entries) + sum(
+        entry.count(b":") for entry in entries.values()
+    ):
         return envelope, entries, 0
     pairs = list(_pairs(body))
     return envelope, entries, len(pairs) - len({key for key, _, _ in pairs})
@@ -134,7 +151,9 @@ def _salvage(body: bytes, fault: str) -> tuple[_Envelope, dict[str, bytes], int]
     try:
         envelope = _envelope.decode(rest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadResponse(f"the body ({len(body)} bytes) is no JSON response: {fault[:200]}") from None
+        raise BadResponse(
+            f"the body ({len(body)} bytes) is no JSON response: {fault[:200]}"
+        ) from None
     entries = {key: body[start:end].strip() for key, start, end in pairs}
     return envelope, entries, len(pairs) - len(entries)
 
@@ -180,11 +199,15 @@ def _enter_results(tokens: Iterator[re.Match[bytes]]) -> bool:
 
 def _meta(value: Any) -> Meta:
     fields = value if isinstance(value, dict) else {}
-    exchanges = _list(fields.get("exchanges_filtered"))[:_MAX_NAMES]  # they go into every record
+    exchanges = _list(fields.get("exchanges_filtered"))[
+        :_MAX_NAMES
+    ]  # they go into every record
     return Meta(
         server_at=moment_or_none(fields.get("timestamp")),
         request_id=_text(fields.get("request_id")),
-        exchanges=tuple(name[:_MAX_NAME] for name in exchanges if isinstance(name, str)),
+        exchanges=tuple(
+            name[:_MAX_NAME] for name in exchanges if isinstance(name, str)
+        ),
         rate_limit=_rate_limit(fields.get("rate_limit")),
     )
 
@@ -202,7 +225,9 @@ def _refusal(error: Any) -> Refusal:
 def _rate_limit(value: Any) -> RateLimit:
     fields = value if isinstance(value, dict) else {}
     try:
-        return msgspec.convert({"reset_at_seconds": fields.get("reset"), **fields}, RateLimit, strict=False)
+        return msgspec.convert(
+            {"reset_at_seconds": fields.get("reset"), **fields}, RateLimit, strict=False
+        )
     except msgspec.ValidationError:
         return RateLimit()
 

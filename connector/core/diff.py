@@ -6,16 +6,35 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from connector.core.model import AllExpiry, ExpectedMove, LevelChange, Levels, MaxPain, Odte, Ranked, Row, Value
+from connector.core.model import (
+    AllExpiry,
+    ExpectedMove,
+    LevelChange,
+    Levels,
+    MaxPain,
+    Odte,
+    Ranked,
+    Row,
+    Value,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-_NUMERIC: Final = {"all_expiry": AllExpiry, "odte": Odte, "max_pain": MaxPain, "expected_move": ExpectedMove}
+_NUMERIC: Final = {
+    "all_expiry": AllExpiry,
+    "odte": Odte,
+    "max_pain": MaxPain,
+    "expected_move": ExpectedMove,
+}
 
 NUMBERS: Final = (
     "spot_price",
-    *(f"{section}.{field}" for section, struct in _NUMERIC.items() for field in struct.__struct_fields__),
+    *(
+        f"{section}.{field}"
+        for section, struct in _NUMERIC.items()
+        for field in struct.__struct_fields__
+    ),
 )
 """Every path of `Levels` that is one number."""
 
@@ -39,7 +58,9 @@ class Threshold(Value, frozen=True, forbid_unknown_fields=True):
         distance = abs(after - before)
         if self.absolute is not None and distance > self.absolute:
             return True
-        return self.relative is not None and (before == 0 or distance > self.relative * abs(before))
+        return self.relative is not None and (
+            before == 0 or distance > self.relative * abs(before)
+        )
 
 
 _ANY: Final = Threshold()
@@ -52,7 +73,11 @@ class Rules(Value, frozen=True):
     sections: tuple[str, ...] = SECTIONS
 
     @classmethod
-    def of(cls, ignore: Collection[str] = (), thresholds: Mapping[str, Threshold] | None = None) -> Rules:
+    def of(
+        cls,
+        ignore: Collection[str] = (),
+        thresholds: Mapping[str, Threshold] | None = None,
+    ) -> Rules:
         """Rules from paths (`odte.hvl`) or sections (`odte`, `ranked`); a path's threshold wins over its section's."""
 
         def threshold(path: str) -> Threshold | None:
@@ -62,12 +87,21 @@ class Rules(Value, frozen=True):
             given = thresholds or {}
             return given.get(path) or given.get(section) or _ANY
 
-        counted = tuple(path for path in SECTIONS if not {path, path.partition(".")[0]} & set(ignore))
-        return cls(thresholds=tuple(threshold(path) for path in NUMBERS), sections=counted)
+        counted = tuple(
+            path
+            for path in SECTIONS
+            if not {path, path.partition(".")[0]} & set(ignore)
+        )
+        return cls(
+            thresholds=tuple(threshold(path) for path in NUMBERS), sections=counted
+        )
 
     def exact(self) -> Rules:
         """The same without thresholds: whatever is not ignored counts, however small."""
-        return Rules(tuple(None if limit is None else _ANY for limit in self.thresholds), self.sections)
+        return Rules(
+            tuple(None if limit is None else _ANY for limit in self.thresholds),
+            self.sections,
+        )
 
 
 class Difference(Value, frozen=True):
@@ -90,10 +124,16 @@ def compare(before: Levels | None, after: Levels | None, rules: Rules) -> Differ
     was, now = before or Levels(), after or Levels()
     levels = tuple(
         LevelChange(path, old, new)
-        for path, old, new, threshold in zip(NUMBERS, _numbers(was), _numbers(now), rules.thresholds, strict=True)
+        for path, old, new, threshold in zip(
+            NUMBERS, _numbers(was), _numbers(now), rules.thresholds, strict=True
+        )
         if old != new and threshold is not None and threshold.exceeded(old, new)
     )
-    sections = tuple(path for path in rules.sections if _rows_differ(path, _rows(was, path), _rows(now, path)))
+    sections = tuple(
+        path
+        for path in rules.sections
+        if _rows_differ(path, _rows(was, path), _rows(now, path))
+    )
     return Difference(levels, sections) if levels or sections else NOTHING
 
 
@@ -116,7 +156,9 @@ def _rows(levels: Levels, path: str) -> tuple[Row, ...] | None:
     return rows
 
 
-def _rows_differ(path: str, before: tuple[Row, ...] | None, after: tuple[Row, ...] | None) -> bool:
+def _rows_differ(
+    path: str, before: tuple[Row, ...] | None, after: tuple[Row, ...] | None
+) -> bool:
     """`ranked` is compared by its ordered strikes where every row has one; everything else whole."""
     if before == after:
         return False

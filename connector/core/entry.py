@@ -8,7 +8,17 @@ from typing import Any, Final
 
 import msgspec
 
-from connector.core.model import MICROS, AllExpiry, Entry, ExpectedMove, Levels, MaxPain, Odte, Ranked, Row
+from connector.core.model import (
+    MICROS,
+    AllExpiry,
+    Entry,
+    ExpectedMove,
+    Levels,
+    MaxPain,
+    Odte,
+    Ranked,
+    Row,
+)
 from connector.errors import EntryError
 
 MAX_ENTRY_BYTES: Final = 64 * 1024
@@ -53,7 +63,9 @@ def decode_entry(raw: bytes, now: int) -> Entry:
             `computed_at_future`.
     """
     if len(raw) > MAX_ENTRY_BYTES:
-        raise EntryError("too_large", f"{len(raw)} bytes, at most {MAX_ENTRY_BYTES} are taken")
+        raise EntryError(
+            "too_large", f"{len(raw)} bytes, at most {MAX_ENTRY_BYTES} are taken"
+        )
     try:
         fields = msgspec.json.decode(raw)
         canonical = msgspec.json.encode(fields)
@@ -61,13 +73,23 @@ def decode_entry(raw: bytes, now: int) -> Entry:
         levels = _levels(typed, fields)
     except msgspec.ValidationError as error:
         raise EntryError("wrong_type", str(error)[:200]) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise EntryError("malformed", str(error)[:200]) from None
     # Where nothing is escaped a key cannot be lost without its colon.
     same = b"\\" not in raw and raw.count(b":") == canonical.count(b":")
     if not same and (lost := _count_keys(raw) - _count_keys(canonical)) > 0:
-        raise EntryError("duplicate_keys", f"{lost} of its keys stand there before in the same object")
-    computed_at = None if typed.computed_at is None else _computed_at(typed.computed_at, now)
+        raise EntryError(
+            "duplicate_keys",
+            f"{lost} of its keys stand there before in the same object",
+        )
+    computed_at = (
+        None if typed.computed_at is None else _computed_at(typed.computed_at, now)
+    )
     return Entry(levels, computed_at)
 
 
@@ -87,13 +109,21 @@ def _levels(typed: _Entry, fields: dict[str, Any]) -> Levels:
 
 
 def _rows(rows: list[Any] | None) -> tuple[Row, ...] | None:
-    return None if rows is None else tuple([Row(_strike(row), canonical_json(row)) for row in rows])
+    return (
+        None
+        if rows is None
+        else tuple([Row(_strike(row), canonical_json(row)) for row in rows])
+    )
 
 
 def _strike(row: Any) -> float | None:
     """The strike of a row that is a number or has one under that name."""
     strike = row.get("strike") if isinstance(row, dict) else row
-    return float(strike) if isinstance(strike, int | float) and not isinstance(strike, bool) else None
+    return (
+        float(strike)
+        if isinstance(strike, int | float) and not isinstance(strike, bool)
+        else None
+    )
 
 
 def _extra(typed: _Entry, fields: dict[str, Any]) -> str | None:
@@ -127,10 +157,16 @@ def _count_keys(valid: bytes) -> int:
 def _computed_at(text: str, now: int) -> int:
     moment = moment_or_none(text)
     if moment is None:
-        raise EntryError("computed_at_unparsable", f"computed_at = {text[:40]!r}, expected ISO 8601 in UTC")
+        raise EntryError(
+            "computed_at_unparsable",
+            f"computed_at = {text[:40]!r}, expected ISO 8601 in UTC",
+        )
     if moment > now + MAX_AHEAD_SECONDS * MICROS:
         ahead = (moment - now) / MICROS
-        raise EntryError("computed_at_future", f"computed_at = {text[:40]!r} is {ahead:.0f} s ahead of the clock")
+        raise EntryError(
+            "computed_at_future",
+            f"computed_at = {text[:40]!r} is {ahead:.0f} s ahead of the clock",
+        )
     return moment
 
 
@@ -138,6 +174,9 @@ def moment_or_none(text: Any) -> int | None:
     """Microseconds since the epoch of an ISO 8601 text; one without an offset is UTC, as the vendor documents."""
     try:
         moment = datetime.fromisoformat(text)
-        return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * MICROS)
+        return round(
+            (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            * MICROS
+        )
     except (ValueError, TypeError, OverflowError):
         return None

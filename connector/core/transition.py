@@ -73,7 +73,9 @@ def observe(state: State | None, seen: Observation, feed: FeedRules) -> Transiti
     return _present(state, seen, seen.entry, feed)
 
 
-def fold(states: Mapping[str, State], seen: Iterable[Observation], feed: FeedRules) -> list[Transition]:
+def fold(
+    states: Mapping[str, State], seen: Iterable[Observation], feed: FeedRules
+) -> list[Transition]:
     """Observe one after another, each compared with what the one before it left. Changes nothing it is given."""
     latest: dict[str, State] = {}
     steps: list[Transition] = []
@@ -86,7 +88,13 @@ def fold(states: Mapping[str, State], seen: Iterable[Observation], feed: FeedRul
     return steps
 
 
-def expire(state: State, at: tuple[int, int], answered_at: int | None, source: Source, feed: FeedRules) -> Transition:
+def expire(
+    state: State,
+    at: tuple[int, int],
+    answered_at: int | None,
+    source: Source,
+    feed: FeedRules,
+) -> Transition:
     """What the timer decides: live levels that are too old become stale, also when nothing answers.
 
     The reason is `no_answer` where none came in the latter half of `stale_after_seconds`, else `old`.
@@ -96,18 +104,26 @@ def expire(state: State, at: tuple[int, int], answered_at: int | None, source: S
     """
     observed_at, now = at
     # What was observed before was observed by our clock.
-    answered = state.observed_at + now - observed_at if answered_at is None else answered_at
+    answered = (
+        state.observed_at + now - observed_at if answered_at is None else answered_at
+    )
     due = stale_at(state, answered, feed)
     if due is None or now <= due:
         return NOTHING
     silent = answered_at is None or now - answered_at > feed.stale_after_micros // 2
     reason = "no_answer" if silent else "old"
-    seen = Observation(state.symbol, Status.STALE, None, observed_at, now, source, reason)
-    said = EventDraft(Kind.STALE, Status.STALE, state.said, state.computed_at, Difference(), reason)
+    seen = Observation(
+        state.symbol, Status.STALE, None, observed_at, now, source, reason
+    )
+    said = EventDraft(
+        Kind.STALE, Status.STALE, state.said, state.computed_at, Difference(), reason
+    )
     return _publish(state, seen, said, feed, _kept(state, seen))
 
 
-def snapshot(state: State | None, at: tuple[int, int], source: Source, feed: FeedRules) -> Transition:
+def snapshot(
+    state: State | None, at: tuple[int, int], source: Source, feed: FeedRules
+) -> Transition:
     """What somebody asked for: the levels as last seen, said whole and under the status that holds.
 
     Nothing where there are none. `at` is the moment by our clock and by the upstream's.
@@ -116,9 +132,13 @@ def snapshot(state: State | None, at: tuple[int, int], source: Source, feed: Fee
         return NOTHING
     seen = Observation(state.symbol, state.status, None, *at, source, ASKED)
     difference = compare(state.said, state.levels, feed.rules)
-    said = EventDraft(Kind.SNAPSHOT, state.status, state.levels, state.computed_at, difference, ASKED)
+    said = EventDraft(
+        Kind.SNAPSHOT, state.status, state.levels, state.computed_at, difference, ASKED
+    )
     # Nothing was observed: how old the last answer is must not change by it.
-    return _publish(state, seen, said, feed, replace(state, published=None, source=source))
+    return _publish(
+        state, seen, said, feed, replace(state, published=None, source=source)
+    )
 
 
 def stale_at(state: State, answered_at: int, feed: FeedRules) -> int | None:
@@ -129,9 +149,13 @@ def stale_at(state: State, answered_at: int, feed: FeedRules) -> int | None:
     return since + feed.stale_after_micros
 
 
-def remove(state: State, observed_at: int, source: Source, feed: FeedRules) -> Transition:
+def remove(
+    state: State, observed_at: int, source: Source, feed: FeedRules
+) -> Transition:
     """The symbol is no longer configured. Its state stays: the sequence must not start again."""
-    seen = Observation(state.symbol, Status.REMOVED, None, observed_at, observed_at, source)
+    seen = Observation(
+        state.symbol, Status.REMOVED, None, observed_at, observed_at, source
+    )
     return _absent(state, seen, feed)
 
 
@@ -141,17 +165,27 @@ def _absent(state: State | None, seen: Observation, feed: FeedRules) -> Transiti
         return NOTHING
     known = state or _first(seen, feed)
     difference = compare(known.said, None, feed.rules)
-    said = EventDraft(Kind(seen.status), seen.status, None, None, difference, seen.reason)
+    said = EventDraft(
+        Kind(seen.status), seen.status, None, None, difference, seen.reason
+    )
     return _publish(known, seen, said, feed, _kept(known, seen))
 
 
-def _present(state: State | None, seen: Observation, entry: Entry, feed: FeedRules) -> Transition:
+def _present(
+    state: State | None, seen: Observation, entry: Entry, feed: FeedRules
+) -> Transition:
     known = state or _first(seen, feed)
     floor = known.computed_at
-    if floor is not None and entry.computed_at is not None and entry.computed_at < floor:
+    if (
+        floor is not None
+        and entry.computed_at is not None
+        and entry.computed_at < floor
+    ):
         return Transition(dropped="older")
     computed_at = floor if entry.computed_at is None else entry.computed_at
-    old = computed_at is not None and seen.age_at - computed_at > feed.stale_after_micros
+    old = (
+        computed_at is not None and seen.age_at - computed_at > feed.stale_after_micros
+    )
     difference = compare(known.said, entry.levels, feed.rules)
     kind = _kind(known, feed, old=old, changed=bool(difference))
     status = Status.STALE if old else Status.LIVE
@@ -165,12 +199,16 @@ def _present(state: State | None, seen: Observation, entry: Entry, feed: FeedRul
         request_fingerprint=feed.request_fingerprint,
         source=seen.source,
         levels=entry.levels,
-        published=_still_published(known.said, entry.levels, feed) if kind is None else None,
+        published=_still_published(known.said, entry.levels, feed)
+        if kind is None
+        else None,
         event_computed_at=known.event_computed_at,
     )
     if kind is not None:
         reason = "old" if kind is Kind.STALE else None
-        said = EventDraft(kind, status, entry.levels, entry.computed_at, difference, reason)
+        said = EventDraft(
+            kind, status, entry.levels, entry.computed_at, difference, reason
+        )
         return _publish(known, seen, said, feed, new)
     if computed_at == floor and entry.levels == known.levels:
         return NOTHING
@@ -190,7 +228,9 @@ def _kind(known: State, feed: FeedRules, *, old: bool, changed: bool) -> Kind | 
     return Kind.CHANGED if changed else None
 
 
-def _still_published(said: Levels | None, seen: Levels, feed: FeedRules) -> Levels | None:
+def _still_published(
+    said: Levels | None, seen: Levels, feed: FeedRules
+) -> Levels | None:
     """What the last event said, where that differs from what is seen now in something that counts but little."""
     return said if compare(said, seen, feed.rules.exact()) else None
 
@@ -211,10 +251,14 @@ def _first(seen: Observation, feed: FeedRules) -> State:
 
 def _kept(known: State, seen: Observation) -> State:
     """The levels as they were, under a new status."""
-    return replace(known, status=seen.status, observed_at=seen.observed_at, source=seen.source)
+    return replace(
+        known, status=seen.status, observed_at=seen.observed_at, source=seen.source
+    )
 
 
-def _publish(known: State, seen: Observation, said: EventDraft, feed: FeedRules, new: State) -> Transition:
+def _publish(
+    known: State, seen: Observation, said: EventDraft, feed: FeedRules, new: State
+) -> Transition:
     sequence = known.sequence + 1
     event = Event(
         event_id=f"{feed.feed}/{seen.symbol}/{sequence}",
@@ -234,4 +278,6 @@ def _publish(known: State, seen: Observation, said: EventDraft, feed: FeedRules,
         before=known.said,
         after=said.levels,
     )
-    return Transition(replace(new, sequence=sequence, event_computed_at=said.computed_at), event)
+    return Transition(
+        replace(new, sequence=sequence, event_computed_at=said.computed_at), event
+    )

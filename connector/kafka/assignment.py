@@ -55,7 +55,11 @@ class Group:
     """
 
     def __init__(
-        self, settings: Settings, topics: Mapping[str, str], listener: Listener, polled: Callable[[], None]
+        self,
+        settings: Settings,
+        topics: Mapping[str, str],
+        listener: Listener,
+        polled: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._topics = topics
@@ -81,7 +85,9 @@ class Group:
     def wait_joined(self) -> None:
         """Wait a while for the group's first word. Raises KafkaUnavailable where there was none."""
         if not self._answered.wait(_FIRST_JOIN_SECONDS):
-            raise self._last_error or KafkaUnavailable("joining the group: no answer yet")
+            raise self._last_error or KafkaUnavailable(
+                "joining the group: no answer yet"
+            )
 
     def stop(self, timeout_seconds: float) -> bool:
         """Leave, which hands our shards over at once. False where that was not done in time."""
@@ -106,7 +112,10 @@ class Group:
 
     def _poll(self, consumer: ck.Consumer) -> None:
         consumer.subscribe(
-            list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            list(self._topics),
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
         )
         looked_at = time.monotonic()
         while not self._stopping.is_set():
@@ -134,14 +143,21 @@ class Group:
             return  # the broker is away, which others notice
         self.absent = sorted(self._topics.keys() - present.keys())
         if self.absent:
-            _log.error("topics are gone; a restart makes them anew", extra={"topics": ", ".join(self.absent)})
+            _log.error(
+                "topics are gone; a restart makes them anew",
+                extra={"topics": ", ".join(self.absent)},
+            )
 
     def _report(self, error: ck.KafkaError) -> None:
         self._last_error = translate(error, "being a member of the group")
         if self._bounded.admit(error.code()) is not None:
-            _log.warning("the group is in trouble", extra={"error": str(self._last_error)})
+            _log.warning(
+                "the group is in trouble", extra={"error": str(self._last_error)}
+            )
 
-    def _on_assign(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+    def _on_assign(
+        self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]
+    ) -> None:
         for partition in partitions:
             partition.offset = ck.OFFSET_END
         consumer.incremental_assign(partitions)
@@ -150,14 +166,21 @@ class Group:
         self._listener.assigned(self._shards(partitions))
         self._answered.set()
 
-    def _on_revoke(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+    def _on_revoke(
+        self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]
+    ) -> None:
         self._listener.revoked(self._shards(partitions))
         consumer.incremental_unassign(partitions)
 
-    def _on_lost(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+    def _on_lost(
+        self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]
+    ) -> None:
         self._answered.clear()
         self._listener.lost(self._shards(partitions))
         consumer.incremental_unassign(partitions)
 
     def _shards(self, partitions: list[ck.TopicPartition]) -> list[ShardId]:
-        return [ShardId(self._topics[partition.topic], partition.partition) for partition in partitions]
+        return [
+            ShardId(self._topics[partition.topic], partition.partition)
+            for partition in partitions
+        ]

@@ -39,7 +39,9 @@ def schema(name: str) -> Schema:
 
 def _folder() -> Path:
     here = Path(__file__).parent.parent
-    return next(path for path in (here / "schemas", here.parent / "schemas") if path.is_dir())
+    return next(
+        path for path in (here / "schemas", here.parent / "schemas") if path.is_dir()
+    )
 
 
 def _load(path: Path) -> Schema:
@@ -77,7 +79,9 @@ class SingleObject:
     def _learn(self, known: Schema) -> bytes:
         """The marker and the fingerprint, whose hexadecimal digits fastavro has in the order of the bytes."""
         canonical = fastavro.schema.to_parsing_canonical_form(known)
-        prefix = _SINGLE_OBJECT + bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
+        prefix = _SINGLE_OBJECT + bytes.fromhex(
+            fastavro.schema.fingerprint(canonical, "CRC-64-AVRO")
+        )
         self._schemas[prefix] = known
         return prefix
 
@@ -109,29 +113,41 @@ class Codec:
     def __init__(self, framing: Framing) -> None:
         self._framing = framing
         event, state = schema(EVENT), schema(STATE)
-        self._event, self._state = _head(event, ("before", "after")), _head(state, ("levels", "published"))
+        self._event, self._state = (
+            _head(event, ("before", "after")),
+            _head(state, ("levels", "published")),
+        )
         self._levels = fastavro.parse_schema(schema("Levels"))
         self._readers = {EVENT: _plain(event), STATE: _plain(state)}
         self._writers: dict[str, Schema] = {}
         self._moments: dict[bytes, Schema] = {}
         self._memo: dict[str, list[tuple[Levels, bytes]]] = {}
-        for kind in (Event, State):  # msgspec 0.22 dies (SIGSEGV) where two threads are the first to use a type
+        for kind in (
+            Event,
+            State,
+        ):  # msgspec 0.22 dies (SIGSEGV) where two threads are the first to use a type
             msgspec.json.Decoder(kind)
 
     def event(self, topic: str, event: Event) -> bytes:
         """The value of a record of `changes`."""
         head = {name: getattr(event, name) for name in _EVENT_HEAD}
-        head["changed_levels"] = [msgspec.structs.asdict(change) for change in event.changed_levels]
+        head["changed_levels"] = [
+            msgspec.structs.asdict(change) for change in event.changed_levels
+        ]
         head["source"] = msgspec.structs.asdict(event.source)
         prefix = self._framing.prefix(topic, EVENT)
-        return self._join(prefix, self._event, head, (event.symbol, event.before, event.after))
+        return self._join(
+            prefix, self._event, head, (event.symbol, event.before, event.after)
+        )
 
     def state(self, topic: str, state: State) -> bytes:
         """The value of a record of `current`."""
         head = {name: getattr(state, name) for name in _STATE_HEAD}
         head["source"] = msgspec.structs.asdict(state.source)
         prefix = self._framing.prefix(topic, STATE)
-        return self._join(prefix, self._state, head, (state.symbol, state.levels, state.published))
+        return self._join(
+            prefix, self._state, head, (state.symbol, state.levels, state.published)
+        )
 
     def decode_event(self, value: bytes) -> Event:
         """An event, of this version's schema or of one that resolves to it. Raises `ShardCorrupt`."""
@@ -157,11 +173,15 @@ class Codec:
                 raise ShardCorrupt(
                     f"a value of {len(value)} bytes is no {STATE}: its schema has no symbol and {_MOMENT}"
                 )
-            schema = _plain({**written, "fields": written["fields"][: names.index(_MOMENT) + 1]})
+            schema = _plain(
+                {**written, "fields": written["fields"][: names.index(_MOMENT) + 1]}
+            )
             self._moments[key] = schema
         head = _read(value, start, STATE, schema)
         if head["symbol"] != symbol:
-            raise ShardCorrupt(f"a value of {len(value)} bytes is the {STATE} of another symbol than {symbol}")
+            raise ShardCorrupt(
+                f"a value of {len(value)} bytes is the {STATE} of another symbol than {symbol}"
+            )
         found: int | None = head[_MOMENT]
         return found
 
@@ -177,7 +197,9 @@ class Codec:
         fastavro.schemaless_writer(out, head_schema, head, strict=True)
         symbol, *both = tail
         for levels in both:
-            out.write(_NULL if levels is None else _LEVELS + self._encoded(symbol, levels))
+            out.write(
+                _NULL if levels is None else _LEVELS + self._encoded(symbol, levels)
+            )
         return out.getvalue()
 
     def _encoded(self, symbol: str, levels: Levels) -> bytes:
@@ -194,7 +216,9 @@ class Codec:
     def _decode(self, value: bytes, name: str) -> Any:
         written, start = self._framing.written_with(value)
         key = value[:start].hex()
-        writer: Any = self._writers.get(key) or self._writers.setdefault(key, _plain(written))
+        writer: Any = self._writers.get(key) or self._writers.setdefault(
+            key, _plain(written)
+        )
         reader = self._readers[name]
         # Resolving a schema to itself would double what decoding costs.
         return _read(value, start, name, writer, None if writer == reader else reader)
@@ -203,8 +227,15 @@ class Codec:
 def _read(value: bytes, start: int, name: str, writer: Any, reader: Any = None) -> Any:
     try:
         return fastavro.schemaless_reader(io.BytesIO(value[start:]), writer, reader)
-    except (EOFError, ValueError, IndexError, fastavro.read.SchemaResolutionError) as error:
-        raise ShardCorrupt(f"a value of {len(value)} bytes is no {name}: {error}") from None
+    except (
+        EOFError,
+        ValueError,
+        IndexError,
+        fastavro.read.SchemaResolutionError,
+    ) as error:
+        raise ShardCorrupt(
+            f"a value of {len(value)} bytes is no {name}: {error}"
+        ) from None
 
 
 _EVENT_HEAD: Final = Event.__struct_fields__[:-2]
@@ -218,10 +249,20 @@ def _as_dict(levels: Levels) -> dict[str, Any]:
         return None if value is None else ("double", value)
 
     def section(values: msgspec.Struct) -> dict[str, Any]:
-        return {name: number(value) for name, value in msgspec.structs.asdict(values).items()}
+        return {
+            name: number(value)
+            for name, value in msgspec.structs.asdict(values).items()
+        }
 
     def rows(given: tuple[Row, ...] | None) -> tuple[str, list[dict[str, Any]]] | None:
-        return None if given is None else ("array", [{"strike": number(row.strike), "json": row.json} for row in given])
+        return (
+            None
+            if given is None
+            else (
+                "array",
+                [{"strike": number(row.strike), "json": row.json} for row in given],
+            )
+        )
 
     return {
         "spot_price": number(levels.spot_price),
@@ -229,7 +270,10 @@ def _as_dict(levels: Levels) -> dict[str, Any]:
         "odte": section(levels.odte),
         "max_pain": section(levels.max_pain),
         "expected_move": section(levels.expected_move),
-        "ranked": {name: rows(getattr(levels.ranked, name)) for name in Ranked.__struct_fields__},
+        "ranked": {
+            name: rows(getattr(levels.ranked, name))
+            for name in Ranked.__struct_fields__
+        },
         "zones": rows(levels.zones),
         "extra": levels.extra,
     }
@@ -239,7 +283,9 @@ def _head(full: Schema, tail: tuple[str, str]) -> Schema:
     """The record without its last two fields, which are encoded apart: Avro writes fields one after another."""
     names = tuple(field["name"] for field in full["fields"][-2:])
     if names != tail:
-        raise ValueError(f"the last fields of {full['name']} are {names}, expected {tail}")
+        raise ValueError(
+            f"the last fields of {full['name']} are {names}, expected {tail}"
+        )
     return _plain({**full, "fields": full["fields"][:-2]})
 
 
@@ -249,9 +295,13 @@ def _plain(full: Schema) -> Schema:
     def without(part: Any) -> Any:
         if isinstance(part, dict):
             return {
-                key: without(value) for key, value in part.items() if not key.startswith("__") and key != "logicalType"
+                key: without(value)
+                for key, value in part.items()
+                if not key.startswith("__") and key != "logicalType"
             }
         return [without(item) for item in part] if isinstance(part, list) else part
 
-    plain: Schema = fastavro.parse_schema(json.loads(json.dumps(without(full))), _force=True)
+    plain: Schema = fastavro.parse_schema(
+        json.loads(json.dumps(without(full))), _force=True
+    )
     return plain

@@ -25,7 +25,12 @@ MAX_POLL_INTERVAL_SECONDS: Final = 60
 _STATISTICS_INTERVAL_SECONDS: Final = 10
 
 _MEMBERSHIP: Final = frozenset(
-    {"group.protocol", "session.timeout.ms", "heartbeat.interval.ms", "max.poll.interval.ms"}
+    {
+        "group.protocol",
+        "session.timeout.ms",
+        "heartbeat.interval.ms",
+        "max.poll.interval.ms",
+    }
 )
 """Settings that only a member of a group has."""
 
@@ -60,11 +65,22 @@ class Clients:
             "session.timeout.ms": SESSION_TIMEOUT_SECONDS * 1000,
             "heartbeat.interval.ms": 1000,
         }
-        common = {"max.poll.interval.ms": MAX_POLL_INTERVAL_SECONDS * 1000, **self._common("group")}
-        if common.get("group.protocol") == "consumer":  # KIP-848: these are the broker's
-            common = {name: value for name, value in common.items() if name not in classic}
+        common = {
+            "max.poll.interval.ms": MAX_POLL_INTERVAL_SECONDS * 1000,
+            **self._common("group"),
+        }
+        if (
+            common.get("group.protocol") == "consumer"
+        ):  # KIP-848: these are the broker's
+            common = {
+                name: value for name, value in common.items() if name not in classic
+            }
         else:
-            common = {**classic, **common, "partition.assignment.strategy": "cooperative-sticky"}
+            common = {
+                **classic,
+                **common,
+                "partition.assignment.strategy": "cooperative-sticky",
+            }
         return {
             **common,
             **self._consumer(),
@@ -105,7 +121,9 @@ class Clients:
 
     def _common(self, role: str) -> Settings:
         given = {
-            name: value for name, value in self._kafka.client.items() if role == "group" or name not in _MEMBERSHIP
+            name: value
+            for name, value in self._kafka.client.items()
+            if role == "group" or name not in _MEMBERSHIP
         }
         settings: Settings = {
             "client.id": f"gex-connector-{role}",

@@ -47,13 +47,19 @@ _REMEDIES: Final = {
 }
 
 
-def translate(error: ck.KafkaError, doing: str, last_error: ck.KafkaError | None = None) -> errors.KafkaError:
+def translate(
+    error: ck.KafkaError, doing: str, last_error: ck.KafkaError | None = None
+) -> errors.KafkaError:
     """Our error for one of librdkafka's; `last_error` is what its client reported besides, if anything."""
     if error.code() in _FENCED:
         return errors.ShardFenced(f"{doing}: {error.str()}")
     cause = error if last_error is None or error.code() in _DENIED else last_error
     remedy = _REMEDIES.get(cause.code()) or _REMEDIES.get(error.code())
-    parts = [f"{doing}: {error.name()}: {error.str()}", last_error and last_error.str(), remedy]
+    parts = [
+        f"{doing}: {error.name()}: {error.str()}",
+        last_error and last_error.str(),
+        remedy,
+    ]
     kind = errors.KafkaUnavailable
     if error.code() in _DENIED:
         kind = errors.AccessDenied
@@ -66,7 +72,11 @@ def new_client(kind: Callable[[Settings], _T], settings: Settings) -> _T:
     try:
         return kind(settings)
     except (ck.KafkaException, TypeError, ValueError) as error:
-        said = kafka_error(error).str() if isinstance(error, ck.KafkaException) else str(error)
+        said = (
+            kafka_error(error).str()
+            if isinstance(error, ck.KafkaException)
+            else str(error)
+        )
         raise errors.ConfigError([f"kafka.client: {said}"]) from None
 
 
@@ -76,12 +86,18 @@ def kafka_error(exception: ck.KafkaException) -> ck.KafkaError:
     return error
 
 
-def retry_retriable(call: Callable[[], None], seconds: float, stopped: Callable[[], bool]) -> None:
+def retry_retriable(
+    call: Callable[[], None], seconds: float, stopped: Callable[[], bool]
+) -> None:
     """Call again while the error says that this may help, for so long. Raises the last `KafkaException`."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             return call()
         except ck.KafkaException as exception:
-            if not kafka_error(exception).retriable() or time.monotonic() >= deadline or stopped():
+            if (
+                not kafka_error(exception).retriable()
+                or time.monotonic() >= deadline
+                or stopped()
+            ):
                 raise

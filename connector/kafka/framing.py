@@ -25,16 +25,23 @@ def _client(registry: SchemaRegistry, url: str) -> Registry:
         from connector.kafka.registry import Registry  # noqa: PLC0415 -- an extra
     except ImportError as error:
         remedy = "install the extra `registry`"
-        raise SetupError(f"schema_registry.url needs its client ({error}): {remedy}") from None
+        raise SetupError(
+            f"schema_registry.url needs its client ({error}): {remedy}"
+        ) from None
     return Registry(url, registry.client)
 
 
-def examined(registry: SchemaRegistry, url: str, topics: Topics, feeds: Iterable[str]) -> tuple[str, list[str]]:
+def examined(
+    registry: SchemaRegistry, url: str, topics: Topics, feeds: Iterable[str]
+) -> tuple[str, list[str]]:
     """The registry's compatibility level, and what the first worker registers. Raises SetupError, KafkaUnavailable."""
     client, new = _client(registry, url), []
     level = client.compatibility()
     for feed in feeds:
-        new += [client.examine(topics.changes(feed), EVENT), client.examine(topics.current(feed), STATE)]
+        new += [
+            client.examine(topics.changes(feed), EVENT),
+            client.examine(topics.current(feed), STATE),
+        ]
     return level, [one for one in new if one is not None]
 
 

@@ -31,9 +31,13 @@ class Member(Value, frozen=True):
 class Members:
     """Asks for the members of a group. `topics` maps each compacted topic to its feed. Needs DESCRIBE on the group."""
 
-    def __init__(self, settings: Settings, group_id: str, topics: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, group_id: str, topics: Mapping[str, str]
+    ) -> None:
         self._settings, self._group_id, self._topics = settings, group_id, topics
-        self._admin: AdminClient | None = None  # a connection that is there once somebody has asked
+        self._admin: AdminClient | None = (
+            None  # a connection that is there once somebody has asked
+        )
 
     def serve_callbacks(self) -> None:
         """Hand out what the client has to say; call now and then."""
@@ -45,13 +49,23 @@ class Members:
         if self._admin is None:
             self._admin = new_client(AdminClient, self._settings)
         try:
-            asked = self._admin.describe_consumer_groups([self._group_id], request_timeout=_CALL_SECONDS)
-            members = waited(asked[self._group_id], "describing the group", _CALL_SECONDS + 1).members
+            asked = self._admin.describe_consumer_groups(
+                [self._group_id], request_timeout=_CALL_SECONDS
+            )
+            members = waited(
+                asked[self._group_id], "describing the group", _CALL_SECONDS + 1
+            ).members
         except ck.KafkaException as exception:
             raise translate(kafka_error(exception), "describing the group") from None
         found = []
         for one in members:
             mine = one.assignment.topic_partitions if one.assignment else []
-            shards = sorted(ShardId(self._topics[p.topic], p.partition) for p in mine if p.topic in self._topics)
-            found.append(Member(one.client_id, one.host.removeprefix("/"), tuple(shards)))
+            shards = sorted(
+                ShardId(self._topics[p.topic], p.partition)
+                for p in mine
+                if p.topic in self._topics
+            )
+            found.append(
+                Member(one.client_id, one.host.removeprefix("/"), tuple(shards))
+            )
         return tuple(sorted(found, key=lambda member: (member.name, member.host)))

@@ -45,19 +45,34 @@ class Preflight:
             found = self._admin.list_topics(timeout=_TIMEOUT_SECONDS)
         except ck.KafkaException as exception:
             self._admin.poll(0)  # hands out why, such as a wrong password
-            raise translate(kafka_error(exception), "asking for the cluster", self._clients.last_error) from None
+            raise translate(
+                kafka_error(exception),
+                "asking for the cluster",
+                self._clients.last_error,
+            ) from None
         return f"cluster {found.cluster_id}, {len(found.brokers)} broker{'s' * (len(found.brokers) != 1)}"
 
-    def topics(self, wanted: list[TopicSpec], replication_factor: int) -> PreflightReport:
+    def topics(
+        self, wanted: list[TopicSpec], replication_factor: int
+    ) -> PreflightReport:
         """What there is of them, and what we may. Creating the absent ones is only validated. Raises KafkaError."""
         names = ck.TopicCollection([spec.name for spec in wanted])
         described = self._admin.describe_topics(
             names, include_authorized_operations=True, request_timeout=_TIMEOUT_SECONDS
         )
-        sizes, absent, denied, readable = dict[str, tuple[int, int]](), [], [], set[str]()
+        sizes, absent, denied, readable = (
+            dict[str, tuple[int, int]](),
+            [],
+            [],
+            set[str](),
+        )
         for name, future in described.items():
             try:
-                topic = self._result(future, f"describing topic {name}", ck.KafkaError.UNKNOWN_TOPIC_OR_PART)
+                topic = self._result(
+                    future,
+                    f"describing topic {name}",
+                    ck.KafkaError.UNKNOWN_TOPIC_OR_PART,
+                )
             except AccessDenied as error:
                 denied.append(str(error))
                 continue
@@ -65,22 +80,48 @@ class Preflight:
                 absent.append(name)
                 continue
             sizes[name] = len(topic.partitions), len(topic.partitions[0].replicas)
-            missing = [operation.name for operation in _NEEDED if operation not in topic.authorized_operations]
-            denied += [f"topic {name}: {operation} is missing (README, Rights)" for operation in missing]
+            missing = [
+                operation.name
+                for operation in _NEEDED
+                if operation not in topic.authorized_operations
+            ]
+            denied += [
+                f"topic {name}: {operation} is missing (README, Rights)"
+                for operation in missing
+            ]
             if AclOperation.DESCRIBE_CONFIGS in topic.authorized_operations:
                 readable.add(name)
-        denied += self._not_created([spec for spec in wanted if spec.name in absent], replication_factor)
+        denied += self._not_created(
+            [spec for spec in wanted if spec.name in absent], replication_factor
+        )
         return PreflightReport(
-            inspect(self._admin, [spec for spec in wanted if spec.name in readable], sizes), absent, denied
+            inspect(
+                self._admin, [spec for spec in wanted if spec.name in readable], sizes
+            ),
+            absent,
+            denied,
         )
 
-    def _not_created(self, absent: list[TopicSpec], replication_factor: int) -> list[str]:
-        new = [NewTopic(spec.name, spec.partitions, replication_factor, config=spec.config) for spec in absent]
+    def _not_created(
+        self, absent: list[TopicSpec], replication_factor: int
+    ) -> list[str]:
+        new = [
+            NewTopic(spec.name, spec.partitions, replication_factor, config=spec.config)
+            for spec in absent
+        ]
         denied = []
-        created = self._admin.create_topics(new, validate_only=True, request_timeout=_TIMEOUT_SECONDS) if new else {}
+        created = (
+            self._admin.create_topics(
+                new, validate_only=True, request_timeout=_TIMEOUT_SECONDS
+            )
+            if new
+            else {}
+        )
         for name, future in created.items():
             try:
-                self._result(future, f"creating topic {name}", ck.KafkaError.TOPIC_ALREADY_EXISTS)
+                self._result(
+                    future, f"creating topic {name}", ck.KafkaError.TOPIC_ALREADY_EXISTS
+                )
             except AccessDenied as error:
                 denied.append(str(error))
         return denied
@@ -105,21 +146,35 @@ class Preflight:
         The time-out asked for is longer than brokers allow, which they say only to who has the right, before they
         look for the id: so there is nothing to clean up either.
         """
-        settings = {**self._clients.producer(transactional_id), "transaction.timeout.ms": _TOO_LONG_MS}
+        settings = {
+            **self._clients.producer(transactional_id),
+            "transaction.timeout.ms": _TOO_LONG_MS,
+        }
         try:
             new_client(ck.Producer, settings).init_transactions(_TIMEOUT_SECONDS)
         except ck.KafkaException as exception:
-            if kafka_error(exception).code() != ck.KafkaError.INVALID_TRANSACTION_TIMEOUT:
-                raise translate(kafka_error(exception), f"transactional id {transactional_id}") from None
+            if (
+                kafka_error(exception).code()
+                != ck.KafkaError.INVALID_TRANSACTION_TIMEOUT
+            ):
+                raise translate(
+                    kafka_error(exception), f"transactional id {transactional_id}"
+                ) from None
 
     def _group(self, group_id: str, topic: str) -> None:
         """Whether we may join the group, tried by committing to a partition that no topic has.
 
         The right to the group is looked at first, then the partition, and the group itself never.
         """
-        nowhere = ck.ConsumerGroupTopicPartitions(group_id, [ck.TopicPartition(topic, _NO_PARTITION, 0)])
-        asked = self._admin.alter_consumer_group_offsets([nowhere], request_timeout=_TIMEOUT_SECONDS)
-        self._result(asked[group_id], f"group {group_id}", ck.KafkaError.UNKNOWN_TOPIC_OR_PART)
+        nowhere = ck.ConsumerGroupTopicPartitions(
+            group_id, [ck.TopicPartition(topic, _NO_PARTITION, 0)]
+        )
+        asked = self._admin.alter_consumer_group_offsets(
+            [nowhere], request_timeout=_TIMEOUT_SECONDS
+        )
+        self._result(
+            asked[group_id], f"group {group_id}", ck.KafkaError.UNKNOWN_TOPIC_OR_PART
+        )
 
     def _result(self, future: Future[Any], doing: str, expected: int) -> Any:
         """What it brought, None for an error that was to be expected. Raises KafkaError."""
@@ -128,4 +183,6 @@ class Preflight:
         except ck.KafkaException as exception:
             if kafka_error(exception).code() == expected:
                 return None
-            raise translate(kafka_error(exception), doing, self._clients.last_error) from None
+            raise translate(
+                kafka_error(exception), doing, self._clients.last_error
+            ) from None

@@ -65,7 +65,9 @@ class Reader:
         try:
             return self._end_of(topic, partition)
         except ck.KafkaException as exception:
-            raise translate(kafka_error(exception), f"asking for the end of {topic}-{partition}") from None
+            raise translate(
+                kafka_error(exception), f"asking for the end of {topic}-{partition}"
+            ) from None
 
     def contents(self, topic: str, partition: int, high: int) -> Contents:
         """Every committed record up to the end; a tombstone clears its key. Raises `KafkaUnavailable`."""
@@ -93,15 +95,20 @@ class Reader:
     def _end_of(self, topic: str, partition: int, *, again: bool = True) -> int:
         place = ck.TopicPartition(topic, partition)
         try:
-            offsets = self._uncommitted.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS, cached=False)
+            offsets = self._uncommitted.get_watermark_offsets(
+                place, timeout=_TIMEOUT_SECONDS, cached=False
+            )
         except ck.KafkaException as exception:
-            if not again or kafka_error(exception).code() != ck.KafkaError._UNKNOWN_PARTITION:  # noqa: SLF001 -- librdkafka's
+            unknown = ck.KafkaError._UNKNOWN_PARTITION  # noqa: SLF001 -- librdkafka's name
+            if not again or kafka_error(exception).code() != unknown:
                 raise
             # What it keeps of the topic can lack partitions for minutes after brokers were away: ask anew.
             self._uncommitted.list_topics(topic, timeout=_TIMEOUT_SECONDS)
             return self._end_of(topic, partition, again=False)
         if offsets is None:
-            raise KafkaUnavailable(f"asking for the end of {topic}-{partition}: no answer")
+            raise KafkaUnavailable(
+                f"asking for the end of {topic}-{partition}: no answer"
+            )
         return int(offsets[1])
 
     def _from(self, offset: int, topic: str, partition: int, high: int) -> Contents:
@@ -110,12 +117,16 @@ class Reader:
                 self._committed.assign([ck.TopicPartition(topic, partition, offset)])
                 return self._read(topic, partition, high)
             except ck.KafkaException as exception:
-                raise translate(kafka_error(exception), f"reading {topic}-{partition}") from None
+                raise translate(
+                    kafka_error(exception), f"reading {topic}-{partition}"
+                ) from None
             finally:
                 self._committed.unassign()
 
     def _read(self, topic: str, partition: int, high: int) -> Contents:
-        recent: dict[bytes, deque[bytes]] = defaultdict(lambda: deque(maxlen=_KEPT_VALUES))
+        recent: dict[bytes, deque[bytes]] = defaultdict(
+            lambda: deque(maxlen=_KEPT_VALUES)
+        )
         records, place = 0, f"{topic}-{partition}"
         last: ck.Message | None = None
         progress_at = reported_at = time.monotonic()
@@ -126,7 +137,11 @@ class Reader:
                 if (error := message.error()) is not None:
                     if error.code() != ck.KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own
                         raise translate(error, f"reading {place}")
-                    headers, at = ({}, -1) if last is None else (dict(last.headers() or {}), last.offset() or 0)
+                    headers, at = (
+                        ({}, -1)
+                        if last is None
+                        else (dict(last.headers() or {}), last.offset() or 0)
+                    )
                     return Contents(recent, records, message.offset() or 0, headers, at)
                 records += 1
                 last = message
@@ -137,7 +152,12 @@ class Reader:
                     recent[bytes(key)].append(bytes(value))
             progress_at = now if messages else progress_at
             if now - progress_at > _STALLED_SECONDS:
-                raise KafkaUnavailable(f"reading {place}: nothing came for {_STALLED_SECONDS} s")
+                raise KafkaUnavailable(
+                    f"reading {place}: nothing came for {_STALLED_SECONDS} s"
+                )
             if now - reported_at > _REPORT_SECONDS:
                 reported_at = now
-                _log.info("restoring", extra={"partition": place, "records": records, "of_about": high})
+                _log.info(
+                    "restoring",
+                    extra={"partition": place, "records": records, "of_about": high},
+                )

@@ -49,7 +49,9 @@ class Registry:
         """
         subject, definition = _subject(topic, name)
         with self._explaining(subject):
-            known = self._known(subject, definition) or self._client.register_schema(subject, definition)
+            known = self._known(subject, definition) or self._client.register_schema(
+                subject, definition
+            )
         self._prefixes[topic, name] = b"\x00" + int(known or 0).to_bytes(4, "big")
 
     def examine(self, topic: str, name: str) -> str | None:
@@ -65,7 +67,9 @@ class Registry:
                     raise
                 fits = True  # there is no such subject yet
         if not fits:
-            raise SetupError(f"{subject}: the schema registry finds our schema incompatible with the one it has")
+            raise SetupError(
+                f"{subject}: the schema registry finds our schema incompatible with the one it has"
+            )
         return f"{subject} will be registered"
 
     def compatibility(self) -> str:
@@ -99,12 +103,18 @@ class Registry:
                 text = self._client.get_schema(schema_id).schema_str
             except SchemaRegistryError as error:
                 if error.http_status_code == _NOT_FOUND:
-                    raise ShardCorrupt(f"the schema registry does not know schema {schema_id}") from None
+                    raise ShardCorrupt(
+                        f"the schema registry does not know schema {schema_id}"
+                    ) from None
                 raise
         try:
-            parsed: Schema = fastavro.schema.parse_schema(json.loads(text or "null"), _force=True)
+            parsed: Schema = fastavro.schema.parse_schema(
+                json.loads(text or "null"), _force=True
+            )
         except (ValueError, TypeError, fastavro.schema.SchemaParseException) as error:
-            raise ShardCorrupt(f"schema {schema_id} of the schema registry is none: {str(error)[:200]}") from None
+            raise ShardCorrupt(
+                f"schema {schema_id} of the schema registry is none: {str(error)[:200]}"
+            ) from None
         return parsed
 
     def _known(self, subject: str, definition: RegistrySchema) -> int | None:
@@ -122,15 +132,25 @@ class Registry:
         except SchemaRegistryError as error:
             raise self._explained(error, what) from None
         except (httpx2.HTTPError, OSError) as error:
-            raise KafkaUnavailable(f"the schema registry does not answer: {error}") from None
+            raise KafkaUnavailable(
+                f"the schema registry does not answer: {error}"
+            ) from None
 
-    def _explained(self, error: SchemaRegistryError, what: str) -> SetupError | KafkaUnavailable:
+    def _explained(
+        self, error: SchemaRegistryError, what: str
+    ) -> SetupError | KafkaUnavailable:
         said = str(error.error_message)[:300]
         if error.http_status_code == _CONFLICT:
-            return SetupError(f"{what}: the schema registry finds our schema incompatible with the one it has: {said}")
+            return SetupError(
+                f"{what}: the schema registry finds our schema incompatible with the one it has: {said}"
+            )
         if error.http_status_code in _REFUSED:
-            return SetupError(f"{what}: the schema registry refuses us ({error.http_status_code}): {said}")
-        return KafkaUnavailable(f"{what}: the schema registry answers {error.http_status_code}: {said}")
+            return SetupError(
+                f"{what}: the schema registry refuses us ({error.http_status_code}): {said}"
+            )
+        return KafkaUnavailable(
+            f"{what}: the schema registry answers {error.http_status_code}: {said}"
+        )
 
 
 def _subject(topic: str, name: str) -> tuple[str, RegistrySchema]:

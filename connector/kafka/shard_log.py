@@ -93,7 +93,11 @@ class Restored(Value, frozen=True):
 
 
 def _text(header: str | bytes | None) -> str:
-    return header.decode(errors="replace") if isinstance(header, bytes) else header or "unknown"
+    return (
+        header.decode(errors="replace")
+        if isinstance(header, bytes)
+        else header or "unknown"
+    )
 
 
 def _part(header: str | bytes | None) -> float | None:
@@ -111,7 +115,13 @@ def _iso(at: int) -> str:
 class ShardLog:
     """The records of one shard. After any error it must be opened again: nothing it knew before counts."""
 
-    def __init__(self, shard: ShardId, shards: int, topics: Topics, tools: tuple[Clients, Reader, Codec]) -> None:
+    def __init__(
+        self,
+        shard: ShardId,
+        shards: int,
+        topics: Topics,
+        tools: tuple[Clients, Reader, Codec],
+    ) -> None:
         self._shard = shard
         self._shards = shards
         self._topics = topics
@@ -135,10 +145,20 @@ class ShardLog:
         self.drop()
         started_at = time.monotonic()
         try:
-            producer = new_client(ck.Producer, self._clients.producer(self.transactional_id))
-            retry_retriable(lambda: producer.init_transactions(_CALL_SECONDS), _RETRY_SECONDS, self._is_abandoned)
+            producer = new_client(
+                ck.Producer, self._clients.producer(self.transactional_id)
+            )
+            retry_retriable(
+                lambda: producer.init_transactions(_CALL_SECONDS),
+                _RETRY_SECONDS,
+                self._is_abandoned,
+            )
         except ck.KafkaException as exception:
-            raise translate(kafka_error(exception), f"opening shard {self._shard}", self._clients.last_error) from None
+            raise translate(
+                kafka_error(exception),
+                f"opening shard {self._shard}",
+                self._clients.last_error,
+            ) from None
         high = self._reader.high_watermark(self._current, self._shard.partition)
         contents = self._reader.contents(self._current, self._shard.partition, high)
         if contents.end < high:
@@ -146,13 +166,26 @@ class ShardLog:
                 f"{self.transactional_id} ends at {contents.end} for readers of committed records, but at {high} for "
                 "others: some program writes to it in a transaction of another id; stop that one"
             )
-        states = {key.decode(errors="replace"): self._state(key, value) for key, value in contents.values.items()}
+        states = {
+            key.decode(errors="replace"): self._state(key, value)
+            for key, value in contents.values.items()
+        }
         history = self._history(contents, states)
         self._producer = producer
         spent = _part(contents.headers.get(_SPENT))
-        worker, group = (_text(contents.headers.get(name)) for name in ("worker", "group"))
+        worker, group = (
+            _text(contents.headers.get(name)) for name in ("worker", "group")
+        )
         writer = Writer(worker, group, contents.last) if contents.records else None
-        return Restored(states, contents.records, time.monotonic() - started_at, history, spent, writer, high)
+        return Restored(
+            states,
+            contents.records,
+            time.monotonic() - started_at,
+            history,
+            spent,
+            writer,
+            high,
+        )
 
     def publish(self, transaction: Transaction) -> None:
         """Commit all of it or none of it. After an error the outcome is unknown: open again.
@@ -167,13 +200,21 @@ class ShardLog:
         try:
             producer.begin_transaction()
             self._produce(producer, transaction)
-            retry_retriable(lambda: producer.commit_transaction(_CALL_SECONDS), _RETRY_SECONDS, self._is_abandoned)
+            retry_retriable(
+                lambda: producer.commit_transaction(_CALL_SECONDS),
+                _RETRY_SECONDS,
+                self._is_abandoned,
+            )
         except BufferError as error:
             self.drop()
-            raise KafkaUnavailable(f"publishing to shard {self._shard}: {error}") from None
+            raise KafkaUnavailable(
+                f"publishing to shard {self._shard}: {error}"
+            ) from None
         except ck.KafkaException as exception:
             self.drop(fatal=kafka_error(exception).fatal())
-            raise translate(kafka_error(exception), f"publishing to shard {self._shard}") from None
+            raise translate(
+                kafka_error(exception), f"publishing to shard {self._shard}"
+            ) from None
 
     def abandon(self) -> None:
         """From any thread: the shard is no longer ours, so that a call under way is not tried again."""
@@ -200,7 +241,9 @@ class ShardLog:
         """
         producer, self._producer = self._producer, None
         if producer is not None and not fatal:
-            with suppress(ck.KafkaException):  # nothing open, or not to be reached: the next one to open aborts it
+            with suppress(
+                ck.KafkaException
+            ):  # nothing open, or not to be reached: the next one to open aborts it
                 producer.abort_transaction(_ABORT_SECONDS)
 
     def _produce(self, producer: ck.Producer, transaction: Transaction) -> None:
@@ -212,7 +255,9 @@ class ShardLog:
                 self._codec.event(changes, event),
                 event.symbol.encode(),
                 timestamp=event.observed_at // 1000,
-                headers=self._headers(event, event.event_id, f"gex.levels.{event.kind.lower()}"),
+                headers=self._headers(
+                    event, event.event_id, f"gex.levels.{event.kind.lower()}"
+                ),
             )
         for state in transaction.states:
             producer.produce(
@@ -223,7 +268,9 @@ class ShardLog:
                 timestamp=state.observed_at // 1000,
                 headers=[
                     *self._headers(
-                        state, f"{feed}/{state.symbol}/{state.sequence}/{state.observed_at}", "gex.levels.state"
+                        state,
+                        f"{feed}/{state.symbol}/{state.sequence}/{state.observed_at}",
+                        "gex.levels.state",
                     ),
                     (_SPENT, f"{transaction.spent:.3f}"),
                 ],
@@ -254,22 +301,31 @@ class ShardLog:
             ("worker", record.source.worker),
         ]
 
-    def _history(self, contents: Contents, states: dict[str, State]) -> dict[str, tuple[int, ...]]:
+    def _history(
+        self, contents: Contents, states: dict[str, State]
+    ) -> dict[str, tuple[int, ...]]:
         """When the last refreshes were. A help, no need: what cannot be read is left out."""
         moments = {symbol: {state.computed_at} for symbol, state in states.items()}
-        with suppress(KafkaUnavailable, SetupError):  # the registry, asked for a schema that no last value has
+        with suppress(
+            KafkaUnavailable, SetupError
+        ):  # the registry, asked for a schema that no last value has
             for key, values in contents.recent.items():
                 symbol = key.decode()
                 for value in list(values)[:-1]:
                     with suppress(ShardCorrupt):
                         moments[symbol].add(self._codec.computed_at(value, symbol))
-        return {symbol: tuple(sorted(at for at in found if at is not None)) for symbol, found in moments.items()}
+        return {
+            symbol: tuple(sorted(at for at in found if at is not None))
+            for symbol, found in moments.items()
+        }
 
     def _state(self, key: bytes, value: bytes) -> State:
         try:
             state = self._codec.decode_state(value)
         except (ShardCorrupt, msgspec.ValidationError) as error:
-            raise ShardCorrupt(f"{self.transactional_id}, key {key[:40]!r}: {error}") from None
+            raise ShardCorrupt(
+                f"{self.transactional_id}, key {key[:40]!r}: {error}"
+            ) from None
         if state.symbol.encode() != key or state.feed != self._shard.feed:
             raise ShardCorrupt(
                 f"{self.transactional_id}, key {key[:40]!r}: holds the state of {state.feed}/{state.symbol}"

@@ -67,11 +67,20 @@ class TopicCheck(Value, frozen=True):
 
 def specs(topics: Topics, feeds: Iterable[str], kafka: Kafka) -> list[TopicSpec]:
     """Every topic that the configuration needs."""
-    retention = {"cleanup.policy": "delete", "retention.ms": str(kafka.retention_days * _DAY_MS)}
+    retention = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(kafka.retention_days * _DAY_MS),
+    }
     wanted = [TopicSpec(topics.quarantine, 1, None, retention)]
     for feed in feeds:
-        wanted.append(TopicSpec(topics.changes(feed), kafka.partitions, "kafka.partitions", retention))
-        wanted.append(TopicSpec(topics.current(feed), kafka.shards, "kafka.shards", _COMPACTION))
+        wanted.append(
+            TopicSpec(
+                topics.changes(feed), kafka.partitions, "kafka.partitions", retention
+            )
+        )
+        wanted.append(
+            TopicSpec(topics.current(feed), kafka.shards, "kafka.shards", _COMPACTION)
+        )
     return wanted
 
 
@@ -87,10 +96,20 @@ def prepare(clients: Clients, wanted: list[TopicSpec], replication_factor: int) 
         present = admin.list_topics(timeout=_FIRST_ANSWER_SECONDS).topics
     except ck.KafkaException as exception:
         admin.poll(0)  # hands out why, such as a wrong password
-        raise translate(kafka_error(exception), "listing topics", clients.last_error) from None
-    _create(admin, [spec for spec in wanted if spec.name not in present], replication_factor)
-    partitions = {spec.name: present[spec.name].partitions for spec in wanted if spec.name in present}
-    sizes = {name: (len(those), len(those[0].replicas)) for name, those in partitions.items()}
+        raise translate(
+            kafka_error(exception), "listing topics", clients.last_error
+        ) from None
+    _create(
+        admin, [spec for spec in wanted if spec.name not in present], replication_factor
+    )
+    partitions = {
+        spec.name: present[spec.name].partitions
+        for spec in wanted
+        if spec.name in present
+    }
+    sizes = {
+        name: (len(those), len(those[0].replicas)) for name, those in partitions.items()
+    }
     fits = inspect(admin, [spec for spec in wanted if spec.name in sizes], sizes)
     for name, fit in fits.items():
         for what, remedy in fit.warnings:
@@ -99,7 +118,9 @@ def prepare(clients: Clients, wanted: list[TopicSpec], replication_factor: int) 
         raise SetupError("\n".join(faults))
 
 
-def inspect(admin: AdminClient, there: list[TopicSpec], sizes: Mapping[str, tuple[int, int]]) -> dict[str, TopicCheck]:
+def inspect(
+    admin: AdminClient, there: list[TopicSpec], sizes: Mapping[str, tuple[int, int]]
+) -> dict[str, TopicCheck]:
     """How topics that are there fit, by name; `sizes` are their partitions and replicas. Raises KafkaUnavailable."""
     if not there:
         return {}
@@ -110,22 +131,42 @@ def inspect(admin: AdminClient, there: list[TopicSpec], sizes: Mapping[str, tupl
         try:
             entries = waited(future, f"describing topic {resource.name}")
         except ck.KafkaException as exception:
-            raise translate(kafka_error(exception), f"describing topic {resource.name}") from None
+            raise translate(
+                kafka_error(exception), f"describing topic {resource.name}"
+            ) from None
         found[resource.name] = {name: entry.value for name, entry in entries.items()}
-    return {spec.name: _fit(spec, found[spec.name], *sizes[spec.name]) for spec in there}
+    return {
+        spec.name: _fit(spec, found[spec.name], *sizes[spec.name]) for spec in there
+    }
 
 
-def _create(admin: AdminClient, absent: list[TopicSpec], replication_factor: int) -> None:
+def _create(
+    admin: AdminClient, absent: list[TopicSpec], replication_factor: int
+) -> None:
     if not absent:
         return
-    safe = {"min.insync.replicas": "2"} if replication_factor >= _REPLICATED else {}  # -1: the broker's own default
-    new = [NewTopic(spec.name, spec.partitions, replication_factor, config={**spec.config, **safe}) for spec in absent]
-    for name, future in admin.create_topics(new, operation_timeout=_TIMEOUT_SECONDS).items():
+    safe = (
+        {"min.insync.replicas": "2"} if replication_factor >= _REPLICATED else {}
+    )  # -1: the broker's own default
+    new = [
+        NewTopic(
+            spec.name,
+            spec.partitions,
+            replication_factor,
+            config={**spec.config, **safe},
+        )
+        for spec in absent
+    ]
+    for name, future in admin.create_topics(
+        new, operation_timeout=_TIMEOUT_SECONDS
+    ).items():
         try:
             waited(future, f"creating topic {name}")
         except ck.KafkaException as exception:
             error = kafka_error(exception)
-            if error.code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:  # another worker was faster
+            if (
+                error.code() != ck.KafkaError.TOPIC_ALREADY_EXISTS
+            ):  # another worker was faster
                 raise translate(error, f"creating topic {name}") from None
         else:
             _log.info("topic created", extra={"topic": name})
@@ -135,13 +176,24 @@ def _partition_faults(spec: TopicSpec, found: int) -> list[str]:
     if found == spec.partitions or spec.partitions_key is None:
         return []
     remedy = f"set {spec.partitions_key} = {found}, or start anew with another kafka.topic_prefix"
-    return [f"topic {spec.name} has {found} partitions, configured are {spec.partitions}; {remedy}"]
+    return [
+        f"topic {spec.name} has {found} partitions, configured are {spec.partitions}; {remedy}"
+    ]
 
 
-def _fit(spec: TopicSpec, found: dict[str, str], partitions: int, replicas: int) -> TopicCheck:
+def _fit(
+    spec: TopicSpec, found: dict[str, str], partitions: int, replicas: int
+) -> TopicCheck:
     alter = f"kafka-configs --alter --entity-type topics --entity-name {spec.name} --add-config"
-    policy, in_sync = found.get("cleanup.policy"), int(found.get("min.insync.replicas", "1"))
-    wanted_policy, faults, warnings = spec.config["cleanup.policy"], _partition_faults(spec, partitions), []
+    policy, in_sync = (
+        found.get("cleanup.policy"),
+        int(found.get("min.insync.replicas", "1")),
+    )
+    wanted_policy, faults, warnings = (
+        spec.config["cleanup.policy"],
+        _partition_faults(spec, partitions),
+        [],
+    )
     if policy != wanted_policy:
         wanted = f"needed is {wanted_policy}; {alter} cleanup.policy={wanted_policy}"
         faults.append(f"topic {spec.name} has cleanup.policy={policy}, {wanted}")
@@ -149,11 +201,21 @@ def _fit(spec: TopicSpec, found: dict[str, str], partitions: int, replicas: int)
         wanted = f"at most its {replicas} replicas can be in sync; {alter} min.insync.replicas={replicas}"
         faults.append(f"topic {spec.name} has min.insync.replicas={in_sync}, {wanted}")
     if in_sync == 1 and replicas >= _REPLICATED:
-        warnings.append(("a record may be in one replica only", f"{alter} min.insync.replicas=2"))
+        warnings.append(
+            ("a record may be in one replica only", f"{alter} min.insync.replicas=2")
+        )
     if int(found.get("max.message.bytes", _LARGE_BYTES)) < _LARGE_BYTES:
-        warnings.append(("a large record would be refused", f"{alter} max.message.bytes={_LARGE_BYTES}"))
+        warnings.append(
+            (
+                "a large record would be refused",
+                f"{alter} max.message.bytes={_LARGE_BYTES}",
+            )
+        )
     warnings += [
-        ("compaction is slower than it should be", f"{alter} {name}={spec.config[name]}")
+        (
+            "compaction is slower than it should be",
+            f"{alter} {name}={spec.config[name]}",
+        )
         for name in sorted(spec.config.keys() & _COMPACTION.keys() - {"cleanup.policy"})
         if found.get(name) != spec.config[name]
     ]

@@ -51,7 +51,10 @@ class Health:
     def why_not_live(self) -> list[str]:
         """The loops that have stalled; empty: live."""
         loops, now = self._loops.copy(), self._monotonic()
-        silent = [(name, now - loop.monotonic_at, loop.limit_seconds) for name, loop in loops.items()]
+        silent = [
+            (name, now - loop.monotonic_at, loop.limit_seconds)
+            for name, loop in loops.items()
+        ]
         return [
             f"loop {name} has made no progress for {seconds:.1f} s, its limit is {limit:g} s"
             for name, seconds, limit in silent
@@ -60,7 +63,11 @@ class Health:
 
     def why_not_ready(self) -> list[str]:
         """Every reason of every check; empty: ready."""
-        return [reason for check in self._checks for reason in check()] if self._checks else ["starting"]
+        return (
+            [reason for check in self._checks for reason in check()]
+            if self._checks
+            else ["starting"]
+        )
 
     def progressed_at(self) -> dict[str, int]:
         """When each loop last made progress, in microseconds since the Unix epoch."""

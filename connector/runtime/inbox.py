@@ -28,7 +28,9 @@ class Work(Value, frozen=True):
     @property
     def symbols(self) -> set[str]:
         """Whose it is."""
-        return {one.symbol for one in self.seen} | {one.symbol for one in self.quarantined}
+        return {one.symbol for one in self.seen} | {
+            one.symbol for one in self.quarantined
+        }
 
 
 class Attempt(Value, frozen=True):
@@ -42,7 +44,9 @@ class Attempt(Value, frozen=True):
         """Whether a restore by its own writer, before anybody else wrote, shows that it was committed."""
         found = [(restored.get(symbol), state) for symbol, state in self.states.items()]
         return bool(found) and all(
-            there is not None and (there.sequence, there.observed_at) == (state.sequence, state.observed_at)
+            there is not None
+            and (there.sequence, there.observed_at)
+            == (state.sequence, state.observed_at)
             for there, state in found
         )
 
@@ -71,7 +75,9 @@ class Inbox:
         waiting = self._seen.setdefault(observation.symbol, [])
         if len(waiting) >= MAX_WAITING:
             overtaken = waiting.pop()
-            observation = replace(observation, collapsed=observation.collapsed + overtaken.collapsed + 1)
+            observation = replace(
+                observation, collapsed=observation.collapsed + overtaken.collapsed + 1
+            )
             self._dropped()
         waiting.append(observation)
 
@@ -82,11 +88,21 @@ class Inbox:
     def take(self) -> Work:
         """All of it; but a symbol whose records may be refused is taken alone, after the others."""
         waiting = list({**self._seen, **self._quarantined})
-        taken = [symbol for symbol in waiting if symbol not in self._apart] or waiting[:1]
+        taken = [symbol for symbol in waiting if symbol not in self._apart] or waiting[
+            :1
+        ]
         self._apart.difference_update(taken)
         return Work(
-            tuple(observation for symbol in taken for observation in self._seen.pop(symbol, ())),
-            tuple(self._quarantined.pop(symbol) for symbol in taken if symbol in self._quarantined),
+            tuple(
+                observation
+                for symbol in taken
+                for observation in self._seen.pop(symbol, ())
+            ),
+            tuple(
+                self._quarantined.pop(symbol)
+                for symbol in taken
+                if symbol in self._quarantined
+            ),
         )
 
     def refuse(self, work: Work, *, alone: bool) -> int:

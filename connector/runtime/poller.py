@@ -13,11 +13,23 @@ from msgspec.structs import replace
 
 from connector.core.decode import RateLimit
 from connector.core.model import MICROS, Status
-from connector.errors import KeyRefused, NothingFound, RateLimited, RequestRefused, UpstreamError
+from connector.errors import (
+    KeyRefused,
+    NothingFound,
+    RateLimited,
+    RequestRefused,
+    UpstreamError,
+)
 from connector.logs import Bounded
 from connector.runtime.ports import AnswerTimes
 from connector.schedule.batches import Batch, Batches
-from connector.schedule.scheduler import SLOW_RETRY_SECONDS, ComputedTimes, Outcome, Plan, Schedule
+from connector.schedule.scheduler import (
+    SLOW_RETRY_SECONDS,
+    ComputedTimes,
+    Outcome,
+    Plan,
+    Schedule,
+)
 from connector.upstream.budget.limiter import MINUTE_SECONDS, TakenOverShare
 from connector.upstream.budget.share import batches_for, share_of, spent_before
 from connector.upstream.client import HELD_SECONDS, Ask
@@ -52,7 +64,11 @@ class Poller:
     """One task that waits for the next check, and one task a request; one request a batch at a time."""
 
     def __init__(
-        self, config: Config, upstream: tuple[Client, ApiKey, Limiter], tools: tuple[Metrics, Clock, Health], me: Source
+        self,
+        config: Config,
+        upstream: tuple[Client, ApiKey, Limiter],
+        tools: tuple[Metrics, Clock, Health],
+        me: Source,
     ) -> None:
         self._client, self._key, self._limiter = upstream
         self._metrics, self._clock, self._health = tools
@@ -61,7 +77,12 @@ class Poller:
         self._batches = {feed.name: Batches(feed.name) for feed in config.feeds}
         plan = config.schedule
         self._schedule = Schedule(
-            Plan(plan.target_delay_seconds, plan.min_interval_seconds, plan.max_interval_seconds), random.random
+            Plan(
+                plan.target_delay_seconds,
+                plan.min_interval_seconds,
+                plan.max_interval_seconds,
+            ),
+            random.random,
         )
         self._owners: dict[tuple[str, str], Shard] = {}
         self._gains: dict[ShardId, TakenOverShare] = {}
@@ -84,12 +105,18 @@ class Poller:
     def cover(self, shards: Iterable[Shard]) -> None:
         """Ask for the symbols of these shards from now on, and for no others."""
         before, shards = set(self._owners), list(shards)
-        self._owners = {(shard.id.feed, symbol): shard for shard in shards for symbol in shard.symbols}
+        self._owners = {
+            (shard.id.feed, symbol): shard
+            for shard in shards
+            for symbol in shard.symbols
+        }
         for feed, batches in self._batches.items():
             batches.own(symbol for name, symbol in self._owners if name == feed)
         gained = self._owners.keys() - before
         self._share(gained)
-        if not self._owners:  # who stands by asks nothing, and would not hear that the key is good again
+        if (
+            not self._owners
+        ):  # who stands by asks nothing, and would not hear that the key is good again
             self._key_is_refused(refused=False)
         self._replan()
         postponed, self._postponed = self._postponed, set()
@@ -105,25 +132,39 @@ class Poller:
         """Tell the limiter which part of all batches is ours, and what of it those before us may have spent."""
         sizes = {name: len(feed.symbols) for name, feed in self._feeds.items()}
         shares = {
-            owner: share_of([(owner.id.feed, symbol) for symbol in owner.symbols], sizes)
+            owner: share_of(
+                [(owner.id.feed, symbol) for symbol in owner.symbols], sizes
+            )
             for owner in {self._owners[key] for key in gained}
         }
         used = {
             owner: share * spent
             for owner, share in shares.items()
-            if (spent := spent_before(owner.restored, self._clock.now(), self._me.worker))
+            if (
+                spent := spent_before(
+                    owner.restored, self._clock.now(), self._me.worker
+                )
+            )
         }
         share, now = sum(shares.values()), time.monotonic()
         first = sum(map(batches_for, Counter(feed for feed, _ in gained).values()))
         # A worker that dies again and again has no first requests for ever.
-        first = min(first, max(int((share - sum(used.values())) * self._limiter.available), 1))
+        first = min(
+            first, max(int((share - sum(used.values())) * self._limiter.available), 1)
+        )
         # One that was lost and is ours again without a word of others in between has its old one.
-        self._gains = {shard: gain for shard, gain in self._gains.items() if gain.spent_until > now}
+        self._gains = {
+            shard: gain for shard, gain in self._gains.items() if gain.spent_until > now
+        }
         for owner, spent in used.items():
-            self._gains[owner.id] = TakenOverShare(spent, first * shares[owner] / share, now + MINUTE_SECONDS)
+            self._gains[owner.id] = TakenOverShare(
+                spent, first * shares[owner] / share, now + MINUTE_SECONDS
+            )
         owned = {owner.id for owner in self._owners.values()}
         self._limiter.own(
-            share_of(self._owners, sizes), now, [gain for shard, gain in self._gains.items() if shard in owned]
+            share_of(self._owners, sizes),
+            now,
+            [gain for shard, gain in self._gains.items() if shard in owned],
         )
         self._schedule.set_budget(self._limiter.plan_per_minute, now)
 
@@ -137,7 +178,9 @@ class Poller:
                     batch = await self._next()
                     if batch is not None:
                         self._in_flight += 1
-                        checks.create_task(self._check(batch, self._schedule.started(batch)))
+                        checks.create_task(
+                            self._check(batch, self._schedule.started(batch))
+                        )
         finally:
             self._health.unregister(LOOP)
 
@@ -150,9 +193,13 @@ class Poller:
     async def _next(self) -> Batch | None:
         """The batch whose time has come, or None to look again."""
         self._budget()
-        probing = self._probing and self._in_flight  # one request is enough to see whether another is accepted
+        probing = (
+            self._probing and self._in_flight
+        )  # one request is enough to see whether another is accepted
         planned = None if probing else self._schedule.next()
-        wait = _LONGEST_SLEEP_SECONDS if planned is None else planned[0] - time.monotonic()
+        wait = (
+            _LONGEST_SLEEP_SECONDS if planned is None else planned[0] - time.monotonic()
+        )
         if planned is not None and wait <= 0:
             if (until := self._stuck_until(planned[1])) > time.monotonic():
                 self._schedule.move(planned[1], until)
@@ -192,8 +239,14 @@ class Poller:
         for feed, batches in self._batches.items():
             rhythms = {}
             for name, symbol in self._owners:
-                forecast = self._schedule.forecast(name, symbol) if name == feed else None
-                if forecast is not None and forecast.period is not None and forecast.phase is not None:
+                forecast = (
+                    self._schedule.forecast(name, symbol) if name == feed else None
+                )
+                if (
+                    forecast is not None
+                    and forecast.period is not None
+                    and forecast.phase is not None
+                ):
                     rhythms[symbol] = (forecast.period, forecast.phase)
             changed |= batches.regroup(rhythms)
         if changed:
@@ -217,9 +270,14 @@ class Poller:
             self._metrics.symbol(batch.feed, symbol).requested += 1
         self._metrics.requested(purpose)
         try:
-            answer = await self._client.check(Ask(batch.symbols, feed.exchanges, feed.include), request)
+            answer = await self._client.check(
+                Ask(batch.symbols, feed.exchanges, feed.include), request
+            )
         except UpstreamError as error:
-            label, self._probing = error.outcome, isinstance(error, KeyRefused | RateLimited)
+            label, self._probing = (
+                error.outcome,
+                isinstance(error, KeyRefused | RateLimited),
+            )
             outcome = Outcome.DEFERRED if self._probing else Outcome.FAILED
             self._failed(batch, error, sent)
         else:
@@ -239,7 +297,10 @@ class Poller:
         ahead = self._clock.now() - round(time.monotonic() * MICROS)
         self._metrics.visibility_lag(self._schedule.lag_seconds)
         for symbol in batch.symbols:
-            forecast, stats = self._schedule.forecast(batch.feed, symbol), self._metrics.symbol(batch.feed, symbol)
+            forecast, stats = (
+                self._schedule.forecast(batch.feed, symbol),
+                self._metrics.symbol(batch.feed, symbol),
+            )
             stats.next_check_at = None if at is None else round(at * MICROS) + ahead
             if forecast is not None:
                 stats.forecast = forecast
@@ -256,7 +317,9 @@ class Poller:
         self.rate_limit = answer.rate_limit
         reset = answer.rate_limit.reset_at_seconds
         self._metrics.rate_limit(
-            answer.rate_limit.limit, answer.rate_limit.remaining, None if reset is None else round(reset * MICROS)
+            answer.rate_limit.limit,
+            answer.rate_limit.remaining,
+            None if reset is None else round(reset * MICROS),
         )
         self._accepted()
         if self._failing:
@@ -266,17 +329,36 @@ class Poller:
             self._metrics.inconsistent(kind)
         changed = self._batches[batch.feed].answered(batch.symbols)
         source = replace(self._me, request_id=meta.request_id, exchanges=meta.exchanges)
-        seen = AnswerTimes(asked_at, answer.received_at, self._clock.upstream(answer.received_at), source)
+        seen = AnswerTimes(
+            asked_at,
+            answer.received_at,
+            self._clock.upstream(answer.received_at),
+            source,
+        )
         for symbol, what in response.answers.items():
             self._hand_over(batch.feed, symbol, what, seen)
         if changed:
             self._replan()
-        shown = [s for s in batch.symbols if not isinstance(response.answers.get(s), Status | None)]
-        dates = ((symbol, self._metrics.symbol(batch.feed, symbol).computed_at) for symbol in shown)
-        return ComputedTimes({symbol: at for symbol, at in dates if at is not None}, self._server_ahead())
+        shown = [
+            s
+            for s in batch.symbols
+            if not isinstance(response.answers.get(s), Status | None)
+        ]
+        dates = (
+            (symbol, self._metrics.symbol(batch.feed, symbol).computed_at)
+            for symbol in shown
+        )
+        return ComputedTimes(
+            {symbol: at for symbol, at in dates if at is not None}, self._server_ahead()
+        )
 
     def _hand_over(
-        self, feed: str, symbol: str, answer: bytes | Status, seen: AnswerTimes, reason: str | None = None
+        self,
+        feed: str,
+        symbol: str,
+        answer: bytes | Status,
+        seen: AnswerTimes,
+        reason: str | None = None,
     ) -> None:
         stats = self._metrics.symbol(feed, symbol)
         if answer is Status.MISSING:
@@ -305,7 +387,11 @@ class Poller:
         if suppressed is not None:
             # The end of a refusal is told elsewhere, or there is none.
             self._failing |= not isinstance(error, KeyRefused | RequestRefused)
-            where = {"feed": batch.feed, "symbols": ",".join(batch.symbols), "request_id": error.request_id}
+            where = {
+                "feed": batch.feed,
+                "symbols": ",".join(batch.symbols),
+                "request_id": error.request_id,
+            }
             extra = {"error": str(error), **where, "not_logged_before": suppressed}
             _log.log(level, "a check failed: %s", error.outcome, extra=extra)
 
@@ -316,9 +402,20 @@ class Poller:
         cold = isinstance(error, NothingFound)
         if not cold:
             batches.refused(batch.symbols)
-        status = Status.MISSING if cold else Status.INVALID if len(batch.symbols) == 1 else None
+        status = (
+            Status.MISSING
+            if cold
+            else Status.INVALID
+            if len(batch.symbols) == 1
+            else None
+        )
         if status is not None:
-            seen = AnswerTimes(asked_at, now, self._clock.upstream(now), replace(self._me, request_id=error.request_id))
+            seen = AnswerTimes(
+                asked_at,
+                now,
+                self._clock.upstream(now),
+                replace(self._me, request_id=error.request_id),
+            )
             for symbol in batch.symbols:
                 self._hand_over(batch.feed, symbol, status, seen, "refused")
         self._replan()
@@ -335,6 +432,7 @@ class Poller:
 
     def _replan(self) -> None:
         self._schedule.set_batches(
-            [batch for batches in self._batches.values() for batch in batches.all()], time.monotonic()
+            [batch for batches in self._batches.values() for batch in batches.all()],
+            time.monotonic(),
         )
         self._changed.set()

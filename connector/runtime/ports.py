@@ -65,7 +65,9 @@ class ShardContext:
     """The part of the budget that was used within a minute."""
     published: Callable[[Event], object] = lambda _: None
     """Called with every event that was committed."""
-    turns: Mapping[ShardId, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    turns: Mapping[ShardId, asyncio.Lock] = field(
+        default_factory=lambda: defaultdict(asyncio.Lock)
+    )
     """Held by the one object that works on a shard."""
 
 

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Event, Kind, Observation, State, Status
-from connector.core.transition import ASKED, FeedRules, Transition, expire, fold, remove, snapshot
+from connector.core.transition import (
+    ASKED,
+    FeedRules,
+    Transition,
+    expire,
+    fold,
+    remove,
+    snapshot,
+)
 from connector.errors import (
     AccessDenied,
     EntryError,
@@ -65,7 +73,11 @@ class Shard:
         self.id = shard
         self.symbols = symbols
         # One that is empty may not stay so: what it held can be inside a commit that hangs.
-        self.inbox = Inbox(lambda: tools.metrics.dropped(shard.feed, "collapsed")) if inbox is None else inbox
+        self.inbox = (
+            Inbox(lambda: tools.metrics.dropped(shard.feed, "collapsed"))
+            if inbox is None
+            else inbox
+        )
         self.is_open = False
         self.is_polled = False
         self.restored: Restored | None = None
@@ -86,7 +98,9 @@ class Shard:
         self._failures = 0
         self._opened_at = self._taken_from = -math.inf
         self._publishing_since: float | None = None
-        self._stats: dict[str, SymbolStats] = {symbol: tools.metrics.symbol(shard.feed, symbol) for symbol in symbols}
+        self._stats: dict[str, SymbolStats] = {
+            symbol: tools.metrics.symbol(shard.feed, symbol) for symbol in symbols
+        }
 
     @property
     def waiting(self) -> int:
@@ -98,7 +112,11 @@ class Shard:
         if not self.is_open:
             return f"shard {self.id} is not open"
         seconds = self._committing_seconds()
-        return f"shard {self.id} has been committing for {seconds:.0f} s" if seconds > _SLOW_COMMIT_SECONDS else None
+        return (
+            f"shard {self.id} has been committing for {seconds:.0f} s"
+            if seconds > _SLOW_COMMIT_SECONDS
+            else None
+        )
 
     @property
     def is_stuck(self) -> bool:
@@ -106,7 +124,11 @@ class Shard:
         return not self.is_open or self._committing_seconds() > _SLOW_COMMIT_SECONDS
 
     def _committing_seconds(self) -> float:
-        return 0.0 if self._publishing_since is None else time.monotonic() - self._publishing_since
+        return (
+            0.0
+            if self._publishing_since is None
+            else time.monotonic() - self._publishing_since
+        )
 
     async def run(self) -> None:
         """Open, publish what comes, and again after an error, until closed.
@@ -135,7 +157,13 @@ class Shard:
             self._failures += 1
             await self._fail(error)
 
-    def see(self, symbol: str, answer: bytes | Status, seen: AnswerTimes, reason: str | None = None) -> None:
+    def see(
+        self,
+        symbol: str,
+        answer: bytes | Status,
+        seen: AnswerTimes,
+        reason: str | None = None,
+    ) -> None:
         """What a check showed. The same answer as the last time costs next to nothing."""
         if not self.is_polled or seen.asked_at < self._taken_from:
             return
@@ -146,7 +174,11 @@ class Shard:
         self._last[symbol] = answer
         if isinstance(answer, Status):
             self._answered_at[symbol] = seen.age_at
-            self.inbox.add(Observation(symbol, answer, None, seen.at, seen.age_at, seen.source, reason))
+            self.inbox.add(
+                Observation(
+                    symbol, answer, None, seen.at, seen.age_at, seen.source, reason
+                )
+            )
         else:
             self._decode(symbol, answer, seen)
         self._wake.set()
@@ -154,7 +186,9 @@ class Shard:
     def _may_differ(self, symbol: str) -> bool:
         """Whether the same answer may mean something else now: it was of no use, or levels are fresh again."""
         state = self._states.get(symbol)
-        return symbol in self._refused or (state is not None and state.status is Status.STALE)
+        return symbol in self._refused or (
+            state is not None and state.status is Status.STALE
+        )
 
     def ask(self, symbol: str) -> asyncio.Future[Event | str]:
         """Publish the symbol's levels again. The event once it is committed, or why there is none.
@@ -201,16 +235,26 @@ class Shard:
             if self._refused.get(symbol) != raw:
                 self._refused[symbol] = raw
                 request_id = seen.source.request_id
-                self.inbox.quarantine(Quarantined(symbol, raw, error.reason, str(error), seen.at, request_id))
+                self.inbox.quarantine(
+                    Quarantined(
+                        symbol, raw, error.reason, str(error), seen.at, request_id
+                    )
+                )
             return
         self._refused.pop(symbol, None)
         self._answered_at[symbol] = seen.age_at
         before, stats = self._stats[symbol].computed_at, self._stats[symbol]
-        if entry.computed_at is not None and (before is None or entry.computed_at > before):
+        if entry.computed_at is not None and (
+            before is None or entry.computed_at > before
+        ):
             if stats.owned and before is not None:
-                self._tools.metrics.detection((seen.age_at - entry.computed_at) / MICROS)
+                self._tools.metrics.detection(
+                    (seen.age_at - entry.computed_at) / MICROS
+                )
             stats.computed_at = entry.computed_at
-        self.inbox.add(Observation(symbol, Status.LIVE, entry, seen.at, seen.age_at, seen.source))
+        self.inbox.add(
+            Observation(symbol, Status.LIVE, entry, seen.at, seen.age_at, seen.source)
+        )
 
     async def _open(self) -> None:
         restored = await self._in_thread(self._log.open)
@@ -228,30 +272,54 @@ class Shard:
             self._taken_from = self._opened_at
             self._forget()
             if self._fenced and writer.group != me.group:
-                other = {"shard": str(self.id), "group": writer.group, "worker": writer.worker}
-                _log.error("another fleet uses these topics: stop it, or give it a kafka.topic_prefix", extra=other)
+                other = {
+                    "shard": str(self.id),
+                    "group": writer.group,
+                    "worker": writer.worker,
+                }
+                _log.error(
+                    "another fleet uses these topics: stop it, or give it a kafka.topic_prefix",
+                    extra=other,
+                )
         elif (attempt := self.inbox.settle(self._states)) is not None:
             self._report(attempt.events, attempt.work)
         for symbol, state in self._states.items():
             self._show(symbol, state)
         self._set(is_open=True, is_polled=True)
-        extra = {"shard": str(self.id), "symbols": len(self._states), "records": restored.records, "end": restored.end}
+        extra = {
+            "shard": str(self.id),
+            "symbols": len(self._states),
+            "records": restored.records,
+            "end": restored.end,
+        }
         last = None if writer is None else f"{writer.worker} of group {writer.group}"
-        _log.info("shard open", extra={**extra, "seconds": round(restored.seconds, 3), "last_writer": last})
+        _log.info(
+            "shard open",
+            extra={**extra, "seconds": round(restored.seconds, 3), "last_writer": last},
+        )
 
     async def _serve(self) -> None:
         if not self.is_open:
             return
-        gone = [state for symbol, state in self._states.items() if symbol not in self.symbols]
+        gone = [
+            state
+            for symbol, state in self._states.items()
+            if symbol not in self.symbols
+        ]
         now = self._tools.clock.now()
-        await self._commit([remove(state, now, self._tools.source, self._rules) for state in gone], Work())
+        await self._commit(
+            [remove(state, now, self._tools.source, self._rules) for state in gone],
+            Work(),
+        )
         while True:
             self._wake.clear()
             work = self.inbox.take()
             steps = fold(self._states, work.seen, self._rules)
             if self._ticked:
                 self._ticked = False
-                steps += self._expired({observation.symbol for observation in work.seen})
+                steps += self._expired(
+                    {observation.symbol for observation in work.seen}
+                )
                 self._log.serve_callbacks()
             steps += self._asked_for(steps)
             await self._commit(steps, work)
@@ -268,10 +336,14 @@ class Shard:
         for step in steps:
             if step.dropped is not None:
                 self._tools.metrics.dropped(self.id.feed, step.dropped)
-        states = {step.state.symbol: step.state for step in steps if step.state is not None}
+        states = {
+            step.state.symbol: step.state for step in steps if step.state is not None
+        }
         events = [step.event for step in steps if step.event is not None]
         spent = self._tools.spent() if self._spent is None else self._spent
-        transaction = Transaction(events, tuple(states.values()), work.quarantined, spent)
+        transaction = Transaction(
+            events, tuple(states.values()), work.quarantined, spent
+        )
         if not transaction:
             return
         self._publishing_since = time.monotonic()
@@ -281,7 +353,9 @@ class Shard:
             self._tools.metrics.transaction("aborted")
             if isinstance(error, Unpublishable):
                 self._refuse_asked(f"the broker refused a record: {error}")
-                alone = len(work.symbols | states.keys()) == 1  # timers and snapshots can be the culprit, too
+                alone = (
+                    len(work.symbols | states.keys()) == 1
+                )  # timers and snapshots can be the culprit, too
                 for _ in range(self.inbox.refuse(work, alone=alone)):
                     self._tools.metrics.dropped(self.id.feed, "unpublishable")
             else:
@@ -317,8 +391,13 @@ class Shard:
         """The snapshots that were asked for, each of what these steps leave."""
         if not self._asked:
             return []
-        left = {step.state.symbol: step.state for step in steps if step.state is not None}
-        at, found = (now := self._tools.clock.now(), self._tools.clock.upstream(now)), []
+        left = {
+            step.state.symbol: step.state for step in steps if step.state is not None
+        }
+        at, found = (
+            (now := self._tools.clock.now(), self._tools.clock.upstream(now)),
+            [],
+        )
         for symbol in list(self._asked):
             state = left.get(symbol) or self._states.get(symbol)
             step = snapshot(state, at, self._tools.source, self._rules)
@@ -326,7 +405,9 @@ class Shard:
                 found.append(step)
             else:
                 why = (
-                    "nothing has been seen of it yet" if state is None else f"there are no levels, it is {state.status}"
+                    "nothing has been seen of it yet"
+                    if state is None
+                    else f"there are no levels, it is {state.status}"
                 )
                 self._asked.pop(symbol).set_result(why)
         return found
@@ -343,9 +424,18 @@ class Shard:
             self._tools.metrics.fenced()
         self._set(is_open=False, is_polled=self.is_polled and not fenced)
         least, most = _FENCED_SECONDS if fenced else _BACKOFF_SECONDS
-        pause = min(most, least * 2 ** min(self._failures - 1, _MAX_DOUBLINGS)) * random.uniform(1, 1.5)  # noqa: S311 -- jitter
-        extra = {"shard": str(self.id), "error": str(error), "retry_in_seconds": round(pause, 1)}
-        _log.warning("another worker took the shard" if fenced else "shard closed by an error", extra=extra)
+        pause = min(
+            most, least * 2 ** min(self._failures - 1, _MAX_DOUBLINGS)
+        ) * random.uniform(1, 1.5)  # noqa: S311 -- jitter
+        extra = {
+            "shard": str(self.id),
+            "error": str(error),
+            "retry_in_seconds": round(pause, 1),
+        }
+        _log.warning(
+            "another worker took the shard" if fenced else "shard closed by an error",
+            extra=extra,
+        )
         try:
             async with asyncio.timeout(pause):
                 await self._closing.wait()
@@ -378,7 +468,9 @@ class Shard:
             self._tools.changed()
 
     def _show(self, symbol: str, state: State) -> None:
-        stats = self._stats.get(symbol) or self._tools.metrics.symbol(self.id.feed, symbol)
+        stats = self._stats.get(symbol) or self._tools.metrics.symbol(
+            self.id.feed, symbol
+        )
         stats.computed_at = max(state.computed_at or 0, stats.computed_at or 0) or None
         stats.status, stats.levels = state.status, state.levels
 
@@ -391,17 +483,41 @@ class Shard:
             if event.reason == ASKED and event.symbol in self._asked:
                 self._asked.pop(event.symbol).set_result(event)
             metrics.published((now - event.observed_at) / MICROS)
-            if event.computed_at is not None and event.after is not None and event.reason is None:
-                metrics.end_to_end((self._tools.clock.upstream(now) - event.computed_at) / MICROS)
+            if (
+                event.computed_at is not None
+                and event.after is not None
+                and event.reason is None
+            ):
+                metrics.end_to_end(
+                    (self._tools.clock.upstream(now) - event.computed_at) / MICROS
+                )
             level = logging.DEBUG if event.kind is Kind.CHANGED else logging.INFO
-            _log.log(level, "event", extra={"event_id": event.event_id, "kind": event.kind, "status": event.status})
+            _log.log(
+                level,
+                "event",
+                extra={
+                    "event_id": event.event_id,
+                    "kind": event.kind,
+                    "status": event.status,
+                },
+            )
         for entry in work.quarantined:
             metrics.quarantined(entry.reason)
             suppressed = self._bounded.admit((entry.symbol, entry.reason))
             if suppressed is not None:
-                where = {"feed": self.id.feed, "symbol": entry.symbol, "request_id": entry.request_id}
-                why = {"reason": entry.reason, "fault": entry.message, "not_logged_before": suppressed}
+                where = {
+                    "feed": self.id.feed,
+                    "symbol": entry.symbol,
+                    "request_id": entry.request_id,
+                }
+                why = {
+                    "reason": entry.reason,
+                    "fault": entry.message,
+                    "not_logged_before": suppressed,
+                }
                 _log.warning("entry to quarantine", extra={**where, **why})
 
     async def _in_thread(self, call: Callable[[Unpack[_Ts]], _T], *args: *_Ts) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._tools.executor, call, *args)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._tools.executor, call, *args
+        )

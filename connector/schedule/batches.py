@@ -52,15 +52,29 @@ class Batches:
     def own(self, symbols: Iterable[str]) -> None:
         """Set the symbols that are asked for from now on."""
         self._owned = owned = frozenset(symbols)
-        self._suspects = [kept for group in self._suspects if (kept := tuple(s for s in group if s in owned))]
+        self._suspects = [
+            kept
+            for group in self._suspects
+            if (kept := tuple(s for s in group if s in owned))
+        ]
         self._refused &= owned
-        self._healthy = set(owned) - self._refused - {symbol for group in self._suspects for symbol in group}
+        self._healthy = (
+            set(owned)
+            - self._refused
+            - {symbol for group in self._suspects for symbol in group}
+        )
 
     def all(self) -> tuple[Batch, ...]:
         """Every batch, in an order that depends on the symbols and on what `regroup` was told."""
         packed = self._packed(self._order)
-        alone = [Batch(self._feed, (symbol,), refused=True) for symbol in sorted(self._refused)]
-        return (*(Batch(self._feed, symbols) for symbols in (*packed, *self._suspects)), *alone)
+        alone = [
+            Batch(self._feed, (symbol,), refused=True)
+            for symbol in sorted(self._refused)
+        ]
+        return (
+            *(Batch(self._feed, symbols) for symbols in (*packed, *self._suspects)),
+            *alone,
+        )
 
     def refused(self, symbols: Sequence[str]) -> None:
         """The upstream refused a request for just these symbols."""
@@ -87,7 +101,10 @@ class Batches:
         """
         if len(self._healthy) <= self._size:
             return False
-        order = {symbol: place for place, symbol in enumerate(_ordered(rhythms, self._healthy))}
+        order = {
+            symbol: place
+            for place, symbol in enumerate(_ordered(rhythms, self._healthy))
+        }
         packed = self._packed(order)
         now, then = _width(self._packed(self._order), rhythms), _width(packed, rhythms)
         if then >= min(_WORTH_IT * now, now - _WORTH_SECONDS * len(packed)):
@@ -96,19 +113,32 @@ class Batches:
         return True
 
     def _packed(self, order: Mapping[str, int]) -> list[tuple[str, ...]]:
-        healthy = sorted(self._healthy, key=lambda symbol: (order.get(symbol, len(order)), symbol))
-        return [tuple(healthy[at : at + self._size]) for at in range(0, len(healthy), self._size)]
+        healthy = sorted(
+            self._healthy, key=lambda symbol: (order.get(symbol, len(order)), symbol)
+        )
+        return [
+            tuple(healthy[at : at + self._size])
+            for at in range(0, len(healthy), self._size)
+        ]
 
     def _forget(self, symbols: Sequence[str]) -> None:
         gone = set(symbols)
         self._healthy -= gone
         self._refused -= gone
-        self._suspects = [kept for group in self._suspects if (kept := tuple(s for s in group if s not in gone))]
+        self._suspects = [
+            kept
+            for group in self._suspects
+            if (kept := tuple(s for s in group if s not in gone))
+        ]
 
 
-def _ordered(rhythms: Mapping[str, tuple[float, float]], symbols: Iterable[str]) -> list[str]:
+def _ordered(
+    rhythms: Mapping[str, tuple[float, float]], symbols: Iterable[str]
+) -> list[str]:
     """Symbols of about one period together, in the order of their refreshes, from the longest pause on."""
-    known = sorted((rhythms[symbol][0], symbol) for symbol in symbols if symbol in rhythms)
+    known = sorted(
+        (rhythms[symbol][0], symbol) for symbol in symbols if symbol in rhythms
+    )
     groups: list[tuple[float, list[str]]] = []
     for period, symbol in known:
         if not groups or log(period / groups[-1][0]) > _SAME_PERIOD:
@@ -117,13 +147,18 @@ def _ordered(rhythms: Mapping[str, tuple[float, float]], symbols: Iterable[str])
     ordered = []
     for period, members in groups:
         phases = sorted((rhythms[symbol][1] % period, symbol) for symbol in members)
-        pauses = [(after[0] - before[0]) % period for before, after in pairwise([phases[-1], *phases])]
+        pauses = [
+            (after[0] - before[0]) % period
+            for before, after in pairwise([phases[-1], *phases])
+        ]
         first = max(range(len(phases)), key=pauses.__getitem__)
         ordered += [symbol for _, symbol in phases[first:] + phases[:first]]
     return ordered
 
 
-def _width(packed: Iterable[Sequence[str]], rhythms: Mapping[str, tuple[float, float]]) -> float:
+def _width(
+    packed: Iterable[Sequence[str]], rhythms: Mapping[str, tuple[float, float]]
+) -> float:
     """Seconds that the refreshes of each batch lie apart, in all; a period where they have no order."""
     total = 0.0
     for symbols in packed:
@@ -132,7 +167,9 @@ def _width(packed: Iterable[Sequence[str]], rhythms: Mapping[str, tuple[float, f
             continue
         shortest, longest = min(known)[0], max(known)[0]
         phases = sorted(at % longest for _, at in known)
-        pause = max(after - before for before, after in pairwise([*phases, phases[0] + longest]))
+        pause = max(
+            after - before for before, after in pairwise([*phases, phases[0] + longest])
+        )
         ordered = len(known) == len(symbols) and log(longest / shortest) < _SAME_PERIOD
         total += longest - pause if ordered else longest
     return total

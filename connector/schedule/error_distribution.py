@@ -14,7 +14,9 @@ _GROUPS: Final = 10
 _EDGES: Final = (0, 1, 2, 4)
 """Where a group ends besides, from either end: what is rare is not mixed with what is not."""
 
-_TAIL: Final = tuple((reach, 1 / (1 + reach) ** 2) for reach in (0.5, 1.2, 3.0, 8.0, 24.0))
+_TAIL: Final = tuple(
+    (reach, 1 / (1 + reach) ** 2) for reach in (0.5, 1.2, 3.0, 8.0, 24.0)
+)
 """Beyond the order statistics, in scales: what is left there of their last one (a Pareto tail)."""
 
 _SCALE: Final = 0.3
@@ -65,8 +67,13 @@ def shape_of(errors: list[float], widest: float) -> ErrorDistribution:
     ordered = sorted(errors)
     n = len(ordered)
     edges = [edge for edge in _EDGES if edge < n]
-    bounds = sorted({*edges, *(n - edge for edge in edges), *range(0, n, max(n // _GROUPS, 1))})
-    middle = [(sum(ordered[low:high]) / (high - low), (low + high + 1) / 2 / (n + 1)) for low, high in pairwise(bounds)]
+    bounds = sorted(
+        {*edges, *(n - edge for edge in edges), *range(0, n, max(n // _GROUPS, 1))}
+    )
+    middle = [
+        (sum(ordered[low:high]) / (high - low), (low + high + 1) / 2 / (n + 1))
+        for low, high in pairwise(bounds)
+    ]
     scale = max((ordered[3 * n // 4] - ordered[n // 4]) * _SCALE, _LEAST_SCALE_SECONDS)
     (first, lowest), (last, highest) = middle[0], middle[-1]
     tail = [(reach * scale, rest) for reach, rest in _TAIL if reach * scale < widest]

@@ -78,7 +78,11 @@ class _Track(msgspec.Struct):
         return self.level + steps * self.period
 
     def begin(self, at: float, period: float, seen: int) -> None:
-        self.level, self.period, self.seen = at, max(period, _LEAST_PERIOD_SECONDS), seen
+        self.level, self.period, self.seen = (
+            at,
+            max(period, _LEAST_PERIOD_SECONDS),
+            seen,
+        )
 
     def guess(self) -> None:
         self.errors.extend(part * self.period for part in _GUESSED)
@@ -94,13 +98,18 @@ class _Track(msgspec.Struct):
         self.errors.append(error + lag)
         self.seen += 1
         k = self.seen
-        self.loss += max(1 / _LOSS_MEMORY, 1 / k) * (min(abs(error), self.period / 4) - self.loss)
+        self.loss += max(1 / _LOSS_MEMORY, 1 / k) * (
+            min(abs(error), self.period / 4) - self.loss
+        )
         followed = error if k <= _SETTLED else min(max(error, -held), held)
         if self.alpha == 1:
             self.level = at
             self.period += max(self.beta, 1 / k) * followed / steps
         else:
-            self.level = level + max(self.alpha, 2 * (2 * k + 1) / ((k + 1) * (k + 2))) * followed
+            self.level = (
+                level
+                + max(self.alpha, 2 * (2 * k + 1) / ((k + 1) * (k + 2))) * followed
+            )
             self.period += max(self.beta, 6 / ((k + 1) * (k + 2))) * followed / steps
         self.period = max(self.period, _LEAST_PERIOD_SECONDS)
 
@@ -136,7 +145,9 @@ class Forecast:
     def learn(self, at: float, lag: float, unseen_since: float) -> None:
         """A refresh at `at` became visible `lag` later; a check sent at `unseen_since` did not show it yet."""
         if self.last is None:
-            self._tracks = [_Track(alpha, beta, at, USUAL_PERIOD_SECONDS) for alpha, beta in _GAINS]
+            self._tracks = [
+                _Track(alpha, beta, at, USUAL_PERIOD_SECONDS) for alpha, beta in _GAINS
+            ]
         elif not self._has_rhythm:
             interval = at - self.last
             if interval <= 0:  # a clock was set
@@ -149,9 +160,13 @@ class Forecast:
                 track.guess()
         else:
             interval = at - self.last
-            self._follow(at, lag, self._steps(interval, at - unseen_since), unseen_since)
+            self._follow(
+                at, lag, self._steps(interval, at - unseen_since), unseen_since
+            )
         if self.last is not None:
-            best = min(range(len(self._tracks)), key=lambda index: self._tracks[index].loss)
+            best = min(
+                range(len(self._tracks)), key=lambda index: self._tracks[index].loss
+            )
             if self._tracks[best].loss < _BETTER * self._tracks[self._best].loss:
                 self._best = best
             self._is_stale = True
@@ -203,7 +218,10 @@ class Forecast:
 
     def is_lost(self, now: float) -> bool:
         """Nothing is known of a rhythm, or the refresh after the last is long overdue."""
-        return not self._has_rhythm or now > self._tracks[self._best].expected(2) + self._errors().at[-1]
+        return (
+            not self._has_rhythm
+            or now > self._tracks[self._best].expected(2) + self._errors().at[-1]
+        )
 
     def settled_by(self, since: float) -> float:
         """When the next refresh after `since` should be there, but for a late one."""
@@ -222,7 +240,12 @@ class Forecast:
         if not self._has_rhythm:
             rate = 1 / max(USUAL_PERIOD_SECONDS, since - self._begun_at)
             return [Point(since, 0.0, 0.0), Point(until, (until - since) * rate, 0.0)]
-        track, shape, happens, background = self._tracks[self._best], self._errors(), 1 - self._skipped, 0.0
+        track, shape, happens, background = (
+            self._tracks[self._best],
+            self._errors(),
+            1 - self._skipped,
+            0.0,
+        )
         center = track.expected(1)
         behind = since - center - shape.at[-1]
         if behind > 0:
@@ -239,7 +262,9 @@ class Forecast:
             for error, mass in zip(shape.at, shape.mass, strict=True):
                 at = center + error
                 if at > curve[-1].at:
-                    expected = total + weight * (mass - gone) + background * (at - since)
+                    expected = (
+                        total + weight * (mass - gone) + background * (at - since)
+                    )
                     curve.append(Point(at, expected, weight * (1 - mass)))
             total += weight * (1 - gone)
             center += track.period

@@ -63,7 +63,9 @@ class _Candidate(NamedTuple):
     left: float
 
 
-def next_check(curves: Sequence[Sequence[Point]], price: float, start: float, end: float) -> Check:
+def next_check(
+    curves: Sequence[Sequence[Point]], price: float, start: float, end: float
+) -> Check:
     """The first check of the best plan from `start`, when one was made, to `end`.
 
     A curve is one symbol's: straight lines between its points, from the last check that showed it on.
@@ -83,7 +85,11 @@ def next_check(curves: Sequence[Sequence[Point]], price: float, start: float, en
             # A check is left out where all that it is for was seen by the one before.
             expected = candidate.expected - seen
             needed = due if expected <= left else 1 - (1 - due) * left / expected
-            cost = delay + price * (needed if there < last else _LAST_CHECK * needed) + onward[there]
+            cost = (
+                delay
+                + price * (needed if there < last else _LAST_CHECK * needed)
+                + onward[there]
+            )
             if cost < best:
                 best, choice = cost, there
         onward[here] = best
@@ -91,7 +97,9 @@ def next_check(curves: Sequence[Sequence[Point]], price: float, start: float, en
     return Check(chosen.at, chosen.expected, chosen.waited)
 
 
-def _candidates(curves: Sequence[Sequence[Point]], fine: float, start: float, end: float) -> list[_Candidate]:
+def _candidates(
+    curves: Sequence[Sequence[Point]], fine: float, start: float, end: float
+) -> list[_Candidate]:
     """Where delay has added up to `fine` since the candidate before, and where most have come; the start and the end.
 
     The start twice, where something came between the check before it and now.
@@ -118,7 +126,11 @@ def _candidates(curves: Sequence[Sequence[Point]], fine: float, start: float, en
                 fresh, room = 0.0, fine
             step = stop - now
             if rate > _LEAST_RATE and room > 0 and len(found) < _MAX_CANDIDATES:
-                step = min(step, (sqrt(fresh * fresh + 2 * rate * room) - fresh) / rate + _LEAST_STEP_SECONDS)
+                step = min(
+                    step,
+                    (sqrt(fresh * fresh + 2 * rate * room) - fresh) / rate
+                    + _LEAST_STEP_SECONDS,
+                )
             waited += step * (expected + rate * step / 2)
             expected += rate * step
             now += step
@@ -126,17 +138,26 @@ def _candidates(curves: Sequence[Sequence[Point]], fine: float, start: float, en
     return found
 
 
-def _candidate(at: float, expected: float, waited: float, lefts: list[float]) -> _Candidate:
+def _candidate(
+    at: float, expected: float, waited: float, lefts: list[float]
+) -> _Candidate:
     closed = 1.0
     for left in lefts:
         closed *= 1 - left
     return _Candidate(at, expected, waited, 1 - closed, sum(lefts))
 
 
-def _stretches(curves: Sequence[Sequence[Point]], end: float) -> Iterator[tuple[float, float, float, list[float]]]:
+def _stretches(
+    curves: Sequence[Sequence[Point]], end: float
+) -> Iterator[tuple[float, float, float, list[float]]]:
     """Between two corners of any curve: from, to, refreshes a second, and what is `left` of each curve."""
     corners = [
-        (before.at, index, (after.expected - before.expected) / (after.at - before.at), before.left)
+        (
+            before.at,
+            index,
+            (after.expected - before.expected) / (after.at - before.at),
+            before.left,
+        )
         for index, curve in enumerate(curves)
         for before, after in pairwise(curve)
         if before.at < end

@@ -37,7 +37,9 @@ class Price(msgspec.Struct):
     _expected: float = 0.0
     _delay: float = 0.0
 
-    def begin(self, now: float, checks_per_second: float, expected_per_second: float) -> None:
+    def begin(
+        self, now: float, checks_per_second: float, expected_per_second: float
+    ) -> None:
         """Suppose so many checks a second at a price of one, for so many refreshes, until it is known better."""
         self._at, self._seconds = now, self._memory
         self._checks = checks_per_second * self._memory
@@ -80,6 +82,8 @@ class Price(msgspec.Struct):
         mean = self._delay / self._expected if self._expected else 0.0
         wished = self.target_delay_seconds / max(mean, _LEAST_MEAN_SECONDS)
         dearest = _DEAREST * self.target_delay_seconds * symbols_per_check
-        self.value = min(max(affordable**2, min(wished**2, dearest), _BOUNDS[0]), _BOUNDS[1])
+        self.value = min(
+            max(affordable**2, min(wished**2, dearest), _BOUNDS[0]), _BOUNDS[1]
+        )
         if not self.target_delay_seconds and affordable**2 <= _BOUNDS[0]:
             self.value = 0.0

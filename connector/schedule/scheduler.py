@@ -166,25 +166,40 @@ class Schedule:
             return
         before = sum(len(slot.symbols) for slot in self._slots.values())
         asked = {(batch.feed, symbol) for batch in batches for symbol in batch.symbols}
-        self._known = {key: self._known.get(key) or _Known(Forecast(now)) for key in asked}
+        self._known = {
+            key: self._known.get(key) or _Known(Forecast(now)) for key in asked
+        }
         slots, self._slots = self._slots, {}
-        planned = {id(known): slot.at for slot in slots.values() for known in slot.symbols if slot.at is not None}
+        planned = {
+            id(known): slot.at
+            for slot in slots.values()
+            for known in slot.symbols
+            if slot.at is not None
+        }
         first = now
         for batch in batches:
             if batch in slots:
                 self._slots[batch] = slots[batch]
                 continue
-            slot = self._slots[batch] = _Slot([self._known[batch.feed, symbol] for symbol in batch.symbols])
+            slot = self._slots[batch] = _Slot(
+                [self._known[batch.feed, symbol] for symbol in batch.symbols]
+            )
             slot.interval = 60 * len(batches) / self._budget
             if batch in self._in_flight:
                 continue
             if batch.refused:
-                self._set(batch, slot, now + self._slow_retry_seconds(), Purpose.REFUSED)
+                self._set(
+                    batch, slot, now + self._slow_retry_seconds(), Purpose.REFUSED
+                )
             elif any(known.looked_at is None for known in slot.symbols):
                 self._set(batch, slot, first, Purpose.FIRST)
                 first += min(self._plan.min_interval_seconds, 60 / self._budget)
-            elif known_at := [planned[id(known)] for known in slot.symbols if id(known) in planned]:
-                self._set(batch, slot, min(known_at), Purpose.EXPECTED)  # plans for a thousand batches take seconds
+            elif known_at := [
+                planned[id(known)] for known in slot.symbols if id(known) in planned
+            ]:
+                self._set(
+                    batch, slot, min(known_at), Purpose.EXPECTED
+                )  # plans for a thousand batches take seconds
             else:
                 self._replan(batch, slot, now, now)
         if before:
@@ -210,7 +225,10 @@ class Schedule:
             self._price.doubt()
         if not before / _MUCH < self.price < before * _MUCH:
             for batch, slot in self._slots.items():
-                if slot.at is not None and slot.purpose in {Purpose.EXPECTED, Purpose.SEARCH}:
+                if slot.at is not None and slot.purpose in {
+                    Purpose.EXPECTED,
+                    Purpose.SEARCH,
+                }:
                     self._replan(batch, slot, now, now)
 
     @property
@@ -220,12 +238,19 @@ class Schedule:
 
     def planned_checks(self) -> list[PlannedCheck]:
         """Every batch's next check, for people who ask."""
-        return [PlannedCheck(batch, s.at, s.purpose, s.check, s.failures) for batch, s in self._slots.items()]
+        return [
+            PlannedCheck(batch, s.at, s.purpose, s.check, s.failures)
+            for batch, s in self._slots.items()
+        ]
 
     def next_check_at(self, batch: Batch) -> float | None:
         """When the batch is checked next; None while it is."""
         slot = self._slots.get(batch)
-        return None if slot is None or slot.at is None else max(slot.at, self._held_until, self._held_for_key_until)
+        return (
+            None
+            if slot is None or slot.at is None
+            else max(slot.at, self._held_until, self._held_for_key_until)
+        )
 
     def asked_at(self, batch: Batch) -> float | None:
         """When the batch was last asked for."""
@@ -238,7 +263,13 @@ class Schedule:
         if slot is not None and slot.at is not None:
             self._set(batch, slot, at, slot.purpose)
 
-    def seed_history(self, feed: str, symbol: str, computed_at: Sequence[int], server_ahead_seconds: float) -> None:
+    def seed_history(
+        self,
+        feed: str,
+        symbol: str,
+        computed_at: Sequence[int],
+        server_ahead_seconds: float,
+    ) -> None:
         """Learn the rhythm from refreshes that were seen before this schedule was there, oldest first."""
         known = self._known.get((feed, symbol))
         if known is not None and known.forecast.last is None:
@@ -269,7 +300,12 @@ class Schedule:
         return slot.purpose
 
     def finished(
-        self, batch: Batch, outcome: Outcome, sent_at: float, now: float, dates: ComputedTimes | None = None
+        self,
+        batch: Batch,
+        outcome: Outcome,
+        sent_at: float,
+        now: float,
+        dates: ComputedTimes | None = None,
     ) -> list[Refresh]:
         """The request ended. Returns the refreshes it showed, but for a symbol's first.
 
@@ -279,7 +315,11 @@ class Schedule:
         self._in_flight.discard(batch)
         slot = self._slots.get(batch)
         if slot is None:  # its symbols are in other batches by now, or gone
-            return self._learn(batch, sent_at, now, dates) if outcome is Outcome.ANSWERED else []
+            return (
+                self._learn(batch, sent_at, now, dates)
+                if outcome is Outcome.ANSWERED
+                else []
+            )
         self._account(slot, sent_at)
         if batch.refused:
             self._set(batch, slot, now + self._slow_retry_seconds(), Purpose.REFUSED)
@@ -289,7 +329,10 @@ class Schedule:
             return []
         if outcome is Outcome.FAILED:
             slot.failures += 1
-            ceiling = min(self._plan.max_interval_seconds, 2.0 ** min(slot.failures, _MAX_DOUBLINGS))
+            ceiling = min(
+                self._plan.max_interval_seconds,
+                2.0 ** min(slot.failures, _MAX_DOUBLINGS),
+            )
             wait = max(self._plan.min_interval_seconds, self._chance() * ceiling)
             self._set(batch, slot, now + wait, Purpose.RETRY)
             return []
@@ -324,7 +367,9 @@ class Schedule:
 
     def _settle(self) -> None:
         if self.fixed_price is None:
-            self._price.settle(self._budget, len(self._known) / max(len(self._slots), 1))
+            self._price.settle(
+                self._budget, len(self._known) / max(len(self._slots), 1)
+            )
         else:
             self._price.value = self.fixed_price
 
@@ -333,7 +378,9 @@ class Schedule:
             slot.interval += 0.1 * (sent_at - slot.sent_at - slot.interval)
         slot.sent_at = sent_at
         check, slot.check = slot.check, None
-        if check is None or slot.purpose is Purpose.SEARCH:  # what may never come says nothing about the target
+        if (
+            check is None or slot.purpose is Purpose.SEARCH
+        ):  # what may never come says nothing about the target
             check = Check(sent_at, 0.0, 0.0)
         self._price.checked(sent_at, check.expected, check.delay)
         self._settle()
@@ -341,9 +388,14 @@ class Schedule:
     def _slow_retry_seconds(self) -> float:
         """So that what is refused takes a tenth of the budget at most."""
         refused = sum(batch.refused for batch in self._slots)
-        return min(max(SLOW_RETRY_SECONDS, 600 * refused / self._budget), _SLOWEST_RETRY_SECONDS)
+        return min(
+            max(SLOW_RETRY_SECONDS, 600 * refused / self._budget),
+            _SLOWEST_RETRY_SECONDS,
+        )
 
-    def _learn(self, batch: Batch, sent_at: float, now: float, dates: ComputedTimes | None) -> list[Refresh]:
+    def _learn(
+        self, batch: Batch, sent_at: float, now: float, dates: ComputedTimes | None
+    ) -> list[Refresh]:
         found = []
         for symbol in batch.symbols:
             known = self._known.get((batch.feed, symbol))
@@ -358,20 +410,35 @@ class Schedule:
             if before is None:  # it may have been there for long, and others before it
                 known.forecast.learn(at, self._lag.seconds, known.forecast.last or at)
                 continue
-            known.forecast.learn(at, self._lag.learn(min(before, now) - at, now - at), before)
+            known.forecast.learn(
+                at, self._lag.learn(min(before, now) - at, now - at), before
+            )
             found.append(Refresh(symbol, before))
         return found
 
     def _replan(self, batch: Batch, slot: _Slot, start: float, now: float) -> None:
-        earliest = now if slot.sent_at is None else max(now, slot.sent_at + self._plan.min_interval_seconds)
+        earliest = (
+            now
+            if slot.sent_at is None
+            else max(now, slot.sent_at + self._plan.min_interval_seconds)
+        )
         if not self.price:
             self._set(batch, slot, earliest, Purpose.EXPECTED)
             return
-        longest = max(self._plan.max_interval_seconds, 120 * len(self._slots) / max(self._budget, 1))
-        ceiling = max((start if slot.sent_at is None else slot.sent_at) + longest, earliest + _LEAST_AHEAD_SECONDS)
+        longest = max(
+            self._plan.max_interval_seconds,
+            120 * len(self._slots) / max(self._budget, 1),
+        )
+        ceiling = max(
+            (start if slot.sent_at is None else slot.sent_at) + longest,
+            earliest + _LEAST_AHEAD_SECONDS,
+        )
         settled = min(known.forecast.settled_by(start) for known in slot.symbols)
         end = min(max(start + _INTERVALS_AHEAD * slot.interval, settled), ceiling)
-        curves = [known.forecast.curve(known.looked_at or start, end) for known in slot.symbols]
+        curves = [
+            known.forecast.curve(known.looked_at or start, end)
+            for known in slot.symbols
+        ]
         slot.check = next_check(curves, self.price, start, end)
         lost = all(known.forecast.is_lost(start) for known in slot.symbols)
         at = max(slot.check.at, earliest)

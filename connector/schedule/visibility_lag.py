@@ -31,7 +31,10 @@ class VisibilityLag:
 
     def _agreed(self) -> tuple[float, float]:
         """The first stretch that lies between as many pairs of checks as any."""
-        ends = sorted([(least, 0) for least, _ in self._between] + [(most, 1) for _, most in self._between])
+        ends = sorted(
+            [(least, 0) for least, _ in self._between]
+            + [(most, 1) for _, most in self._between]
+        )
         count = best = 0
         low = high = ends[0][0]
         for place, (at, is_end) in enumerate(ends):

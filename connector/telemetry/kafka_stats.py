@@ -27,13 +27,18 @@ class Statistics(msgspec.Struct):
     @property
     def brokers_up(self) -> int:
         """How many it is connected to."""
-        return sum(broker.nodeid >= 0 and broker.state == "UP" for broker in self.brokers.values())
+        return sum(
+            broker.nodeid >= 0 and broker.state == "UP"
+            for broker in self.brokers.values()
+        )
 
     @property
     def rtt_seconds(self) -> dict[str, float]:
         """Of those with traffic, by id; the connection that librdkafka keeps for the group is `coordinator`."""
         return {
-            "coordinator" if broker.source == "logical" else str(broker.nodeid): broker.rtt.p99 / MICROS
+            "coordinator"
+            if broker.source == "logical"
+            else str(broker.nodeid): broker.rtt.p99 / MICROS
             for broker in self.brokers.values()
             if broker.rtt.cnt and (broker.nodeid >= 0 or broker.source == "logical")
         }

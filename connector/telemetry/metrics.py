@@ -48,7 +48,9 @@ class Metrics:
         self.registry = _Registry()
         self._feeds = tuple(feeds)
         self._level_symbols = level_symbols
-        self._symbols: defaultdict[tuple[str, str], SymbolStats] = defaultdict(SymbolStats)
+        self._symbols: defaultdict[tuple[str, str], SymbolStats] = defaultdict(
+            SymbolStats
+        )
         self._loops: Callable[[], Mapping[str, int]] = dict
         self._codes: set[str] = set()
         self.requested = self._counter("gex_upstream_requests_total")
@@ -68,7 +70,9 @@ class Metrics:
         self.shard_open = self._gauge("gex_shard_open")
         self.fenced = self._counter("gex_shard_fenced_total")
         self.build_info = self._gauge("gex_build_info")
-        self._requests = self._family(Histogram, "gex_upstream_request_duration_seconds")
+        self._requests = self._family(
+            Histogram, "gex_upstream_request_duration_seconds"
+        )
         self._limit = self._gauge("gex_rate_limit_limit", math.nan)
         self._remaining = self._gauge("gex_rate_limit_remaining", math.nan)
         self._reset = self._gauge("gex_rate_limit_reset_timestamp_seconds", math.nan)
@@ -99,7 +103,9 @@ class Metrics:
         """A request to the upstream ended: `ok`, or the `outcome` of its UpstreamError."""
         self._requests.labels(outcome).observe(seconds)
 
-    def rate_limit(self, limit: int | None, remaining: int | None, reset_at: int | None) -> None:
+    def rate_limit(
+        self, limit: int | None, remaining: int | None, reset_at: int | None
+    ) -> None:
         """What the upstream said of the quota; None where it said nothing, so that its last word stands."""
         if limit is not None:
             self._limit(limit)
@@ -152,7 +158,8 @@ class Metrics:
         is_open = _OPENMETRICS in accept.lower()
         encode, content_type = choose_encoder(_OPENMETRICS if is_open else "")
         symbols = "".join(
-            _text(name, samples, is_open) for name, samples in series(dict(self._symbols), self._level_symbols)
+            _text(name, samples, is_open)
+            for name, samples in series(dict(self._symbols), self._level_symbols)
         )
         return symbols.encode() + encode(self.registry), content_type
 
@@ -168,8 +175,12 @@ class Metrics:
         """The metric itself, with those of its series that can be named in advance."""
         metric = BY_NAME[name]
         buckets = {"buckets": metric.buckets} if metric.buckets else {}
-        family = make(name, metric.help, metric.labels, registry=self.registry, **buckets)
-        known = [self._feeds if label == "feed" else metric.values for label in metric.labels]
+        family = make(
+            name, metric.help, metric.labels, registry=self.registry, **buckets
+        )
+        known = [
+            self._feeds if label == "feed" else metric.values for label in metric.labels
+        ]
         for labels in product(*known) if known else ():
             family.labels(*labels)
         return family
@@ -182,20 +193,26 @@ class Metrics:
         family = self._family(Gauge, name)
 
         def put(value: float | None, *labels: object) -> None:
-            (family.labels(*labels) if labels else family).set(math.nan if value is None else value)
+            (family.labels(*labels) if labels else family).set(
+                math.nan if value is None else value
+            )
 
         if not BY_NAME[name].labels:
             put(initial)
         return put
 
 
-def _text(name: str, samples: Iterable[tuple[tuple[str, ...], float]], is_open: bool) -> str:
+def _text(
+    name: str, samples: Iterable[tuple[tuple[str, ...], float]], is_open: bool
+) -> str:
     """A metric of the symbols: for 8,000 of them the client's own families take more than a second of CPU."""
     metric = BY_NAME[name]
     family = name.removesuffix("_total") if is_open else name
     form = name + "{" + ",".join(f'{label}="%s"' for label in metric.labels) + "} %r"
     lines = [form % (*map(_escaped, labels), value) for labels, value in samples]
-    return "\n".join([f"# HELP {family} {metric.help}", f"# TYPE {family} {metric.type}", *lines, ""])
+    return "\n".join(
+        [f"# HELP {family} {metric.help}", f"# TYPE {family} {metric.type}", *lines, ""]
+    )
 
 
 @lru_cache(maxsize=100_000)
@@ -208,6 +225,10 @@ class _Registry(CollectorRegistry):
 
     def collect(self) -> Iterator[Family]:
         for family in super().collect():
-            known = (sample for sample in family.samples if not math.isnan(sample.value))
-            family.samples = [sample for sample in known if not sample.name.endswith("_created")]
+            known = (
+                sample for sample in family.samples if not math.isnan(sample.value)
+            )
+            family.samples = [
+                sample for sample in known if not sample.name.endswith("_created")
+            ]
             yield family

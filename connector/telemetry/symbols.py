@@ -40,7 +40,11 @@ class SymbolStats:
 
     def shown_levels(self) -> Iterator[tuple[str, float]]:
         """Path and value of each number that consumers may rely on."""
-        if self.levels is not None and self.status is not None and self.status.has_levels:
+        if (
+            self.levels is not None
+            and self.status is not None
+            and self.status.has_levels
+        ):
             for path, value in zip(NUMBERS, _NUMBERS_OF(self.levels), strict=True):
                 if value is not None:
                     yield path, value
@@ -52,13 +56,33 @@ def series(
     """Metric by metric: its name, then the label values and value of every series. Levels only of so many symbols."""
     owned = [(key, stats) for key, stats in symbols.items() if stats.owned]
     for count in ("requested", "served", "missing", "invalid"):
-        yield f"gex_symbols_{count}_total", [(key, getattr(stats, count)) for key, stats in symbols.items()]
+        yield (
+            f"gex_symbols_{count}_total",
+            [(key, getattr(stats, count)) for key, stats in symbols.items()],
+        )
     for moment in ("computed", "observed", "next_check"):
         moments = [(key, getattr(stats, f"{moment}_at")) for key, stats in owned]
-        yield f"gex_symbol_{moment}_timestamp_seconds", [(key, at / MICROS) for key, at in moments if at is not None]
+        yield (
+            f"gex_symbol_{moment}_timestamp_seconds",
+            [(key, at / MICROS) for key, at in moments if at is not None],
+        )
     for learnt in ("period", "jitter"):
         values = [(key, getattr(stats.forecast, learnt, None)) for key, stats in owned]
-        yield f"gex_symbol_{learnt}_seconds", [(key, value) for key, value in values if value is not None]
-    yield "gex_symbol_status", [((*key, s), float(stats.status is s)) for key, stats in owned for s in _STATUSES]
-    levels = [(key, path, value) for key, stats in owned[:level_symbols] for path, value in stats.shown_levels()]
+        yield (
+            f"gex_symbol_{learnt}_seconds",
+            [(key, value) for key, value in values if value is not None],
+        )
+    yield (
+        "gex_symbol_status",
+        [
+            ((*key, s), float(stats.status is s))
+            for key, stats in owned
+            for s in _STATUSES
+        ],
+    )
+    levels = [
+        (key, path, value)
+        for key, stats in owned[:level_symbols]
+        for path, value in stats.shown_levels()
+    ]
     yield "gex_level", [((*key, path), value) for key, path, value in levels]

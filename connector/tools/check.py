@@ -72,14 +72,18 @@ class Report:
     @property
     def exit_code(self) -> int:
         """Of what failed the first thing that a worker would end by."""
-        return next((code for code in (EXIT_CONFIG, EXIT_KAFKA, 1) if code in self.failed), 0)
+        return next(
+            (code for code in (EXIT_CONFIG, EXIT_KAFKA, 1) if code in self.failed), 0
+        )
 
     def __call__(self, mark: str, item: str, said: str, code: int = 1) -> None:
         """`ok`; `warn`: a worker runs, but worse than it could, or it was not tried; `FAIL`: it would end by `code`."""
         if mark == FAIL:
             self.failed.add(code)
         for line in said.splitlines():
-            sys.stdout.write(f"{mark:<4}  {item:<13}  {printable(redact(line, self.secrets))}\n")
+            sys.stdout.write(
+                f"{mark:<4}  {item:<13}  {printable(redact(line, self.secrets))}\n"
+            )
         sys.stdout.flush()
 
 
@@ -103,7 +107,9 @@ def check(path: Path | None, environ: Mapping[str, str]) -> int:
     asked = asyncio.run(_upstream(settings, report))
     _kafka(settings, report)
     _registry(settings, report)
-    sys.stdout.write(f"{asked} request(s) to the upstream; nothing was changed anywhere\n")
+    sys.stdout.write(
+        f"{asked} request(s) to the upstream; nothing was changed anywhere\n"
+    )
     return report.exit_code
 
 
@@ -116,7 +122,11 @@ async def _upstream(settings: Config, report: Report) -> int:
     upstream = settings.upstream
     timeout = min(upstream.timeout_seconds, _TIMEOUT_SECONDS)
     limiter = Limiter(upstream.max_requests_per_minute)
-    client = Client(msgspec.structs.replace(upstream, timeout_seconds=timeout), ApiKey(upstream), limiter)
+    client = Client(
+        msgspec.structs.replace(upstream, timeout_seconds=timeout),
+        ApiKey(upstream),
+        limiter,
+    )
     try:
         await _asked(settings, client, report)
     finally:
@@ -127,18 +137,40 @@ async def _upstream(settings: Config, report: Report) -> int:
 async def _asked(settings: Config, client: Client, report: Report) -> None:
     feed, answer, untried = settings.feeds[0], None, "quota, clock"
     try:
-        answer = await client.check(Ask(feed.symbols[:MAX_SYMBOLS], feed.exchanges, feed.include))
+        answer = await client.check(
+            Ask(feed.symbols[:MAX_SYMBOLS], feed.exchanges, feed.include)
+        )
     except KeyRefused as error:
-        report(FAIL, "key", f"{error}; check upstream.api_key or its file, and the plan that it belongs to")
+        report(
+            FAIL,
+            "key",
+            f"{error}; check upstream.api_key or its file, and the plan that it belongs to",
+        )
     except RateLimited as error:
         untried = "key, clock"
-        again = "" if error.retry_after_seconds is None else f" for another {error.retry_after_seconds:.0f} s"
-        report(WARN, "quota", f"used up{again}: by a worker that runs, or another program with this key?")
+        again = (
+            ""
+            if error.retry_after_seconds is None
+            else f" for another {error.retry_after_seconds:.0f} s"
+        )
+        report(
+            WARN,
+            "quota",
+            f"used up{again}: by a worker that runs, or another program with this key?",
+        )
     except RequestRefused as error:
-        report(FAIL, "request", f"{error}; check upstream.base_url, and include and exchanges of feed {feed.name}")
+        report(
+            FAIL,
+            "request",
+            f"{error}; check upstream.base_url, and include and exchanges of feed {feed.name}",
+        )
     except UpstreamError as error:
         report(FAIL, "upstream", f"{error}; check upstream.base_url and the way there")
-        report(WARN, "key", "not tried: no answer of the upstream; nor were quota, clock and symbols")
+        report(
+            WARN,
+            "key",
+            "not tried: no answer of the upstream; nor were quota, clock and symbols",
+        )
         return
     if answer is None:
         report(WARN, untried, "not tried: the upstream gave no levels")
@@ -152,35 +184,57 @@ async def _asked(settings: Config, client: Client, report: Report) -> None:
 def _quota(settings: Config, answer: Answer, report: Report) -> None:
     """Whether the plan suffices, by the figures of docs/capacity.md."""
     said, batches = answer.rate_limit, _batches(settings)
-    cap, target = settings.upstream.max_requests_per_minute, settings.schedule.target_delay_seconds
+    cap, target = (
+        settings.upstream.max_requests_per_minute,
+        settings.schedule.target_delay_seconds,
+    )
     if said.limit is None and cap is None:
         return report(
-            WARN, "quota", "the upstream says no limit: 60 a minute are planned with; set max_requests_per_minute"
+            WARN,
+            "quota",
+            "the upstream says no limit: 60 a minute are planned with; set max_requests_per_minute",
         )
     limit = min(one for one in (said.limit, cap) if one)
     left = "" if said.remaining is None else f", {said.remaining} left of {said.limit}"
     each = next(each for least, each in reversed(_CHECKS.items()) if batches >= least)
     least = batches * _LEAST_CHECKS / PLANNED
-    wanted = max(batches * each * _MEASURED_DELAY_SECONDS / PLANNED / target, least) if target else 0
+    wanted = (
+        max(batches * each * _MEASURED_DELAY_SECONDS / PLANNED / target, least)
+        if target
+        else 0
+    )
     has = f"{limit} a minute{left}; "
     if limit < least:
         return report(
-            WARN, "quota", f"{has}{least:.0f} are needed to see each refresh: fewer symbols, or a larger plan"
+            WARN,
+            "quota",
+            f"{has}{least:.0f} are needed to see each refresh: fewer symbols, or a larger plan",
         )
     if limit < wanted:
         return report(
-            WARN, "quota", f"{has}about {wanted:.0f} are needed for a mean delay of {target:g} s, it will be longer"
+            WARN,
+            "quota",
+            f"{has}about {wanted:.0f} are needed for a mean delay of {target:g} s, it will be longer",
         )
-    return report(OK, "quota", f"{has}about {wanted:.0f} are needed for a mean delay of {target:g} s")
+    return report(
+        OK,
+        "quota",
+        f"{has}about {wanted:.0f} are needed for a mean delay of {target:g} s",
+    )
 
 
 def _clock(answer: Answer, report: Report) -> None:
     """What of the difference the way there and back does not explain."""
     server_at = answer.response.meta.server_at
     if server_at is None:
-        return report(WARN, "clock", "not tried: the upstream does not say what time it is")
+        return report(
+            WARN, "clock", "not tried: the upstream does not say what time it is"
+        )
     resolution = MICROS if server_at % MICROS == 0 else 0
-    least, most = server_at - answer.received_at, server_at + resolution - answer.sent_at
+    least, most = (
+        server_at - answer.received_at,
+        server_at + resolution - answer.sent_at,
+    )
     seconds = (0 if least <= 0 <= most else min(least, most, key=abs)) / MICROS
     said = (
         f"the upstream's is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} ours"
@@ -188,13 +242,19 @@ def _clock(answer: Answer, report: Report) -> None:
         else "as the upstream's"
     )
     if abs(seconds) > _CLOCK_SECONDS[1]:
-        return report(FAIL, "clock", f"{said}; no worker believes that: set the clock (NTP)")
+        return report(
+            FAIL, "clock", f"{said}; no worker believes that: set the clock (NTP)"
+        )
     if abs(seconds) > _CLOCK_SECONDS[0]:
-        return report(WARN, "clock", f"{said}; ages are corrected by it; does NTP run here?")
+        return report(
+            WARN, "clock", f"{said}; ages are corrected by it; does NTP run here?"
+        )
     return report(OK, "clock", said)
 
 
-async def _symbols(settings: Config, client: Client, answer: Answer | None, report: Report) -> None:
+async def _symbols(
+    settings: Config, client: Client, answer: Answer | None, report: Report
+) -> None:
     """By the answer those that it has, since the list's shape is documented nowhere; by the list all others."""
     wanted = sorted({symbol for feed in settings.feeds for symbol in feed.symbols})
     answers = {} if answer is None else dict(answer.response.answers)
@@ -205,15 +265,32 @@ async def _symbols(settings: Config, client: Client, answer: Answer | None, repo
         asked = wanted
     except TimeoutError:
         report(
-            WARN, "symbols", f"{len(answers)} of {len(wanted)} tried: no request for the list is left in this minute"
+            WARN,
+            "symbols",
+            f"{len(answers)} of {len(wanted)} tried: no request for the list is left in this minute",
         )
     except UpstreamError as error:
-        report(WARN, "symbols", f"{len(answers)} of {len(wanted)} tried: no list of what is live: {error}")
-    unknown = [one for one in asked if one not in known or answers.get(one) is Status.INVALID]
+        report(
+            WARN,
+            "symbols",
+            f"{len(answers)} of {len(wanted)} tried: no list of what is live: {error}",
+        )
+    unknown = [
+        one for one in asked if one not in known or answers.get(one) is Status.INVALID
+    ]
     for symbol in unknown:
-        close = " or ".join(difflib.get_close_matches(symbol, sorted(known - {*unknown}), n=3))
-        report(FAIL, "symbols", f"{symbol}: unknown to the upstream" + (f"; did you mean {close}?" if close else ""))
-    if missing := [symbol for symbol, said in answers.items() if said is Status.MISSING]:
+        close = " or ".join(
+            difflib.get_close_matches(symbol, sorted(known - {*unknown}), n=3)
+        )
+        report(
+            FAIL,
+            "symbols",
+            f"{symbol}: unknown to the upstream"
+            + (f"; did you mean {close}?" if close else ""),
+        )
+    if missing := [
+        symbol for symbol, said in answers.items() if said is Status.MISSING
+    ]:
         report(WARN, "symbols", f"without levels at the moment: {', '.join(missing)}")
     if asked and not unknown:
         report(OK, "symbols", f"the upstream knows {len(asked)} of {len(wanted)}")
@@ -229,7 +306,9 @@ def _kafka(settings: Config, report: Report) -> None:
         report(WARN, "rights", "not tried: no broker; nor were the topics")
         return
     denied = preflight.denied(f"{kafka.topic_prefix}.check", kafka.group_id)
-    wanted = specs(Topics(kafka.topic_prefix), [feed.name for feed in settings.feeds], kafka)
+    wanted = specs(
+        Topics(kafka.topic_prefix), [feed.name for feed in settings.feeds], kafka
+    )
     try:
         found = preflight.topics(wanted, kafka.replication_factor)
     except KafkaError as error:
@@ -241,7 +320,9 @@ def _kafka(settings: Config, report: Report) -> None:
         report(FAIL, "rights", one, EXIT_KAFKA)
     if not denied:
         report(
-            OK, "rights", "topics, transactional ids and group: as far as they could be tried, all that a worker needs"
+            OK,
+            "rights",
+            "topics, transactional ids and group: as far as they could be tried, all that a worker needs",
         )
 
 
@@ -259,8 +340,15 @@ def _topics(found: PreflightReport, report: Report) -> None:
 
 def _described(found: Mapping[str, str]) -> str:
     retention = int(found.get("retention.ms", -1))
-    kept = "compacted" if found.get("cleanup.policy") == "compact" else f"kept for {retention / _DAY_MS:g} days"
-    settings = ", ".join(f"{name} {found.get(name)}" for name in ("min.insync.replicas", "max.message.bytes"))
+    kept = (
+        "compacted"
+        if found.get("cleanup.policy") == "compact"
+        else f"kept for {retention / _DAY_MS:g} days"
+    )
+    settings = ", ".join(
+        f"{name} {found.get(name)}"
+        for name in ("min.insync.replicas", "max.message.bytes")
+    )
     return f"{'kept for ever' if retention < 0 else kept}, {settings}"
 
 
@@ -270,9 +358,22 @@ def _registry(settings: Config, report: Report) -> None:
         report(OK, "registry", "none is configured: values are single-object encoded")
         return
     try:
-        level, new = examined(registry, registry.url, Topics(settings.kafka.topic_prefix), feeds)
+        level, new = examined(
+            registry, registry.url, Topics(settings.kafka.topic_prefix), feeds
+        )
     except KafkaError as error:
-        report(FAIL, "registry", f"{error}; check schema_registry.url and its client", EXIT_KAFKA)
+        report(
+            FAIL,
+            "registry",
+            f"{error}; check schema_registry.url and its client",
+            EXIT_KAFKA,
+        )
         return
-    said = "; ".join((f"compatibility {level}", *(new or ["every schema is registered"])))
-    report(WARN if level == "NONE" else OK, "registry", f"{said}{'; FULL_TRANSITIVE is safer' * (level == 'NONE')}")
+    said = "; ".join(
+        (f"compatibility {level}", *(new or ["every schema is registered"]))
+    )
+    report(
+        WARN if level == "NONE" else OK,
+        "registry",
+        f"{said}{'; FULL_TRANSITIVE is safer' * (level == 'NONE')}",
+    )

@@ -25,8 +25,23 @@ if TYPE_CHECKING:
     from connector.kafka.events import Log
     from connector.kafka.names import Topics
 
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_HEAD: Final = ("observed_at", "computed_at", "feed", "symbol", "sequence", "kind", "status", "reason")
+_UNITS: Final = {
+    "s": "seconds",
+    "m": "minutes",
+    "h": "hours",
+    "d": "days",
+    "w": "weeks",
+}
+_HEAD: Final = (
+    "observed_at",
+    "computed_at",
+    "feed",
+    "symbol",
+    "sequence",
+    "kind",
+    "status",
+    "reason",
+)
 
 
 def moment(text: str, option: str) -> int:
@@ -42,7 +57,9 @@ def moment(text: str, option: str) -> int:
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
         return round(at.timestamp() * MICROS)
     except (ValueError, OverflowError):
-        raise ConfigError([f"history: {option} {quote(text)}, expected 2h, 3d or 2026-01-31T12:00Z"]) from None
+        raise ConfigError(
+            [f"history: {option} {quote(text)}, expected 2h, 3d or 2026-01-31T12:00Z"]
+        ) from None
 
 
 def history(found: Iterator[Event], form: str) -> int:
@@ -56,7 +73,9 @@ def history(found: Iterator[Event], form: str) -> int:
     return 0
 
 
-def events(log: Log, topics: Topics, codec: Codec, symbol: str, between: tuple[int, int | None]) -> Iterator[Event]:
+def events(
+    log: Log, topics: Topics, codec: Codec, symbol: str, between: tuple[int, int | None]
+) -> Iterator[Event]:
     """The events of a symbol observed between two moments, feed by feed, to where the topics end now.
 
     Only the partition that its key belongs to is read. Raises KafkaUnavailable, ShardCorrupt.
@@ -66,11 +85,16 @@ def events(log: Log, topics: Topics, codec: Codec, symbol: str, between: tuple[i
         name = topics.changes(feed)
         place = name, partition_of(symbol, log.partitions[name])
         end = log.offsets([place], END)
-        start = {at: offset if offset >= 0 else end[at] for at, offset in log.offsets([place], since // 1000).items()}
+        start = {
+            at: offset if offset >= 0 else end[at]
+            for at, offset in log.offsets([place], since // 1000).items()
+        }
         for record in log.read(start, end):
             if record.key == symbol.encode():
                 event = record.decoded(codec.decode_event)
-                if since <= event.observed_at and (until is None or event.observed_at <= until):
+                if since <= event.observed_at and (
+                    until is None or event.observed_at <= until
+                ):
                     yield event
 
 
@@ -88,12 +112,23 @@ def _csv() -> Callable[[Event], None]:
     writer.writerow((*_HEAD, *NUMBERS))
 
     def iso(at: int | None) -> str | None:
-        return None if at is None else datetime.fromtimestamp(at / MICROS, UTC).isoformat(timespec="microseconds")
+        return (
+            None
+            if at is None
+            else datetime.fromtimestamp(at / MICROS, UTC).isoformat(
+                timespec="microseconds"
+            )
+        )
 
     def show(event: Event) -> None:
-        levels = [None if event.after is None else attrgetter(path)(event.after) for path in NUMBERS]
+        levels = [
+            None if event.after is None else attrgetter(path)(event.after)
+            for path in NUMBERS
+        ]
         named = [getattr(event, name) for name in _HEAD[2:]]
-        writer.writerow((iso(event.observed_at), iso(event.computed_at), *named, *levels))
+        writer.writerow(
+            (iso(event.observed_at), iso(event.computed_at), *named, *levels)
+        )
 
     return show
 

@@ -31,16 +31,28 @@ class ReaderContext(Value, frozen=True):
 
     def events(self, feed: str | None, *, from_beginning: bool) -> Events:
         """The events of all feeds or of one. Raises KafkaUnavailable."""
-        return Events(self.clients, self.topics, self.codec, from_beginning=from_beginning, feed=feed)
+        return Events(
+            self.clients,
+            self.topics,
+            self.codec,
+            from_beginning=from_beginning,
+            feed=feed,
+        )
 
 
 def opened(path: Path | None, environ: Mapping[str, str]) -> ReaderContext:
     """To read with; logs to standard error. Raises ConfigError, SetupError."""
     kafka, registry = load_kafka(path, environ)
-    configure("WARNING", secrets=lambda: (*kafka.client.secrets(), *registry.client.secrets()))
-    return ReaderContext(Clients(kafka), Topics(kafka.topic_prefix), Codec(framing_of(registry)))
+    configure(
+        "WARNING", secrets=lambda: (*kafka.client.secrets(), *registry.client.secrets())
+    )
+    return ReaderContext(
+        Clients(kafka), Topics(kafka.topic_prefix), Codec(framing_of(registry))
+    )
 
 
-def ignored(path: Path | None, environ: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def ignored(
+    path: Path | None, environ: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
     """What each configured feed ignores; nothing where feeds are not configured here. Raises ConfigError."""
     return {feed.name: feed.ignore for feed in load_feeds(path, environ)}

@@ -30,18 +30,28 @@ if TYPE_CHECKING:
 _MOST_FAULTS: Final = 20
 
 
-def verify(log: Log, topics: Topics, codec: Codec, ignored: Mapping[str, tuple[str, ...]]) -> int:
+def verify(
+    log: Log, topics: Topics, codec: Codec, ignored: Mapping[str, tuple[str, ...]]
+) -> int:
     """Say each fault, the first ones, and sum up. 1 where there is one, else 0. Raises KafkaUnavailable.
 
     `ignored`: what each feed's configuration ignores, as far as it is known.
     """
     totals = Totals()
     for feed in log.feeds:
-        _Feed(feed, log, codec, Rules.of(ignored.get(feed, ("spot_price",))).exact(), totals).verify(topics)
+        _Feed(
+            feed,
+            log,
+            codec,
+            Rules.of(ignored.get(feed, ("spot_price",))).exact(),
+            totals,
+        ).verify(topics)
     if totals.faults > _MOST_FAULTS:
         sys.stdout.write(f"... and {totals.faults - _MOST_FAULTS} more\n")
     read = f"{totals.events} events and {totals.states} states of {totals.symbols} symbols, {len(log.feeds)} feed(s)"
-    sys.stdout.write(f"{'FAULTY' if totals.faults else 'ok'}: {read}: {totals.faults} faults\n")
+    sys.stdout.write(
+        f"{'FAULTY' if totals.faults else 'ok'}: {read}: {totals.faults} faults\n"
+    )
     return int(totals.faults > 0)
 
 
@@ -74,8 +84,16 @@ class _Symbol:
 
 
 class _Feed:
-    def __init__(self, feed: str, log: Log, codec: Codec, rules: Rules, totals: Totals) -> None:
-        self._feed, self._log, self._codec, self._rules, self._totals = feed, log, codec, rules, totals
+    def __init__(
+        self, feed: str, log: Log, codec: Codec, rules: Rules, totals: Totals
+    ) -> None:
+        self._feed, self._log, self._codec, self._rules, self._totals = (
+            feed,
+            log,
+            codec,
+            rules,
+            totals,
+        )
         self._symbols: dict[str, _Symbol] = defaultdict(_Symbol)
 
     def verify(self, topics: Topics) -> None:
@@ -89,13 +107,20 @@ class _Feed:
             self._state(record)
         for symbol in self._symbols.values():
             symbol.expected = symbol.state
-        for record in self._log.read(dict.fromkeys(changes, BEGINNING), self._log.offsets(changes, END)):
+        for record in self._log.read(
+            dict.fromkeys(changes, BEGINNING), self._log.offsets(changes, END)
+        ):
             self._event(record)
         for record in self._log.read(seen, self._log.offsets(current, END)):
             self._state(record)
-        starts, topic = self._log.offsets(changes, BEGINNING), topics.changes(self._feed)
+        starts, topic = (
+            self._log.offsets(changes, BEGINNING),
+            topics.changes(self._feed),
+        )
         for name, symbol in self._symbols.items():
-            if fault := _apart(symbol, whole=starts[topic, partition_of(name, len(starts))] == 0):
+            if fault := _apart(
+                symbol, whole=starts[topic, partition_of(name, len(starts))] == 0
+            ):
                 self._totals.fault(f"{self._feed}/{name}: {fault}")
         self._totals.symbols += len(self._symbols)
 
@@ -104,7 +129,9 @@ class _Feed:
         try:
             state = record.decoded(self._codec.decode_state)
         except ShardCorrupt as error:
-            self._totals.fault("a tombstone at " + record.place if not record.value else str(error))
+            self._totals.fault(
+                "a tombstone at " + record.place if not record.value else str(error)
+            )
             return
         symbol = self._symbols[state.symbol]
         before, symbol.state = symbol.state, state
@@ -133,12 +160,19 @@ class _Feed:
         if last is None:
             symbol.first = event.sequence
         if last is not None and event.sequence != last.sequence + 1:
-            what = "a gap" if event.sequence > last.sequence else "doubled or out of order"
+            what = (
+                "a gap" if event.sequence > last.sequence else "doubled or out of order"
+            )
             faults.append(f"{what}: it follows #{last.sequence}")
-        elif (last is not None or event.sequence == 1) and compare(symbol.said, event.before, self._rules):
+        elif (last is not None or event.sequence == 1) and compare(
+            symbol.said, event.before, self._rules
+        ):
             faults.append("before is not what was said last")
         if last is None or event.sequence > last.sequence:
-            symbol.event, symbol.computed_at = event, max(symbol.computed_at, event.computed_at or 0)
+            symbol.event, symbol.computed_at = (
+                event,
+                max(symbol.computed_at, event.computed_at or 0),
+            )
             symbol.said = event.before if event.after is None else event.after
         if symbol.expected is not None and symbol.expected.sequence == event.sequence:
             faults += self._disagreement(symbol.expected, event, symbol.said)
@@ -154,17 +188,25 @@ class _Feed:
         }
         return [fault for fault, well in right.items() if not well]
 
-    def _disagreement(self, state: State, event: Event, said: Levels | None) -> list[str]:
+    def _disagreement(
+        self, state: State, event: Event, said: Levels | None
+    ) -> list[str]:
         right = {
-            f"the state is {state.status}, its event {event.status}": state.status is event.status,
-            "the state does not say what its event said": not compare(said, state.said, self._rules),
-            "the state is older than its event": (state.computed_at or 0) >= (event.computed_at or 0),
+            f"the state is {state.status}, its event {event.status}": state.status
+            is event.status,
+            "the state does not say what its event said": not compare(
+                said, state.said, self._rules
+            ),
+            "the state is older than its event": (state.computed_at or 0)
+            >= (event.computed_at or 0),
         }
         return [fault for fault, well in right.items() if not well]
 
     def _say(self, record: Record, what: Event | State, faults: list[str]) -> None:
         for fault in faults:
-            self._totals.fault(f"{what.feed}/{what.symbol} #{what.sequence}: {fault} ({record.place})")
+            self._totals.fault(
+                f"{what.feed}/{what.symbol} #{what.sequence}: {fault} ({record.place})"
+            )
 
 
 def _apart(symbol: _Symbol, *, whole: bool) -> str | None:

@@ -48,7 +48,9 @@ def watch(events: Events, wanted: EventFilter, *, as_json: bool) -> int:
         if received is not None:
             event = received.event
             if wanted.has(event.symbol, event.kind, event.status):
-                sys.stdout.write(f"{as_json_line(event) if as_json else line(received)}\n")
+                sys.stdout.write(
+                    f"{as_json_line(event) if as_json else line(received)}\n"
+                )
                 sys.stdout.flush()
     return 0
 
@@ -69,7 +71,11 @@ def line(received: ReceivedEvent, *, colour: bool | None = None) -> str:
     until = event.observed_at if replayed else received.received_at
     when = f"{at:%Y-%m-%d %H:%M:%S.%f}" if replayed else f"{at:%H:%M:%S.%f}"
     whose = event.symbol if event.feed == "all" else f"{event.feed}/{event.symbol}"
-    delay = "" if event.computed_at is None else f"  +{(until - event.computed_at) / MICROS:.2f} s"
+    delay = (
+        ""
+        if event.computed_at is None
+        else f"  +{(until - event.computed_at) / MICROS:.2f} s"
+    )
     return f"{when[:-3]}  {whose:<9} #{event.sequence:<5} {kind}  {what(event)}{delay}"
 
 
@@ -77,16 +83,26 @@ def what(event: Event) -> str:
     """The changes, those of the levels that traders look at first."""
     if event.after is None:
         return f"no levels: {event.reason or event.status.lower()}"
-    if event.kind is Kind.SNAPSHOT or not (event.changed_levels or event.changed_sections):
+    if event.kind is Kind.SNAPSHOT or not (
+        event.changed_levels or event.changed_sections
+    ):
         all_expiry = event.after.all_expiry
         names = {"spot_price": event.after.spot_price, "hvl": all_expiry.hvl}
-        names |= {"call_resistance": all_expiry.call_resistance, "put_support": all_expiry.put_support}
+        names |= {
+            "call_resistance": all_expiry.call_resistance,
+            "put_support": all_expiry.put_support,
+        }
         line = "  ".join(f"{name} {price(value)}" for name, value in names.items())
         return f"{line}  ({event.reason})" if event.reason else line
-    changes = sorted(event.changed_levels, key=lambda change: not change.path.startswith("all_expiry"))
+    changes = sorted(
+        event.changed_levels,
+        key=lambda change: not change.path.startswith("all_expiry"),
+    )
     said = [_change(change) for change in changes[:_SHOWN_CHANGES]]
     more = len(changes) - len(said)
-    return "  ".join([*said, *([f"and {more} more"] if more else []), *event.changed_sections])
+    return "  ".join(
+        [*said, *([f"and {more} more"] if more else []), *event.changed_sections]
+    )
 
 
 def _change(change: LevelChange) -> str:

@@ -21,9 +21,13 @@ class ApiKey:
 
     def __init__(self, upstream: Upstream) -> None:
         self._secret = upstream.api_key
-        self._path = None if upstream.api_key_file is None else Path(upstream.api_key_file)
+        self._path = (
+            None if upstream.api_key_file is None else Path(upstream.api_key_file)
+        )
         self._refused: tuple[int, int, int] | None = None
-        self._seen: tuple[int, int, int] | None = None  # the file may have changed since the configuration was read
+        self._seen: tuple[int, int, int] | None = (
+            None  # the file may have changed since the configuration was read
+        )
 
     @property
     def secret(self) -> Secret:
@@ -40,7 +44,10 @@ class ApiKey:
         except ConfigError as error:
             if stamp != self._refused:
                 self._refused = stamp
-                _log.warning("the key file is of no use, the key before stays", extra={"error": str(error)})
+                _log.warning(
+                    "the key file is of no use, the key before stays",
+                    extra={"error": str(error)},
+                )
             return False
         self._seen = stamp
         changed = secret.reveal() != self._secret.reveal()

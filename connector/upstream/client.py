@@ -55,6 +55,8 @@ HELD_SECONDS: Final = 5.0
 _TELLING_CHARACTERS: Final = 8
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _OK: Final = 200
+_MAX_DIGITS: Final = 12
+"""Digits of a number in a header: enough for Unix seconds."""
 
 _BY_CODE: Final[dict[str, type[UpstreamError]]] = {
     "UNAUTHORIZED": KeyRefused,
@@ -65,7 +67,11 @@ _BY_CODE: Final[dict[str, type[UpstreamError]]] = {
     "UPSTREAM_ERROR": UpstreamUnavailable,
     "INTERNAL_ERROR": UpstreamUnavailable,
 }
-_BY_STATUS: Final[dict[int, type[UpstreamError]]] = {401: KeyRefused, 403: KeyRefused, 429: RateLimited}
+_BY_STATUS: Final[dict[int, type[UpstreamError]]] = {
+    401: KeyRefused,
+    403: KeyRefused,
+    429: RateLimited,
+}
 _SERVER_ERRORS: Final = range(500, 600)
 
 
@@ -105,7 +111,9 @@ class Client:
         self._limiter = limiter
         self._turn = asyncio.Lock()
         self._transport = AiohttpTransport(client=_session)
-        self._extensions = {"timeout": httpx.Timeout(upstream.timeout_seconds).as_dict()}
+        self._extensions = {
+            "timeout": httpx.Timeout(upstream.timeout_seconds).as_dict()
+        }
         self._url = httpx.URL(f"{upstream.base_url.rstrip('/')}{_LEVELS}")
 
     async def close(self) -> None:
@@ -148,11 +156,19 @@ class Client:
             UpstreamError: in all cases but a body that is JSON.
         """
         request, key = await self.permit(), self._key.secret.reveal()
-        reply = await self._reply(self._url.copy_with(path=self._url.path.replace(_LEVELS, "/symbols")), key)
-        refused = _decoded(reply, (), key)  # it has no levels: BadResponse where all is well
+        reply = await self._reply(
+            self._url.copy_with(path=self._url.path.replace(_LEVELS, "/symbols")), key
+        )
+        refused = _decoded(
+            reply, (), key
+        )  # it has no levels: BadResponse where all is well
         if reply.status != _OK or not isinstance(refused, BadResponse):
             self._learn(request, reply.headers, refused)
-            raise refused if isinstance(refused, UpstreamError) else BadResponse("no list of symbols")
+            raise (
+                refused
+                if isinstance(refused, UpstreamError)
+                else BadResponse("no list of symbols")
+            )
         try:
             return frozenset(_texts(msgspec.json.decode(reply.body)))
         except (msgspec.DecodeError, RecursionError) as error:
@@ -164,7 +180,9 @@ class Client:
             async with asyncio.timeout(self._upstream.timeout_seconds):
                 return await self._get(url, key)
         except TimeoutError:
-            raise UpstreamUnavailable(f"no answer within {self._upstream.timeout_seconds:g} s") from None
+            raise UpstreamUnavailable(
+                f"no answer within {self._upstream.timeout_seconds:g} s"
+            ) from None
         # ValueError: the transport decodes reason phrase and Location strictly (UnicodeError is one)
         except (
             httpx.HTTPError,
@@ -174,8 +192,12 @@ class Client:
             OSError,
             ValueError,
         ) as error:
-            cause = error.__cause__ or error  # the transport's names for them are not always right
-            raise UpstreamUnavailable(f"{type(cause).__name__}: {_hidden(str(cause), key)}") from None
+            cause = (
+                error.__cause__ or error
+            )  # the transport's names for them are not always right
+            raise UpstreamUnavailable(
+                f"{type(cause).__name__}: {_hidden(str(cause), key)}"
+            ) from None
         finally:
             self._limiter.ended(time.monotonic())
 
@@ -191,7 +213,10 @@ class Client:
         try:
             status = response.status_code
             # A server may repeat the key, and what it says goes into logs, errors and events.
-            headers = {name.lower(): value.replace(key, MASK) for name, value in response.headers.items()}
+            headers = {
+                name.lower(): value.replace(key, MASK)
+                for name, value in response.headers.items()
+            }
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > limit:
@@ -199,23 +224,41 @@ class Client:
         finally:
             await response.aclose()
         try:
-            unpacked = _unpacked(bytes(body), headers.get("content-encoding", ""), limit)
+            unpacked = _unpacked(
+                bytes(body), headers.get("content-encoding", ""), limit
+            )
         except BadResponse as error:
             return _Reply(status, headers, b"", str(error))
         return _Reply(status, headers, unpacked.replace(key.encode(), MASK.encode()))
 
-    def _learn(self, request: Request, headers: Mapping[str, str], response: Response | UpstreamError) -> RateLimit:
-        now, meta = time.monotonic(), response.meta if isinstance(response, Response) else None
+    def _learn(
+        self,
+        request: Request,
+        headers: Mapping[str, str],
+        response: Response | UpstreamError,
+    ) -> RateLimit:
+        now, meta = (
+            time.monotonic(),
+            response.meta if isinstance(response, Response) else None,
+        )
         given = meta.rate_limit if meta else RateLimit()
         said = RateLimit(
             limit=_integer(headers.get("x-ratelimit-limit"), given.limit),
             remaining=_integer(headers.get("x-ratelimit-remaining"), given.remaining),
-            reset_at_seconds=_integer(headers.get("x-ratelimit-reset"), given.reset_at_seconds),
+            reset_at_seconds=_integer(
+                headers.get("x-ratelimit-reset"), given.reset_at_seconds
+            ),
         )
-        server_at = meta.server_at / MICROS if meta and meta.server_at else _date(headers)
-        self._limiter.learn(request, said, time.time() if server_at is None else server_at, now)
+        server_at = (
+            meta.server_at / MICROS if meta and meta.server_at else _date(headers)
+        )
+        self._limiter.learn(
+            request, said, time.time() if server_at is None else server_at, now
+        )
         # A refused key waits for another key, and a refused request says nothing about others.
-        if isinstance(response, UpstreamError) and not isinstance(response, KeyRefused | RequestRefused):
+        if isinstance(response, UpstreamError) and not isinstance(
+            response, KeyRefused | RequestRefused
+        ):
             unsaid = HELD_SECONDS if isinstance(response, RateLimited) else 0.0
             self._limiter.hold(now + (response.retry_after_seconds or unsaid))
         return said
@@ -238,9 +281,13 @@ def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
     return unpacked
 
 
-def _decoded(reply: _Reply, symbols: Sequence[str], key: str) -> Response | UpstreamError:
+def _decoded(
+    reply: _Reply, symbols: Sequence[str], key: str
+) -> Response | UpstreamError:
     status, headers = reply.status, reply.headers
-    kind = _BY_STATUS.get(status, UpstreamUnavailable if status in _SERVER_ERRORS else BadResponse)
+    kind = _BY_STATUS.get(
+        status, UpstreamUnavailable if status in _SERVER_ERRORS else BadResponse
+    )
     request_id = headers.get("x-request-id", "")[:200] or None
     try:
         response = _response(reply, symbols)
@@ -257,7 +304,10 @@ def _decoded(reply: _Reply, symbols: Sequence[str], key: str) -> Response | Upst
         return response
     refusal = refusal or Refusal("UNKNOWN", "", {})
     return _BY_CODE.get(refusal.code, kind)(
-        _hidden(f"HTTP {status}: {refusal.code}: {refusal.message} {_faults(refusal.details)}".rstrip(), key),
+        _hidden(
+            f"HTTP {status}: {refusal.code}: {refusal.message} {_faults(refusal.details)}".rstrip(),
+            key,
+        ),
         status=status,
         request_id=request_id or response.meta.request_id,
         retry_after_seconds=_retry_after(headers, refusal.details),
@@ -273,27 +323,42 @@ def _response(reply: _Reply, symbols: Sequence[str]) -> Response:
 def _hidden(text: str, key: str) -> str:
     """A text from outside, bounded, without the key; all of it is hidden where a part of the key is left."""
     text = text.replace(key, MASK)
-    parts = (key[start : start + _TELLING_CHARACTERS] for start in range(len(key) - _TELLING_CHARACTERS + 1))
+    parts = (
+        key[start : start + _TELLING_CHARACTERS]
+        for start in range(len(key) - _TELLING_CHARACTERS + 1)
+    )
     return MASK if any(part in text for part in parts) else text[:500]
 
 
 def _query(ask: Ask) -> bytes:
     """As the vendor writes it, with commas; every part was checked by the configuration."""
-    given = (("symbols", ask.symbols), ("exchanges", ask.exchanges), ("include", ask.include))
-    return "&".join(f"{name}={','.join(values)}" for name, values in given if values).encode()
+    given = (
+        ("symbols", ask.symbols),
+        ("exchanges", ask.exchanges),
+        ("include", ask.include),
+    )
+    return "&".join(
+        f"{name}={','.join(values)}" for name, values in given if values
+    ).encode()
 
 
 def _texts(document: object) -> Iterator[str]:
     if isinstance(document, str):
         yield document
     elif isinstance(document, dict | list):
-        for inner in [*document, *document.values()] if isinstance(document, dict) else document:
+        for inner in (
+            [*document, *document.values()] if isinstance(document, dict) else document
+        ):
             yield from _texts(inner)
 
 
 def _session() -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS)
-    session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+    connector = aiohttp.TCPConnector(
+        limit=_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS
+    )
+    session = aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+    )
     # Else aiohttp sends a GET again by itself when the server drops the connection, past the limiter; it has no
     # public switch for that.
     session._retry_connection = False  # noqa: SLF001 -- as the comment says; a test counts the requests
@@ -312,13 +377,21 @@ def _retry_after(headers: Mapping[str, str], details: dict[str, Any]) -> float |
     if seconds is None and text:
         until = _parsed_date(text)
         seconds = None if until is None else until - (_date(headers) or time.time())
-    if seconds is None and isinstance(given := details.get("retry_after_seconds"), int | float):
+    if seconds is None and isinstance(
+        given := details.get("retry_after_seconds"), int | float
+    ):
         seconds = given
-    return None if seconds is None else float(min(max(seconds, 0), _MAX_RETRY_AFTER_SECONDS))
+    return (
+        None
+        if seconds is None
+        else float(min(max(seconds, 0), _MAX_RETRY_AFTER_SECONDS))
+    )
 
 
 def _integer(text: str | None, otherwise: float | None) -> Any:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) <= 12 else otherwise  # noqa: PLR2004 -- digits of a moment in seconds, and more
+    if text and text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS:
+        return int(text)
+    return otherwise
 
 
 def _date(headers: Mapping[str, str]) -> float | None:

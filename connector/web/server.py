@@ -74,7 +74,9 @@ class Listener:
             await web.TCPSite(self._runner, self._host, self._port).start()
         except (OSError, UnicodeError) as error:
             await self.stop()
-            raise ConfigError([f"http.listen: cannot listen on {self.url}: {error}"]) from error
+            raise ConfigError(
+                [f"http.listen: cannot listen on {self.url}: {error}"]
+            ) from error
         self.url = _url(self._host, self._runner.addresses[0][1])
 
     async def stop(self) -> None:
@@ -82,16 +84,26 @@ class Listener:
         await self._runner.cleanup()
 
     @web.middleware
-    async def _in_time(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _in_time(
+        self, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
         try:
-            async with asyncio.timeout(None if request.path == STREAM else self._request_seconds) as limit:
+            async with asyncio.timeout(
+                None if request.path == STREAM else self._request_seconds
+            ) as limit:
                 return await handler(request)
         except TimeoutError:
             if not limit.expired():
                 raise
-            return problem(408, f"the request took longer than {self._request_seconds:g} s")
+            return problem(
+                408, f"the request took longer than {self._request_seconds:g} s"
+            )
         except web.HTTPError as error:
-            kept = {"Allow": error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else {}
+            kept = (
+                {"Allow": error.headers[hdrs.ALLOW]}
+                if hdrs.ALLOW in error.headers
+                else {}
+            )
             return problem(error.status, error.reason, kept)
 
     async def _scrape(self, request: web.Request) -> web.Response:
@@ -101,15 +113,27 @@ class Listener:
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
 
-def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **more: object) -> web.Response:
+def problem(
+    status: int, detail: str, headers: Mapping[str, str] | None = None, **more: object
+) -> web.Response:
     """An error as RFC 9457 has it."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
-    return web.json_response(body, status=status, headers=headers, content_type="application/problem+json")
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        **more,
+    }
+    return web.json_response(
+        body, status=status, headers=headers, content_type="application/problem+json"
+    )
 
 
 async def _probe(why_not: Callable[[], list[str]], _: web.Request) -> web.Response:
     reasons = why_not()
-    return web.json_response({"ok": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+    return web.json_response(
+        {"ok": not reasons, "reasons": reasons}, status=503 if reasons else 200
+    )
 
 
 async def _finish(_: web.Request, response: web.StreamResponse) -> None:

@@ -39,7 +39,17 @@ _KEPT_SECONDS: Final = 0.5
 """However many ask, all of it is put together this often; with thousands of symbols more rarely by as much."""
 
 _OF_EVENT: Final = (
-    *("event_id", "feed", "symbol", "sequence", "kind", "status", "reason", "computed_at", "observed_at"),
+    *(
+        "event_id",
+        "feed",
+        "symbol",
+        "sequence",
+        "kind",
+        "status",
+        "reason",
+        "computed_at",
+        "observed_at",
+    ),
     *("changed_levels", "changed_sections"),
 )
 _WHY: Final = {
@@ -71,7 +81,11 @@ class EventFeed:
 
     def place_of(self, event_id: str | None) -> int:
         """How many had been added with this one; with none that is kept, where it is not."""
-        found = (index for index, line in enumerate(self._lines, 1) if line["event_id"] == event_id)
+        found = (
+            index
+            for index, line in enumerate(self._lines, 1)
+            if line["event_id"] == event_id
+        )
         return self.added - len(self._lines) + next(found, 0)
 
 
@@ -79,7 +93,11 @@ class LiveView:
     """What a worker has once it has started. `ask_group` blocks, and raises KafkaError."""
 
     def __init__(
-        self, poller: Poller, limiter: Limiter, ask_group: Callable[[], tuple[Member, ...]], pool: Executor
+        self,
+        poller: Poller,
+        limiter: Limiter,
+        ask_group: Callable[[], tuple[Member, ...]],
+        pool: Executor,
     ) -> None:
         self.poller, self.limiter = poller, limiter
         self.members: tuple[Member, ...] | None = None
@@ -96,7 +114,9 @@ class LiveView:
 
     async def _ask(self) -> None:
         try:
-            self.members = await asyncio.get_running_loop().run_in_executor(self._pool, self._ask_group)
+            self.members = await asyncio.get_running_loop().run_in_executor(
+                self._pool, self._ask_group
+            )
             self.error = None
         except KafkaError as error:
             self.members, self.error = None, str(error)
@@ -124,7 +144,9 @@ class WorkerView:
         self.working: LiveView | None = None
         """None while the worker starts."""
         self.where = {
-            (feed.name, symbol): ShardId(feed.name, partition_of(symbol, config.kafka.shards))
+            (feed.name, symbol): ShardId(
+                feed.name, partition_of(symbol, config.kafka.shards)
+            )
             for feed in config.feeds
             for symbol in feed.symbols
         }
@@ -146,7 +168,14 @@ class WorkerView:
             return None
         if (asking := self.working.look(0.0)) is not None:
             await asyncio.shield(asking)
-        return next((member.name for member in self.working.members or () if shard in member.shards), None)
+        return next(
+            (
+                member.name
+                for member in self.working.members or ()
+                if shard in member.shards
+            ),
+            None,
+        )
 
     def everything(self) -> bytes:
         """The state of this worker and of all symbols, as JSON."""
@@ -157,7 +186,9 @@ class WorkerView:
 
     def schedule(self) -> bytes:
         """Each batch's next check, and why it is when it is, as JSON; empty while the worker starts."""
-        return msgspec.json.encode({} if self.working is None else self._schedule(self.working))
+        return msgspec.json.encode(
+            {} if self.working is None else self._schedule(self.working)
+        )
 
     def _everything(self, now: float) -> dict[str, Any]:
         at, reasons = self._clock.now(), self._health.why_not_ready()
@@ -167,7 +198,10 @@ class WorkerView:
             "uptime_seconds": round(now - self._started_at, 3),
             "ready": not reasons,
             "reasons": reasons,
-            "shards": [{"shard": str(id_), "open": one.is_open} for id_, (one, _) in sorted(self._shards.items())],
+            "shards": [
+                {"shard": str(id_), "open": one.is_open}
+                for id_, (one, _) in sorted(self._shards.items())
+            ],
             "shards_configured": self._config.kafka.shards * len(self._config.feeds),
         }
         return {
@@ -176,7 +210,10 @@ class WorkerView:
             "worker": worker,
             "budget": None if self.working is None else _budget(self.working, now),
             "group": self._group(),
-            "symbols": [self._symbol(feed, symbol, shard) for (feed, symbol), shard in self.where.items()],
+            "symbols": [
+                self._symbol(feed, symbol, shard)
+                for (feed, symbol), shard in self.where.items()
+            ],
         }
 
     def _group(self) -> dict[str, Any]:
@@ -209,7 +246,11 @@ class WorkerView:
             "sequence": state and state.sequence,
             "computed_at": stats and stats.computed_at,
             "observed_at": stats and stats.observed_at,
-            "changed_at": owner and (self._changed_at.get((feed, symbol)) or (state and state.event_computed_at)),
+            "changed_at": owner
+            and (
+                self._changed_at.get((feed, symbol))
+                or (state and state.event_computed_at)
+            ),
             "next_check_at": stats and stats.next_check_at,
         }
 
@@ -230,10 +271,18 @@ class WorkerView:
                 "failures": place.failures,
                 "expected_refreshes": place.check and place.check.expected,
                 "expected_delay_seconds": place.check and place.check.delay,
-                "symbols": [{"symbol": one, **_rhythm(schedule.forecast(feed, one), now, moment)} for one in symbols],
+                "symbols": [
+                    {
+                        "symbol": one,
+                        **_rhythm(schedule.forecast(feed, one), now, moment),
+                    }
+                    for one in symbols
+                ],
             }
 
-        server, key = (moment(until) if until > now else None for until in schedule.held_until)
+        server, key = (
+            moment(until) if until > now else None for until in schedule.held_until
+        )
         return {
             "at": moment(now),
             "price_seconds": schedule.price,
@@ -254,11 +303,16 @@ class WorkerView:
             return "the upstream refuses the API key; it is tried again then, or when the key changes"
         if max(place.at, now) < server:
             return "the upstream said not to ask before"
-        owners = [self.shard(self.where[place.batch.feed, symbol]) for symbol in place.batch.symbols]
+        owners = [
+            self.shard(self.where[place.batch.feed, symbol])
+            for symbol in place.batch.symbols
+        ]
         if all(owner is None or owner.is_stuck for owner in owners):
             return "Kafka takes nothing; it is asked for now and then, for the metrics"
         if place.purpose is not Purpose.EXPECTED:
-            return _WHY[place.purpose] + (f", {place.failures} in a row" if place.failures else "")
+            return _WHY[place.purpose] + (
+                f", {place.failures} in a row" if place.failures else ""
+            )
         return (
             f"{place.check.expected:.2f} refreshes should be there by then, late by {place.check.delay:.2f} s in all: "
             f"the plan that costs least where a check costs {schedule.price:.2f} s of delay"
@@ -279,13 +333,25 @@ def _budget(working: LiveView, now: float) -> dict[str, Any]:
         "key_refused": working.poller.key_refused,
         "upstream_limit": said.limit,
         "upstream_remaining": said.remaining,
-        "upstream_reset_at": None if said.reset_at_seconds is None else round(said.reset_at_seconds * MICROS),
+        "upstream_reset_at": None
+        if said.reset_at_seconds is None
+        else round(said.reset_at_seconds * MICROS),
     }
 
 
-def _rhythm(forecast: Forecast | None, now: float, moment: Callable[[float | None], int | None]) -> dict[str, Any]:
+def _rhythm(
+    forecast: Forecast | None, now: float, moment: Callable[[float | None], int | None]
+) -> dict[str, Any]:
     """What was learnt of a symbol, and when its next refresh is expected."""
-    if forecast is None or (period := forecast.period) is None or (phase := forecast.phase) is None:
+    if (
+        forecast is None
+        or (period := forecast.period) is None
+        or (phase := forecast.phase) is None
+    ):
         return {"period_seconds": None, "spread_seconds": None, "expected_at": None}
     expected = phase + period * max(floor((now - phase) / period), 1)
-    return {"period_seconds": period, "spread_seconds": forecast.jitter, "expected_at": moment(expected)}
+    return {
+        "period_seconds": period,
+        "spread_seconds": forecast.jitter,
+        "expected_at": moment(expected),
+    }

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 from grafana_foundation_sdk.models import units
-from panels import BLUE, GREEN, INTERVAL, LIVE, OLDEST, ORANGE, RED, Panel, mean, per_minute, quantiles
+from panels import (
+    BLUE,
+    GREEN,
+    INTERVAL,
+    LIVE,
+    OLDEST,
+    ORANGE,
+    RED,
+    Panel,
+    mean,
+    per_minute,
+    quantiles,
+)
 
 BUDGET: Final = "sum(gex_request_budget_per_minute and on (instance) sum by (instance) (gex_shards_owned) > 0)"
 """Requests a minute that those who ask may make; a standby's is of no account."""
@@ -159,7 +171,9 @@ ROWS: Final = {
         Panel(
             "Uncertainty and visibility lag",
             {
-                "uncertainty, p95": quantiles("gex_detection_uncertainty_seconds")["p95"],
+                "uncertainty, p95": quantiles("gex_detection_uncertainty_seconds")[
+                    "p95"
+                ],
                 "visibility lag": "max(gex_visibility_lag_seconds)",
             },
             units.Seconds,
@@ -220,7 +234,11 @@ ROWS: Final = {
         ),
         Panel(
             "Requests by outcome",
-            {"{{outcome}}": per_minute("gex_upstream_request_duration_seconds_count", "outcome")},
+            {
+                "{{outcome}}": per_minute(
+                    "gex_upstream_request_duration_seconds_count", "outcome"
+                )
+            },
             units.RequestsPerMinute,
             "Requests by how they ended: ok, or the class of the error.",
             "Anything but ok for more than a minute. key_refused stops polling; rate_limited waits as told.",
@@ -274,7 +292,9 @@ ROWS: Final = {
             "Unusable and contradictory",
             {
                 "{{reason}}": per_minute("gex_quarantined_total", "reason"),
-                "response: {{kind}}": per_minute("gex_responses_inconsistent_total", "kind"),
+                "response: {{kind}}": per_minute(
+                    "gex_responses_inconsistent_total", "kind"
+                ),
             },
             units.EventsPerMinute,
             "Entries that went to quarantine, and contradictions in responses, by what was wrong.",
@@ -339,7 +359,9 @@ ROWS: Final = {
     "Shards": (
         Panel(
             "Assignment",
-            {"{{feed}} {{shard}}, {{instance}}": "max by (feed, shard, instance) (gex_shard_open)"},
+            {
+                "{{feed}} {{shard}}, {{instance}}": "max by (feed, shard, instance) (gex_shard_open)"
+            },
             shows="Which worker has which shard: open, or still being opened.",
             bad="A shard that nobody has, or that stays at opening.",
             do='The log\'s "shard closed by an error" says why, and when it is tried again.',
@@ -371,7 +393,9 @@ ROWS: Final = {
         ),
         Panel(
             "Restore, mean since the start",
-            {"{{instance}}": "gex_restore_duration_seconds_sum / gex_restore_duration_seconds_count"},
+            {
+                "{{instance}}": "gex_restore_duration_seconds_sum / gex_restore_duration_seconds_count"
+            },
             units.Seconds,
             "How long it took to read a shard's state back when it was opened.",
             "Above a second: symbols are dark for as long at each fail-over.",
@@ -380,7 +404,9 @@ ROWS: Final = {
         ),
         Panel(
             "Records read in a restore",
-            {"{{instance}}": "gex_restore_records_total / gex_restore_duration_seconds_count"},
+            {
+                "{{instance}}": "gex_restore_records_total / gex_restore_duration_seconds_count"
+            },
             bad="Many more than the shard has symbols: compaction lags.",
             do="Look at the log cleaner of the brokers.",
             see="operations.md#fail-over",

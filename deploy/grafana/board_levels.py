@@ -53,7 +53,11 @@ ROWS: Final = {
         ),
         Panel(
             "Next check",
-            {"in": "min({0} - timestamp({0}))".format("gex_symbol_next_check_timestamp_seconds")},
+            {
+                "in": "min({0} - timestamp({0}))".format(
+                    "gex_symbol_next_check_timestamp_seconds"
+                )
+            },
             units.Seconds,
             "How long, at the last scrape, until a symbol is asked for next.",
             "Below zero for long: the schedule hangs or the budget is used up.",
@@ -75,7 +79,9 @@ ROWS: Final = {
         ),
         Panel(
             "Losses",
-            {"losses": 'sum(increase(gex_events_total{kind=~"STALE|MISSING|INVALID"}[$__range]))'},
+            {
+                "losses": 'sum(increase(gex_events_total{kind=~"STALE|MISSING|INVALID"}[$__range]))'
+            },
             shows="Events STALE, MISSING and INVALID of the feed in the time chosen above: levels that were lost.",
             bad="More than a few.",
             do="See below which symbol, when and for how long.",
@@ -146,7 +152,11 @@ ROWS: Final = {
         ),
         Panel(
             "Time to the next check",
-            {"{{symbol}}": "max by (symbol) ({0} - timestamp({0}))".format("gex_symbol_next_check_timestamp_seconds")},
+            {
+                "{{symbol}}": "max by (symbol) ({0} - timestamp({0}))".format(
+                    "gex_symbol_next_check_timestamp_seconds"
+                )
+            },
             units.Seconds,
             "How long, at each scrape, until the symbol is asked for again. It asks when it expects a refresh.",
             "Below zero for long: the budget does not allow the check, or the schedule hangs.",
@@ -158,7 +168,11 @@ ROWS: Final = {
     "Levels of each symbol": (
         Panel(
             "$symbol",
-            {"{{level}}": 'max by (level) (gex_level{level=~"' + "|".join(LEVELS) + '"})'},
+            {
+                "{{level}}": 'max by (level) (gex_level{level=~"'
+                + "|".join(LEVELS)
+                + '"})'
+            },
             shows="Spot against the levels over all expiries: call resistance and put support with the walls behind"
             " them, and the gamma flip, above which dealers dampen moves and below which they amplify them."
             " At most 50 symbols of a worker have this.",

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import board_connector
 import board_levels
-from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, statetimeline, table, timeseries
+from grafana_foundation_sdk.builders import (
+    common,
+    dashboard,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as c
 from grafana_foundation_sdk.models import dashboard as d
@@ -44,9 +52,15 @@ def _scoped(expression: str, variables: Container[str]) -> str:
 
     def selector(found: re.Match[str]) -> str:
         name, more = found.groups()
-        metric = BY_NAME.get(name) or BY_NAME.get(re.sub("_(bucket|sum|count)$", "", name))
+        metric = BY_NAME.get(name) or BY_NAME.get(
+            re.sub("_(bucket|sum|count)$", "", name)
+        )
         known = {"feed": 'feed="$feed"', "symbol": 'symbol=~"$symbol"'}
-        ours = [known[one] for one in metric.labels if one in known and one in variables] if metric else []
+        ours = (
+            [known[one] for one in metric.labels if one in known and one in variables]
+            if metric
+            else []
+        )
         matchers = ", ".join(filter(None, ('job="$job"', *ours, more)))
         return f"{name}{{{matchers}}}"
 
@@ -62,12 +76,17 @@ def _described(panel: Panel) -> str:
 def _metrics(panel: Panel) -> list[str]:
     """The metrics of the catalogue that it asks for."""
     named = re.findall(r"\bgex_\w+", " ".join(panel.queries.values()))
-    return list(dict.fromkeys(re.sub("_(bucket|sum|count)$", "", name) for name in named))
+    return list(
+        dict.fromkeys(re.sub("_(bucket|sum|count)$", "", name) for name in named)
+    )
 
 
 def _thresholds(steps: Mapping[float, str]) -> dashboard.ThresholdsConfig:
     first, *others = steps.items()
-    rows = [d.Threshold(None, first[1]), *(d.Threshold(value, colour) for value, colour in others)]
+    rows = [
+        d.Threshold(None, first[1]),
+        *(d.Threshold(value, colour) for value, colour in others),
+    ]
     return dashboard.ThresholdsConfig().mode(d.ThresholdsMode.ABSOLUTE).steps(rows)
 
 
@@ -82,7 +101,9 @@ def _mapped(values: Mapping[float, tuple[str, str]]) -> list[d.ValueMapping]:
 def _stat(panel: Panel) -> stat.Panel:
     last = common.ReduceDataOptions().calcs(["lastNotNull"])
     made = stat.Panel().unit(panel.unit).reduce_options(last)
-    return made.color_mode(c.BigValueColorMode.BACKGROUND_SOLID).graph_mode(c.BigValueGraphMode.NONE)
+    return made.color_mode(c.BigValueColorMode.BACKGROUND_SOLID).graph_mode(
+        c.BigValueGraphMode.NONE
+    )
 
 
 def _states(_: Panel) -> statetimeline.Panel:
@@ -92,13 +113,26 @@ def _states(_: Panel) -> statetimeline.Panel:
 def _graph(panel: Panel) -> timeseries.Panel:
     """Lines; with the last and the highest value where there is room for them."""
     wide = panel.width >= HALF and not panel.repeat
-    legend = common.VizLegendOptions().show_legend(True).placement(c.LegendPlacement.BOTTOM)
+    legend = (
+        common.VizLegendOptions().show_legend(True).placement(c.LegendPlacement.BOTTOM)
+    )
     legend.display_mode(c.LegendDisplayMode.TABLE if wide else c.LegendDisplayMode.LIST)
-    made = timeseries.Panel().unit(panel.unit).show_points(c.VisibilityMode.NEVER).line_width(1)
+    made = (
+        timeseries.Panel()
+        .unit(panel.unit)
+        .show_points(c.VisibilityMode.NEVER)
+        .line_width(1)
+    )
     made.legend(legend.calcs(["lastNotNull", "max"] if wide else []))
-    made.tooltip(common.VizTooltipOptions().mode(c.TooltipDisplayMode.MULTI).sort(c.SortOrder.DESCENDING))
+    made.tooltip(
+        common.VizTooltipOptions()
+        .mode(c.TooltipDisplayMode.MULTI)
+        .sort(c.SortOrder.DESCENDING)
+    )
     if panel.steps:
-        made.thresholds_style(common.GraphThresholdsStyleConfig().mode(c.GraphThresholdsStyleMode.DASHED))
+        made.thresholds_style(
+            common.GraphThresholdsStyleConfig().mode(c.GraphThresholdsStyleMode.DASHED)
+        )
     values = {value for name in _metrics(panel) for value in BY_NAME[name].values}
     for name, colour in NAMED_COLOURS.items():
         if name in values or name in panel.queries:
@@ -111,7 +145,9 @@ def _graph(panel: Panel) -> timeseries.Panel:
                 "color": _fixed(colour),
                 "custom.lineWidth": width,
                 # A level holds until the next one: a slope between two would be prices that nobody said.
-                "custom.lineInterpolation": "linear" if shown == "Spot" else "stepAfter",
+                "custom.lineInterpolation": "linear"
+                if shown == "Spot"
+                else "stepAfter",
             }
             made.override_by_name(name, _properties(look))
     return made
@@ -124,7 +160,10 @@ def _bars(panel: Panel) -> timeseries.Panel:
 
 def _table(panel: Panel) -> table.Panel:
     """A row a symbol, a column a query: prices, shares (`to ...`), seconds, and the status in its colour."""
-    columns = {f"Value #{ref}": column for ref, column in zip(REFS, panel.queries, strict=False)}
+    columns = {
+        f"Value #{ref}": column
+        for ref, column in zip(REFS, panel.queries, strict=False)
+    }
     arranged = {
         "excludeByName": {"Time": True},
         "indexByName": {name: index for index, name in enumerate(["symbol", *columns])},
@@ -133,10 +172,17 @@ def _table(panel: Panel) -> table.Panel:
     made = table.Panel().unit(panel.unit).filterable(True)
     made.with_transformation(d.DataTransformerConfig("merge", options={}))
     made.with_transformation(d.DataTransformerConfig("organize", options=arranged))
-    coloured = {"mappings": _mapped(STATUSES), "custom.cellOptions": {"type": "color-background", "mode": "basic"}}
+    coloured = {
+        "mappings": _mapped(STATUSES),
+        "custom.cellOptions": {"type": "color-background", "mode": "basic"},
+    }
     made.override_by_name("Status", _properties(coloured))
-    made.override_by_regexp("/^(Age|Period|Jitter)$/", _properties({"unit": units.Seconds, "decimals": 1}))
-    return made.override_by_regexp("/^to /", _properties({"unit": units.PercentUnit, "decimals": 2}))
+    made.override_by_regexp(
+        "/^(Age|Period|Jitter)$/", _properties({"unit": units.Seconds, "decimals": 1})
+    )
+    return made.override_by_regexp(
+        "/^to /", _properties({"unit": units.PercentUnit, "decimals": 2})
+    )
 
 
 def _fixed(colour: str) -> dict[str, str]:
@@ -158,7 +204,13 @@ KINDS: Final[Mapping[str, Callable[[Panel], Any]]] = {
 
 def _built(panel: Panel, number: int, variables: Container[str]) -> Any:
     """The SDK's panel; `number` is its id."""
-    made = KINDS[panel.kind](panel).id(number).title(panel.title).description(_described(panel)).datasource(DATASOURCE)
+    made = (
+        KINDS[panel.kind](panel)
+        .id(number)
+        .title(panel.title)
+        .description(_described(panel))
+        .datasource(DATASOURCE)
+    )
     width, height = SMALL if panel.kind == "stat" else USUAL
     made.span(panel.width or width).height(panel.height or height)
     if panel.steps:
@@ -168,20 +220,42 @@ def _built(panel: Panel, number: int, variables: Container[str]) -> Any:
     if panel.decimals is not None:
         made.decimals(panel.decimals)
     for ref, (legend, expression) in zip(REFS, panel.queries.items(), strict=False):
-        query = prometheus.Dataquery().ref_id(ref).expr(_scoped(expression, variables)).datasource(DATASOURCE)
+        query = (
+            prometheus.Dataquery()
+            .ref_id(ref)
+            .expr(_scoped(expression, variables))
+            .datasource(DATASOURCE)
+        )
         is_table = panel.kind == "table"
-        query.legend_format(legend).format(PromQueryFormat.TABLE if is_table else PromQueryFormat.TIME_SERIES)
-        made.with_target(query.instant() if is_table or panel.kind == "stat" else query.range())
+        query.legend_format(legend).format(
+            PromQueryFormat.TABLE if is_table else PromQueryFormat.TIME_SERIES
+        )
+        made.with_target(
+            query.instant() if is_table or panel.kind == "stat" else query.range()
+        )
     return made
 
 
 def _dashboard(
-    title: str, rows: Mapping[str, tuple[Panel, ...]], *variables: Builder[d.VariableModel]
+    title: str,
+    rows: Mapping[str, tuple[Panel, ...]],
+    *variables: Builder[d.VariableModel],
 ) -> dashboard.Dashboard:
     names = {variable.build().name for variable in variables}
-    links = dashboard.DashboardLink("Dashboards").type(d.DashboardLinkType.DASHBOARDS).tags([TAG])
-    made = dashboard.Dashboard(title).uid(title.lower().replace(" ", "-")).tags([TAG]).time("now-1h", "now")
-    made.refresh("30s").timezone("browser").tooltip(d.DashboardCursorSync.CROSSHAIR).readonly()
+    links = (
+        dashboard.DashboardLink("Dashboards")
+        .type(d.DashboardLinkType.DASHBOARDS)
+        .tags([TAG])
+    )
+    made = (
+        dashboard.Dashboard(title)
+        .uid(title.lower().replace(" ", "-"))
+        .tags([TAG])
+        .time("now-1h", "now")
+    )
+    made.refresh("30s").timezone("browser").tooltip(
+        d.DashboardCursorSync.CROSSHAIR
+    ).readonly()
     made.link(links.keep_time(True).include_vars(True))
     numbers = itertools.count(1)
     for variable in variables:
@@ -196,22 +270,46 @@ def _dashboard(
 
 def _chosen(name: str, label: str, query: str) -> dashboard.QueryVariable:
     """A variable with the values of a label."""
-    made = dashboard.QueryVariable(name).label(label).query(query).definition(query).datasource(DATASOURCE)
-    return made.refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(d.VariableSort.ALPHABETICAL_ASC)
+    made = (
+        dashboard.QueryVariable(name)
+        .label(label)
+        .query(query)
+        .definition(query)
+        .datasource(DATASOURCE)
+    )
+    return made.refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(
+        d.VariableSort.ALPHABETICAL_ASC
+    )
 
 
 def main(folder: Path) -> None:
     """Write both files."""
-    prometheuses = dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
+    prometheuses = (
+        dashboard.DatasourceVariable("datasource")
+        .label("Prometheus")
+        .type("prometheus")
+    )
     fleet = _chosen("job", "Fleet", "label_values(gex_build_info, job)")
     feed = _chosen("feed", "Feed", 'label_values(gex_shards{job="$job"}, feed)')
-    symbol = _chosen("symbol", "Symbols", 'label_values(gex_level{job="$job", feed="$feed"}, symbol)')
-    symbol.multi(True).include_all(True).all_value(".*").current(d.VariableOption(True, "All", "$__all"))
-    target = dashboard.TextBoxVariable("target").label("Target delay (s)").default_value(TARGET)
+    symbol = _chosen(
+        "symbol", "Symbols", 'label_values(gex_level{job="$job", feed="$feed"}, symbol)'
+    )
+    symbol.multi(True).include_all(True).all_value(".*").current(
+        d.VariableOption(True, "All", "$__all")
+    )
+    target = (
+        dashboard.TextBoxVariable("target")
+        .label("Target delay (s)")
+        .default_value(TARGET)
+    )
     target.current(d.VariableOption(True, TARGET, TARGET))
     for name, made in {
-        "gex-levels": _dashboard("GEX levels", board_levels.ROWS, prometheuses, fleet, feed, symbol),
-        "connector": _dashboard("GEX connector", board_connector.ROWS, prometheuses, fleet, target),
+        "gex-levels": _dashboard(
+            "GEX levels", board_levels.ROWS, prometheuses, fleet, feed, symbol
+        ),
+        "connector": _dashboard(
+            "GEX connector", board_connector.ROWS, prometheuses, fleet, target
+        ),
     }.items():
         text = json.dumps(made.build(), cls=JSONEncoder, indent=2, sort_keys=True)
         (folder / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")

@@ -12,8 +12,22 @@ from connector.core.model import Status
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-GREEN, ORANGE, RED, BLUE, PURPLE, GREY, TEXT = "green", "orange", "red", "blue", "purple", "#808080", "text"
-STATUS_COLOURS: Final = {"LIVE": GREEN, "STALE": ORANGE, "MISSING": PURPLE, "INVALID": RED, "REMOVED": GREY}
+GREEN, ORANGE, RED, BLUE, PURPLE, GREY, TEXT = (
+    "green",
+    "orange",
+    "red",
+    "blue",
+    "purple",
+    "#808080",
+    "text",
+)
+STATUS_COLOURS: Final = {
+    "LIVE": GREEN,
+    "STALE": ORANGE,
+    "MISSING": PURPLE,
+    "INVALID": RED,
+    "REMOVED": GREY,
+}
 NAMED_COLOURS: Final = {
     **STATUS_COLOURS,
     "CHANGED": BLUE,
@@ -59,12 +73,18 @@ class Panel:
     repeat: str = ""
 
 
-STATUSES: Final = {float(code): (status, STATUS_COLOURS[status]) for code, status in enumerate(Status, 1)}
+STATUSES: Final = {
+    float(code): (status, STATUS_COLOURS[status])
+    for code, status in enumerate(Status, 1)
+}
 
 
 def status() -> str:
     """The number in `STATUSES` of each symbol's status."""
-    shown = (f'{code:g} * gex_symbol_status{{status="{name}"}}' for code, (name, _) in STATUSES.items())
+    shown = (
+        f'{code:g} * gex_symbol_status{{status="{name}"}}'
+        for code, (name, _) in STATUSES.items()
+    )
     return f"max by (symbol) ({' or '.join(shown)}) > 0"
 
 
@@ -86,12 +106,17 @@ def age(moment: str) -> str:
 def quantiles(histogram: str, *more: int) -> dict[str, str]:
     """The median, the 95th percentile and more of a histogram over all workers, by `p` and percent."""
     buckets = f"sum by (le) (rate({histogram}_bucket[{INTERVAL}]))"
-    return {f"p{percent}": f"histogram_quantile({percent / 100:g}, {buckets})" for percent in (50, 95, *more)}
+    return {
+        f"p{percent}": f"histogram_quantile({percent / 100:g}, {buckets})"
+        for percent in (50, 95, *more)
+    }
 
 
 def mean(histogram: str, window: str) -> str:
     """The mean of a histogram over all workers."""
-    return f"sum(rate({histogram}_sum[{window}])) / sum(rate({histogram}_count[{window}]))"
+    return (
+        f"sum(rate({histogram}_sum[{window}])) / sum(rate({histogram}_count[{window}]))"
+    )
 
 
 def per_minute(counter: str, by: str) -> str:

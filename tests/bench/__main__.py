@@ -48,9 +48,15 @@ _QUICK: Final = Effort(("all",), 2, 40, 30, 1, 2, 3)
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less than a minute; rougher, all includes mostly")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="less than a minute; rougher, all includes mostly",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw CPU by stage")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", help="draw CPU by stage"
+    )
     options = parser.parse_args()
     results = measure(_QUICK if options.quick else _FULL)
     print(table(results))
@@ -69,7 +75,10 @@ def measure(effort: Effort) -> Results:
     results["stages"] = {name: stages(name, effort.rounds) for name in INCLUDED}
     with tempfile.TemporaryDirectory(prefix="gex-bench-") as folder:
         _say("starting Kafka and the simulator")
-        with LocalKafka(Path(folder) / "kafka") as kafka, upstream(Path(folder)) as served:
+        with (
+            LocalKafka(Path(folder) / "kafka") as kafka,
+            upstream(Path(folder)) as served,
+        ):
             stack = Stack(served, kafka.bootstrap_servers, Path(folder))
             for part, names, work in _parts(stack, effort):
                 _say(part)
@@ -77,32 +86,59 @@ def measure(effort: Effort) -> Results:
     return results
 
 
-def _parts(stack: Stack, effort: Effort) -> list[tuple[str, tuple[str, ...], Callable[[str], dict[str, float]]]]:
+def _parts(
+    stack: Stack, effort: Effort
+) -> list[tuple[str, tuple[str, ...], Callable[[str], dict[str, float]]]]:
     both, asked = tuple(INCLUDED), effort.names
 
     def start(name: str) -> dict[str, float]:
-        return {"seconds": min(first_event_seconds(stack, name) for _ in range(effort.starts))}
+        return {
+            "seconds": min(
+                first_event_seconds(stack, name) for _ in range(effort.starts)
+            )
+        }
 
     def eight(name: str) -> dict[str, float]:
-        return flat_out(stack, SYMBOLS, name, effort.flat_out_seconds if name == "all" else effort.seconds)
+        return flat_out(
+            stack,
+            SYMBOLS,
+            name,
+            effort.flat_out_seconds if name == "all" else effort.seconds,
+        )
 
     return [
-        ("requests", both, lambda name: asyncio.run(requests(stack.upstream, name, effort.rounds))),
+        (
+            "requests",
+            both,
+            lambda name: asyncio.run(requests(stack.upstream, name, effort.rounds)),
+        ),
         ("produce", both, lambda name: produce(stack, name, effort.transactions)),
-        ("latency", asked, lambda name: asyncio.run(latency(stack, name, effort.checks, _CHECK_EVERY_SECONDS))),
+        (
+            "latency",
+            asked,
+            lambda name: asyncio.run(
+                latency(stack, name, effort.checks, _CHECK_EVERY_SECONDS)
+            ),
+        ),
         ("start", ("all",), start),
         ("idle", ("all",), lambda name: idle(stack, name, effort.seconds)),
         ("steady", asked, lambda name: steady(stack, name, effort.seconds)),
         ("quiet", asked, lambda name: quiet(stack, name, effort.seconds)),
         ("flat out, 8 symbols", asked, eight),
-        ("flat out, 80 symbols", ("all",), lambda name: flat_out(stack, MANY_SYMBOLS, name, effort.seconds)),
+        (
+            "flat out, 80 symbols",
+            ("all",),
+            lambda name: flat_out(stack, MANY_SYMBOLS, name, effort.seconds),
+        ),
     ]
 
 
 def _machine() -> dict[str, str | int | float]:
     return {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 0,
         "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
         "system": platform.platform(),

@@ -28,7 +28,13 @@ from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, IN
 from connector.schedule.batches import MAX_SYMBOLS
 from connector.upstream.budget.limiter import PLANNED
 from tests.bench.measure import MIB, MICROS, Usage, cpu_micros
-from tests.support.processes import PATIENCE_SECONDS, Program, start_simulator, start_worker, wait_until
+from tests.support.processes import (
+    PATIENCE_SECONDS,
+    Program,
+    start_simulator,
+    start_worker,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,11 +75,15 @@ class Size:
         return cls(int(symbols), int(shards or 1))
 
     def __str__(self) -> str:
-        return f"{self.symbols}" if self.shards == 1 else f"{self.symbols}x{self.shards}"
+        return (
+            f"{self.symbols}" if self.shards == 1 else f"{self.symbols}x{self.shards}"
+        )
 
     @property
     def names(self) -> list[str]:
-        return [*DEFAULT_SYMBOLS, *(f"T{n:04d}USDT" for n in range(self.symbols))][: self.symbols]
+        return [*DEFAULT_SYMBOLS, *(f"T{n:04d}USDT" for n in range(self.symbols))][
+            : self.symbols
+        ]
 
     @property
     def batches(self) -> int:
@@ -96,9 +106,15 @@ class Scrape:
     @classmethod
     def of(cls, worker: Program) -> Scrape:
         started = time.monotonic()
-        with urllib.request.urlopen(f"{worker.url}/metrics", timeout=PATIENCE_SECONDS) as response:
+        with urllib.request.urlopen(
+            f"{worker.url}/metrics", timeout=PATIENCE_SECONDS
+        ) as response:
             body = response.read()
-        seconds, totals, series = time.monotonic() - started, defaultdict[str, float](float), 0
+        seconds, totals, series = (
+            time.monotonic() - started,
+            defaultdict[str, float](float),
+            0,
+        )
         for line in body.decode().splitlines():
             if not line.startswith("#"):
                 name, _, value = line.rpartition(" ")
@@ -130,9 +146,18 @@ class Bench:
         self._kafka = kafka
         self._phase = phase
 
-    def measure(self, size: Size, learn_seconds: float, seconds: float) -> dict[str, Any]:
+    def measure(
+        self, size: Size, learn_seconds: float, seconds: float
+    ) -> dict[str, Any]:
         prefix = f"capacity.{uuid.uuid4().hex[:8]}"
-        simulated = ("--symbols", ",".join(size.names), "--limit", "0", "--phase", self._phase)
+        simulated = (
+            "--symbols",
+            ",".join(size.names),
+            "--limit",
+            "0",
+            "--phase",
+            self._phase,
+        )
         with start_simulator(*simulated) as simulator:
             variables = self._variables(size, prefix, simulator)
             started = time.monotonic()
@@ -148,12 +173,20 @@ class Bench:
                 found |= _resident(worker)
                 simulator.ask("/_control/faults", {"fault": "freeze"})
                 time.sleep(2)
-                found["nothing new"] = asdict(self._watch(worker, prefix, _QUIET_SECONDS))
-                urllib.request.urlopen(_cleared(simulator), timeout=PATIENCE_SECONDS).close()
+                found["nothing new"] = asdict(
+                    self._watch(worker, prefix, _QUIET_SECONDS)
+                )
+                urllib.request.urlopen(
+                    _cleared(simulator), timeout=PATIENCE_SECONDS
+                ).close()
                 time.sleep(_RECOVERY_SECONDS)
-                simulator.ask("/_control/faults", {"fault": "429", "retry_after_seconds": 600})
+                simulator.ask(
+                    "/_control/faults", {"fault": "429", "retry_after_seconds": 600}
+                )
                 time.sleep(2)
-                found["nothing asked"] = asdict(self._watch(worker, prefix, _QUIET_SECONDS))
+                found["nothing asked"] = asdict(
+                    self._watch(worker, prefix, _QUIET_SECONDS)
+                )
                 found |= _scraped(worker)
                 assert worker.terminate() == 0
             with start_worker(variables, wait_ready=False) as again:
@@ -175,12 +208,22 @@ class Bench:
 
     def _watch(self, worker: Program, prefix: str, seconds: float) -> Window:
         """CPU and bytes between two scrapes, which cost CPU of their own; a probe now and then tells of stalls."""
-        counted_from, before, began = time.monotonic(), Scrape.of(worker).totals, time.monotonic()
-        used, broker, bytes_before = Usage.of(worker.pid), Usage.of(self._kafka.pid), self._bytes(prefix)
+        counted_from, before, began = (
+            time.monotonic(),
+            Scrape.of(worker).totals,
+            time.monotonic(),
+        )
+        used, broker, bytes_before = (
+            Usage.of(worker.pid),
+            Usage.of(self._kafka.pid),
+            self._bytes(prefix),
+        )
         slowest, yardsticks = 0.0, []
         while time.monotonic() - began < seconds:
             asked = time.monotonic()
-            urllib.request.urlopen(f"{worker.url}/health/live", timeout=PATIENCE_SECONDS).close()
+            urllib.request.urlopen(
+                f"{worker.url}/health/live", timeout=PATIENCE_SECONDS
+            ).close()
             slowest = max(slowest, time.monotonic() - asked)
             yardsticks.append(cpu_micros(_yardstick, 1))
             time.sleep(_PROBE_SECONDS)
@@ -188,7 +231,10 @@ class Bench:
         cpu = Usage.of(worker.pid).cpu_seconds - used.cpu_seconds
         broker_cpu = Usage.of(self._kafka.pid).cpu_seconds - broker.cpu_seconds
         counted, after = time.monotonic() - counted_from, Scrape.of(worker).totals
-        more = {name: (after[metric] - before[metric]) * 60 / counted for name, metric in _COUNTED.items()}
+        more = {
+            name: (after[metric] - before[metric]) * 60 / counted
+            for name, metric in _COUNTED.items()
+        }
         a_minute = 60 / passed
         return Window(
             cpu=cpu * a_minute,
@@ -207,7 +253,10 @@ class Bench:
         """Of the segments of each topic as they lie on the disk, indexes apart."""
         data = self._kafka.data_dir / "data"
         return {
-            topic: sum(file.stat().st_size for file in data.glob(f"{prefix}.all.{topic}-*/*.log"))
+            topic: sum(
+                file.stat().st_size
+                for file in data.glob(f"{prefix}.all.{topic}-*/*.log")
+            )
             for topic in ("changes", "current")
         }
 
@@ -223,7 +272,10 @@ def _cleared(simulator: Program) -> urllib.request.Request:
 
 def _resident(worker: Program) -> dict[str, float]:
     process = psutil.Process(worker.pid)
-    return {"resident_mib": process.memory_info().rss / MIB, "threads": process.num_threads()}
+    return {
+        "resident_mib": process.memory_info().rss / MIB,
+        "threads": process.num_threads(),
+    }
 
 
 def _scraped(worker: Program) -> dict[str, float]:
@@ -242,7 +294,10 @@ def _scraped(worker: Program) -> dict[str, float]:
 def _restart(worker: Program) -> dict[str, float]:
     started = time.monotonic()
     wait_until(worker.ready, "the worker is ready again", worker)
-    found = {"ready again": time.monotonic() - started, "ready again cpu": Usage.of(worker.pid).cpu_seconds}
+    found = {
+        "ready again": time.monotonic() - started,
+        "ready again cpu": Usage.of(worker.pid).cpu_seconds,
+    }
     totals = Scrape.of(worker).totals
     return found | {
         "restore_records": totals["gex_restore_records_total"],
@@ -255,28 +310,47 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """One column a size."""
     rows: dict[str, list[str]] = defaultdict(list)
     for text, found in results.items():
-        size, polled, quiet, idle = Size.of(text), found["polled"], found["nothing new"], found["nothing asked"]
+        size, polled, quiet, idle = (
+            Size.of(text),
+            found["polled"],
+            found["nothing new"],
+            found["nothing asked"],
+        )
         least = found["least_yardstick_micros"]
         rows["symbols x shards"].append(text)
         rows["batches"].append(f"{size.batches}")
         rows["requests a minute, cap"].append(f"{size.cap_per_minute}")
-        rows["requests a minute, planned"].append(f"{PLANNED * size.cap_per_minute:.0f}")
+        rows["requests a minute, planned"].append(
+            f"{PLANNED * size.cap_per_minute:.0f}"
+        )
         rows["requests a minute"].append(f"{polled['requests']:.0f}")
         rows["mean delay, s"].append(f"{polled['mean_delay_seconds']:.2f}")
         rows["events a minute"].append(f"{polled['events']:.0f}")
         rows["transactions a minute"].append(f"{polled['transactions']:.0f}")
-        rows["bytes an event: changes"].append(f"{polled['changes_bytes'] / polled['events']:.0f}")
-        whole = polled["current_bytes"] > 0  # after ten minutes it is compacted, and shrinks
-        rows["bytes an event: current"].append(f"{polled['current_bytes'] / polled['events']:.0f}" if whole else "?")
+        rows["bytes an event: changes"].append(
+            f"{polled['changes_bytes'] / polled['events']:.0f}"
+        )
+        whole = (
+            polled["current_bytes"] > 0
+        )  # after ten minutes it is compacted, and shrinks
+        rows["bytes an event: current"].append(
+            f"{polled['current_bytes'] / polled['events']:.0f}" if whole else "?"
+        )
         rows["MB a minute: changes"].append(f"{polled['changes_bytes'] / 1e6:.2f}")
         rows["worker: CPU seconds a minute"].append(f"{polled['cpu']:.2f}")
         rows["  where nothing is new"].append(f"{quiet['cpu']:.2f}")
         rows["  where nothing is asked"].append(f"{idle['cpu']:.2f}")
-        rows["  an event, µs, all in"].append(f"{(polled['cpu'] - idle['cpu']) / polled['events'] * MICROS:.0f}")
-        rows["  the same work took, times"].append(f"{polled['yardstick_micros'] / least:.1f}")
+        rows["  an event, µs, all in"].append(
+            f"{(polled['cpu'] - idle['cpu']) / polled['events'] * MICROS:.0f}"
+        )
+        rows["  the same work took, times"].append(
+            f"{polled['yardstick_micros'] / least:.1f}"
+        )
         rows["broker: CPU seconds a minute"].append(f"{polled['broker_cpu']:.2f}")
         rows["resident, MiB"].append(f"{found['resident_mib']:.0f}")
-        rows["  after three scrapes"].append(f"{found['resident_mib_after_scrapes']:.0f}")
+        rows["  after three scrapes"].append(
+            f"{found['resident_mib_after_scrapes']:.0f}"
+        )
         rows["  ready again"].append(f"{found['resident_mib_ready_again']:.0f}")
         rows["threads"].append(f"{found['threads']}")
         rows["slowest probe, s"].append(f"{polled['slowest_probe_seconds']:.2f}")
@@ -289,24 +363,49 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         rows["start → ready, states, s"].append(f"{found['ready again']:.1f}")
         rows["  CPU s"].append(f"{found['ready again cpu']:.1f}")
         rows["  records read"].append(f"{found['restore_records']:.0f}")
-    return "\n".join(f"{label:30}" + "".join(f"{cell:>12}" for cell in cells) for label, cells in rows.items())
+    return "\n".join(
+        f"{label:30}" + "".join(f"{cell:>12}" for cell in cells)
+        for label, cells in rows.items()
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.capacity", description=__doc__)
-    parser.add_argument("--sizes", default=_SIZES, help="symbols, or symbols x shards (default %(default)s)")
-    parser.add_argument(
-        "--learn", type=float, default=150, metavar="SECONDS", help="before it is measured (%(default)g)"
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.capacity", description=__doc__
     )
-    parser.add_argument("--seconds", type=float, default=90, help="that are measured (%(default)g)")
-    parser.add_argument("--phase", default="own", choices=("own", "together"), help="of the symbols' refreshes")
+    parser.add_argument(
+        "--sizes",
+        default=_SIZES,
+        help="symbols, or symbols x shards (default %(default)s)",
+    )
+    parser.add_argument(
+        "--learn",
+        type=float,
+        default=150,
+        metavar="SECONDS",
+        help="before it is measured (%(default)g)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=90, help="that are measured (%(default)g)"
+    )
+    parser.add_argument(
+        "--phase",
+        default="own",
+        choices=("own", "together"),
+        help="of the symbols' refreshes",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     options = parser.parse_args()
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="gex-capacity-") as folder, LocalKafka(Path(folder) / "kafka") as kafka:
+    with (
+        tempfile.TemporaryDirectory(prefix="gex-capacity-") as folder,
+        LocalKafka(Path(folder) / "kafka") as kafka,
+    ):
         for text in options.sizes.split(","):
             size = Size.of(text)
-            results[str(size)] = Bench(kafka, options.phase).measure(size, options.learn, options.seconds)
+            results[str(size)] = Bench(kafka, options.phase).measure(
+                size, options.learn, options.seconds
+            )
             print(json.dumps({str(size): results[str(size)]}), flush=True)
     print(table(results))
     if options.json:

@@ -40,8 +40,15 @@ BROKER_DEATHS = 10
 class Bench:
     """Two workers of one group; one of them owns the shard."""
 
-    def __init__(self, kafka: LocalKafka, simulator: Program, fleet: Fleet, names: Names) -> None:
-        self._kafka, self._simulator, self._fleet, self._names = kafka, simulator, fleet, names
+    def __init__(
+        self, kafka: LocalKafka, simulator: Program, fleet: Fleet, names: Names
+    ) -> None:
+        self._kafka, self._simulator, self._fleet, self._names = (
+            kafka,
+            simulator,
+            fleet,
+            names,
+        )
         self._cursor = 0
 
     def settle(self) -> tuple[Life, Life]:
@@ -60,7 +67,10 @@ class Bench:
         before = self._sequence()
         began = time.time()
         end(owner)
-        seen = wait_until(lambda: [at for key, at in self._answers() if key == KEYS[other.slot]], "the other asks")
+        seen = wait_until(
+            lambda: [at for key, at in self._answers() if key == KEYS[other.slot]],
+            "the other asks",
+        )
         wait_until(lambda: self._sequence() > before, "the other publishes")
         published = time.time()
         wait_until(lambda: not owner.program.running, "the first has ended")
@@ -81,24 +91,37 @@ class Bench:
     def _answers(self) -> list[tuple[str, float]]:
         page = self._simulator.ask(f"/_control/truth?since={self._cursor}")
         self._cursor = page["cursor"]
-        return [(one["key"], one["answered_at"] / MICROS) for one in page["answers"] if one["status"] == 200]
+        return [
+            (one["key"], one["answered_at"] / MICROS)
+            for one in page["answers"]
+            if one["status"] == 200
+        ]
 
     def _sequence(self) -> int:
-        return sum(state.sequence for state in checker.states(self._kafka, self._names.topic_prefix).values())
+        return sum(
+            state.sequence
+            for state in checker.states(self._kafka, self._names.topic_prefix).values()
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.failover", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.failover", description=__doc__
+    )
     parser.add_argument("--quick", action="store_true", help="three rounds of each")
     quick = parser.parse_args().quick
-    print(f"{'':44}{'rounds':>8}{'dark p50':>10}{'p95':>8}{'worst':>8}{'published p50':>16}{'p95':>8}")
+    print(
+        f"{'':44}{'rounds':>8}{'dark p50':>10}{'p95':>8}{'worst':>8}{'published p50':>16}{'p95':>8}"
+    )
     for seconds, rounds in ROUNDS.items():
         took = _with(seconds, partial(_ended_by, _kill, 3 if quick else rounds))
         _row(f"kill -9, session time-out {seconds} s", took)
     _row("clean stop", _with(6, partial(_ended_by, _stop, 3 if quick else STOPS)))
     deaths = 3 if quick else BROKER_DEATHS
     for seconds in (6, 3):
-        took = _with(seconds, lambda bench: [bench.broker_back() for _ in range(deaths)])
+        took = _with(
+            seconds, lambda bench: [bench.broker_back() for _ in range(deaths)]
+        )
         back = [first for first, _ in took]
         print(
             f"broker killed, back after 10 s, session time-out {seconds} s; ready → events: {len(back)} rounds, "
@@ -107,17 +130,30 @@ def main() -> None:
         )
 
 
-def _ended_by(end: Callable[[Life], None], rounds: int, bench: Bench) -> list[tuple[float, float]]:
+def _ended_by(
+    end: Callable[[Life], None], rounds: int, bench: Bench
+) -> list[tuple[float, float]]:
     return [bench.dark_and_published(end) for _ in range(rounds)]
 
 
-def _with(session_seconds: int, measure: Callable[[Bench], list[tuple[float, float]]]) -> list[tuple[float, float]]:
+def _with(
+    session_seconds: int, measure: Callable[[Bench], list[tuple[float, float]]]
+) -> list[tuple[float, float]]:
     names = Names(f"failover{session_seconds}")
     with (
         tempfile.TemporaryDirectory(prefix="gex-failover-") as folder,
-        LocalKafka(Path(folder) / "kafka", extra={"group.min.session.timeout.ms": "1000"}) as kafka,
+        LocalKafka(
+            Path(folder) / "kafka", extra={"group.min.session.timeout.ms": "1000"}
+        ) as kafka,
         start_simulator(
-            "--period", "1", "--jitter", "0.1", "--limit", "0", "--symbols", ",".join(SYMBOLS)
+            "--period",
+            "1",
+            "--jitter",
+            "0.1",
+            "--limit",
+            "0",
+            "--symbols",
+            ",".join(SYMBOLS),
         ) as simulator,
     ):
         simulator.ask("/_control/set", {"keys": KEYS})

@@ -41,11 +41,24 @@ class Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.live", description=__doc__)
-    parser.add_argument("--learn", type=float, default=5, metavar="MINUTES", help="not counted in the result")
-    parser.add_argument("--minutes", type=float, default=10, help="that count (default %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.live", description=__doc__
+    )
+    parser.add_argument(
+        "--learn",
+        type=float,
+        default=5,
+        metavar="MINUTES",
+        help="not counted in the result",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=10, help="that count (default %(default)s)"
+    )
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="gex-live-") as folder, ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="gex-live-") as folder,
+        ExitStack() as stack,
+    ):
         kafka = stack.enter_context(LocalKafka(Path(folder) / "kafka"))
         runs = [_start(stack, kafka, phase) for phase in PHASES]
         started = time.time()
@@ -53,7 +66,9 @@ def main() -> None:
         ended = time.time()
         for run in runs:
             answers = run.simulator.ask("/_control/truth")["answers"]
-            print(f"{run.phase}, 30 s, jitter 0.3 s, {len(SYMBOLS)} symbols, default settings")
+            print(
+                f"{run.phase}, 30 s, jitter 0.3 s, {len(SYMBOLS)} symbols, default settings"
+            )
             for name, begin, end in (
                 (f"first {options.learn:g} min", started, started + 60 * options.learn),
                 (f"next {options.minutes:g} min", started + 60 * options.learn, ended),
@@ -62,7 +77,9 @@ def main() -> None:
 
 
 def _start(stack: ExitStack, kafka: LocalKafka, phase: str) -> Run:
-    simulator = stack.enter_context(start_simulator("--phase", phase, "--symbols", ",".join(SYMBOLS)))
+    simulator = stack.enter_context(
+        start_simulator("--phase", phase, "--symbols", ",".join(SYMBOLS))
+    )
     unique = uuid.uuid4().hex[:8]
     variables = {
         "GEX_UPSTREAM__BASE_URL": f"{simulator.url}/v2",
@@ -72,15 +89,24 @@ def _start(stack: ExitStack, kafka: LocalKafka, phase: str) -> Run:
         "GEX_KAFKA__TOPIC_PREFIX": f"live.{unique}",
         "GEX_KAFKA__GROUP_ID": f"live-{unique}",
     }
-    return Run(phase, simulator, stack.enter_context(start_worker(variables)), f"live.{unique}")
+    return Run(
+        phase, simulator, stack.enter_context(start_worker(variables)), f"live.{unique}"
+    )
 
 
-def _figures(kafka: LocalKafka, run: Run, answers: Sequence[Mapping[str, Any]], begin: float, end: float) -> str:
+def _figures(
+    kafka: LocalKafka,
+    run: Run,
+    answers: Sequence[Mapping[str, Any]],
+    begin: float,
+    end: float,
+) -> str:
     """Of the refreshes computed between two moments (Unix seconds), and the requests in that time."""
     delays = sorted(
         (event.observed_at - event.computed_at) / MICROS
         for event in checker.events(kafka, run.prefix)
-        if event.computed_at is not None and begin <= event.computed_at / MICROS < end - 1
+        if event.computed_at is not None
+        and begin <= event.computed_at / MICROS < end - 1
     )
     asked = sum(begin <= answer["received_at"] / MICROS < end for answer in answers)
     p95 = delays[int(0.95 * len(delays))]

@@ -37,7 +37,13 @@ from connector.devkit.simulator.settings import DEFAULT_KEY, INCLUDES
 from tests.bench.measure import MIB, Usage
 from tests.bench.stack import MANY_SYMBOLS
 from tests.support import checker
-from tests.support.processes import PATIENCE_SECONDS, Program, start, start_simulator, wait_until
+from tests.support.processes import (
+    PATIENCE_SECONDS,
+    Program,
+    start,
+    start_simulator,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,7 +81,11 @@ class Course:
     said: list[str] = field(default_factory=list)
 
     def between(self, begin: float, end: float) -> tuple[list[float], list[float]]:
-        chosen = [(at, mib) for at, mib in zip(self.at, self.resident_mib, strict=True) if begin <= at < end]
+        chosen = [
+            (at, mib)
+            for at, mib in zip(self.at, self.resident_mib, strict=True)
+            if begin <= at < end
+        ]
         return [at for at, _ in chosen], [mib for _, mib in chosen]
 
 
@@ -85,9 +95,17 @@ class Bench:
     def __init__(self, how: str, folder: Path, stack: ExitStack) -> None:
         self.prefix = f"outage.{uuid.uuid4().hex[:8]}"
         self._stuck = how == "refused"
-        self.kafka = stack.enter_context(LocalKafka(folder / "first", extra=_BOTH if self._stuck else None))
-        self._victim = stack.enter_context(self._second(folder / "second")) if self._stuck else self.kafka
-        self.simulator = stack.enter_context(start_simulator("--symbols", ",".join(SYMBOLS), *_REFRESHES))
+        self.kafka = stack.enter_context(
+            LocalKafka(folder / "first", extra=_BOTH if self._stuck else None)
+        )
+        self._victim = (
+            stack.enter_context(self._second(folder / "second"))
+            if self._stuck
+            else self.kafka
+        )
+        self.simulator = stack.enter_context(
+            start_simulator("--symbols", ",".join(SYMBOLS), *_REFRESHES)
+        )
         self.worker = stack.enter_context(self._worker())
         wait_until(self.worker.ready, "the worker is ready", self.worker)
 
@@ -107,20 +125,32 @@ class Bench:
             "GEX_HTTP__LISTEN": listen,
         }
         module = "tests.bench.unstuck" if self._stuck else "connector"
-        return start([sys.executable, "-m", module, "run"], variables, f"http://{listen}")
+        return start(
+            [sys.executable, "-m", module, "run"], variables, f"http://{listen}"
+        )
 
     def _second(self, folder: Path) -> LocalKafka:
         """A broker that only holds replicas: what groups and transactions need is on the first one already."""
         address = {"bootstrap.servers": self.kafka.bootstrap_servers}
-        ck.Producer({**address, "transactional.id": "first", "log_level": 0}).init_transactions(PATIENCE_SECONDS)
+        ck.Producer(
+            {**address, "transactional.id": "first", "log_level": 0}
+        ).init_transactions(PATIENCE_SECONDS)
         consumer = ck.Consumer({**address, "group.id": "first"})
         consumer.list_topics(timeout=PATIENCE_SECONDS)
         consumer.committed([ck.TopicPartition("none", 0)], PATIENCE_SECONDS)
         consumer.close()
         port = free_port()
         voters = self.kafka.properties()["controller.quorum.voters"]
-        own = {"node.id": "2", "process.roles": "broker", "listeners": f"CLIENT://{LOOPBACK}:{port}"}
-        return LocalKafka(folder, port=port, extra={**_BOTH, **own, "controller.quorum.voters": voters})
+        own = {
+            "node.id": "2",
+            "process.roles": "broker",
+            "listeners": f"CLIENT://{LOOPBACK}:{port}",
+        }
+        return LocalKafka(
+            folder,
+            port=port,
+            extra={**_BOTH, **own, "controller.quorum.voters": voters},
+        )
 
     def course(self, lengths: Lengths) -> Course:
         """Before, without Kafka, and after."""
@@ -134,18 +164,29 @@ class Bench:
             while (at := time.monotonic() - zero) < end:
                 assert self.worker.running, self.worker.log()[-2000:]
                 course.at.append(at)
-                course.resident_mib.append(Usage.of(self.worker.pid).resident_bytes / MIB)
+                course.resident_mib.append(
+                    Usage.of(self.worker.pid).resident_bytes / MIB
+                )
                 time.sleep(1)
             totals.append(self._totals())
             turn()
-        for name, (then, now) in zip(("before", "without", "after"), itertools.pairwise(totals), strict=True):
-            asked, published = now[_ASKED] - then[_ASKED], now[_PUBLISHED] - then[_PUBLISHED]
+        for name, (then, now) in zip(
+            ("before", "without", "after"), itertools.pairwise(totals), strict=True
+        ):
+            asked, published = (
+                now[_ASKED] - then[_ASKED],
+                now[_PUBLISHED] - then[_PUBLISHED],
+            )
             course.said.append(f"{name}: {asked:.0f} requests, {published:.0f} events")
         return course
 
     def faults(self) -> tuple[list[str], str]:
         """End the worker, and read what it left: what is wrong with it, and how what was shown is accounted for."""
-        dropped = {name: count for name, count in self._totals().items() if name.startswith(_DROPPED) and count}
+        dropped = {
+            name: count
+            for name, count in self._totals().items()
+            if name.startswith(_DROPPED) and count
+        }
         assert self.worker.terminate() == 0, self.worker.log()[-2000:]
         events = checker.events(self.kafka, self.prefix)
         found = checker.violations(events, checker.states(self.kafka, self.prefix))
@@ -159,10 +200,17 @@ class Bench:
             more = sum(event.collapsed_observations for event in its)
             missed[symbol] = there - len(ours) - more
             seen, told, collapsed = seen + there, told + len(ours), collapsed + more
-        elsewhere = sum(count for name, count in dropped.items() if "collapsed" not in name)
+        elsewhere = sum(
+            count for name, count in dropped.items() if "collapsed" not in name
+        )
         if missed.total() != elsewhere or any(count < 0 for count in missed.values()):
-            found.append(f"not accounted for: {missed.total()} but {elsewhere:.0f} dropped; by symbol {dict(missed)}")
-        return found, f"{seen} refreshes shown = {told} events + {collapsed} collapsed + {elsewhere:.0f} dropped"
+            found.append(
+                f"not accounted for: {missed.total()} but {elsewhere:.0f} dropped; by symbol {dict(missed)}"
+            )
+        return (
+            found,
+            f"{seen} refreshes shown = {told} events + {collapsed} collapsed + {elsewhere:.0f} dropped",
+        )
 
     def _totals(self) -> Counter[str]:
         """The counters, and each series of what was dropped."""
@@ -177,7 +225,9 @@ class Bench:
 
 
 def _metrics(worker: Program) -> Iterator[str]:
-    with urllib.request.urlopen(f"{worker.url}/metrics", timeout=PATIENCE_SECONDS) as response:
+    with urllib.request.urlopen(
+        f"{worker.url}/metrics", timeout=PATIENCE_SECONDS
+    ) as response:
         yield from response.read().decode().splitlines()
 
 
@@ -198,7 +248,9 @@ def report(how: str, course: Course, lengths: Lengths) -> Iterator[str]:
             yield f"  {name:26} {mean(mib):6.1f} MiB, {min(mib):.1f} to {max(mib):.1f}, {slope:+.2f} a minute"
 
 
-def plot(courses: Mapping[str, Course], lengths: Mapping[str, Lengths], path: Path) -> None:
+def plot(
+    courses: Mapping[str, Course], lengths: Mapping[str, Lengths], path: Path
+) -> None:
     """Both curves; the time without Kafka in grey, as dark as many of them are without it."""
     from matplotlib.figure import Figure  # noqa: PLC0415 -- a second to load
 
@@ -207,7 +259,13 @@ def plot(courses: Mapping[str, Course], lengths: Mapping[str, Lengths], path: Pa
     for how, course in courses.items():
         axes.axvspan(0, lengths[how].without, color="#000000", alpha=0.07, linewidth=0)
         label = f"{_TITLES[how]}, {lengths[how].without:g} min"
-        axes.plot([at / 60 for at in course.at], course.resident_mib, color=_COLOURS[how], linewidth=1.2, label=label)
+        axes.plot(
+            [at / 60 for at in course.at],
+            course.resident_mib,
+            color=_COLOURS[how],
+            linewidth=1.2,
+            label=label,
+        )
     axes.set_ylim(0, 1.4 * max(max(course.resident_mib) for course in courses.values()))
     axes.set_xlabel("minutes since Kafka took nothing any more", fontsize=9)
     axes.set_ylabel("resident, MiB", fontsize=9)
@@ -218,26 +276,61 @@ def plot(courses: Mapping[str, Course], lengths: Mapping[str, Lengths], path: Pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.outage", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10, help="of refused transactions (%(default)g)")
-    parser.add_argument("--killed", type=float, default=4, metavar="MINUTES", help="without a broker (%(default)g)")
-    parser.add_argument("--around", type=float, default=2, metavar="MINUTES", help="before and after (%(default)g)")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw memory over time")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.outage", description=__doc__
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=10,
+        help="of refused transactions (%(default)g)",
+    )
+    parser.add_argument(
+        "--killed",
+        type=float,
+        default=4,
+        metavar="MINUTES",
+        help="without a broker (%(default)g)",
+    )
+    parser.add_argument(
+        "--around",
+        type=float,
+        default=2,
+        metavar="MINUTES",
+        help="before and after (%(default)g)",
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="draw memory over time"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample")
     options = parser.parse_args()
     minutes = {"refused": options.minutes, "killed": options.killed}
-    lengths = {how: Lengths(options.around, without, options.around) for how, without in minutes.items() if without}
+    lengths = {
+        how: Lengths(options.around, without, options.around)
+        for how, without in minutes.items()
+        if without
+    }
     courses, faults = {}, []
     for how, its in lengths.items():
-        with tempfile.TemporaryDirectory(prefix="gex-outage-") as folder, ExitStack() as stack:
+        with (
+            tempfile.TemporaryDirectory(prefix="gex-outage-") as folder,
+            ExitStack() as stack,
+        ):
             bench = Bench(how, Path(folder), stack)
             courses[how] = bench.course(its)
             found, account = bench.faults()
-        for line in (*report(how, courses[how], its), f"  {account}", f"  violations: {found}"):
+        for line in (
+            *report(how, courses[how], its),
+            f"  {account}",
+            f"  violations: {found}",
+        ):
             print(line, flush=True)
         faults += found
     if options.json:
-        samples = {how: list(zip(course.at, course.resident_mib, strict=True)) for how, course in courses.items()}
+        samples = {
+            how: list(zip(course.at, course.resident_mib, strict=True))
+            for how, course in courses.items()
+        }
         options.json.write_text(json.dumps(samples) + "\n")
     if options.plot:
         plot(courses, lengths, options.plot)

@@ -39,12 +39,23 @@ async def requests(upstream: Upstream, name: str, rounds: int) -> dict[str, floa
     async with AsyncExitStack() as stack:
         clients: dict[str, Get] = {
             "httpx": _httpx(
-                await stack.enter_async_context(httpx.AsyncClient(transport=httpx.AsyncHTTPTransport())), url
+                await stack.enter_async_context(
+                    httpx.AsyncClient(transport=httpx.AsyncHTTPTransport())
+                ),
+                url,
             ),
             "httpx over aiohttp": _httpx(
-                await stack.enter_async_context(httpx.AsyncClient(transport=AiohttpTransport())), url
+                await stack.enter_async_context(
+                    httpx.AsyncClient(transport=AiohttpTransport())
+                ),
+                url,
             ),
-            BARE: _aiohttp(await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False)), url),
+            BARE: _aiohttp(
+                await stack.enter_async_context(
+                    aiohttp.ClientSession(auto_decompress=False)
+                ),
+                url,
+            ),
             AS_USED: _as_used(stack, upstream, name),
         }
         for one in range(rounds + 1):

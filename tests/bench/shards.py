@@ -40,11 +40,17 @@ _BROKER_WARM_UP: Final = 10
 """Its JVM compiles while it runs: the first hundred transactions take twice the time."""
 
 
-def prepare(bootstrap: str, prefix: str, feed_name: str = _FEED) -> tuple[Clients, Topics]:
+def prepare(
+    bootstrap: str, prefix: str, feed_name: str = _FEED
+) -> tuple[Clients, Topics]:
     """Make the topics of a feed."""
     kafka = Kafka(bootstrap_servers=bootstrap, topic_prefix=prefix)
     clients, topics = Clients(kafka), Topics(prefix)
-    kafka_topics.prepare(clients, kafka_topics.specs(topics, [feed_name], kafka), kafka.replication_factor)
+    kafka_topics.prepare(
+        clients,
+        kafka_topics.specs(topics, [feed_name], kafka),
+        kafka.replication_factor,
+    )
     return clients, topics
 
 
@@ -56,10 +62,14 @@ class _Encoded(Codec):
         self._done: dict[int, bytes] = {}
 
     def event(self, topic: str, event: Event) -> bytes:
-        return self._done.get(id(event)) or self._done.setdefault(id(event), super().event(topic, event))
+        return self._done.get(id(event)) or self._done.setdefault(
+            id(event), super().event(topic, event)
+        )
 
     def state(self, topic: str, state: State) -> bytes:
-        return self._done.get(id(state)) or self._done.setdefault(id(state), super().state(topic, state))
+        return self._done.get(id(state)) or self._done.setdefault(
+            id(state), super().state(topic, state)
+        )
 
 
 def produce(stack: Stack, name: str, transactions: int) -> dict[str, float]:
@@ -94,26 +104,50 @@ class _Times(Metrics):
         self.published_ms.append(seconds * 1000)
 
 
-async def latency(stack: Stack, name: str, checks: int, interval_seconds: float) -> dict[str, float]:
+async def latency(
+    stack: Stack, name: str, checks: int, interval_seconds: float
+) -> dict[str, float]:
     """Response complete to acknowledged, ms: eight symbols, asked for at an interval; put together as a worker is."""
     prefix = stack.new_prefix()
     clients, topics = prepare(stack.bootstrap, prefix)
     upstream = UpstreamSettings(
-        base_url=stack.upstream.base_url, api_key=Secret(DEFAULT_KEY), max_requests_per_minute=UNLIMITED
+        base_url=stack.upstream.base_url,
+        api_key=Secret(DEFAULT_KEY),
+        max_requests_per_minute=UNLIMITED,
     )
     schedule = Schedule(target_delay_seconds=0, min_interval_seconds=interval_seconds)
     config = Config(upstream=upstream, feeds=(feed(name),), schedule=schedule)
-    key, limiter, metrics, clock = ApiKey(upstream), Limiter(UNLIMITED), _Times(), Clock()
+    key, limiter, metrics, clock = (
+        ApiKey(upstream),
+        Limiter(UNLIMITED),
+        _Times(),
+        Clock(),
+    )
     client = Client(upstream, key, limiter)
-    poller = Poller(config, (client, key, limiter), (metrics, clock, Health(time.monotonic, clock.now)), SOURCE)
+    poller = Poller(
+        config,
+        (client, key, limiter),
+        (metrics, clock, Health(time.monotonic, clock.now)),
+        SOURCE,
+    )
     reader = Reader(clients)
-    log = ShardLog(ShardId(_FEED, 0), 1, topics, (clients, reader, Codec(SingleObject())))
+    log = ShardLog(
+        ShardId(_FEED, 0), 1, topics, (clients, reader, Codec(SingleObject()))
+    )
     with ThreadPoolExecutor(1) as executor:
         tools = ShardContext(
-            metrics, clock, executor, SOURCE, 20.0, lambda: poller.cover([shard] if shard.is_polled else [])
+            metrics,
+            clock,
+            executor,
+            SOURCE,
+            20.0,
+            lambda: poller.cover([shard] if shard.is_polled else []),
         )
         shard = Shard(ShardId(_FEED, 0), rules(name), frozenset(SYMBOLS), log, tools)
-        owner, asking = asyncio.create_task(shard.run()), asyncio.create_task(poller.run())
+        owner, asking = (
+            asyncio.create_task(shard.run()),
+            asyncio.create_task(poller.run()),
+        )
         try:
             async with asyncio.timeout(60 + checks * interval_seconds * 3):
                 while len(metrics.published_ms) < (checks + _WARM_UP) * len(SYMBOLS):  # noqa: ASYNC110 -- a list does not wake
@@ -125,4 +159,8 @@ async def latency(stack: Stack, name: str, checks: int, interval_seconds: float)
             await client.close()
     reader.close()
     took = metrics.published_ms[_WARM_UP * len(SYMBOLS) :]
-    return {"p50": percentile(took, 50), "p99": percentile(took, 99), "events": len(took)}
+    return {
+        "p50": percentile(took, 50),
+        "p99": percentile(took, 99),
+        "events": len(took),
+    }

@@ -43,14 +43,21 @@ class Upstream:
     def every_request(self) -> None:
         """From now on each response is new."""
         self._control("set", {"every_request": True})
-        urlopen(Request(f"{self.address}/_control/faults", method="DELETE"), timeout=PATIENCE_SECONDS).close()
+        urlopen(
+            Request(f"{self.address}/_control/faults", method="DELETE"),
+            timeout=PATIENCE_SECONDS,
+        ).close()
 
     def freeze(self) -> None:
         """From now on no response is."""
         self._control("faults", {"fault": "freeze"})
 
     def _control(self, what: str, order: dict[str, object]) -> None:
-        urlopen(f"{self.address}/_control/{what}", json.dumps(order).encode(), timeout=PATIENCE_SECONDS).close()
+        urlopen(
+            f"{self.address}/_control/{what}",
+            json.dumps(order).encode(),
+            timeout=PATIENCE_SECONDS,
+        ).close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,9 @@ class Stack:
         return f"bench{next(self._numbers)}.levels"
 
     @contextmanager
-    def worker(self, symbols: Sequence[str], include: Sequence[str], prefix: str, **more: str) -> Iterator[Worker]:
+    def worker(
+        self, symbols: Sequence[str], include: Sequence[str], prefix: str, **more: str
+    ) -> Iterator[Worker]:
         """`gex-connector run` flat out: as many requests as there is time for; `more` overrides its settings."""
         http = f"127.0.0.1:{free_port()}"
         environ = {
@@ -84,7 +93,9 @@ class Stack:
             "GEX_HTTP__LISTEN": http,
             **more,
         }
-        with process(["run", "--log-level", "WARNING"], environ, self.folder / f"{prefix}.log") as (child, started):
+        with process(
+            ["run", "--log-level", "WARNING"], environ, self.folder / f"{prefix}.log"
+        ) as (child, started):
             yield Worker(child.pid, f"http://{http}", started)
 
 
@@ -101,7 +112,9 @@ class Worker:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self.total("gex_events_total") < events:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the worker has not committed {events} events in {PATIENCE_SECONDS} s")
+                raise TimeoutError(
+                    f"the worker has not committed {events} events in {PATIENCE_SECONDS} s"
+                )
             time.sleep(0.2)
 
     def total(self, name: str, label: str = "") -> float:
@@ -111,19 +124,29 @@ class Worker:
                 lines = response.read().decode().splitlines()
         except URLError:
             return 0.0
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name) and label in line)
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in lines
+            if line.startswith(name) and label in line
+        )
 
     def usage(self) -> Usage:
         return Usage.of(self.pid)
 
     def during(self, seconds: float) -> Window:
         """Watch it for a while."""
-        counters = (("gex_events_total", ""), ("gex_upstream_request_duration_seconds_count", ""), _COLLAPSED)
+        counters = (
+            ("gex_events_total", ""),
+            ("gex_upstream_request_duration_seconds_count", ""),
+            _COLLAPSED,
+        )
         before = [self.total(*one) for one in counters]
         started, cpu = time.monotonic(), self.usage().cpu_seconds
         time.sleep(seconds)
         passed, spent = time.monotonic() - started, self.usage().cpu_seconds - cpu
-        events, requests, collapsed = (self.total(*one) - was for one, was in zip(counters, before, strict=True))
+        events, requests, collapsed = (
+            self.total(*one) - was for one, was in zip(counters, before, strict=True)
+        )
         return Window(passed, spent, events, requests, collapsed)
 
 
@@ -134,7 +157,14 @@ _COLLAPSED: Final = ("gex_observations_dropped_total", 'reason="collapsed"')
 def upstream(folder: Path) -> Iterator[Upstream]:
     """The simulator: eighty symbols, no limit, every response new."""
     port = free_port()
-    options = ["--listen", f"127.0.0.1:{port}", "--symbols", ",".join(MANY_SYMBOLS), "--limit", "0"]
+    options = [
+        "--listen",
+        f"127.0.0.1:{port}",
+        "--symbols",
+        ",".join(MANY_SYMBOLS),
+        "--limit",
+        "0",
+    ]
     with process(["simulate", *options], {}, folder / "simulator.log"):
         served = Upstream(f"http://127.0.0.1:{port}")
         _wait_for(f"{served.address}/_control/stats")
@@ -147,16 +177,24 @@ def process(
     arguments: Sequence[str], environ: dict[str, str], log: Path
 ) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
     """A command of ours, and when it was started."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("GEX_")} | environ
+    ours = {
+        name: value for name, value in os.environ.items() if not name.startswith("GEX_")
+    } | environ
     with log.open("wb") as out:
         started = time.monotonic()
         child = subprocess.Popen(
-            [sys.executable, "-m", "connector", *arguments], env=ours, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+            [sys.executable, "-m", "connector", *arguments],
+            env=ours,
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
         )
     try:
         yield child, started
         if child.poll() is not None:
-            raise RuntimeError(f"{arguments[0]} ended with {child.returncode}:\n{log.read_text()[-2000:]}")
+            raise RuntimeError(
+                f"{arguments[0]} ended with {child.returncode}:\n{log.read_text()[-2000:]}"
+            )
     finally:
         child.terminate()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
@@ -27,12 +28,18 @@ def stages(name: str, rounds: int) -> dict[str, float]:
     made = responses(name, RESPONSES)[1:]  # without the first snapshots
 
     def each(work: Callable[[Checked], object]) -> float:
-        return median(cpu_micros(lambda: work(one), rounds) for one in made) / len(SYMBOLS)  # noqa: B023 -- called at once
+        micros = []
+        for one in made:
+            call = partial(work, one)
+            micros.append(cpu_micros(call, rounds))
+        return median(micros) / len(SYMBOLS)
 
     feed_rules, metrics = rules(name), Metrics([_FEED])
     return {
         "decode: envelope": each(lambda one: decode_response(one.body, SYMBOLS)),
-        "decode: entry": each(lambda one: [decode_entry(raw, one.now) for raw in one.raw.values()]),
+        "decode: entry": each(
+            lambda one: [decode_entry(raw, one.now) for raw in one.raw.values()]
+        ),
         "observe": each(lambda one: fold(one.states_before, one.seen, feed_rules)),
         **_encoding(made, rounds),
         "metrics": each(lambda one: _report(metrics, one)),

@@ -42,24 +42,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--days", type=float, default=7)
     days = parser.parse_args().days
-    with tempfile.TemporaryDirectory(prefix="gex-week-") as folder, LocalKafka(Path(folder)) as broker:
+    with (
+        tempfile.TemporaryDirectory(prefix="gex-week-") as folder,
+        LocalKafka(Path(folder)) as broker,
+    ):
         kafka = Kafka(bootstrap_servers=broker.bootstrap_servers)
         clients, names = Clients(kafka), Topics(kafka.topic_prefix)
         topics.prepare(clients, topics.specs(names, ["all"], kafka), 1)
         tools = (clients, Reader(clients), Codec(SingleObject()))
         started = time.monotonic()
         written = _write(broker, names.current("all"), days)
-        print(f"{written:,} states of {len(SYMBOLS)} symbols, {days:g} days, in {time.monotonic() - started:.0f} s")
+        print(
+            f"{written:,} states of {len(SYMBOLS)} symbols, {days:g} days, in {time.monotonic() - started:.0f} s"
+        )
         _report("restored at once", ShardLog(ShardId("all", 0), 1, names, tools))
         time.sleep(CLEANER_SECONDS)
-        _report(f"restored {CLEANER_SECONDS} s later", ShardLog(ShardId("all", 0), 1, names, tools))
+        _report(
+            f"restored {CLEANER_SECONDS} s later",
+            ShardLog(ShardId("all", 0), 1, names, tools),
+        )
 
 
 def _write(broker: LocalKafka, topic: str, days: float) -> int:
     """A state per symbol and round, as a shard writes them, but with values encoded once for several rounds."""
-    producer = ck.Producer({"bootstrap.servers": broker.bootstrap_servers, "enable.idempotence": True})
+    producer = ck.Producer(
+        {"bootstrap.servers": broker.bootstrap_servers, "enable.idempotence": True}
+    )
     codec, end, written = Codec(SingleObject()), time.time(), 0
-    moments = [end - days * 86_400 + at for at in range(0, round(days * 86_400), PERIOD_SECONDS)]
+    moments = [
+        end - days * 86_400 + at
+        for at in range(0, round(days * 86_400), PERIOD_SECONDS)
+    ]
     for first in range(0, len(moments), ROUNDS_ENCODED_ONCE):
         batch = moments[first : first + ROUNDS_ENCODED_ONCE]
         values = [codec.state(topic, state) for state in _states(first + 1, batch[-1])]
@@ -88,10 +101,14 @@ def _states(sequence: int, moment: float) -> Iterator[State]:
         )
 
 
-def _produce(producer: ck.Producer, topic: str, symbol: str, value: bytes, timestamp_ms: int) -> None:
+def _produce(
+    producer: ck.Producer, topic: str, symbol: str, value: bytes, timestamp_ms: int
+) -> None:
     while True:
         try:
-            return producer.produce(topic, value, symbol.encode(), partition=0, timestamp=timestamp_ms)
+            return producer.produce(
+                topic, value, symbol.encode(), partition=0, timestamp=timestamp_ms
+            )
         except BufferError:
             producer.poll(0.05)
 

@@ -28,7 +28,9 @@ def steady(stack: Stack, name: str, seconds: float) -> dict[str, float]:
         return _figures(worker.during(seconds))
 
 
-def flat_out(stack: Stack, symbols: Sequence[str], name: str, seconds: float) -> dict[str, float]:
+def flat_out(
+    stack: Stack, symbols: Sequence[str], name: str, seconds: float
+) -> dict[str, float]:
     """Every response new, as many as there is time for; what waits for the broker is committed together."""
     with stack.worker(symbols, INCLUDED[name], stack.new_prefix()) as worker:
         worker.wait_for_events(_WARM_UP_EVENTS)
@@ -47,7 +49,10 @@ def quiet(stack: Stack, name: str, seconds: float) -> dict[str, float]:
             seen = worker.during(seconds)
         finally:
             stack.upstream.every_request()
-    return {"cpu_micros_per_request": seen.cpu_micros_per_request, "requests_per_second": seen.requests / seen.seconds}
+    return {
+        "cpu_micros_per_request": seen.cpu_micros_per_request,
+        "requests_per_second": seen.requests / seen.seconds,
+    }
 
 
 def idle(stack: Stack, name: str, seconds: float) -> dict[str, float]:
@@ -55,7 +60,9 @@ def idle(stack: Stack, name: str, seconds: float) -> dict[str, float]:
     one_a_second = {"GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "1"}
     stack.upstream.freeze()
     try:
-        with stack.worker(SYMBOLS, INCLUDED[name], stack.new_prefix(), **one_a_second) as worker:
+        with stack.worker(
+            SYMBOLS, INCLUDED[name], stack.new_prefix(), **one_a_second
+        ) as worker:
             worker.wait_for_events(len(SYMBOLS))
             time.sleep(_SETTLE_SECONDS)
             seen, resident = worker.during(seconds), worker.usage().resident_bytes

@@ -15,13 +15,26 @@ from tests.chaos.run import Plan, run
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=20.0, help="how long faults go on (default %(default)g)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=20.0,
+        help="how long faults go on (default %(default)g)",
+    )
     parser.add_argument("--faults", type=int, help="how many (default: ten a minute)")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    parser.add_argument("--kinds", default=",".join(FAULTS), help="of faults, separated by commas")
-    parser.add_argument("--unfenced", action="store_true", help="the control: transactional ids of each process's own")
+    parser.add_argument(
+        "--kinds", default=",".join(FAULTS), help="of faults, separated by commas"
+    )
+    parser.add_argument(
+        "--unfenced",
+        action="store_true",
+        help="the control: transactional ids of each process's own",
+    )
     parser.add_argument("--without-registry", action="store_true")
-    parser.add_argument("--keep", type=Path, help="a folder for everything that was written")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder for everything that was written"
+    )
     given = parser.parse_args()
     faults = given.faults or round(10 * given.minutes)
     plan = Plan(
@@ -36,7 +49,9 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gex-chaos-") as folder:
         outcome = run(
-            plan, given.keep or Path(folder), lambda text: print(f"{time.monotonic() - began:7.1f} {text}", flush=True)
+            plan,
+            given.keep or Path(folder),
+            lambda text: print(f"{time.monotonic() - began:7.1f} {text}", flush=True),
         )
     print(outcome.text())
     for violation in outcome.verdict.violations[:50]:

@@ -41,11 +41,15 @@ class Orders:
             wanted, number = self._point.read_text().split()
             if wanted != point:
                 return
-            self._point.rename(self._point.with_name("done"))  # only one thread carries it out
+            self._point.rename(
+                self._point.with_name("done")
+            )  # only one thread carries it out
         except FileNotFoundError:
             return  # nothing was ordered, or it was withdrawn just now
         if point == "inside":
-            threading.Timer(_INSIDE_SECONDS, os.kill, (os.getpid(), int(number))).start()
+            threading.Timer(
+                _INSIDE_SECONDS, os.kill, (os.getpid(), int(number))
+            ).start()
         else:
             os.kill(os.getpid(), int(number))
 
@@ -54,7 +58,11 @@ class Orders:
         looked_at = time.monotonic()
         if looked_at - self._looked_at > _CLOCK_EVERY_SECONDS:
             self._looked_at = looked_at
-            self._ahead = round(float(self._clock.read_text()) * 1e9) if self._clock.exists() else 0
+            self._ahead = (
+                round(float(self._clock.read_text()) * 1e9)
+                if self._clock.exists()
+                else 0
+            )
         return _time_ns() + self._ahead
 
 
@@ -89,7 +97,8 @@ def arm() -> None:
     if "CHAOS_UNFENCED" in os.environ:
         own = uuid.uuid4().hex
         fenced: Any = vars(shard_log.ShardLog)["transactional_id"]
-        setattr(shard_log.ShardLog, "transactional_id", property(lambda log: f"{fenced.fget(log)}-{own}"))  # noqa: B010 -- mypy
+        own_id = property(lambda log: f"{fenced.fget(log)}-{own}")
+        setattr(shard_log.ShardLog, "transactional_id", own_id)  # noqa: B010 -- mypy
 
 
 if __name__ == "__main__":

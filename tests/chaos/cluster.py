@@ -24,7 +24,10 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         ports = [(free_port(), free_port(), free_port()) for _ in range(BROKERS)]
         self.network = Network([worker for _, worker, _ in ports])
-        voters = ",".join(f"{number}@{LOOPBACK}:{control}" for number, (_, _, control) in enumerate(ports, 1))
+        voters = ",".join(
+            f"{number}@{LOOPBACK}:{control}"
+            for number, (_, _, control) in enumerate(ports, 1)
+        )
         self.brokers = []
         for number, (direct, worker, control) in enumerate(ports, 1):
             proxied = self.network.proxies[number - 1].port
@@ -47,21 +50,34 @@ class Cluster:
                 "replica.lag.time.max.ms": "5000",
                 "log.cleaner.enable": "false",  # the judge reads everything that was ever written
             }
-            self.brokers.append(LocalKafka(folder / f"broker-{number}", port=direct, extra=extra))
-        self.bootstrap_servers = ",".join(broker.bootstrap_servers for broker in self.brokers)
-        self.for_workers = ",".join(f"{LOOPBACK}:{proxy.port}" for proxy in self.network.proxies)
+            self.brokers.append(
+                LocalKafka(folder / f"broker-{number}", port=direct, extra=extra)
+            )
+        self.bootstrap_servers = ",".join(
+            broker.bootstrap_servers for broker in self.brokers
+        )
+        self.for_workers = ",".join(
+            f"{LOOPBACK}:{proxy.port}" for proxy in self.network.proxies
+        )
         self._threads = ThreadPoolExecutor(BROKERS, thread_name_prefix="broker")
 
     def start(self) -> None:
         """Start all that do not run, side by side: one alone has no quorum."""
-        for started in [self._threads.submit(broker.start, _START_SECONDS) for broker in self.brokers]:
+        for started in [
+            self._threads.submit(broker.start, _START_SECONDS)
+            for broker in self.brokers
+        ]:
             started.result()
 
     def coordinator(self) -> LocalKafka:
         """The broker that leads the first partition of the transactions' log; any where nobody answers."""
-        admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        admin = confluent_kafka.admin.AdminClient(
+            {"bootstrap.servers": self.bootstrap_servers, "log_level": 0}
+        )
         try:
-            topic = admin.list_topics("__transaction_state", timeout=5).topics["__transaction_state"]
+            topic = admin.list_topics("__transaction_state", timeout=5).topics[
+                "__transaction_state"
+            ]
         except (confluent_kafka.KafkaException, KeyError):
             return self.brokers[0]
         leader = topic.partitions[0].leader if topic.partitions else 1

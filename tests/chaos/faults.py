@@ -70,7 +70,10 @@ def kill_at_a_point(world: World, chance: random.Random) -> Fault:
 
 def freeze(world: World, chance: random.Random) -> Fault:
     """SIGSTOP for longer than the session time-out, then SIGCONT."""
-    part, seconds = chance.random(), chance.uniform(SESSION_SECONDS + 1, SESSION_SECONDS + 5)
+    part, seconds = (
+        chance.random(),
+        chance.uniform(SESSION_SECONDS + 1, SESSION_SECONDS + 5),
+    )
     yield 0
     if life := world.victim(part):
         life.program.signal(signal.SIGSTOP)
@@ -107,7 +110,11 @@ def restart(world: World, chance: random.Random) -> Fault:
 
 def scale(world: World, chance: random.Random) -> Fault:
     """Another number of workers for a while."""
-    wanted, seconds, before = chance.randint(1, SLOTS), chance.uniform(6, 14), world.fleet.wanted
+    wanted, seconds, before = (
+        chance.randint(1, SLOTS),
+        chance.uniform(6, 14),
+        world.fleet.wanted,
+    )
     yield 0
     world.fleet.wanted = wanted
     yield seconds
@@ -137,7 +144,10 @@ def all_brokers(world: World, chance: random.Random) -> Fault:
 
 def network_cut(world: World, chance: random.Random) -> Fault:
     """Every connection to some brokers is closed, and none accepted for a while."""
-    proxies, seconds = _some(world, chance), chance.choice([0.0, chance.uniform(0.5, 9)])
+    proxies, seconds = (
+        _some(world, chance),
+        chance.choice([0.0, chance.uniform(0.5, 9)]),
+    )
     yield 0
     world.cluster.network.tell(lambda proxy: proxy.refuse(True), proxies)
     yield seconds
@@ -155,11 +165,19 @@ def network_stall(world: World, chance: random.Random) -> Fault:
 
 def network_delay(world: World, chance: random.Random) -> Fault:
     """What passes to some brokers takes longer."""
-    proxies, seconds, delay = _some(world, chance), chance.uniform(2, 10), chance.uniform(0.02, 0.4)
+    proxies, seconds, delay = (
+        _some(world, chance),
+        chance.uniform(2, 10),
+        chance.uniform(0.02, 0.4),
+    )
     yield 0
-    world.cluster.network.tell(lambda proxy: setattr(proxy, "delay_seconds", delay), proxies)
+    world.cluster.network.tell(
+        lambda proxy: setattr(proxy, "delay_seconds", delay), proxies
+    )
     yield seconds
-    world.cluster.network.tell(lambda proxy: setattr(proxy, "delay_seconds", 0.0), proxies)
+    world.cluster.network.tell(
+        lambda proxy: setattr(proxy, "delay_seconds", 0.0), proxies
+    )
 
 
 def upstream(world: World, chance: random.Random) -> Fault:
@@ -179,7 +197,12 @@ def upstream(world: World, chance: random.Random) -> Fault:
             {"fault": "absent", "symbols": some},
             {"fault": "nan", "symbols": some},
             {"fault": "wrong_types", "symbols": some},
-            {"fault": "computed_at", "variant": "older", "symbols": some, "probability": 0.5},
+            {
+                "fault": "computed_at",
+                "variant": "older",
+                "symbols": some,
+                "probability": 0.5,
+            },
             {"fault": "null_levels", "symbols": some, "probability": 0.5},
         ]
     )
@@ -191,7 +214,10 @@ def upstream(world: World, chance: random.Random) -> Fault:
 
 def clock(world: World, chance: random.Random) -> Fault:
     """A worker's wall clock is set."""
-    part, seconds = chance.random(), chance.choice([-1, 1]) * 10 ** chance.uniform(-1, 2.3)
+    part, seconds = (
+        chance.random(),
+        chance.choice([-1, 1]) * 10 ** chance.uniform(-1, 2.3),
+    )
     yield 0
     if life := world.victim(part):
         world.fleet.order(life, "clock", str(seconds))
@@ -265,4 +291,6 @@ def _down(world: World, brokers: list[LocalKafka], seconds: float) -> Fault:
 
 
 def _some(world: World, chance: random.Random) -> list[Any]:
-    return chance.choice([world.cluster.network.proxies, [chance.choice(world.cluster.network.proxies)]])
+    return chance.choice(
+        [world.cluster.network.proxies, [chance.choice(world.cluster.network.proxies)]]
+    )

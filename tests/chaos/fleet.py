@@ -49,7 +49,11 @@ class Fleet:
     """Slots from 0; `wanted` of them have a worker, `python -m module run`."""
 
     def __init__(
-        self, variables: Mapping[str, str], folder: Path, wanted: int, module: str = "tests.chaos.armed"
+        self,
+        variables: Mapping[str, str],
+        folder: Path,
+        wanted: int,
+        module: str = "tests.chaos.armed",
     ) -> None:
         self._module = module
         self.wanted = wanted
@@ -72,7 +76,11 @@ class Fleet:
 
     def running(self) -> list[Life]:
         """Those that are not about to stop."""
-        return [life for life in self._now if life is not None and life.stopping_at is None and life.program.running]
+        return [
+            life
+            for life in self._now
+            if life is not None and life.stopping_at is None and life.program.running
+        ]
 
     def stop(self, life: Life) -> None:
         """SIGTERM, once."""
@@ -97,7 +105,9 @@ class Fleet:
     def ready(self) -> bool:
         """Whether as many as are wanted run and say so."""
         running = self.running()
-        return len(running) == self.wanted and all(life.program.ready() for life in running)
+        return len(running) == self.wanted and all(
+            life.program.ready() for life in running
+        )
 
     def shards_owned(self) -> int:
         """By all that run, as their metrics say."""
@@ -107,7 +117,10 @@ class Fleet:
         """Stop all and wait."""
         self.wanted = 0
         self.tend()
-        wait_until(lambda: not any(life and life.program.running for life in self._now), "all workers stop")
+        wait_until(
+            lambda: not any(life and life.program.running for life in self._now),
+            "all workers stop",
+        )
         self.tend()
 
     def __enter__(self) -> Self:
@@ -131,9 +144,13 @@ class Fleet:
             "GEX_UPSTREAM__API_KEY": KEYS[slot],
             "CHAOS_ORDERS": str(orders),
         }
-        log = self._files.enter_context((self._folder / f"worker-{len(self.lives)}-slot-{slot}.log").open("w+b"))
+        log = self._files.enter_context(
+            (self._folder / f"worker-{len(self.lives)}-slot-{slot}.log").open("w+b")
+        )
         command = [sys.executable, "-m", self._module, "run"]
-        life = Life(slot, Program(command, variables, log, f"http://{listen}"), log, time.time())
+        life = Life(
+            slot, Program(command, variables, log, f"http://{listen}"), log, time.time()
+        )
         self.lives.append(life)
         self._now[slot] = life
 

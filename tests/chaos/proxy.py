@@ -52,7 +52,9 @@ class Proxy:
         for writer in list(self._writers):
             writer.close()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         if self._refused:
             writer.close()
             return
@@ -69,7 +71,9 @@ class Proxy:
         finally:
             self._writers -= {writer, back}
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         with suppress(OSError):
             while chunk := await reader.read(_CHUNK_BYTES):
                 if self.delay_seconds:
@@ -88,7 +92,9 @@ class Network:
         self.proxies = [Proxy(port) for port in target_ports]
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
 
-    def tell(self, what: Callable[[Proxy], None], proxies: list[Proxy] | None = None) -> None:
+    def tell(
+        self, what: Callable[[Proxy], None], proxies: list[Proxy] | None = None
+    ) -> None:
         """Change proxies, all by default, in their own thread."""
         for proxy in self.proxies if proxies is None else proxies:
             self._loop.call_soon_threadsafe(what, proxy)

@@ -42,7 +42,14 @@ CALM_EVERY = 10
 """Faults between two times of calm, in which everything must come back by itself."""
 
 CALM_SECONDS = 120.0
-BETWEEN = {"broker", "coordinator", "all brokers", "network cut", "network stall", "network delay"}
+BETWEEN = {
+    "broker",
+    "coordinator",
+    "all brokers",
+    "network cut",
+    "network stall",
+    "network delay",
+}
 """Faults that stand between the workers and Kafka."""
 
 _TURN_SECONDS = 0.05
@@ -74,7 +81,9 @@ class Outcome:
     seconds: float = 0.0
 
     def text(self) -> str:
-        struck = ", ".join(f"{name} {count}" for name, count in sorted(self.struck.items()))
+        struck = ", ".join(
+            f"{name} {count}" for name, count in sorted(self.struck.items())
+        )
         slowest = max(self.recoveries, default=0.0)
         return (
             f"seed {self.plan.seed}: {self.struck.total()} faults in {self.seconds:.0f} s: {struck}\n"
@@ -88,17 +97,36 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
     chance = random.Random(plan.seed)
     with ExitStack() as stack:
         cluster = stack.enter_context(Cluster(folder))
-        registry = stack.enter_context(LocalRegistry(folder / "registry")) if plan.with_registry else None
+        registry = (
+            stack.enter_context(LocalRegistry(folder / "registry"))
+            if plan.with_registry
+            else None
+        )
         simulator = stack.enter_context(
             start_simulator(
-                *("--period", str(plan.period_seconds), "--jitter", "0.1", "--limit", "0"),
+                *(
+                    "--period",
+                    str(plan.period_seconds),
+                    "--jitter",
+                    "0.1",
+                    "--limit",
+                    "0",
+                ),
                 *("--seed", str(plan.seed), "--symbols", ",".join(SYMBOLS)),
             )
         )
         simulator.ask("/_control/set", {"keys": KEYS})
-        fleet = stack.enter_context(Fleet(_variables(plan, cluster, simulator, registry), folder, WORKERS))
+        fleet = stack.enter_context(
+            Fleet(_variables(plan, cluster, simulator, registry), folder, WORKERS)
+        )
         world = World(
-            cluster, fleet, simulator, registry, SYMBOLS, stack.enter_context(ThreadPoolExecutor(4)), plan.points
+            cluster,
+            fleet,
+            simulator,
+            registry,
+            SYMBOLS,
+            stack.enter_context(ThreadPoolExecutor(4)),
+            plan.points,
         )
         director = _Director(plan, world, chance, say)
         director.begin()
@@ -118,13 +146,23 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
 class _Director:
     """Lets faults happen one after another and beside each other, tends the fleet, and keeps the truth log."""
 
-    def __init__(self, plan: Plan, world: World, chance: random.Random, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        world: World,
+        chance: random.Random,
+        say: Callable[[str], None],
+    ) -> None:
         self._plan, self._world, self._chance, self._say = plan, world, chance, say
         self._agenda: list[tuple[float, int, str, Iterator[float]]] = []
         self._numbers = itertools.count(1)
         self._cursor, self._truth_at = 0, time.monotonic()
         self._watcher = ck.Consumer(
-            {"bootstrap.servers": world.cluster.bootstrap_servers, "group.id": "unused", "log_level": 0}
+            {
+                "bootstrap.servers": world.cluster.bootstrap_servers,
+                "group.id": "unused",
+                "log_level": 0,
+            }
         )
         self._written: Counter[bytes] = Counter()
         self._began: dict[int, float] = {}
@@ -136,15 +174,28 @@ class _Director:
     def begin(self) -> None:
         """Start the fleet and wait until events flow."""
         self._world.fleet.tend()
-        wait_until(self._world.fleet.ready, "the fleet is ready", self._world.fleet.lives[0].program)
+        wait_until(
+            self._world.fleet.ready,
+            "the fleet is ready",
+            self._world.fleet.lives[0].program,
+        )
         topic = f"{PREFIX}.all.current"
-        self._watcher.assign([ck.TopicPartition(topic, partition, ck.OFFSET_BEGINNING) for partition in range(SHARDS)])
+        self._watcher.assign(
+            [
+                ck.TopicPartition(topic, partition, ck.OFFSET_BEGINNING)
+                for partition in range(SHARDS)
+            ]
+        )
         if not self._wait_for_events(60.0):
             self.complaints.append("not every symbol was published at the start")
 
     def play(self, outcome: Outcome) -> None:
         """All faults of the plan."""
-        kinds = [kind for kind in self._plan.kinds if kind != "registry" or self._plan.with_registry]
+        kinds = [
+            kind
+            for kind in self._plan.kinds
+            if kind != "registry" or self._plan.with_registry
+        ]
         weights = [FAULTS[kind][1] for kind in kinds]
         for number in range(1, self._plan.faults + 1):
             (kind,) = self._chance.choices(kinds, weights)
@@ -152,7 +203,9 @@ class _Director:
             self._say(f"{number:4d} {kind}")
             outcome.struck[kind] += 1
             fault = FAULTS[kind][0](self._world, random.Random(seed))
-            heapq.heappush(self._agenda, (time.monotonic(), next(self._numbers), kind, fault))
+            heapq.heappush(
+                self._agenda, (time.monotonic(), next(self._numbers), kind, fault)
+            )
             self._pass(self._chance.expovariate(1 / self._plan.pause_seconds))
             if number % CALM_EVERY == 0 or number == self._plan.faults:
                 outcome.recoveries.append(self._calm())
@@ -160,7 +213,9 @@ class _Director:
 
     def read_truth(self) -> None:
         """Fetch what the upstream has answered since the last time."""
-        page = self._world.simulator.ask(f"/_control/truth?since={self._cursor}&contents=1")
+        page = self._world.simulator.ask(
+            f"/_control/truth?since={self._cursor}&contents=1"
+        )
         self._cursor, self._truth_at = page["cursor"], time.monotonic()
         self.answers += page["answers"]
         self.contents |= page["contents"]
@@ -181,7 +236,9 @@ class _Director:
                     self.troubles.append((began, time.time()))
             else:
                 self._began.setdefault(number, time.time())
-                heapq.heappush(self._agenda, (time.monotonic() + pause, number, kind, fault))
+                heapq.heappush(
+                    self._agenda, (time.monotonic() + pause, number, kind, fault)
+                )
         self._world.fleet.tend()
         for message in self._watcher.consume(1_000, timeout=0):
             if message.error() is None:
@@ -195,7 +252,9 @@ class _Director:
         while self._agenda:
             self._turn()
         began = time.monotonic()
-        while not (self._world.fleet.ready() and self._world.fleet.shards_owned() == SHARDS):
+        while not (
+            self._world.fleet.ready() and self._world.fleet.shards_owned() == SHARDS
+        ):
             self._turn()
             if time.monotonic() - began > CALM_SECONDS:
                 self.complaints.append(
@@ -203,24 +262,33 @@ class _Director:
                 )
                 break
         if not self._wait_for_events(CALM_SECONDS):
-            self.complaints.append(f"no events {CALM_SECONDS:g} s after the last fault: {self._why()}")
+            self.complaints.append(
+                f"no events {CALM_SECONDS:g} s after the last fault: {self._why()}"
+            )
         return time.monotonic() - began
 
     def _wait_for_events(self, seconds: float) -> bool:
         """Until there is a new committed state of every symbol, or so many seconds have passed."""
         until, before = time.monotonic() + seconds, self._written.copy()
         while time.monotonic() < until:
-            if all(self._written[symbol.encode()] > before[symbol.encode()] for symbol in SYMBOLS):
+            if all(
+                self._written[symbol.encode()] > before[symbol.encode()]
+                for symbol in SYMBOLS
+            ):
                 return True
             self._turn()
         return False
 
     def _why(self) -> str:
         lives: list[Life] = self._world.fleet.running()
-        return "; ".join(f"slot {life.slot}: {life.program.log()[-1500:]}" for life in lives)
+        return "; ".join(
+            f"slot {life.slot}: {life.program.log()[-1500:]}" for life in lives
+        )
 
 
-def _variables(plan: Plan, cluster: Cluster, simulator: Program, registry: LocalRegistry | None) -> dict[str, str]:
+def _variables(
+    plan: Plan, cluster: Cluster, simulator: Program, registry: LocalRegistry | None
+) -> dict[str, str]:
     return {
         "GEX_UPSTREAM__BASE_URL": f"{simulator.url}/v2",
         "GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE": "60000",
@@ -240,15 +308,26 @@ def _variables(plan: Plan, cluster: Cluster, simulator: Program, registry: Local
 
 
 def _evidence(plan: Plan, world: World, director: _Director) -> Evidence:
-    codec = Codec(framing_of(SchemaRegistry(url=world.registry.url) if world.registry else SchemaRegistry()))
+    codec = Codec(
+        framing_of(
+            SchemaRegistry(url=world.registry.url)
+            if world.registry
+            else SchemaRegistry()
+        )
+    )
     where = world.cluster
     current = defaultdict(list)
     for record in checker.records(where, f"{PREFIX}.all.current"):
-        current[record.partition].append((record.offset, codec.decode_state(record.value)))
+        current[record.partition].append(
+            (record.offset, codec.decode_state(record.value))
+        )
     return Evidence(
         answers=director.answers,
         contents=director.contents,
-        events=[codec.decode_event(record.value) for record in checker.records(where, f"{PREFIX}.all.changes")],
+        events=[
+            codec.decode_event(record.value)
+            for record in checker.records(where, f"{PREFIX}.all.changes")
+        ],
         current=current,
         quarantined=checker.records(where, f"{PREFIX}.quarantine"),
         lives=world.fleet.lives,

@@ -35,7 +35,14 @@ def test_no_row_of_faults_loses_doubles_or_disorders_an_event(
 @pytest.mark.timeout(600)
 def test_without_fencing_the_same_faults_break_the_order(tmp_path: Path) -> None:
     # Before the first record is sent: one that waits in an open transaction is seen by whoever opens the shard.
-    plan = Plan(seed=1, faults=6, pause_seconds=4, kinds=("freeze at a point",), points=("begin",), fenced=False)
+    plan = Plan(
+        seed=1,
+        faults=6,
+        pause_seconds=4,
+        kinds=("freeze at a point",),
+        points=("begin",),
+        fenced=False,
+    )
     found = run(plan, tmp_path, print).verdict
     assert found.duplicated or found.out_of_order
     assert found.zombie_writes

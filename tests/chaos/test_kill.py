@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import checker
-from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
+from tests.support.processes import (
+    start_simulator,
+    start_worker,
+    variables_for,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +25,16 @@ if TYPE_CHECKING:
     from tests.conftest import Names
 
 KILLS = 10
-SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "HYPEUSDT", "XRPUSDT", "BNBUSDT", "DOGEUSDT", "AVAXUSDT")
+SYMBOLS = (
+    "BTCUSDT",
+    "ETHUSDT",
+    "SOLUSDT",
+    "HYPEUSDT",
+    "XRPUSDT",
+    "BNBUSDT",
+    "DOGEUSDT",
+    "AVAXUSDT",
+)
 
 
 @pytest.mark.timeout(400)
@@ -30,7 +44,9 @@ def test_ten_kills_leave_every_sequence_whole_and_current_in_agreement(
     seed = int(os.environ.get("GEX_TEST_SEED", random.randrange(2**32)))
     record_property("seed", seed)
     chance = random.Random(seed)
-    with start_simulator("--period", "1", "--jitter", "0.1", "--limit", "0", "--seed", str(seed)) as simulator:
+    with start_simulator(
+        "--period", "1", "--jitter", "0.1", "--limit", "0", "--seed", str(seed)
+    ) as simulator:
         variables = variables_for(kafka, names, simulator, SYMBOLS) | {
             "GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.05",
             "GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "0.05",
@@ -39,7 +55,9 @@ def test_ten_kills_leave_every_sequence_whole_and_current_in_agreement(
         count = 0
         for _ in range(KILLS):
             with start_worker(variables, wait_ready=False) as worker:
-                count = wait_until(partial(_more_events, kafka, names, count), "new events", worker)
+                count = wait_until(
+                    partial(_more_events, kafka, names, count), "new events", worker
+                )
                 threading.Event().wait(chance.uniform(0, 1.2))
                 worker.kill()
         with start_worker(variables, wait_ready=False) as worker:

@@ -27,11 +27,21 @@ MICROS = 1_000_000
 
 @pytest.mark.timeout(300)
 def test_one_worker_becomes_five_and_one_again_and_no_refresh_is_missed(
-    kafka: LocalKafka, names: Names, tmp_path: Path, record_property: Callable[[str, object], None]
+    kafka: LocalKafka,
+    names: Names,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     with ExitStack() as stack:
         simulator = stack.enter_context(
-            start_simulator("--period", str(PERIOD_SECONDS), "--limit", "0", "--symbols", ",".join(SYMBOLS))
+            start_simulator(
+                "--period",
+                str(PERIOD_SECONDS),
+                "--limit",
+                "0",
+                "--symbols",
+                ",".join(SYMBOLS),
+            )
         )
         simulator.ask("/_control/set", {"keys": KEYS})
         variables = variables_for(kafka, names, simulator, SYMBOLS) | {
@@ -60,7 +70,10 @@ def test_one_worker_becomes_five_and_one_again_and_no_refresh_is_missed(
         for one in truth["refreshes"]
         if began + PERIOD_SECONDS < one["visible_at"] / MICROS < ended
     }
-    events, current = checker.events(kafka, names.topic_prefix), checker.states(kafka, names.topic_prefix)
+    events, current = (
+        checker.events(kafka, names.topic_prefix),
+        checker.states(kafka, names.topic_prefix),
+    )
     published = {(event.symbol, event.computed_at) for event in events}
     record_property("refreshes while workers came and went", len(computed))
     record_property("missed", len(computed - published))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import signal
 import time
 from bisect import bisect_right
@@ -103,10 +104,21 @@ class Verdict:
 
     @property
     def violations(self) -> list[str]:
-        return [*self.lost, *self.duplicated, *self.out_of_order, *self.zombie_writes, *self.other]
+        return [
+            *self.lost,
+            *self.duplicated,
+            *self.out_of_order,
+            *self.zombie_writes,
+            *self.other,
+        ]
 
     def text(self) -> str:
-        rest = ", ".join(f"{why} {count}" for why, count in sorted(self.without_event.items())) or "none"
+        rest = (
+            ", ".join(
+                f"{why} {count}" for why, count in sorted(self.without_event.items())
+            )
+            or "none"
+        )
         counts = "  ".join(
             f"{name} {len(getattr(self, name))}"
             for name in ("lost", "duplicated", "out_of_order", "zombie_writes", "other")
@@ -122,7 +134,11 @@ def judge(evidence: Evidence) -> Verdict:
     """Hold everything against everything."""
     verdict = Verdict(events=len(evidence.events))
     by_symbol = checker.by_symbol(evidence.events)
-    last = {state.symbol: state for states in evidence.current.values() for _, state in states}
+    last = {
+        state.symbol: state
+        for states in evidence.current.values()
+        for _, state in states
+    }
     _ask_the_events(by_symbol, last, verdict)
     _ask_the_writers(evidence, verdict)
     _ask_the_logs(evidence.lives, verdict)
@@ -130,10 +146,14 @@ def judge(evidence: Evidence) -> Verdict:
     sights = _sights(evidence)
     _ask_the_end(sights, last, verdict)
     verdict.shown = len(sights)
-    published = {what for event in evidence.events if (what := _said(event)) is not None}
+    published = {
+        what for event in evidence.events if (what := _said(event)) is not None
+    }
     verdict.published = len(published)
     for what in published - sights.keys():
-        verdict.other.append(f"{what.symbol}: an event says what was never shown, computed {what.computed_at}")
+        verdict.other.append(
+            f"{what.symbol}: an event says what was never shown, computed {what.computed_at}"
+        )
     reasons = _Reasons(evidence, by_symbol, sights)
     for what, its in sights.items():
         if what in published:
@@ -153,21 +173,37 @@ def judge(evidence: Evidence) -> Verdict:
     return verdict
 
 
-def _ask_the_events(by_symbol: Mapping[str, list[Event]], last: Mapping[str, State], verdict: Verdict) -> None:
+def _ask_the_events(
+    by_symbol: Mapping[str, list[Event]], last: Mapping[str, State], verdict: Verdict
+) -> None:
     for symbol, its in by_symbol.items():
         counts = Counter(event.event_id for event in its)
-        verdict.duplicated += [f"{event_id}: {count} times" for event_id, count in counts.items() if count > 1]
+        verdict.duplicated += [
+            f"{event_id}: {count} times"
+            for event_id, count in counts.items()
+            if count > 1
+        ]
         said = None
         for event in its:
-            if event.kind is Kind.CHANGED and checker.counted(event.after) == checker.counted(said):
-                verdict.duplicated.append(f"{symbol}: #{event.sequence} says what was said before")
+            if event.kind is Kind.CHANGED and checker.counted(
+                event.after
+            ) == checker.counted(said):
+                verdict.duplicated.append(
+                    f"{symbol}: #{event.sequence} says what was said before"
+                )
             said = event.after or said
         for before, after in pairwise(its):
             if after.sequence > before.sequence + 1:
-                verdict.lost.append(f"{symbol}: #{after.sequence} follows #{before.sequence}")
+                verdict.lost.append(
+                    f"{symbol}: #{after.sequence} follows #{before.sequence}"
+                )
             elif after.sequence < before.sequence:
-                verdict.out_of_order.append(f"{symbol}: #{after.sequence} follows #{before.sequence}")
-    verdict.other += checker.violations([one for its in by_symbol.values() for one in its], last)
+                verdict.out_of_order.append(
+                    f"{symbol}: #{after.sequence} follows #{before.sequence}"
+                )
+    verdict.other += checker.violations(
+        [one for its in by_symbol.values() for one in its], last
+    )
 
 
 def _ask_the_writers(evidence: Evidence, verdict: Verdict) -> None:
@@ -182,7 +218,10 @@ def _ask_the_writers(evidence: Evidence, verdict: Verdict) -> None:
         shard, before = f"all-{partition}", -1
         for worker, turn in groupby(states, lambda one: one[1].source.worker):
             offsets = [offset for offset, _ in turn]
-            if not any(where == shard and who == worker and before < end <= offsets[0] for where, who, end in opened):
+            if not any(
+                where == shard and who == worker and before < end <= offsets[0]
+                for where, who, end in opened
+            ):
                 verdict.zombie_writes.append(
                     f"{shard}: {worker} wrote at {offsets[0]} and had not opened it since {before}"
                 )
@@ -190,13 +229,17 @@ def _ask_the_writers(evidence: Evidence, verdict: Verdict) -> None:
 
 
 def _ask_the_turns(
-    answers: Iterable[Mapping[str, Any]], by_symbol: Mapping[str, list[Event]], verdict: Verdict
+    answers: Iterable[Mapping[str, Any]],
+    by_symbol: Mapping[str, list[Event]],
+    verdict: Verdict,
 ) -> None:
     """No more events of absence and of its end than the upstream showed turns of it."""
     turns: dict[str, list[str]] = defaultdict(list)
     for answer in sorted(answers, key=lambda one: one["answered_at"]):
         for symbol in answer["symbols"] if answer["status"] == 200 else ():
-            absent = "+".join(sorted({"missing", "invalid", "absent"} & set(answer["faults"])))
+            absent = "+".join(
+                sorted({"missing", "invalid", "absent"} & set(answer["faults"]))
+            )
             status = "" if answer["shown"].get(symbol) else absent or "cold"
             if not turns[symbol] or turns[symbol][-1] != status:
                 turns[symbol].append(status)
@@ -204,7 +247,9 @@ def _ask_the_turns(
     for symbol, its in by_symbol.items():
         absences = sum(event.kind in {Kind.MISSING, Kind.INVALID} for event in its)
         ends = sum(event.kind is Kind.RESTORED for event in its)
-        shown = sum(map(bool, turns[symbol])) + sum("+" in status for status in turns[symbol])
+        shown = sum(map(bool, turns[symbol])) + sum(
+            "+" in status for status in turns[symbol]
+        )
         found = [found[0] + sum(map(bool, turns[symbol])), found[1] + absences]
         if absences > shown or ends > sum(not status for status in turns[symbol]):
             verdict.duplicated.append(
@@ -213,7 +258,9 @@ def _ask_the_turns(
     verdict.absences = (found[0], found[1])
 
 
-def _ask_the_end(sights: Mapping[What, Sequence[Sight]], last: Mapping[str, State], verdict: Verdict) -> None:
+def _ask_the_end(
+    sights: Mapping[What, Sequence[Sight]], last: Mapping[str, State], verdict: Verdict
+) -> None:
     """After the last calm `current` holds the last refresh, or the one before where the stop cut it off."""
     computed: dict[str, set[int]] = defaultdict(set)
     for what in sights:
@@ -222,16 +269,24 @@ def _ask_the_end(sights: Mapping[What, Sequence[Sight]], last: Mapping[str, Stat
         state = last.get(symbol)
         if state is None or state.computed_at not in sorted(moments)[-2:]:
             found = None if state is None else state.computed_at
-            verdict.other.append(f"{symbol}: current ends with {found}, shown were {sorted(moments)[-2:]}")
+            verdict.other.append(
+                f"{symbol}: current ends with {found}, shown were {sorted(moments)[-2:]}"
+            )
 
 
 def _ask_the_logs(lives: Iterable[Life], verdict: Verdict) -> None:
     for life in lives:
-        early = life.status == -signal.SIGTERM and not any(life.lines())  # stopped before it listened for that
+        early = life.status == -signal.SIGTERM and not any(
+            life.lines()
+        )  # stopped before it listened for that
         if life.status not in ENDED_AS_ASKED and not early:
-            verdict.other.append(f"slot {life.slot} ended with {life.status}: {life.program.log()[-500:]}")
+            verdict.other.append(
+                f"slot {life.slot} ended with {life.status}: {life.program.log()[-500:]}"
+            )
         if "Traceback" in life.program.log() or "a defect" in life.program.log():
-            verdict.other.append(f"slot {life.slot} has a defect: {life.program.log()[-2000:]}")
+            verdict.other.append(
+                f"slot {life.slot} has a defect: {life.program.log()[-2000:]}"
+            )
 
 
 def _sights(evidence: Evidence) -> dict[What, list[Sight]]:
@@ -251,12 +306,21 @@ def _sights(evidence: Evidence) -> dict[What, list[Sight]]:
                 what = What(symbol, round(moment.timestamp() * MICROS), numbers)
                 its = sights[what][id(life)]
                 its[1:] = [Sight(from_at, at, life, shown["sha256"])]
-    return {what: [sight for its in lives.values() for sight in its] for what, lives in sights.items()}
+    return {
+        what: [sight for its in lives.values() for sight in its]
+        for what, lives in sights.items()
+    }
 
 
 def _alive(lives: Iterable[Life], slot: int, at: float) -> Life | None:
     return next(
-        (one for one in lives if one.slot == slot and one.started_at <= at <= (one.ended_at or time.time())), None
+        (
+            one
+            for one in lives
+            if one.slot == slot
+            and one.started_at <= at <= (one.ended_at or time.time())
+        ),
+        None,
     )
 
 
@@ -271,10 +335,11 @@ def _numbers_of(text: str) -> Numbers | None:
         if not isinstance(values, dict):
             return None
         for name, value in sorted(values.items()):
-            if value is not None and (not isinstance(value, int | float) or value != value):  # noqa: PLR0124 -- NaN
+            if value is None:
+                continue
+            if not isinstance(value, int | float) or math.isnan(value):
                 return None
-            if value is not None:
-                found.append((f"{section}.{name}", float(value)))
+            found.append((f"{section}.{name}", float(value)))
     return tuple(found)
 
 
@@ -288,12 +353,23 @@ def _numbers(levels: Levels) -> Numbers:
     found = []
     for section in SECTIONS:
         values = msgspec.structs.asdict(getattr(levels, section))
-        found += [(f"{section}.{name}", value) for name, value in sorted(values.items()) if value is not None]
+        found += [
+            (f"{section}.{name}", value)
+            for name, value in sorted(values.items())
+            if value is not None
+        ]
     return tuple(found)
 
 
 def _worker(life: Life) -> str | None:
-    return next((str(line["worker"]) for line in life.lines() if line["message"] == "listening"), None)
+    return next(
+        (
+            str(line["worker"])
+            for line in life.lines()
+            if line["message"] == "listening"
+        ),
+        None,
+    )
 
 
 def _said_of(life: Life, *messages: str) -> list[Mapping[str, Any]]:
@@ -304,23 +380,37 @@ class _Reasons:
     """Why a refresh that was shown has no event."""
 
     def __init__(
-        self, evidence: Evidence, by_symbol: Mapping[str, list[Event]], sights: Mapping[What, Sequence[Sight]]
+        self,
+        evidence: Evidence,
+        by_symbol: Mapping[str, list[Event]],
+        sights: Mapping[What, Sequence[Sight]],
     ) -> None:
         self._evidence = evidence
         self._by_symbol = by_symbol
         self._sights = sights
-        self._quarantined = {hashlib.sha256(record.value).hexdigest() for record in evidence.quarantined}
+        self._quarantined = {
+            hashlib.sha256(record.value).hexdigest() for record in evidence.quarantined
+        }
         self._workers = {id(life): _worker(life) for life in evidence.lives}
         self._lines: dict[tuple[int, str], list[tuple[float, str]]] = defaultdict(list)
         for life in evidence.lives:
             for line in life.lines():
                 if "shard" in line:
                     at = datetime.fromisoformat(line["ts"]).timestamp()
-                    self._lines[id(life), str(line["shard"])].append((at, line["message"]))
+                    self._lines[id(life), str(line["shard"])].append(
+                        (at, line["message"])
+                    )
         self._newest: dict[str, tuple[list[float], list[int]]] = {}
         for symbol in by_symbol:
-            first = sorted((its[0].at, what.computed_at) for what, its in sights.items() if what.symbol == symbol)
-            self._newest[symbol] = [at for at, _ in first], list(accumulate((at for _, at in first), max))
+            first = sorted(
+                (its[0].at, what.computed_at)
+                for what, its in sights.items()
+                if what.symbol == symbol
+            )
+            self._newest[symbol] = (
+                [at for at, _ in first],
+                list(accumulate((at for _, at in first), max)),
+            )
         self._collapsed = Counter[str]()
         self.oldest_in_hand = 0.0
 
@@ -329,17 +419,26 @@ class _Reasons:
         following = self._following(what)
         its = self._by_symbol[what.symbol]
         before = its if following is None else its[: following.sequence - 1]
-        older = [event for event in before if (event.computed_at or 0) < what.computed_at]
+        older = [
+            event for event in before if (event.computed_at or 0) < what.computed_at
+        ]
         # Of one refresh there can be several versions.
         for events in (before, older):
-            said = next((event.after for event in reversed(events) if event.after is not None), None)
+            said = next(
+                (event.after for event in reversed(events) if event.after is not None),
+                None,
+            )
             if said is not None and _numbers(said) == what.numbers:
                 return "no difference to what was said"
         if sight.sha256 in self._quarantined:
             return "quarantined"
         if self._is_older(what, sight):
             return "older than what was shown before"
-        same = [event for event in self._by_symbol[what.symbol] if event.computed_at == what.computed_at]
+        same = [
+            event
+            for event in self._by_symbol[what.symbol]
+            if event.computed_at == what.computed_at
+        ]
         for event in (*same, *([] if following is None else [following])):
             if self._collapsed[event.event_id] < event.collapsed_observations:
                 self._collapsed[event.event_id] += 1
@@ -351,57 +450,98 @@ class _Reasons:
         following, life = self._following(what), sight.life
         theirs = following is None or following.source.worker != self._workers[id(life)]
         for at, message in self._told(what, life):
-            if message in LEFT and at >= sight.from_at and (theirs or self._is_between(what, following, life)):
+            if (
+                message in LEFT
+                and at >= sight.from_at
+                and (theirs or self._is_between(what, following, life))
+            ):
                 return "in hand of a worker that was fenced"
-            if message in {*LEFT, HANDED_OVER, OPENED} and sight.from_at - 0.05 <= at <= sight.at + 0.25:
+            if (
+                message in {*LEFT, HANDED_OVER, OPENED}
+                and sight.from_at - 0.05 <= at <= sight.at + 0.25
+            ):
                 return "under way when its shard was opened, lost or handed over"
         if any(
-            ended - began > _TIMEOUT_SECONDS and began - 0.05 < sight.from_at < ended for began, ended in life.frozen
+            ended - began > _TIMEOUT_SECONDS and began - 0.05 < sight.from_at < ended
+            for began, ended in life.frozen
         ):
             return "under way to a worker that was frozen"
         return self._of_its_end(what, sight) if theirs else None
 
     def _of_its_end(self, what: What, sight: Sight) -> str | None:
         life = sight.life
-        if life.stopping_at is not None and life.ended_at is not None and self._is_troubled(sight.at, life.ended_at):
+        if (
+            life.stopping_at is not None
+            and life.ended_at is not None
+            and self._is_troubled(sight.at, life.ended_at)
+        ):
             return "in hand of a worker that was stopped while Kafka was away"
-        if any(at >= sight.from_at for at, message in self._told(what, life) if message in {*LEFT, HANDED_OVER}):
+        if any(
+            at >= sight.from_at
+            for at, message in self._told(what, life)
+            if message in {*LEFT, HANDED_OVER}
+        ):
             return None
         if life.status not in {0, None} and life.ended_at is not None:
             waited = life.ended_at - sight.at
             if waited < _IN_HAND_SECONDS or self._is_troubled(sight.at, life.ended_at):
                 self.oldest_in_hand = max(self.oldest_in_hand, waited)
                 return "in hand of a worker that died"
-        if life.stopping_at is not None and sight.at > life.stopping_at - _IN_FLIGHT_SECONDS:
+        if (
+            life.stopping_at is not None
+            and sight.at > life.stopping_at - _IN_FLIGHT_SECONDS
+        ):
             return "under way to a worker that stopped"
         return None
 
     def _is_troubled(self, since: float, until: float) -> bool:
-        return any(began < until and since < ended + _RECOVERY_SECONDS for began, ended in self._evidence.troubles)
+        return any(
+            began < until and since < ended + _RECOVERY_SECONDS
+            for began, ended in self._evidence.troubles
+        )
 
     def _following(self, what: What) -> Event | None:
         its = self._by_symbol[what.symbol]
-        return next((event for event in its if (event.computed_at or 0) > what.computed_at), None)
+        return next(
+            (event for event in its if (event.computed_at or 0) > what.computed_at),
+            None,
+        )
 
     def _is_between(self, what: What, following: Event | None, life: Life) -> bool:
         """Whether another worker wrote to the shard between what this one had written before and the event after."""
         if following is None:
             return True
-        states = [state for _, state in self._evidence.current[partition_of(what.symbol, self._evidence.shards)]]
-        its = [(index, state) for index, state in enumerate(states) if state.symbol == what.symbol]
-        until = next((index for index, state in its if state.sequence >= following.sequence), len(states))
+        states = [
+            state
+            for _, state in self._evidence.current[
+                partition_of(what.symbol, self._evidence.shards)
+            ]
+        ]
+        its = [
+            (index, state)
+            for index, state in enumerate(states)
+            if state.symbol == what.symbol
+        ]
+        until = next(
+            (index for index, state in its if state.sequence >= following.sequence),
+            len(states),
+        )
         worker = self._workers[id(life)]
         before = [
             index
             for index, state in its
-            if index < until and state.source.worker == worker and (state.computed_at or 0) < what.computed_at
+            if index < until
+            and state.source.worker == worker
+            and (state.computed_at or 0) < what.computed_at
         ]
         since = before[-1] if before else -1
         return any(state.source.worker != worker for state in states[since + 1 : until])
 
     def _told(self, what: What, life: Life) -> list[tuple[float, str]]:
         """What a worker said of a symbol's shard, and when."""
-        return self._lines[id(life), f"all-{partition_of(what.symbol, self._evidence.shards)}"]
+        return self._lines[
+            id(life), f"all-{partition_of(what.symbol, self._evidence.shards)}"
+        ]
 
     def _is_older(self, what: What, sight: Sight) -> bool:
         moments, newest = self._newest[what.symbol]

@@ -9,7 +9,15 @@ import msgspec
 import pytest
 
 from connector.config.load import load
-from connector.config.model import SECTIONS, Feed, Http, Kafka, Schedule, SchemaRegistry, Upstream
+from connector.config.model import (
+    SECTIONS,
+    Feed,
+    Http,
+    Kafka,
+    Schedule,
+    SchemaRegistry,
+    Upstream,
+)
 from connector.config.secrets import Secret
 from connector.core.diff import Threshold
 from connector.devkit.reference.pages import PAGES, main
@@ -20,13 +28,19 @@ EXAMPLE = ROOT / "examples" / "config.toml"
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_generated_page_is_up_to_date(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_generated_page_is_up_to_date(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([name]) == 0
-    assert (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") == capsys.readouterr().out
+    assert (ROOT / "docs" / f"{name}.md").read_text(
+        encoding="utf-8"
+    ) == capsys.readouterr().out
 
 
 @pytest.mark.parametrize("names", [[], ["configuration", "elsewhere"]])
-def test_a_page_that_is_none_is_refused(names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_that_is_none_is_refused(
+    names: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(names) == 2
     assert "configuration" in capsys.readouterr().err
 
@@ -39,7 +53,13 @@ def test_the_example_is_the_defaults_and_one_feed() -> None:
     assert config.schema_registry == SchemaRegistry()
     assert config.schedule == Schedule()
     assert config.http == Http()
-    assert config.feeds == (Feed(name="majors", symbols=("BTCUSDT", "ETHUSDT"), include=("max_pain", "ranked")),)
+    assert config.feeds == (
+        Feed(
+            name="majors",
+            symbols=("BTCUSDT", "ETHUSDT"),
+            include=("max_pain", "ranked"),
+        ),
+    )
 
 
 def test_what_the_example_leaves_out_can_be_put_in(tmp_path: Path) -> None:
@@ -64,7 +84,11 @@ def test_the_example_leaves_no_key_out() -> None:
 
 
 def test_the_page_of_metrics_says_everything_of_every_metric() -> None:
-    rows = {row.split(" | ")[0]: row for row in PAGES["metrics"]().splitlines() if row.startswith("| `")}
+    rows = {
+        row.split(" | ")[0]: row
+        for row in PAGES["metrics"]().splitlines()
+        if row.startswith("| `")
+    }
     for metric in METRICS:
         row = rows[f"| `{metric.name}`"]
         assert metric.help in row

@@ -35,7 +35,9 @@ class Worker:
         self.health = Health(lambda: self.seconds, lambda: 0)
         self.health.require(lambda: self.reasons)
 
-    def listener(self, *routes: web.AbstractRouteDef, request_seconds: float = REQUEST_SECONDS) -> Listener:
+    def listener(
+        self, *routes: web.AbstractRouteDef, request_seconds: float = REQUEST_SECONDS
+    ) -> Listener:
         return Listener(self.metrics, self.health, LOOPBACK, 0, routes, request_seconds)
 
 
@@ -60,28 +62,46 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 
 async def raw(url: str, request: bytes) -> bytes:
     """Everything that comes back until the server hangs up."""
-    reader, writer = await asyncio.open_connection(LOOPBACK, int(url.rpartition(":")[2]))
+    reader, writer = await asyncio.open_connection(
+        LOOPBACK, int(url.rpartition(":")[2])
+    )
     writer.write(request)
     answer = await reader.read()
     writer.close()
     return answer
 
 
-async def test_metrics_are_openmetrics_for_a_scraper(worker: Worker, url: str, client: aiohttp.ClientSession) -> None:
+async def test_metrics_are_openmetrics_for_a_scraper(
+    worker: Worker, url: str, client: aiohttp.ClientSession
+) -> None:
     worker.metrics.symbol("all", "BTCUSDT").requested = 7
     accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
     async with client.get(f"{url}/metrics", headers={"Accept": accept}) as response:
         assert response.status == 200
-        assert response.headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        assert (
+            response.headers["Content-Type"]
+            == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        )
         text = await response.text()
     parser: Any = openmetrics
-    samples = [s for family in parser.text_string_to_metric_families(text) for s in family.samples]
+    samples = [
+        s
+        for family in parser.text_string_to_metric_families(text)
+        for s in family.samples
+    ]
     assert [s.value for s in samples if s.name == "gex_symbols_requested_total"] == [7]
 
 
-async def test_metrics_are_plain_text_for_a_browser(url: str, client: aiohttp.ClientSession) -> None:
-    async with client.get(f"{url}/metrics", headers={"Accept": "text/html,*/*;q=0.8"}) as response:
-        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+async def test_metrics_are_plain_text_for_a_browser(
+    url: str, client: aiohttp.ClientSession
+) -> None:
+    async with client.get(
+        f"{url}/metrics", headers={"Accept": "text/html,*/*;q=0.8"}
+    ) as response:
+        assert (
+            response.headers["Content-Type"]
+            == "text/plain; version=0.0.4; charset=utf-8"
+        )
         assert "# TYPE gex_events_total counter" in await response.text()
 
 
@@ -106,7 +126,10 @@ async def test_a_stalled_loop_fails_live_and_nothing_else(
 ) -> None:
     worker.health.register("poll", 30)
     async with client.get(f"{url}/health/live") as response:
-        assert (response.status, await response.json()) == (200, {"ok": True, "reasons": []})
+        assert (response.status, await response.json()) == (
+            200,
+            {"ok": True, "reasons": []},
+        )
     worker.seconds = 31
     async with client.get(f"{url}/health/live") as response:
         assert (response.status, response.content_type) == (503, "application/json")
@@ -120,15 +143,23 @@ async def test_what_is_missing_fails_ready_and_not_live(
     worker: Worker, url: str, client: aiohttp.ClientSession
 ) -> None:
     async with client.get(f"{url}/health/ready") as response:
-        assert (response.status, await response.json()) == (200, {"ok": True, "reasons": []})
+        assert (response.status, await response.json()) == (
+            200,
+            {"ok": True, "reasons": []},
+        )
     worker.reasons = ["shard all/0 is not open"]
     async with client.get(f"{url}/health/ready") as response:
-        assert (response.status, await response.json()) == (503, {"ok": False, "reasons": worker.reasons})
+        assert (response.status, await response.json()) == (
+            503,
+            {"ok": False, "reasons": worker.reasons},
+        )
     async with client.get(f"{url}/health/live") as response:
         assert response.status == 200
 
 
-async def test_routes_are_served_beside_our_own(worker: Worker, client: aiohttp.ClientSession) -> None:
+async def test_routes_are_served_beside_our_own(
+    worker: Worker, client: aiohttp.ClientSession
+) -> None:
     async def extra(request: web.Request) -> web.Response:
         return web.json_response(dict(request.match_info))
 
@@ -141,7 +172,9 @@ async def test_routes_are_served_beside_our_own(worker: Worker, client: aiohttp.
 
 
 @pytest.mark.parametrize("path", OURS)
-async def test_a_page_can_be_read_and_nothing_else(path: str, url: str, client: aiohttp.ClientSession) -> None:
+async def test_a_page_can_be_read_and_nothing_else(
+    path: str, url: str, client: aiohttp.ClientSession
+) -> None:
     async with client.head(url + path) as response:
         assert response.status == 200
     async with client.post(url + path, data=b"x" * 100_000) as response:
@@ -150,14 +183,20 @@ async def test_a_page_can_be_read_and_nothing_else(path: str, url: str, client: 
         assert response.status == 405
 
 
-@pytest.mark.parametrize("path", ["/metrics/", "/health", "/favicon.ico", "/..%2f..%2fetc/passwd", "/status"])
-async def test_anything_else_is_not_found(path: str, url: str, client: aiohttp.ClientSession) -> None:
+@pytest.mark.parametrize(
+    "path", ["/metrics/", "/health", "/favicon.ico", "/..%2f..%2fetc/passwd", "/status"]
+)
+async def test_anything_else_is_not_found(
+    path: str, url: str, client: aiohttp.ClientSession
+) -> None:
     async with client.get(url + path) as response:
         assert response.status == 404
 
 
 @pytest.mark.parametrize("path", [*OURS, "/nowhere"])
-async def test_headers_tell_nothing_of_the_server(path: str, url: str, client: aiohttp.ClientSession) -> None:
+async def test_headers_tell_nothing_of_the_server(
+    path: str, url: str, client: aiohttp.ClientSession
+) -> None:
     async with client.get(url + path) as response:
         assert "Server" not in response.headers
 
@@ -186,7 +225,9 @@ async def test_a_fault_of_ours_is_logged_and_not_told(
     assert "inner workings" in caplog.text
 
 
-async def test_a_request_that_takes_too_long_is_ended(worker: Worker, client: aiohttp.ClientSession) -> None:
+async def test_a_request_that_takes_too_long_is_ended(
+    worker: Worker, client: aiohttp.ClientSession
+) -> None:
     async def slow(request: web.Request) -> web.Response:
         return web.Response(body=await request.read())
 
@@ -197,7 +238,9 @@ async def test_a_request_that_takes_too_long_is_ended(worker: Worker, client: ai
     await listener.stop()
 
 
-async def test_a_time_out_of_a_handlers_own_is_a_fault_of_ours(worker: Worker, client: aiohttp.ClientSession) -> None:
+async def test_a_time_out_of_a_handlers_own_is_a_fault_of_ours(
+    worker: Worker, client: aiohttp.ClientSession
+) -> None:
     async def impatient(_: web.Request) -> web.Response:
         raise TimeoutError
 
@@ -208,7 +251,9 @@ async def test_a_time_out_of_a_handlers_own_is_a_fault_of_ours(worker: Worker, c
     await listener.stop()
 
 
-async def test_a_body_that_is_too_large_is_refused(worker: Worker, client: aiohttp.ClientSession) -> None:
+async def test_a_body_that_is_too_large_is_refused(
+    worker: Worker, client: aiohttp.ClientSession
+) -> None:
     async def echo(request: web.Request) -> web.Response:
         return web.Response(body=await request.read())
 
@@ -216,12 +261,16 @@ async def test_a_body_that_is_too_large_is_refused(worker: Worker, client: aioht
     await listener.start()
     async with client.post(f"{listener.url}/echo", data=b"x" * BODY_BYTES) as response:
         assert response.status == 200
-    async with client.post(f"{listener.url}/echo", data=b"x" * (BODY_BYTES + 1)) as response:
+    async with client.post(
+        f"{listener.url}/echo", data=b"x" * (BODY_BYTES + 1)
+    ) as response:
         assert response.status == 413
     await listener.stop()
 
 
-async def test_an_address_that_is_taken_is_an_error_of_the_configuration(worker: Worker, url: str) -> None:
+async def test_an_address_that_is_taken_is_an_error_of_the_configuration(
+    worker: Worker, url: str
+) -> None:
     port = int(url.rpartition(":")[2])
     with pytest.raises(ConfigError) as caught:
         await Listener(worker.metrics, worker.health, LOOPBACK, port).start()
@@ -231,15 +280,23 @@ async def test_an_address_that_is_taken_is_an_error_of_the_configuration(worker:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
-async def test_an_address_that_is_not_ours_is_an_error_of_the_configuration(host: str, worker: Worker) -> None:
-    with pytest.raises(ConfigError, match=rf"^http\.listen: cannot listen on http://{host}:9464: "):
+async def test_an_address_that_is_not_ours_is_an_error_of_the_configuration(
+    host: str, worker: Worker
+) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^http\.listen: cannot listen on http://{host}:9464: "
+    ):
         await Listener(worker.metrics, worker.health, host, 9464).start()
 
 
-async def test_the_url_names_the_port_that_was_taken_and_brackets_ipv6(worker: Worker, url: str) -> None:
+async def test_the_url_names_the_port_that_was_taken_and_brackets_ipv6(
+    worker: Worker, url: str
+) -> None:
     assert url.startswith("http://127.0.0.1:")
     assert not url.endswith(":0")
-    assert Listener(worker.metrics, worker.health, "::1", 9464).url == "http://[::1]:9464"
+    assert (
+        Listener(worker.metrics, worker.health, "::1", 9464).url == "http://[::1]:9464"
+    )
 
 
 async def test_after_stopping_nobody_answers_and_stopping_twice_is_harmless(

@@ -10,15 +10,43 @@ import pytest
 from connector.telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parents[2]
-PLACES = ("connector", "deploy", "docs", "examples", "schemas", "tests", "README.md", "CHANGELOG.md", "pyproject.toml")
-TEXT = {".avsc", ".css", ".html", ".js", ".json", ".md", ".py", ".sh", ".svg", ".toml", ".txt", ".yaml", ".yml", ""}
+PLACES = (
+    "connector",
+    "deploy",
+    "docs",
+    "examples",
+    "schemas",
+    "tests",
+    "README.md",
+    "CHANGELOG.md",
+    "pyproject.toml",
+)
+TEXT = {
+    ".avsc",
+    ".css",
+    ".html",
+    ".js",
+    ".json",
+    ".md",
+    ".py",
+    ".sh",
+    ".svg",
+    ".toml",
+    ".txt",
+    ".yaml",
+    ".yml",
+    "",
+}
 NAMED = re.compile(r"(?<![A-Za-z0-9_])gex_[a-z0-9_]+")
 
 NO_METRIC = {"gex_levels_connector", "gex_http_token"}
 """The distribution's name in a wheel's, and an example's file."""
 
 KNOWN = {metric.name for metric in METRICS} | {
-    metric.name + suffix for metric in METRICS if metric.buckets for suffix in ("_bucket", "_sum", "_count")
+    metric.name + suffix
+    for metric in METRICS
+    if metric.buckets
+    for suffix in ("_bucket", "_sum", "_count")
 }
 
 
@@ -32,22 +60,46 @@ def misspelt(text: str) -> set[str]:
 
 
 def files() -> list[Path]:
-    found = [path for place in PLACES for path in (ROOT / place, *(ROOT / place).rglob("*")) if path.is_file()]
-    return [path for path in found if path.suffix in TEXT and "__pycache__" not in path.parts]
+    found = [
+        path
+        for place in PLACES
+        for path in (ROOT / place, *(ROOT / place).rglob("*"))
+        if path.is_file()
+    ]
+    return [
+        path
+        for path in found
+        if path.suffix in TEXT and "__pycache__" not in path.parts
+    ]
 
 
 def test_every_name_in_the_repository_is_in_the_catalogue() -> None:
-    wrong = {str(path.relative_to(ROOT)): found for path in files() if (found := misspelt(path.read_text("utf-8")))}
+    wrong = {
+        str(path.relative_to(ROOT)): found
+        for path in files()
+        if (found := misspelt(path.read_text("utf-8")))
+    }
     assert not wrong
 
 
 def test_the_places_that_matter_are_looked_at() -> None:
-    assert {path.name for path in files()} >= {"catalogue.py", "metrics.md", "README.md", Path(__file__).name}
+    assert {path.name for path in files()} >= {
+        "catalogue.py",
+        "metrics.md",
+        "README.md",
+        Path(__file__).name,
+    }
 
 
 @pytest.mark.parametrize(
     "text",
-    ["rate(XX_events[5m])", "XX_event_total", "XX_symbol_status_total", "XX_publish_duration_seconds_max", "XX_nope_"],
+    [
+        "rate(XX_events[5m])",
+        "XX_event_total",
+        "XX_symbol_status_total",
+        "XX_publish_duration_seconds_max",
+        "XX_nope_",
+    ],
 )
 def test_a_misspelt_name_is_found(text: str) -> None:
     assert misspelt(text.replace("XX", "gex"))

@@ -45,7 +45,11 @@ def types_in(schema: Schema) -> Iterator[Schema]:
 
 
 def all_types() -> list[Schema]:
-    return [part for file in FILES for part in types_in(json.loads(file.read_text(encoding="utf-8")))]
+    return [
+        part
+        for file in FILES
+        for part in types_in(json.loads(file.read_text(encoding="utf-8")))
+    ]
 
 
 def named() -> list[Schema]:
@@ -53,25 +57,40 @@ def named() -> list[Schema]:
 
 
 def fields() -> list[tuple[str, Schema]]:
-    return [(record["name"], field) for record in named() for field in record.get("fields", ())]
+    return [
+        (record["name"], field)
+        for record in named()
+        for field in record.get("fields", ())
+    ]
 
 
 def test_every_file_is_called_as_its_type() -> None:
     assert {file.name for file in FILES} >= {f"{NAMESPACE}.{name}.avsc" for name in TOP}
     for file in FILES:
-        assert file.name == f"{NAMESPACE}.{json.loads(file.read_text(encoding='utf-8'))['name']}.avsc"
+        assert (
+            file.name
+            == f"{NAMESPACE}.{json.loads(file.read_text(encoding='utf-8'))['name']}.avsc"
+        )
 
 
 def test_everything_is_documented() -> None:
-    assert [part["name"] for part in named() if not part.get("doc", "").endswith(".")] == []
-    assert [(record, field["name"]) for record, field in fields() if not field.get("doc", "").endswith(".")] == []
+    assert [
+        part["name"] for part in named() if not part.get("doc", "").endswith(".")
+    ] == []
+    assert [
+        (record, field["name"])
+        for record, field in fields()
+        if not field.get("doc", "").endswith(".")
+    ] == []
 
 
 def test_names_are_of_one_style() -> None:
     for part in named():
         assert part["namespace"] == NAMESPACE
         assert re.fullmatch(r"([A-Z][a-z]+)+", part["name"])
-        assert all(re.fullmatch(r"[A-Z]+", symbol) for symbol in part.get("symbols", ()))
+        assert all(
+            re.fullmatch(r"[A-Z]+", symbol) for symbol in part.get("symbols", ())
+        )
     for _, field in fields():
         assert re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", field["name"])
     assert len({part["name"] for part in named()}) == len(named())
@@ -92,7 +111,9 @@ def test_no_number_loses_digits() -> None:
 def test_every_moment_is_in_microseconds() -> None:
     for _, field in fields():
         if field["name"].endswith("_at"):
-            inner = field["type"][-1] if isinstance(field["type"], list) else field["type"]
+            inner = (
+                field["type"][-1] if isinstance(field["type"], list) else field["type"]
+            )
             assert inner == {"type": "long", "logicalType": "timestamp-micros"}
 
 
@@ -116,20 +137,34 @@ def differences(writer: Schema, reader: Schema) -> list[str]:
 def lost(written: Any, read: Any) -> list[str]:
     """Fields that both sides know and that do not agree."""
     if isinstance(written, dict) and isinstance(read, dict):
-        return [text for key in written.keys() & read.keys() for text in lost(written[key], read[key])]
+        return [
+            text
+            for key in written.keys() & read.keys()
+            for text in lost(written[key], read[key])
+        ]
     if isinstance(written, list) and isinstance(read, list):
-        return [text for pair in zip(written, read, strict=True) for text in lost(*pair)]
+        return [
+            text for pair in zip(written, read, strict=True) for text in lost(*pair)
+        ]
     return [] if written == read else [f"{written!r} is read as {read!r}"]
 
 
 def paths(schema: Schema) -> set[str]:
     """Every field of every record, which may never go."""
-    records = [part for part in types_in(schema) if isinstance(part, dict) and "fields" in part]
-    return {f"{record['name']}.{field['name']}" for record in records for field in record["fields"]}
+    records = [
+        part for part in types_in(schema) if isinstance(part, dict) and "fields" in part
+    ]
+    return {
+        f"{record['name']}.{field['name']}"
+        for record in records
+        for field in record["fields"]
+    }
 
 
 def incompatible(old: Schema, new: Schema) -> bool:
-    return bool(paths(old) - paths(new) or differences(old, new) or differences(new, old))
+    return bool(
+        paths(old) - paths(new) or differences(old, new) or differences(new, old)
+    )
 
 
 def load(folder: Path, name: str) -> Schema:
@@ -146,7 +181,9 @@ def test_every_two_versions_read_each_other(name: str) -> None:
 
 
 def without_field(schema: Schema) -> None:
-    schema["fields"] = [field for field in schema["fields"] if field["name"] != "reason"]
+    schema["fields"] = [
+        field for field in schema["fields"] if field["name"] != "reason"
+    ]
 
 
 def renamed_field(schema: Schema) -> None:
@@ -169,8 +206,12 @@ def field(schema: Schema, name: str) -> Schema:
     return next(field for field in schema["fields"] if field["name"] == name)
 
 
-@pytest.mark.parametrize("change", [without_field, renamed_field, other_type, no_default, new_symbol])
-def test_a_change_that_breaks_somebody_is_found(change: Callable[[Schema], None]) -> None:
+@pytest.mark.parametrize(
+    "change", [without_field, renamed_field, other_type, no_default, new_symbol]
+)
+def test_a_change_that_breaks_somebody_is_found(
+    change: Callable[[Schema], None],
+) -> None:
     now = load(FOLDER, "LevelsEvent")
     changed = copy.deepcopy(now)
     change(changed)
@@ -180,5 +221,7 @@ def test_a_change_that_breaks_somebody_is_found(change: Callable[[Schema], None]
 def test_a_new_field_with_a_default_breaks_nobody() -> None:
     now = load(FOLDER, "LevelsEvent")
     changed = copy.deepcopy(now)
-    changed["fields"].insert(3, {"name": "added", "type": ["null", "string"], "default": None})
+    changed["fields"].insert(
+        3, {"name": "added", "type": ["null", "string"], "default": None}
+    )
     assert not incompatible(now, changed)

@@ -16,11 +16,21 @@ import httpx
 import msgspec
 import pytest
 
-from connector.devkit.simulator.command import add_arguments, run_simulator, settings_from
+from connector.devkit.simulator.command import (
+    add_arguments,
+    run_simulator,
+    settings_from,
+)
 from connector.devkit.simulator.faults import read_script
 from connector.devkit.simulator.reply import ERRORS
 from connector.devkit.simulator.service import Truth
-from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, EXCHANGES, INCLUDES, Settings
+from connector.devkit.simulator.settings import (
+    DEFAULT_KEY,
+    DEFAULT_SYMBOLS,
+    EXCHANGES,
+    INCLUDES,
+    Settings,
+)
 from connector.devkit.simulator.upstream import Simulator
 
 if TYPE_CHECKING:
@@ -48,16 +58,24 @@ class Client:
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
-        self.http = httpx.AsyncClient(headers={"X-API-Key": DEFAULT_KEY}, trust_env=False, timeout=20)
+        self.http = httpx.AsyncClient(
+            headers={"X-API-Key": DEFAULT_KEY}, trust_env=False, timeout=20
+        )
 
     @property
     def root(self) -> str:
         return self.simulator.url.removesuffix("/v2")
 
-    async def get(self, symbols: str = "BTCUSDT,ETHUSDT", **query: str) -> httpx.Response:
-        return await self.http.get(self.simulator.url + LEVELS, params={"symbols": symbols, **query})
+    async def get(
+        self, symbols: str = "BTCUSDT,ETHUSDT", **query: str
+    ) -> httpx.Response:
+        return await self.http.get(
+            self.simulator.url + LEVELS, params={"symbols": symbols, **query}
+        )
 
-    async def data(self, symbols: str = "BTCUSDT,ETHUSDT", **query: str) -> dict[str, Any]:
+    async def data(
+        self, symbols: str = "BTCUSDT,ETHUSDT", **query: str
+    ) -> dict[str, Any]:
         response = await self.get(symbols, **query)
         assert response.status_code == 200
         data: dict[str, Any] = response.json()["data"]
@@ -85,21 +103,43 @@ async def client(simulator: Simulator) -> AsyncIterator[Client]:
         yield client
 
 
-async def test_a_batch_is_served_in_the_callers_order_without_duplicates(client: Client) -> None:
+async def test_a_batch_is_served_in_the_callers_order_without_duplicates(
+    client: Client,
+) -> None:
     data = await client.data("SOLUSDT,BTCUSDT,SOLUSDT,ETHUSDT,BTCUSDT")
-    assert data["requested"] == data["served"] == list(data["results"]) == ["SOLUSDT", "BTCUSDT", "ETHUSDT"]
+    assert (
+        data["requested"]
+        == data["served"]
+        == list(data["results"])
+        == ["SOLUSDT", "BTCUSDT", "ETHUSDT"]
+    )
     assert data["missing"] == data["invalid"] == []
 
 
 async def test_an_entry_has_the_documented_fields(client: Client) -> None:
-    entry = (await client.data("BTCUSDT", include=",".join(INCLUDES)))["results"]["BTCUSDT"]
-    walls = ["hvl", "call_resistance", "call_wall_2", "call_wall_3", "put_support", "put_wall_2", "put_wall_3"]
+    entry = (await client.data("BTCUSDT", include=",".join(INCLUDES)))["results"][
+        "BTCUSDT"
+    ]
+    walls = [
+        "hvl",
+        "call_resistance",
+        "call_wall_2",
+        "call_wall_3",
+        "put_support",
+        "put_wall_2",
+        "put_wall_3",
+    ]
     assert sorted(entry["all_expiry"]) == sorted(walls)
     assert entry["odte"].keys() == {"hvl", "call_resistance", "put_support"}
     assert isinstance(entry["spot_price"], float)
     assert STAMP.fullmatch(entry["computed_at"])
     assert entry["max_pain"].keys() == {"strike", "value"}
-    assert entry["expected_move"].keys() == {"upper_1sd", "lower_1sd", "upper_2sd", "lower_2sd"}
+    assert entry["expected_move"].keys() == {
+        "upper_1sd",
+        "lower_1sd",
+        "upper_2sd",
+        "lower_2sd",
+    }
     assert entry["ranked"].keys() == {"all_expiry_top_10", "odte_top_10"}
     assert isinstance(entry["zones"], list)
 
@@ -112,13 +152,21 @@ async def test_zones_can_come_under_their_other_name(client: Client) -> None:
 
 
 async def test_the_base_url_works_without_its_version(client: Client) -> None:
-    assert (await client.http.get(client.root + LEVELS, params={"symbols": "BTCUSDT"})).status_code == 200
+    assert (
+        await client.http.get(client.root + LEVELS, params={"symbols": "BTCUSDT"})
+    ).status_code == 200
 
 
-async def test_cold_symbols_are_null_and_missing_and_unknown_ones_invalid(client: Client) -> None:
+async def test_cold_symbols_are_null_and_missing_and_unknown_ones_invalid(
+    client: Client,
+) -> None:
     client.simulator.change(cold=["ETHUSDT"])
     data = await client.data("BTCUSDT,ETHUSDT,NOPEUSDT")
-    assert (data["served"], data["missing"], data["invalid"]) == (["BTCUSDT"], ["ETHUSDT"], ["NOPEUSDT"])
+    assert (data["served"], data["missing"], data["invalid"]) == (
+        ["BTCUSDT"],
+        ["ETHUSDT"],
+        ["NOPEUSDT"],
+    )
     assert data["results"]["ETHUSDT"] is None
 
 
@@ -145,12 +193,18 @@ async def test_a_venue_filter_alters_the_levels_for_good(client: Client) -> None
 async def test_a_missing_or_wrong_key_is_401(client: Client, key: str | None) -> None:
     async with httpx.AsyncClient(trust_env=False) as stranger:
         headers = {} if key is None else {"X-API-Key": key}
-        response = await stranger.get(client.simulator.url + LEVELS, params={"symbols": "BTCUSDT"}, headers=headers)
+        response = await stranger.get(
+            client.simulator.url + LEVELS,
+            params={"symbols": "BTCUSDT"},
+            headers=headers,
+        )
     assert (response.status_code, _code(response)) == (401, "UNAUTHORIZED")
     assert client.simulator.truth().answers[-1].key == "unknown"
 
 
-async def test_a_key_without_the_plan_is_403_and_keys_can_be_rotated(client: Client) -> None:
+async def test_a_key_without_the_plan_is_403_and_keys_can_be_rotated(
+    client: Client,
+) -> None:
     client.simulator.change(keys=["bq_live_new"], forbidden_keys=[DEFAULT_KEY])
     response = await client.get()
     assert (response.status_code, _code(response)) == (403, "FORBIDDEN")
@@ -167,15 +221,23 @@ async def test_a_key_without_the_plan_is_403_and_keys_can_be_rotated(client: Cli
         ({"symbols": "BTCUSDT", "exchanges": "nyse"}, 422, "exchanges"),
     ],
 )
-async def test_a_wrong_request_is_told_why(client: Client, query: dict[str, str], status: int, field: str) -> None:
+async def test_a_wrong_request_is_told_why(
+    client: Client, query: dict[str, str], status: int, field: str
+) -> None:
     response = await client.get(**query)
     assert (response.status_code, _code(response)) == (status, "VALIDATION_ERROR")
-    assert [error["field"] for error in response.json()["error"]["details"]["errors"]] == [field]
+    assert [
+        error["field"] for error in response.json()["error"]["details"]["errors"]
+    ] == [field]
 
 
-async def test_a_fixed_minute_is_counted_down_and_then_429_until_it_is_over(client: Client, clock: Clock) -> None:
+async def test_a_fixed_minute_is_counted_down_and_then_429_until_it_is_over(
+    client: Client, clock: Clock
+) -> None:
     clock.seconds += 20
-    remaining = [int((await client.get()).headers["X-RateLimit-Remaining"]) for _ in range(10)]
+    remaining = [
+        int((await client.get()).headers["X-RateLimit-Remaining"]) for _ in range(10)
+    ]
     assert remaining == list(range(9, -1, -1))
     refused = await client.get()
     assert (refused.status_code, _code(refused)) == (429, "RATE_LIMIT_EXCEEDED")
@@ -201,7 +263,9 @@ async def test_gzip_only_when_asked_for(client: Client) -> None:
     for accepted, encoding in (("gzip", "gzip"), ("identity", None)):
         url = client.simulator.url + LEVELS
         headers = {"Accept-Encoding": accepted}
-        async with client.http.stream("GET", url, params={"symbols": "BTCUSDT"}, headers=headers) as response:
+        async with client.http.stream(
+            "GET", url, params={"symbols": "BTCUSDT"}, headers=headers
+        ) as response:
             raw = b"".join([part async for part in response.aiter_raw()])
         assert response.headers.get("Content-Encoding") == encoding
         assert json.loads(gzip.decompress(raw) if encoding else raw)["success"]
@@ -215,12 +279,20 @@ async def test_the_sibling_endpoints_need_no_key(client: Client, name: str) -> N
     assert response.json()["success"] is True
 
 
-async def test_status_tells_the_health_of_each_symbol(client: Client, clock: Clock) -> None:
+async def test_status_tells_the_health_of_each_symbol(
+    client: Client, clock: Clock
+) -> None:
     client.simulator.add_fault("freeze", symbols=["BTCUSDT"])
     client.simulator.change(cold=["SOLUSDT"])
     clock.seconds += 100
-    grid = (await client.http.get(f"{client.simulator.url}/status")).json()["data"]["symbols"]
-    assert [grid[one]["status"] for one in DEFAULT_SYMBOLS[:3]] == ["unhealthy", "healthy", "unavailable"]
+    grid = (await client.http.get(f"{client.simulator.url}/status")).json()["data"][
+        "symbols"
+    ]
+    assert [grid[one]["status"] for one in DEFAULT_SYMBOLS[:3]] == [
+        "unhealthy",
+        "healthy",
+        "unavailable",
+    ]
 
 
 async def test_an_unknown_path_is_404_in_the_services_own_words(client: Client) -> None:
@@ -240,7 +312,9 @@ async def test_every_documented_error_can_be_had(client: Client, status: str) ->
     assert (await client.get()).status_code == 200
 
 
-async def test_a_dropped_or_truncated_answer_breaks_the_connection(client: Client) -> None:
+async def test_a_dropped_or_truncated_answer_breaks_the_connection(
+    client: Client,
+) -> None:
     for fault in ("drop", "truncated"):
         client.simulator.add_fault(fault, count=1)
         with pytest.raises(httpx.RemoteProtocolError):
@@ -262,7 +336,11 @@ async def test_a_slow_answer_comes_whole(client: Client) -> None:
 
 
 async def test_proxies_answer_with_something_else(client: Client) -> None:
-    expected: dict[str, tuple[int, bytes]] = {"html": (502, b"<html>"), "empty": (200, b""), "redirect": (302, b"")}
+    expected: dict[str, tuple[int, bytes]] = {
+        "html": (502, b"<html>"),
+        "empty": (200, b""),
+        "redirect": (302, b""),
+    }
     for fault, (status, begin) in expected.items():
         client.simulator.add_fault(fault, count=1)
         response = await client.get()
@@ -272,7 +350,11 @@ async def test_proxies_answer_with_something_else(client: Client) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "parameters", "size"),
-    [("huge", {"megabytes": 2}, 2 << 20), ("gzip_bomb", {"megabytes": 4}, 4 << 20), ("deep", {"depth": 5_000}, 10_000)],
+    [
+        ("huge", {"megabytes": 2}, 2 << 20),
+        ("gzip_bomb", {"megabytes": 4}, 4 << 20),
+        ("deep", {"depth": 5_000}, 10_000),
+    ],
 )
 async def test_a_body_can_be_out_of_all_proportion(
     client: Client, fault: str, parameters: dict[str, int], size: int
@@ -292,7 +374,9 @@ async def test_nan_and_duplicate_keys_spoil_one_entry_only(client: Client) -> No
     assert (await client.get()).text.count('"BTCUSDT":') == 2
 
 
-async def test_wrong_types_spoil_the_first_entry_where_none_is_named(client: Client) -> None:
+async def test_wrong_types_spoil_the_first_entry_where_none_is_named(
+    client: Client,
+) -> None:
     for variant in ("level", "section", "entry"):
         client.simulator.add_fault("wrong_types", variant=variant, count=1)
         results = (await client.data())["results"]
@@ -304,7 +388,9 @@ async def test_wrong_types_spoil_the_first_entry_where_none_is_named(client: Cli
 async def test_computed_at_can_be_wrong_in_every_way(client: Client) -> None:
     seen = {}
     for variant in ("absent", "null", "garbage", "future", "older"):
-        client.simulator.add_fault("computed_at", variant=variant, seconds=120, symbols=["BTCUSDT"], count=1)
+        client.simulator.add_fault(
+            "computed_at", variant=variant, seconds=120, symbols=["BTCUSDT"], count=1
+        )
         entry = (await client.data("BTCUSDT"))["results"]["BTCUSDT"]
         seen[variant] = entry.get("computed_at", "-")
     right = (await client.data("BTCUSDT"))["results"]["BTCUSDT"]["computed_at"]
@@ -319,8 +405,16 @@ LISTS: list[tuple[str, dict[str, Any], tuple[list[str], list[str], list[str]]]] 
     ("null_not_listed", {}, (["ETHUSDT"], [], [])),
     ("absent", {}, (["ETHUSDT"], [], [])),
     ("both_lists", {}, (["ETHUSDT"], ["BTCUSDT"], ["BTCUSDT"])),
-    ("both_lists", {"variant": "served_and_missing"}, (["BTCUSDT", "ETHUSDT"], ["BTCUSDT"], [])),
-    ("both_lists", {"variant": "served_and_invalid"}, (["BTCUSDT", "ETHUSDT"], [], ["BTCUSDT"])),
+    (
+        "both_lists",
+        {"variant": "served_and_missing"},
+        (["BTCUSDT", "ETHUSDT"], ["BTCUSDT"], []),
+    ),
+    (
+        "both_lists",
+        {"variant": "served_and_invalid"},
+        (["BTCUSDT", "ETHUSDT"], [], ["BTCUSDT"]),
+    ),
 ]
 
 
@@ -340,7 +434,14 @@ async def test_the_envelope_can_be_other_than_documented(client: Client) -> None
     assert (await client.get()).json()["success"] is False
     client.simulator.add_fault("flat", count=1)
     flat = (await client.get()).json()
-    assert {"results", "requested", "served", "missing", "invalid", "meta"} <= flat.keys()
+    assert {
+        "results",
+        "requested",
+        "served",
+        "missing",
+        "invalid",
+        "meta",
+    } <= flat.keys()
     assert "data" not in flat
     client.simulator.add_fault("docs_example", count=1)
     assert (await client.data())["results"] == {}
@@ -358,28 +459,48 @@ async def test_fields_can_be_added_and_levels_be_null(client: Client) -> None:
     assert set(results["ETHUSDT"]["all_expiry"].values()) == {None}
 
 
-async def test_a_clock_step_moves_the_servers_time_and_the_entries(client: Client) -> None:
+async def test_a_clock_step_moves_the_servers_time_and_the_entries(
+    client: Client,
+) -> None:
     before = (await client.get()).json()
     client.simulator.add_fault("clock_step", seconds=86_400)
     after = (await client.get()).json()
     assert after["meta"]["timestamp"] > before["meta"]["timestamp"]
-    assert after["meta"]["rate_limit"]["reset"] == before["meta"]["rate_limit"]["reset"] + 86_400
-    stamps = [answer["data"]["results"]["BTCUSDT"]["computed_at"] for answer in (before, after)]
+    assert (
+        after["meta"]["rate_limit"]["reset"]
+        == before["meta"]["rate_limit"]["reset"] + 86_400
+    )
+    stamps = [
+        answer["data"]["results"]["BTCUSDT"]["computed_at"]
+        for answer in (before, after)
+    ]
     assert stamps[0][:10] < stamps[1][:10]
 
 
-async def test_frozen_data_get_old_until_the_faults_are_cleared(client: Client, clock: Clock) -> None:
-    assert (await client.control("faults", {"fault": "freeze", "symbols": ["BTCUSDT"]})).status_code == 200
+async def test_frozen_data_get_old_until_the_faults_are_cleared(
+    client: Client, clock: Clock
+) -> None:
+    assert (
+        await client.control("faults", {"fault": "freeze", "symbols": ["BTCUSDT"]})
+    ).status_code == 200
     clock.seconds += 300
-    stamps = {symbol: entry["computed_at"] for symbol, entry in (await client.data())["results"].items()}
+    stamps = {
+        symbol: entry["computed_at"]
+        for symbol, entry in (await client.data())["results"].items()
+    }
     assert stamps["BTCUSDT"] < stamps["ETHUSDT"]
     await client.http.delete(f"{client.root}/_control/faults")
     clock.seconds += 30
-    stamps = {symbol: entry["computed_at"] for symbol, entry in (await client.data())["results"].items()}
+    stamps = {
+        symbol: entry["computed_at"]
+        for symbol, entry in (await client.data())["results"].items()
+    }
     assert stamps["BTCUSDT"] == stamps["ETHUSDT"]
 
 
-async def test_a_fault_is_limited_by_time_symbols_and_chance(client: Client, clock: Clock) -> None:
+async def test_a_fault_is_limited_by_time_symbols_and_chance(
+    client: Client, clock: Clock
+) -> None:
     client.simulator.add_fault("503", for_seconds=10, symbols=["BTCUSDT"])
     client.simulator.add_fault("500", probability=0.0)
     assert (await client.get("ETHUSDT")).status_code == 200
@@ -388,9 +509,13 @@ async def test_a_fault_is_limited_by_time_symbols_and_chance(client: Client, clo
     assert (await client.get("BTCUSDT")).status_code == 200
 
 
-async def test_a_script_arms_its_faults_by_the_clock(client: Client, clock: Clock, tmp_path: Path) -> None:
+async def test_a_script_arms_its_faults_by_the_clock(
+    client: Client, clock: Clock, tmp_path: Path
+) -> None:
     script = tmp_path / "script.toml"
-    script.write_text('[[faults]]\nat_seconds = 5\nfor_seconds = 5\nfault = "502"\n', "utf-8")
+    script.write_text(
+        '[[faults]]\nat_seconds = 5\nfor_seconds = 5\nfault = "502"\n', "utf-8"
+    )
     client.simulator.add_script(read_script(script))
     statuses = []
     for _ in range(3):
@@ -430,33 +555,48 @@ async def test_settings_change_while_it_runs(client: Client) -> None:
     assert response.headers["X-RateLimit-Limit"] == "120"
 
 
-@pytest.mark.parametrize("changes", [{"colour": 1}, {"period_seconds": 0}, {"seed": 2}, {"symbols": "X"}, [], "x"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"colour": 1}, {"period_seconds": 0}, {"seed": 2}, {"symbols": "X"}, [], "x"],
+)
 async def test_a_wrong_setting_is_refused(client: Client, changes: Any) -> None:
     assert (await client.control("set", changes)).status_code == 400
     assert client.simulator.settings == STEADY
 
 
-async def test_the_truth_log_tells_what_each_symbol_was_shown(client: Client, clock: Clock) -> None:
+async def test_the_truth_log_tells_what_each_symbol_was_shown(
+    client: Client, clock: Clock
+) -> None:
     clock.seconds += 40
     client.simulator.add_fault("unknown_field", symbols=["ETHUSDT"])
     response = await client.get("BTCUSDT,ETHUSDT,NOPEUSDT", include="ranked")
-    page = await client.http.get(f"{client.root}/_control/truth", params={"contents": "1"})
+    page = await client.http.get(
+        f"{client.root}/_control/truth", params={"contents": "1"}
+    )
     truth = msgspec.json.decode(page.content, type=Truth)
     answer = truth.answers[-1]
-    assert (answer.status, answer.key, answer.request_id) == (200, DEFAULT_KEY, response.headers["X-Request-ID"])
+    assert (answer.status, answer.key, answer.request_id) == (
+        200,
+        DEFAULT_KEY,
+        response.headers["X-Request-ID"],
+    )
     assert answer.received_at == answer.answered_at == (EPOCH + 40) * 1_000_000
     results = response.json()["data"]["results"]
     assert answer.shown["NOPEUSDT"] is None
     for symbol in ("BTCUSDT", "ETHUSDT"):
         shown = answer.shown[symbol]
         assert shown is not None
-        canonical = json.dumps(results[symbol], sort_keys=True, separators=(",", ":")).encode()
+        canonical = json.dumps(
+            results[symbol], sort_keys=True, separators=(",", ":")
+        ).encode()
         assert shown.sha256 == hashlib.sha256(canonical).hexdigest()
         assert shown.computed_at == results[symbol]["computed_at"]
         assert json.loads(truth.contents[shown.sha256]) == results[symbol]
 
 
-async def test_a_plain_answer_shows_a_refresh_of_the_log_and_the_cursor_moves_on(client: Client, clock: Clock) -> None:
+async def test_a_plain_answer_shows_a_refresh_of_the_log_and_the_cursor_moves_on(
+    client: Client, clock: Clock
+) -> None:
     first = client.simulator.truth()
     assert {refresh.symbol for refresh in first.refreshes} == set(DEFAULT_SYMBOLS)
     clock.seconds += 60
@@ -467,7 +607,10 @@ async def test_a_plain_answer_shows_a_refresh_of_the_log_and_the_cursor_moves_on
     ]
     shown = second.answers[0].shown["BTCUSDT"]
     assert shown is not None
-    assert shown.sha256 == [one.sha256 for one in second.refreshes if one.symbol == "BTCUSDT"][-1]
+    assert (
+        shown.sha256
+        == [one.sha256 for one in second.refreshes if one.symbol == "BTCUSDT"][-1]
+    )
     last = client.simulator.truth(second.cursor)
     assert (last.cursor, last.refreshes, last.answers) == (second.cursor, [], [])
 
@@ -483,7 +626,9 @@ async def test_stats_count_requests_by_status(client: Client) -> None:
 
 async def test_with_every_request_each_answer_is_new(client: Client) -> None:
     client.simulator.change(every_request=True)
-    stamps = {(await client.data())["results"]["BTCUSDT"]["computed_at"] for _ in range(5)}
+    stamps = {
+        (await client.data())["results"]["BTCUSDT"]["computed_at"] for _ in range(5)
+    }
     assert len(stamps) == 5
 
 
@@ -519,7 +664,9 @@ def test_the_command_line_gives_the_settings() -> None:
             settings_from(parser.parse_args(wrong.split()))
 
 
-def test_a_script_that_cannot_be_used_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_script_that_cannot_be_used_is_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = tmp_path / "script.toml"
     script.write_text('[[faults]]\nfault = "gremlins"\n', "utf-8")
     assert run_simulator(Settings(), "127.0.0.1", 0, script) == 2
@@ -527,20 +674,29 @@ def test_a_script_that_cannot_be_used_is_exit_2(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_says_where_it_listens_and_ends_with_0_when_told_to(number: signal.Signals) -> None:
+def test_the_command_says_where_it_listens_and_ends_with_0_when_told_to(
+    number: signal.Signals,
+) -> None:
     code = (
         "import sys; from connector.simulator.command import run_simulator as run; "
         "from connector.simulator.settings import Settings; sys.exit(run(Settings(), '127.0.0.1', 0, None))"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         process.send_signal(number)
         assert process.wait(timeout=20) == 0
-    assert re.fullmatch(rf"upstream simulator on http://127\.0\.0\.1:\d+/v2 \(key {DEFAULT_KEY}\)\n", line)
+    assert re.fullmatch(
+        rf"upstream simulator on http://127\.0\.0\.1:\d+/v2 \(key {DEFAULT_KEY}\)\n",
+        line,
+    )
 
 
-def test_the_made_up_key_has_the_form_of_a_real_one_and_the_venues_are_the_documented_ones() -> None:
+def test_the_made_up_key_has_the_form_of_a_real_one_and_the_venues_are_the_documented_ones() -> (
+    None
+):
     assert re.fullmatch(r"bq_live_\w{32}", DEFAULT_KEY)
     assert set(EXCHANGES) == {"deribit", "bybit", "okx", "binance"}
 

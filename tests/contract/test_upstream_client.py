@@ -48,19 +48,35 @@ if TYPE_CHECKING:
 KEY: Final = "bq_live_0123456789abcdefghijklmnopqrstuv"
 OTHER_KEY: Final = "bq_live_ZYXWVUTSRQPONMLKJIHGFEDCBA987654"
 ASK: Final = Ask(("BTCUSDT", "ETHUSDT"))
-META: Final = {"version": "2", "timestamp": "2027-01-15T08:00:00Z", "request_id": "req-1"}
-GOOD: Final = encoded({"success": True, "data": {"results": {"BTCUSDT": document(), "ETHUSDT": {}}}, "meta": META})
+META: Final = {
+    "version": "2",
+    "timestamp": "2027-01-15T08:00:00Z",
+    "request_id": "req-1",
+}
+GOOD: Final = encoded(
+    {
+        "success": True,
+        "data": {"results": {"BTCUSDT": document(), "ETHUSDT": {}}},
+        "meta": META,
+    }
+)
 JSON: Final = {"Content-Type": "application/json"}
 
 
-def answering(body: bytes = GOOD, status: int = 200, headers: dict[str, str] | None = None) -> Handler:
+def answering(
+    body: bytes = GOOD, status: int = 200, headers: dict[str, str] | None = None
+) -> Handler:
     async def handler(_: web.Request) -> web.Response:
-        return web.Response(body=body, status=status, headers={**JSON, **(headers or {})})
+        return web.Response(
+            body=body, status=status, headers={**JSON, **(headers or {})}
+        )
 
     return handler
 
 
-def refusal(code: Any, message: Any = "because", details: Any = None, **meta: Any) -> bytes:
+def refusal(
+    code: Any, message: Any = "because", details: Any = None, **meta: Any
+) -> bytes:
     error = {"code": code, "message": message, "details": details or {}}
     return encoded({"success": False, "error": error, "meta": {**META, **meta}})
 
@@ -83,10 +99,14 @@ class Server:
         return web.Response()
 
 
-async def serving(server: Server, context: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+async def serving(
+    server: Server, context: ssl.SSLContext | None = None
+) -> AsyncIterator[Server]:
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", server.handle)
-    runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    runner = web.AppRunner(
+        application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+    )
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
     await site.start()
@@ -129,7 +149,9 @@ class Asker:
 
 @pytest.fixture
 async def asker(server: Server) -> AsyncIterator[Asker]:
-    async for one in asking(Upstream(base_url=f"{server.url}/v2/", api_key=Secret(KEY), timeout_seconds=20)):
+    async for one in asking(
+        Upstream(base_url=f"{server.url}/v2/", api_key=Secret(KEY), timeout_seconds=20)
+    ):
         yield one
 
 
@@ -149,11 +171,17 @@ async def hasty(server: Server) -> AsyncIterator[Asker]:
 
 
 async def test_a_request_has_the_documented_form(server: Server, asker: Asker) -> None:
-    await asker.check(Ask(("ETHUSDT", "BTCUSDT"), ("okx", "bybit"), ("ranked", "zones")))
+    await asker.check(
+        Ask(("ETHUSDT", "BTCUSDT"), ("okx", "bybit"), ("ranked", "zones"))
+    )
     await asker.check(Ask(("BTCUSDT",)))
     first, second = server.seen
     assert (first.method, first.path) == ("GET", "/v2/multi/gex/levels")
-    assert dict(first.query) == {"symbols": "ETHUSDT,BTCUSDT", "exchanges": "okx,bybit", "include": "ranked,zones"}
+    assert dict(first.query) == {
+        "symbols": "ETHUSDT,BTCUSDT",
+        "exchanges": "okx,bybit",
+        "include": "ranked,zones",
+    }
     assert dict(second.query) == {"symbols": "BTCUSDT"}
     assert first.headers["X-API-Key"] == KEY
     assert KEY not in first.path_qs
@@ -211,8 +239,12 @@ async def test_a_refusal_is_the_error_that_its_code_names(
     assert len(server.seen) == 1
 
 
-async def test_a_refused_request_says_why_and_whether_nothing_is_there(server: Server, asker: Asker) -> None:
-    server.handler = answering(refusal("VALIDATION_ERROR", details={"errors": ["symbols: XXX"]}), 422)
+async def test_a_refused_request_says_why_and_whether_nothing_is_there(
+    server: Server, asker: Asker
+) -> None:
+    server.handler = answering(
+        refusal("VALIDATION_ERROR", details={"errors": ["symbols: XXX"]}), 422
+    )
     error = await asker.fails()
     assert isinstance(error, RequestRefused)
     assert "symbols: XXX" in str(error)
@@ -243,7 +275,9 @@ async def test_a_refused_request_says_why_and_whether_nothing_is_there(server: S
     ],
 )
 @pytest.mark.parametrize(
-    "body", [b"<html>Bad Gateway</html>", b"", GOOD[:-20], b"[]"], ids=["html", "empty", "cut", "list"]
+    "body",
+    [b"<html>Bad Gateway</html>", b"", GOOD[:-20], b"[]"],
+    ids=["html", "empty", "cut", "list"],
 )
 async def test_a_proxys_answer_says_nothing_about_our_symbols(
     server: Server, asker: Asker, status: int, kind: type[UpstreamError], body: bytes
@@ -254,7 +288,9 @@ async def test_a_proxys_answer_says_nothing_about_our_symbols(
     assert len(server.seen) == 1
 
 
-async def test_an_error_status_with_the_body_of_an_answer_is_no_answer(server: Server, asker: Asker) -> None:
+async def test_an_error_status_with_the_body_of_an_answer_is_no_answer(
+    server: Server, asker: Asker
+) -> None:
     server.handler = answering(GOOD, 503)
     assert type(await asker.fails()) is UpstreamUnavailable
 
@@ -263,7 +299,11 @@ async def test_an_error_status_with_the_body_of_an_answer_is_no_answer(server: S
 async def test_a_redirect_is_not_followed_and_the_key_goes_nowhere_else(
     server: Server, elsewhere: Server, asker: Asker, status: int
 ) -> None:
-    for location in (f"{elsewhere.url}/v2/multi/gex/levels", "/v2/other", f"//{elsewhere.url[7:]}/"):
+    for location in (
+        f"{elsewhere.url}/v2/multi/gex/levels",
+        "/v2/other",
+        f"//{elsewhere.url[7:]}/",
+    ):
         server.handler = answering(b"", status, {"Location": location})
         assert type(await asker.fails()) is BadResponse
     assert len(server.seen) == 3
@@ -271,9 +311,13 @@ async def test_a_redirect_is_not_followed_and_the_key_goes_nowhere_else(
     assert elsewhere.seen == []
 
 
-async def test_a_body_cut_off_by_the_connection_is_no_answer(server: Server, asker: Asker) -> None:
+async def test_a_body_cut_off_by_the_connection_is_no_answer(
+    server: Server, asker: Asker
+) -> None:
     async def cut(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": str(len(GOOD)), **JSON})
+        response = web.StreamResponse(
+            headers={"Content-Length": str(len(GOOD)), **JSON}
+        )
         await response.prepare(request)
         await response.write(GOOD[:100])
         assert request.transport is not None
@@ -302,7 +346,9 @@ async def test_a_huge_body_is_not_read_to_its_end(server: Server, asker: Asker) 
     assert written < 20
 
 
-async def test_a_small_body_that_unpacks_to_a_huge_one_is_refused(server: Server, asker: Asker) -> None:
+async def test_a_small_body_that_unpacks_to_a_huge_one_is_refused(
+    server: Server, asker: Asker
+) -> None:
     packer = zlib.compressobj(9, wbits=31)
     bomb = b"".join([packer.compress(bytes(2**20)) for _ in range(64)]) + packer.flush()
     assert len(bomb) < 2**20
@@ -315,8 +361,12 @@ async def test_a_small_body_that_unpacks_to_a_huge_one_is_refused(server: Server
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip"])
-async def test_a_compressed_answer_is_unpacked(server: Server, asker: Asker, encoding: str) -> None:
-    server.handler = answering(gzip.compress(GOOD), headers={"Content-Encoding": encoding})
+async def test_a_compressed_answer_is_unpacked(
+    server: Server, asker: Asker, encoding: str
+) -> None:
+    server.handler = answering(
+        gzip.compress(GOOD), headers={"Content-Encoding": encoding}
+    )
     assert (await asker.check()).response.answers["ETHUSDT"] == b"{}"
 
 
@@ -342,12 +392,20 @@ async def test_a_body_that_cannot_be_unpacked_is_no_answer(
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(429, RateLimited), (401, KeyRefused), (503, UpstreamUnavailable), (404, BadResponse)]
+    ("status", "kind"),
+    [
+        (429, RateLimited),
+        (401, KeyRefused),
+        (503, UpstreamUnavailable),
+        (404, BadResponse),
+    ],
 )
 async def test_a_status_counts_though_its_body_cannot_be_read(
     server: Server, asker: Asker, status: int, kind: type[UpstreamError]
 ) -> None:
-    server.handler = answering(b"\x1b\x2a", status, {"Content-Encoding": "br", "Retry-After": "17"})
+    server.handler = answering(
+        b"\x1b\x2a", status, {"Content-Encoding": "br", "Retry-After": "17"}
+    )
     error = await asker.fails()
     assert (type(error), error.retry_after_seconds) == (kind, 17)
 
@@ -370,17 +428,23 @@ async def test_a_dropped_connection_is_one_request_and_no_more(
 
 
 async def test_nobody_listening_is_an_upstream_that_is_not_available() -> None:
-    async for asker in asking(Upstream(base_url="http://127.0.0.1:1", api_key=Secret(KEY))):
+    async for asker in asking(
+        Upstream(base_url="http://127.0.0.1:1", api_key=Secret(KEY))
+    ):
         assert type(await asker.fails()) is UpstreamUnavailable
 
 
-async def test_an_answer_that_never_comes_ends_with_the_time_out(server: Server, hasty: Asker) -> None:
+async def test_an_answer_that_never_comes_ends_with_the_time_out(
+    server: Server, hasty: Asker
+) -> None:
     server.handler = server.hang
     assert type(await hasty.fails()) is UpstreamUnavailable
     assert len(server.seen) == 1
 
 
-async def test_an_answer_that_trickles_ends_with_the_same_time_out(server: Server, hasty: Asker) -> None:
+async def test_an_answer_that_trickles_ends_with_the_same_time_out(
+    server: Server, hasty: Asker
+) -> None:
     async def trickle(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -394,17 +458,29 @@ async def test_an_answer_that_trickles_ends_with_the_same_time_out(server: Serve
     assert time.monotonic() - started < 5
 
 
-async def test_headers_that_are_too_large_are_an_error_and_one_request(server: Server, asker: Asker) -> None:
+async def test_headers_that_are_too_large_are_an_error_and_one_request(
+    server: Server, asker: Asker
+) -> None:
     server.handler = answering(headers={"X-Large": KEY * 2_000})
     error = await asker.fails()
     assert_hidden(str(error))
     assert len(server.seen) == 1
 
 
-@pytest.mark.parametrize("body", [b"<html/>", refusal("RATE_LIMIT_EXCEEDED")], ids=["html", "json"])
+@pytest.mark.parametrize(
+    "body", [b"<html/>", refusal("RATE_LIMIT_EXCEEDED")], ids=["html", "json"]
+)
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [("30", 30.0), ("0", 0.0), ("99999999", 3600.0), ("-5", None), ("soon", None), ("", None), ("9" * 500, None)],
+    [
+        ("30", 30.0),
+        ("0", 0.0),
+        ("99999999", 3600.0),
+        ("-5", None),
+        ("soon", None),
+        ("", None),
+        ("9" * 500, None),
+    ],
 )
 async def test_retry_after_is_taken_in_seconds(
     server: Server, asker: Asker, header: str, seconds: float | None, body: bytes
@@ -415,41 +491,67 @@ async def test_retry_after_is_taken_in_seconds(
     assert error.retry_after_seconds == seconds
 
 
-@pytest.mark.parametrize(("later", "seconds"), [(timedelta(seconds=42), 42), (timedelta(days=-1), 0)])
+@pytest.mark.parametrize(
+    ("later", "seconds"), [(timedelta(seconds=42), 42), (timedelta(days=-1), 0)]
+)
 async def test_retry_after_may_be_a_date_by_the_servers_clock(
     server: Server, asker: Asker, later: timedelta, seconds: float
 ) -> None:
     date = datetime(2001, 2, 3, tzinfo=UTC)
-    headers = {"Date": format_datetime(date, usegmt=True), "Retry-After": format_datetime(date + later, usegmt=True)}
+    headers = {
+        "Date": format_datetime(date, usegmt=True),
+        "Retry-After": format_datetime(date + later, usegmt=True),
+    }
     server.handler = answering(b"", 503, headers)
     assert (await asker.fails()).retry_after_seconds == seconds
 
 
 @pytest.mark.parametrize(
     ("given", "seconds"),
-    [(12, 12.0), (1.5, 1.5), (0, 0.0), (10**400, 3600.0), (-3, 0.0), ("5", None), (None, None), ([], None)],
+    [
+        (12, 12.0),
+        (1.5, 1.5),
+        (0, 0.0),
+        (10**400, 3600.0),
+        (-3, 0.0),
+        ("5", None),
+        (None, None),
+        ([], None),
+    ],
 )
 async def test_retry_after_may_stand_in_the_body(
     server: Server, asker: Asker, given: Any, seconds: float | None
 ) -> None:
-    server.handler = answering(refusal("RATE_LIMIT_EXCEEDED", details={"retry_after_seconds": given}), 429)
+    server.handler = answering(
+        refusal("RATE_LIMIT_EXCEEDED", details={"retry_after_seconds": given}), 429
+    )
     assert (await asker.fails()).retry_after_seconds == seconds
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, 418])
-async def test_after_a_retry_after_nothing_is_asked_for_so_long(server: Server, asker: Asker, status: int) -> None:
+async def test_after_a_retry_after_nothing_is_asked_for_so_long(
+    server: Server, asker: Asker, status: int
+) -> None:
     server.handler = answering(b"", status, {"Retry-After": "17"})
     await asker.fails()
     assert 15 < asker.limiter.wait_seconds(time.monotonic()) <= 17
 
 
 @pytest.mark.parametrize(
-    ("status", "body"), [(401, b""), (404, refusal("NOT_FOUND")), (422, refusal("VALIDATION_ERROR")), (503, b"")]
+    ("status", "body"),
+    [
+        (401, b""),
+        (404, refusal("NOT_FOUND")),
+        (422, refusal("VALIDATION_ERROR")),
+        (503, b""),
+    ],
 )
 async def test_one_that_is_about_our_key_or_request_only_holds_nothing(
     server: Server, asker: Asker, status: int, body: bytes
 ) -> None:
-    server.handler = answering(body, status, {"Retry-After": "0" if status == 503 else "17"})
+    server.handler = answering(
+        body, status, {"Retry-After": "0" if status == 503 else "17"}
+    )
     await asker.fails()
     assert asker.limiter.wait_seconds(time.monotonic()) == 0
 
@@ -469,7 +571,9 @@ async def test_what_waited_before_a_retry_after_waits_as_well_and_goes_soon_afte
 
 
 async def test_those_that_wait_never_start_more_than_the_budget(server: Server) -> None:
-    upstream = Upstream(base_url=server.url, api_key=Secret(KEY), max_requests_per_minute=2)
+    upstream = Upstream(
+        base_url=server.url, api_key=Secret(KEY), max_requests_per_minute=2
+    )
     async for asker in asking(upstream):
         asker.limiter.hold(time.monotonic() + 0.1)
         asks = [asyncio.create_task(asker.check()) for _ in range(5)]
@@ -479,16 +583,26 @@ async def test_those_that_wait_never_start_more_than_the_budget(server: Server) 
         assert len(done) == len(server.seen) == 2
 
 
-async def test_the_rate_limit_comes_from_the_headers(server: Server, asker: Asker) -> None:
+async def test_the_rate_limit_comes_from_the_headers(
+    server: Server, asker: Asker
+) -> None:
     reset = int(time.time()) + 30
-    limits = {"X-RateLimit-Limit": "60", "X-RateLimit-Remaining": "41", "X-RateLimit-Reset": str(reset)}
+    limits = {
+        "X-RateLimit-Limit": "60",
+        "X-RateLimit-Remaining": "41",
+        "X-RateLimit-Reset": str(reset),
+    }
     server.handler = answering(headers=limits)
     assert (await asker.check()).rate_limit == RateLimit(60, 41, reset)
 
 
-async def test_the_rate_limit_comes_from_the_body_where_there_are_no_headers(server: Server, asker: Asker) -> None:
+async def test_the_rate_limit_comes_from_the_body_where_there_are_no_headers(
+    server: Server, asker: Asker
+) -> None:
     meta = {"rate_limit": {"limit": 30, "remaining": 29, "reset": 1_800_000_030}}
-    server.handler = answering(encoded({"data": {"results": {}}, "meta": {**META, **meta}}))
+    server.handler = answering(
+        encoded({"data": {"results": {}}, "meta": {**META, **meta}})
+    )
     answer = await asker.check()
     assert answer.rate_limit == RateLimit(30, 29, 1_800_000_030)
     assert set(answer.response.answers.values()) == {Status.MISSING}
@@ -496,14 +610,22 @@ async def test_the_rate_limit_comes_from_the_body_where_there_are_no_headers(ser
 
 
 @pytest.mark.parametrize("wrong", ["", "many", "-1", "1e9", "\u00b2", "9" * 400])
-async def test_headers_that_are_no_numbers_are_ignored(server: Server, asker: Asker, wrong: str) -> None:
-    server.handler = answering(headers={f"X-RateLimit-{name}": wrong for name in ("Limit", "Remaining", "Reset")})
+async def test_headers_that_are_no_numbers_are_ignored(
+    server: Server, asker: Asker, wrong: str
+) -> None:
+    server.handler = answering(
+        headers={
+            f"X-RateLimit-{name}": wrong for name in ("Limit", "Remaining", "Reset")
+        }
+    )
     assert (await asker.check()).rate_limit == RateLimit()
     assert asker.limiter.wait_seconds(time.monotonic()) == 0
 
 
 @pytest.mark.parametrize(
-    ("status", "body"), [(200, GOOD), (429, b""), (503, b"<html/>"), (401, refusal("UNAUTHORIZED"))], ids=str
+    ("status", "body"),
+    [(200, GOOD), (429, b""), (503, b"<html/>"), (401, refusal("UNAUTHORIZED"))],
+    ids=str,
 )
 async def test_the_limiter_hears_of_what_is_left_whatever_the_answer(
     server: Server, asker: Asker, status: int, body: bytes
@@ -511,7 +633,11 @@ async def test_the_limiter_hears_of_what_is_left_whatever_the_answer(
     server.handler = answering(
         body,
         status,
-        {"Date": "Fri, 15 Jan 2027 08:00:00 GMT", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1800000020"},
+        {
+            "Date": "Fri, 15 Jan 2027 08:00:00 GMT",
+            "X-RateLimit-Remaining": "0",
+            "X-RateLimit-Reset": "1800000020",
+        },
     )
     try:
         await asker.check()
@@ -521,14 +647,26 @@ async def test_the_limiter_hears_of_what_is_left_whatever_the_answer(
 
 
 @pytest.mark.parametrize("how", ["answered", "html", "dropped", "hung"])
-async def test_every_request_counts_against_the_budget_however_it_ended(server: Server, how: str) -> None:
+async def test_every_request_counts_against_the_budget_however_it_ended(
+    server: Server, how: str
+) -> None:
     async def drop(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
         request.transport.close()
         return web.Response()
 
-    server.handler = {"answered": answering(), "html": answering(b"x", 502), "dropped": drop, "hung": server.hang}[how]
-    upstream = Upstream(base_url=server.url, api_key=Secret(KEY), timeout_seconds=0.25, max_requests_per_minute=1)
+    server.handler = {
+        "answered": answering(),
+        "html": answering(b"x", 502),
+        "dropped": drop,
+        "hung": server.hang,
+    }[how]
+    upstream = Upstream(
+        base_url=server.url,
+        api_key=Secret(KEY),
+        timeout_seconds=0.25,
+        max_requests_per_minute=1,
+    )
     async for asker in asking(upstream):
         try:
             await asker.check()
@@ -553,13 +691,27 @@ ECHOES: Final[dict[str, tuple[int, bytes, dict[str, str]]]] = {
     "message_cut_in_the_key": (401, refusal("UNAUTHORIZED", "x" * 180 + KEY), {}),
     "message_cut_at_the_end": (401, refusal("UNAUTHORIZED", "x" * 480 + KEY), {}),
     "code": (401, refusal(KEY), {}),
-    "details": (422, refusal("VALIDATION_ERROR", details={"errors": [{"headers": {"X-API-Key": KEY}}]}), {}),
-    "details_cut": (422, refusal("VALIDATION_ERROR", details={"errors": ["y" * 170 + KEY]}), {}),
+    "details": (
+        422,
+        refusal(
+            "VALIDATION_ERROR", details={"errors": [{"headers": {"X-API-Key": KEY}}]}
+        ),
+        {},
+    ),
+    "details_cut": (
+        422,
+        refusal("VALIDATION_ERROR", details={"errors": ["y" * 170 + KEY]}),
+        {},
+    ),
     "request_id": (503, refusal("UPSTREAM_ERROR", request_id=KEY), {}),
     "request_id_header": (503, b"", {"X-Request-ID": f"{KEY}/1"}),
     "request_id_header_cut": (503, b"", {"X-Request-ID": "z" * 180 + KEY}),
     "html": (502, f"<html>{KEY}</html>".encode(), {}),
-    "truncated_json": (200, f'{{"success":false,"error":{{"message":"{KEY}'.encode(), {}),
+    "truncated_json": (
+        200,
+        f'{{"success":false,"error":{{"message":"{KEY}'.encode(),
+        {},
+    ),
     "json_key": (200, encoded({KEY: KEY}), {}),
     "wrong_type": (200, encoded({"data": KEY}), {}),
     "content_encoding": (200, b"x", {"Content-Encoding": KEY}),
@@ -578,31 +730,46 @@ async def test_a_key_that_the_server_repeats_is_in_no_error(
     assert_hidden(error, error.request_id)
 
 
-async def test_a_key_that_the_server_repeats_is_in_no_answer(server: Server, asker: Asker) -> None:
+async def test_a_key_that_the_server_repeats_is_in_no_answer(
+    server: Server, asker: Asker
+) -> None:
     meta = {**META, "request_id": KEY, "exchanges_filtered": [KEY]}
-    server.handler = answering(encoded({"data": {"results": {"BTCUSDT": {"echo": KEY}}}, "meta": meta}))
+    server.handler = answering(
+        encoded({"data": {"results": {"BTCUSDT": {"echo": KEY}}}, "meta": meta})
+    )
     assert_hidden(await asker.check())
 
 
-async def test_a_key_that_was_rotated_while_it_was_used_is_in_no_error(server: Server, tmp_path: Path) -> None:
+async def test_a_key_that_was_rotated_while_it_was_used_is_in_no_error(
+    server: Server, tmp_path: Path
+) -> None:
     file, keys = tmp_path / "key", list[ApiKey]()
     file.write_text(KEY)
 
     async def rotate_and_repeat(request: web.Request) -> web.StreamResponse:
         file.write_text(f"{OTHER_KEY}\n\n")
         assert keys[0].refresh()
-        return web.Response(body=refusal("UNAUTHORIZED", f"bad key {request.headers['X-API-Key']}"), status=401)
+        return web.Response(
+            body=refusal("UNAUTHORIZED", f"bad key {request.headers['X-API-Key']}"),
+            status=401,
+        )
 
     server.handler = rotate_and_repeat
-    async for asker in asking(Upstream(base_url=server.url, api_key=Secret(KEY), api_key_file=str(file))):
+    async for asker in asking(
+        Upstream(base_url=server.url, api_key=Secret(KEY), api_key_file=str(file))
+    ):
         keys.append(asker.key)
         assert_hidden(await asker.fails())
 
 
-async def test_the_next_request_goes_with_the_key_that_the_file_has_now(server: Server, tmp_path: Path) -> None:
+async def test_the_next_request_goes_with_the_key_that_the_file_has_now(
+    server: Server, tmp_path: Path
+) -> None:
     file, new = tmp_path / "key", tmp_path / "new"
     file.write_text(KEY)
-    async for asker in asking(Upstream(base_url=server.url, api_key=Secret(KEY), api_key_file=str(file))):
+    async for asker in asking(
+        Upstream(base_url=server.url, api_key=Secret(KEY), api_key_file=str(file))
+    ):
         assert not asker.key.refresh()
         await asker.check()
         new.write_text(f"  {OTHER_KEY}\n")
@@ -614,9 +781,13 @@ async def test_the_next_request_goes_with_the_key_that_the_file_has_now(server: 
 
 
 @pytest.mark.parametrize(
-    "content", ["", " \n", "two words", "x" * 5_000, "\x00\x01"], ids=["empty", "blank", "words", "long", "bin"]
+    "content",
+    ["", " \n", "two words", "x" * 5_000, "\x00\x01"],
+    ids=["empty", "blank", "words", "long", "bin"],
 )
-def test_a_file_that_holds_no_key_changes_nothing_until_it_does(tmp_path: Path, content: str) -> None:
+def test_a_file_that_holds_no_key_changes_nothing_until_it_does(
+    tmp_path: Path, content: str
+) -> None:
     file = tmp_path / "key"
     file.write_text(KEY)
     key = ApiKey(Upstream(api_key=Secret(KEY), api_key_file=str(file)))
@@ -647,7 +818,9 @@ def test_a_file_that_holds_no_key_is_said_once_and_changes_nothing(
     file.write_text("")
     assert not any(key.refresh() for _ in range(3))
     assert key.secret == Secret(KEY)
-    assert [record.message for record in caplog.records] == ["the key file is of no use, the key before stays"]
+    assert [record.message for record in caplog.records] == [
+        "the key file is of no use, the key before stays"
+    ]
 
 
 def test_a_key_rotated_before_anyone_looked_is_found(tmp_path: Path) -> None:
@@ -672,9 +845,15 @@ def test_without_a_file_the_key_never_changes() -> None:
         b"HTTP/1.1 302 Found\r\nLocation: http://xn--/\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}",
     ],
-    ids=["a reason that is no UTF-8", "a location that is no name", "less than was promised"],
+    ids=[
+        "a reason that is no UTF-8",
+        "a location that is no name",
+        "less than was promised",
+    ],
 )
-async def test_a_status_line_or_header_of_any_kind_is_an_error_of_ours(raw: bytes) -> None:
+async def test_a_status_line_or_header_of_any_kind_is_an_error_of_ours(
+    raw: bytes,
+) -> None:
     async with raw_server(raw) as url:
         async for asker in asking(Upstream(base_url=url, api_key=Secret(KEY))):
             assert isinstance(await asker.fails(), UpstreamError)
@@ -718,7 +897,9 @@ async def test_a_request_id_of_any_kind_is_short_and_can_be_written(
         body = refusal("NOT_FOUND", request_id=said)
     head = b"" if header is None else b"X-Request-ID: %b\r\n" % header
     length = b"Content-Length: %d\r\n" % len(body)
-    async with raw_server(b"HTTP/1.1 %d X\r\n%b%b\r\n%b" % (status, head, length, body)) as url:
+    async with raw_server(
+        b"HTTP/1.1 %d X\r\n%b%b\r\n%b" % (status, head, length, body)
+    ) as url:
         async for asker in asking(Upstream(base_url=url, api_key=Secret(KEY))):
             if status == 200:
                 request_id = (await asker.check()).response.meta.request_id
@@ -732,10 +913,16 @@ async def test_a_request_id_of_any_kind_is_short_and_can_be_written(
 
 
 @pytest.mark.parametrize(
-    "header", [b"a\0b", b"a\rb", b"a\r\n\r\n{}", b"z" * 2**20], ids=["nul", "return", "a body", "1 MiB"]
+    "header",
+    [b"a\0b", b"a\rb", b"a\r\n\r\n{}", b"z" * 2**20],
+    ids=["nul", "return", "a body", "1 MiB"],
 )
-async def test_a_header_that_http_forbids_is_an_error_of_ours_and_nothing_of_it_is_taken(header: bytes) -> None:
-    async with raw_server(b"HTTP/1.1 200 OK\r\nX-Request-ID: %b\r\n\r\n{}" % header) as url:
+async def test_a_header_that_http_forbids_is_an_error_of_ours_and_nothing_of_it_is_taken(
+    header: bytes,
+) -> None:
+    async with raw_server(
+        b"HTTP/1.1 200 OK\r\nX-Request-ID: %b\r\n\r\n{}" % header
+    ) as url:
         async for asker in asking(Upstream(base_url=url, api_key=Secret(KEY))):
             error = await asker.fails()
             assert len(str(error)) < 600
@@ -789,14 +976,27 @@ asyncio.run(main())
 async def test_a_server_that_is_not_who_it_should_be_is_told_nothing(
     name: str, trusted: bool, said: str, tmp_path: Path
 ) -> None:
-    authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority, context = (
+        trustme.CA(),
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH),
+    )
     authority.issue_cert(name).configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    variables = {**os.environ, **({"SSL_CERT_FILE": str(tmp_path / "authority.pem")} if trusted else {})}
+    variables = {
+        **os.environ,
+        **({"SSL_CERT_FILE": str(tmp_path / "authority.pem")} if trusted else {}),
+    }
     server = Server()
     async for one in serving(server, context):
         asking_it = await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "ignore", "-c", ASKS, one.url, env=variables, stdout=asyncio.subprocess.PIPE
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            ASKS,
+            one.url,
+            env=variables,
+            stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await asking_it.communicate()
     assert said in output.decode()

@@ -50,8 +50,12 @@ ENOUGH = 24
 class Topic:
     """What the topics of the feed hold, as the connector's own reader sees it."""
 
-    def __init__(self, kafka: LocalKafka, names: Names, registry: str | None = None) -> None:
-        settings = Kafka(bootstrap_servers=kafka.bootstrap_servers, topic_prefix=names.topic_prefix)
+    def __init__(
+        self, kafka: LocalKafka, names: Names, registry: str | None = None
+    ) -> None:
+        settings = Kafka(
+            bootstrap_servers=kafka.bootstrap_servers, topic_prefix=names.topic_prefix
+        )
         self.settings = settings
         self.clients, self.topics = Clients(settings), Topics(settings.topic_prefix)
         self._framing = SingleObject() if registry is None else Registry(registry, {})
@@ -68,8 +72,13 @@ class Topic:
 
     def states(self) -> dict[str, State]:
         current = self.topics.current(FEED)
-        values = self.reader.contents(current, 0, self.reader.high_watermark(current, 0)).values
-        return {key.decode(): self.codec.decode_state(value) for key, value in values.items()}
+        values = self.reader.contents(
+            current, 0, self.reader.high_watermark(current, 0)
+        ).values
+        return {
+            key.decode(): self.codec.decode_state(value)
+            for key, value in values.items()
+        }
 
     def is_made(self) -> bool:
         """Make the topics; the broker's parts learn of them one after the other."""
@@ -85,7 +94,9 @@ class Topic:
 
     def log(self) -> ShardLog:
         """The feed's only shard, open."""
-        log = ShardLog(ShardId(FEED, 0), 1, self.topics, (self.clients, self.reader, self.codec))
+        log = ShardLog(
+            ShardId(FEED, 0), 1, self.topics, (self.clients, self.reader, self.codec)
+        )
         log.open()
         return log
 
@@ -93,14 +104,25 @@ class Topic:
         """All of them: as many as the states say there were."""
         count = sum(state.sequence for state in self.states().values())
         reader = Events(self.clients, self.topics, self.codec, from_beginning=True)
-        found = (received.event for received in reader.until(lambda: False) if received is not None)
+        found = (
+            received.event
+            for received in reader.until(lambda: False)
+            if received is not None
+        )
         events = list(itertools.islice(found, count))
         reader.close()
         return events
 
 
 def follow(kafka: LocalKafka, names: Names, *options: str) -> list[str]:
-    where = ["--bootstrap", kafka.bootstrap_servers, "--prefix", names.topic_prefix, "--feed", FEED]
+    where = [
+        "--bootstrap",
+        kafka.bootstrap_servers,
+        "--prefix",
+        names.topic_prefix,
+        "--feed",
+        FEED,
+    ]
     return [sys.executable, str(CONSUMER), *where, *options]
 
 
@@ -131,12 +153,17 @@ def expected(events: list[Event], restored: dict[str, int]) -> dict[str, list[st
 
 def by_symbol(texts: list[str]) -> dict[str, list[str]]:
     ordered = sorted(texts, key=lambda text: text.split()[0])
-    return {symbol: list(group) for symbol, group in itertools.groupby(ordered, lambda text: text.split()[0])}
+    return {
+        symbol: list(group)
+        for symbol, group in itertools.groupby(ordered, lambda text: text.split()[0])
+    }
 
 
 def restored_by(texts: list[str]) -> dict[str, int]:
     words = (text.split() for text in texts)
-    return {symbol: int(number[1:]) for symbol, number, kind, *_ in words if kind == "state"}
+    return {
+        symbol: int(number[1:]) for symbol, number, kind, *_ in words if kind == "state"
+    }
 
 
 @pytest.fixture
@@ -154,35 +181,59 @@ def test_a_consumer_sees_the_topic_though_the_worker_is_killed(
     registry: str | None = request.getfixturevalue("registry").url if framed else None
     command = follow(kafka, names, *(["--registry", registry] if registry else []))
     with (
-        start_simulator("--period", "0.5", "--jitter", "0.1", "--limit", "0") as simulator,
+        start_simulator(
+            "--period", "0.5", "--jitter", "0.1", "--limit", "0"
+        ) as simulator,
         Topic(kafka, names, registry) as topic,
     ):
         variables = variables_for(kafka, names, simulator)
         if registry:
             variables["GEX_SCHEMA_REGISTRY__URL"] = registry
         with start_worker(variables) as worker:
-            wait_until(lambda: len(topic.states()) == len(DEFAULT_SYMBOLS), "all symbols have a state", worker)
+            wait_until(
+                lambda: len(topic.states()) == len(DEFAULT_SYMBOLS),
+                "all symbols have a state",
+                worker,
+            )
             with start(command) as consumer:
-                wait_until(lambda: len(lines(consumer)) >= ENOUGH, "the consumer follows", consumer)
+                wait_until(
+                    lambda: len(lines(consumer)) >= ENOUGH,
+                    "the consumer follows",
+                    consumer,
+                )
                 worker.kill()
                 before = len(lines(consumer))
                 with start_worker(variables) as another:
-                    wait_until(lambda: len(lines(consumer)) >= before + ENOUGH, "it follows the next one", consumer)
+                    wait_until(
+                        lambda: len(lines(consumer)) >= before + ENOUGH,
+                        "it follows the next one",
+                        consumer,
+                    )
                     assert another.terminate() == 0
                 events = topic.events()
                 said_by_topic = expected(events, restored_by(lines(consumer)))
                 count = sum(map(len, said_by_topic.values()))
-                wait_until(lambda: len(lines(consumer)) >= count, "it has seen every event", consumer)
+                wait_until(
+                    lambda: len(lines(consumer)) >= count,
+                    "it has seen every event",
+                    consumer,
+                )
                 assert by_symbol(lines(consumer)) == said_by_topic
     assert len({event.source.worker for event in events}) == 2
     with start([*command, "--seconds", "0"]) as late:
         assert late.wait() == 0
-        assert by_symbol(lines(late)) == expected(events, {event.symbol: event.sequence for event in events})
+        assert by_symbol(lines(late)) == expected(
+            events, {event.symbol: event.sequence for event in events}
+        )
 
 
 def moment(sequence: int) -> Transaction:
     """An event of BTCUSDT and the state after it."""
-    source, at, levels = Source("0", "group", "worker"), 1_700_000_000_000_000 + sequence, Levels()
+    source, at, levels = (
+        Source("0", "group", "worker"),
+        1_700_000_000_000_000 + sequence,
+        Levels(),
+    )
     event = Event(
         event_id=f"{FEED}/BTCUSDT/{sequence}",
         feed=FEED,
@@ -241,9 +292,14 @@ def test_what_is_not_yet_committed_when_it_starts_is_neither_lost_nor_doubled(
     assert producer.flush(PATIENCE_SECONDS) == 0
 
     monkeypatch.setattr(example, "Consumer", Watched)
-    decoder, reader = example.Decoder(None), example.consumer(kafka.bootstrap_servers, "read_committed")
+    decoder, reader = (
+        example.Decoder(None),
+        example.consumer(kafka.bootstrap_servers, "read_committed"),
+    )
     begin = example.ends(reader, changes)
-    high = example.ends(example.consumer(kafka.bootstrap_servers, "read_uncommitted"), current)
+    high = example.ends(
+        example.consumer(kafka.bootstrap_servers, "read_uncommitted"), current
+    )
     with ThreadPoolExecutor() as pool:
         restored = pool.submit(example.restore, reader, current, high, decoder)
         assert Watched.at_end.wait(PATIENCE_SECONDS)  # of all that is committed so far
@@ -251,8 +307,17 @@ def test_what_is_not_yet_committed_when_it_starts_is_neither_lost_nor_doubled(
         states = restored.result(PATIENCE_SECONDS)
     assert states["BTCUSDT"]["sequence"] == 3
     log.publish(moment(4))
-    reader.assign([ck.TopicPartition(changes, partition, offset) for partition, offset in begin.items()])
-    event = next(example.follow(reader, {"BTCUSDT": 3}, decoder, time.monotonic() + PATIENCE_SECONDS))
+    reader.assign(
+        [
+            ck.TopicPartition(changes, partition, offset)
+            for partition, offset in begin.items()
+        ]
+    )
+    event = next(
+        example.follow(
+            reader, {"BTCUSDT": 3}, decoder, time.monotonic() + PATIENCE_SECONDS
+        )
+    )
     assert event["sequence"] == 4
     reader.close()
 
@@ -270,4 +335,6 @@ def test_a_gap_ends_it(kafka: LocalKafka, names: Names, topic: Topic) -> None:
 def test_a_topic_that_is_not_there_is_named(kafka: LocalKafka, names: Names) -> None:
     with start(follow(kafka, names)) as consumer:
         assert consumer.wait() == 1
-        assert lines(consumer) == [f"no topic {names.topic_prefix}.all.changes: see --prefix and --feed"]
+        assert lines(consumer) == [
+            f"no topic {names.topic_prefix}.all.changes: see --prefix and --feed"
+        ]

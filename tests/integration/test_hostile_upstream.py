@@ -55,8 +55,14 @@ BODIES = (
     Body(b" " * 20 * MEGABYTE),
     Body(b"{}", promised=2**40),
     Body(b'"\\' * (MEGABYTE // 2)),
-    Body(b'{"data":{"results":{%b}}}' % b",".join(b'"%d":{}' % number for number in range(80_000))),
-    Body(b'{"data":{"results":{}},"meta":{"rate_limit":{"limit":1e400,"remaining":%b}}}' % (b"9" * 5_000)),
+    Body(
+        b'{"data":{"results":{%b}}}'
+        % b",".join(b'"%d":{}' % number for number in range(80_000))
+    ),
+    Body(
+        b'{"data":{"results":{}},"meta":{"rate_limit":{"limit":1e400,"remaining":%b}}}'
+        % (b"9" * 5_000)
+    ),
 )
 
 
@@ -83,7 +89,11 @@ class Upstream:
     def _response(self, turn: int, bad: bytes) -> Body:
         at = datetime.now(UTC).isoformat()
         good = {"computed_at": at, "all_expiry": {"hvl": turn}}
-        meta = {"request_id": REQUEST_IDS[turn % len(REQUEST_IDS)], "timestamp": at, "exchanges_filtered": REQUEST_IDS}
+        meta = {
+            "request_id": REQUEST_IDS[turn % len(REQUEST_IDS)],
+            "timestamp": at,
+            "exchanges_filtered": REQUEST_IDS,
+        }
         content = b'{"data":{"results":{"BADUSDT":%b,"GOODUSDT":%b}},"meta":%b}' % (
             bad,
             json.dumps(good).encode(),
@@ -135,7 +145,9 @@ def test_whatever_the_upstream_sends_a_worker_goes_on_and_what_it_says_stays_in_
         }
         with start_worker(variables, arguments=["--log-level", "DEBUG"]) as worker:
             wait_until(lambda: upstream.rounds, "everything was sent", worker)
-            with urllib.request.urlopen(f"{worker.url}/metrics", timeout=10) as response:
+            with urllib.request.urlopen(
+                f"{worker.url}/metrics", timeout=10
+            ) as response:
                 metrics = response.read().decode()
             assert worker.ask("/health/live")["ok"]
             assert worker.ready()
@@ -146,19 +158,39 @@ def test_whatever_the_upstream_sends_a_worker_goes_on_and_what_it_says_stays_in_
     lines = [json.loads(line) for line in log.splitlines()]
     assert "Traceback" not in log
     assert max(len(json.dumps(line)) for line in lines) < 8_000
-    assert not [family for family in text_string_to_metric_families(metrics) if not family.name.startswith(METRICS)]
-    events, states = checker.events(kafka, names.topic_prefix), checker.states(kafka, names.topic_prefix)
+    assert not [
+        family
+        for family in text_string_to_metric_families(metrics)
+        if not family.name.startswith(METRICS)
+    ]
+    events, states = (
+        checker.events(kafka, names.topic_prefix),
+        checker.states(kafka, names.topic_prefix),
+    )
     assert checker.violations(events, states) == []
     assert states["GOODUSDT"].status is Status.LIVE
-    assert len([event for event in events if event.symbol == "GOODUSDT"]) > len(BAD_ENTRIES) // 2
+    assert (
+        len([event for event in events if event.symbol == "GOODUSDT"])
+        > len(BAD_ENTRIES) // 2
+    )
     refused = checker.records(kafka, f"{names.topic_prefix}.quarantine")
     assert len({record.headers["why"].partition(b":")[0] for record in refused}) > 4
     assert {record.key for record in refused} == {b"BADUSDT"}
-    assert max(len(value) for record in refused for value in (record.value, *record.headers.values())) <= 2**16
+    assert (
+        max(
+            len(value)
+            for record in refused
+            for value in (record.value, *record.headers.values())
+        )
+        <= 2**16
+    )
     assert max(len(record.headers["where"]) for record in refused) < 1_000
 
 
 def peak_bytes(pid: int) -> int:
     """The most memory that a process ever had."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    status = dict(
+        line.split(":", 1)
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
     return int(status["VmHWM"].split()[0]) * 1024

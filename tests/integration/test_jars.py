@@ -79,7 +79,9 @@ def without_jgo(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
 
 
-def test_what_is_cached_is_not_asked_for_again(repository: Repository, cache: Path) -> None:
+def test_what_is_cached_is_not_asked_for_again(
+    repository: Repository, cache: Path
+) -> None:
     (path,) = jars.ensure([ARCHIVE], cache)
     assert path.read_bytes() == CONTENT
     assert jars.ensure([ARCHIVE], cache) == [path]
@@ -87,7 +89,10 @@ def test_what_is_cached_is_not_asked_for_again(repository: Repository, cache: Pa
 
 
 def test_what_is_cached_needs_no_client(
-    repository: Repository, cache: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    repository: Repository,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     (path,) = jars.ensure([ARCHIVE], cache)
     request.getfixturevalue("without_jgo")
@@ -100,7 +105,9 @@ def test_without_the_extra_the_error_says_what_to_install(cache: Path) -> None:
         jars.ensure([ARCHIVE], cache)
 
 
-def test_a_damaged_file_of_the_same_length_is_fetched_again(repository: Repository, cache: Path) -> None:
+def test_a_damaged_file_of_the_same_length_is_fetched_again(
+    repository: Repository, cache: Path
+) -> None:
     (path,) = jars.ensure([ARCHIVE], cache)
     path.write_bytes(CONTENT[:-1] + b"!")
     assert jars.ensure([ARCHIVE], cache) == [path]
@@ -108,10 +115,15 @@ def test_a_damaged_file_of_the_same_length_is_fetched_again(repository: Reposito
     assert repository.requests == 2
 
 
-def test_a_file_other_than_the_pinned_one_is_refused_and_not_kept(repository: Repository, cache: Path) -> None:
+def test_a_file_other_than_the_pinned_one_is_refused_and_not_kept(
+    repository: Repository, cache: Path
+) -> None:
     repository.files[PATH] = b"another"
     found = hashlib.sha256(b"another").hexdigest()
-    with pytest.raises(SetupError, match=f"thing-1.2-all.tar.gz.*expected sha256 {SHA256}, found {found}"):
+    with pytest.raises(
+        SetupError,
+        match=f"thing-1.2-all.tar.gz.*expected sha256 {SHA256}, found {found}",
+    ):
         jars.ensure([ARCHIVE], cache)
     assert not (cache / "maven" / ARCHIVE.path).exists()
 
@@ -121,7 +133,9 @@ def test_a_file_other_than_the_pinned_one_is_refused_and_not_kept(repository: Re
 
 def test_a_download_cut_off_does_not_count(repository: Repository, cache: Path) -> None:
     repository.cut = 1
-    with pytest.raises((KafkaUnavailable, SetupError), match=r"thing-1\.2-all\.tar\.gz"):
+    with pytest.raises(
+        (KafkaUnavailable, SetupError), match=r"thing-1\.2-all\.tar\.gz"
+    ):
         jars.ensure([ARCHIVE], cache)
     assert not (cache / "maven" / ARCHIVE.path).exists()
 
@@ -141,27 +155,45 @@ def test_an_unreachable_repository_is_named_with_the_file(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_repository(monkeypatch, tmp_path / "jgo.conf", free_port())
-    with pytest.raises(KafkaUnavailable, match=r"thing-1\.2-all\.tar\.gz cannot be fetched: .*; check the network"):
+    with pytest.raises(
+        KafkaUnavailable,
+        match=r"thing-1\.2-all\.tar\.gz cannot be fetched: .*; check the network",
+    ):
         jars.ensure([ARCHIVE], cache)
 
 
-def test_a_file_that_no_repository_has_is_named(repository: Repository, cache: Path) -> None:
+def test_a_file_that_no_repository_has_is_named(
+    repository: Repository, cache: Path
+) -> None:
     repository.files.clear()
-    with pytest.raises(KafkaUnavailable, match=r"thing-1\.2-all\.tar\.gz cannot be fetched"):
+    with pytest.raises(
+        KafkaUnavailable, match=r"thing-1\.2-all\.tar\.gz cannot be fetched"
+    ):
         jars.ensure([ARCHIVE], cache)
 
 
 @pytest.mark.usefixtures("repository")
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SetupError, match=r"cache folder .*/file/cache cannot be used.*XDG_CACHE_HOME"):
+    with pytest.raises(
+        SetupError, match=r"cache folder .*/file/cache cannot be used.*XDG_CACHE_HOME"
+    ):
         jars.ensure([ARCHIVE], tmp_path / "file" / "cache")
 
 
-def test_processes_that_start_at_once_fetch_once(repository: Repository, cache: Path) -> None:
+def test_processes_that_start_at_once_fetch_once(
+    repository: Repository, cache: Path
+) -> None:
     program = "import sys, pathlib; from connector.simulator import jars; "
     program += "jars.ensure([jars.Archive(*sys.argv[1:3])], pathlib.Path(sys.argv[3]))"
-    command = [sys.executable, "-c", program, ARCHIVE.coordinate, ARCHIVE.sha256, str(cache)]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        ARCHIVE.coordinate,
+        ARCHIVE.sha256,
+        str(cache),
+    ]
     processes = [subprocess.Popen(command, env=os.environ) for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert repository.requests == 1
@@ -176,7 +208,9 @@ def test_the_lock_file_pins_every_set() -> None:
         assert all(len(archive.sha256) == 64 for archive in pinned.values())
 
 
-def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_where_the_user_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert jars.cache_folder() == tmp_path / "gex-levels-connector"
     monkeypatch.setenv("XDG_CACHE_HOME", "")

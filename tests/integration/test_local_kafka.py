@@ -12,7 +12,13 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -53,14 +59,22 @@ def produce(kafka: LocalKafka, topic: str, *values: bytes) -> None:
     failures: list[object] = []
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "acks": "all"})
     for value in values:
-        producer.produce(topic, value, on_delivery=lambda error, _: failures.append(error) if error else None)
+        producer.produce(
+            topic,
+            value,
+            on_delivery=lambda error, _: failures.append(error) if error else None,
+        )
     assert producer.flush(PATIENCE_SECONDS) == 0
     assert not failures
 
 
 def committed(kafka: LocalKafka, topic: str, count: int) -> list[bytes | None]:
     """Return the first `count` committed values of partition 0."""
-    settings = {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "unused", "isolation.level": "read_committed"}
+    settings = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "group.id": "unused",
+        "isolation.level": "read_committed",
+    }
     consumer = Consumer(settings)
     consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
     messages = consumer.consume(count, PATIENCE_SECONDS)
@@ -93,9 +107,14 @@ def ends(pid: int) -> bool:
         os.close(descriptor)
 
 
-def test_what_is_committed_is_read_and_what_is_aborted_is_not(kafka: LocalKafka, names: Names) -> None:
+def test_what_is_committed_is_read_and_what_is_aborted_is_not(
+    kafka: LocalKafka, names: Names
+) -> None:
     create_topic(kafka, names.topic_prefix)
-    settings = {"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": names.transactional_id}
+    settings = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "transactional.id": names.transactional_id,
+    }
     producer = Producer(settings)
     producer.init_transactions(PATIENCE_SECONDS)
     for value, end in (("a", "commit"), ("b", "abort"), ("c", "commit")):
@@ -107,12 +126,18 @@ def test_what_is_committed_is_read_and_what_is_aborted_is_not(kafka: LocalKafka,
 
 
 def test_no_topic_appears_by_being_written_to(kafka: LocalKafka, names: Names) -> None:
-    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "message.timeout.ms": 1000})
+    producer = Producer(
+        {"bootstrap.servers": kafka.bootstrap_servers, "message.timeout.ms": 1000}
+    )
     errors: list[object] = []
-    producer.produce(names.topic_prefix, b"a", on_delivery=lambda error, _: errors.append(error))
+    producer.produce(
+        names.topic_prefix, b"a", on_delivery=lambda error, _: errors.append(error)
+    )
     producer.flush(PATIENCE_SECONDS)
     assert errors[0] is not None
-    assert names.topic_prefix not in producer.list_topics(timeout=PATIENCE_SECONDS).topics
+    assert (
+        names.topic_prefix not in producer.list_topics(timeout=PATIENCE_SECONDS).topics
+    )
 
 
 def test_records_outlive_a_kill_and_a_stop(tmp_path: Path) -> None:
@@ -137,20 +162,30 @@ def test_starting_what_runs_changes_nothing(kafka: LocalKafka) -> None:
     assert kafka.pid == pid
 
 
-def test_only_loopback_is_listened_on(kafka: LocalKafka, registry: LocalRegistry) -> None:
+def test_only_loopback_is_listened_on(
+    kafka: LocalKafka, registry: LocalRegistry
+) -> None:
     sockets = listening(kafka.pid)
     assert ("127.0.0.1", kafka.port) in sockets
-    assert {address for address, _ in sockets | listening(registry.pid)} == {"127.0.0.1"}
+    assert {address for address, _ in sockets | listening(registry.pid)} == {
+        "127.0.0.1"
+    }
     assert len(listening(registry.pid)) == 2  # the API and its management
 
 
 def test_the_registry_is_full_transitive(registry: LocalRegistry) -> None:
-    with urllib.request.urlopen(f"{registry.url}/config", timeout=PATIENCE_SECONDS) as response:
+    with urllib.request.urlopen(
+        f"{registry.url}/config", timeout=PATIENCE_SECONDS
+    ) as response:
         assert b"FULL_TRANSITIVE" in response.read()
 
 
-def test_a_second_start_asks_no_repository(kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jars, "_maven", lambda _: pytest.fail("a repository was asked for"))
+def test_a_second_start_asks_no_repository(
+    kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        jars, "_maven", lambda _: pytest.fail("a repository was asked for")
+    )
     assert len(jars.bring("kafka")) > 40
 
 
@@ -162,7 +197,9 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_broker_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
-    with pytest.raises(KafkaUnavailable, match=r"(?s)ended with status 1.*kafka\.log.*num\.io\.threads"):
+    with pytest.raises(
+        KafkaUnavailable, match=r"(?s)ended with status 1.*kafka\.log.*num\.io\.threads"
+    ):
         LocalKafka(tmp_path, extra={"num.io.threads": "none"}).start()
 
 
@@ -173,7 +210,9 @@ def test_a_broker_that_is_never_ready_is_killed(tmp_path: Path) -> None:
     assert not broker.running
 
 
-def test_clients_sign_in_where_extra_properties_ask_for_it(tmp_path: Path, names: Names) -> None:
+def test_clients_sign_in_where_extra_properties_ask_for_it(
+    tmp_path: Path, names: Names
+) -> None:
     extra = {
         "listener.security.protocol.map": "CLIENT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
         "sasl.enabled.mechanisms": "PLAIN",
@@ -191,10 +230,16 @@ def test_clients_sign_in_where_extra_properties_ask_for_it(tmp_path: Path, names
             signed_in(broker, "wrong").list_topics(timeout=2)
 
 
-def test_the_command_runs_until_it_is_interrupted_and_leaves_nothing(tmp_path: Path) -> None:
+def test_the_command_runs_until_it_is_interrupted_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        [sys.executable, "-c", RUN], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", RUN],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as command:
         assert command.stdout is not None
         said = command.stdout.readline()
@@ -207,7 +252,9 @@ def test_the_command_runs_until_it_is_interrupted_and_leaves_nothing(tmp_path: P
 
 def test_a_broker_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
     program = [sys.executable, "-c", START_AND_WAIT, str(tmp_path)]
-    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout is not None
         pid, running = parent.stdout.readline().split()
         assert running == "True"

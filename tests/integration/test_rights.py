@@ -18,7 +18,13 @@ from connector.kafka.clients import Clients
 from connector.kafka.names import Topics
 from tests.support import checker
 from tests.support.guarded import KEY_PASSWORD, PASSWORD, USER, GuardedKafka
-from tests.support.processes import start, start_simulator, start_worker, variables_for, wait_until
+from tests.support.processes import (
+    start,
+    start_simulator,
+    start_worker,
+    variables_for,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +49,10 @@ NEEDED = {
     "transactional id WRITE": (TRANSACTIONAL_ID, WRITE),
     "group READ": (GROUP, READ),
 }
-WAYS = {"SCRAM over TLS": GuardedKafka.by_password, "a certificate": GuardedKafka.by_certificate}
+WAYS = {
+    "SCRAM over TLS": GuardedKafka.by_password,
+    "a certificate": GuardedKafka.by_certificate,
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,22 +70,34 @@ def simulator() -> Iterator[Program]:
 
 
 @pytest.fixture
-def variables(guarded: GuardedKafka, names: Names, simulator: Program) -> dict[str, str]:
+def variables(
+    guarded: GuardedKafka, names: Names, simulator: Program
+) -> dict[str, str]:
     given = variables_for(guarded.broker, names, simulator, ["BTCUSDT"])
     return {**given, **guarded.by_password(), "GEX_KAFKA__START_TIMEOUT_SECONDS": "6"}
 
 
 def grant(
-    guarded: GuardedKafka, names: Names, rights: Mapping[str, tuple[admin_api.ResourceType, admin_api.AclOperation]]
+    guarded: GuardedKafka,
+    names: Names,
+    rights: Mapping[str, tuple[admin_api.ResourceType, admin_api.AclOperation]],
 ) -> None:
     """To our user, on what has this test's names; topics and transactional ids by their prefix."""
     given = []
     for resource, operation in rights.values():
         exact = resource is GROUP
-        pattern = admin_api.ResourcePatternType.LITERAL if exact else admin_api.ResourcePatternType.PREFIXED
+        pattern = (
+            admin_api.ResourcePatternType.LITERAL
+            if exact
+            else admin_api.ResourcePatternType.PREFIXED
+        )
         name = names.group_id if exact else f"{names.topic_prefix}."
         allow = admin_api.AclPermissionType.ALLOW
-        given.append(admin_api.AclBinding(resource, name, pattern, f"User:{USER}", "*", operation, allow))
+        given.append(
+            admin_api.AclBinding(
+                resource, name, pattern, f"User:{USER}", "*", operation, allow
+            )
+        )
     admin = guarded.admin()
     for future in admin.create_acls(given).values():
         future.result(30)
@@ -86,12 +107,25 @@ def grant(
 def test_the_rights_of_the_readme_are_enough(
     guarded: GuardedKafka, names: Names, variables: dict[str, str], way: str
 ) -> None:
-    given = {name: value for name, value in variables.items() if not name.startswith("GEX_KAFKA__CLIENT__")}
+    given = {
+        name: value
+        for name, value in variables.items()
+        if not name.startswith("GEX_KAFKA__CLIENT__")
+    }
     grant(guarded, names, NEEDED)
-    reader = ck.Consumer({"bootstrap.servers": guarded.broker.bootstrap_servers, "group.id": names.unique})
+    reader = ck.Consumer(
+        {
+            "bootstrap.servers": guarded.broker.bootstrap_servers,
+            "group.id": names.unique,
+        }
+    )
     with start_worker({**given, **WAYS[way](guarded)}) as worker:
         place = ck.TopicPartition(f"{names.topic_prefix}.all.current", 0)
-        wait_until(lambda: max(reader.get_watermark_offsets(place, timeout=10)), "a state", worker)
+        wait_until(
+            lambda: max(reader.get_watermark_offsets(place, timeout=10)),
+            "a state",
+            worker,
+        )
         assert worker.terminate() == 0
         assert PASSWORD not in worker.log()
     reader.close()
@@ -102,18 +136,29 @@ def test_one_right_fewer_ends_the_start_and_names_the_remedy(
     guarded: GuardedKafka, names: Names, variables: dict[str, str], missing: str
 ) -> None:
     if missing != "topic CREATE":
-        there = Kafka(bootstrap_servers=guarded.broker.bootstrap_servers, topic_prefix=names.topic_prefix)
+        there = Kafka(
+            bootstrap_servers=guarded.broker.bootstrap_servers,
+            topic_prefix=names.topic_prefix,
+        )
         wanted = topics.specs(Topics(names.topic_prefix), ["all"], there)
         topics.prepare(Clients(there), wanted, -1)
-    grant(guarded, names, {name: right for name, right in NEEDED.items() if name != missing})
+    grant(
+        guarded,
+        names,
+        {name: right for name, right in NEEDED.items() if name != missing},
+    )
     with start_worker(variables, wait_ready=False) as worker:
         assert worker.wait() == 3, worker.log()
         assert "README, Rights" in worker.log()
         assert "Traceback" not in worker.log()
 
 
-def test_a_certificate_without_rights_opens_nothing(guarded: GuardedKafka, variables: dict[str, str]) -> None:
-    with start_worker({**variables, **guarded.by_certificate()}, wait_ready=False) as worker:
+def test_a_certificate_without_rights_opens_nothing(
+    guarded: GuardedKafka, variables: dict[str, str]
+) -> None:
+    with start_worker(
+        {**variables, **guarded.by_certificate()}, wait_ready=False
+    ) as worker:
         assert worker.wait() == 3, worker.log()
         assert "README, Rights" in worker.log()
 
@@ -121,16 +166,38 @@ def test_a_certificate_without_rights_opens_nothing(guarded: GuardedKafka, varia
 CLIENT = "GEX_KAFKA__CLIENT__"
 UNTRUSTED = ("certificate verify failed", "ssl.*")
 WRONG: dict[str, tuple[Callable[[GuardedKafka], dict[str, str]], tuple[str, ...]]] = {
-    "a wrong password": (lambda _: {f"{CLIENT}SASL_PASSWORD": "hunter22"}, ("Authentication failed", "sasl.password")),
-    "an unknown user": (lambda _: {f"{CLIENT}SASL_USERNAME": "hunter22"}, ("Authentication failed", "sasl.username")),
-    "another mechanism": (lambda _: {f"{CLIENT}SASL_MECHANISM": "PLAIN"}, ("SCRAM-SHA-512", "sasl.mechanism")),
-    "a server that others vouch for": (lambda kafka: {f"{CLIENT}SSL_CA_LOCATION": kafka.stranger.authority}, UNTRUSTED),
-    "a server nobody vouches for": (lambda _: {f"{CLIENT}SSL_CA_LOCATION": ""}, UNTRUSTED),
-    "a server of another name": (
-        lambda kafka: {"GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.scram.replace("127.0.0.1", "localhost")},
+    "a wrong password": (
+        lambda _: {f"{CLIENT}SASL_PASSWORD": "hunter22"},
+        ("Authentication failed", "sasl.password"),
+    ),
+    "an unknown user": (
+        lambda _: {f"{CLIENT}SASL_USERNAME": "hunter22"},
+        ("Authentication failed", "sasl.username"),
+    ),
+    "another mechanism": (
+        lambda _: {f"{CLIENT}SASL_MECHANISM": "PLAIN"},
+        ("SCRAM-SHA-512", "sasl.mechanism"),
+    ),
+    "a server that others vouch for": (
+        lambda kafka: {f"{CLIENT}SSL_CA_LOCATION": kafka.stranger.authority},
         UNTRUSTED,
     ),
-    "no TLS where there is TLS": (lambda _: {f"{CLIENT}SECURITY_PROTOCOL": "SASL_PLAINTEXT"}, ("security.protocol",)),
+    "a server nobody vouches for": (
+        lambda _: {f"{CLIENT}SSL_CA_LOCATION": ""},
+        UNTRUSTED,
+    ),
+    "a server of another name": (
+        lambda kafka: {
+            "GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.scram.replace(
+                "127.0.0.1", "localhost"
+            )
+        },
+        UNTRUSTED,
+    ),
+    "no TLS where there is TLS": (
+        lambda _: {f"{CLIENT}SECURITY_PROTOCOL": "SASL_PLAINTEXT"},
+        ("security.protocol",),
+    ),
     "TLS where there is none": (
         lambda kafka: {"GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.broker.bootstrap_servers},
         ("PLAINTEXT broker listener?", "security.protocol"),
@@ -164,12 +231,18 @@ def test_who_is_not_let_in_or_not_trusted_ends_the_start_with_the_reason(
         assert worker.wait() == 3, worker.log()
         log = worker.log()
     last = log.splitlines()[-1]
-    assert [reason for reason in ("not started", *reasons) if reason not in last] == [], last
+    assert [
+        reason for reason in ("not started", *reasons) if reason not in last
+    ] == [], last
     assert "Traceback" not in log
-    assert not [secret for secret in ("hunter22", PASSWORD, KEY_PASSWORD) if secret in log]
+    assert not [
+        secret for secret in ("hunter22", PASSWORD, KEY_PASSWORD) if secret in log
+    ]
 
 
-def test_watching_with_a_wrong_password_says_so(guarded: GuardedKafka, variables: dict[str, str]) -> None:
+def test_watching_with_a_wrong_password_says_so(
+    guarded: GuardedKafka, variables: dict[str, str]
+) -> None:
     command = [sys.executable, "-m", "connector", "watch"]
     with start(command, {**variables, f"{CLIENT}SASL_PASSWORD": "hunter22"}) as watch:
         assert watch.wait() == 3
@@ -181,7 +254,11 @@ def test_watching_with_a_wrong_password_says_so(guarded: GuardedKafka, variables
 def test_a_key_that_cannot_be_opened_is_a_fault_of_the_configuration(
     guarded: GuardedKafka, variables: dict[str, str]
 ) -> None:
-    wrong = {**variables, **guarded.by_certificate(), "GEX_KAFKA__CLIENT__SSL_KEY_PASSWORD": "hunter22"}
+    wrong = {
+        **variables,
+        **guarded.by_certificate(),
+        "GEX_KAFKA__CLIENT__SSL_KEY_PASSWORD": "hunter22",
+    }
     with start_worker(wrong, wait_ready=False) as worker:
         assert worker.wait() == 2, worker.log()
         assert "ssl.key" in worker.log()
@@ -190,18 +267,33 @@ def test_a_key_that_cannot_be_opened_is_a_fault_of_the_configuration(
 
 REGISTRY_PASSWORD = "registry-pass-90bb1f"
 SECRETS = (DEFAULT_KEY, PASSWORD, KEY_PASSWORD, REGISTRY_PASSWORD)
-PAGES = ("/metrics", "/health/live", "/health/ready", "/", "/status", "/api/status", "/no-such-page")
+PAGES = (
+    "/metrics",
+    "/health/live",
+    "/health/ready",
+    "/",
+    "/status",
+    "/api/status",
+    "/no-such-page",
+)
 
 
 def test_no_secret_is_shown_anywhere(
-    guarded: GuardedKafka, registry: LocalRegistry, names: Names, variables: dict[str, str]
+    guarded: GuardedKafka,
+    registry: LocalRegistry,
+    names: Names,
+    variables: dict[str, str],
 ) -> None:
     """Neither while all is well nor while the API sends rubbish and refuses the key."""
     grant(guarded, names, NEEDED)
     user_info = f"gex:{REGISTRY_PASSWORD}"
     given = {
         **variables,
-        **{name: value for name, value in guarded.by_certificate().items() if name.startswith(f"{CLIENT}SSL_")},
+        **{
+            name: value
+            for name, value in guarded.by_certificate().items()
+            if name.startswith(f"{CLIENT}SSL_")
+        },
         f"{CLIENT}DEBUG": "conf,security,broker",
         "GEX_SCHEMA_REGISTRY__URL": registry.url,
         "GEX_SCHEMA_REGISTRY__CLIENT__BASIC_AUTH_USER_INFO": user_info,
@@ -210,10 +302,16 @@ def test_no_secret_is_shown_anywhere(
         given["GEX_UPSTREAM__BASE_URL"] = f"{simulator.url}/v2"
         with start_worker(given, arguments=["--log-level", "DEBUG"]) as worker:
             simulator.ask("/_control/faults", {"fault": "nan", "count": 1})
-            wait_until(lambda: "entry to quarantine" in worker.log(), "an entry in quarantine", worker)
+            wait_until(
+                lambda: "entry to quarantine" in worker.log(),
+                "an entry in quarantine",
+                worker,
+            )
             shown = [page(worker, path) for path in PAGES]
             simulator.ask("/_control/set", {"keys": ["bq_live_" + "x" * 32]})
-            wait_until(lambda: "key_refused" in worker.log(), "the key is refused", worker)
+            wait_until(
+                lambda: "key_refused" in worker.log(), "the key is refused", worker
+            )
             shown += [page(worker, path) for path in PAGES]
             assert worker.terminate() == 0
             shown.append(worker.log())

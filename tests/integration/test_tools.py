@@ -32,7 +32,13 @@ from tests.conftest import Names
 from tests.integration.test_rights import NEEDED, grant
 from tests.support import checker
 from tests.support.guarded import GuardedKafka
-from tests.support.processes import Program, start_simulator, start_worker, variables_for, wait_until
+from tests.support.processes import (
+    Program,
+    start_simulator,
+    start_worker,
+    variables_for,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,7 +53,9 @@ _SECONDS = 90
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Program]:
-    with start_simulator("--period", "1", "--limit", "600", "--symbols", ",".join((*SYMBOLS, "SOLUSDT"))) as program:
+    with start_simulator(
+        "--period", "1", "--limit", "600", "--symbols", ",".join((*SYMBOLS, "SOLUSDT"))
+    ) as program:
         yield program
 
 
@@ -57,7 +65,11 @@ def written(kafka: LocalKafka, simulator: Program) -> dict[str, str]:
     names = Names("tools-" + os.urandom(4).hex())
     variables = variables_for(kafka, names, simulator, SYMBOLS)
     with start_worker(variables) as worker:
-        wait_until(lambda: len(checker.events(kafka, names.topic_prefix)) > 12, "events", worker)
+        wait_until(
+            lambda: len(checker.events(kafka, names.topic_prefix)) > 12,
+            "events",
+            worker,
+        )
         assert worker.terminate() == 0
     return variables
 
@@ -80,29 +92,73 @@ def tool(*arguments: str, given: Mapping[str, str]) -> tuple[int, str]:
 
 def marks(printed: str, mark: str) -> set[str]:
     """The items of a check that have this mark."""
-    return {line.split()[1] for line in printed.splitlines() if line.startswith(f"{mark:<4} ")}
+    return {
+        line.split()[1]
+        for line in printed.splitlines()
+        if line.startswith(f"{mark:<4} ")
+    }
 
 
 def test_a_good_set_up_is_ok_and_nothing_is_changed(
     kafka: LocalKafka, registry: LocalRegistry, simulator: Program, names: Names
 ) -> None:
-    given = variables_for(kafka, names, simulator, SYMBOLS) | {"GEX_SCHEMA_REGISTRY__URL": registry.url}
+    given = variables_for(kafka, names, simulator, SYMBOLS) | {
+        "GEX_SCHEMA_REGISTRY__URL": registry.url
+    }
     code, printed = tool("check", given=given)
-    assert (code, marks(printed, "FAIL"), marks(printed, "warn")) == (0, set(), set()), printed
+    assert (code, marks(printed, "FAIL"), marks(printed, "warn")) == (
+        0,
+        set(),
+        set(),
+    ), printed
     assert marks(printed, "ok") == {
         "configuration", "key", "quota", "clock", "symbols", "broker", "topics", "rights", "registry",
     }  # fmt: skip
     admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    assert not [topic for topic in admin.list_topics(timeout=30).topics if topic.startswith(names.topic_prefix)]
+    assert not [
+        topic
+        for topic in admin.list_topics(timeout=30).topics
+        if topic.startswith(names.topic_prefix)
+    ]
 
 
 FAULTS: dict[str, tuple[dict[str, str], int, str, str]] = {
-    "wrong key": ({"GEX_UPSTREAM__API_KEY": "bq_live_" + "0" * 32}, 1, "key", "check upstream.api_key"),
-    "unknown symbol": ({"GEX_SYMBOLS": "BTCUSDT,ETHUSTD"}, 1, "symbols", "did you mean ETHUSDT"),
-    "dead broker": ({"GEX_KAFKA__BOOTSTRAP_SERVERS": f"{LOOPBACK}:1"}, 3, "broker", "check that the broker runs"),
-    "dead registry": ({"GEX_SCHEMA_REGISTRY__URL": f"http://{LOOPBACK}:1"}, 3, "registry", "schema_registry.url"),
-    "wrong configuration": ({"GEX_KAFKA__SHARDS": "many"}, 2, "configuration", "kafka.shards"),
-    "dead upstream": ({"GEX_UPSTREAM__BASE_URL": f"http://{LOOPBACK}:1/v2"}, 1, "upstream", "upstream.base_url"),
+    "wrong key": (
+        {"GEX_UPSTREAM__API_KEY": "bq_live_" + "0" * 32},
+        1,
+        "key",
+        "check upstream.api_key",
+    ),
+    "unknown symbol": (
+        {"GEX_SYMBOLS": "BTCUSDT,ETHUSTD"},
+        1,
+        "symbols",
+        "did you mean ETHUSDT",
+    ),
+    "dead broker": (
+        {"GEX_KAFKA__BOOTSTRAP_SERVERS": f"{LOOPBACK}:1"},
+        3,
+        "broker",
+        "check that the broker runs",
+    ),
+    "dead registry": (
+        {"GEX_SCHEMA_REGISTRY__URL": f"http://{LOOPBACK}:1"},
+        3,
+        "registry",
+        "schema_registry.url",
+    ),
+    "wrong configuration": (
+        {"GEX_KAFKA__SHARDS": "many"},
+        2,
+        "configuration",
+        "kafka.shards",
+    ),
+    "dead upstream": (
+        {"GEX_UPSTREAM__BASE_URL": f"http://{LOOPBACK}:1/v2"},
+        1,
+        "upstream",
+        "upstream.base_url",
+    ),
     "other partitions": ({"GEX_KAFKA__SHARDS": "3"}, 3, "topics", "kafka.shards"),
 }
 
@@ -116,28 +172,46 @@ def test_each_fault_is_named_with_its_remedy_and_the_rest_is_tried_all_the_same(
     assert (code, marks(printed, "FAIL")) == (status, {item}), printed
     assert said in printed
     if status != 2:
-        assert {"key", "broker", "topics"} - {item} <= marks(printed, "ok") | marks(printed, "warn") | {"topics"}
+        assert {"key", "broker", "topics"} - {item} <= marks(printed, "ok") | marks(
+            printed, "warn"
+        ) | {"topics"}
 
 
-def test_what_cannot_be_tried_says_why_and_only_requests_that_left_are_counted(kafka: LocalKafka, names: Names) -> None:
+def test_what_cannot_be_tried_says_why_and_only_requests_that_left_are_counted(
+    kafka: LocalKafka, names: Names
+) -> None:
     with start_simulator("--limit", "5") as simulator:
         given = variables_for(kafka, names, simulator, SYMBOLS)
-        wait_until(lambda: datetime.now(UTC).second < 30, "a minute of the quota that has a while to go")
+        wait_until(
+            lambda: datetime.now(UTC).second < 30,
+            "a minute of the quota that has a while to go",
+        )
         simulator.ask("/_control/spend", {"requests": 5})
         code, printed = tool("check", given=given)
         assert (code, marks(printed, "FAIL")) == (0, set()), printed
         assert "quota          used up for another" in printed
         assert "key, clock     not tried" in printed
         assert "no request for the list is left in this minute" in printed
-        assert printed.splitlines()[-1].startswith(f"{simulator.ask('/_control/stats')['requests_total']} request(s)")
+        assert printed.splitlines()[-1].startswith(
+            f"{simulator.ask('/_control/stats')['requests_total']} request(s)"
+        )
 
 
-def test_creating_topics_is_tried_without_creating_them(tmp_path: Path, simulator: Program, names: Names) -> None:
+def test_creating_topics_is_tried_without_creating_them(
+    tmp_path: Path, simulator: Program, names: Names
+) -> None:
     guarded = GuardedKafka(tmp_path)
     with guarded.broker:
         guarded.admit()
-        variables = {**variables_for(guarded.broker, names, simulator, SYMBOLS), **guarded.by_password()}
-        grant(guarded, names, {name: right for name, right in NEEDED.items() if name != "topic CREATE"})
+        variables = {
+            **variables_for(guarded.broker, names, simulator, SYMBOLS),
+            **guarded.by_password(),
+        }
+        grant(
+            guarded,
+            names,
+            {name: right for name, right in NEEDED.items() if name != "topic CREATE"},
+        )
         code, printed = tool("check", given=variables)
         assert (code, marks(printed, "FAIL")) == (3, {"rights"}), printed
         assert f"creating topic {names.topic_prefix}.all.changes" in printed
@@ -151,10 +225,14 @@ def test_creating_topics_is_tried_without_creating_them(tmp_path: Path, simulato
 
 def coordinators(kafka: LocalKafka) -> dict[tuple[str, int], tuple[int, int]]:
     """Where the broker's own topics, of groups and transactions, end: whoever joins or begins moves that."""
-    consumer = ck.Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": "unused"})
+    consumer = ck.Consumer(
+        {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "unused"}
+    )
     topics = consumer.list_topics(timeout=30).topics
     found = {
-        (name, partition): consumer.get_watermark_offsets(ck.TopicPartition(name, partition), timeout=30)
+        (name, partition): consumer.get_watermark_offsets(
+            ck.TopicPartition(name, partition), timeout=30
+        )
         for name, topic in topics.items()
         for partition in topic.partitions
     }
@@ -167,7 +245,9 @@ def test_a_topic_that_is_configured_otherwise_is_named(
 ) -> None:
     prefix = names.topic_prefix
     new = [
-        admin_api.NewTopic(f"{prefix}.all.current", 1, 1, config={"cleanup.policy": "delete"}),
+        admin_api.NewTopic(
+            f"{prefix}.all.current", 1, 1, config={"cleanup.policy": "delete"}
+        ),
         admin_api.NewTopic(f"{prefix}.all.changes", 6, 1),
     ]
     admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
@@ -184,17 +264,28 @@ def test_each_right_that_is_missing_is_named_and_a_worker_that_runs_is_not_fence
     guarded = GuardedKafka(tmp_path)
     binding: Any = admin_api.AclBindingFilter
     named = admin_api.ResourceType.ANY, None, admin_api.ResourcePatternType.ANY
-    everything = binding(*named, None, None, admin_api.AclOperation.ANY, admin_api.AclPermissionType.ANY)
+    everything = binding(
+        *named, None, None, admin_api.AclOperation.ANY, admin_api.AclPermissionType.ANY
+    )
     with guarded.broker:
         guarded.admit()
         admin = guarded.admin()
-        variables = {**variables_for(guarded.broker, names, simulator, SYMBOLS), **guarded.by_password()}
+        variables = {
+            **variables_for(guarded.broker, names, simulator, SYMBOLS),
+            **guarded.by_password(),
+        }
         grant(guarded, names, NEEDED)
         with start_worker(variables) as worker:
             code, printed = tool("check", given=variables)
             assert (code, marks(printed, "FAIL")) == (0, set()), printed
             before = len(checker.events(guarded.broker, names.topic_prefix))
-            wait_until(lambda: len(checker.events(guarded.broker, names.topic_prefix)) > before, "events", worker)
+            wait_until(
+                lambda: (
+                    len(checker.events(guarded.broker, names.topic_prefix)) > before
+                ),
+                "events",
+                worker,
+            )
             assert worker.metric("gex_shard_fenced_total") == 0
             assert worker.terminate() == 0
         for missing in NEEDED:
@@ -202,30 +293,63 @@ def test_each_right_that_is_missing_is_named_and_a_worker_that_runs_is_not_fence
                 continue
             for future in admin.delete_acls([everything]).values():
                 future.result(30)
-            grant(guarded, names, {name: right for name, right in NEEDED.items() if name != missing})
+            grant(
+                guarded,
+                names,
+                {name: right for name, right in NEEDED.items() if name != missing},
+            )
             code, printed = tool("check", given=variables)
             assert (code, marks(printed, "FAIL")) == (3, {"rights"}), (missing, printed)
             assert "README, Rights" in printed
 
 
-def test_history_shows_the_events_of_one_symbol_in_each_form(kafka: LocalKafka, written: dict[str, str]) -> None:
+def test_history_shows_the_events_of_one_symbol_in_each_form(
+    kafka: LocalKafka, written: dict[str, str]
+) -> None:
     prefix = written["GEX_KAFKA__TOPIC_PREFIX"]
-    its = [event for event in checker.events(kafka, prefix) if event.symbol == "BTCUSDT"]
+    its = [
+        event for event in checker.events(kafka, prefix) if event.symbol == "BTCUSDT"
+    ]
     code, printed = tool("history", "btcusdt", "--json", given=written)
-    assert (code, [json.loads(line)["sequence"] for line in printed.splitlines()]) == (0, [e.sequence for e in its])
+    assert (code, [json.loads(line)["sequence"] for line in printed.splitlines()]) == (
+        0,
+        [e.sequence for e in its],
+    )
     code, printed = tool("history", "BTCUSDT", "--csv", given=written)
     rows = list(csv.DictReader(io.StringIO(printed)))
-    assert [(int(row["sequence"]), row["kind"]) for row in rows] == [(e.sequence, e.kind) for e in its]
-    assert [float(row["all_expiry.hvl"]) for row in rows] == [e.after.all_expiry.hvl for e in its if e.after]
+    assert [(int(row["sequence"]), row["kind"]) for row in rows] == [
+        (e.sequence, e.kind) for e in its
+    ]
+    assert [float(row["all_expiry.hvl"]) for row in rows] == [
+        e.after.all_expiry.hvl for e in its if e.after
+    ]
     code, printed = tool("history", "BTCUSDT", given=written)
     assert (code, len(printed.splitlines())) == (0, len(its))
 
 
-def test_history_begins_and_ends_where_it_is_told(kafka: LocalKafka, written: dict[str, str]) -> None:
-    its = [e for e in checker.events(kafka, written["GEX_KAFKA__TOPIC_PREFIX"]) if e.symbol == "ETHUSDT"]
+def test_history_begins_and_ends_where_it_is_told(
+    kafka: LocalKafka, written: dict[str, str]
+) -> None:
+    its = [
+        e
+        for e in checker.events(kafka, written["GEX_KAFKA__TOPIC_PREFIX"])
+        if e.symbol == "ETHUSDT"
+    ]
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    since, until = ((epoch + timedelta(microseconds=its[at].observed_at)).isoformat() for at in (1, -2))
-    code, printed = tool("history", "ETHUSDT", "--since", since, "--until", until, "--json", given=written)
+    since, until = (
+        (epoch + timedelta(microseconds=its[at].observed_at)).isoformat()
+        for at in (1, -2)
+    )
+    code, printed = tool(
+        "history",
+        "ETHUSDT",
+        "--since",
+        since,
+        "--until",
+        until,
+        "--json",
+        given=written,
+    )
     assert (code, [json.loads(line)["sequence"] for line in printed.splitlines()]) == (
         0,
         [e.sequence for e in its[1:-1]],
@@ -234,21 +358,34 @@ def test_history_begins_and_ends_where_it_is_told(kafka: LocalKafka, written: di
     assert "no event" in tool("history", "NONEUSDT", given=written)[1]
 
 
-def test_watch_shows_what_is_asked_for_and_ends_quietly(written: dict[str, str]) -> None:
+def test_watch_shows_what_is_asked_for_and_ends_quietly(
+    written: dict[str, str],
+) -> None:
     command = [sys.executable, "-m", "connector", "watch", "--from-beginning", "--json"]
     with tempfile.TemporaryFile() as log:
-        program = Program([*command, "--symbol", "ETHUSDT", "--kind", "changed"], written, log)
+        program = Program(
+            [*command, "--symbol", "ETHUSDT", "--kind", "changed"], written, log
+        )
         wait_until(lambda: len(program.log().splitlines()) > 2, "events", program)
         program.signal(signal.SIGINT)
         assert program.wait() == 0
         shown = [json.loads(line) for line in program.log().splitlines()]
-    assert {(event["symbol"], event["kind"]) for event in shown} == {("ETHUSDT", "CHANGED")}
+    assert {(event["symbol"], event["kind"]) for event in shown} == {
+        ("ETHUSDT", "CHANGED")
+    }
 
 
-def test_on_a_terminal_the_table_has_a_row_for_each_symbol(written: dict[str, str]) -> None:
+def test_on_a_terminal_the_table_has_a_row_for_each_symbol(
+    written: dict[str, str],
+) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "connector", "watch", "--table"]
-    process = subprocess.Popen(command, env={**os.environ, **written, "TERM": "xterm"}, stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **written, "TERM": "xterm"},
+        stdout=theirs,
+        stderr=theirs,
+    )
     try:
         os.close(theirs)
         os.set_blocking(ours, False)
@@ -257,7 +394,10 @@ def test_on_a_terminal_the_table_has_a_row_for_each_symbol(written: dict[str, st
         def rows() -> bool:
             with suppress(BlockingIOError):
                 shown[0] += os.read(ours, 65_536)
-            return all(symbol.encode() in shown[0] for symbol in SYMBOLS) and b"LIVE" in shown[0]
+            return (
+                all(symbol.encode() in shown[0] for symbol in SYMBOLS)
+                and b"LIVE" in shown[0]
+            )
 
         wait_until(rows, "both rows")
         process.send_signal(signal.SIGINT)
@@ -268,10 +408,14 @@ def test_on_a_terminal_the_table_has_a_row_for_each_symbol(written: dict[str, st
         os.close(ours)
 
 
-def test_verify_finds_nothing_wrong_while_a_worker_writes(kafka: LocalKafka, simulator: Program, names: Names) -> None:
+def test_verify_finds_nothing_wrong_while_a_worker_writes(
+    kafka: LocalKafka, simulator: Program, names: Names
+) -> None:
     variables = variables_for(kafka, names, simulator, SYMBOLS)
     with start_worker(variables) as worker:
-        wait_until(lambda: len(checker.events(kafka, names.topic_prefix)) > 6, "events", worker)
+        wait_until(
+            lambda: len(checker.events(kafka, names.topic_prefix)) > 6, "events", worker
+        )
         for _ in range(3):
             code, printed = tool("verify", given=variables)
             assert code == 0, printed
@@ -282,10 +426,14 @@ def test_verify_waits_for_a_transaction_that_hides_events_whose_states_are_seen(
     kafka: LocalKafka, simulator: Program, names: Names
 ) -> None:
     """A partition of `changes` belongs to all shards: what another one has open hides what came after it."""
-    variables = variables_for(kafka, names, simulator, SYMBOLS) | {"GEX_KAFKA__PARTITIONS": "1"}
+    variables = variables_for(kafka, names, simulator, SYMBOLS) | {
+        "GEX_KAFKA__PARTITIONS": "1"
+    }
     changes = f"{names.topic_prefix}.all.changes"
     with start_worker(variables) as worker:
-        wait_until(lambda: len(checker.events(kafka, names.topic_prefix)) > 4, "events", worker)
+        wait_until(
+            lambda: len(checker.events(kafka, names.topic_prefix)) > 4, "events", worker
+        )
         other = ck.Producer(
             {
                 "bootstrap.servers": kafka.bootstrap_servers,
@@ -297,8 +445,17 @@ def test_verify_waits_for_a_transaction_that_hides_events_whose_states_are_seen(
         other.begin_transaction()
         other.produce(changes, b"never committed", b"BTCUSDT")
         assert other.flush(30) == 0
-        hidden = max(state.sequence for state in checker.states(kafka, names.topic_prefix).values())
-        wait_until(lambda: checker.states(kafka, names.topic_prefix)["BTCUSDT"].sequence > hidden, "states", worker)
+        hidden = max(
+            state.sequence
+            for state in checker.states(kafka, names.topic_prefix).values()
+        )
+        wait_until(
+            lambda: (
+                checker.states(kafka, names.topic_prefix)["BTCUSDT"].sequence > hidden
+            ),
+            "states",
+            worker,
+        )
         code, printed = tool("verify", given=variables)
         assert code == 0, printed
 
@@ -306,7 +463,9 @@ def test_verify_waits_for_a_transaction_that_hides_events_whose_states_are_seen(
 class Busy(Log):
     """One whose topics get another event and its state after the end of `current` was asked for."""
 
-    def __init__(self, clients: Clients, topics: Topics, write: Callable[[], None]) -> None:
+    def __init__(
+        self, clients: Clients, topics: Topics, write: Callable[[], None]
+    ) -> None:
         super().__init__(clients, topics)
         self._write = write
 
@@ -318,14 +477,26 @@ class Busy(Log):
 
 
 def test_verify_reads_the_states_of_events_that_came_meanwhile(
-    kafka: LocalKafka, written: dict[str, str], names: Names, capsys: pytest.CaptureFixture[str]
+    kafka: LocalKafka,
+    written: dict[str, str],
+    names: Names,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     old = written["GEX_KAFKA__TOPIC_PREFIX"]
     event = next(one for one in checker.events(kafka, old) if one.symbol == "BTCUSDT")
     codec, topics = Codec(SingleObject()), Topics(names.topic_prefix)
-    records = [(codec.decode_state(one.value), one.value) for one in checker.records(kafka, f"{old}.all.current")]
-    state = next(value for state, value in records if (state.symbol, state.sequence) == ("BTCUSDT", 1))
-    producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers, "partitioner": "murmur2_random"})
+    records = [
+        (codec.decode_state(one.value), one.value)
+        for one in checker.records(kafka, f"{old}.all.current")
+    ]
+    state = next(
+        value
+        for state, value in records
+        if (state.symbol, state.sequence) == ("BTCUSDT", 1)
+    )
+    producer = ck.Producer(
+        {"bootstrap.servers": kafka.bootstrap_servers, "partitioner": "murmur2_random"}
+    )
 
     def write(sequence: int) -> None:
         numbered = replace(event, sequence=sequence, event_id=f"all/BTCUSDT/{sequence}")
@@ -336,11 +507,18 @@ def test_verify_reads_the_states_of_events_that_came_meanwhile(
         assert producer.flush(30) == 0
 
     admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    new = [admin_api.NewTopic(topics.changes("all"), 1, 1), admin_api.NewTopic(topics.current("all"), 1, 1)]
+    new = [
+        admin_api.NewTopic(topics.changes("all"), 1, 1),
+        admin_api.NewTopic(topics.current("all"), 1, 1),
+    ]
     for future in admin.create_topics(new).values():
         future.result(30)
     write(1)
-    clients = Clients(Kafka(bootstrap_servers=kafka.bootstrap_servers, topic_prefix=names.topic_prefix))
+    clients = Clients(
+        Kafka(
+            bootstrap_servers=kafka.bootstrap_servers, topic_prefix=names.topic_prefix
+        )
+    )
     log = Busy(clients, topics, lambda: write(2))
     assert verify(log, topics, codec, {}) == 0, capsys.readouterr()
     log.close()
@@ -358,16 +536,31 @@ def _other_words(events: list[Event], states: list[State]) -> Tampered:
 
 
 def _back(events: list[Event], states: list[State]) -> Tampered:
-    return [*events[:3], replace(events[3], computed_at=(events[0].computed_at or 0) - 1), *events[4:]], states
+    return [
+        *events[:3],
+        replace(events[3], computed_at=(events[0].computed_at or 0) - 1),
+        *events[4:],
+    ], states
 
 
-TAMPERED: dict[str, tuple[Callable[[list[Event], list[State]], Tampered], str | None]] = {
+TAMPERED: dict[
+    str, tuple[Callable[[list[Event], list[State]], Tampered], str | None]
+] = {
     "whole": (lambda events, states: (events, states), None),
-    "a gap": (lambda events, states: ([*events[:2], *events[3:]], states), "a gap: it follows #2"),
-    "a double": (lambda events, states: ([*events, events[-1]], states), "doubled or out of order"),
+    "a gap": (
+        lambda events, states: ([*events[:2], *events[3:]], states),
+        "a gap: it follows #2",
+    ),
+    "a double": (
+        lambda events, states: ([*events, events[-1]], states),
+        "doubled or out of order",
+    ),
     "an event less": (lambda events, states: (events[:-1], states), "its last event #"),
     "a state behind": (
-        lambda events, states: (events, [one for one in states if one.sequence < events[-1].sequence]),
+        lambda events, states: (
+            events,
+            [one for one in states if one.sequence < events[-1].sequence],
+        ),
         "its last event is #",
     ),
     "another thing said": (_other_words, "the state does not say what its event said"),
@@ -381,7 +574,9 @@ def test_verify_finds_what_was_tampered_with(
 ) -> None:
     tamper, said = TAMPERED[what]
     before = written["GEX_KAFKA__TOPIC_PREFIX"]
-    events = [event for event in checker.events(kafka, before) if event.symbol == "BTCUSDT"]
+    events = [
+        event for event in checker.events(kafka, before) if event.symbol == "BTCUSDT"
+    ]
     codec = Codec(SingleObject())
     states = [
         state
@@ -391,14 +586,25 @@ def test_verify_finds_what_was_tampered_with(
     new_events, new_states = tamper(events, states)
     prefix = names.topic_prefix
     admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    new = [admin_api.NewTopic(f"{prefix}.all.changes", 1, 1), admin_api.NewTopic(f"{prefix}.all.current", 1, 1)]
+    new = [
+        admin_api.NewTopic(f"{prefix}.all.changes", 1, 1),
+        admin_api.NewTopic(f"{prefix}.all.current", 1, 1),
+    ]
     for future in admin.create_topics(new).values():
         future.result(30)
     producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
     for event in new_events:
-        producer.produce(f"{prefix}.all.changes", codec.event(f"{prefix}.all.changes", event), b"BTCUSDT")
+        producer.produce(
+            f"{prefix}.all.changes",
+            codec.event(f"{prefix}.all.changes", event),
+            b"BTCUSDT",
+        )
     for state in new_states:
-        producer.produce(f"{prefix}.all.current", codec.state(f"{prefix}.all.current", state), b"BTCUSDT")
+        producer.produce(
+            f"{prefix}.all.current",
+            codec.state(f"{prefix}.all.current", state),
+            b"BTCUSDT",
+        )
     assert producer.flush(30) == 0
     code, printed = tool("verify", given={**written, "GEX_KAFKA__TOPIC_PREFIX": prefix})
     assert code == (said is not None), printed
@@ -410,7 +616,11 @@ def test_verify_finds_records_that_are_not_what_or_where_they_should_be(
     kafka: LocalKafka, written: dict[str, str], names: Names
 ) -> None:
     codec, prefix = Codec(SingleObject()), names.topic_prefix
-    events = [e for e in checker.events(kafka, written["GEX_KAFKA__TOPIC_PREFIX"]) if e.symbol == "BTCUSDT"]
+    events = [
+        e
+        for e in checker.events(kafka, written["GEX_KAFKA__TOPIC_PREFIX"])
+        if e.symbol == "BTCUSDT"
+    ]
     changes, current = f"{prefix}.all.changes", f"{prefix}.all.current"
     admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     new = [admin_api.NewTopic(changes, 2, 1), admin_api.NewTopic(current, 1, 1)]
@@ -418,14 +628,28 @@ def test_verify_finds_records_that_are_not_what_or_where_they_should_be(
         future.result(30)
     right = partition_of("BTCUSDT", 2)
     producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
-    producer.produce(changes, codec.event(changes, events[0]), b"ETHUSDT", partition=right)
-    producer.produce(changes, codec.event(changes, replace(events[1], event_id="1")), b"BTCUSDT", partition=right)
+    producer.produce(
+        changes, codec.event(changes, events[0]), b"ETHUSDT", partition=right
+    )
+    producer.produce(
+        changes,
+        codec.event(changes, replace(events[1], event_id="1")),
+        b"BTCUSDT",
+        partition=right,
+    )
     strange = replace(events[2], before=None)
-    producer.produce(changes, codec.event(changes, strange), b"BTCUSDT", partition=right)
+    producer.produce(
+        changes, codec.event(changes, strange), b"BTCUSDT", partition=right
+    )
     producer.produce(changes, b"not avro", b"BTCUSDT", partition=right)
     producer.flush(30)
     other = replace(events[0], symbol="SOLUSDT", event_id="all/SOLUSDT/1")
-    producer.produce(changes, codec.event(changes, other), b"SOLUSDT", partition=1 - partition_of("SOLUSDT", 2))
+    producer.produce(
+        changes,
+        codec.event(changes, other),
+        b"SOLUSDT",
+        partition=1 - partition_of("SOLUSDT", 2),
+    )
     producer.produce(current, None, b"BTCUSDT")
     assert producer.flush(30) == 0
     code, printed = tool("verify", given={**written, "GEX_KAFKA__TOPIC_PREFIX": prefix})
@@ -439,7 +663,9 @@ def test_verify_finds_records_that_are_not_what_or_where_they_should_be(
         "BTCUSDT: its last event is #3, its state absent",
         "SOLUSDT: its last event is #1, its state absent",
     ]
-    assert (code, [fault for fault in faults if fault not in printed]) == (1, []), printed
+    assert (code, [fault for fault in faults if fault not in printed]) == (1, []), (
+        printed
+    )
     assert printed.splitlines()[-1].endswith(f"{len(faults)} faults"), printed
 
 
@@ -447,6 +673,14 @@ def test_a_pipe_that_ends_ends_the_tool_quietly(written: dict[str, str]) -> None
     for command in ("history BTCUSDT", "watch --from-beginning", "check"):
         line = f"{sys.executable} -m connector {command} | head -1; exit ${{PIPESTATUS[0]}}"
         done = subprocess.run(
-            ["bash", "-c", line], check=False, env={**os.environ, **written}, capture_output=True, timeout=_SECONDS
+            ["bash", "-c", line],
+            check=False,
+            env={**os.environ, **written},
+            capture_output=True,
+            timeout=_SECONDS,
         )
-        assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, b"", 1)
+        assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (
+            0,
+            b"",
+            1,
+        )

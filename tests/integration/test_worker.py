@@ -13,7 +13,12 @@ import pytest
 from connector.core.model import Kind, Status
 from connector.devkit.simulator.settings import DEFAULT_KEY
 from tests.support import checker
-from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
+from tests.support.processes import (
+    start_simulator,
+    start_worker,
+    variables_for,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,7 +30,10 @@ if TYPE_CHECKING:
     from tests.support.processes import Program
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
-FAST = {"GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.05", "GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "0.05"}
+FAST = {
+    "GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.05",
+    "GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "0.05",
+}
 
 
 @pytest.fixture
@@ -47,8 +55,14 @@ def events(kafka: LocalKafka, names: Names) -> list[Event]:
         return []
 
 
-def of_kind(kafka: LocalKafka, names: Names, kind: Kind, symbol: str = "BTCUSDT") -> list[Event]:
-    return [event for event in events(kafka, names) if event.kind is kind and event.symbol == symbol]
+def of_kind(
+    kafka: LocalKafka, names: Names, kind: Kind, symbol: str = "BTCUSDT"
+) -> list[Event]:
+    return [
+        event
+        for event in events(kafka, names)
+        if event.kind is kind and event.symbol == symbol
+    ]
 
 
 def text(worker: Program, path: str) -> str:
@@ -81,17 +95,29 @@ def test_a_restart_publishes_nothing_but_what_differs(
     kafka: LocalKafka, names: Names, simulator: Program, variables: Mapping[str, str]
 ) -> None:
     with start_worker(variables) as worker:
-        wait_until(lambda: len(of_kind(kafka, names, Kind.CHANGED)) >= 2, "changes", worker)
+        wait_until(
+            lambda: len(of_kind(kafka, names, Kind.CHANGED)) >= 2, "changes", worker
+        )
         simulator.ask("/_control/faults", {"fault": "freeze"})
         asked = simulator.ask("/_control/stats")["requests_total"]
-        wait_until(lambda: simulator.ask("/_control/stats")["requests_total"] > asked + 5, "checks", worker)
+        wait_until(
+            lambda: simulator.ask("/_control/stats")["requests_total"] > asked + 5,
+            "checks",
+            worker,
+        )
         worker.terminate()
     before = events(kafka, names)
     with start_worker(variables) as worker:
         asked = simulator.ask("/_control/stats")["requests_total"]
-        wait_until(lambda: simulator.ask("/_control/stats")["requests_total"] > asked + 5, "checks", worker)
+        wait_until(
+            lambda: simulator.ask("/_control/stats")["requests_total"] > asked + 5,
+            "checks",
+            worker,
+        )
         assert worker.terminate() == 0
-    assert sorted(event.event_id for event in events(kafka, names)) == sorted(event.event_id for event in before)
+    assert sorted(event.event_id for event in events(kafka, names)) == sorted(
+        event.event_id for event in before
+    )
 
 
 def test_one_bad_entry_goes_to_quarantine_and_the_others_go_on(
@@ -101,9 +127,15 @@ def test_one_bad_entry_goes_to_quarantine_and_the_others_go_on(
         wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
         simulator.ask("/_control/faults", {"fault": "nan", "symbols": ["BTCUSDT"]})
         topic = f"{names.topic_prefix}.quarantine"
-        wait_until(lambda: checker.records(kafka, topic), "an entry in quarantine", worker)
+        wait_until(
+            lambda: checker.records(kafka, topic), "an entry in quarantine", worker
+        )
         already = len(of_kind(kafka, names, Kind.CHANGED, "ETHUSDT"))
-        wait_until(lambda: len(of_kind(kafka, names, Kind.CHANGED, "ETHUSDT")) > already, "others", worker)
+        wait_until(
+            lambda: len(of_kind(kafka, names, Kind.CHANGED, "ETHUSDT")) > already,
+            "others",
+            worker,
+        )
         metrics = text(worker, "/metrics")
         worker.terminate()
     record = checker.records(kafka, topic)[0]
@@ -111,7 +143,12 @@ def test_one_bad_entry_goes_to_quarantine_and_the_others_go_on(
     assert b"NaN" in record.value
     assert record.headers["why"].startswith(b"malformed: ")
     assert 'gex_quarantined_total{reason="malformed"}' in metrics
-    assert checker.violations(events(kafka, names), checker.states(kafka, names.topic_prefix)) == []
+    assert (
+        checker.violations(
+            events(kafka, names), checker.states(kafka, names.topic_prefix)
+        )
+        == []
+    )
 
 
 def test_absence_is_said_once_with_its_end(
@@ -122,25 +159,42 @@ def test_absence_is_said_once_with_its_end(
         simulator.ask("/_control/faults", {"fault": "missing", "symbols": ["BTCUSDT"]})
         wait_until(lambda: of_kind(kafka, names, Kind.MISSING), "missing", worker)
         said = 'gex_symbol_status{feed="all",symbol="BTCUSDT",status="MISSING"} 1.0'
-        wait_until(lambda: said in text(worker, "/metrics"), "the metric says so", worker)
+        wait_until(
+            lambda: said in text(worker, "/metrics"), "the metric says so", worker
+        )
         _clear_faults(simulator)
         wait_until(lambda: of_kind(kafka, names, Kind.RESTORED), "restored", worker)
         simulator.ask("/_control/faults", {"fault": "invalid", "symbols": ["BTCUSDT"]})
         wait_until(lambda: of_kind(kafka, names, Kind.INVALID), "invalid", worker)
         worker.terminate()
     its = checker.by_symbol(events(kafka, names))["BTCUSDT"]
-    absent = [event.kind for event in its if event.kind in (Kind.MISSING, Kind.RESTORED, Kind.INVALID)]
+    absent = [
+        event.kind
+        for event in its
+        if event.kind in (Kind.MISSING, Kind.RESTORED, Kind.INVALID)
+    ]
     assert absent == [Kind.MISSING, Kind.RESTORED, Kind.INVALID]
-    assert [event.after for event in its if event.kind in (Kind.MISSING, Kind.INVALID)] == [None, None]
+    assert [
+        event.after for event in its if event.kind in (Kind.MISSING, Kind.INVALID)
+    ] == [None, None]
 
 
 def test_levels_become_stale_by_the_timer_while_nothing_answers_and_fresh_again(
-    kafka: LocalKafka, names: Names, simulator: Program, variables: Mapping[str, str], tmp_path: Path
+    kafka: LocalKafka,
+    names: Names,
+    simulator: Program,
+    variables: Mapping[str, str],
+    tmp_path: Path,
 ) -> None:
     config = tmp_path / "stale.toml"
-    config.write_text(f'[[feeds]]\nname = "all"\nsymbols = {json.dumps(SYMBOLS)}\nstale_after_seconds = 3\n')
+    config.write_text(
+        f'[[feeds]]\nname = "all"\nsymbols = {json.dumps(SYMBOLS)}\nstale_after_seconds = 3\n'
+    )
     given = {name: value for name, value in variables.items() if name != "GEX_SYMBOLS"}
-    with start_worker({**given, "GEX_UPSTREAM__TIMEOUT_SECONDS": "1"}, arguments=["--config", str(config)]) as worker:
+    with start_worker(
+        {**given, "GEX_UPSTREAM__TIMEOUT_SECONDS": "1"},
+        arguments=["--config", str(config)],
+    ) as worker:
         wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
         simulator.ask("/_control/faults", {"fault": "503"})
         stale = wait_until(lambda: of_kind(kafka, names, Kind.STALE), "stale", worker)
@@ -150,7 +204,12 @@ def test_levels_become_stale_by_the_timer_while_nothing_answers_and_fresh_again(
         _clear_faults(simulator)
         wait_until(lambda: of_kind(kafka, names, Kind.FRESH), "fresh", worker)
         worker.terminate()
-    assert checker.violations(events(kafka, names), checker.states(kafka, names.topic_prefix)) == []
+    assert (
+        checker.violations(
+            events(kafka, names), checker.states(kafka, names.topic_prefix)
+        )
+        == []
+    )
 
 
 def test_a_symbol_that_is_no_longer_configured_is_removed_and_comes_back_with_the_next_sequence(
@@ -165,7 +224,12 @@ def test_a_symbol_that_is_no_longer_configured_is_removed_and_comes_back_with_th
     with start_worker(variables) as worker:
         wait_until(lambda: of_kind(kafka, names, Kind.RESTORED), "restored", worker)
         worker.terminate()
-    assert checker.violations(events(kafka, names), checker.states(kafka, names.topic_prefix)) == []
+    assert (
+        checker.violations(
+            events(kafka, names), checker.states(kafka, names.topic_prefix)
+        )
+        == []
+    )
 
 
 def test_an_older_entry_is_counted_and_dropped(
@@ -173,17 +237,32 @@ def test_an_older_entry_is_counted_and_dropped(
 ) -> None:
     with start_worker(variables) as worker:
         wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
-        simulator.ask("/_control/faults", {"fault": "computed_at", "variant": "older", "symbols": ["BTCUSDT"]})
+        simulator.ask(
+            "/_control/faults",
+            {"fault": "computed_at", "variant": "older", "symbols": ["BTCUSDT"]},
+        )
         wait_until(
-            lambda: 'gex_observations_dropped_total{feed="all",reason="older"} 0' not in text(worker, "/metrics"),
+            lambda: (
+                'gex_observations_dropped_total{feed="all",reason="older"} 0'
+                not in text(worker, "/metrics")
+            ),
             "an older one is counted",
             worker,
         )
         _clear_faults(simulator)
         already = len(of_kind(kafka, names, Kind.CHANGED))
-        wait_until(lambda: len(of_kind(kafka, names, Kind.CHANGED)) > already, "newer ones go on", worker)
+        wait_until(
+            lambda: len(of_kind(kafka, names, Kind.CHANGED)) > already,
+            "newer ones go on",
+            worker,
+        )
         worker.terminate()
-    assert checker.violations(events(kafka, names), checker.states(kafka, names.topic_prefix)) == []
+    assert (
+        checker.violations(
+            events(kafka, names), checker.states(kafka, names.topic_prefix)
+        )
+        == []
+    )
 
 
 def test_the_key_is_shown_nowhere(
@@ -210,11 +289,19 @@ def test_the_key_is_shown_nowhere(
 
 
 def test_a_key_that_is_rotated_in_its_file_is_taken_up(
-    kafka: LocalKafka, names: Names, simulator: Program, variables: Mapping[str, str], tmp_path: Path
+    kafka: LocalKafka,
+    names: Names,
+    simulator: Program,
+    variables: Mapping[str, str],
+    tmp_path: Path,
 ) -> None:
     file, new = tmp_path / "key", "bq_live_" + "n" * 32
     file.write_text(f"  {DEFAULT_KEY}\n")
-    given = {name: value for name, value in variables.items() if name != "GEX_UPSTREAM__API_KEY"}
+    given = {
+        name: value
+        for name, value in variables.items()
+        if name != "GEX_UPSTREAM__API_KEY"
+    }
     with start_worker({**given, "GEX_UPSTREAM__API_KEY_FILE": str(file)}) as worker:
         wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
         simulator.ask("/_control/set", {"keys": [new]})
@@ -223,7 +310,11 @@ def test_a_key_that_is_rotated_in_its_file_is_taken_up(
         file.write_text(new)
         wait_until(worker.ready, "ready again", worker)
         already = len(of_kind(kafka, names, Kind.CHANGED))
-        wait_until(lambda: len(of_kind(kafka, names, Kind.CHANGED)) > already, "changes go on", worker)
+        wait_until(
+            lambda: len(of_kind(kafka, names, Kind.CHANGED)) > already,
+            "changes go on",
+            worker,
+        )
         worker.terminate()
 
 
@@ -244,21 +335,40 @@ def test_a_key_that_is_rotated_in_its_file_is_taken_up(
     ids=lambda fault: fault["fault"],
 )
 def test_an_answer_that_is_none_is_survived(
-    fault: dict[str, object], kafka: LocalKafka, names: Names, simulator: Program, variables: Mapping[str, str]
+    fault: dict[str, object],
+    kafka: LocalKafka,
+    names: Names,
+    simulator: Program,
+    variables: Mapping[str, str],
 ) -> None:
     with start_worker(variables) as worker:
         wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
         simulator.ask("/_control/faults", {**fault, "count": 2})
-        wait_until(lambda: "a check failed" in worker.log(), "a classified error in the log", worker)
+        wait_until(
+            lambda: "a check failed" in worker.log(),
+            "a classified error in the log",
+            worker,
+        )
         already = len(of_kind(kafka, names, Kind.CHANGED))
-        wait_until(lambda: len(of_kind(kafka, names, Kind.CHANGED)) > already, "changes go on", worker)
+        wait_until(
+            lambda: len(of_kind(kafka, names, Kind.CHANGED)) > already,
+            "changes go on",
+            worker,
+        )
         assert worker.terminate() == 0
         assert "Traceback" not in worker.log()
-    assert checker.violations(events(kafka, names), checker.states(kafka, names.topic_prefix)) == []
+    assert (
+        checker.violations(
+            events(kafka, names), checker.states(kafka, names.topic_prefix)
+        )
+        == []
+    )
 
 
 def _clear_faults(simulator: Program) -> None:
-    request = urllib.request.Request(f"{simulator.url}/_control/faults", method="DELETE")
+    request = urllib.request.Request(
+        f"{simulator.url}/_control/faults", method="DELETE"
+    )
     urllib.request.urlopen(request, timeout=10).close()
 
 
@@ -268,14 +378,21 @@ def test_a_worker_is_not_ready_while_a_shard_of_its_own_cannot_be_opened(
     with start_worker(variables) as worker:
         worker.terminate()
     foreign = confluent_kafka.Producer(
-        {"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": names.transactional_id}
+        {
+            "bootstrap.servers": kafka.bootstrap_servers,
+            "transactional.id": names.transactional_id,
+        }
     )
     foreign.init_transactions(30)
     foreign.begin_transaction()
     foreign.produce(f"{names.topic_prefix}.all.current", b"x", b"BTCUSDT", partition=0)
     foreign.flush()
     with start_worker(variables, wait_ready=False) as worker:
-        wait_until(lambda: "in a transaction of another id" in worker.log(), "it refuses the shard", worker)
+        wait_until(
+            lambda: "in a transaction of another id" in worker.log(),
+            "it refuses the shard",
+            worker,
+        )
         assert not worker.ready()
         assert worker.ask("/health/live")["ok"]
         foreign.abort_transaction(30)
@@ -288,8 +405,13 @@ def test_topics_that_are_deleted_under_a_worker_are_noticed(
 ) -> None:
     with start_worker(variables) as worker:
         wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
-        admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-        topics = [f"{names.topic_prefix}.all.changes", f"{names.topic_prefix}.all.current"]
+        admin = confluent_kafka.admin.AdminClient(
+            {"bootstrap.servers": kafka.bootstrap_servers}
+        )
+        topics = [
+            f"{names.topic_prefix}.all.changes",
+            f"{names.topic_prefix}.all.current",
+        ]
         for future in admin.delete_topics(topics).values():
             future.result(30)
         wait_until(lambda: "topics are gone" in worker.log(), "it says so", worker)

@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connector.core.decode import RateLimit
-from connector.upstream.budget.limiter import MINUTE_SECONDS, USUAL_LIMIT, Limiter, Request, TakenOverShare
+from connector.upstream.budget.limiter import (
+    MINUTE_SECONDS,
+    USUAL_LIMIT,
+    Limiter,
+    Request,
+    TakenOverShare,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -40,7 +46,9 @@ class Key:
 
     def says(self, now: float) -> RateLimit:
         minute = int(now // 60)
-        return RateLimit(self.limit, self.limit - self.spent[minute], EPOCH + 60 * (minute + 1))
+        return RateLimit(
+            self.limit, self.limit - self.spent[minute], EPOCH + 60 * (minute + 1)
+        )
 
 
 @dataclass
@@ -57,7 +65,11 @@ class SlidingKey(Key):
 
     def says(self, now: float) -> RateLimit:
         self._leave(now)
-        return RateLimit(self.limit, self.limit - len(self.log), EPOCH + (self.log[0] if self.log else now) + 60)
+        return RateLimit(
+            self.limit,
+            self.limit - len(self.log),
+            EPOCH + (self.log[0] if self.log else now) + 60,
+        )
 
     def _leave(self, now: float) -> None:
         while self.log and self.log[0] + 60 <= now:
@@ -83,7 +95,13 @@ class Moments:
 class Worker:
     """Asks whenever `gap` seconds have passed and its limiter allows it, and tells it what the server says."""
 
-    def __init__(self, moments: Moments, key: Key | None, chance: random.Random, slowest_seconds: float) -> None:
+    def __init__(
+        self,
+        moments: Moments,
+        key: Key | None,
+        chance: random.Random,
+        slowest_seconds: float,
+    ) -> None:
         self.limiter = Limiter(None)
         self.accepted: list[float] = []
         self.refused: list[float] = []
@@ -91,7 +109,12 @@ class Worker:
         self.gains: dict[int, TakenOverShare] = {}
         self.alive = True
         self.gap: Callable[[], float] = lambda: 60 / self.limiter.plan_per_minute
-        self._moments, self._key, self._chance, self._slowest = moments, key, chance, slowest_seconds
+        self._moments, self._key, self._chance, self._slowest = (
+            moments,
+            key,
+            chance,
+            slowest_seconds,
+        )
 
     def ask(self, now: float) -> None:
         if not self.alive:
@@ -103,7 +126,10 @@ class Worker:
         self._moments.at(now + self.gap(), self.ask)
 
     def send(self, now: float) -> None:
-        request, ends = self.limiter.started(now), now + self._slowest * self._chance.random()
+        request, ends = (
+            self.limiter.started(now),
+            now + self._slowest * self._chance.random(),
+        )
         self.last_end = max(self.last_end, ends)
         arrives = now + (ends - now) * self._chance.random()
         self._moments.at(arrives, lambda at: self._arrives(request, at, ends))
@@ -111,23 +137,35 @@ class Worker:
     def _arrives(self, request: Request, now: float, ends: float) -> None:
         accepted = self._key is None or self._key.ask(now)
         (self.accepted if accepted else self.refused).append(now)
-        says = now + (ends - now) * self._chance.random()  # the figures can be of a later moment than the count
+        says = (
+            now + (ends - now) * self._chance.random()
+        )  # the figures can be of a later moment than the count
         self._moments.at(says, lambda at: self._said(request, at, ends))
 
     def _said(self, request: Request, now: float, ends: float) -> None:
         said = self._key.says(now) if self._key else RateLimit()
         self._moments.at(ends, lambda at: self._ended(request, said, EPOCH + now, at))
 
-    def _ended(self, request: Request, said: RateLimit, server_at: float, now: float) -> None:
+    def _ended(
+        self, request: Request, said: RateLimit, server_at: float, now: float
+    ) -> None:
         self.limiter.ended(now)
         self.limiter.learn(request, said, server_at, now)
 
 
-def learned(limiter: Limiter, remaining: int | None, resets_in: float, now: float, limit: int | None = 60) -> None:
+def learned(
+    limiter: Limiter,
+    remaining: int | None,
+    resets_in: float,
+    now: float,
+    limit: int | None = 60,
+) -> None:
     """A request that is answered at once, with these figures."""
     request = limiter.started(now)
     limiter.ended(now)
-    limiter.learn(request, RateLimit(limit, remaining, EPOCH + now + resets_in), EPOCH + now, now)
+    limiter.learn(
+        request, RateLimit(limit, remaining, EPOCH + now + resets_in), EPOCH + now, now
+    )
 
 
 def left(limiter: Limiter, remaining: int | None, resets_in: float, now: float) -> None:
@@ -153,19 +191,34 @@ def allowed(limiter: Limiter, now: float) -> int:
 def most_in_a_minute(moments: Iterable[float]) -> int:
     """The largest number of moments in any 60 seconds, the first of them included."""
     ordered = sorted(moments)
-    return max((sum(start <= at < start + MINUTE_SECONDS - 1e-6 for at in ordered) for start in ordered), default=0)
+    return max(
+        (
+            sum(start <= at < start + MINUTE_SECONDS - 1e-6 for at in ordered)
+            for start in ordered
+        ),
+        default=0,
+    )
 
 
 # How long a request takes, and at which part of that time the server counts it.
 requests = st.lists(
-    st.tuples(st.sampled_from([0.0, 0.1, 5.0, 59.5, 60.0, 70.0]) | st.floats(0, 90), st.floats(0, 1)),
+    st.tuples(
+        st.sampled_from([0.0, 0.1, 5.0, 59.5, 60.0, 70.0]) | st.floats(0, 90),
+        st.floats(0, 1),
+    ),
     min_size=1,
     max_size=40,
 )
-pauses = st.lists(st.sampled_from([0.0, 0.0, 0.0, 1.0, 30.0, 60.0]) | st.floats(0, 70), min_size=1, max_size=10)
+pauses = st.lists(
+    st.sampled_from([0.0, 0.0, 0.0, 1.0, 30.0, 60.0]) | st.floats(0, 70),
+    min_size=1,
+    max_size=10,
+)
 
 
-def arrivals(limiter: Limiter, wanted: Sequence[tuple[float, float]], pauses: Sequence[float]) -> list[float]:
+def arrivals(
+    limiter: Limiter, wanted: Sequence[tuple[float, float]], pauses: Sequence[float]
+) -> list[float]:
     """Start every request as soon as allowed after its pause; the moments at which the server counts them."""
     now, counted, answers = 0.0, list[float](), list[float]()
     for number, (takes, part) in enumerate(wanted):
@@ -198,9 +251,13 @@ class TestTheLog:
     ) -> None:
         limiter = Limiter(budget)
         limiter.own(share, 0.0)
-        assert most_in_a_minute(arrivals(limiter, wanted, [0.0])) <= max(budget * share, 1)
+        assert most_in_a_minute(arrivals(limiter, wanted, [0.0])) <= max(
+            budget * share, 1
+        )
 
-    def test_the_whole_budget_can_be_used_at_once_and_again_a_minute_after_the_answers(self) -> None:
+    def test_the_whole_budget_can_be_used_at_once_and_again_a_minute_after_the_answers(
+        self,
+    ) -> None:
         limiter = Limiter(3)
         assert allowed(limiter, 100.0) == 3
         for _ in range(3):
@@ -264,7 +321,9 @@ class TestTheLimit:
             (1, 1, 1),
         ],
     )
-    def test_it_is_the_servers_word_and_ours_a_cap(self, cap: int | None, said: int | None, limit: int) -> None:
+    def test_it_is_the_servers_word_and_ours_a_cap(
+        self, cap: int | None, said: int | None, limit: int
+    ) -> None:
         limiter = Limiter(cap)
         learned(limiter, None, 0.0, 0.0, limit=said)
         assert limiter.limit == limiter.available == limit
@@ -278,10 +337,16 @@ class TestTheLimit:
     @quick
     @given(
         st.lists(
-            st.tuples(st.none() | st.integers(-9, 9), st.none() | st.integers(-9, 9), st.none() | st.floats(-99, 99))
+            st.tuples(
+                st.none() | st.integers(-9, 9),
+                st.none() | st.integers(-9, 9),
+                st.none() | st.floats(-99, 99),
+            )
         )
     )
-    def test_the_server_never_raises_the_cap_and_never_stops_us_for_good(self, figures: list[Any]) -> None:
+    def test_the_server_never_raises_the_cap_and_never_stops_us_for_good(
+        self, figures: list[Any]
+    ) -> None:
         limiter = Limiter(5)
         for limit, remaining, resets_in in figures:
             request = limiter.started(0.0)
@@ -308,7 +373,9 @@ class TestWhatTheServerSaysIsLeft:
 
     @quick
     @given(st.integers(0, 5), st.lists(st.booleans(), max_size=12))
-    def test_it_is_never_exceeded_before_the_reset_answered_or_not(self, most: int, answered: list[bool]) -> None:
+    def test_it_is_never_exceeded_before_the_reset_answered_or_not(
+        self, most: int, answered: list[bool]
+    ) -> None:
         limiter = Limiter(None)
         left(limiter, most, 30.0, 0.0)
         started = 0
@@ -320,11 +387,16 @@ class TestWhatTheServerSaysIsLeft:
         assert started == min(most, len(answered))
 
     @pytest.mark.parametrize("other_figure", [0.0, 2.0, -2.0])
-    def test_an_answer_that_was_overtaken_does_not_raise_it(self, other_figure: float) -> None:
+    def test_an_answer_that_was_overtaken_does_not_raise_it(
+        self, other_figure: float
+    ) -> None:
         limiter = Limiter(None)
         early, late = limiter.started(0.0), limiter.started(0.0)
         reset = EPOCH + 30
-        for request, remaining, resets in ((late, 1, reset), (early, 2, reset + other_figure)):
+        for request, remaining, resets in (
+            (late, 1, reset),
+            (early, 2, reset + other_figure),
+        ):
             limiter.ended(1.0)
             limiter.learn(request, RateLimit(None, remaining, resets), EPOCH + 1, 1.0)
         assert limiter.wait_seconds(1.0) > 0
@@ -349,8 +421,12 @@ class TestWhatTheServerSaysIsLeft:
         limiter.learn(late, RateLimit(None, 0, EPOCH), EPOCH - 1, 2.0)
         assert limiter.wait_seconds(3.0) == 0
 
-    @pytest.mark.parametrize(("given", "wait"), [(-5.0, 0.0), (0.0, 0.0), (3600.0, 60.0)])
-    def test_a_reset_is_believed_for_a_minute_at_most(self, given: float, wait: float) -> None:
+    @pytest.mark.parametrize(
+        ("given", "wait"), [(-5.0, 0.0), (0.0, 0.0), (3600.0, 60.0)]
+    )
+    def test_a_reset_is_believed_for_a_minute_at_most(
+        self, given: float, wait: float
+    ) -> None:
         limiter = Limiter(None)
         left(limiter, 0, given, 0.0)
         assert limiter.wait_seconds(0.0) == wait
@@ -363,7 +439,9 @@ class TestWhatTheServerSaysIsLeft:
             limiter.learn(request, RateLimit(None, 0, EPOCH + 60), server_at, 10.0)
         assert limiter.wait_seconds(10.0) == 50
 
-    @pytest.mark.parametrize("said", [RateLimit(None, 0, None), RateLimit(None, None, EPOCH + 50)])
+    @pytest.mark.parametrize(
+        "said", [RateLimit(None, 0, None), RateLimit(None, None, EPOCH + 50)]
+    )
     def test_half_of_the_figures_hold_nothing(self, said: RateLimit) -> None:
         limiter = Limiter(None)
         request = limiter.started(0.0)
@@ -372,7 +450,13 @@ class TestWhatTheServerSaysIsLeft:
         assert limiter.wait_seconds(0.0) == 0
 
     @quick
-    @given(st.integers(0, 2**32), st.integers(2, 10), st.integers(0, 10), st.floats(0, 59.9), st.floats(0.1, 12))
+    @given(
+        st.integers(0, 2**32),
+        st.integers(2, 10),
+        st.integers(0, 10),
+        st.floats(0, 59.9),
+        st.floats(0.1, 12),
+    )
     def test_alone_with_the_key_nothing_is_refused_after_the_first_answer(
         self, seed: int, limit: int, spent_before: int, start: float, slowest: float
     ) -> None:
@@ -412,10 +496,16 @@ class Group:
 
     budget = 31
 
-    def __init__(self, chance: random.Random, with_first: bool, slowest_seconds: float) -> None:
+    def __init__(
+        self, chance: random.Random, with_first: bool, slowest_seconds: float
+    ) -> None:
         self.everybody: list[Worker] = []
         self.gains: list[tuple[float, float, int]] = []
-        self._chance, self._with_first, self._slowest = chance, with_first, slowest_seconds
+        self._chance, self._with_first, self._slowest = (
+            chance,
+            with_first,
+            slowest_seconds,
+        )
         self._moments = Moments()
         self._owners = [self._worker() for _ in range(3)] * 2
 
@@ -428,7 +518,10 @@ class Group:
         self._moments.run(seconds)
 
     def _move(self, now: float) -> None:
-        old, new = self._chance.choice(self._owners), self._chance.choice([*self._owners, self._worker()])
+        old, new = (
+            self._chance.choice(self._owners),
+            self._chance.choice([*self._owners, self._worker()]),
+        )
         if old is new:
             return
         batches = [batch for batch, owner in enumerate(self._owners) if owner is old]
@@ -440,10 +533,14 @@ class Group:
             self._owners[batch] = new
             before = old.gains.pop(batch, None)
             until = max(old.last_end + 60, before.spent_until if before else now)
-            new.gains[batch] = TakenOverShare(1 / len(self._owners), self._with_first, until)
+            new.gains[batch] = TakenOverShare(
+                1 / len(self._owners), self._with_first, until
+            )
             self.gains.append((now, until, self._with_first))
         for one in (old, new):
-            one.limiter.own(self._owners.count(one) / len(self._owners), now, one.gains.values())
+            one.limiter.own(
+                self._owners.count(one) / len(self._owners), now, one.gains.values()
+            )
         self._moments.at(now, new.ask)
 
     def _worker(self) -> Worker:
@@ -458,12 +555,16 @@ class Group:
 class TestShares:
     @quick
     @given(st.integers(1, 60), st.integers(1, 8))
-    def test_they_do_not_add_up_to_more_than_the_whole(self, budget: int, workers: int) -> None:
+    def test_they_do_not_add_up_to_more_than_the_whole(
+        self, budget: int, workers: int
+    ) -> None:
         limiters = [Limiter(budget) for _ in range(workers)]
         for limiter in limiters:
             limiter.own(1 / workers, 0.0)
         assert sum(limiter.limit for limiter in limiters) <= max(budget, workers)
-        assert [limiter.limit for limiter in limiters] == [max(budget // workers, 1)] * workers
+        assert [limiter.limit for limiter in limiters] == [
+            max(budget // workers, 1)
+        ] * workers
 
     def test_who_owns_nothing_asks_nothing(self) -> None:
         limiter = Limiter(None)
@@ -473,7 +574,9 @@ class TestShares:
         limiter.own(0.0, 0.0)
         assert limiter.wait_seconds(0.0) > 0
 
-    def test_at_the_start_the_first_requests_go_at_once_and_the_rest_when_the_owner_before_is_forgotten(self) -> None:
+    def test_at_the_start_the_first_requests_go_at_once_and_the_rest_when_the_owner_before_is_forgotten(
+        self,
+    ) -> None:
         limiter = Limiter(None)
         limiter.own(0.5, 100.0, [TakenOverShare(0.5, 4, 130.0)])
         assert allowed(limiter, 100.0) == 4
@@ -488,8 +591,14 @@ class TestShares:
 
     def test_gains_are_over_one_by_one(self) -> None:
         limiter = Limiter(None)
-        limiter.own(1.0, 0.0, [TakenOverShare(0.5, 1, 20.0), TakenOverShare(0.5, 1, 40.0)])
-        assert [allowed(limiter, now) for now in (0.0, 20.0, 40.0)] == [2, 31 - 2, 60 - 31]
+        limiter.own(
+            1.0, 0.0, [TakenOverShare(0.5, 1, 20.0), TakenOverShare(0.5, 1, 40.0)]
+        )
+        assert [allowed(limiter, now) for now in (0.0, 20.0, 40.0)] == [
+            2,
+            31 - 2,
+            60 - 31,
+        ]
 
     def test_where_nothing_was_spent_all_of_it_may_go(self) -> None:
         limiter = Limiter(None)
@@ -509,7 +618,10 @@ class TestShares:
         assert limiter.wait_seconds(1.0) == pytest.approx(59.0)
 
     def test_what_is_lost_takes_along_what_was_spent_of_it(self) -> None:
-        limiter, spent = Limiter(None), [TakenOverShare(0.25, 1, 60.0), TakenOverShare(0.25, 1, 60.0)]
+        limiter, spent = (
+            Limiter(None),
+            [TakenOverShare(0.25, 1, 60.0), TakenOverShare(0.25, 1, 60.0)],
+        )
         limiter.own(0.75, 0.0, spent)
         assert limiter.limit == 15 + 2
         limiter.own(0.5, 0.0, spent[:1])
@@ -519,15 +631,21 @@ class TestShares:
         limiter.wait_seconds(60.0)
         assert limiter.limit == 15
 
-    def test_what_owners_before_have_spent_is_passed_on_the_less_the_longer_they_are_gone(self) -> None:
+    def test_what_owners_before_have_spent_is_passed_on_the_less_the_longer_they_are_gone(
+        self,
+    ) -> None:
         limiter = Limiter(None)
         limiter.own(1.0, 100.0, [TakenOverShare(0.5, 4, 160.0)])
         spend(limiter, 3, 100.0)
-        assert [round(60 * limiter.spent(now), 1) for now in (100.0, 130.0, 159.0, 160.0)] == [33, 18, 3.5, 0]
+        assert [
+            round(60 * limiter.spent(now), 1) for now in (100.0, 130.0, 159.0, 160.0)
+        ] == [33, 18, 3.5, 0]
 
     @quick
     @given(st.integers(0, 60), st.integers(1, 6), st.booleans())
-    def test_the_heirs_of_a_worker_have_together_what_it_left(self, spent: int, heirs: int, dies: bool) -> None:
+    def test_the_heirs_of_a_worker_have_together_what_it_left(
+        self, spent: int, heirs: int, dies: bool
+    ) -> None:
         """It dies, or goes on with a part like theirs."""
         before = Limiter(None)
         before.own(1.0, 0.0)
@@ -537,10 +655,15 @@ class TestShares:
         for limiter in limiters:
             limiter.own(share, 1.0, [TakenOverShare(share * told, 0, 61.0)])
         before.own(share * (not dies), 1.0)
-        more = sum(allowed(limiter, 1.0) for limiter in (*limiters, *([] if dies else [before])))
+        more = sum(
+            allowed(limiter, 1.0)
+            for limiter in (*limiters, *([] if dies else [before]))
+        )
         assert spent + more <= 60
 
-    def test_shards_that_change_hands_often_do_not_use_up_the_budget_by_it(self) -> None:
+    def test_shards_that_change_hands_often_do_not_use_up_the_budget_by_it(
+        self,
+    ) -> None:
         """Each worker has the key for ten seconds and asks twice."""
         told, limits = 0.0, []
         for turn in range(30):
@@ -567,19 +690,34 @@ class TestShares:
         counted = sorted(moment for one in group.everybody for moment in one.accepted)
         for start in counted:
             minute = sum(start <= moment < start + 60 - 1e-6 for moment in counted)
-            first = sum(first for gained, until, first in group.gains if gained < start + 60 and start < until)
+            first = sum(
+                first
+                for gained, until, first in group.gains
+                if gained < start + 60 and start < until
+            )
             assert minute <= group.budget + first
         assert len(counted) > group.budget
 
 
-EVEN: Final = [minute * 60 + 1.5 * number for minute in range(7) for number in range(40)]
+EVEN: Final = [
+    minute * 60 + 1.5 * number for minute in range(7) for number in range(40)
+]
 
 
 def bursts(second: float) -> list[float]:
-    return [minute * 60 + second + number / 100 for minute in range(7) for number in range(40)]
+    return [
+        minute * 60 + second + number / 100
+        for minute in range(7)
+        for number in range(40)
+    ]
 
 
-OTHERS: Final = {"evenly": EVEN, "first": bursts(0.5), "midst": bursts(30), "last": bursts(52)}
+OTHERS: Final = {
+    "evenly": EVEN,
+    "first": bursts(0.5),
+    "midst": bursts(30),
+    "last": bursts(52),
+}
 
 
 class TestOthersWithTheSameKey:
@@ -615,13 +753,22 @@ class TestOthersWithTheSameKey:
     ) -> None:
         """The other asks evenly from `start` on, we from `later` seconds after it on."""
         chance, moments, key = random.Random(seed), Moments(), Key(60)
-        worker, refused, begun = Worker(moments, key, chance, 1.0), list[float](), start + later
+        worker, refused, begun = (
+            Worker(moments, key, chance, 1.0),
+            list[float](),
+            start + later,
+        )
         worker.limiter.own(1.0, begun)
         for number in range(280):
-            moments.at(start + 1.5 * number, lambda now: None if key.ask(now) else refused.append(now))
+            moments.at(
+                start + 1.5 * number,
+                lambda now: None if key.ask(now) else refused.append(now),
+            )
         moments.at(begun, worker.ask)
         moments.run(420)
-        assert [moment for moment in refused + worker.refused if moment > begun + 60] == []
+        assert [
+            moment for moment in refused + worker.refused if moment > begun + 60
+        ] == []
         assert sum(moment > 180 for moment in worker.accepted) >= 4 * 12
 
     @pytest.mark.parametrize("kind", [Key, SlidingKey])
@@ -646,11 +793,18 @@ class TestOthersWithTheSameKey:
     @pytest.mark.parametrize("kind", [Key, SlidingKey])
     @few
     @given(st.integers(0, 2**32), st.integers(2, 3))
-    def test_siblings_make_room_together(self, kind: type[Key], seed: int, workers: int) -> None:
+    def test_siblings_make_room_together(
+        self, kind: type[Key], seed: int, workers: int
+    ) -> None:
         chance, moments, key = random.Random(seed), Moments(), kind(60)
-        siblings, refused = [Worker(moments, key, chance, 1.0) for _ in range(workers)], list[float]()
+        siblings, refused = (
+            [Worker(moments, key, chance, 1.0) for _ in range(workers)],
+            list[float](),
+        )
         for moment in EVEN:
-            moments.at(moment, lambda now: None if key.ask(now) else refused.append(now))
+            moments.at(
+                moment, lambda now: None if key.ask(now) else refused.append(now)
+            )
         for one in siblings:
             one.limiter.own(1 / workers, 0.0)
             moments.at(chance.uniform(0, 3), one.ask)
@@ -662,20 +816,36 @@ class TestOthersWithTheSameKey:
     def test_what_a_window_shows_is_left_to_them_and_one_more(self) -> None:
         limiter = Limiter(None)
         learned(limiter, 44, 30.0, 0.0)
-        assert (limiter.foreign_per_minute, limiter.available, limiter.limit) == (15, 44, 44)
+        assert (limiter.foreign_per_minute, limiter.available, limiter.limit) == (
+            15,
+            44,
+            44,
+        )
         learned(limiter, 33, 20.1, 9.9)
         assert (limiter.foreign_per_minute, limiter.available) == (25, 34)
 
-    def test_until_a_whole_window_is_over_they_are_taken_to_go_on_at_their_pace(self) -> None:
+    def test_until_a_whole_window_is_over_they_are_taken_to_go_on_at_their_pace(
+        self,
+    ) -> None:
         limiter, figures = Limiter(None), []
         # They ask every two seconds and we every ten, in the latter half of a window and in a whole one.
-        for now, remaining in ((30.0, 44), (40.0, 38), (50.0, 32), (70.0, 54), (80.0, 48), (100.0, 36), (119.9, 24)):
+        for now, remaining in (
+            (30.0, 44),
+            (40.0, 38),
+            (50.0, 32),
+            (70.0, 54),
+            (80.0, 48),
+            (100.0, 36),
+            (119.9, 24),
+        ):
             learned(limiter, remaining, 60 - now % 60, now)
             figures.append(limiter.foreign_per_minute)
         assert figures == [15, 36, 33, 33, 36, 34, 34]
         learned(limiter, 54, 50.0, 130.0)
         learned(limiter, 34, 40.0, 140.0)
-        assert limiter.foreign_per_minute == 33, "later nobody's burst is taken for a pace"
+        assert limiter.foreign_per_minute == 33, (
+            "later nobody's burst is taken for a pace"
+        )
 
     def test_a_burst_in_the_first_minute_leaves_us_a_quarter(self) -> None:
         limiter = Limiter(None)
@@ -720,7 +890,9 @@ class TestOthersWithTheSameKey:
         learned(limiter, 18, 30.0, 0.0)
         assert (limiter.foreign_per_minute, limiter.available) == (40, 19)
 
-    def test_they_are_remembered_through_the_next_window_and_forgotten_after_it(self) -> None:
+    def test_they_are_remembered_through_the_next_window_and_forgotten_after_it(
+        self,
+    ) -> None:
         limiter = Limiter(None)
         learned(limiter, 19, 1.0, 59.0)
         learned(limiter, 59, 59.0, 61.0)
@@ -737,7 +909,9 @@ class TestOthersWithTheSameKey:
         assert limiter.foreign_per_minute == 0
 
     @pytest.mark.parametrize(
-        ("seen_seconds", "foreign"), [(5.0, 36), (30.0, 36), (45.0, 24), (50.0, 22), (60.0, 18)], ids=str
+        ("seen_seconds", "foreign"),
+        [(5.0, 36), (30.0, 36), (45.0, 24), (50.0, 22), (60.0, 18)],
+        ids=str,
     )
     def test_what_was_not_seen_of_a_window_is_taken_to_be_like_the_rest_but_for_half_at_most(
         self, seen_seconds: float, foreign: int
@@ -755,8 +929,12 @@ class TestOthersWithTheSameKey:
         limiter.wait_seconds(60.0)
         assert limiter.foreign_per_minute == 18
 
-    @pytest.mark.parametrize(("foreign", "left_to_them"), [(7, 40), (29, 40), (30, 40), (45, 50), (59, 60)])
-    def test_where_the_key_was_used_up_they_are_left_more_than_they_had(self, foreign: int, left_to_them: int) -> None:
+    @pytest.mark.parametrize(
+        ("foreign", "left_to_them"), [(7, 40), (29, 40), (30, 40), (45, 50), (59, 60)]
+    )
+    def test_where_the_key_was_used_up_they_are_left_more_than_they_had(
+        self, foreign: int, left_to_them: int
+    ) -> None:
         limiter = Limiter(None)
         spend(limiter, 60 - foreign - 1, 0.0)
         learned(limiter, 0, 30.0, 1.0)

@@ -20,11 +20,18 @@ from connector.logs import MAX_MESSAGE_CHARACTERS
 SECRET = "s3cr3t-of-the-test"
 """RawOption to every option that is a secret, or can hold one."""
 
-FIELDS = {name: [field.name for field in msgspec.structs.fields(struct)] for name, struct in SECTIONS.items()}
+FIELDS = {
+    name: [field.name for field in msgspec.structs.fields(struct)]
+    for name, struct in SECTIONS.items()
+}
 FEED_KEYS = [field.name for field in msgspec.structs.fields(Feed)]
-VARIABLES = [variable(f"{section}.{key}") for section, keys in FIELDS.items() for key in keys]
+VARIABLES = [
+    variable(f"{section}.{key}") for section, keys in FIELDS.items() for key in keys
+]
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.sampled_from(
+texts = st.text(
+    st.characters(exclude_categories=["Cs"]), max_size=60
+) | st.sampled_from(
     [
         "",
         "A,B",
@@ -54,7 +61,11 @@ scalars = (
     | st.times()
 )
 values: st.SearchStrategy[Any] = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=6
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3)
+    ),
+    max_leaves=6,
 )
 
 
@@ -99,12 +110,20 @@ def loaded(document: dict[str, Any] | bytes, environ: dict[str, str]) -> str:
 
 def to_toml(document: dict[str, Any]) -> bytes:
     """TOML 1.0 of plain values: inline tables, every key quoted."""
-    return "\n".join(f"{quoted(key)} = {inline(value)}" for key, value in document.items()).encode()
+    return "\n".join(
+        f"{quoted(key)} = {inline(value)}" for key, value in document.items()
+    ).encode()
 
 
 def inline(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{quoted(key)} = {inline(inner)}" for key, inner in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(
+                f"{quoted(key)} = {inline(inner)}" for key, inner in value.items()
+            )
+            + "}"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(map(inline, value)) + "]"
     if isinstance(value, bool):
@@ -134,11 +153,15 @@ def test_nothing_but_a_config_error_comes_of_any_table_and_environment(
 @example(b"[kafka.client]\n" + b".".join([b"a"] * 5_000) + b" = 1", {})
 @example(b"[[feeds]]\nthresholds." + b".".join([b"a"] * 5_000) + b" = {}", {})
 @settings(deadline=None)
-def test_nothing_but_a_config_error_comes_of_any_file(content: bytes, environ: dict[str, str]) -> None:
+def test_nothing_but_a_config_error_comes_of_any_file(
+    content: bytes, environ: dict[str, str]
+) -> None:
     loaded(content, environ)
 
 
-@given(documents, environments, st.sampled_from(["", " ", "\n", "\0", "é"]), st.booleans())
+@given(
+    documents, environments, st.sampled_from(["", " ", "\n", "\0", "é"]), st.booleans()
+)
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_no_secret_is_shown_whatever_else_is_wrong(
     document: dict[str, Any], environ: dict[str, str], spoilt: str, from_file: bool
@@ -174,7 +197,9 @@ def test_a_configuration_with_secrets_shows_none(text: str) -> None:
     environ = {
         "GEX_UPSTREAM__API_KEY": SECRET,
         "GEX_SYMBOLS": "BTCUSDT",
-        "GEX_KAFKA__CLIENT": msgspec.json.encode({"sasl.password": f"{SECRET}{text}"}).decode(),
+        "GEX_KAFKA__CLIENT": msgspec.json.encode(
+            {"sasl.password": f"{SECRET}{text}"}
+        ).decode(),
     }
     config = load(None, environ)
 

@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 CORPUS: Final = Path(__file__).parent / "corpus"
 KEY: Final = "bq_live_0123456789abcdefghijklmnopqrstuv"
 REASONS: Final = frozenset(
-    {"too_large", "malformed", "duplicate_keys", "wrong_type", "computed_at_unparsable", "computed_at_future"}
+    {
+        "too_large",
+        "malformed",
+        "duplicate_keys",
+        "wrong_type",
+        "computed_at_unparsable",
+        "computed_at_future",
+    }
 )
 LONGEST: Final = 600
 """Characters of a message."""
@@ -77,13 +84,18 @@ def taken(status: int, said: dict[str, str], body: bytes) -> Response | Upstream
 
 def observations(response: Response) -> list[Observation]:
     """What each entry says, where it says anything."""
-    source = changed(ME, {"request_id": response.meta.request_id, "exchanges": response.meta.exchanges})
+    source = changed(
+        ME,
+        {"request_id": response.meta.request_id, "exchanges": response.meta.exchanges},
+    )
     found = []
     for symbol, answer in response.answers.items():
         if isinstance(answer, Status):
             found.append(Observation(symbol, answer, None, NOW, NOW, source))
         elif (taken_of_it := entry(answer)) is not None:
-            found.append(Observation(symbol, Status.LIVE, taken_of_it, NOW, NOW, source))
+            found.append(
+                Observation(symbol, Status.LIVE, taken_of_it, NOW, NOW, source)
+            )
     return found
 
 
@@ -124,14 +136,25 @@ def survives(status: int, said: dict[str, str], body: bytes) -> None:
             levels = observation.entry.levels
             assert all(math.isfinite(number(levels, path) or 0.0) for path in PATHS)
             assert not compare(levels, levels, FEED.rules)
-            assert observation.entry.computed_at is None or observation.entry.computed_at <= NOW + 60_000_000
-    before = {step.state.symbol: step.state for step in fold({}, [seen(BEFORE, symbol="AAA")], FEED) if step.state}
+            assert (
+                observation.entry.computed_at is None
+                or observation.entry.computed_at <= NOW + 60_000_000
+            )
+    before = {
+        step.state.symbol: step.state
+        for step in fold({}, [seen(BEFORE, symbol="AAA")], FEED)
+        if step.state
+    }
     for events in (published(said_of_it, {}), published(said_of_it, before)):
         assert len(events) <= len(said_of_it)
-        assert all(event.symbol in SYMBOLS and event.sequence in {1, 2} for event in events)
+        assert all(
+            event.symbol in SYMBOLS and event.sequence in {1, 2} for event in events
+        )
 
 
-BEFORE: Final = decode_entry(b'{"spot_price":1,"odte":{"hvl":2},"zones":[1],"ranked":{"odte_top_10":[1]}}', NOW).levels
+BEFORE: Final = decode_entry(
+    b'{"spot_price":1,"odte":{"hvl":2},"zones":[1],"ranked":{"odte_top_10":[1]}}', NOW
+).levels
 
 
 def holds(status: int, said: dict[str, str], body: bytes) -> None:
@@ -147,16 +170,22 @@ def holds(status: int, said: dict[str, str], body: bytes) -> None:
 
 @cases(400, weight=8)
 @given(statuses, codes, codes)
-def test_a_response_that_was_spoilt_is_taken_or_refused(status: int, said: bytes, code: bytes) -> None:
+def test_a_response_that_was_spoilt_is_taken_or_refused(
+    status: int, said: bytes, code: bytes
+) -> None:
     holds(status, headers(said), spoilt(code))
 
 
 @cases(100, weight=8)
 @given(codes, st.booleans())
-def test_whatever_one_entry_is_the_others_are_answered_as_they_came(code: bytes, before: bool) -> None:
+def test_whatever_one_entry_is_the_others_are_answered_as_they_came(
+    code: bytes, before: bool
+) -> None:
     good = b'{"spot_price":1.5,"note":"}"}'
     pairs = [b'"AAA":%b' % spoilt_entry(code), b'"BBB" : %b' % good]
-    body = b'{"data":{"results":{%b},"missing":[]},"meta":{}}' % b",".join(pairs if before else reversed(pairs))
+    body = b'{"data":{"results":{%b},"missing":[]},"meta":{}}' % b",".join(
+        pairs if before else reversed(pairs)
+    )
     assume(len(body) <= UPSTREAM.max_response_bytes)
     response = taken(200, {}, body)
     assert not isinstance(response, UpstreamError)
@@ -171,7 +200,11 @@ def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
 
 
 @cases(100, weight=8)
-@given(codes, codes, st.sampled_from(["gzip", "x-gzip", "GZIP", "", "identity", "br", "gzip, gzip"]))
+@given(
+    codes,
+    codes,
+    st.sampled_from(["gzip", "x-gzip", "GZIP", "", "identity", "br", "gzip, gzip"]),
+)
 def test_a_compressed_response_that_was_spoilt_is_unpacked_within_its_limit_or_refused(
     code: bytes, more: bytes, encoding: str
 ) -> None:
@@ -193,8 +226,14 @@ def unpacked(body: bytes, encoding: str) -> bytes | None:
 
 @cases(100, weight=8)
 @given(levels_of(prices), st.lists(codes, max_size=3))
-def test_what_comes_after_other_levels_is_the_next_event_of_its_symbol(first: Levels, later: list[bytes]) -> None:
-    states = {step.state.symbol: step.state for step in fold({}, [seen(first, symbol="AAA")], FEED) if step.state}
+def test_what_comes_after_other_levels_is_the_next_event_of_its_symbol(
+    first: Levels, later: list[bytes]
+) -> None:
+    states = {
+        step.state.symbol: step.state
+        for step in fold({}, [seen(first, symbol="AAA")], FEED)
+        if step.state
+    }
     last = states["AAA"]
     for code in later:
         response = _decoded(_Reply(200, {}, spoilt(code)), SYMBOLS, KEY)

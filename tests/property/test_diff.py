@@ -42,7 +42,9 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 ignored = st.frozensets(st.sampled_from([*PATHS, *FIELDS, "ranked"]), max_size=4)
 
 
-def apply(before: Levels | None, difference: Difference, after: Levels | None) -> Levels:
+def apply(
+    before: Levels | None, difference: Difference, after: Levels | None
+) -> Levels:
     """`before` with every number of the difference, and every list that it names taken from `after`."""
     result = before or Levels()
     for change in difference.levels:
@@ -63,12 +65,16 @@ def test_the_difference_applied_to_before_gives_after_in_everything_that_counts(
     before: Levels | None, after: Levels | None, ignore: frozenset[str]
 ) -> None:
     difference = compare(before, after, Rules.of(ignore))
-    assert what_counts(apply(before, difference, after), ignore) == what_counts(after, ignore)
+    assert what_counts(apply(before, difference, after), ignore) == what_counts(
+        after, ignore
+    )
 
 
 @quick
 @given(any_levels, any_levels, ignored)
-def test_exactly_what_differs_and_counts_is_named_once(before: Levels, after: Levels, ignore: frozenset[str]) -> None:
+def test_exactly_what_differs_and_counts_is_named_once(
+    before: Levels, after: Levels, ignore: frozenset[str]
+) -> None:
     difference = compare(before, after, Rules.of(ignore))
     was, now = what_counts(before, ignore), what_counts(after, ignore)
     differing = {path for path in was if was[path] != now[path]}
@@ -88,17 +94,26 @@ def test_equal_entries_do_not_differ(levels: Levels, ignore: frozenset[str]) -> 
 
 @quick
 @given(any_levels, any_levels)
-def test_what_differs_does_not_depend_on_the_direction(one: Levels, other: Levels) -> None:
+def test_what_differs_does_not_depend_on_the_direction(
+    one: Levels, other: Levels
+) -> None:
     there, back = compare(one, other, ALL), compare(other, one, ALL)
     assert there.sections == back.sections
-    assert [(c.path, c.before, c.after) for c in there.levels] == [(c.path, c.after, c.before) for c in back.levels]
+    assert [(c.path, c.before, c.after) for c in there.levels] == [
+        (c.path, c.after, c.before) for c in back.levels
+    ]
 
 
 @quick
 @given(any_levels, any_levels)
 def test_what_nobody_documented_never_counts(levels: Levels, other: Levels) -> None:
     for extra in (None, '{"x":1}', other.extra):
-        changed = Levels(**{**{f: getattr(levels, f) for f in levels.__struct_fields__}, "extra": extra})
+        changed = Levels(
+            **{
+                **{f: getattr(levels, f) for f in levels.__struct_fields__},
+                "extra": extra,
+            }
+        )
         assert not compare(levels, changed, ALL)
 
 
@@ -109,8 +124,12 @@ def test_the_order_of_keys_never_matters(data: st.DataObject) -> None:
     entry = data.draw(
         st.fixed_dictionaries(
             {
-                "all_expiry": st.dictionaries(st.sampled_from([*FIELDS["all_expiry"], "new"]), st.integers(0, 9)),
-                "ranked": st.fixed_dictionaries({"odte_top_10": st.lists(row, max_size=2)}),
+                "all_expiry": st.dictionaries(
+                    st.sampled_from([*FIELDS["all_expiry"], "new"]), st.integers(0, 9)
+                ),
+                "ranked": st.fixed_dictionaries(
+                    {"odte_top_10": st.lists(row, max_size=2)}
+                ),
                 "zones": st.lists(row, max_size=2),
                 "unknown": row,
             }
@@ -119,17 +138,24 @@ def test_the_order_of_keys_never_matters(data: st.DataObject) -> None:
 
     def shuffled(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: shuffled(value[key]) for key in data.draw(st.permutations(sorted(value)))}
+            return {
+                key: shuffled(value[key])
+                for key in data.draw(st.permutations(sorted(value)))
+            }
         return [shuffled(item) for item in value] if isinstance(value, list) else value
 
-    one, other = (decode_entry(encoded(form), NOW).levels for form in (entry, shuffled(entry)))
+    one, other = (
+        decode_entry(encoded(form), NOW).levels for form in (entry, shuffled(entry))
+    )
     assert one == other
     assert not compare(one, other, ALL)
 
 
 @pytest.mark.parametrize("path", NUMBERS)
 def test_every_number_counts_by_itself(path: str) -> None:
-    assert compare(at(path, 1.0), at(path, 2.0), ALL).levels == (LevelChange(path, 1.0, 2.0),)
+    assert compare(at(path, 1.0), at(path, 2.0), ALL).levels == (
+        LevelChange(path, 1.0, 2.0),
+    )
 
 
 @pytest.mark.parametrize("path", LISTS)
@@ -139,8 +165,14 @@ def test_every_list_counts_by_itself(path: str) -> None:
 
 
 @quick
-@given(st.sampled_from(NUMBERS), finite, st.builds(Threshold, st.none() | st.just(1e300), st.none() | st.just(1e300)))
-def test_null_against_a_number_always_counts(path: str, value: float, threshold: Threshold) -> None:
+@given(
+    st.sampled_from(NUMBERS),
+    finite,
+    st.builds(Threshold, st.none() | st.just(1e300), st.none() | st.just(1e300)),
+)
+def test_null_against_a_number_always_counts(
+    path: str, value: float, threshold: Threshold
+) -> None:
     rules = Rules.of(thresholds={path: threshold})
     assert paths(compare(at(path, None), at(path, value), rules)) == {path}
     assert paths(compare(at(path, value), at(path, None), rules)) == {path}
@@ -175,26 +207,52 @@ def test_null_against_a_number_always_counts(path: str, value: float, threshold:
         (0.0, -0.0, Threshold(), False),
     ],
 )
-def test_exceeding_either_threshold_counts(before: float, after: float, threshold: Threshold, counts: bool) -> None:
+def test_exceeding_either_threshold_counts(
+    before: float, after: float, threshold: Threshold, counts: bool
+) -> None:
     for path in NUMBERS:
-        difference = compare(at(path, before), at(path, after), Rules.of(thresholds={path: threshold}))
+        difference = compare(
+            at(path, before), at(path, after), Rules.of(thresholds={path: threshold})
+        )
         assert bool(difference) == counts
 
 
 @quick
 @given(finite, finite, st.floats(0, 1e6), st.floats(0, 2))
-def test_a_threshold_is_held_for_all_numbers(before: float, after: float, absolute: float, relative: float) -> None:
+def test_a_threshold_is_held_for_all_numbers(
+    before: float, after: float, absolute: float, relative: float
+) -> None:
     levels = at("odte.hvl", before), at("odte.hvl", after)
     far = before != after and abs(after - before) > absolute
-    assert bool(compare(*levels, Rules.of(thresholds={"odte.hvl": Threshold(absolute=absolute)}))) == far
-    wide = before != after and (before == 0 or abs(after - before) > relative * abs(before))
-    assert bool(compare(*levels, Rules.of(thresholds={"odte": Threshold(relative=relative)}))) == wide
+    assert (
+        bool(
+            compare(
+                *levels, Rules.of(thresholds={"odte.hvl": Threshold(absolute=absolute)})
+            )
+        )
+        == far
+    )
+    wide = before != after and (
+        before == 0 or abs(after - before) > relative * abs(before)
+    )
+    assert (
+        bool(
+            compare(
+                *levels, Rules.of(thresholds={"odte": Threshold(relative=relative)})
+            )
+        )
+        == wide
+    )
     both = Threshold(absolute=absolute, relative=relative)
-    assert bool(compare(*levels, Rules.of(thresholds={"odte.hvl": both}))) == (far or wide)
+    assert bool(compare(*levels, Rules.of(thresholds={"odte.hvl": both}))) == (
+        far or wide
+    )
 
 
 def test_a_paths_threshold_wins_over_its_sections_and_leaves_the_others() -> None:
-    rules = Rules.of(thresholds={"odte": Threshold(absolute=10), "odte.hvl": Threshold(absolute=1)})
+    rules = Rules.of(
+        thresholds={"odte": Threshold(absolute=10), "odte.hvl": Threshold(absolute=1)}
+    )
     assert compare(at("odte.hvl", 0.0), at("odte.hvl", 5.0), rules)
     assert not compare(at("odte.put_support", 0.0), at("odte.put_support", 5.0), rules)
     assert compare(at("all_expiry.hvl", 0.0), at("all_expiry.hvl", 0.5), rules)
@@ -205,12 +263,19 @@ def test_what_is_ignored_by_path_or_section_never_counts(path: str) -> None:
     one: Any = 1.0 if path in NUMBERS else (Row(1.0, "1"),)
     section = path.split(".", maxsplit=1)[0]
     for ignore in ({path}, {section}):
-        for rules in (Rules.of(ignore), Rules.of(ignore, {path: Threshold(absolute=0)})):
+        for rules in (
+            Rules.of(ignore),
+            Rules.of(ignore, {path: Threshold(absolute=0)}),
+        ):
             assert not compare(Levels(), at(path, one), rules)
             assert not compare(at(path, one), None, rules.exact())
     for other in PATHS:
         if other.split(".")[0] != section:
-            assert compare(Levels(), at(other, 1.0 if other in NUMBERS else (Row(1.0, "1"),)), Rules.of({section}))
+            assert compare(
+                Levels(),
+                at(other, 1.0 if other in NUMBERS else (Row(1.0, "1"),)),
+                Rules.of({section}),
+            )
 
 
 @pytest.mark.parametrize(
@@ -233,21 +298,36 @@ def test_what_is_ignored_by_path_or_section_never_counts(path: str) -> None:
 def test_ranked_is_compared_by_ordered_strikes_where_every_row_has_one_else_whole(
     before: list[Any] | None, after: list[Any] | None, differs: bool
 ) -> None:
-    was, now = (None if given is None else tuple(Row(*row) for row in given) for given in (before, after))
+    was, now = (
+        None if given is None else tuple(Row(*row) for row in given)
+        for given in (before, after)
+    )
     for name in Ranked.__struct_fields__:
         path = f"ranked.{name}"
-        assert compare(at(path, was), at(path, now), ALL).sections == ((path,) if differs else ())
+        assert compare(at(path, was), at(path, now), ALL).sections == (
+            (path,) if differs else ()
+        )
 
 
 def test_zones_are_compared_whole() -> None:
-    assert compare(at("zones", (Row(1.0, "a"),)), at("zones", (Row(1.0, "b"),)), ALL).sections == ("zones",)
+    assert compare(
+        at("zones", (Row(1.0, "a"),)), at("zones", (Row(1.0, "b"),)), ALL
+    ).sections == ("zones",)
 
 
 @quick
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=40))
-def test_drift_below_the_threshold_adds_up_until_it_is_published(steps: list[float]) -> None:
-    feed = FeedRules("f", rules=Rules.of(thresholds={"odte.hvl": Threshold(absolute=1)}))
-    value, said, state = 1000.0, 1000.0, observe(None, seen(at("odte.hvl", 1000.0)), feed).state
+def test_drift_below_the_threshold_adds_up_until_it_is_published(
+    steps: list[float],
+) -> None:
+    feed = FeedRules(
+        "f", rules=Rules.of(thresholds={"odte.hvl": Threshold(absolute=1)})
+    )
+    value, said, state = (
+        1000.0,
+        1000.0,
+        observe(None, seen(at("odte.hvl", 1000.0)), feed).state,
+    )
     for count, step in enumerate(steps, 1):
         value += step
         moved = observe(state, seen(at("odte.hvl", value), NOW + count * SECOND), feed)
@@ -271,8 +351,12 @@ def bits(value: float) -> bytes:
 @given(finite, finite)
 @example(-0.0, 5e-324)
 @example(math.nextafter(math.inf, 0), 2.0**53 + 1)
-def test_every_finite_number_survives_json_and_avro_to_the_bit(one: float, other: float) -> None:
-    raw = json.dumps({"spot_price": one, "odte": {"hvl": other}, "zones": [{"strike": one}]}).encode()
+def test_every_finite_number_survives_json_and_avro_to_the_bit(
+    one: float, other: float
+) -> None:
+    raw = json.dumps(
+        {"spot_price": one, "odte": {"hvl": other}, "zones": [{"strike": one}]}
+    ).encode()
     levels = decode_entry(raw, NOW).levels
     state = State("f", "S", 1, Status.LIVE, None, 0, "", ME, levels=levels)
     read = CODEC.decode_state(CODEC.state("t", state)).levels
@@ -282,7 +366,10 @@ def test_every_finite_number_survives_json_and_avro_to_the_bit(one: float, other
         assert found.odte.hvl is not None
         assert found.zones is not None
         assert found.zones[0].strike is not None
-        assert (bits(found.spot_price), bits(found.odte.hvl)) == (bits(one), bits(other))
+        assert (bits(found.spot_price), bits(found.odte.hvl)) == (
+            bits(one),
+            bits(other),
+        )
         assert bits(found.zones[0].strike) == bits(one)
         assert bits(json.loads(found.zones[0].json)["strike"]) == bits(one)
 
@@ -295,9 +382,13 @@ def test_an_integer_is_the_same_number(value: int) -> None:
     assert read == value
 
 
-@pytest.mark.parametrize("value", [2**53 + 1, -(2**53) - 1, 2**63, 2**64 - 1, 2**64, 10**30])
+@pytest.mark.parametrize(
+    "value", [2**53 + 1, -(2**53) - 1, 2**63, 2**64 - 1, 2**64, 10**30]
+)
 def test_a_larger_integer_is_the_nearest_float(value: int) -> None:
-    assert decode_entry(encoded({"spot_price": value}), NOW).levels.spot_price == float(value)
+    assert decode_entry(encoded({"spot_price": value}), NOW).levels.spot_price == float(
+        value
+    )
 
 
 @quick

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from connector.core.model import MICROS
 from connector.schedule.batches import Batch
-from connector.schedule.scheduler import SLOW_RETRY_SECONDS, ComputedTimes, Outcome, Plan, Purpose, Schedule
+from connector.schedule.scheduler import (
+    SLOW_RETRY_SECONDS,
+    ComputedTimes,
+    Outcome,
+    Plan,
+    Purpose,
+    Schedule,
+)
 
 many = settings(deadline=None, derandomize=True, max_examples=300)
 few = settings(deadline=None, derandomize=True, max_examples=20)
@@ -32,8 +39,14 @@ class Driven:
 
     def __init__(self, data: st.DataObject) -> None:
         self.data = data
-        self.plan = Plan(data.draw(st.floats(0.05, 20)), data.draw(st.floats(0.1, 2)), data.draw(st.floats(2, 600)))
-        self.schedule = Schedule(self.plan, lambda: data.draw(st.floats(0, 1, exclude_max=True)))
+        self.plan = Plan(
+            data.draw(st.floats(0.05, 20)),
+            data.draw(st.floats(0.1, 2)),
+            data.draw(st.floats(2, 600)),
+        )
+        self.schedule = Schedule(
+            self.plan, lambda: data.draw(st.floats(0, 1, exclude_max=True))
+        )
         self.now = data.draw(st.sampled_from([0.0, 1e5]))
         self.ahead = data.draw(st.sampled_from([0.0, 1.8e9]))
         self.computed_at = dict.fromkeys(SYMBOLS, 0)
@@ -42,7 +55,10 @@ class Driven:
         self.held_until = self.held_for_key_until = float("-inf")
 
     def cover(self) -> None:
-        batches = [Batch("f", tuple(symbols)) for symbols in self.data.draw(st.sampled_from(CUTS))]
+        batches = [
+            Batch("f", tuple(symbols))
+            for symbols in self.data.draw(st.sampled_from(CUTS))
+        ]
         if self.data.draw(st.booleans()):
             batches.append(REFUSED)
         self.covered = set(batches)
@@ -62,39 +78,57 @@ class Driven:
     def end(self) -> None:
         if not self.in_flight:
             return
-        batch = self.data.draw(st.sampled_from(sorted(self.in_flight, key=lambda one: (one.symbols, one.refused))))
+        batch = self.data.draw(
+            st.sampled_from(
+                sorted(self.in_flight, key=lambda one: (one.symbols, one.refused))
+            )
+        )
         outcome = self.data.draw(st.sampled_from([Outcome.ANSWERED, *Outcome]))
         sent = self.in_flight.pop(batch)
         dates: ComputedTimes | None = None
         if outcome is Outcome.ANSWERED and self.data.draw(st.integers(0, 9)):
             told = ((symbol, self.date(symbol)) for symbol in batch.symbols)
-            dates = ComputedTimes({symbol: moment for symbol, moment in told if moment is not None}, self.offset())
+            dates = ComputedTimes(
+                {symbol: moment for symbol, moment in told if moment is not None},
+                self.offset(),
+            )
         for refresh in self.schedule.finished(batch, outcome, sent, self.now, dates):
             assert refresh.symbol in batch.symbols
             assert refresh.since <= sent
         at = self.schedule.next_check_at(batch)
         if at is not None and outcome is Outcome.ANSWERED:
             assert at >= min(self.now, sent + self.plan.min_interval_seconds)
-            longest = max(self.plan.max_interval_seconds, 120 * 5 / max(self.schedule.budget_per_minute, 1))
+            longest = max(
+                self.plan.max_interval_seconds,
+                120 * 5 / max(self.schedule.budget_per_minute, 1),
+            )
             holds = max(self.held_until, self.held_for_key_until)
-            assert at <= max(self.now + (3600 if batch.refused else longest + SLOW_RETRY_SECONDS), holds)
+            assert at <= max(
+                self.now + (3600 if batch.refused else longest + SLOW_RETRY_SECONDS),
+                holds,
+            )
 
     def date(self, symbol: str) -> int | None:
         """The symbol's last refresh, as an upstream may tell it."""
         before = self.computed_at[symbol]
         moved = self.data.draw(
-            st.sampled_from([None, 0, 0, 1, 1_000, -1, -30 * MICROS, 10**15]) | st.integers(1, 200 * MICROS)
+            st.sampled_from([None, 0, 0, 1, 1_000, -1, -30 * MICROS, 10**15])
+            | st.integers(1, 200 * MICROS)
         )
         if moved is None:
             return None
         if moved > 200 * MICROS or moved <= 0:
             return before + moved
         latest = round((self.now + self.ahead) * MICROS)
-        self.computed_at[symbol] = before + moved if self.data.draw(st.booleans()) else max(latest - moved, 0)
+        self.computed_at[symbol] = (
+            before + moved if self.data.draw(st.booleans()) else max(latest - moved, 0)
+        )
         return self.computed_at[symbol]
 
     def offset(self) -> float:
-        return self.ahead + self.data.draw(st.sampled_from([0.0, 0.0, 0.0, 0.3, -40.0, 3_600.0]))
+        return self.ahead + self.data.draw(
+            st.sampled_from([0.0, 0.0, 0.0, 0.3, -40.0, 3_600.0])
+        )
 
     def wait(self) -> None:
         self.now += self.data.draw(st.floats(0, 5) | st.floats(0, 4_000))
@@ -113,11 +147,18 @@ class Driven:
         self.schedule.release_for_key(self.now)
 
     def set_budget(self) -> None:
-        self.schedule.set_budget(self.data.draw(st.sampled_from([0.0, 0.5, 1.0, 6.0, 54.0, 6_000.0])), self.now)
+        self.schedule.set_budget(
+            self.data.draw(st.sampled_from([0.0, 0.5, 1.0, 6.0, 54.0, 6_000.0])),
+            self.now,
+        )
 
     def seed_history(self) -> None:
-        moments = self.data.draw(st.lists(st.integers(1, 10**9), max_size=8, unique=True).map(sorted))
-        self.schedule.seed_history("f", self.data.draw(st.sampled_from(SYMBOLS)), moments, self.ahead)
+        moments = self.data.draw(
+            st.lists(st.integers(1, 10**9), max_size=8, unique=True).map(sorted)
+        )
+        self.schedule.seed_history(
+            "f", self.data.draw(st.sampled_from(SYMBOLS)), moments, self.ahead
+        )
 
     def check(self) -> None:
         planned = self.schedule.next()
@@ -128,7 +169,9 @@ class Driven:
             assert planned[0] >= max(self.held_until, self.held_for_key_until)
             assert planned[0] < self.now + 1e6
         for batch in self.covered:
-            assert (self.schedule.next_check_at(batch) is None) == (batch in self.in_flight)
+            assert (self.schedule.next_check_at(batch) is None) == (
+                batch in self.in_flight
+            )
         assert 0 < self.schedule.price <= 1e9
         assert abs(self.schedule.lag_seconds) < 1e12
 
@@ -149,7 +192,9 @@ ACTS: Final = (
 @pytest.mark.timeout(20)
 @many
 @given(st.data())
-def test_whatever_happens_a_schedule_goes_on_and_asks_for_no_batch_twice(data: st.DataObject) -> None:
+def test_whatever_happens_a_schedule_goes_on_and_asks_for_no_batch_twice(
+    data: st.DataObject,
+) -> None:
     driven = Driven(data)
     driven.cover()
     for act in data.draw(st.lists(st.sampled_from(ACTS), min_size=1, max_size=40)):
@@ -159,7 +204,11 @@ def test_whatever_happens_a_schedule_goes_on_and_asks_for_no_batch_twice(data: s
 
 @few
 @given(
-    st.lists(st.tuples(st.floats(1, 120), st.floats(0, 2), st.floats(0, 30)), min_size=1, max_size=6),
+    st.lists(
+        st.tuples(st.floats(1, 120), st.floats(0, 2), st.floats(0, 30)),
+        min_size=1,
+        max_size=6,
+    ),
     st.floats(3, 60),
     st.integers(0, 1_000),
 )
@@ -169,7 +218,9 @@ def test_whatever_the_rhythms_are_the_budget_is_kept(
     """Requests of the second ten minutes, of symbols with a request each."""
     schedule, now, sent = Schedule(Plan(0.05), lambda: 0.5), 0.0, 0
     schedule.set_budget(budget, 0.0)
-    batches = {Batch("f", (f"S{place}",)): rhythm for place, rhythm in enumerate(rhythms)}
+    batches = {
+        Batch("f", (f"S{place}",)): rhythm for place, rhythm in enumerate(rhythms)
+    }
     schedule.set_batches(list(batches), 0.0)
     while (planned := schedule.next()) is not None and planned[0] < 1_200:
         now, batch = max(now, planned[0]), planned[1]

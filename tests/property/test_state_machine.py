@@ -6,7 +6,13 @@ from typing import Any, Final
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from connector.core.diff import Rules, Threshold
 from connector.core.model import (
@@ -21,7 +27,15 @@ from connector.core.model import (
     State,
     Status,
 )
-from connector.core.transition import NOTHING, FeedRules, Transition, expire, fold, observe, remove
+from connector.core.transition import (
+    NOTHING,
+    FeedRules,
+    Transition,
+    expire,
+    fold,
+    observe,
+    remove,
+)
 from connector.kafka.avro import Codec, SingleObject
 from tests.support.levels import ME, NOW, SECOND, seen, what_counts
 from tests.support.profiles import cases
@@ -43,8 +57,12 @@ lists = st.none() | st.lists(row, max_size=2).map(tuple)
 few_levels = st.builds(
     Levels,
     spot_price=st.sampled_from([1.0, 2.0]),
-    all_expiry=st.builds(AllExpiry, hvl=st.sampled_from([None, 0.0, 100.0, 106.0, 110.0, 112.0, 120.0])),
-    odte=st.builds(Odte, hvl=st.sampled_from([None, 5.0]), put_support=st.sampled_from([None, 5.0])),
+    all_expiry=st.builds(
+        AllExpiry, hvl=st.sampled_from([None, 0.0, 100.0, 106.0, 110.0, 112.0, 120.0])
+    ),
+    odte=st.builds(
+        Odte, hvl=st.sampled_from([None, 5.0]), put_support=st.sampled_from([None, 5.0])
+    ),
     ranked=st.just(Ranked()) | st.builds(Ranked, lists, lists),
     zones=st.none() | lists,
     extra=st.sampled_from([None, '{"x":1}']),
@@ -101,7 +119,9 @@ class OneSymbol(RuleBasedStateMachine):
     @rule(levels=few_levels, after_seconds=st.integers(0, 2))
     def refresh(self, levels: Levels, after_seconds: int) -> None:
         """An entry just after the last one known, however long ago that was."""
-        self._see(levels, None if self.floor is None else self.floor + after_seconds * SECOND)
+        self._see(
+            levels, None if self.floor is None else self.floor + after_seconds * SECOND
+        )
 
     @precondition(lambda self: self.last_levels is not None)
     @rule()
@@ -120,7 +140,9 @@ class OneSymbol(RuleBasedStateMachine):
     @rule(status=st.sampled_from(ABSENT))
     def absence(self, status: Status) -> None:
         self.answered_at = self.now + AHEAD
-        observation = Observation("BTCUSDT", status, None, self.now, self.now + AHEAD, ME)
+        observation = Observation(
+            "BTCUSDT", status, None, self.now, self.now + AHEAD, ME
+        )
         step = self._both(lambda state: observe(state, observation, self.feed))
         if self.events and self.events[-1].status is status:
             assert step == NOTHING
@@ -137,9 +159,15 @@ class OneSymbol(RuleBasedStateMachine):
         at = (self.now, self.now + AHEAD)
         since = self.floor
         if since is None:
-            since = known(self.state).observed_at + AHEAD if self.answered_at is None else self.answered_at
+            since = (
+                known(self.state).observed_at + AHEAD
+                if self.answered_at is None
+                else self.answered_at
+            )
         last = self.events[-1]
-        step = self._both(lambda state: expire(known(state), at, self.answered_at, ME, self.feed))
+        step = self._both(
+            lambda state: expire(known(state), at, self.answered_at, ME, self.feed)
+        )
         if last.status is not Status.LIVE or at[1] - since <= STALE_AFTER:
             assert step == NOTHING
             return
@@ -167,8 +195,12 @@ class OneSymbol(RuleBasedStateMachine):
 
     @invariant()
     def the_sequence_has_no_gap(self) -> None:
-        assert [event.sequence for event in self.events] == list(range(1, len(self.events) + 1))
-        assert [event.event_id for event in self.events] == [f"majors/BTCUSDT/{n + 1}" for n in range(len(self.events))]
+        assert [event.sequence for event in self.events] == list(
+            range(1, len(self.events) + 1)
+        )
+        assert [event.event_id for event in self.events] == [
+            f"majors/BTCUSDT/{n + 1}" for n in range(len(self.events))
+        ]
 
     @invariant()
     def each_event_follows_from_the_one_before(self) -> None:
@@ -176,7 +208,9 @@ class OneSymbol(RuleBasedStateMachine):
         previous: Event | None = None
         for event in self.events[-20:] if len(self.events) > 20 else self.events:
             if previous is not None or event.sequence == 1:
-                assert event.previous_computed_at == (None if previous is None else previous.computed_at)
+                assert event.previous_computed_at == (
+                    None if previous is None else previous.computed_at
+                )
                 assert said is None or counted(event.before) == counted(said)
             said, previous = event.after or said, event
 
@@ -195,7 +229,9 @@ class OneSymbol(RuleBasedStateMachine):
 
     @invariant()
     def computed_at_never_goes_back(self) -> None:
-        dated = [event.computed_at for event in self.events if event.computed_at is not None]
+        dated = [
+            event.computed_at for event in self.events if event.computed_at is not None
+        ]
         assert dated == sorted(dated)
         assert not dated or self.floor is not None
         assert not dated or dated[-1] <= (self.floor or 0)
@@ -206,15 +242,25 @@ class OneSymbol(RuleBasedStateMachine):
         self.answered_at = self.now + AHEAD
         observation = seen(levels, computed_at, self.now + AHEAD, observed_at=self.now)
         step = self._both(lambda state: observe(state, observation, self.feed))
-        if self.floor is not None and computed_at is not None and computed_at < self.floor:
+        if (
+            self.floor is not None
+            and computed_at is not None
+            and computed_at < self.floor
+        ):
             assert step == Transition(dropped="older")
             return step
         floor = self.floor if computed_at is None else computed_at
         kind = self._kind(levels, old=self._is_old(floor))
         nothing_new = kind is None and (levels, floor) == (self.last_levels, self.floor)
-        self.floor, self.last_levels, self.fingerprint = floor, levels, self.feed.request_fingerprint
+        self.floor, self.last_levels, self.fingerprint = (
+            floor,
+            levels,
+            self.feed.request_fingerprint,
+        )
         if kind is not None:
-            event = self._published(step, kind, Status.STALE if self._is_old(floor) else Status.LIVE, levels)
+            event = self._published(
+                step, kind, Status.STALE if self._is_old(floor) else Status.LIVE, levels
+            )
             assert event.after == levels
             assert event.computed_at == computed_at
         elif nothing_new:
@@ -237,7 +283,9 @@ class OneSymbol(RuleBasedStateMachine):
             return Kind.FRESH
         return Kind.CHANGED if difference(said, levels) else None
 
-    def _published(self, step: Transition, kind: Kind, status: Status, after: Levels | None) -> Event:
+    def _published(
+        self, step: Transition, kind: Kind, status: Status, after: Levels | None
+    ) -> Event:
         """Hold an event to what it must say, and keep it."""
         event = step.event
         assert event is not None
@@ -246,7 +294,9 @@ class OneSymbol(RuleBasedStateMachine):
         assert (event.after is None) == (status not in {Status.LIVE, Status.STALE})
         assert counted(event.before) == counted(self._said())
         assert (event.before is None) == (self._said() is None)
-        named = {change.path for change in event.changed_levels} | set(event.changed_sections)
+        named = {change.path for change in event.changed_levels} | set(
+            event.changed_sections
+        )
         assert named == difference(event.before, event.after)
         for change in event.changed_levels:
             assert (change.before, change.after) == (
@@ -277,7 +327,10 @@ class OneSymbol(RuleBasedStateMachine):
 
     def _said(self) -> Levels | None:
         """The `after` of the last event that had one."""
-        return next((event.after for event in reversed(self.events) if event.after is not None), None)
+        return next(
+            (event.after for event in reversed(self.events) if event.after is not None),
+            None,
+        )
 
 
 def known(state: State | None) -> State:
@@ -289,7 +342,11 @@ TestOneSymbol = OneSymbol.TestCase
 TestOneSymbol.settings = settings(cases(150), stateful_step_count=25)
 
 observations = st.lists(
-    st.tuples(st.sampled_from(["A", "B"]), few_levels | st.sampled_from(ABSENT), st.none() | st.integers(-60, 200)),
+    st.tuples(
+        st.sampled_from(["A", "B"]),
+        few_levels | st.sampled_from(ABSENT),
+        st.none() | st.integers(-60, 200),
+    ),
     max_size=12,
 )
 
@@ -303,7 +360,9 @@ def observed(symbol: str, what: Levels | Status, seconds: int | None) -> Observa
 
 @cases(150)
 @given(observations, st.integers(0, 12))
-def test_where_a_transaction_ends_changes_nothing_of_what_is_said(taken: list[Any], cut: int) -> None:
+def test_where_a_transaction_ends_changes_nothing_of_what_is_said(
+    taken: list[Any], cut: int
+) -> None:
     given_ = [observed(*one) for one in taken]
     together = fold({}, given_, feed())
     first = fold({}, given_[:cut], feed())

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMAND = ("pip_audit", "--format=json", "--disable-pip", "--require-hashes", "--progress-spinner=off", "--timeout=10")
+COMMAND = (
+    "pip_audit",
+    "--format=json",
+    "--disable-pip",
+    "--require-hashes",
+    "--progress-spinner=off",
+    "--timeout=10",
+)
 """--disable-pip: the pins are complete, so nothing is resolved or fetched but what is known of each."""
 
 PINS = "requirements/dev.txt"
@@ -47,7 +54,9 @@ def verdict(report: str, complaint: str) -> tuple[list[str], bool, bool]:
     known = bool(lines)
     if skipped:
         named = ", ".join(skipped[:5])
-        lines.append(f"NOT DONE for {len(skipped)} of {len(packages)} packages, nothing is known of {named}, ...")
+        lines.append(
+            f"NOT DONE for {len(skipped)} of {len(packages)} packages, nothing is known of {named}, ..."
+        )
     elif not known:
         lines.append(f"nothing is known against {len(packages)} packages")
     return lines, known, not skipped

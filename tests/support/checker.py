@@ -37,7 +37,9 @@ class Record:
     timestamp_ms: int
 
 
-def records(kafka: Brokers, topic: str, isolation: str = "read_committed") -> list[Record]:
+def records(
+    kafka: Brokers, topic: str, isolation: str = "read_committed"
+) -> list[Record]:
     """Every record of a topic up to its end now, partition by partition."""
     consumer = ck.Consumer(
         {
@@ -51,8 +53,17 @@ def records(kafka: Brokers, topic: str, isolation: str = "read_committed") -> li
     )
     found: list[Record] = []
     try:
-        partitions = set(consumer.list_topics(topic, timeout=PATIENCE_SECONDS).topics[topic].partitions)
-        consumer.assign([ck.TopicPartition(topic, partition, ck.OFFSET_BEGINNING) for partition in partitions])
+        partitions = set(
+            consumer.list_topics(topic, timeout=PATIENCE_SECONDS)
+            .topics[topic]
+            .partitions
+        )
+        consumer.assign(
+            [
+                ck.TopicPartition(topic, partition, ck.OFFSET_BEGINNING)
+                for partition in partitions
+            ]
+        )
         while partitions:
             first = consumer.poll(PATIENCE_SECONDS)
             assert first is not None, f"{topic}: no end within {PATIENCE_SECONDS} s"
@@ -68,25 +79,40 @@ def records(kafka: Brokers, topic: str, isolation: str = "read_committed") -> li
 
 
 def _record(message: ck.Message) -> Record:
-    key, value, partition, offset = message.key(), message.value(), message.partition(), message.offset()
+    key, value, partition, offset = (
+        message.key(),
+        message.value(),
+        message.partition(),
+        message.offset(),
+    )
     assert isinstance(key, bytes)
     assert isinstance(value, bytes)
     assert partition is not None
     assert offset is not None
-    headers = {name: text for name, text in dict(message.headers() or {}).items() if isinstance(text, bytes)}
+    headers = {
+        name: text
+        for name, text in dict(message.headers() or {}).items()
+        if isinstance(text, bytes)
+    }
     return Record(key, value, headers, partition, offset, message.timestamp()[1])
 
 
 def events(kafka: Brokers, prefix: str, feed: str = "all") -> list[Event]:
     """Every committed event of a feed."""
     codec = Codec(SingleObject())
-    return [codec.decode_event(record.value) for record in records(kafka, f"{prefix}.{feed}.changes")]
+    return [
+        codec.decode_event(record.value)
+        for record in records(kafka, f"{prefix}.{feed}.changes")
+    ]
 
 
 def states(kafka: Brokers, prefix: str, feed: str = "all") -> dict[str, State]:
     """The last committed state of each symbol."""
     codec = Codec(SingleObject())
-    found = (codec.decode_state(record.value) for record in records(kafka, f"{prefix}.{feed}.current"))
+    found = (
+        codec.decode_state(record.value)
+        for record in records(kafka, f"{prefix}.{feed}.current")
+    )
     return {state.symbol: state for state in found}
 
 
@@ -110,9 +136,18 @@ def by_symbol(all_events: Iterable[Event]) -> dict[str, list[Event]]:
 def violations(all_events: Iterable[Event], current: Mapping[str, State]) -> list[str]:
     """What breaks invariants 1, 2 and 5; empty where nothing does."""
     grouped = by_symbol(all_events)
-    found = [f"{symbol}: has a state but no event" for symbol in current.keys() - grouped.keys()]
+    found = [
+        f"{symbol}: has a state but no event"
+        for symbol in current.keys() - grouped.keys()
+    ]
     for symbol, its in grouped.items():
-        found += [f"{symbol}: {fault}" for fault in (*_sequence_faults(its), *_state_faults(its, current.get(symbol)))]
+        found += [
+            f"{symbol}: {fault}"
+            for fault in (
+                *_sequence_faults(its),
+                *_state_faults(its, current.get(symbol)),
+            )
+        ]
     return found
 
 
@@ -124,7 +159,14 @@ def counted(levels: Levels | None) -> object:
         None if rows is None else [row.strike for row in rows]
         for rows in (levels.ranked.all_expiry_top_10, levels.ranked.odte_top_10)
     ]
-    return (levels.all_expiry, levels.odte, levels.max_pain, levels.expected_move, ranked, levels.zones)
+    return (
+        levels.all_expiry,
+        levels.odte,
+        levels.max_pain,
+        levels.expected_move,
+        ranked,
+        levels.zones,
+    )
 
 
 def _sequence_faults(its: list[Event]) -> list[str]:
@@ -134,7 +176,9 @@ def _sequence_faults(its: list[Event]) -> list[str]:
     said, newest = None, 0
     for event in its:
         if counted(event.before) != counted(said):
-            found.append(f"#{event.sequence}: before is not the after of the last event that had one")
+            found.append(
+                f"#{event.sequence}: before is not the after of the last event that had one"
+            )
         said = event.after or said
         if event.computed_at is not None:
             if event.computed_at < newest:
@@ -147,11 +191,17 @@ def _state_faults(its: list[Event], state: State | None) -> list[str]:
     if state is None:
         return ["has events but no state"]
     last = its[-1]
-    said = next((event.after for event in reversed(its) if event.after is not None), None)
+    said = next(
+        (event.after for event in reversed(its) if event.after is not None), None
+    )
     faults = {
-        f"current has sequence {state.sequence}, the last event {last.sequence}": state.sequence != last.sequence,
-        f"current is {state.status}, the last event {last.status}": state.status != last.status,
-        "current does not say what the last event with levels said": counted(state.said) != counted(said),
-        "current is older than the last event": (state.computed_at or 0) < (last.computed_at or 0),
+        f"current has sequence {state.sequence}, the last event {last.sequence}": state.sequence
+        != last.sequence,
+        f"current is {state.status}, the last event {last.status}": state.status
+        != last.status,
+        "current does not say what the last event with levels said": counted(state.said)
+        != counted(said),
+        "current is older than the last event": (state.computed_at or 0)
+        < (last.computed_at or 0),
     }
     return [fault for fault, there in faults.items() if there]

@@ -40,13 +40,21 @@ class GuardedKafka:
     def __init__(self, folder: Path) -> None:
         authority = trustme.CA()
         server = _written(folder / "server", authority, LOOPBACK)
-        self.files = _written(folder / "client", authority, f"{USER}@client.test", KEY_PASSWORD)
-        self.stranger = _written(folder / "stranger", trustme.CA(), f"{USER}@client.test", KEY_PASSWORD)
-        ports = {name: free_port() for name in ("CLIENT", "SCRAM", "MUTUAL", "CONTROLLER")}
+        self.files = _written(
+            folder / "client", authority, f"{USER}@client.test", KEY_PASSWORD
+        )
+        self.stranger = _written(
+            folder / "stranger", trustme.CA(), f"{USER}@client.test", KEY_PASSWORD
+        )
+        ports = {
+            name: free_port() for name in ("CLIENT", "SCRAM", "MUTUAL", "CONTROLLER")
+        }
         addresses = {name: f"{LOOPBACK}:{port}" for name, port in ports.items()}
         self.scram, self.mutual = addresses["SCRAM"], addresses["MUTUAL"]
         extra = {
-            "listeners": ",".join(f"{name}://{address}" for name, address in addresses.items()),
+            "listeners": ",".join(
+                f"{name}://{address}" for name, address in addresses.items()
+            ),
             "listener.security.protocol.map": "CLIENT:PLAINTEXT,SCRAM:SASL_SSL,MUTUAL:SSL,CONTROLLER:PLAINTEXT",
             "controller.quorum.voters": f"1@{addresses['CONTROLLER']}",
             "sasl.enabled.mechanisms": "SCRAM-SHA-512",
@@ -66,15 +74,21 @@ class GuardedKafka:
 
     def admit(self) -> None:
         """Make the user known, once the broker runs."""
-        mechanism = admin_api.ScramCredentialInfo(admin_api.ScramMechanism.SCRAM_SHA_512, 4096)
-        credential = admin_api.UserScramCredentialUpsertion(USER, mechanism, PASSWORD.encode())
+        mechanism = admin_api.ScramCredentialInfo(
+            admin_api.ScramMechanism.SCRAM_SHA_512, 4096
+        )
+        credential = admin_api.UserScramCredentialUpsertion(
+            USER, mechanism, PASSWORD.encode()
+        )
         admin = self.admin()
         for future in admin.alter_user_scram_credentials([credential]).values():
             future.result(30)
 
     def admin(self) -> admin_api.AdminClient:
         """Of one who may do everything."""
-        return admin_api.AdminClient({"bootstrap.servers": self.broker.bootstrap_servers})
+        return admin_api.AdminClient(
+            {"bootstrap.servers": self.broker.bootstrap_servers}
+        )
 
     def by_password(self) -> dict[str, str]:
         """A worker's variables."""
@@ -99,7 +113,9 @@ class GuardedKafka:
         }
 
 
-def _written(folder: Path, authority: trustme.CA, name: str, password: str = "") -> Files:
+def _written(
+    folder: Path, authority: trustme.CA, name: str, password: str = ""
+) -> Files:
     """A certificate for a name, its key in the only form Kafka reads (PKCS #8), the certificate after it."""
     folder.mkdir()
     issued = authority.issue_cert(name, common_name=name.partition("@")[0])
@@ -107,9 +123,13 @@ def _written(folder: Path, authority: trustme.CA, name: str, password: str = "")
     if password:
         encryption = serialization.BestAvailableEncryption(password.encode())
     key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
+    )
     certificate = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
-    files = Files(*(str(folder / f"{part}.pem") for part in ("authority", "certificate", "key")))
+    files = Files(
+        *(str(folder / f"{part}.pem") for part in ("authority", "certificate", "key"))
+    )
     authority.cert_pem.write_to_path(files.authority)
     (folder / "certificate.pem").write_bytes(certificate)
     (folder / "key.pem").write_bytes(pem + certificate)

@@ -28,7 +28,10 @@ def listening(pid: int) -> set[tuple[str, int]]:
 
 def _readable(address: str) -> str:
     """Turn the kernel's words of 32 bits in host order (little-endian) into an address."""
-    words = [bytes.fromhex(address[start : start + 8])[::-1] for start in range(0, len(address), 8)]
+    words = [
+        bytes.fromhex(address[start : start + 8])[::-1]
+        for start in range(0, len(address), 8)
+    ]
     parsed = ipaddress.ip_address(b"".join(words))
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return str(mapped or parsed)

@@ -43,7 +43,10 @@ ENTRY: Final = {
     "spot_price": 64_250.5,
     "computed_at": "2027-01-15T08:00:00Z",
     **{section: dict.fromkeys(fields, 60000.0) for section, fields in FIELDS.items()},
-    "ranked": {"all_expiry_top_10": [{"strike": 60_000, "gex": 1.5}], "odte_top_10": [61_000.5]},
+    "ranked": {
+        "all_expiry_top_10": [{"strike": 60_000, "gex": 1.5}],
+        "odte_top_10": [61_000.5],
+    },
     "zones": [{"from": 61_000, "to": 62_000.5}],
 }
 META: Final = {
@@ -60,12 +63,23 @@ DATA: Final = {
     "invalid": [],
     "results": {"AAA": ENTRY, "BBB": None},
 }
-ERROR: Final = {"code": "VALIDATION_ERROR", "message": "no", "details": {"errors": ["x"], "retry_after_seconds": 3}}
+ERROR: Final = {
+    "code": "VALIDATION_ERROR",
+    "message": "no",
+    "details": {"errors": ["x"], "retry_after_seconds": 3},
+}
 TEMPLATES: Final = (
     {"success": True, "data": DATA, "meta": META},
     {"success": True, **DATA, "meta": META},
     {"success": False, "error": ERROR, "meta": META},
-    {"data": {"results": {"AAA": {"spot_price": 1}, "BBB": {"odte": {"hvl": 2}, "zones": [3]}}}},
+    {
+        "data": {
+            "results": {
+                "AAA": {"spot_price": 1},
+                "BBB": {"odte": {"hvl": 2}, "zones": [3]},
+            }
+        }
+    },
 )
 
 _MOMENTS: Final = (
@@ -77,10 +91,41 @@ _MOMENTS: Final = (
     b'"2027-01-15"',
 )
 VALUES: Final = (
-    *(b"null", b"true", b"false", b"0", b"-0", b"-0.0", b"1", b'""', b"[]", b"{}", b'"AAA"', b'"1"', b"[null]"),
-    *(b"NaN", b"-Infinity", b"1e400", b"-1e400", b"1e-400", b"5e-324", b"1.7976931348623157e308", b"01", b"1.", b".5"),
+    *(
+        b"null",
+        b"true",
+        b"false",
+        b"0",
+        b"-0",
+        b"-0.0",
+        b"1",
+        b'""',
+        b"[]",
+        b"{}",
+        b'"AAA"',
+        b'"1"',
+        b"[null]",
+    ),
+    *(
+        b"NaN",
+        b"-Infinity",
+        b"1e400",
+        b"-1e400",
+        b"1e-400",
+        b"5e-324",
+        b"1.7976931348623157e308",
+        b"01",
+        b"1.",
+        b".5",
+    ),
     *(str(2**power + more).encode() for power in (53, 63, 64) for more in (-1, 0, 1)),
-    *(b"-9223372036854775809", b"1" + b"0" * 400, b"1" + b"0" * 5_000, b"0." + b"3" * 5_000, b"1e" + b"9" * 30),
+    *(
+        b"-9223372036854775809",
+        b"1" + b"0" * 400,
+        b"1" + b"0" * 5_000,
+        b"0." + b"3" * 5_000,
+        b"1e" + b"9" * 30,
+    ),
     *(
         b'"\\ud800"',
         b'"\\udc00\\ud800"',
@@ -91,8 +136,15 @@ VALUES: Final = (
         b'"\n"',
         b'"a\\"}]{[:,"',
     ),
-    *(b'"\xe2\x80\xa8\\r\\n"', b'"' + b"x" * 3_000 + b'"', b'"' + b"\\u0022:" * 50 + b'"', b'"' + b"9" * 400 + b'"'),
-    *(b"[" * deep + b"]" * deep for deep in (900, 4_000)),  # Hypothesis has a deeper stack than others
+    *(
+        b'"\xe2\x80\xa8\\r\\n"',
+        b'"' + b"x" * 3_000 + b'"',
+        b'"' + b"\\u0022:" * 50 + b'"',
+        b'"' + b"9" * 400 + b'"',
+    ),
+    *(
+        b"[" * deep + b"]" * deep for deep in (900, 4_000)
+    ),  # Hypothesis has a deeper stack than others
     *(b'{"a":' * deep + b"1" + b"}" * deep for deep in (900, 4_000)),
     *(
         b'{"a":1,"a":2}',
@@ -105,12 +157,42 @@ VALUES: Final = (
     *_MOMENTS,
 )
 KEYS: Final = (
-    *(b'"results"', b'"data"', b'"meta"', b'"AAA"', b'"CCC"', b'"success"', b'"strike"', b'"gamma_flip_zones"', b'""'),
-    *(b'"\\u0041AA"', b'"a:b"', b'"\\":"', b'"\xff"', b'"\\ud800"', b'"' + b"k" * 500 + b'"'),
+    *(
+        b'"results"',
+        b'"data"',
+        b'"meta"',
+        b'"AAA"',
+        b'"CCC"',
+        b'"success"',
+        b'"strike"',
+        b'"gamma_flip_zones"',
+        b'""',
+    ),
+    *(
+        b'"\\u0041AA"',
+        b'"a:b"',
+        b'"\\":"',
+        b'"\xff"',
+        b'"\\ud800"',
+        b'"' + b"k" * 500 + b'"',
+    ),
 )
 HEADERS: Final = {
-    "retry-after": ("17", "-1", "9" * 12, "9" * 400, "nan", "Mon, 01 Jan 0001 00:00:00 +2359", "soon"),
-    "date": ("Fri, 15 Jan 2027 08:00:00 GMT", "Mon, 01 Jan 0001 00:00:00 +2359", "31 Dec 9999 23:59 -2359", "\0"),
+    "retry-after": (
+        "17",
+        "-1",
+        "9" * 12,
+        "9" * 400,
+        "nan",
+        "Mon, 01 Jan 0001 00:00:00 +2359",
+        "soon",
+    ),
+    "date": (
+        "Fri, 15 Jan 2027 08:00:00 GMT",
+        "Mon, 01 Jan 0001 00:00:00 +2359",
+        "31 Dec 9999 23:59 -2359",
+        "\0",
+    ),
     "x-ratelimit-limit": ("60", "0", "-1", "9" * 12, "1e9", "\u00b2"),
     "x-ratelimit-remaining": ("60", "0", "-1", "9" * 12, "9" * 13),
     "x-ratelimit-reset": ("1800000020", "0", "9" * 12, "nan"),
@@ -177,28 +259,47 @@ def _changed(tree: Any, program: Program, count: int) -> bytes:
 
 
 def _count(node: Any) -> int:
-    below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    below = (
+        node.values()
+        if isinstance(node, dict)
+        else node
+        if isinstance(node, list)
+        else ()
+    )
     return 1 + sum(map(_count, below))
 
 
-def _written(node: Any, changes: dict[int, list[int]], program: Program, at: list[int]) -> bytes:
+def _written(
+    node: Any, changes: dict[int, list[int]], program: Program, at: list[int]
+) -> bytes:
     """A node as JSON, with what is to be changed of it and below it; `at` counts the nodes."""
     mine = changes.get(at[0], ())
     at[0] += 1
     if isinstance(node, dict):
-        pairs = [(json.dumps(key).encode(), _written(value, changes, program, at)) for key, value in node.items()]
+        pairs = [
+            (json.dumps(key).encode(), _written(value, changes, program, at))
+            for key, value in node.items()
+        ]
         for kind in mine:
             _shuffle(pairs, kind % 4, program)
         text = b"{%b}" % b",".join(b"%b:%b" % pair for pair in pairs)
     elif isinstance(node, list):
         items = [_written(item, changes, program, at) for item in node]
-        text = b"[%b]" % b",".join(items * (300 if any(kind % 4 == 0 for kind in mine) else 1))
+        text = b"[%b]" % b",".join(
+            items * (300 if any(kind % 4 == 0 for kind in mine) else 1)
+        )
     else:
         text = json.dumps(node).encode()
     for kind in mine:
-        if kind % 4 if isinstance(node, list) else kind % 8 > 5 or not isinstance(node, dict):
+        if (
+            kind % 4
+            if isinstance(node, list)
+            else kind % 8 > 5 or not isinstance(node, dict)
+        ):
             longer = b'"%b"' % (text.replace(b'"', b"") * 500)
-            text = (program.one_of(VALUES), longer, b"[%b]" % text, b" %b\n" % text)[kind // 64]
+            text = (program.one_of(VALUES), longer, b"[%b]" % text, b" %b\n" % text)[
+                kind // 64
+            ]
     return text
 
 

@@ -34,12 +34,26 @@ T = TypeVar("T")
 class Program:
     """A running program. `url` is where it serves HTTP, without a path; empty where it does not."""
 
-    def __init__(self, command: Sequence[str], variables: Mapping[str, str], log: IO[bytes], url: str = "") -> None:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("GEX_")}
+    def __init__(
+        self,
+        command: Sequence[str],
+        variables: Mapping[str, str],
+        log: IO[bytes],
+        url: str = "",
+    ) -> None:
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("GEX_")
+        }
         self.url = url
         self._log = log
         self._process = subprocess.Popen(
-            command, env={**inherited, **variables}, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            command,
+            env={**inherited, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
 
     @property
@@ -58,7 +72,9 @@ class Program:
     def ask(self, path: str, body: object = None) -> Any:
         """The JSON it answers to GET, or to POST with a body. Raises OSError, HTTPError among them."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.url + path, data, {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=_REQUEST_SECONDS) as response:
             return json.load(response)
 
@@ -71,7 +87,9 @@ class Program:
 
     def text(self, path: str) -> str:
         """What it answers to GET. Raises OSError."""
-        with urllib.request.urlopen(self.url + path, timeout=_REQUEST_SECONDS) as response:
+        with urllib.request.urlopen(
+            self.url + path, timeout=_REQUEST_SECONDS
+        ) as response:
             return str(response.read().decode())
 
     def metric(self, name: str) -> int:
@@ -80,7 +98,9 @@ class Program:
             lines = self.text("/metrics").splitlines()
         except OSError:
             return 0
-        return round(sum(float(line.split()[1]) for line in lines if line.startswith(name + "{")))
+        return round(
+            sum(float(line.split()[1]) for line in lines if line.startswith(name + "{"))
+        )
 
     def signal(self, number: int) -> None:
         """SIGSTOP and SIGCONT, for example."""
@@ -112,13 +132,21 @@ def wait_until(ask: Callable[[], T], what: str, program: Program | None = None) 
             return answer
         ended = program is not None and not program.running
         if ended or time.monotonic() > deadline:
-            log = "" if program is None else f"; its log ends:\n{program.log()[-_LOG_TAIL_CHARACTERS:]}"
-            raise AssertionError(f"{what}: not {'before it ended' if ended else 'in time'}{log}")
+            log = (
+                ""
+                if program is None
+                else f"; its log ends:\n{program.log()[-_LOG_TAIL_CHARACTERS:]}"
+            )
+            raise AssertionError(
+                f"{what}: not {'before it ended' if ended else 'in time'}{log}"
+            )
         time.sleep(_POLL_SECONDS)
 
 
 @contextlib.contextmanager
-def start(command: Sequence[str], variables: Mapping[str, str] | None = None, url: str = "") -> Iterator[Program]:
+def start(
+    command: Sequence[str], variables: Mapping[str, str] | None = None, url: str = ""
+) -> Iterator[Program]:
     """A program that is killed at the end of the block where it has not ended before."""
     with tempfile.TemporaryFile() as log:
         program = Program(command, variables or {}, log, url)
@@ -130,12 +158,17 @@ def start(command: Sequence[str], variables: Mapping[str, str] | None = None, ur
 
 @contextlib.contextmanager
 def start_worker(
-    variables: Mapping[str, str], *, wait_ready: bool = True, arguments: Sequence[str] = ()
+    variables: Mapping[str, str],
+    *,
+    wait_ready: bool = True,
+    arguments: Sequence[str] = (),
 ) -> Iterator[Program]:
     """`gex-connector run` with these GEX_ variables and nothing else of ours; ready, unless not waited for."""
     listen = variables.get("GEX_HTTP__LISTEN") or f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "connector", "run", *arguments]
-    with start(command, {**variables, "GEX_HTTP__LISTEN": listen}, f"http://{listen}") as worker:
+    with start(
+        command, {**variables, "GEX_HTTP__LISTEN": listen}, f"http://{listen}"
+    ) as worker:
         if wait_ready:
             wait_until(worker.ready, "the worker is ready", worker)
         yield worker
@@ -145,9 +178,21 @@ def start_worker(
 def start_simulator(*arguments: str) -> Iterator[Program]:
     """`gex-connector simulate` with more arguments, once it answers. `ask("/_control/…")` steers it."""
     listen = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "connector", "simulate", "--listen", listen, *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "connector",
+        "simulate",
+        "--listen",
+        listen,
+        *arguments,
+    ]
     with start(command, url=f"http://{listen}") as simulator:
-        wait_until(lambda: "upstream simulator on" in simulator.log(), "the simulator answers", simulator)
+        wait_until(
+            lambda: "upstream simulator on" in simulator.log(),
+            "the simulator answers",
+            simulator,
+        )
         yield simulator
 
 
@@ -157,14 +202,27 @@ def start_prometheus(folder: Path, config: Mapping[str, object]) -> Iterator[Pro
     listen = f"127.0.0.1:{free_port()}"
     file = folder / "prometheus.yml"
     file.write_text(json.dumps(config))  # YAML, too
-    command = ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / 'tsdb'}"]
-    with start([*command, f"--web.listen-address={listen}"], url=f"http://{listen}") as prometheus:
-        wait_until(lambda: "Server is ready" in prometheus.log(), "Prometheus is ready", prometheus)
+    command = [
+        "prometheus",
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'tsdb'}",
+    ]
+    with start(
+        [*command, f"--web.listen-address={listen}"], url=f"http://{listen}"
+    ) as prometheus:
+        wait_until(
+            lambda: "Server is ready" in prometheus.log(),
+            "Prometheus is ready",
+            prometheus,
+        )
         yield prometheus
 
 
 def variables_for(
-    kafka: LocalKafka, names: Names, simulator: Program, symbols: Sequence[str] = DEFAULT_SYMBOLS
+    kafka: LocalKafka,
+    names: Names,
+    simulator: Program,
+    symbols: Sequence[str] = DEFAULT_SYMBOLS,
 ) -> dict[str, str]:
     """What a worker needs to know, and a budget for fast refreshes. The feed is called `all`."""
     return {

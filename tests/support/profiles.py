@@ -15,4 +15,9 @@ def cases(count: int, weight: int = 1) -> settings:
     if not FUZZING:
         return settings(deadline=None, derandomize=True, max_examples=count)
     times = int(os.environ[VARIABLE]) * weight
-    return settings(deadline=None, database=None, max_examples=count * times, suppress_health_check=list(HealthCheck))
+    return settings(
+        deadline=None,
+        database=None,
+        max_examples=count * times,
+        suppress_health_check=list(HealthCheck),
+    )

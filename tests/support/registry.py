@@ -50,9 +50,14 @@ class LocalRegistry:
             "quarkus.management.host": LOOPBACK,
             "quarkus.management.port": free_port(),
         }
-        arguments = ["-Xmx512m", *(f"-D{name}={value}" for name, value in settings.items())]
+        arguments = [
+            "-Xmx512m",
+            *(f"-D{name}={value}" for name, value in settings.items()),
+        ]
         program = [*arguments, "-jar", str(_unpacked() / "quarkus-run.jar")]
-        process = JavaProcess("Apicurio Registry", program, self._data_dir / "registry.log")
+        process = JavaProcess(
+            "Apicurio Registry", program, self._data_dir / "registry.log"
+        )
         process.wait_until(self._sets_compatibility, timeout_seconds)
         self._process = process
 

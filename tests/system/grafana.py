@@ -46,7 +46,11 @@ class Shown:
     def empty(self) -> list[str]:
         """The queries that brought nothing."""
         brought = {series.ref for series in self.series}
-        return [target["refId"] for target in self.panel["targets"] if target["refId"] not in brought]
+        return [
+            target["refId"]
+            for target in self.panel["targets"]
+            if target["refId"] not in brought
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,10 @@ class Window:
     def variables(self) -> dict[str, str]:
         # https://grafana.com/docs/grafana/latest/datasources/prometheus/template-variables/#use-__rate_interval
         rate = max(self.step_seconds + self.scrape_seconds, 4 * self.scrape_seconds)
-        return {"__rate_interval": f"{rate}s", "__range": f"{round(self.end - self.start)}s"}
+        return {
+            "__rate_interval": f"{rate}s",
+            "__range": f"{round(self.end - self.start)}s",
+        }
 
 
 class Prometheus:
@@ -89,23 +96,41 @@ class Prometheus:
         found = re.fullmatch(r"label_values\((.*), (\w+)\)", query)
         assert found, query
         between = {"start": window.start, "end": window.end}
-        values: list[str] = self.ask(f"label/{found[2]}/values", **{"match[]": found[1]}, **between)
+        values: list[str] = self.ask(
+            f"label/{found[2]}/values", **{"match[]": found[1]}, **between
+        )
         return sorted(values)
 
-    def series(self, target: Mapping[str, Any], variables: Mapping[str, str], window: Window) -> list[Series]:
+    def series(
+        self, target: Mapping[str, Any], variables: Mapping[str, str], window: Window
+    ) -> list[Series]:
         """What a query of a panel brings."""
         expression = filled(target["expr"], variables)
         if target.get("instant"):
             found = self.ask("query", query=expression, time=window.end)
         else:
             step = window.step_seconds
-            found = self.ask("query_range", query=expression, start=window.start, end=window.end, step=step)
+            found = self.ask(
+                "query_range",
+                query=expression,
+                start=window.start,
+                end=window.end,
+                step=step,
+            )
         made = []
         for one in found["result"]:
-            points = [(float(at), float(value)) for at, value in one.get("values") or [one["value"]]]
+            points = [
+                (float(at), float(value))
+                for at, value in one.get("values") or [one["value"]]
+            ]
             if numbers := [point for point in points if math.isfinite(point[1])]:
                 made.append(
-                    Series(target["refId"], named(target["legendFormat"], one["metric"]), one["metric"], numbers)
+                    Series(
+                        target["refId"],
+                        named(target["legendFormat"], one["metric"]),
+                        one["metric"],
+                        numbers,
+                    )
                 )
         return made
 
@@ -117,7 +142,9 @@ class Prometheus:
             if variable["type"] == "query":
                 options[name] = self.values(filled(variable["query"], chosen), window)
                 assert options[name], f"the variable {name} has no value"
-                chosen[name] = variable["allValue"] if variable.get("multi") else options[name][0]
+                chosen[name] = (
+                    variable["allValue"] if variable.get("multi") else options[name][0]
+                )
             elif variable["type"] == "textbox":
                 chosen[name] = variable["query"]
         made = []
@@ -125,14 +152,20 @@ class Prometheus:
             over = panel.get("repeat")
             for value in options[over] if over else [""]:
                 variables = chosen | ({over: value} if over else {})
-                found = [one for target in panel.get("targets", []) for one in self.series(target, variables, window)]
+                found = [
+                    one
+                    for target in panel.get("targets", [])
+                    for one in self.series(target, variables, window)
+                ]
                 made.append(Shown(panel, filled(panel["title"], variables), found))
         return made
 
 
 def named(legend: str, labels: Mapping[str, str]) -> str:
     """A legend with the values of its labels."""
-    return re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda label: labels.get(label[1], ""), legend)
+    return re.sub(
+        r"\{\{\s*(\w+)\s*\}\}", lambda label: labels.get(label[1], ""), legend
+    )
 
 
 def filled(text: str, variables: Mapping[str, str]) -> str:
@@ -141,7 +174,9 @@ def filled(text: str, variables: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def start_scraping(folder: Path, workers: Sequence[Program], scrape_seconds: int) -> Iterator[Prometheus]:
+def start_scraping(
+    folder: Path, workers: Sequence[Program], scrape_seconds: int
+) -> Iterator[Prometheus]:
     """One that scrapes these workers, once it is ready."""
     scraped = [{"targets": [worker.url.removeprefix("http://") for worker in workers]}]
     every = f"{scrape_seconds}s"

@@ -10,7 +10,12 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from connector.devkit.java import free_port
-from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
+from tests.support.processes import (
+    start_simulator,
+    start_worker,
+    variables_for,
+    wait_until,
+)
 from tests.system.grafana import Window, start_scraping
 
 if TYPE_CHECKING:
@@ -44,20 +49,31 @@ def faults(pace: Pace) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def watched(kafka: LocalKafka, names: Names, folder: Path, pace: Pace) -> Iterator[tuple[Prometheus, Window]]:
+def watched(
+    kafka: LocalKafka, names: Names, folder: Path, pace: Pace
+) -> Iterator[tuple[Prometheus, Window]]:
     """Prometheus and the time that it saw, once everything that is to go wrong went wrong and is well again."""
     pause = Event().wait
     with ExitStack() as stack:
-        simulator = stack.enter_context(start_simulator("--period", str(pace.refresh), "--limit", "300"))
+        simulator = stack.enter_context(
+            start_simulator("--period", str(pace.refresh), "--limit", "300")
+        )
         variables = variables_for(kafka, names, simulator)
         # The second address is nobody's: clients say so, and go on with the first.
         variables["GEX_KAFKA__BOOTSTRAP_SERVERS"] += f",127.0.0.1:{free_port()}"
-        owner, standby = (stack.enter_context(start_worker(variables)) for _ in range(2))
-        prometheus = stack.enter_context(start_scraping(folder, [owner, standby], pace.scrape))
+        owner, standby = (
+            stack.enter_context(start_worker(variables)) for _ in range(2)
+        )
+        prometheus = stack.enter_context(
+            start_scraping(folder, [owner, standby], pace.scrape)
+        )
         start = time.time()
         pause(pace.calm)
         simulator.ask("/_control/faults", faults(pace))
-        for seconds in (2 * pace.fault, pace.calm):  # twice: what is spent as a minute ends is noticed by nobody
+        for seconds in (
+            2 * pace.fault,
+            pace.calm,
+        ):  # twice: what is spent as a minute ends is noticed by nobody
             simulator.ask("/_control/spend", {"requests": 60})
             pause(seconds)
         _frozen(owner, standby)
@@ -69,7 +85,11 @@ def _frozen(owner: Program, standby: Program) -> None:
     """Stop the owner until the standby has its shard, and let it go on."""
     owner.signal(signal.SIGSTOP)
     try:
-        wait_until(lambda: standby.metric("gex_shards_owned"), "the standby has the shard", standby)
+        wait_until(
+            lambda: standby.metric("gex_shards_owned"),
+            "the standby has the shard",
+            standby,
+        )
     finally:
         owner.signal(signal.SIGCONT)
     wait_until(lambda: standby.ready() and owner.ready(), "both are ready", owner)

@@ -41,13 +41,26 @@ def ever(series: Series) -> set[float]:
 
 @pytest.mark.timeout(300)
 def test_every_query_brings_something_and_the_panels_show_what_went_wrong(
-    kafka: LocalKafka, names: Names, tmp_path: Path, record_property: Callable[[str, object], None]
+    kafka: LocalKafka,
+    names: Names,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     with watched(kafka, names, tmp_path, PACE) as (prometheus, window):
-        levels, connector = (prometheus.shown(board(name), window) for name in ("gex-levels", "connector"))
+        levels, connector = (
+            prometheus.shown(board(name), window)
+            for name in ("gex-levels", "connector")
+        )
     for name, shown in {"gex-levels": levels, "connector": connector}.items():
-        record_property(name, f"{sum(len(one.series) for one in shown)} lines in {len(shown)} panels")
-        assert {one.title: one.empty() for one in shown if one.panel["type"] != "row" and one.empty()} == {}
+        record_property(
+            name,
+            f"{sum(len(one.series) for one in shown)} lines in {len(shown)} panels",
+        )
+        assert {
+            one.title: one.empty()
+            for one in shown
+            if one.panel["type"] != "row" and one.empty()
+        } == {}
         draw(name, shown, tmp_path / f"{name}.png")
 
     code = {status: number for number, status in enumerate(Status, 1)}
@@ -56,7 +69,11 @@ def test_every_query_brings_something_and_the_panels_show_what_went_wrong(
     assert ever(statuses["ETHUSDT"]) >= {code[Status.LIVE], code[Status.MISSING]}
     assert ever(statuses["BTCUSDT"]) == {code[Status.LIVE]}
     prices = named(levels, "BTCUSDT")
-    assert prices["all_expiry.put_support"].last < prices["spot_price"].last < prices["all_expiry.call_resistance"].last
+    assert (
+        prices["all_expiry.put_support"].last
+        < prices["spot_price"].last
+        < prices["all_expiry.call_resistance"].last
+    )
     (table,) = [one for one in levels if one.panel["type"] == "table"]
     assert len(table.series) == len(table.panel["targets"]) * len(DEFAULT_SYMBOLS)
 
@@ -66,6 +83,8 @@ def test_every_query_brings_something_and_the_panels_show_what_went_wrong(
     assert max(ever(named(connector, "Budget")["foreign"])) > 0
     assert set(named(connector, "Kafka errors")) >= {"_TRANSPORT"}
     assert len(named(connector, "Assignment")) == 2, "first the one, then the other"
-    assert ever(named(connector, "Shards owned")["owned"]) >= {0, 1}, "a time without owner"
+    assert ever(named(connector, "Shards owned")["owned"]) >= {0, 1}, (
+        "a time without owner"
+    )
     assert named(connector, "Shards without owner")["shards"].last == 0
     assert named(connector, "Workers")["workers"].last == 2

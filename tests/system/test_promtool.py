@@ -6,23 +6,41 @@ import subprocess
 import urllib.request
 from typing import TYPE_CHECKING
 
-from tests.support.processes import start_simulator, start_worker, variables_for, wait_until
+from tests.support.processes import (
+    start_simulator,
+    start_worker,
+    variables_for,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
 
 
-def test_promtool_finds_nothing_wrong_with_the_metrics_of_a_worker(kafka: LocalKafka, names: Names) -> None:
+def test_promtool_finds_nothing_wrong_with_the_metrics_of_a_worker(
+    kafka: LocalKafka, names: Names
+) -> None:
     with (
         start_simulator("--period", "1", "--limit", "0") as simulator,
         start_worker(variables_for(kafka, names, simulator)) as worker,
     ):
 
         def metrics() -> bytes:
-            with urllib.request.urlopen(f"{worker.url}/metrics", timeout=10) as response:
+            with urllib.request.urlopen(
+                f"{worker.url}/metrics", timeout=10
+            ) as response:
                 return bytes(response.read())
 
-        wait_until(lambda: b'gex_events_total{feed="all",kind="CHANGED"} 0.0' not in metrics(), "changes", worker)
-        checked = subprocess.run(["promtool", "check", "metrics"], input=metrics(), capture_output=True, check=False)
+        wait_until(
+            lambda: b'gex_events_total{feed="all",kind="CHANGED"} 0.0' not in metrics(),
+            "changes",
+            worker,
+        )
+        checked = subprocess.run(
+            ["promtool", "check", "metrics"],
+            input=metrics(),
+            capture_output=True,
+            check=False,
+        )
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")

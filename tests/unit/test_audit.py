@@ -11,7 +11,10 @@ CLEAN = {"name": "aiohttp", "version": "3.14.5", "vulns": []}
 KNOWN = {
     "name": "h11",
     "version": "0.14.0",
-    "vulns": [{"id": "PYSEC-1", "fix_versions": ["0.16.0"]}, {"id": "PYSEC-2", "fix_versions": []}],
+    "vulns": [
+        {"id": "PYSEC-1", "fix_versions": ["0.16.0"]},
+        {"id": "PYSEC-2", "fix_versions": []},
+    ],
 }
 UNKNOWN = {"name": "lz4", "skip_reason": "not found"}
 
@@ -43,4 +46,6 @@ def test_a_database_that_does_not_answer_is_not_done() -> None:
     for report in ("", "{}", "no json", json.dumps({"dependencies": []})):
         lines, known, looked = verdict(report, "Traceback\nConnectionError: no route")
         assert (len(lines), known, looked) == (1, False, False)
-    assert verdict("", "x\nno route")[0] == ["NOT DONE, nothing was looked up: no route"]
+    assert verdict("", "x\nno route")[0] == [
+        "NOT DONE, nothing was looked up: no route"
+    ]

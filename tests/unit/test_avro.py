@@ -18,7 +18,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.core.model import Event, Kind, LevelChange, Levels, Row, Source, State, Status
+from connector.core.model import (
+    Event,
+    Kind,
+    LevelChange,
+    Levels,
+    Row,
+    Source,
+    State,
+    Status,
+)
 from connector.errors import ShardCorrupt
 from connector.kafka.avro import EVENT, STATE, Codec, SingleObject, schema
 from connector.kafka.names import partition_of
@@ -27,11 +36,24 @@ from tests.support.levels import ME, NOW, any_levels, at
 quick = settings(deadline=None, derandomize=True, max_examples=100)
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 RECORDS: Final = {"LevelsEvent": Event, "LevelsState": State}
-TYPES: Final = {"Levels": Levels, "Source": Source, "LevelChange": LevelChange, "Row": Row, **RECORDS}
+TYPES: Final = {
+    "Levels": Levels,
+    "Source": Source,
+    "LevelChange": LevelChange,
+    "Row": Row,
+    **RECORDS,
+}
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 moments = st.integers(0, 4_000_000_000_000_000)
-sources = st.builds(Source, texts, texts, texts, st.none() | texts, st.lists(texts, max_size=2).map(tuple))
+sources = st.builds(
+    Source,
+    texts,
+    texts,
+    texts,
+    st.none() | texts,
+    st.lists(texts, max_size=2).map(tuple),
+)
 floats = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 events = st.builds(
     Event,
@@ -45,7 +67,9 @@ events = st.builds(
     computed_at=st.none() | moments,
     previous_computed_at=st.none() | moments,
     observed_at=moments,
-    changed_levels=st.lists(st.builds(LevelChange, texts, floats, floats), max_size=3).map(tuple),
+    changed_levels=st.lists(
+        st.builds(LevelChange, texts, floats, floats), max_size=3
+    ).map(tuple),
     changed_sections=st.lists(texts, max_size=3).map(tuple),
     collapsed_observations=st.integers(0, 2**31 - 1),
     source=sources,
@@ -66,7 +90,9 @@ states = st.builds(
     published=st.none() | any_levels,
     event_computed_at=st.none() | moments,
 )
-STATED = State("f", "BTCUSDT", 3, Status.LIVE, NOW, NOW + 5, "fp", ME, levels=at("odte.hvl", 1.5))
+STATED = State(
+    "f", "BTCUSDT", 3, Status.LIVE, NOW, NOW + 5, "fp", ME, levels=at("odte.hvl", 1.5)
+)
 
 
 @functools.cache
@@ -94,7 +120,11 @@ def plain(datum: Any) -> Any:
 def plain_types(part: Any) -> Any:
     """A schema with `{"type": "long", "logicalType": ...}` as `"long"`."""
     if isinstance(part, dict):
-        return part["type"] if "logicalType" in part else {name: plain_types(value) for name, value in part.items()}
+        return (
+            part["type"]
+            if "logicalType" in part
+            else {name: plain_types(value) for name, value in part.items()}
+        )
     return [plain_types(item) for item in part] if isinstance(part, list) else part
 
 
@@ -129,21 +159,40 @@ def test_apaches_reader_finds_in_a_state_what_was_written(state: State) -> None:
 
 @quick
 @given(st.lists(any_levels, min_size=1, max_size=6), st.data())
-def test_what_was_encoded_before_never_shows_in_what_is_encoded_now(known: list[Levels], data: st.DataObject) -> None:
+def test_what_was_encoded_before_never_shows_in_what_is_encoded_now(
+    known: list[Levels], data: st.DataObject
+) -> None:
     codec, one = Codec(SingleObject()), st.none() | st.sampled_from(known)
     for symbol in data.draw(st.lists(st.sampled_from(["A", "B"]), max_size=8)):
-        state = State("f", symbol, 1, Status.LIVE, None, 0, "", ME, levels=data.draw(one), published=data.draw(one))
+        state = State(
+            "f",
+            symbol,
+            1,
+            Status.LIVE,
+            None,
+            0,
+            "",
+            ME,
+            levels=data.draw(one),
+            published=data.draw(one),
+        )
         assert codec.state("t", state) == Codec(SingleObject()).state("t", state)
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_value_begins_with_the_single_object_marker_and_the_schemas_fingerprint(name: str) -> None:
+def test_a_value_begins_with_the_single_object_marker_and_the_schemas_fingerprint(
+    name: str,
+) -> None:
     # Apache's Python package keeps {"type": "long"} in the canonical form where there was a logical type, against
     # the specification ([PRIMITIVES]) and Apache's Java; it is given the schema without logical types.
     canonical = avro.schema.parse(json.dumps(plain_types(schema(name)))).canonical_form
     fingerprint = crc_64_avro(canonical.encode())
-    assert bytes(avro.schema.parse(canonical).fingerprint("CRC-64-AVRO")) == fingerprint.to_bytes(8, "little")
-    assert SingleObject().prefix("topic", name) == b"\xc3\x01" + fingerprint.to_bytes(8, "little")
+    assert bytes(
+        avro.schema.parse(canonical).fingerprint("CRC-64-AVRO")
+    ) == fingerprint.to_bytes(8, "little")
+    assert SingleObject().prefix("topic", name) == b"\xc3\x01" + fingerprint.to_bytes(
+        8, "little"
+    )
 
 
 def test_the_reference_fingerprint_is_the_specifications() -> None:
@@ -154,19 +203,31 @@ def test_the_reference_fingerprint_is_the_specifications() -> None:
 @pytest.mark.parametrize("name", TYPES)
 def test_a_schema_has_the_fields_of_the_model_in_its_order(name: str) -> None:
     assert tuple(
-        field["name"] for field in named(schema(EVENT) if name != STATE else schema(STATE))[name]["fields"]
+        field["name"]
+        for field in named(schema(EVENT) if name != STATE else schema(STATE))[name][
+            "fields"
+        ]
     ) == (TYPES[name].__struct_fields__)
 
 
 def test_the_sections_of_levels_have_the_fields_of_the_model_in_its_order() -> None:
     found = named(schema("Levels"))
     for section in ("AllExpiry", "Odte", "MaxPain", "ExpectedMove", "Ranked"):
-        [value] = [v for v in (getattr(Levels(), n) for n in Levels.__struct_fields__) if type(v).__name__ == section]
-        assert tuple(field["name"] for field in found[section]["fields"]) == value.__struct_fields__
+        [value] = [
+            v
+            for v in (getattr(Levels(), n) for n in Levels.__struct_fields__)
+            if type(v).__name__ == section
+        ]
+        assert (
+            tuple(field["name"] for field in found[section]["fields"])
+            == value.__struct_fields__
+        )
 
 
 @pytest.mark.parametrize(("name", "values"), [("Status", Status), ("Kind", Kind)])
-def test_an_enumeration_has_the_models_values_in_its_order(name: str, values: type[Status | Kind]) -> None:
+def test_an_enumeration_has_the_models_values_in_its_order(
+    name: str, values: type[Status | Kind]
+) -> None:
     assert named(schema(EVENT))[name]["symbols"] == [value.value for value in values]
 
 
@@ -197,15 +258,23 @@ def test_everything_nullable_has_null_first_and_as_its_default(record: str) -> N
     for one in named(schema(record)).values():
         for field in one.get("fields", []):
             if isinstance(field["type"], list):
-                assert (field["type"][0], field["default"]) == ("null", None), field["name"]
+                assert (field["type"][0], field["default"]) == ("null", None), field[
+                    "name"
+                ]
 
 
 def test_moments_are_timestamps_in_microseconds() -> None:
     for record in RECORDS:
         for field in schema(record)["fields"]:
-            kinds = field["type"] if isinstance(field["type"], list) else [field["type"]]
-            logical = [kind.get("logicalType") for kind in kinds if isinstance(kind, dict)]
-            assert ("timestamp-micros" in logical) == field["name"].endswith("_at"), field["name"]
+            kinds = (
+                field["type"] if isinstance(field["type"], list) else [field["type"]]
+            )
+            logical = [
+                kind.get("logicalType") for kind in kinds if isinstance(kind, dict)
+            ]
+            assert ("timestamp-micros" in logical) == field["name"].endswith("_at"), (
+                field["name"]
+            )
 
 
 @pytest.mark.parametrize(
@@ -222,7 +291,11 @@ def test_moments_are_timestamps_in_microseconds() -> None:
 )
 def test_a_value_of_an_unknown_schema_is_corrupt(value: bytes) -> None:
     codec = Codec(SingleObject())
-    for decode in (codec.decode_state, codec.decode_event, lambda value: codec.computed_at(value, "BTCUSDT")):
+    for decode in (
+        codec.decode_state,
+        codec.decode_event,
+        lambda value: codec.computed_at(value, "BTCUSDT"),
+    ):
         with pytest.raises(ShardCorrupt):
             decode(value)
 
@@ -256,11 +329,15 @@ def test_the_moment_of_a_state_is_read_without_the_rest(state: State) -> None:
 
 @settings(quick, max_examples=400)
 @given(states, st.data())
-def test_a_damaged_value_is_some_state_or_corrupt(state: State, data: st.DataObject) -> None:
+def test_a_damaged_value_is_some_state_or_corrupt(
+    state: State, data: st.DataObject
+) -> None:
     codec = Codec(SingleObject())
     value = bytearray(codec.state("t", state))
     for _ in range(data.draw(st.integers(1, 4))):
-        value[data.draw(st.integers(10, len(value) - 1))] = data.draw(st.integers(0, 255))
+        value[data.draw(st.integers(10, len(value) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
     try:
         assert isinstance(codec.decode_state(bytes(value)), State)
     except ShardCorrupt as error:
@@ -311,7 +388,11 @@ def test_the_first_shards_of_a_process_are_restored_side_by_side(process: int) -
         "string",
         ["null", "string"],
         {"type": "enum", "name": "E", "symbols": ["A"]},
-        {"type": "record", "name": "X", "fields": [{"name": "computed_at", "type": "long"}]},
+        {
+            "type": "record",
+            "name": "X",
+            "fields": [{"name": "computed_at", "type": "long"}],
+        },
     ],
     ids=str,
 )

@@ -30,30 +30,46 @@ def restored(worker: str, seconds_ago: float, spent: float | None) -> Restored:
     return Restored({"A": state}, 1, 0.1, {}, spent, Writer(worker, "g", 0))
 
 
-@pytest.mark.parametrize(("symbols", "batches"), [(0, 0), (1, 1), (8, 1), (9, 2), (80, 10)])
+@pytest.mark.parametrize(
+    ("symbols", "batches"), [(0, 0), (1, 1), (8, 1), (9, 2), (80, 10)]
+)
 def test_a_request_is_for_eight_symbols(symbols: int, batches: int) -> None:
     assert batches_for(symbols) == batches
 
 
 def test_a_feed_counts_by_its_batches() -> None:
     configured = {"large": 16, "small": 2}
-    assert share_of([("small", "A"), ("small", "B")], configured) == pytest.approx(1 / 3)
-    assert share_of([("large", f"S{number}") for number in range(8)], configured) == pytest.approx(1 / 3)
+    assert share_of([("small", "A"), ("small", "B")], configured) == pytest.approx(
+        1 / 3
+    )
+    assert share_of(
+        [("large", f"S{number}") for number in range(8)], configured
+    ) == pytest.approx(1 / 3)
     assert share_of([], configured) == 0
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 5))
-def test_the_shares_of_all_workers_add_up_to_one(sizes: list[int], workers: int) -> None:
+def test_the_shares_of_all_workers_add_up_to_one(
+    sizes: list[int], workers: int
+) -> None:
     configured = {f"feed{number}": size for number, size in enumerate(sizes)}
-    symbols = [(feed, f"S{number}") for feed, size in configured.items() for number in range(size)]
-    shares = [share_of(symbols[worker::workers], configured) for worker in range(workers)]
+    symbols = [
+        (feed, f"S{number}")
+        for feed, size in configured.items()
+        for number in range(size)
+    ]
+    shares = [
+        share_of(symbols[worker::workers], configured) for worker in range(workers)
+    ]
     assert sum(shares) == pytest.approx(1)
 
 
 def test_what_the_last_writer_said_counts_and_the_same_pace_since() -> None:
     assert spent_before(restored("a", 0, 0.4), NOW, "me") == pytest.approx(0.4)
     assert spent_before(restored("a", 30, 0.4), NOW, "me") == pytest.approx(0.6)
-    assert spent_before(restored("a", 600, 0.4), NOW, "me") == pytest.approx(0.8), "it may have asked in vain"
+    assert spent_before(restored("a", 600, 0.4), NOW, "me") == pytest.approx(0.8), (
+        "it may have asked in vain"
+    )
     assert spent_before(restored("a", 30, 0.9), NOW, "me") == 1
 
 
@@ -68,7 +84,9 @@ def test_long_silence_and_an_empty_topic_mean_that_nothing_was_spent() -> None:
 
 
 def test_a_clock_that_is_behind_the_writers_makes_no_difference() -> None:
-    assert spent_before(restored("a", -30, 0.1), NOW, "me") == spent_before(restored("a", 0, 0.1), NOW, "me")
+    assert spent_before(restored("a", -30, 0.1), NOW, "me") == spent_before(
+        restored("a", 0, 0.1), NOW, "me"
+    )
 
 
 def test_what_we_asked_ourselves_is_not_counted_again() -> None:

@@ -35,9 +35,12 @@ def test_what_the_way_there_and_back_explains_is_not_corrected(server: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("server", "correction"), [(7 * SECOND + ODD, 6_500_000 + ODD), (-5 * SECOND + ODD, -5 * SECOND + ODD)]
+    ("server", "correction"),
+    [(7 * SECOND + ODD, 6_500_000 + ODD), (-5 * SECOND + ODD, -5 * SECOND + ODD)],
 )
-def test_a_clock_that_differs_is_corrected_by_no_more_than_is_certain(server: int, correction: int) -> None:
+def test_a_clock_that_differs_is_corrected_by_no_more_than_is_certain(
+    server: int, correction: int
+) -> None:
     assert learnt((0, 500_000, server)) == correction
 
 
@@ -68,7 +71,12 @@ def test_a_clock_that_was_set_is_followed_after_some_responses() -> None:
 @settings(deadline=None, derandomize=True)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 10**7), st.integers(10**7, 2 * 10**7), st.integers(-(10**17), 10**17)), max_size=40
+        st.tuples(
+            st.integers(0, 10**7),
+            st.integers(10**7, 2 * 10**7),
+            st.integers(-(10**17), 10**17),
+        ),
+        max_size=40,
     )
 )
 def test_the_correction_is_bounded(samples: list[tuple[int, int, int]]) -> None:
@@ -80,13 +88,17 @@ def test_the_correction_is_bounded(samples: list[tuple[int, int, int]]) -> None:
     st.integers(-299 * SECOND, 299 * SECOND),
     st.lists(st.tuples(st.integers(0, SECOND), st.integers(0, SECOND)), min_size=1),
 )
-def test_the_correction_is_never_further_off_than_the_way_takes(offset: int, ways: list[tuple[int, int]]) -> None:
+def test_the_correction_is_never_further_off_than_the_way_takes(
+    offset: int, ways: list[tuple[int, int]]
+) -> None:
     samples = [(0, there + back, offset + there) for there, back in ways]
     assert abs(learnt(*samples) - offset) <= 2 * SECOND
 
 
 @pytest.mark.parametrize("step", [-200 * SECOND, -SECOND, 2 * SECOND, 250 * SECOND])
-def test_when_our_clock_is_set_the_upstreams_stays_where_it_was(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_our_clock_is_set_the_upstreams_stays_where_it_was(
+    step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = Clock()
     for _ in range(3):
         now = Clock.now()
@@ -98,12 +110,18 @@ def test_when_our_clock_is_set_the_upstreams_stays_where_it_was(step: int, monke
     assert clock.correction == pytest.approx(10 * SECOND - step, abs=SECOND)
 
 
-def test_a_machine_that_was_suspended_has_not_set_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_was_suspended_has_not_set_its_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = Clock()
     for _ in range(3):
         now = Clock.now()
         clock.learn(now, now + 100_000, now + 10 * SECOND + ODD)
     before, wall, since_boot = clock.correction, time.time_ns, time.clock_gettime_ns
     monkeypatch.setattr(time, "time_ns", lambda: wall() + 3600 * 10**9)
-    monkeypatch.setattr(time, "clock_gettime_ns", lambda which: since_boot(which) + 3600 * 10**9)
-    assert clock.upstream(Clock.now()) - Clock.now() == pytest.approx(before, abs=SECOND // 100)
+    monkeypatch.setattr(
+        time, "clock_gettime_ns", lambda which: since_boot(which) + 3600 * 10**9
+    )
+    assert clock.upstream(Clock.now()) - Clock.now() == pytest.approx(
+        before, abs=SECOND // 100
+    )

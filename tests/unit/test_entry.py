@@ -11,7 +11,18 @@ import pytest
 from connector.core.entry import decode_entry
 from connector.core.model import AllExpiry, Levels, Row
 from connector.errors import EntryError
-from tests.support.levels import FIELDS, LISTS, NOW, NUMBERS, RANKED, SECOND, document, encoded, number, rows
+from tests.support.levels import (
+    FIELDS,
+    LISTS,
+    NOW,
+    NUMBERS,
+    RANKED,
+    SECOND,
+    document,
+    encoded,
+    number,
+    rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,11 +44,15 @@ def test_every_documented_field_is_read() -> None:
     assert entry.levels.spot_price == 64_250.5
     for section, fields in FIELDS.items():
         for position, field in enumerate(fields):
-            assert number(entry.levels, f"{section}.{field}") == 60_000.0 + 500 * position
+            assert (
+                number(entry.levels, f"{section}.{field}") == 60_000.0 + 500 * position
+            )
     for name in RANKED:
         value = rows(entry.levels, f"ranked.{name}")
         assert value is not None
-        assert [row.strike for row in value] == [60_000.0 + 500 * row for row in range(10)]
+        assert [row.strike for row in value] == [
+            60_000.0 + 500 * row for row in range(10)
+        ]
         assert value[0].json == '{"gex":1.5,"strike":60000}'
     assert entry.levels.zones == (Row(None, '{"from":61000,"to":62000.5}'),)
     assert entry.levels.extra is None
@@ -48,11 +63,18 @@ def test_an_absent_section_a_null_and_one_full_of_nulls_are_the_same(gone: str) 
     entry = document()
     fields = FIELDS.get(gone, RANKED)
     full_of_nulls = None if gone in {"zones", "spot_price"} else dict.fromkeys(fields)
-    forms = [{**entry, gone: None}, {**entry, gone: full_of_nulls}, {k: v for k, v in entry.items() if k != gone}]
+    forms = [
+        {**entry, gone: None},
+        {**entry, gone: full_of_nulls},
+        {k: v for k, v in entry.items() if k != gone},
+    ]
     assert len({levels(form) for form in forms}) == 1
     concerned = [path for path in (*NUMBERS, *LISTS) if path.split(".")[0] == gone]
     assert concerned
-    assert all((number if path in NUMBERS else rows)(levels(forms[0]), path) is None for path in concerned)
+    assert all(
+        (number if path in NUMBERS else rows)(levels(forms[0]), path) is None
+        for path in concerned
+    )
 
 
 def test_an_entry_without_anything_has_no_levels() -> None:
@@ -99,7 +121,9 @@ def test_zones_under_both_names_lose_nothing() -> None:
     ],
     ids=str,
 )
-def test_a_row_of_any_shape_is_kept_with_its_strike_where_that_can_be_read(row: Any, strike: float | None) -> None:
+def test_a_row_of_any_shape_is_kept_with_its_strike_where_that_can_be_read(
+    row: Any, strike: float | None
+) -> None:
     ranked = levels({"ranked": {"odte_top_10": [row]}}).ranked
     assert ranked.all_expiry_top_10 is None
     assert ranked.odte_top_10 is not None
@@ -112,13 +136,20 @@ def test_an_empty_list_is_not_an_absent_one() -> None:
 
 
 def test_unknown_fields_are_kept_at_every_depth() -> None:
-    unknown = {"new": {"a": [1, {"b": None}], "t": "ä\u2028\U0001f600"}, "flag": True, "huge": 10**30}
+    unknown = {
+        "new": {"a": [1, {"b": None}], "t": "ä\u2028\U0001f600"},
+        "flag": True,
+        "huge": 10**30,
+    }
     entry = document(**unknown)
     for section in (*FIELDS, "ranked"):
         entry[section] = {**entry[section], "more": {"of": section}}
     read = levels(entry)
     assert read.extra is not None
-    assert json.loads(read.extra) == {**unknown, **{s: {"more": {"of": s}} for s in (*FIELDS, "ranked")}}
+    assert json.loads(read.extra) == {
+        **unknown,
+        **{s: {"more": {"of": s}} for s in (*FIELDS, "ranked")},
+    }
     assert levels({**entry, "extra": 1}).extra != read.extra
 
 
@@ -156,7 +187,9 @@ def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_computed_at_is_utc_wherever_this_machine_is(tokyo: None) -> None:
-    assert decode_entry(b'{"computed_at":"2027-01-15T08:00:00"}', NOW).computed_at == NOW
+    assert (
+        decode_entry(b'{"computed_at":"2027-01-15T08:00:00"}', NOW).computed_at == NOW
+    )
 
 
 @pytest.mark.parametrize("entry", [{}, {"computed_at": None}], ids=["absent", "null"])
@@ -165,7 +198,15 @@ def test_computed_at_may_be_absent(entry: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "yesterday", "1800000000", "2027-13-01T00:00:00Z", "2027-01-15T08:00:00Z!", "\u0660"]
+    "text",
+    [
+        "",
+        "yesterday",
+        "1800000000",
+        "2027-13-01T00:00:00Z",
+        "2027-01-15T08:00:00Z!",
+        "\u0660",
+    ],
 )
 def test_an_unparsable_computed_at_is_refused(text: str) -> None:
     assert reason(encoded({"computed_at": text})) == "computed_at_unparsable"
@@ -182,9 +223,13 @@ def test_a_computed_at_that_is_no_text_is_refused(value: Any) -> None:
     assert reason(encoded({"computed_at": value})) == "wrong_type"
 
 
-@pytest.mark.parametrize("path", [*NUMBERS, *FIELDS, *LISTS, "ranked", "gamma_flip_zones"])
+@pytest.mark.parametrize(
+    "path", [*NUMBERS, *FIELDS, *LISTS, "ranked", "gamma_flip_zones"]
+)
 @pytest.mark.parametrize("value", ["5", True, "", "null"], ids=repr)
-def test_a_value_of_the_wrong_type_is_refused_wherever_it_stands(path: str, value: Any) -> None:
+def test_a_value_of_the_wrong_type_is_refused_wherever_it_stands(
+    path: str, value: Any
+) -> None:
     section, _, field = path.rpartition(".")
     entry = {section: {field: value}} if section else {field: value}
     assert reason(encoded(entry)) == "wrong_type"
@@ -212,7 +257,13 @@ def test_a_key_that_stands_twice_in_one_object_is_refused(raw: bytes) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b'{"a" : 1 , "b":{"a":1}}', b'{"n":"\\":\\":"}', b'{"n":"\\u0022:"}', b'{"x":[{"a":1},{"a":1}]}', b'{"":{"":1}}'],
+    [
+        b'{"a" : 1 , "b":{"a":1}}',
+        b'{"n":"\\":\\":"}',
+        b'{"n":"\\u0022:"}',
+        b'{"x":[{"a":1},{"a":1}]}',
+        b'{"":{"":1}}',
+    ],
 )
 def test_keys_that_only_look_alike_are_kept(raw: bytes) -> None:
     extra = decode_entry(raw, NOW).levels.extra
@@ -227,7 +278,9 @@ def test_an_entry_of_64_kib_is_taken_and_a_longer_one_is_not() -> None:
     assert reason(longest.replace(b"{", b"{ ")) == "too_large"
 
 
-@pytest.mark.parametrize("opening", [b"[", b'{"a" :'], ids=["lists", "objects with a blank"])
+@pytest.mark.parametrize(
+    "opening", [b"[", b'{"a" :'], ids=["lists", "objects with a blank"]
+)
 def test_nesting_of_any_depth_is_taken_or_refused(opening: bytes) -> None:
     closing = b"]" if opening == b"[" else b"}"
     for depth in (*range(900, 1100), 5_000, 9_000):
@@ -248,7 +301,9 @@ def test_many_keys_with_one_twice_are_refused_at_once() -> None:
     assert time.process_time() - started < 0.5
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"nope", b"{}{}", b"\xef\xbb\xbf{}", b"\xff"])
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"nope", b"{}{}", b"\xef\xbb\xbf{}", b"\xff"]
+)
 def test_what_is_not_json_is_refused(raw: bytes) -> None:
     assert reason(raw) == "malformed"
 

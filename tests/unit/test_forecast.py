@@ -22,16 +22,30 @@ if TYPE_CHECKING:
 quick = settings(deadline=None, derandomize=True, max_examples=100)
 
 
-def grid(count: int, period: float = 30.0, jitter: float = 0.3, seed: int = 1, start: float = 1_000.0) -> list[float]:
+def grid(
+    count: int,
+    period: float = 30.0,
+    jitter: float = 0.3,
+    seed: int = 1,
+    start: float = 1_000.0,
+) -> list[float]:
     """Refreshes whose jitter does not add up."""
     chance = Random(seed)
-    return [start + number * period + chance.gauss(0, jitter) for number in range(count)]
+    return [
+        start + number * period + chance.gauss(0, jitter) for number in range(count)
+    ]
 
 
-def sleeping(count: int, period: float = 30.0, jitter: float = 0.3, seed: int = 1) -> list[float]:
+def sleeping(
+    count: int, period: float = 30.0, jitter: float = 0.3, seed: int = 1
+) -> list[float]:
     """Refreshes that each follow from the one before."""
     chance = Random(seed)
-    return list(accumulate((period + chance.gauss(0, jitter) for _ in range(count)), initial=1_000.0))
+    return list(
+        accumulate(
+            (period + chance.gauss(0, jitter) for _ in range(count)), initial=1_000.0
+        )
+    )
 
 
 def follow(forecast: Forecast, moments: Iterable[float]) -> list[float]:
@@ -58,7 +72,9 @@ def value(curve: Sequence[Point], at: float) -> float:
     """Refreshes expected until `at`."""
     for before, after in pairwise(curve):
         if at <= after.at:
-            return before.expected + (after.expected - before.expected) * (at - before.at) / (after.at - before.at)
+            return before.expected + (after.expected - before.expected) * (
+                at - before.at
+            ) / (after.at - before.at)
     return curve[-1].expected
 
 
@@ -77,10 +93,17 @@ def phase_of(forecast: Forecast) -> float:
 
 
 @pytest.mark.parametrize("begun_at", [0.0, 500.0])
-def test_before_anything_is_known_a_refresh_is_expected_every_30_seconds(begun_at: float) -> None:
+def test_before_anything_is_known_a_refresh_is_expected_every_30_seconds(
+    begun_at: float,
+) -> None:
     forecast = Forecast(begun_at)
     assert USUAL_PERIOD_SECONDS == 30
-    assert (forecast.last, forecast.period, forecast.phase, forecast.jitter) == (None, None, None, None)
+    assert (forecast.last, forecast.period, forecast.phase, forecast.jitter) == (
+        None,
+        None,
+        None,
+        None,
+    )
     assert forecast.settled_by(begun_at + 7) == begun_at + 7
     first, last = forecast.curve(begun_at, begun_at + 60)
     assert [*first, *last] == [begun_at, 0, 0, begun_at + 60, 2, 0]
@@ -119,7 +142,9 @@ def test_the_next_refresh_is_predicted_as_well_as_its_jitter_lets(
     assert rms(errors[150:]) < 1.18 * jitter
 
 
-def test_who_sleeps_after_work_is_followed_from_the_last_refresh_and_who_keeps_a_grid_is_not() -> None:
+def test_who_sleeps_after_work_is_followed_from_the_last_refresh_and_who_keeps_a_grid_is_not() -> (
+    None
+):
     for moments, followed in ((grid(200), 0.1), (sleeping(200), 1.0)):
         forecast = learnt(moments)
         before = phase_of(forecast)
@@ -146,17 +171,24 @@ def test_refreshes_that_are_left_out_do_not_change_the_period() -> None:
 
 def test_what_is_left_out_is_no_longer_expected() -> None:
     chance = Random(3)
-    steady, patchy = learnt(grid(600)), learnt(at for at in grid(600) if chance.random() > 0.3)
+    steady, patchy = (
+        learnt(grid(600)),
+        learnt(at for at in grid(600) if chance.random() > 0.3),
+    )
     for forecast, part in ((steady, 1.0), (patchy, 0.7)):
         since = last_of(forecast) + 10
-        assert expected(forecast, since, since + 300) == pytest.approx(10 * part, rel=0.12)
+        assert expected(forecast, since, since + 300) == pytest.approx(
+            10 * part, rel=0.12
+        )
     follow(patchy, grid(300, start=round(last_of(patchy), -1) + 30))
     since = last_of(patchy) + 10
     assert expected(patchy, since, since + 300) == pytest.approx(10, rel=0.05)
 
 
 @pytest.mark.parametrize("every", [2, 3, 7])
-def test_refreshes_hidden_between_two_checks_count_as_several_periods(every: int) -> None:
+def test_refreshes_hidden_between_two_checks_count_as_several_periods(
+    every: int,
+) -> None:
     moments = grid(500)
     forecast = learnt(moments[:10])
     before = moments[9]
@@ -166,21 +198,30 @@ def test_refreshes_hidden_between_two_checks_count_as_several_periods(every: int
     assert forecast.period == pytest.approx(30, rel=0.003)
 
 
-def test_a_refresh_is_not_taken_for_two_where_checks_looked_until_just_before_it() -> None:
+def test_a_refresh_is_not_taken_for_two_where_checks_looked_until_just_before_it() -> (
+    None
+):
     """The usual period is twice as long, and the first interval was one of 30 s by chance."""
     forecast = learnt([0.0, 60.0, 120.0])
     assert forecast.period == pytest.approx(60)
 
 
-def test_what_was_hidden_at_the_start_is_taken_for_refreshes_of_the_usual_period() -> None:
+def test_what_was_hidden_at_the_start_is_taken_for_refreshes_of_the_usual_period() -> (
+    None
+):
     forecast = Forecast(0.0)
     for at in (30.0, 90.0):
         forecast.learn(at, 0.0, at - 55)
     assert forecast.period == pytest.approx(30)
 
 
-@pytest.mark.parametrize(("before", "after"), [(30.0, 20.0), (20.0, 30.0), (60.0, 30.0), (30.0, 5.0), (30.0, 37.0)])
-def test_another_period_is_followed_after_two_refreshes(before: float, after: float) -> None:
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(30.0, 20.0), (20.0, 30.0), (60.0, 30.0), (30.0, 5.0), (30.0, 37.0)],
+)
+def test_another_period_is_followed_after_two_refreshes(
+    before: float, after: float
+) -> None:
     moments = grid(100, before)
     forecast = learnt(moments)
     follow(forecast, grid(3, after, 0.06, start=moments[-1] + after))
@@ -224,7 +265,10 @@ def test_an_agreeing_surprise_long_after_the_first_does_not_move_the_phase() -> 
 def test_in_an_outage_less_and_less_is_expected_but_never_nothing() -> None:
     forecast = learnt(grid(100))
     last = last_of(forecast)
-    amounts = [expected(forecast, last + silent, last + silent + 60) for silent in (45, 75, 105, 315, 1_005, 10_005)]
+    amounts = [
+        expected(forecast, last + silent, last + silent + 60)
+        for silent in (45, 75, 105, 315, 1_005, 10_005)
+    ]
     assert 1 < amounts[0] < 4
     assert all(less < more for more, less in pairwise(amounts))
     assert amounts[-1] > 0
@@ -232,7 +276,9 @@ def test_in_an_outage_less_and_less_is_expected_but_never_nothing() -> None:
 
 def test_after_an_outage_the_rhythm_is_the_old_one() -> None:
     forecast = learnt(grid(100))
-    errors = follow(forecast, [1_000.0 + 30 * 119, *grid(10, start=1_000.0 + 30 * 120, seed=2)])
+    errors = follow(
+        forecast, [1_000.0 + 30 * 119, *grid(10, start=1_000.0 + 30 * 120, seed=2)]
+    )
     assert rms(errors[1:]) < 0.5
     assert forecast.period == pytest.approx(30, rel=0.003)
 
@@ -268,14 +314,22 @@ def test_each_period_brings_one_refresh() -> None:
     since = last_of(forecast) + 5
     curve = forecast.curve(since, since + 100)
     whole = [value(curve, since + 10 * number) for number in range(11)]
-    assert all(later - sooner == pytest.approx(1, rel=0.05) for sooner, later in pairwise(whole))
+    assert all(
+        later - sooner == pytest.approx(1, rel=0.05)
+        for sooner, later in pairwise(whole)
+    )
     assert whole[1] == pytest.approx(curve[-1].expected / 10, rel=0.05)
 
 
 def test_what_is_settled_is_the_end_of_the_next_window() -> None:
     forecast = learnt(grid(200))
     last = 1_000 + 199 * 30
-    for since, next_at in ((last + 5, last + 30), (last + 29, last + 30), (last + 40, last + 60), (last + 299, None)):
+    for since, next_at in (
+        (last + 5, last + 30),
+        (last + 29, last + 30),
+        (last + 40, last + 60),
+        (last + 299, None),
+    ):
         end = forecast.settled_by(since)
         assert end > since
         if next_at is not None:
@@ -303,10 +357,18 @@ def test_a_lag_moves_what_is_expected_and_not_the_rhythm() -> None:
         [10.0, 40.0, 70.0, 100.0, 130.0, 130.000_001, 130.000_002],
         [10.0, 40.0, 35.0, 30.0, 25.0, 20.0, 15.0],
     ],
-    ids=["equal", "older", "a microsecond apart", "a microsecond apart later", "ever older"],
+    ids=[
+        "equal",
+        "older",
+        "a microsecond apart",
+        "a microsecond apart later",
+        "ever older",
+    ],
 )
 @pytest.mark.timeout(10)
-def test_refreshes_next_to_each_other_do_not_make_a_rhythm_that_has_no_end(moments: list[float]) -> None:
+def test_refreshes_next_to_each_other_do_not_make_a_rhythm_that_has_no_end(
+    moments: list[float],
+) -> None:
     forecast = learnt(moments)
     assert forecast.period is None or forecast.period > 0
     assert 131 <= forecast.settled_by(131.0) < inf
@@ -333,7 +395,9 @@ def test_whatever_was_seen_a_curve_starts_at_nothing_and_never_falls(
     assert curve[0][:2] == (since, 0)
     assert curve[-1].at >= since + ahead
     assert all(sooner.at < later.at for sooner, later in pairwise(curve))
-    assert all(sooner.expected <= later.expected + 1e-9 for sooner, later in pairwise(curve))
+    assert all(
+        sooner.expected <= later.expected + 1e-9 for sooner, later in pairwise(curve)
+    )
     assert all(-1e-9 <= point.left <= 1 + 1e-9 for point in curve)
     assert since <= forecast.settled_by(since)
     assert forecast.period is None or forecast.period > 0
@@ -341,7 +405,9 @@ def test_whatever_was_seen_a_curve_starts_at_nothing_and_never_falls(
 
 @quick
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=64), st.floats(0.1, 20))
-def test_a_distribution_has_all_its_mass_and_a_tail_on_both_sides(errors: list[float], widest: float) -> None:
+def test_a_distribution_has_all_its_mass_and_a_tail_on_both_sides(
+    errors: list[float], widest: float
+) -> None:
     shape = shape_of(errors, widest)
     assert shape.mass[0] == 0
     assert shape.mass[-1] == 1
@@ -359,6 +425,8 @@ def test_the_distribution_of_many_errors_is_theirs() -> None:
     errors = [chance.uniform(0, 10) for _ in range(64)]
     shape = shape_of(errors, 15)
     for bound in (2, 4, 6, 8):
-        assert shape.below(bound) == pytest.approx(sum(error <= bound for error in errors) / 64, abs=0.06)
+        assert shape.below(bound) == pytest.approx(
+            sum(error <= bound for error in errors) / 64, abs=0.06
+        )
     assert shape.below(min(errors)) <= 0.08
     assert shape.below(max(errors)) >= 0.92

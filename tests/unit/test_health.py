@@ -34,18 +34,24 @@ def test_a_worker_without_loops_is_alive(health: Health) -> None:
     assert health.why_not_live() == []
 
 
-def test_a_loop_may_be_silent_up_to_its_own_limit_and_no_longer(health: Health, clock: Clock) -> None:
+def test_a_loop_may_be_silent_up_to_its_own_limit_and_no_longer(
+    health: Health, clock: Clock
+) -> None:
     health.register("poll", 30)
     health.register("group", 5)
     clock.seconds += 5
     assert health.why_not_live() == []
     clock.seconds += 1
-    assert health.why_not_live() == ["loop group has made no progress for 6.0 s, its limit is 5 s"]
+    assert health.why_not_live() == [
+        "loop group has made no progress for 6.0 s, its limit is 5 s"
+    ]
     clock.seconds += 25
     assert len(health.why_not_live()) == 2
 
 
-def test_progress_brings_a_stalled_loop_back_to_life(health: Health, clock: Clock) -> None:
+def test_progress_brings_a_stalled_loop_back_to_life(
+    health: Health, clock: Clock
+) -> None:
     health.register("poll", 30)
     clock.seconds += 31
     assert health.why_not_live()
@@ -81,7 +87,9 @@ def test_a_clock_set_back_or_forth_stalls_nothing() -> None:
     assert health.progressed_at() == {"poll": 1_900_000_000_000_000}
 
 
-def test_progress_is_told_in_microseconds_since_the_epoch(health: Health, clock: Clock) -> None:
+def test_progress_is_told_in_microseconds_since_the_epoch(
+    health: Health, clock: Clock
+) -> None:
     health.register("poll", 30)
     clock.seconds += 1.5
     health.progress("poll")
@@ -93,10 +101,17 @@ def test_a_worker_that_nothing_is_required_of_yet_is_starting(health: Health) ->
 
 
 def test_ready_is_when_no_check_has_anything_to_say(health: Health) -> None:
-    reasons: dict[str, list[str]] = {"group": ["not joined"], "shards": ["all/0 is not open", "all/1 is not open"]}
+    reasons: dict[str, list[str]] = {
+        "group": ["not joined"],
+        "shards": ["all/0 is not open", "all/1 is not open"],
+    }
     health.require(lambda: reasons["group"])
     health.require(lambda: reasons["shards"])
-    assert health.why_not_ready() == ["not joined", "all/0 is not open", "all/1 is not open"]
+    assert health.why_not_ready() == [
+        "not joined",
+        "all/0 is not open",
+        "all/1 is not open",
+    ]
     reasons["group"] = []
     assert health.why_not_ready() == ["all/0 is not open", "all/1 is not open"]
     reasons["shards"] = []

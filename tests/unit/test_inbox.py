@@ -55,7 +55,10 @@ def test_the_newest_overtakes_and_counts_where_too_many_wait() -> None:
     for number in range(MAX_WAITING + 3):
         inbox.add(shown(number))
     waiting = inbox.take().seen
-    assert waiting == (*map(shown, range(MAX_WAITING - 1)), shown(MAX_WAITING + 2, collapsed=3))
+    assert waiting == (
+        *map(shown, range(MAX_WAITING - 1)),
+        shown(MAX_WAITING + 2, collapsed=3),
+    )
     assert inbox.dropped == 3
 
 
@@ -83,8 +86,12 @@ def test_what_was_not_committed_goes_before_what_came_meanwhile() -> None:
 
 
 @quick
-@given(st.lists(st.sampled_from("AB"), max_size=60), st.lists(st.booleans(), max_size=12))
-def test_through_any_failures_order_is_kept_and_what_is_given_up_is_counted(symbols: str, commits: list[bool]) -> None:
+@given(
+    st.lists(st.sampled_from("AB"), max_size=60), st.lists(st.booleans(), max_size=12)
+)
+def test_through_any_failures_order_is_kept_and_what_is_given_up_is_counted(
+    symbols: str, commits: list[bool]
+) -> None:
     inbox, committed = Counted(), list[Observation]()
     for number, symbol in enumerate(symbols):
         inbox.add(shown(number, symbol))
@@ -99,7 +106,11 @@ def test_through_any_failures_order_is_kept_and_what_is_given_up_is_counted(symb
     assert len(committed) + inbox.dropped == len(symbols)
     assert sum(observation.collapsed for observation in committed) == inbox.dropped
     for symbol in "AB":
-        values = [o.entry.levels.spot_price for o in committed if o.symbol == symbol and o.entry is not None]
+        values = [
+            o.entry.levels.spot_price
+            for o in committed
+            if o.symbol == symbol and o.entry is not None
+        ]
         assert values == sorted(values, key=lambda value: value or 0.0)
         newest = [number for number, other in enumerate(symbols) if other == symbol]
         assert (values[-1:] or [None]) == ([float(newest[-1])] if newest else [None])
@@ -116,7 +127,10 @@ def test_what_the_broker_refuses_is_tried_symbol_by_symbol_and_given_up_alone() 
             refused += inbox.refuse(work, alone=len(work.symbols) == 1)
         else:
             committed.append(work)
-    assert committed == [Work((shown(0, "A"), shown(3, "A")), (bad("A", 1),)), Work((shown(2, "C"), shown(5, "C")))]
+    assert committed == [
+        Work((shown(0, "A"), shown(3, "A")), (bad("A", 1),)),
+        Work((shown(2, "C"), shown(5, "C"))),
+    ]
     assert (refused, inbox.dropped) == (2, 0)
     for symbol in "AABC":
         inbox.add(shown(7, symbol))

@@ -35,17 +35,27 @@ def bimodal(at: float) -> float:
     return 0.7 * normal(7 + at) + 0.3 * normal(2 + at)
 
 
-def curve_of(law: Callable[[float], float], since: float, until: float = END, steps: int = 600) -> list[Point]:
+def curve_of(
+    law: Callable[[float], float], since: float, until: float = END, steps: int = 600
+) -> list[Point]:
     """One event, given that it is not there at `since`."""
     gone, points = law(since), [Point(since, 0.0, 1.0 if law(since) > 1e-6 else 0.0)]
     for step in range(1, steps + 1):
         at = since + (until - since) * step / steps
         begun = law(at) > 1e-6
-        points.append(Point(at, (law(at) - gone) / (1 - gone), (1 - law(at)) / (1 - gone) if begun else 0.0))
+        points.append(
+            Point(
+                at,
+                (law(at) - gone) / (1 - gone),
+                (1 - law(at)) / (1 - gone) if begun else 0.0,
+            )
+        )
     return points
 
 
-def cost_of(law: Callable[[float], float], checks: Sequence[float], price: float) -> float:
+def cost_of(
+    law: Callable[[float], float], checks: Sequence[float], price: float
+) -> float:
     """Expected delay and price of checks that end with the one that shows the event; the last of them is at the end."""
     cost, before = 0.0, 0.0
     for start, check in pairwise([0.0, *checks]):
@@ -55,10 +65,15 @@ def cost_of(law: Callable[[float], float], checks: Sequence[float], price: float
     return cost
 
 
-def delay(law: Callable[[float], float], start: float, end: float, steps: int = 200) -> float:
+def delay(
+    law: Callable[[float], float], start: float, end: float, steps: int = 200
+) -> float:
     """Expected seconds for which an event after `start` waits until `end`."""
     step = (end - start) / steps
-    return sum(law(start + (number + 0.5) * step) - law(start) for number in range(steps)) * step
+    return (
+        sum(law(start + (number + 0.5) * step) - law(start) for number in range(steps))
+        * step
+    )
 
 
 def followed(law: Callable[[float], float], price: float) -> list[float]:
@@ -89,7 +104,9 @@ def optimum(law: Callable[[float], float], price: float) -> float:
 
 @pytest.mark.parametrize("price", [0.05, 0.3, 1.0, 5.0])
 @pytest.mark.parametrize("law", [normal, uniform, bimodal])
-def test_one_event_costs_hardly_more_than_at_the_best_moments(law: Callable[[float], float], price: float) -> None:
+def test_one_event_costs_hardly_more_than_at_the_best_moments(
+    law: Callable[[float], float], price: float
+) -> None:
     assert cost_of(law, followed(law, price), price) <= optimum(law, price) * 1.02
 
 
@@ -101,26 +118,41 @@ def test_what_a_check_says_of_itself_is_true() -> None:
 
 @pytest.mark.parametrize("price", [0.01, 0.1, 1.0, 10.0])
 @pytest.mark.parametrize("rate", [1 / 300, 1 / 30, 1.0])
-def test_where_it_can_come_at_any_moment_checks_are_as_far_apart_as_kellers(price: float, rate: float) -> None:
+def test_where_it_can_come_at_any_moment_checks_are_as_far_apart_as_kellers(
+    price: float, rate: float
+) -> None:
     """Keller, *Optimum checking schedules for systems subject to random failure*: sqrt(2 * cost / rate)."""
     interval = sqrt(2 * price / rate)
     end = 15 * interval
-    check = next_check([[Point(0.0, 0.0, 0.0), Point(end, rate * end, 0.0)]], price, 0.0, end)
-    assert (check.at / interval + interval / check.at) / 2 < 1.03, "what it costs, of what it has to"
+    check = next_check(
+        [[Point(0.0, 0.0, 0.0), Point(end, rate * end, 0.0)]], price, 0.0, end
+    )
+    assert (check.at / interval + interval / check.at) / 2 < 1.03, (
+        "what it costs, of what it has to"
+    )
 
 
 def test_many_curves_are_as_one_with_all_their_refreshes() -> None:
     one = [Point(0.0, 0.0, 0.0), Point(100.0, 2.0, 0.0)]
     four = [Point(0.0, 0.0, 0.0), Point(100.0, 8.0, 0.0)]
-    assert next_check([one] * 4, 1.0, 0.0, 100.0) == pytest.approx(next_check([four], 1.0, 0.0, 100.0))
+    assert next_check([one] * 4, 1.0, 0.0, 100.0) == pytest.approx(
+        next_check([four], 1.0, 0.0, 100.0)
+    )
 
 
 def window(start: float, width: float = 0.2, since: float = 0.0) -> list[Point]:
     end = start + width
-    return [Point(since, 0.0, 0.0), Point(start, 0.0, 1.0), Point(end, 1.0, 0.0), Point(40.0, 1.0, 0.0)]
+    return [
+        Point(since, 0.0, 0.0),
+        Point(start, 0.0, 1.0),
+        Point(end, 1.0, 0.0),
+        Point(40.0, 1.0, 0.0),
+    ]
 
 
-def test_two_windows_are_checked_one_by_one_where_checks_are_cheap_and_together_where_they_are_dear() -> None:
+def test_two_windows_are_checked_one_by_one_where_checks_are_cheap_and_together_where_they_are_dear() -> (
+    None
+):
     apart = [window(10.0), window(12.0)]
     cheap, dear = next_check(apart, 0.5, 0.0, 40.0), next_check(apart, 5.0, 0.0, 40.0)
     assert cheap.at == pytest.approx(10.2, abs=0.05)
@@ -131,12 +163,22 @@ def test_two_windows_are_checked_one_by_one_where_checks_are_cheap_and_together_
 
 def test_after_the_first_of_two_windows_the_second_is_still_to_come() -> None:
     seen = [Point(10.2, 0.0, 0.0), Point(40.0, 0.0, 0.0)]
-    assert next_check([seen, window(12.0, since=10.2)], 0.5, 10.2, 40.0).at == pytest.approx(12.2, abs=0.05)
+    assert next_check(
+        [seen, window(12.0, since=10.2)], 0.5, 10.2, 40.0
+    ).at == pytest.approx(12.2, abs=0.05)
 
 
-def test_a_check_within_a_window_is_dear_only_as_long_as_something_is_still_to_come() -> None:
+def test_a_check_within_a_window_is_dear_only_as_long_as_something_is_still_to_come() -> (
+    None
+):
     """Nine of ten come at once, the tenth within ten seconds: cheap checks look for the rest, dear ones wait."""
-    tail = [Point(0.0, 0.0, 0.0), Point(5.0, 0.0, 1.0), Point(5.1, 0.9, 0.1), Point(15.0, 1.0, 0.0), Point(40, 1.0, 0)]
+    tail = [
+        Point(0.0, 0.0, 0.0),
+        Point(5.0, 0.0, 1.0),
+        Point(5.1, 0.9, 0.1),
+        Point(15.0, 1.0, 0.0),
+        Point(40, 1.0, 0),
+    ]
     assert next_check([tail], 0.5, 0.0, 40.0).at == pytest.approx(5.1, abs=0.1)
     after = [Point(5.1, 0.0, 1.0), Point(15.0, 1.0, 0.0), Point(40.0, 1.0, 0.0)]
     first, second = (next_check([after], price, 5.1, 40.0).at for price in (0.3, 3.0))
@@ -144,7 +186,10 @@ def test_a_check_within_a_window_is_dear_only_as_long_as_something_is_still_to_c
 
 
 def test_where_nothing_is_expected_the_end_is_waited_for() -> None:
-    assert next_check([[Point(0.0, 0.0, 0.0), Point(9.0, 0.0, 0.0)]], 1.0, 0.0, 9.0).at == 9
+    assert (
+        next_check([[Point(0.0, 0.0, 0.0), Point(9.0, 0.0, 0.0)]], 1.0, 0.0, 9.0).at
+        == 9
+    )
     assert next_check([], 1.0, 0.0, 9.0).at == 9
 
 
@@ -158,7 +203,10 @@ def test_what_came_since_the_last_check_counts_though_the_plan_starts_later() ->
 
 def test_a_lower_price_never_makes_a_later_check() -> None:
     for law in (normal, uniform, bimodal):
-        moments = [next_check([curve_of(law, 0.0)], price, 0.0, END).at for price in (0.01, 0.1, 0.5, 2, 8, 30)]
+        moments = [
+            next_check([curve_of(law, 0.0)], price, 0.0, END).at
+            for price in (0.01, 0.1, 0.5, 2, 8, 30)
+        ]
         assert all(sooner <= later + 0.3 for sooner, later in pairwise(moments))
 
 
@@ -188,7 +236,9 @@ def test_whatever_is_expected_the_check_is_after_the_start_and_not_after_the_end
 
 @quick
 @given(st.integers(1, 8), st.floats(1e-3, 1e5), st.floats(0.1, 120))
-def test_time_goes_on_where_a_check_follows_a_check(symbols: int, price: float, ahead: float) -> None:
+def test_time_goes_on_where_a_check_follows_a_check(
+    symbols: int, price: float, ahead: float
+) -> None:
     """A plan that stands still would ask without end."""
     shared = [curve_of(normal, 0.0, steps=50) for _ in range(symbols)]
     assert next_check(shared, price, 0.0, ahead).at > 0
@@ -199,22 +249,32 @@ def test_time_goes_on_where_a_check_follows_a_check(symbols: int, price: float, 
 def test_only_the_ratio_of_times_and_price_counts(scale: float) -> None:
     for law in (normal, bimodal):
         plain = next_check([curve_of(law, 0.0)], 0.5, 0.0, END)
-        points = [Point(at * scale, expected, left) for at, expected, left in curve_of(law, 0.0)]
+        points = [
+            Point(at * scale, expected, left)
+            for at, expected, left in curve_of(law, 0.0)
+        ]
         scaled = next_check([points], 0.5 * scale, 0.0, END * scale)
-        assert scaled == pytest.approx(Check(plain.at * scale, plain.expected, plain.delay * scale), rel=0.01)
+        assert scaled == pytest.approx(
+            Check(plain.at * scale, plain.expected, plain.delay * scale), rel=0.01
+        )
 
 
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("at", [1e5, 1e7, 1e8])
 def test_it_does_not_matter_for_how_long_the_clock_has_run(at: float) -> None:
     plain = next_check([curve_of(normal, 0.0)], 0.5, 0.0, END)
-    later = [Point(moment + at, expected, left) for moment, expected, left in curve_of(normal, 0.0)]
+    later = [
+        Point(moment + at, expected, left)
+        for moment, expected, left in curve_of(normal, 0.0)
+    ]
     check = next_check([later], 0.5, at, END + at)
     assert check.at - at == pytest.approx(plain.at, abs=0.15)
 
 
 @pytest.mark.parametrize("price", [1e-3, 1.0])
-def test_a_plan_is_cheap_to_make_however_long_it_is(price: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_cheap_to_make_however_long_it_is(
+    price: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     considered: list[Sequence[object]] = []
     candidates = inspection._candidates
 
@@ -226,7 +286,11 @@ def test_a_plan_is_cheap_to_make_however_long_it_is(price: float, monkeypatch: p
     eight = [
         [Point(0.0, 0.0, 0.0)]
         + [
-            Point(5.0 * turn + symbol / 2 + corner / 8, turn + corner / 40, 1 - corner / 40)
+            Point(
+                5.0 * turn + symbol / 2 + corner / 8,
+                turn + corner / 40,
+                1 - corner / 40,
+            )
             for turn in range(20)
             for corner in range(1, 40)
         ]

@@ -36,7 +36,11 @@ class Terminal(io.StringIO):
 
 
 def said(
-    say: Callable[[], object], *, json: bool | None = False, stream: io.StringIO | None = None, secret: str = KEY
+    say: Callable[[], object],
+    *,
+    json: bool | None = False,
+    stream: io.StringIO | None = None,
+    secret: str = KEY,
 ) -> str:
     """What is written when `say` logs."""
     stream = stream or io.StringIO()
@@ -57,16 +61,29 @@ def fail(message: str) -> None:
 
 
 def test_a_line_of_text_is_time_level_logger_message_and_values() -> None:
-    line = said(lambda: LOG.warning("check of %d", 8, extra={"symbol": "BTCUSDT", "reason": "no answer", "retry": 2.5}))
+    line = said(
+        lambda: LOG.warning(
+            "check of %d",
+            8,
+            extra={"symbol": "BTCUSDT", "reason": "no answer", "retry": 2.5},
+        )
+    )
     at, rest = line.split(" ", 1)
 
     assert at[10] == "T"
     assert (at[-5], at[-1]) == (".", "Z")
-    assert rest == 'WARNING connector.test check of 8 symbol=BTCUSDT reason="no answer" retry=2.5\n'
+    assert (
+        rest
+        == 'WARNING connector.test check of 8 symbol=BTCUSDT reason="no answer" retry=2.5\n'
+    )
 
 
 def test_a_line_of_json_has_every_extra_field() -> None:
-    line = as_json(lambda: LOG.info("ready", extra={"shards": 2, "lag": None, "level": "x", "at": float("nan")}))
+    line = as_json(
+        lambda: LOG.info(
+            "ready", extra={"shards": 2, "lag": None, "level": "x", "at": float("nan")}
+        )
+    )
 
     assert line.pop("ts").endswith("Z")
     assert line == {
@@ -102,7 +119,19 @@ def test_configuring_again_does_not_say_everything_twice() -> None:
     assert said(lambda: LOG.info("once"), stream=stream).count("once") == 1
 
 
-@pytest.mark.parametrize("evil", ["a\nb", "a\r\nb", "a\x1b[31mb", "a\u2028b", "a\x85b", "a\u202eb", "a\ud800b", "a\0b"])
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "a\nb",
+        "a\r\nb",
+        "a\x1b[31mb",
+        "a\u2028b",
+        "a\x85b",
+        "a\u202eb",
+        "a\ud800b",
+        "a\0b",
+    ],
+)
 def test_no_text_from_outside_can_make_a_line_or_move_the_cursor(evil: str) -> None:
     def say() -> None:
         LOG.info(evil, extra={"value": evil, evil: 1})
@@ -143,7 +172,11 @@ def test_values_and_messages_are_bounded() -> None:
 @pytest.mark.parametrize("secret", [KEY, 'quoted"key\\', "newline\nkey", "12345678"])
 def test_no_secret_is_in_a_line(structured: bool, secret: str) -> None:
     def say() -> None:
-        LOG.info("key %s", secret, extra={"value": {"header": secret}, secret: 1, "number": 12345678})
+        LOG.info(
+            "key %s",
+            secret,
+            extra={"value": {"header": secret}, secret: 1, "number": 12345678},
+        )
         LOG.info("%s%s", "x" * 3_990, secret, extra={"value": "x" * 1_990 + secret})
         logging.getLogger(f"lib.{secret}").error("loud")
         fail(f"refused: {secret}")
@@ -152,18 +185,24 @@ def test_no_secret_is_in_a_line(structured: bool, secret: str) -> None:
 
     assert "***" in line
     assert secret not in line
-    assert secret not in line.replace("\\n", "\n").replace('\\"', '"').replace("\\\\", "\\")
+    assert secret not in line.replace("\\n", "\n").replace('\\"', '"').replace(
+        "\\\\", "\\"
+    )
     assert secret[:6] not in line
 
 
-def test_a_record_that_cannot_be_written_does_not_show_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_that_cannot_be_written_does_not_show_its_arguments(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     text = said(lambda: LOG.info("%d keys", KEY))
 
     assert text == "a log record of connector.test could not be written\n"
     assert KEY not in "".join(capsys.readouterr())
 
 
-def test_a_stream_that_is_gone_is_not_our_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stream_that_is_gone_is_not_our_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     stream = io.StringIO()
     configure("INFO", stream=stream, json=False, secrets=list)
     stream.close()

@@ -39,14 +39,20 @@ def entry_of(
     include: frozenset[str] = PLAIN,
     exchanges: frozenset[str] = PLAIN,
 ) -> dict[str, Any]:
-    entry: dict[str, Any] = msgspec.json.decode(market.content(refresh, include, exchanges).raw)
+    entry: dict[str, Any] = msgspec.json.decode(
+        market.content(refresh, include, exchanges).raw
+    )
     return entry
 
 
 def computed(market: Market, symbol: str, until_seconds: float) -> list[float]:
     """Seconds after the epoch of every refresh up to a moment."""
     market.advance(at(until_seconds))
-    return [refresh.computed_at / MICROS - EPOCH for refresh in market.refreshes(0) if refresh.symbol == symbol]
+    return [
+        refresh.computed_at / MICROS - EPOCH
+        for refresh in market.refreshes(0)
+        if refresh.symbol == symbol
+    ]
 
 
 def test_symbols_together_are_computed_on_one_grid() -> None:
@@ -57,9 +63,13 @@ def test_symbols_together_are_computed_on_one_grid() -> None:
 
 def test_symbols_of_their_own_phase_are_not_in_step() -> None:
     market = market_of(phase="own")
-    phases = {symbol: computed(market, symbol, 300)[-1] % 30 for symbol in DEFAULT_SYMBOLS}
+    phases = {
+        symbol: computed(market, symbol, 300)[-1] % 30 for symbol in DEFAULT_SYMBOLS
+    }
     assert len(set(phases.values())) == len(DEFAULT_SYMBOLS)
-    assert all(gap == pytest.approx(30) for gap in _gaps(computed(market, "BTCUSDT", 300)))
+    assert all(
+        gap == pytest.approx(30) for gap in _gaps(computed(market, "BTCUSDT", 300))
+    )
 
 
 def test_jitter_scatters_around_the_grid_and_drift_adds_up() -> None:
@@ -86,7 +96,9 @@ def test_nothing_comes_after_the_first_where_every_refresh_is_skipped() -> None:
 
 
 def test_a_late_refresh_is_computed_late() -> None:
-    seconds = computed(market_of(late_probability=1.0, late_seconds=7.0), "BTCUSDT", 100)
+    seconds = computed(
+        market_of(late_probability=1.0, late_seconds=7.0), "BTCUSDT", 100
+    )
     assert seconds[-3:] == [37, 67, 97]
 
 
@@ -97,15 +109,23 @@ def test_a_refresh_is_seen_only_after_the_visible_lag() -> None:
 
 
 def test_the_same_seed_shows_the_same_however_often_one_looks() -> None:
-    one, other = market_of(phase="own", jitter_seconds=0.3), market_of(phase="own", jitter_seconds=0.3)
+    one, other = (
+        market_of(phase="own", jitter_seconds=0.3),
+        market_of(phase="own", jitter_seconds=0.3),
+    )
     one.advance(at(777))
     for symbol in DEFAULT_SYMBOLS:
-        seen = [entry_of(market, shown(market, symbol, 3_000)) for market in (one, other)]
+        seen = [
+            entry_of(market, shown(market, symbol, 3_000)) for market in (one, other)
+        ]
         assert seen[0] == seen[1]
 
 
 def test_another_seed_shows_another_market() -> None:
-    entries = [entry_of(market, shown(market, "BTCUSDT", 3_000)) for market in (market_of(), market_of(seed=2))]
+    entries = [
+        entry_of(market, shown(market, "BTCUSDT", 3_000))
+        for market in (market_of(), market_of(seed=2))
+    ]
     assert entries[0]["all_expiry"]["hvl"] != entries[1]["all_expiry"]["hvl"]
 
 
@@ -121,7 +141,10 @@ def test_every_refresh_changes_a_level_and_the_spot_price_stays_near_its_base() 
 
 def test_with_change_probability_zero_only_the_spot_price_moves() -> None:
     market = market_of(change_probability=0.0)
-    entries = [entry_of(market, shown(market, "ETHUSDT", 30 * n), frozenset(INCLUDES)) for n in range(1, 50)]
+    entries = [
+        entry_of(market, shown(market, "ETHUSDT", 30 * n), frozenset(INCLUDES))
+        for n in range(1, 50)
+    ]
     assert len({entry.pop("spot_price") for entry in entries}) > 40
     assert len({entry.pop("computed_at") for entry in entries}) == 49
     assert all(entry == entries[0] for entry in entries)
@@ -134,7 +157,12 @@ def test_walls_stand_on_a_grid_around_the_spot_price(symbol: str) -> None:
         entry = entry_of(market, shown(market, symbol, 30 * n))
         walls, spot = entry["all_expiry"], entry["spot_price"]
         assert walls["put_wall_3"] < walls["put_wall_2"] < walls["put_support"] <= spot
-        assert spot < walls["call_resistance"] < walls["call_wall_2"] < walls["call_wall_3"]
+        assert (
+            spot
+            < walls["call_resistance"]
+            < walls["call_wall_2"]
+            < walls["call_wall_3"]
+        )
 
 
 def test_optional_sections_come_only_when_included() -> None:
@@ -154,7 +182,13 @@ def test_a_venue_filter_alters_the_levels_and_all_venues_are_none() -> None:
     refresh = shown(market, "BTCUSDT", 0)
     plain, okx, bybit, both, every = (
         entry_of(market, refresh, exchanges=frozenset(names))["all_expiry"]
-        for names in ([], ["okx"], ["bybit"], ["okx", "bybit"], ["deribit", "bybit", "okx", "binance"])
+        for names in (
+            [],
+            ["okx"],
+            ["bybit"],
+            ["okx", "bybit"],
+            ["deribit", "bybit", "okx", "binance"],
+        )
     )
     assert len({one["hvl"] for one in (plain, okx, bybit, both)}) == 4
     assert every == plain
@@ -195,7 +229,9 @@ def test_with_every_request_each_look_shows_a_new_refresh() -> None:
     market = market_of(every_request=True)
     seen = [shown(market, "BTCUSDT", 5) for _ in range(100)]
     assert len({refresh.computed_at for refresh in seen}) == 100
-    assert len({entry_of(market, refresh)["all_expiry"]["hvl"] for refresh in seen}) > 90
+    assert (
+        len({entry_of(market, refresh)["all_expiry"]["hvl"] for refresh in seen}) > 90
+    )
 
 
 def _gaps(moments: list[float]) -> list[float]:

@@ -41,7 +41,10 @@ def families(metrics: Metrics, accept: str = OPENMETRICS) -> list[Any]:
 
 def scraped(metrics: Metrics) -> dict[tuple[str, Labels], float]:
     samples = [sample for family in families(metrics) for sample in family.samples]
-    found = {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
+    found = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for sample in samples
+    }
     assert len(found) == len(samples)
     return found
 
@@ -71,7 +74,9 @@ def test_no_two_metrics_share_a_name() -> None:
 def test_names_follow_prometheus_conventions(metric: Metric) -> None:
     assert re.fullmatch(r"gex_[a-z]+(_[a-z]+)*", metric.name)
     assert metric.name.endswith("_total") == (metric.type == "counter")
-    assert not metric.name.endswith(("_count", "_sum", "_bucket", "_created", "_milliseconds", "_micros", "_age"))
+    assert not metric.name.endswith(
+        ("_count", "_sum", "_bucket", "_created", "_milliseconds", "_micros", "_age")
+    )
     assert (metric.type == "histogram") == bool(metric.buckets)
     assert metric.type != "histogram" or metric.name.endswith("_seconds")
     assert "le" not in metric.labels
@@ -83,7 +88,9 @@ def test_help_is_one_sentence(metric: Metric) -> None:
     assert "`" not in metric.help
 
 
-@pytest.mark.parametrize("metric", [m for m in METRICS if m.buckets], ids=lambda metric: metric.name)
+@pytest.mark.parametrize(
+    "metric", [m for m in METRICS if m.buckets], ids=lambda metric: metric.name
+)
 def test_buckets_rise(metric: Metric) -> None:
     assert list(metric.buckets) == sorted(set(metric.buckets))
     assert metric.buckets[0] > 0
@@ -96,14 +103,20 @@ def test_the_outcomes_are_those_of_the_error_tree() -> None:
 
 
 def test_the_reasons_of_quarantine_are_those_that_the_code_gives() -> None:
-    code = "\n".join(path.read_text() for path in Path(connector.__file__).parent.rglob("*.py"))
-    assert set(re.findall(r'EntryError\(\s*"(\w+)"', code)) == set(BY_NAME["gex_quarantined_total"].values)
+    code = "\n".join(
+        path.read_text() for path in Path(connector.__file__).parent.rglob("*.py")
+    )
+    assert set(re.findall(r'EntryError\(\s*"(\w+)"', code)) == set(
+        BY_NAME["gex_quarantined_total"].values
+    )
 
 
 # --- what is there from the start ---
 
 
-def test_every_metric_is_declared_with_its_type_and_help_from_the_start(metrics: Metrics) -> None:
+def test_every_metric_is_declared_with_its_type_and_help_from_the_start(
+    metrics: Metrics,
+) -> None:
     found = {family.name: family for family in families(metrics)}
     for metric in METRICS:
         family = found[metric.name.removesuffix("_total")]
@@ -113,12 +126,20 @@ def test_every_metric_is_declared_with_its_type_and_help_from_the_start(metrics:
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
-def test_every_metric_has_the_labels_of_the_catalogue_once_something_happened(accept: str) -> None:
+def test_every_metric_has_the_labels_of_the_catalogue_once_something_happened(
+    accept: str,
+) -> None:
     labels: dict[str, set[tuple[str, ...]]] = {}
     for family in families(eventful(), accept):
         for sample in family.samples:
-            base = re.sub("_(bucket|sum|count)$", "", sample.name) if family.type == "histogram" else sample.name
-            labels.setdefault(base, set()).add(tuple(sorted(set(sample.labels) - {"le"})))
+            base = (
+                re.sub("_(bucket|sum|count)$", "", sample.name)
+                if family.type == "histogram"
+                else sample.name
+            )
+            labels.setdefault(base, set()).add(
+                tuple(sorted(set(sample.labels) - {"le"}))
+            )
     for metric in METRICS:
         assert labels[metric.name] == {tuple(sorted(metric.labels))}, metric.name
 
@@ -145,7 +166,9 @@ def eventful() -> Metrics:
     metrics.symbol("all", "A").status = Status.LIVE
     metrics.symbol("all", "A").levels = Levels(spot_price=1.0)
     metrics.shard_open(1, "all", 0)
-    metrics.kafka_stats('{"brokers":{"b":{"nodeid":1,"state":"UP","rtt":{"p99":7,"cnt":1}}}}')
+    metrics.kafka_stats(
+        '{"brokers":{"b":{"nodeid":1,"state":"UP","rtt":{"p99":7,"cnt":1}}}}'
+    )
     metrics.kafka_error("_TRANSPORT")
     metrics.build_info(1, "1.2.3")
     metrics.watch_loops(lambda: {"poll": 1})
@@ -153,11 +176,21 @@ def eventful() -> Metrics:
 
 
 def test_what_can_be_named_in_advance_is_there_at_zero(metrics: Metrics) -> None:
-    assert value(metrics, "gex_upstream_request_duration_seconds_count", outcome="rate_limited") == 0
+    assert (
+        value(
+            metrics,
+            "gex_upstream_request_duration_seconds_count",
+            outcome="rate_limited",
+        )
+        == 0
+    )
     for kind in Kind:
         assert value(metrics, "gex_events_total", feed="all", kind=kind.value) == 0
     for reason in ("older", "collapsed", "lost"):
-        assert value(metrics, "gex_observations_dropped_total", feed="all", reason=reason) == 0
+        assert (
+            value(metrics, "gex_observations_dropped_total", feed="all", reason=reason)
+            == 0
+        )
     assert value(metrics, "gex_transactions_total", result="aborted") == 0
     assert value(metrics, "gex_shard_fenced_total") == 0
     assert value(metrics, "gex_shards_owned", feed="all") == 0
@@ -189,10 +222,14 @@ def test_two_workers_in_one_process_share_nothing() -> None:
 # --- how it is read ---
 
 
-def test_plain_text_is_for_whoever_does_not_ask_for_openmetrics(metrics: Metrics) -> None:
+def test_plain_text_is_for_whoever_does_not_ask_for_openmetrics(
+    metrics: Metrics,
+) -> None:
     body, content_type = metrics.render("text/html, */*")
     assert content_type == "text/plain; version=0.0.4; charset=utf-8"
-    assert {family.name: family.type for family in families(metrics, "")}["process_cpu_seconds"] == "counter"
+    assert {family.name: family.type for family in families(metrics, "")}[
+        "process_cpu_seconds"
+    ] == "counter"
     assert b"# EOF" not in body
 
 
@@ -205,7 +242,9 @@ def test_plain_text_is_for_whoever_does_not_ask_for_openmetrics(metrics: Metrics
         "application/openmetrics-text;version=nonsense",
     ],
 )
-def test_openmetrics_is_for_whoever_names_it_in_whatever_version(metrics: Metrics, accept: str) -> None:
+def test_openmetrics_is_for_whoever_names_it_in_whatever_version(
+    metrics: Metrics, accept: str
+) -> None:
     body, content_type = metrics.render(accept)
     assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     assert body.endswith(b"# EOF\n")
@@ -241,8 +280,13 @@ def test_a_symbols_figures_are_read_when_scraped(metrics: Metrics) -> None:
     assert value(metrics, "gex_symbols_served_total", **of) == 7
     assert value(metrics, "gex_symbols_missing_total", **of) == 2
     assert value(metrics, "gex_symbols_invalid_total", **of) == 1
-    assert value(metrics, "gex_symbol_computed_timestamp_seconds", **of) == 1_700_000_000.25
-    assert value(metrics, "gex_symbol_observed_timestamp_seconds", **of) == 1_700_000_001.0
+    assert (
+        value(metrics, "gex_symbol_computed_timestamp_seconds", **of)
+        == 1_700_000_000.25
+    )
+    assert (
+        value(metrics, "gex_symbol_observed_timestamp_seconds", **of) == 1_700_000_001.0
+    )
     assert {s: value(metrics, "gex_symbol_status", **of, status=s) for s in Status} == {
         s: float(s is Status.STALE) for s in Status
     }
@@ -250,13 +294,20 @@ def test_a_symbols_figures_are_read_when_scraped(metrics: Metrics) -> None:
 
 def test_what_was_learnt_of_a_symbol_is_shown(metrics: Metrics) -> None:
     stats = metrics.symbol("all", "BTCUSDT")
-    stats.owned, stats.forecast, stats.next_check_at = True, Forecast(0.0), 1_700_000_002_500_000
+    stats.owned, stats.forecast, stats.next_check_at = (
+        True,
+        Forecast(0.0),
+        1_700_000_002_500_000,
+    )
     assert series(metrics, "gex_symbol_period_seconds") == []
     stats.forecast = rhythmic()
     of = {"feed": "all", "symbol": "BTCUSDT"}
     assert value(metrics, "gex_symbol_period_seconds", **of) == 30.5
     assert value(metrics, "gex_symbol_jitter_seconds", **of) == stats.forecast.jitter
-    assert value(metrics, "gex_symbol_next_check_timestamp_seconds", **of) == 1_700_000_002.5
+    assert (
+        value(metrics, "gex_symbol_next_check_timestamp_seconds", **of)
+        == 1_700_000_002.5
+    )
 
 
 def test_requests_budget_and_uncertainty_are_shown(metrics: Metrics) -> None:
@@ -273,37 +324,66 @@ def test_requests_budget_and_uncertainty_are_shown(metrics: Metrics) -> None:
     assert value(metrics, "gex_detection_uncertainty_seconds_sum") == 0.3
 
 
-def test_a_symbol_that_never_answered_has_no_moments_and_no_status_that_holds(metrics: Metrics) -> None:
+def test_a_symbol_that_never_answered_has_no_moments_and_no_status_that_holds(
+    metrics: Metrics,
+) -> None:
     metrics.symbol("all", "BTCUSDT").owned = True
     assert series(metrics, "gex_symbol_computed_timestamp_seconds") == []
     assert series(metrics, "gex_symbol_observed_timestamp_seconds") == []
-    assert [value(metrics, "gex_symbol_status", feed="all", symbol="BTCUSDT", status=s) for s in Status] == [0.0] * 5
+    assert [
+        value(metrics, "gex_symbol_status", feed="all", symbol="BTCUSDT", status=s)
+        for s in Status
+    ] == [0.0] * 5
 
 
-def test_a_lost_shard_takes_its_gauges_along_and_leaves_its_counts(metrics: Metrics) -> None:
+def test_a_lost_shard_takes_its_gauges_along_and_leaves_its_counts(
+    metrics: Metrics,
+) -> None:
     stats = metrics.symbol("all", "BTCUSDT")
-    stats.requested, stats.computed_at, stats.observed_at, stats.next_check_at = 4, 1, 2, 3
+    stats.requested, stats.computed_at, stats.observed_at, stats.next_check_at = (
+        4,
+        1,
+        2,
+        3,
+    )
     stats.forecast = rhythmic()
     stats.status, stats.levels, stats.owned = Status.LIVE, Levels(spot_price=1.0), True
-    gauges = [name for name in BY_NAME if name.startswith("gex_symbol_")] + ["gex_level"]
+    gauges = [name for name in BY_NAME if name.startswith("gex_symbol_")] + [
+        "gex_level"
+    ]
     assert all(series(metrics, name) for name in gauges)
     stats.owned = False
     assert not any(series(metrics, name) for name in gauges)
-    assert value(metrics, "gex_symbols_requested_total", feed="all", symbol="BTCUSDT") == 4
+    assert (
+        value(metrics, "gex_symbols_requested_total", feed="all", symbol="BTCUSDT") == 4
+    )
 
 
-def test_levels_go_by_the_paths_of_events_and_nulls_are_left_out(metrics: Metrics) -> None:
+def test_levels_go_by_the_paths_of_events_and_nulls_are_left_out(
+    metrics: Metrics,
+) -> None:
     stats = metrics.symbol("all", "BTCUSDT")
-    stats.levels = Levels(spot_price=5.5, all_expiry=AllExpiry(hvl=6.0), odte=Odte(put_support=0.0))
+    stats.levels = Levels(
+        spot_price=5.5, all_expiry=AllExpiry(hvl=6.0), odte=Odte(put_support=0.0)
+    )
     stats.status, stats.owned = Status.LIVE, True
     shown = {labels["level"] for labels in series(metrics, "gex_level")}
     assert shown == {"spot_price", "all_expiry.hvl", "odte.put_support"}
     assert shown <= set(NUMBERS)
-    assert value(metrics, "gex_level", feed="all", symbol="BTCUSDT", level="odte.put_support") == 0
+    assert (
+        value(
+            metrics, "gex_level", feed="all", symbol="BTCUSDT", level="odte.put_support"
+        )
+        == 0
+    )
 
 
-@pytest.mark.parametrize("status", [None, Status.MISSING, Status.INVALID, Status.REMOVED])
-def test_levels_that_nobody_may_rely_on_are_not_shown(metrics: Metrics, status: Status | None) -> None:
+@pytest.mark.parametrize(
+    "status", [None, Status.MISSING, Status.INVALID, Status.REMOVED]
+)
+def test_levels_that_nobody_may_rely_on_are_not_shown(
+    metrics: Metrics, status: Status | None
+) -> None:
     stats = metrics.symbol("all", "BTCUSDT")
     stats.levels, stats.status, stats.owned = Levels(spot_price=1.0), status, True
     assert series(metrics, "gex_level") == []
@@ -314,8 +394,14 @@ def test_levels_are_shown_of_so_many_symbols_and_no_more(shown: int) -> None:
     metrics = Metrics(["all"], shown)
     for n in range(shown + 10):
         stats = metrics.symbol("all", f"S{n}")
-        stats.levels, stats.status, stats.owned = Levels(spot_price=1.0), Status.LIVE, n > 0
-    assert {labels["symbol"] for labels in series(metrics, "gex_level")} == {f"S{n}" for n in range(1, shown + 1)}
+        stats.levels, stats.status, stats.owned = (
+            Levels(spot_price=1.0),
+            Status.LIVE,
+            n > 0,
+        )
+    assert {labels["symbol"] for labels in series(metrics, "gex_level")} == {
+        f"S{n}" for n in range(1, shown + 1)
+    }
     assert len(series(metrics, "gex_symbols_requested_total")) == shown + 10
 
 
@@ -339,7 +425,10 @@ def test_every_count_counts(metrics: Metrics) -> None:
     metrics.kafka_error("_ALL_BROKERS_DOWN")
     assert value(metrics, "gex_transactions_total", result="committed") == 1
     assert value(metrics, "gex_quarantined_total", reason="malformed") == 1
-    assert value(metrics, "gex_observations_dropped_total", feed="all", reason="older") == 1
+    assert (
+        value(metrics, "gex_observations_dropped_total", feed="all", reason="older")
+        == 1
+    )
     assert value(metrics, "gex_responses_inconsistent_total", kind="unrequested") == 1
     assert value(metrics, "gex_shard_fenced_total") == 1
     assert value(metrics, "gex_kafka_errors_total", code="_ALL_BROKERS_DOWN") == 1
@@ -351,7 +440,12 @@ def test_every_duration_is_observed_in_seconds(metrics: Metrics) -> None:
     metrics.published(0.004)
     metrics.end_to_end(0.5)
     metrics.restored(records=80, seconds=0.25)
-    assert value(metrics, "gex_upstream_request_duration_seconds_sum", outcome="unavailable") == 10
+    assert (
+        value(
+            metrics, "gex_upstream_request_duration_seconds_sum", outcome="unavailable"
+        )
+        == 10
+    )
     assert value(metrics, "gex_detection_delay_seconds_sum") == 0.4
     assert value(metrics, "gex_detection_delay_seconds_bucket", le="0.3") == 0
     assert value(metrics, "gex_detection_delay_seconds_bucket", le="0.4") == 1
@@ -408,16 +502,24 @@ def test_a_shard_is_shown_while_it_is_assigned(metrics: Metrics) -> None:
 def test_loops_are_asked_at_every_scrape(metrics: Metrics) -> None:
     progressed = {"poll": 1_700_000_000_500_000, "group": 1_700_000_001_000_000}
     metrics.watch_loops(lambda: progressed)
-    assert value(metrics, "gex_loop_progress_timestamp_seconds", loop="poll") == 1_700_000_000.5
+    assert (
+        value(metrics, "gex_loop_progress_timestamp_seconds", loop="poll")
+        == 1_700_000_000.5
+    )
     del progressed["group"]
-    assert [labels["loop"] for labels in series(metrics, "gex_loop_progress_timestamp_seconds")] == ["poll"]
+    assert [
+        labels["loop"]
+        for labels in series(metrics, "gex_loop_progress_timestamp_seconds")
+    ] == ["poll"]
 
 
 # --- Kafka ---
 
 
 def test_kafkas_own_figures_are_shown(metrics: Metrics) -> None:
-    metrics.kafka_stats('{"brokers":{"h:1/1":{"nodeid":1,"state":"UP","rtt":{"p99":2500,"cnt":8}}}}')
+    metrics.kafka_stats(
+        '{"brokers":{"h:1/1":{"nodeid":1,"state":"UP","rtt":{"p99":2500,"cnt":8}}}}'
+    )
     metrics.queue_messages(3)
     assert value(metrics, "gex_kafka_queue_messages") == 3
     assert value(metrics, "gex_kafka_brokers_up") == 1

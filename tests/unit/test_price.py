@@ -25,7 +25,13 @@ def checks(price: float, symbols: float = 1.0) -> float:
     return symbols * sqrt(RATE / 2 / price)
 
 
-def run(price: Price, budget: float, seconds: float, start: float = 0.0, symbols: float = 1.0) -> float:
+def run(
+    price: Price,
+    budget: float,
+    seconds: float,
+    start: float = 0.0,
+    symbols: float = 1.0,
+) -> float:
     """Check as often as the price asks. Returns how many checks were made in the last quarter."""
     now, made = start, 0.0
     while now < start + seconds:
@@ -67,7 +73,9 @@ def test_a_lower_target_makes_a_lower_price() -> None:
 def test_the_budget_wins_over_the_target(budget: float, symbols: int) -> None:
     price = started(0.01, budget, symbols)
     seconds = 12_000
-    assert run(price, budget, seconds, symbols=symbols) == pytest.approx(budget * seconds / 4 / 60, rel=0.1)
+    assert run(price, budget, seconds, symbols=symbols) == pytest.approx(
+        budget * seconds / 4 / 60, rel=0.1
+    )
 
 
 @pytest.mark.parametrize("budget", [6.0, 54.0])
@@ -98,7 +106,9 @@ def test_the_first_price_is_right_where_refreshes_come_at_any_moment() -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.5, 2.0, 3.0])
-def test_so_many_times_the_load_makes_the_price_that_is_affordable_its_square(ratio: float) -> None:
+def test_so_many_times_the_load_makes_the_price_that_is_affordable_its_square(
+    ratio: float,
+) -> None:
     price = started(0.01, 6.0)
     run(price, 6.0, 1_000)
     before = price.value
@@ -142,7 +152,13 @@ def test_checks_that_bring_nothing_to_expect_do_not_meet_a_target() -> None:
 @quick
 @given(
     st.lists(
-        st.tuples(st.floats(-100, 1e5), AMOUNT, AMOUNT, st.floats(0, 1e6), st.floats(0.01, 100)),
+        st.tuples(
+            st.floats(-100, 1e5),
+            AMOUNT,
+            AMOUNT,
+            st.floats(0, 1e6),
+            st.floats(0.01, 100),
+        ),
         max_size=30,
     ),
     st.floats(0.01, 60),

@@ -13,7 +13,14 @@ import pytest
 
 from connector.core.model import MICROS
 from connector.schedule.batches import Batch
-from connector.schedule.scheduler import SLOW_RETRY_SECONDS, ComputedTimes, Outcome, Plan, Purpose, Schedule
+from connector.schedule.scheduler import (
+    SLOW_RETRY_SECONDS,
+    ComputedTimes,
+    Outcome,
+    Plan,
+    Purpose,
+    Schedule,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +30,13 @@ TAKES = 0.05
 """Seconds from a request to its answer; the server looks in the middle."""
 
 
-def grid(period: float = 30.0, jitter: float = 0.3, phase: float = 7.0, seed: int = 1, hours: float = 2) -> list[float]:
+def grid(
+    period: float = 30.0,
+    jitter: float = 0.3,
+    phase: float = 7.0,
+    seed: int = 1,
+    hours: float = 2,
+) -> list[float]:
     """When a symbol is refreshed."""
     chance = Random(seed)
     return [
@@ -62,7 +75,9 @@ class World:
             self.schedule.set_batches(self.batches, self.now)
         while True:
             planned = self.schedule.next()
-            if self._flying and (planned is None or self._flying[0][0] <= max(planned[0], self.now)):
+            if self._flying and (
+                planned is None or self._flying[0][0] <= max(planned[0], self.now)
+            ):
                 self._answer(*heapq.heappop(self._flying))
             elif planned is None or max(planned[0], self.now) >= until:
                 self.now = until
@@ -73,7 +88,9 @@ class World:
                 assert all(batch != flying for _, _, flying, _ in self._flying)
                 self.schedule.started(batch)
                 self.sent.append((self.now, batch))
-                heapq.heappush(self._flying, (self.now + TAKES, len(self.sent), batch, self.now))
+                heapq.heappush(
+                    self._flying, (self.now + TAKES, len(self.sent), batch, self.now)
+                )
 
     def _answer(self, ends: float, _: int, batch: Batch, sent: float) -> None:
         self.now = ends
@@ -91,7 +108,13 @@ class World:
             for at in moments[self._seen.get(symbol, 0) : visible]:
                 self.delays.append((at + self.lag, ends - at - self.lag))
             self._seen[symbol] = max(visible, self._seen.get(symbol, 0))
-        self.schedule.finished(batch, Outcome.ANSWERED, sent, ends, ComputedTimes(dates, self.believed(ends)))
+        self.schedule.finished(
+            batch,
+            Outcome.ANSWERED,
+            sent,
+            ends,
+            ComputedTimes(dates, self.believed(ends)),
+        )
 
     def delay(self, start: float, end: float = float("inf")) -> float:
         return mean(late for at, late in self.delays if start <= at < end)
@@ -100,28 +123,43 @@ class World:
         return sum(start <= at < end for at, _ in self.sent)
 
 
-def schedule(budget: float = PLENTY, chance: float = 0.5, plan: Plan | None = None) -> Schedule:
+def schedule(
+    budget: float = PLENTY, chance: float = 0.5, plan: Plan | None = None
+) -> Schedule:
     made = Schedule(plan or Plan(), lambda: chance)
     made.set_budget(budget, 0.0)
     return made
 
 
 def world(
-    refreshes: Mapping[str, Sequence[float]], size: int = 8, budget: float = 54.0, plan: Plan | None = None
+    refreshes: Mapping[str, Sequence[float]],
+    size: int = 8,
+    budget: float = 54.0,
+    plan: Plan | None = None,
 ) -> World:
     """All symbols, `size` to a batch."""
     symbols = sorted(refreshes)
-    batches = [Batch("f", tuple(symbols[at : at + size])) for at in range(0, len(symbols), size)]
+    batches = [
+        Batch("f", tuple(symbols[at : at + size]))
+        for at in range(0, len(symbols), size)
+    ]
     return World(schedule(budget, plan=plan), refreshes, batches)
 
 
-def together(symbols: Iterable[str] = "ABCD", period: float = 30.0, jitter: float = 0.3) -> dict[str, list[float]]:
+def together(
+    symbols: Iterable[str] = "ABCD", period: float = 30.0, jitter: float = 0.3
+) -> dict[str, list[float]]:
     moments = grid(period, jitter)
     return dict.fromkeys(symbols, moments)
 
 
-def own_phases(symbols: Iterable[str] = "ABCD", period: float = 30.0, jitter: float = 0.3) -> dict[str, list[float]]:
-    return {s: grid(period, jitter, 3 + 7.3 * n % period, seed=n) for n, s in enumerate(symbols)}
+def own_phases(
+    symbols: Iterable[str] = "ABCD", period: float = 30.0, jitter: float = 0.3
+) -> dict[str, list[float]]:
+    return {
+        s: grid(period, jitter, 3 + 7.3 * n % period, seed=n)
+        for n, s in enumerate(symbols)
+    }
 
 
 def test_refreshes_that_come_together_are_seen_within_the_target() -> None:
@@ -160,7 +198,9 @@ def test_a_budget_is_kept(budget: float, count: int) -> None:
     assert source.checks(600) >= budget * 50 * 0.6
 
 
-def test_the_first_minutes_keep_to_the_budget_but_for_a_first_check_of_each_batch() -> None:
+def test_the_first_minutes_keep_to_the_budget_but_for_a_first_check_of_each_batch() -> (
+    None
+):
     names = [f"S{number:02d}" for number in range(40)]
     source = world(own_phases(names), budget=20).run(600)
     assert source.checks(0) <= 5 + 20 * 10 * 1.25
@@ -170,21 +210,30 @@ def test_a_budget_that_is_scarcer_than_refreshes_is_kept_and_spent_evenly() -> N
     names = [f"S{number:02d}" for number in range(32)]
     source = world(own_phases(names), budget=4).run(7_000)
     assert source.checks(3_400, 7_000) <= 4 * 60 * 1.1
-    counts = [sum(at > 3_400 and sent == batch for at, sent in source.sent) for batch in source.batches]
+    counts = [
+        sum(at > 3_400 and sent == batch for at, sent in source.sent)
+        for batch in source.batches
+    ]
     assert min(counts) > 0.5 * max(counts)
     assert source.checks(3_400, 7_000) < 4 * 120, "less than one check a refresh"
 
 
 def test_no_batch_is_checked_faster_than_the_shortest_interval() -> None:
-    source = world(own_phases("ABCD", 5.0), size=2, budget=PLENTY, plan=Plan(0.01, 0.4)).run(100)
+    source = world(
+        own_phases("ABCD", 5.0), size=2, budget=PLENTY, plan=Plan(0.01, 0.4)
+    ).run(100)
     for batch in source.batches:
         moments = [at for at, sent in source.sent if sent == batch]
         assert all(later - sooner >= 0.4 - 1e-9 for sooner, later in pairwise(moments))
         assert len(moments) > 50
 
 
-def test_no_batch_waits_longer_than_the_longest_interval_where_the_budget_lets() -> None:
-    source = world({"A": [5.0, 35.0, 65.0]}, plan=Plan(max_interval_seconds=20)).run(7_200)
+def test_no_batch_waits_longer_than_the_longest_interval_where_the_budget_lets() -> (
+    None
+):
+    source = world({"A": [5.0, 35.0, 65.0]}, plan=Plan(max_interval_seconds=20)).run(
+        7_200
+    )
     moments = [at for at, _ in source.sent]
     assert all(later - sooner <= 20.5 for sooner, later in pairwise(moments))
 
@@ -228,7 +277,9 @@ def test_a_step_of_the_upstreams_clock_that_we_know_of_is_got_over(step: float) 
 
 
 @pytest.mark.parametrize("step", [-2.0, 2.0])
-def test_a_step_of_the_upstreams_clock_that_we_do_not_know_of_is_got_over(step: float) -> None:
+def test_a_step_of_the_upstreams_clock_that_we_do_not_know_of_is_got_over(
+    step: float,
+) -> None:
     source = world(together())
     source.ahead = lambda at: 0.0 if at < 1_800 else step
     source.run(6_000)
@@ -271,13 +322,21 @@ def test_an_outage_of_ten_minutes_is_over_when_it_is_over() -> None:
 
 def test_another_period_is_followed() -> None:
     before = [at for at in grid() if at < 1_800]
-    source = world({symbol: [*before, *(at + 1_800 for at in grid(20.0, seed=5))] for symbol in "ABCD"}).run(3_600)
+    source = world(
+        {
+            symbol: [*before, *(at + 1_800 for at in grid(20.0, seed=5))]
+            for symbol in "ABCD"
+        }
+    ).run(3_600)
     assert source.delay(2_000) < 0.7
 
 
 def test_what_a_predecessor_saw_makes_the_first_checks_well_placed() -> None:
     refreshes = own_phases("AB")
-    after = {symbol: [at for at in moments if at >= 1_000] for symbol, moments in refreshes.items()}
+    after = {
+        symbol: [at for at in moments if at >= 1_000]
+        for symbol, moments in refreshes.items()
+    }
     delays = []
     for known in (True, False):
         source = world(refreshes)
@@ -312,7 +371,16 @@ def test_what_is_remembered_is_not_found_again() -> None:
     one.set_batches([batch("A")], 100.0)
     one.seed_history("f", "A", [30 * MICROS, 60 * MICROS, 90 * MICROS], 0.0)
     one.started(batch("A"))
-    assert one.finished(batch("A"), Outcome.ANSWERED, 100.0, 100.1, ComputedTimes({"A": 90 * MICROS}, 0.0)) == []
+    assert (
+        one.finished(
+            batch("A"),
+            Outcome.ANSWERED,
+            100.0,
+            100.1,
+            ComputedTimes({"A": 90 * MICROS}, 0.0),
+        )
+        == []
+    )
     forecast = one.forecast("f", "A")
     assert forecast is not None
     assert forecast.last == 90
@@ -333,7 +401,9 @@ def test_a_refresh_is_found_once_and_not_where_it_may_have_been_there_before() -
         (40.0, {"A": 39 * MICROS}),
     ):
         one.started(pair)
-        refreshes = one.finished(pair, Outcome.ANSWERED, sent, sent + 0.1, ComputedTimes(dates, 0.0))
+        refreshes = one.finished(
+            pair, Outcome.ANSWERED, sent, sent + 0.1, ComputedTimes(dates, 0.0)
+        )
         found.append([(refresh.symbol, refresh.since) for refresh in refreshes])
     assert found == [[], [("B", 0.0)], [("A", 10.0)], [], [("A", 30.0)]]
 
@@ -373,7 +443,10 @@ def test_where_more_may_be_spent_what_is_waiting_is_planned_anew() -> None:
     before = [source.schedule.next_check_at(one) for one in source.batches]
     source.schedule.set_budget(40, source.now)
     after = [source.schedule.next_check_at(one) for one in source.batches]
-    assert all(sooner is None or later is None or sooner <= later for later, sooner in zip(before, after, strict=True))
+    assert all(
+        sooner is None or later is None or sooner <= later
+        for later, sooner in zip(before, after, strict=True)
+    )
     assert before != after
     assert moment(source.schedule) >= source.now
     source.run(3_900)
@@ -381,9 +454,15 @@ def test_where_more_may_be_spent_what_is_waiting_is_planned_anew() -> None:
 
 
 @pytest.mark.parametrize("at", [14.0, 16.0, 20.0])
-def test_where_more_may_be_spent_what_was_to_wait_for_another_symbol_waits_no_longer(at: float) -> None:
+def test_where_more_may_be_spent_what_was_to_wait_for_another_symbol_waits_no_longer(
+    at: float,
+) -> None:
     """A is there since 10, and was to be checked together with B, at 25."""
-    source = world({"A": grid(30, 0.1, 10, 1), "B": grid(30, 0.1, 25, 2)}, budget=1.8, plan=Plan(0.05))
+    source = world(
+        {"A": grid(30, 0.1, 10, 1), "B": grid(30, 0.1, 25, 2)},
+        budget=1.8,
+        plan=Plan(0.05),
+    )
     source.run(3_600 + at)
     (only,) = source.batches
     before = source.schedule.next_check_at(only)
@@ -447,7 +526,9 @@ def moment(schedule: Schedule) -> float:
     return planned[0]
 
 
-def check(schedule: Schedule, name: str, outcome: Outcome, sent: float, now: float) -> None:
+def check(
+    schedule: Schedule, name: str, outcome: Outcome, sent: float, now: float
+) -> None:
     schedule.started(batch(name))
     schedule.finished(batch(name), outcome, sent, now)
 
@@ -462,7 +543,9 @@ def test_without_batches_there_is_nothing_to_wait_for() -> None:
 
 
 @pytest.mark.parametrize(("budget", "pause"), [(20.0, 2.0), (120.0, 0.5)])
-def test_first_checks_are_spread_but_no_more_than_the_budget_asks_for(budget: float, pause: float) -> None:
+def test_first_checks_are_spread_but_no_more_than_the_budget_asks_for(
+    budget: float, pause: float
+) -> None:
     one = schedule(budget=budget, plan=Plan(min_interval_seconds=2))
     one.set_batches([batch(name) for name in "ABCDEFGH"], 0.0)
     first = []
@@ -475,11 +558,19 @@ def test_first_checks_are_spread_but_no_more_than_the_budget_asks_for(budget: fl
     assert first == [pause * number for number in range(8)]
 
 
-def test_a_batch_that_is_packed_anew_is_checked_when_the_first_of_its_symbols_was_due() -> None:
+def test_a_batch_that_is_packed_anew_is_checked_when_the_first_of_its_symbols_was_due() -> (
+    None
+):
     one = covering("A", "B")
     for name, sent in (("A", 0.0), ("B", 10.0)):
         one.started(batch(name))
-        one.finished(batch(name), Outcome.ANSWERED, sent, sent, ComputedTimes({name: int(sent * 1e6) + 1}, 0.0))
+        one.finished(
+            batch(name),
+            Outcome.ANSWERED,
+            sent,
+            sent,
+            ComputedTimes({name: int(sent * 1e6) + 1}, 0.0),
+        )
     due = [one.next_check_at(batch(name)) for name in "AB"]
     pair = Batch("f", ("A", "B"), False)
     one.set_batches([pair], 20.0)
@@ -495,7 +586,13 @@ def test_a_check_has_a_purpose() -> None:
     one.finished(batch("A"), Outcome.FAILED, 1.0, 1.1)
     assert one.started(batch("A")) is Purpose.RETRY
     for sent in (10.0, 40.0, 70.0):
-        one.finished(batch("A"), Outcome.ANSWERED, sent, sent, ComputedTimes({"A": round((sent - 1) * MICROS)}, 0.0))
+        one.finished(
+            batch("A"),
+            Outcome.ANSWERED,
+            sent,
+            sent,
+            ComputedTimes({"A": round((sent - 1) * MICROS)}, 0.0),
+        )
     assert one.started(batch("A")) is Purpose.EXPECTED
     one.finished(batch("A"), Outcome.DEFERRED, 80.0, 80.0)
     assert one.started(batch("A")) is Purpose.RETRY
@@ -558,7 +655,9 @@ def test_each_failure_doubles_what_the_wait_may_be() -> None:
 
 def test_while_one_batch_backs_off_the_others_go_on() -> None:
     source = world(own_phases("AB"), size=1)
-    source.outcome = lambda one, _: Outcome.FAILED if one == batch("A") else Outcome.ANSWERED
+    source.outcome = lambda one, _: (
+        Outcome.FAILED if one == batch("A") else Outcome.ANSWERED
+    )
     source.schedule = schedule(54.0, chance=0.9)
     source.run(1_800)
     assert sum(one == batch("A") for _, one in source.sent) < 1_800 / 25
@@ -601,7 +700,9 @@ def test_a_refused_symbol_is_tried_slowly() -> None:
         moments.append(now)
         one.started(only)
         one.finished(only, outcome, now, now + 1)
-    assert moments == [SLOW_RETRY_SECONDS + number * (SLOW_RETRY_SECONDS + 1) for number in range(4)]
+    assert moments == [
+        SLOW_RETRY_SECONDS + number * (SLOW_RETRY_SECONDS + 1) for number in range(4)
+    ]
 
 
 def test_a_hold_holds_every_batch_until_it_is_over() -> None:
@@ -623,7 +724,12 @@ def test_a_hold_for_the_key_ends_with_the_key_and_every_batch_is_due() -> None:
     one.hold_for_key(50.0)
     assert moment(one) == one.next_check_at(batch("A")) == 50.0
     one.release_for_key(0.2)
-    assert one.next_check_at(batch("A")) == one.next_check_at(batch("B")) == moment(one) == 0.2
+    assert (
+        one.next_check_at(batch("A"))
+        == one.next_check_at(batch("B"))
+        == moment(one)
+        == 0.2
+    )
 
 
 def test_another_key_does_not_end_what_the_server_told_us_to_wait() -> None:
@@ -675,18 +781,31 @@ def test_many_refused_symbols_take_a_tenth_of_the_budget_at_most() -> None:
     assert asked <= 60 * 5.4 * 1.2
 
 
-def test_a_target_of_zero_keeps_the_budget_and_sees_no_less_than_a_target_near_it() -> None:
-    free, near = (world(own_phases(), budget=54, plan=Plan(target)).run(3_600) for target in (0.0, 0.001))
+def test_a_target_of_zero_keeps_the_budget_and_sees_no_less_than_a_target_near_it() -> (
+    None
+):
+    free, near = (
+        world(own_phases(), budget=54, plan=Plan(target)).run(3_600)
+        for target in (0.0, 0.001)
+    )
     assert free.checks(600) <= 54 * 50 * 1.1
     assert free.delay(600) <= near.delay(600) * 1.2
 
 
-def test_what_an_answer_shows_is_learnt_though_its_batch_was_re_formed_meanwhile() -> None:
+def test_what_an_answer_shows_is_learnt_though_its_batch_was_re_formed_meanwhile() -> (
+    None
+):
     schedule = Schedule(Plan(), lambda: 0.5)
     schedule.set_batches([Batch("f", ("A", "B"))], 0.0)
     schedule.started(Batch("f", ("A", "B")))
     schedule.set_batches([Batch("f", ("A",)), Batch("f", ("B",))], 1.0)
-    schedule.finished(Batch("f", ("A", "B")), Outcome.ANSWERED, 0.5, 1.5, ComputedTimes({"A": 1_000_000}, 0.0))
+    schedule.finished(
+        Batch("f", ("A", "B")),
+        Outcome.ANSWERED,
+        0.5,
+        1.5,
+        ComputedTimes({"A": 1_000_000}, 0.0),
+    )
     known = schedule.forecast("f", "A")
     assert known is not None
     assert known.last == 1.0

@@ -16,7 +16,13 @@ from msgspec.structs import replace
 
 from connector.core.model import Kind, Source, Status
 from connector.core.transition import FeedRules
-from connector.errors import AccessDenied, KafkaUnavailable, SetupError, ShardFenced, Unpublishable
+from connector.errors import (
+    AccessDenied,
+    KafkaUnavailable,
+    SetupError,
+    ShardFenced,
+    Unpublishable,
+)
 from connector.kafka.names import ShardId
 from connector.kafka.shard_log import Restored, Transaction, Writer
 from connector.runtime.clock import Clock
@@ -84,9 +90,17 @@ class Bench:
         self.polled = asyncio.Event()
         self.pool = ThreadPoolExecutor(2)
         tools = ShardContext(
-            self.metrics, Clock(), self.pool, ME, 1.0, self._changed, trial or StartupDeadline(math.inf)
+            self.metrics,
+            Clock(),
+            self.pool,
+            ME,
+            1.0,
+            self._changed,
+            trial or StartupDeadline(math.inf),
         )
-        self.shard = Shard(SHARD, FeedRules("all"), frozenset({"BTC", "ETH"}), self.log, tools)
+        self.shard = Shard(
+            SHARD, FeedRules("all"), frozenset({"BTC", "ETH"}), self.log, tools
+        )
         self.task = asyncio.create_task(self.shard.run())
 
     def _changed(self) -> None:
@@ -94,11 +108,16 @@ class Bench:
             self.polled.set()
 
     def show(
-        self, answer: dict[str, Any] | bytes | Status, asked_ago_seconds: float = 0.0, symbol: str = "BTC"
+        self,
+        answer: dict[str, Any] | bytes | Status,
+        asked_ago_seconds: float = 0.0,
+        symbol: str = "BTC",
     ) -> None:
         now = Clock.now()
         raw = json.dumps(answer).encode() if isinstance(answer, dict) else answer
-        self.shard.see(symbol, raw, AnswerTimes(time.monotonic() - asked_ago_seconds, now, now, ME))
+        self.shard.see(
+            symbol, raw, AnswerTimes(time.monotonic() - asked_ago_seconds, now, now, ME)
+        )
 
     async def until(self, true: Callable[[], object]) -> None:
         async with asyncio.timeout(10):
@@ -107,7 +126,9 @@ class Bench:
 
     async def settled(self) -> None:
         """Whatever was shown is committed, or was nothing new."""
-        await self.until(lambda: not self.shard.inbox and self.shard._publishing_since is None)
+        await self.until(
+            lambda: not self.shard.inbox and self.shard._publishing_since is None
+        )
         for _ in range(50):
             await asyncio.sleep(0)
 
@@ -135,15 +156,24 @@ async def test_the_same_answer_makes_stale_levels_fresh_again(bench: Bench) -> N
     assert kinds(bench) == [Kind.SNAPSHOT, Kind.FRESH]
 
 
-async def test_an_entry_that_was_of_no_use_is_looked_at_again_and_quarantined_once(bench: Bench) -> None:
+async def test_an_entry_that_was_of_no_use_is_looked_at_again_and_quarantined_once(
+    bench: Bench,
+) -> None:
     ahead = Clock.now() + 61 * SECOND
-    entry = {"spot_price": 1, "computed_at": datetime.fromtimestamp(ahead / SECOND, UTC).isoformat()}
+    entry = {
+        "spot_price": 1,
+        "computed_at": datetime.fromtimestamp(ahead / SECOND, UTC).isoformat(),
+    }
     bench.show(entry)
     bench.show(entry)
     await bench.settled()
     assert (kinds(bench), len(bench.log.quarantined)) == ([], 1)
     later = Clock.now() + 5 * SECOND
-    bench.shard.see("BTC", json.dumps(entry).encode(), AnswerTimes(time.monotonic(), later, later, ME))
+    bench.shard.see(
+        "BTC",
+        json.dumps(entry).encode(),
+        AnswerTimes(time.monotonic(), later, later, ME),
+    )
     await bench.settled()
     assert kinds(bench) == [Kind.SNAPSHOT]
 
@@ -165,7 +195,9 @@ async def test_what_was_asked_before_the_restore_is_not_taken_where_another_has_
     assert kinds(bench) == [Kind.MISSING]
 
 
-async def test_what_was_asked_before_a_restore_of_our_own_words_is_taken(bench: Bench) -> None:
+async def test_what_was_asked_before_a_restore_of_our_own_words_is_taken(
+    bench: Bench,
+) -> None:
     bench.log.errors = [KafkaUnavailable("away")]
     bench.show({"spot_price": 1})
     await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
@@ -174,16 +206,23 @@ async def test_what_was_asked_before_a_restore_of_our_own_words_is_taken(bench: 
     assert kinds(bench) == [Kind.SNAPSHOT, Kind.MISSING]
 
 
-async def test_what_a_lost_commit_had_written_after_all_is_not_said_again(bench: Bench) -> None:
+async def test_what_a_lost_commit_had_written_after_all_is_not_said_again(
+    bench: Bench,
+) -> None:
     bench.show({"spot_price": 1})
     await bench.settled()
-    bench.log.errors, bench.log.committed_all_the_same = [KafkaUnavailable("no answer")], True
+    bench.log.errors, bench.log.committed_all_the_same = (
+        [KafkaUnavailable("no answer")],
+        True,
+    )
     bench.show(Status.MISSING)
     bench.show({"spot_price": 2})
     await bench.until(lambda: bench.log.opened == 2)
     await bench.settled()
     assert kinds(bench) == [Kind.SNAPSHOT, Kind.MISSING, Kind.RESTORED]
-    events = bench.metrics.registry.get_sample_value("gex_events_total", {"feed": "all", "kind": "RESTORED"})
+    events = bench.metrics.registry.get_sample_value(
+        "gex_events_total", {"feed": "all", "kind": "RESTORED"}
+    )
     assert events == 1
 
 
@@ -202,18 +241,31 @@ async def test_what_waits_when_the_group_gives_a_shard_up_is_published_unless_an
     await first.task
     if another_has_written:
         first.log.writer = Writer("another", "others", 99)
-    second = Shard(SHARD, FeedRules("all"), frozenset({"BTC"}), first.log, first.shard._tools, first.shard.inbox)
+    second = Shard(
+        SHARD,
+        FeedRules("all"),
+        frozenset({"BTC"}),
+        first.log,
+        first.shard._tools,
+        first.shard.inbox,
+    )
     task = asyncio.create_task(second.run())
     await first.until(lambda: second.is_open and not second.inbox)
     second.close()
     await task
     first.pool.shutdown()
-    published = [state.levels.spot_price for state in first.log.states.values() if state.levels]
-    lost = first.metrics.registry.get_sample_value("gex_observations_dropped_total", {"feed": "all", "reason": "lost"})
+    published = [
+        state.levels.spot_price for state in first.log.states.values() if state.levels
+    ]
+    lost = first.metrics.registry.get_sample_value(
+        "gex_observations_dropped_total", {"feed": "all", "reason": "lost"}
+    )
     assert (published, lost) == (([1.0], 1.0) if another_has_written else ([2.0], 0.0))
 
 
-async def test_what_waits_is_kept_where_the_last_word_of_another_was_known_before() -> None:
+async def test_what_waits_is_kept_where_the_last_word_of_another_was_known_before() -> (
+    None
+):
     first = Bench()
     first.log.writer = Writer("another", "group", 7)
     await first.polled.wait()
@@ -224,10 +276,14 @@ async def test_what_waits_is_kept_where_the_last_word_of_another_was_known_befor
     first.shard.close()
     await first.task
     first.pool.shutdown()
-    assert [state.levels.spot_price for state in first.log.states.values() if state.levels] == [2.0]
+    assert [
+        state.levels.spot_price for state in first.log.states.values() if state.levels
+    ] == [2.0]
 
 
-async def test_what_is_inside_a_commit_that_hangs_while_the_shard_goes_and_comes_back_is_not_lost() -> None:
+async def test_what_is_inside_a_commit_that_hangs_while_the_shard_goes_and_comes_back_is_not_lost() -> (
+    None
+):
     first = Bench()
     await first.polled.wait()
     first.show({"spot_price": 1})
@@ -237,17 +293,28 @@ async def test_what_is_inside_a_commit_that_hangs_while_the_shard_goes_and_comes
     first.show({"spot_price": 2})
     await first.until(lambda: first.shard._publishing_since is not None)
     first.shard.lose()
-    second = Shard(SHARD, FeedRules("all"), frozenset({"BTC"}), first.log, first.shard._tools, first.shard.inbox)
+    second = Shard(
+        SHARD,
+        FeedRules("all"),
+        frozenset({"BTC"}),
+        first.log,
+        first.shard._tools,
+        first.shard.inbox,
+    )
     task = asyncio.create_task(second.run())
     first.log.goes_on.set()
     await first.until(lambda: second.is_open and not second.inbox)
     second.close()
     await asyncio.wait([task, first.task])
     first.pool.shutdown()
-    assert [state.levels.spot_price for state in first.log.states.values() if state.levels] == [2.0]
+    assert [
+        state.levels.spot_price for state in first.log.states.values() if state.levels
+    ] == [2.0]
 
 
-async def test_what_waits_is_committed_before_a_shard_is_handed_over(bench: Bench) -> None:
+async def test_what_waits_is_committed_before_a_shard_is_handed_over(
+    bench: Bench,
+) -> None:
     bench.log.goes_on.clear()
     bench.show({"spot_price": 1})
     await bench.until(lambda: bench.shard._publishing_since is not None)
@@ -256,14 +323,20 @@ async def test_what_waits_is_committed_before_a_shard_is_handed_over(bench: Benc
     bench.log.goes_on.set()
     await bench.task
     assert bench.log.spent == [0.0, 0.25], "as it was when the shard was given up"
-    assert [state.levels.spot_price for state in bench.log.states.values() if state.levels] == [2.0]
+    assert [
+        state.levels.spot_price for state in bench.log.states.values() if state.levels
+    ] == [2.0]
 
 
-async def test_a_commit_is_not_taken_for_made_where_only_a_refresh_without_an_event_was_in_it(bench: Bench) -> None:
+async def test_a_commit_is_not_taken_for_made_where_only_a_refresh_without_an_event_was_in_it(
+    bench: Bench,
+) -> None:
     def entry(second: int) -> dict[str, Any]:
         return {
             "spot_price": 1,
-            "computed_at": datetime.fromtimestamp(Clock.now() // SECOND - 9 + second, UTC).isoformat(),
+            "computed_at": datetime.fromtimestamp(
+                Clock.now() // SECOND - 9 + second, UTC
+            ).isoformat(),
         }
 
     bench.show(entry(0))
@@ -274,7 +347,10 @@ async def test_a_commit_is_not_taken_for_made_where_only_a_refresh_without_an_ev
     await bench.settled()
     computed_at = bench.log.states["BTC"].computed_at
     assert computed_at is not None
-    assert datetime.fromtimestamp(computed_at / SECOND, UTC).isoformat() == refreshed["computed_at"]
+    assert (
+        datetime.fromtimestamp(computed_at / SECOND, UTC).isoformat()
+        == refreshed["computed_at"]
+    )
 
 
 async def test_after_a_restore_the_same_answer_is_looked_at_again(bench: Bench) -> None:
@@ -296,7 +372,9 @@ async def test_nothing_gets_to_kafka_while_a_shard_is_not_open(bench: Bench) -> 
     assert found == [False, True, True]
 
 
-async def test_what_was_not_committed_is_compared_again_with_what_is_restored(bench: Bench) -> None:
+async def test_what_was_not_committed_is_compared_again_with_what_is_restored(
+    bench: Bench,
+) -> None:
     bench.log.errors = [KafkaUnavailable("away")]
     bench.show({"spot_price": 1})
     await bench.until(lambda: bench.log.opened == 2)
@@ -304,27 +382,42 @@ async def test_what_was_not_committed_is_compared_again_with_what_is_restored(be
     assert kinds(bench) == [Kind.SNAPSHOT]
 
 
-async def test_what_the_broker_never_takes_is_given_up_and_the_shard_goes_on(bench: Bench) -> None:
+async def test_what_the_broker_never_takes_is_given_up_and_the_shard_goes_on(
+    bench: Bench,
+) -> None:
     bench.log.errors = [Unpublishable("too large")]
     bench.show({"spot_price": 1})
     await bench.until(lambda: bench.log.opened == 2)
     bench.show({"spot_price": 2})
     await bench.settled()
-    assert [event.after.spot_price for event in bench.log.events if event.after] == [2.0]
+    assert [event.after.spot_price for event in bench.log.events if event.after] == [
+        2.0
+    ]
 
 
-async def test_what_the_broker_never_takes_takes_no_other_symbol_along(bench: Bench) -> None:
+async def test_what_the_broker_never_takes_takes_no_other_symbol_along(
+    bench: Bench,
+) -> None:
     bench.log.errors = [Unpublishable("too large"), Unpublishable("too large")]
     bench.show({"spot_price": 1})
     bench.show({"spot_price": 2}, symbol="ETH")
     await bench.until(lambda: bench.log.opened == 3)
     await bench.settled()
-    assert [(event.symbol, event.kind) for event in bench.log.events] == [("ETH", Kind.SNAPSHOT)]
+    assert [(event.symbol, event.kind) for event in bench.log.events] == [
+        ("ETH", Kind.SNAPSHOT)
+    ]
     dropped = {"feed": "all", "reason": "unpublishable"}
-    assert bench.metrics.registry.get_sample_value("gex_observations_dropped_total", dropped) == 1
+    assert (
+        bench.metrics.registry.get_sample_value(
+            "gex_observations_dropped_total", dropped
+        )
+        == 1
+    )
 
 
-async def test_a_snapshot_that_the_broker_refuses_takes_no_observation_along(bench: Bench) -> None:
+async def test_a_snapshot_that_the_broker_refuses_takes_no_observation_along(
+    bench: Bench,
+) -> None:
     bench.show({"spot_price": 1})
     await bench.settled()
     bench.log.errors = [Unpublishable("too large")]
@@ -335,10 +428,17 @@ async def test_a_snapshot_that_the_broker_refuses_takes_no_observation_along(ben
     await bench.settled()
     assert [event.symbol for event in bench.log.events] == ["BTC", "ETH"]
     dropped = {"feed": "all", "reason": "unpublishable"}
-    assert bench.metrics.registry.get_sample_value("gex_observations_dropped_total", dropped) == 0
+    assert (
+        bench.metrics.registry.get_sample_value(
+            "gex_observations_dropped_total", dropped
+        )
+        == 0
+    )
 
 
-async def test_a_fenced_shard_takes_nothing_until_it_is_open_again(bench: Bench) -> None:
+async def test_a_fenced_shard_takes_nothing_until_it_is_open_again(
+    bench: Bench,
+) -> None:
     bench.log.errors = [ShardFenced("another")]
     bench.show({"spot_price": 1})
     await bench.until(lambda: not bench.shard.is_polled)
@@ -351,7 +451,9 @@ async def test_a_fenced_shard_takes_nothing_until_it_is_open_again(bench: Bench)
 async def test_two_objects_of_one_shard_never_work_at_the_same_time() -> None:
     first = Bench()
     await first.polled.wait()
-    second = Shard(SHARD, FeedRules("all"), frozenset({"BTC"}), first.log, first.shard._tools)
+    second = Shard(
+        SHARD, FeedRules("all"), frozenset({"BTC"}), first.log, first.shard._tools
+    )
     waiting = asyncio.create_task(second.run())
     for _ in range(50):
         await asyncio.sleep(0)
@@ -365,7 +467,9 @@ async def test_two_objects_of_one_shard_never_work_at_the_same_time() -> None:
 
 
 @pytest.mark.parametrize(("until", "ends"), [(0.0, True), (math.inf, False)])
-async def test_a_right_that_is_missing_ends_the_start_and_is_waited_for_later(until: float, ends: bool) -> None:
+async def test_a_right_that_is_missing_ends_the_start_and_is_waited_for_later(
+    until: float, ends: bool
+) -> None:
     bench = Bench(StartupDeadline(until))
     bench.log.errors = [AccessDenied("no right to write")]
     await bench.polled.wait()
@@ -380,7 +484,9 @@ async def test_a_right_that_is_missing_ends_the_start_and_is_waited_for_later(un
     bench.pool.shutdown()
 
 
-async def test_a_snapshot_that_is_asked_for_says_the_levels_last_seen_in_one_event(bench: Bench) -> None:
+async def test_a_snapshot_that_is_asked_for_says_the_levels_last_seen_in_one_event(
+    bench: Bench,
+) -> None:
     bench.show({"spot_price": 1, "all_expiry": {"hvl": 5}})
     await bench.settled()
     bench.show({"spot_price": 1, "all_expiry": {"hvl": 5}, "new": "and no difference"})
@@ -390,7 +496,12 @@ async def test_a_snapshot_that_is_asked_for_says_the_levels_last_seen_in_one_eve
     assert again is asked
     assert bench.log.events[1:] == [event]
     assert not isinstance(event, str)
-    assert (event.kind, event.status, event.sequence, event.reason) == (Kind.SNAPSHOT, Status.LIVE, 2, "asked")
+    assert (event.kind, event.status, event.sequence, event.reason) == (
+        Kind.SNAPSHOT,
+        Status.LIVE,
+        2,
+        "asked",
+    )
     state = bench.log.states["BTC"]
     assert event.after is not None
     assert event.after.extra == '{"new":"and no difference"}'
@@ -416,18 +527,28 @@ async def test_a_snapshot_follows_what_is_committed_with_it(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("committed", [True, False])
-async def test_a_snapshot_whose_commit_is_unknown_is_published_once(bench: Bench, *, committed: bool) -> None:
+async def test_a_snapshot_whose_commit_is_unknown_is_published_once(
+    bench: Bench, *, committed: bool
+) -> None:
     bench.show({"spot_price": 1})
     await bench.settled()
-    bench.log.errors, bench.log.committed_all_the_same = [KafkaUnavailable("time-out")], committed
+    bench.log.errors, bench.log.committed_all_the_same = (
+        [KafkaUnavailable("time-out")],
+        committed,
+    )
     event = await bench.shard.ask("BTC")
     await bench.settled()
     assert not isinstance(event, str)
-    assert [(one.kind, one.sequence) for one in bench.log.events] == [(Kind.SNAPSHOT, 1), (Kind.SNAPSHOT, 2)]
+    assert [(one.kind, one.sequence) for one in bench.log.events] == [
+        (Kind.SNAPSHOT, 1),
+        (Kind.SNAPSHOT, 2),
+    ]
     assert event.sequence == 2
 
 
-async def test_a_snapshot_is_not_published_once_more_after_another_has_written(bench: Bench) -> None:
+async def test_a_snapshot_is_not_published_once_more_after_another_has_written(
+    bench: Bench,
+) -> None:
     bench.show({"spot_price": 1})
     await bench.settled()
     bench.log.errors, bench.log.committed_all_the_same = [ShardFenced("another")], True

@@ -8,15 +8,34 @@ import pytest
 from msgspec.structs import replace
 
 from connector.core.diff import Rules, Threshold
-from connector.core.model import Event, Kind, LevelChange, Levels, Observation, Row, State, Status
-from connector.core.transition import NOTHING, FeedRules, Transition, expire, fold, observe, remove
+from connector.core.model import (
+    Event,
+    Kind,
+    LevelChange,
+    Levels,
+    Observation,
+    Row,
+    State,
+    Status,
+)
+from connector.core.transition import (
+    NOTHING,
+    FeedRules,
+    Transition,
+    expire,
+    fold,
+    observe,
+    remove,
+)
 from tests.support.levels import ME, NOW, NUMBERS, SECOND, at, number, seen
 
 FEED: Final = FeedRules("majors", "fp", Rules.of(ignore=("spot_price",)))
 OTHER: Final = replace(FEED, request_fingerprint="other")
 ONE: Final = at("odte.hvl", 100.0, at("spot_price", 1.0))
 TWO: Final = at("odte.hvl", 200.0, at("spot_price", 2.0))
-TOLERANT: Final = replace(FEED, rules=Rules.of(("spot_price",), {"odte.hvl": Threshold(absolute=10)}))
+TOLERANT: Final = replace(
+    FEED, rules=Rules.of(("spot_price",), {"odte.hvl": Threshold(absolute=10)})
+)
 
 
 class History:
@@ -27,17 +46,27 @@ class History:
         self.state: State | None = None
         self.events: list[Event] = []
 
-    def see(self, levels: Levels, computed_at: int | None = NOW, **others: Any) -> Transition:
-        return self._take(observe(self.state, seen(levels, computed_at, **others), self.feed))
+    def see(
+        self, levels: Levels, computed_at: int | None = NOW, **others: Any
+    ) -> Transition:
+        return self._take(
+            observe(self.state, seen(levels, computed_at, **others), self.feed)
+        )
 
     def lack(self, status: Status, **others: Any) -> Transition:
-        return self._take(observe(self.state, seen(None, None, status=status, **others), self.feed))
+        return self._take(
+            observe(self.state, seen(None, None, status=status, **others), self.feed)
+        )
 
     def tick(self, seconds: float, answered_seconds: float | None = None) -> Transition:
         """The timer, and the last answer, so many seconds after `NOW`."""
         now = NOW + round(seconds * SECOND)
-        answered_at = None if answered_seconds is None else NOW + round(answered_seconds * SECOND)
-        return self._take(expire(self.known, (now + 7, now), answered_at, ME, self.feed))
+        answered_at = (
+            None if answered_seconds is None else NOW + round(answered_seconds * SECOND)
+        )
+        return self._take(
+            expire(self.known, (now + 7, now), answered_at, ME, self.feed)
+        )
 
     def remove(self) -> Transition:
         return self._take(remove(self.known, NOW, ME, self.feed))
@@ -81,19 +110,29 @@ def test_the_first_sight_of_nothing_is_an_event_too(status: Status) -> None:
     step = history.lack(status)
     assert said(step) == (Kind(status), status, None, None)
     assert step.event is not None
-    assert (step.event.sequence, step.event.computed_at, step.event.changed_levels) == (1, None, ())
+    assert (step.event.sequence, step.event.computed_at, step.event.changed_levels) == (
+        1,
+        None,
+        (),
+    )
     assert said(history.see(ONE)) == (Kind.SNAPSHOT, Status.LIVE, None, ONE)
 
 
 @pytest.mark.parametrize("status", [Status.MISSING, Status.INVALID])
-def test_absence_is_said_once_and_keeps_the_last_levels_in_the_state(status: Status) -> None:
+def test_absence_is_said_once_and_keeps_the_last_levels_in_the_state(
+    status: Status,
+) -> None:
     history = History()
     history.see(ONE)
     step = history.lack(status, reason="refused")
     assert said(step) == (Kind(status), status, ONE, None)
     assert step.event is not None
     assert step.event.changed_levels == (LevelChange("odte.hvl", 100.0, None),)
-    assert (step.event.reason, step.event.computed_at, step.event.previous_computed_at) == ("refused", None, NOW)
+    assert (
+        step.event.reason,
+        step.event.computed_at,
+        step.event.previous_computed_at,
+    ) == ("refused", None, NOW)
     assert (history.known.levels, history.known.computed_at) == (ONE, NOW)
     assert history.lack(status) == NOTHING
 
@@ -129,7 +168,9 @@ def test_removed_is_said_once_and_never_starts_again_from_1() -> None:
 
 
 @pytest.mark.parametrize("status", [Status.MISSING, Status.INVALID])
-def test_a_removed_symbol_that_is_absent_when_configured_again_is_an_event(status: Status) -> None:
+def test_a_removed_symbol_that_is_absent_when_configured_again_is_an_event(
+    status: Status,
+) -> None:
     history = History()
     history.see(ONE)
     history.remove()
@@ -137,7 +178,9 @@ def test_a_removed_symbol_that_is_absent_when_configured_again_is_an_event(statu
 
 
 @pytest.mark.parametrize("status", [Status.MISSING, Status.INVALID, Status.REMOVED])
-def test_an_absent_symbol_can_be_removed_and_a_removed_one_was_never_seen(status: Status) -> None:
+def test_an_absent_symbol_can_be_removed_and_a_removed_one_was_never_seen(
+    status: Status,
+) -> None:
     history = History()
     history.lack(Status.MISSING if status is Status.REMOVED else status)
     assert said(history.remove()) == (Kind.REMOVED, Status.REMOVED, None, None)
@@ -169,9 +212,19 @@ def test_another_request_is_a_snapshot_before_it_is_stale_or_fresh() -> None:
     history = History()
     history.see(ONE)
     history.feed = OTHER
-    assert said(history.see(ONE, NOW, age_at=NOW + 91 * SECOND)) == (Kind.SNAPSHOT, Status.STALE, ONE, ONE)
+    assert said(history.see(ONE, NOW, age_at=NOW + 91 * SECOND)) == (
+        Kind.SNAPSHOT,
+        Status.STALE,
+        ONE,
+        ONE,
+    )
     history.feed = FEED
-    assert said(history.see(ONE, NOW + 60 * SECOND)) == (Kind.SNAPSHOT, Status.LIVE, ONE, ONE)
+    assert said(history.see(ONE, NOW + 60 * SECOND)) == (
+        Kind.SNAPSHOT,
+        Status.LIVE,
+        ONE,
+        ONE,
+    )
 
 
 def test_a_request_is_another_only_when_levels_come_of_it() -> None:
@@ -185,16 +238,31 @@ def test_a_request_is_another_only_when_levels_come_of_it() -> None:
 
 def test_levels_seen_first_when_they_are_old_are_a_stale_snapshot() -> None:
     history = History()
-    assert said(history.see(ONE, age_at=NOW + 91 * SECOND)) == (Kind.SNAPSHOT, Status.STALE, None, ONE)
+    assert said(history.see(ONE, age_at=NOW + 91 * SECOND)) == (
+        Kind.SNAPSHOT,
+        Status.STALE,
+        None,
+        ONE,
+    )
     assert history.tick(200) == NOTHING
-    assert said(history.see(ONE, NOW + 100 * SECOND)) == (Kind.FRESH, Status.LIVE, ONE, ONE)
+    assert said(history.see(ONE, NOW + 100 * SECOND)) == (
+        Kind.FRESH,
+        Status.LIVE,
+        ONE,
+        ONE,
+    )
 
 
 def test_levels_restored_when_they_are_old_are_stale() -> None:
     history = History()
     history.see(ONE)
     history.lack(Status.MISSING)
-    assert said(history.see(TWO, age_at=NOW + 91 * SECOND)) == (Kind.RESTORED, Status.STALE, ONE, TWO)
+    assert said(history.see(TWO, age_at=NOW + 91 * SECOND)) == (
+        Kind.RESTORED,
+        Status.STALE,
+        ONE,
+        TWO,
+    )
     assert history.see(TWO, age_at=NOW + 92 * SECOND) == NOTHING
 
 
@@ -205,7 +273,11 @@ def test_levels_are_stale_when_older_than_the_limit_and_not_before() -> None:
     step = history.see(ONE, age_at=NOW + 90 * SECOND + 1)
     assert said(step) == (Kind.STALE, Status.STALE, ONE, ONE)
     assert step.event is not None
-    assert (step.event.reason, step.event.changed_levels, step.event.computed_at) == ("old", (), NOW)
+    assert (step.event.reason, step.event.changed_levels, step.event.computed_at) == (
+        "old",
+        (),
+        NOW,
+    )
     assert history.see(ONE, age_at=NOW + 99 * SECOND) == NOTHING
 
 
@@ -222,7 +294,12 @@ def test_levels_that_change_while_stale_are_changed_and_stay_stale() -> None:
     history = History()
     history.see(ONE)
     history.tick(91)
-    assert said(history.see(TWO, NOW + 1, age_at=NOW + 99 * SECOND)) == (Kind.CHANGED, Status.STALE, ONE, TWO)
+    assert said(history.see(TWO, NOW + 1, age_at=NOW + 99 * SECOND)) == (
+        Kind.CHANGED,
+        Status.STALE,
+        ONE,
+        TWO,
+    )
 
 
 def test_stale_levels_are_fresh_again_changed_or_not() -> None:
@@ -230,12 +307,23 @@ def test_stale_levels_are_fresh_again_changed_or_not() -> None:
         history = History()
         history.see(ONE)
         history.tick(91, 91)
-        assert said(history.see(levels, NOW + 80 * SECOND)) == (Kind.FRESH, Status.LIVE, ONE, levels)
+        assert said(history.see(levels, NOW + 80 * SECOND)) == (
+            Kind.FRESH,
+            Status.LIVE,
+            ONE,
+            levels,
+        )
 
 
 @pytest.mark.parametrize(
     ("answered_seconds", "reason"),
-    [(None, "no_answer"), (0, "no_answer"), (45.999, "no_answer"), (46, "old"), (91, "old")],
+    [
+        (None, "no_answer"),
+        (0, "no_answer"),
+        (45.999, "no_answer"),
+        (46, "old"),
+        (91, "old"),
+    ],
 )
 def test_the_timer_says_whether_the_levels_are_old_or_nothing_answers(
     answered_seconds: float | None, reason: str
@@ -245,7 +333,11 @@ def test_the_timer_says_whether_the_levels_are_old_or_nothing_answers(
     step = history.tick(91, answered_seconds)
     assert said(step) == (Kind.STALE, Status.STALE, ONE, ONE)
     assert step.event is not None
-    assert (step.event.reason, step.event.changed_levels, step.event.changed_sections) == (reason, (), ())
+    assert (
+        step.event.reason,
+        step.event.changed_levels,
+        step.event.changed_sections,
+    ) == (reason, (), ())
     assert (step.event.computed_at, step.event.previous_computed_at) == (NOW, NOW)
     assert step.event.observed_at == NOW + 91 * SECOND + 7
     assert history.tick(92, answered_seconds) == NOTHING
@@ -287,12 +379,18 @@ def test_levels_of_unknown_age_are_stale_when_nothing_answered_for_so_long() -> 
     assert said(history.see(ONE, None))[0] is Kind.FRESH
 
 
-def test_levels_of_unknown_age_seen_by_an_owner_before_are_as_old_as_that_whatever_our_clock_says() -> None:
-    state = observe(None, seen(ONE, None, observed_at=NOW, age_at=NOW + 50 * SECOND), FEED).state
+def test_levels_of_unknown_age_seen_by_an_owner_before_are_as_old_as_that_whatever_our_clock_says() -> (
+    None
+):
+    state = observe(
+        None, seen(ONE, None, observed_at=NOW, age_at=NOW + 50 * SECOND), FEED
+    ).state
     assert state is not None
     for seconds, stale in ((90, False), (91, True)):
         ours = NOW + seconds * SECOND
-        assert (expire(state, (ours, ours + 50 * SECOND), None, ME, FEED).event is not None) == stale
+        assert (
+            expire(state, (ours, ours + 50 * SECOND), None, ME, FEED).event is not None
+        ) == stale
 
 
 def test_a_difference_that_counts_is_changed() -> None:
@@ -302,7 +400,10 @@ def test_a_difference_that_counts_is_changed() -> None:
     assert said(step) == (Kind.CHANGED, Status.LIVE, ONE, TWO)
     assert step.event is not None
     assert step.event.changed_levels == (LevelChange("odte.hvl", 100.0, 200.0),)
-    assert (step.event.computed_at, step.event.previous_computed_at) == (NOW + SECOND, NOW)
+    assert (step.event.computed_at, step.event.previous_computed_at) == (
+        NOW + SECOND,
+        NOW,
+    )
 
 
 def test_a_change_of_a_list_is_named_among_the_sections() -> None:
@@ -345,13 +446,18 @@ def test_what_nobody_documented_updates_the_state_and_makes_no_event() -> None:
     assert history.known.levels == replace(ONE, extra='{"x":1}')
 
 
-def test_a_refresh_that_brings_the_same_levels_is_written_once_without_an_event() -> None:
+def test_a_refresh_that_brings_the_same_levels_is_written_once_without_an_event() -> (
+    None
+):
     history = History()
     history.see(ONE)
     step = history.see(ONE, NOW + 30 * SECOND)
     assert (step.event, step.dropped) == (None, None)
     assert step.state == replace(
-        history.known, computed_at=NOW + 30 * SECOND, observed_at=NOW + 30 * SECOND, event_computed_at=NOW
+        history.known,
+        computed_at=NOW + 30 * SECOND,
+        observed_at=NOW + 30 * SECOND,
+        event_computed_at=NOW,
     )
     assert history.see(ONE, NOW + 30 * SECOND, age_at=NOW + 45 * SECOND) == NOTHING
 
@@ -361,7 +467,10 @@ def test_slow_drift_is_compared_with_what_was_published() -> None:
     history.see(at("odte.hvl", 100.0))
     for count, value in enumerate((104.0, 108.0, 110.0)):
         assert history.see(at("odte.hvl", value), NOW + count * SECOND).event is None
-        assert (history.known.levels, history.known.published) == (at("odte.hvl", value), at("odte.hvl", 100.0))
+        assert (history.known.levels, history.known.published) == (
+            at("odte.hvl", value),
+            at("odte.hvl", 100.0),
+        )
     event = history.see(at("odte.hvl", 111.0), NOW + 5 * SECOND).event
     assert event is not None
     assert event.changed_levels == (LevelChange("odte.hvl", 100.0, 111.0),)
@@ -373,7 +482,10 @@ def test_drift_that_comes_back_leaves_nothing_published_apart() -> None:
     history.see(at("odte.hvl", 100.0))
     history.see(at("odte.hvl", 105.0), NOW + SECOND)
     history.see(at("odte.hvl", 100.0), NOW + 2 * SECOND)
-    assert (history.known.levels, history.known.published) == (at("odte.hvl", 100.0), None)
+    assert (history.known.levels, history.known.published) == (
+        at("odte.hvl", 100.0),
+        None,
+    )
 
 
 def test_drift_before_an_absence_is_told_after_it() -> None:
@@ -381,10 +493,17 @@ def test_drift_before_an_absence_is_told_after_it() -> None:
     history.see(at("odte.hvl", 100.0))
     history.see(at("odte.hvl", 105.0), NOW + SECOND)
     assert said(history.lack(Status.MISSING))[2] == at("odte.hvl", 100.0)
-    assert (history.known.levels, history.known.published) == (at("odte.hvl", 105.0), at("odte.hvl", 100.0))
+    assert (history.known.levels, history.known.published) == (
+        at("odte.hvl", 105.0),
+        at("odte.hvl", 100.0),
+    )
     event = history.see(at("odte.hvl", 105.0), NOW + SECOND).event
     assert event is not None
-    assert (event.kind, event.before, event.after) == (Kind.RESTORED, at("odte.hvl", 100.0), at("odte.hvl", 105.0))
+    assert (event.kind, event.before, event.after) == (
+        Kind.RESTORED,
+        at("odte.hvl", 100.0),
+        at("odte.hvl", 105.0),
+    )
 
 
 def test_the_same_computed_at_with_other_content_is_a_change() -> None:
@@ -465,10 +584,18 @@ def test_each_observation_of_a_transaction_is_compared_with_the_one_before_it() 
     ]
     assert steps[1] == NOTHING
     assert steps[4].dropped == "older"
-    assert [step.event.sequence for step in steps if step.event is not None] == [2, 1, 3, 4]
+    assert [step.event.sequence for step in steps if step.event is not None] == [
+        2,
+        1,
+        3,
+        4,
+    ]
     assert states == before
 
 
 def test_two_feeds_share_nothing_of_a_symbol() -> None:
     ids = {observe(None, seen(ONE), FeedRules(name)).event for name in ("a", "b")}
-    assert {event.event_id for event in ids if event is not None} == {"a/BTCUSDT/1", "b/BTCUSDT/1"}
+    assert {event.event_id for event in ids if event is not None} == {
+        "a/BTCUSDT/1",
+        "b/BTCUSDT/1",
+    }

@@ -38,16 +38,30 @@ class Bench:
     """A worker's parts as after its start; its one shard is open, and nothing runs."""
 
     def __init__(self) -> None:
-        config = load(None, {"GEX_UPSTREAM__API_KEY": "demo-key", "GEX_SYMBOLS": "BTC,ETH"})
-        health, clock, metrics = Health(time.monotonic, Clock.now), Clock(), Metrics(["all"])
+        config = load(
+            None, {"GEX_UPSTREAM__API_KEY": "demo-key", "GEX_SYMBOLS": "BTC,ETH"}
+        )
+        health, clock, metrics = (
+            Health(time.monotonic, Clock.now),
+            Clock(),
+            Metrics(["all"]),
+        )
         limiter, key = Limiter(60), ApiKey(config.upstream)
         client = Client(config.upstream, key, limiter)
-        self.poller = Poller(config, (client, key, limiter), (metrics, clock, health), ME)
+        self.poller = Poller(
+            config, (client, key, limiter), (metrics, clock, health), ME
+        )
         self.pool = ThreadPoolExecutor(1)
         self.members: list[Member] | KafkaUnavailable = []
         self.asked = 0
         tools = ShardContext(metrics, clock, self.pool, ME, 0.0, lambda: None)
-        self.shard = Shard(SHARD, rules_of(config.feeds[0]), frozenset(BATCH.symbols), MemoryLog(), tools)
+        self.shard = Shard(
+            SHARD,
+            rules_of(config.feeds[0]),
+            frozenset(BATCH.symbols),
+            MemoryLog(),
+            tools,
+        )
         self.shard.is_open = self.shard.is_polled = True
         self.shards: dict[ShardId, tuple[Shard, object]] = {SHARD: (self.shard, None)}
         self.status = WorkerView(config, ME, (health, clock, metrics), self.shards)
@@ -69,7 +83,9 @@ class Bench:
         for at in moments:
             self.poller.schedule.started(BATCH)
             dates = dict.fromkeys(BATCH.symbols, round(at * MICROS))
-            self.poller.schedule.finished(BATCH, Outcome.ANSWERED, at, at, ComputedTimes(dates, 0.0))
+            self.poller.schedule.finished(
+                BATCH, Outcome.ANSWERED, at, at, ComputedTimes(dates, 0.0)
+            )
 
 
 @pytest.fixture
@@ -81,17 +97,27 @@ async def test_why_a_check_is_when_it_is_follows_what_is_known(bench: Bench) -> 
     now, schedule = time.monotonic(), bench.poller.schedule
     assert bench.batch()["why"] == "its present state is not known yet"
     schedule.started(BATCH)
-    assert (bench.batch()["why"], bench.batch()["next_check_at"]) == ("a request is under way", None)
+    assert (bench.batch()["why"], bench.batch()["next_check_at"]) == (
+        "a request is under way",
+        None,
+    )
     schedule.finished(BATCH, Outcome.FAILED, now, now)
     assert bench.batch()["why"] == "the check before brought nothing, 1 in a row"
     bench.answered(now)
-    assert bench.batch()["why"] == "no rhythm is known, or the next refresh is long overdue"
+    assert (
+        bench.batch()["why"]
+        == "no rhythm is known, or the next refresh is long overdue"
+    )
     bench.answered(now + 30, now + 60)
     batch = bench.batch()
     assert batch["purpose"] == "expected"
-    assert batch["why"].startswith(f"{batch['expected_refreshes']:.2f} refreshes should be there by then")
+    assert batch["why"].startswith(
+        f"{batch['expected_refreshes']:.2f} refreshes should be there by then"
+    )
     assert batch["symbols"][0]["period_seconds"] == pytest.approx(30)
-    assert batch["symbols"][0]["expected_at"] == pytest.approx(Clock.now() + 90 * MICROS, abs=5 * MICROS)
+    assert batch["symbols"][0]["expected_at"] == pytest.approx(
+        Clock.now() + 90 * MICROS, abs=5 * MICROS
+    )
 
 
 async def test_what_holds_all_batches_is_the_reason_while_it_does(bench: Bench) -> None:
@@ -106,13 +132,22 @@ async def test_what_holds_all_batches_is_the_reason_while_it_does(bench: Bench) 
     assert "refuses the API key" in bench.batch()["why"]
 
 
-async def test_the_group_is_asked_in_the_background_and_not_by_every_look(bench: Bench) -> None:
+async def test_the_group_is_asked_in_the_background_and_not_by_every_look(
+    bench: Bench,
+) -> None:
     bench.members = [Member("me", "h", ()), Member("other", "h", (SHARD,))]
-    assert json.loads(bench.status.everything())["group"] == {"id": "group", "members": None, "error": None}
+    assert json.loads(bench.status.everything())["group"] == {
+        "id": "group",
+        "members": None,
+        "error": None,
+    }
     assert await bench.status.owner_of(SHARD) == "other"
     bench.status._kept = (float("-inf"), b"")
     shown = json.loads(bench.status.everything())["group"]["members"]
-    assert [(one["name"], one["me"], one["shards"]) for one in shown] == [("me", True, []), ("other", False, ["all-0"])]
+    assert [(one["name"], one["me"], one["shards"]) for one in shown] == [
+        ("me", True, []),
+        ("other", False, ["all-0"]),
+    ]
     assert bench.asked == 1
     assert await bench.status.owner_of(SHARD) == "other"
     assert bench.asked == 2
@@ -122,12 +157,25 @@ async def test_a_group_that_cannot_be_asked_is_said_to_be(bench: Bench) -> None:
     bench.members = KafkaUnavailable("describing the group: no answer")
     assert await bench.status.owner_of(SHARD) is None
     shown = json.loads(bench.status.everything())["group"]
-    assert shown == {"id": "group", "members": None, "error": "describing the group: no answer"}
+    assert shown == {
+        "id": "group",
+        "members": None,
+        "error": "describing the group: no answer",
+    }
 
 
-async def test_what_the_shard_of_another_worker_holds_is_not_known(bench: Bench) -> None:
+async def test_what_the_shard_of_another_worker_holds_is_not_known(
+    bench: Bench,
+) -> None:
     bench.shards.clear()
     rows = json.loads(bench.status.everything())["symbols"]
-    unknown = {"status", "sequence", "computed_at", "observed_at", "changed_at", "next_check_at"}
+    unknown = {
+        "status",
+        "sequence",
+        "computed_at",
+        "observed_at",
+        "changed_at",
+        "next_check_at",
+    }
     assert all(row[name] is None for row in rows for name in unknown)
     assert [row["owned"] for row in rows] == [False, False]

@@ -13,7 +13,9 @@ from connector.schedule.visibility_lag import VisibilityLag
 quick = settings(deadline=None, derandomize=True, max_examples=200)
 
 
-def looked(lag: VisibilityLag, truth: float, chance: Random, every: float = 0.4) -> None:
+def looked(
+    lag: VisibilityLag, truth: float, chance: Random, every: float = 0.4
+) -> None:
     """Checks about where the lag is supposed to be, one of them the first that shows the refresh."""
     at = lag.seconds - every * chance.random()
     before = -20.0
@@ -56,11 +58,19 @@ def test_a_single_late_one_moves_nothing_much() -> None:
 
 
 @quick
-@given(st.lists(st.tuples(st.floats(-1e4, 1e4), st.floats(0, 1e4)), min_size=1, max_size=60))
+@given(
+    st.lists(
+        st.tuples(st.floats(-1e4, 1e4), st.floats(0, 1e4)), min_size=1, max_size=60
+    )
+)
 def test_the_guess_for_a_refresh_lies_between_its_checks_and_the_lag_within_what_was_seen(
     seen: list[tuple[float, float]],
 ) -> None:
     lag = VisibilityLag()
     for least, width in seen:
         assert least <= lag.learn(least, least + width) <= least + width
-    assert min(least for least, _ in seen) <= lag.seconds <= max(least + width for least, width in seen)
+    assert (
+        min(least for least, _ in seen)
+        <= lag.seconds
+        <= max(least + width for least, width in seen)
+    )

@@ -40,21 +40,32 @@ def configuration() -> str:
         head = "| key | type | default | variable | meaning |\n|---|---|---|---|---|"
         title = "`[[feeds]]`" if name == "feeds" else f"`[{name}]`"
         parts.append(f"## {title}\n\n{struct.__doc__}\n\n" + "\n".join([head, *rows]))
-    paths = "\n".join(f"- `{path}`{'' if path in THRESHOLD_PATHS else ' (`ignore` only)'}" for path in IGNORE_PATHS)
+    paths = "\n".join(
+        f"- `{path}`{'' if path in THRESHOLD_PATHS else ' (`ignore` only)'}"
+        for path in IGNORE_PATHS
+    )
     parts.append(f"## Paths\n\nFor `ignore` and `thresholds`:\n\n{paths}")
-    refused = "\n".join(f"- {', '.join(f'`{name}`' for name in names)}: {why}" for why, names in REFUSED.items())
+    refused = "\n".join(
+        f"- {', '.join(f'`{name}`' for name in names)}: {why}"
+        for why, names in REFUSED.items()
+    )
     parts.append(f"## Refused in `[kafka.client]`\n\n{refused}")
     return "\n\n".join(parts) + "\n"
 
 
-PAGES: Final[Mapping[str, Callable[[], str]]] = {"configuration": configuration, "metrics": metrics_reference}
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "configuration": configuration,
+    "metrics": metrics_reference,
+}
 """By name of the file in `docs/`, without its ending."""
 
 
 def main(names: list[str]) -> int:
     """Write the pages of these names to standard output. Status 2 where there is none of a name."""
     if not names or not PAGES.keys() >= set(names):
-        sys.stderr.write(f"usage: python -m connector.devkit.reference.pages {'|'.join(PAGES)}\n")
+        sys.stderr.write(
+            f"usage: python -m connector.devkit.reference.pages {'|'.join(PAGES)}\n"
+        )
         return 2
     sys.stdout.write("\n".join(PAGES[name]() for name in names))
     return 0

@@ -28,18 +28,46 @@ OPTIONS: Final = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command; `settings_from` reads all but `--listen` and `--script`."""
-    parser.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="default %(default)s")
-    parser.add_argument("--script", metavar="FILE", help="TOML: faults by the clock, as [[faults]] tables")
-    parser.add_argument("--symbols", default=",".join(DEFAULT_SYMBOLS), metavar="A,B,C", help="supported symbols")
-    parser.add_argument("--key", default=DEFAULT_KEY, help="the API key that is accepted (default: a made-up one)")
+    parser.add_argument(
+        "--listen",
+        default="127.0.0.1:8080",
+        metavar="HOST:PORT",
+        help="default %(default)s",
+    )
+    parser.add_argument(
+        "--script",
+        metavar="FILE",
+        help="TOML: faults by the clock, as [[faults]] tables",
+    )
+    parser.add_argument(
+        "--symbols",
+        default=",".join(DEFAULT_SYMBOLS),
+        metavar="A,B,C",
+        help="supported symbols",
+    )
+    parser.add_argument(
+        "--key",
+        default=DEFAULT_KEY,
+        help="the API key that is accepted (default: a made-up one)",
+    )
     for setting, (option, kind, about) in OPTIONS.items():
         default = getattr(Settings(), setting)
-        parser.add_argument(option, dest=setting, type=kind, default=default, help=f"{about} (default {default})")
+        parser.add_argument(
+            option,
+            dest=setting,
+            type=kind,
+            default=default,
+            help=f"{about} (default {default})",
+        )
 
 
 def settings_from(namespace: argparse.Namespace) -> Settings:
     """Settings from the parsed options; ValueError says what is wrong with them."""
-    symbols = [one for one in (part.strip().upper() for part in namespace.symbols.split(",")) if one]
+    symbols = [
+        one
+        for one in (part.strip().upper() for part in namespace.symbols.split(","))
+        if one
+    ]
     chosen = {setting: getattr(namespace, setting) for setting in OPTIONS}
     return Settings().changed({"symbols": symbols, "keys": [namespace.key], **chosen})
 
@@ -62,7 +90,9 @@ async def _serve(simulator: Simulator, host: str, port: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await simulator.start(host, port)
-    sys.stdout.write(f"upstream simulator on {simulator.url} (key {simulator.settings.keys[0]})\n")
+    sys.stdout.write(
+        f"upstream simulator on {simulator.url} (key {simulator.settings.keys[0]})\n"
+    )
     sys.stdout.flush()
     await stopped.wait()
     await simulator.stop()

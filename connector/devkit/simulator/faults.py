@@ -42,7 +42,11 @@ class Fault(msgspec.Struct, kw_only=True):
     @property
     def parameters(self) -> dict[str, Any]:
         """What its function in `FAULTS` is given."""
-        return {name: getattr(self, name) for name in self.__struct_fields__ if name not in Fault.__struct_fields__}
+        return {
+            name: getattr(self, name)
+            for name in self.__struct_fields__
+            if name not in Fault.__struct_fields__
+        }
 
     def targets(self, symbols: Iterable[str]) -> list[str]:
         """Those of the symbols that it spoils."""
@@ -60,12 +64,16 @@ def parse_fault(table: Any, now: int) -> Fault:
     known = ", ".join(FAULTS)
     try:
         kind = kind_of(msgspec.convert(table, Fault).fault)
-        known = ", ".join(f"{one.name} ({one.type})" for one in msgspec.structs.fields(kind))
+        known = ", ".join(
+            f"{one.name} ({one.type})" for one in msgspec.structs.fields(kind)
+        )
         fault: Fault = msgspec.convert(table, kind)
     except (KeyError, msgspec.ValidationError) as error:
         raise ValueError(f"fault {table}: {error}; known are {known}") from error
     if fault.fault == "freeze" and (fault.count < FOR_EVER or fault.probability < 1):
-        raise ValueError("fault freeze stops the market, not responses: it has no count and no probability")
+        raise ValueError(
+            "fault freeze stops the market, not responses: it has no count and no probability"
+        )
     fault.from_at = now + micros(fault.at_seconds)
     fault.until_at = fault.from_at + micros(fault.for_seconds)
     return fault
@@ -78,12 +86,16 @@ def kind_of(name: str) -> Any:
         if one.kind is one.KEYWORD_ONLY:
             kind = type(one.default) if one.annotation is one.empty else one.annotation
             fields.append((one.name, FINITE if kind is float else kind, one.default))
-    return msgspec.defstruct(name, fields, bases=(Fault,), kw_only=True, forbid_unknown_fields=True)
+    return msgspec.defstruct(
+        name, fields, bases=(Fault,), kw_only=True, forbid_unknown_fields=True
+    )
 
 
 def read_script(path: Path) -> list[dict[str, Any]]:
     """The tables `[[faults]]` of a TOML file; ValueError or OSError where there are none to read."""
-    tables: list[dict[str, Any]] = tomllib.loads(path.read_text("utf-8")).get("faults", [])
+    tables: list[dict[str, Any]] = tomllib.loads(path.read_text("utf-8")).get(
+        "faults", []
+    )
     if not tables:
         raise ValueError(f"{path}: a script is a list of [[faults]] tables")
     return tables
@@ -99,7 +111,9 @@ class Faults:
     def add(self, tables: list[dict[str, Any]], now: int) -> None:
         """Arm the faults of a script, all or none; ValueError says what is wrong."""
         added = [parse_fault(table, now) for table in tables]
-        self._all = sorted([*self._all, *added], key=lambda fault: list(FAULTS).index(fault.fault))
+        self._all = sorted(
+            [*self._all, *added], key=lambda fault: list(FAULTS).index(fault.fault)
+        )
 
     def clear(self, now: int) -> None:
         """Disarm all. What a freeze has suppressed stays so."""
@@ -113,13 +127,18 @@ class Faults:
 
     def frozen(self, symbol: str, at: int) -> bool:
         """True where this symbol is not computed at that moment, past or present."""
-        return any(one.fault == "freeze" and one.active(at) and one.targets([symbol]) for one in self._all)
+        return any(
+            one.fault == "freeze" and one.active(at) and one.targets([symbol])
+            for one in self._all
+        )
 
     def draw(self, now: int, symbols: list[str]) -> list[Fault]:
         """Those that strike a request for `symbols`, their counts lowered, in the order of `FAULTS`."""
         struck = []
         for fault in self._all:
-            concerned = fault.fault != "freeze" and fault.active(now) and fault.targets(symbols)
+            concerned = (
+                fault.fault != "freeze" and fault.active(now) and fault.targets(symbols)
+            )
             if concerned and self._random.random() < fault.probability:
                 fault.count -= 1
                 struck.append(fault)

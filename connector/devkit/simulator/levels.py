@@ -18,9 +18,22 @@ import msgspec
 from connector.devkit.simulator.settings import DEFAULT_SYMBOLS, EXCHANGES
 
 MICROS: Final = 1_000_000
-BASES: Final = dict(zip(DEFAULT_SYMBOLS, (100_000.0, 4_000.0, 200.0, 40.0, 2.5, 800.0, 0.25, 30.0), strict=True))
+BASES: Final = dict(
+    zip(
+        DEFAULT_SYMBOLS,
+        (100_000.0, 4_000.0, 200.0, 40.0, 2.5, 800.0, 0.25, 30.0),
+        strict=True,
+    )
+)
 NO_EXPIRY_TODAY: Final = 0.03  # of the values of a slow number: no odte levels
-WALLS: Final = ("call_resistance", "call_wall_2", "call_wall_3", "put_support", "put_wall_2", "put_wall_3")
+WALLS: Final = (
+    "call_resistance",
+    "call_wall_2",
+    "call_wall_3",
+    "put_support",
+    "put_wall_2",
+    "put_wall_3",
+)
 ODTE: Final = ("hvl", "call_resistance", "put_support")
 _UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -64,7 +77,9 @@ class Content:
         self.shown = shown
 
 
-def entry_of(refresh: Refresh, include: frozenset[str], exchanges: frozenset[str]) -> dict[str, Any]:
+def entry_of(
+    refresh: Refresh, include: frozenset[str], exchanges: frozenset[str]
+) -> dict[str, Any]:
     """An entry; `include` names its optional sections. All four venues are the same as no filter."""
     grid, r = grid_of(refresh.symbol), refresh.regime
     outward, tilt = 0, 0.0
@@ -72,33 +87,67 @@ def entry_of(refresh: Refresh, include: frozenset[str], exchanges: frozenset[str
         chance = chance_of("exchanges", refresh.symbol, *sorted(exchanges))
         outward, tilt = chance.randint(1, 3), grid.step * (0.1 + chance.random())
     below = math.floor(refresh.basis_spot / grid.step)
-    calls = list(accumulate((below + 1 + outward + int(3 * r[0]), 1 + int(2 * r[2]), 1 + int(2 * r[3]))))
-    puts = list(accumulate((below - outward - int(3 * r[1]), -1 - int(2 * r[4]), -1 - int(2 * r[5]))))
+    calls = list(
+        accumulate(
+            (below + 1 + outward + int(3 * r[0]), 1 + int(2 * r[2]), 1 + int(2 * r[3]))
+        )
+    )
+    puts = list(
+        accumulate(
+            (below - outward - int(3 * r[1]), -1 - int(2 * r[4]), -1 - int(2 * r[5]))
+        )
+    )
     hvl = grid.price(0, refresh.hvl - tilt)
-    today = (grid.price(0.2, hvl), grid.price(calls[0] - 0.5), grid.price(puts[0] + 0.5))
+    today = (
+        grid.price(0.2, hvl),
+        grid.price(calls[0] - 0.5),
+        grid.price(puts[0] + 0.5),
+    )
     expiring = r[7] > NO_EXPIRY_TODAY
     found: dict[str, Any] = {
-        "all_expiry": {"hvl": hvl, **dict(zip(WALLS, map(grid.price, calls + puts), strict=True))},
+        "all_expiry": {
+            "hvl": hvl,
+            **dict(zip(WALLS, map(grid.price, calls + puts), strict=True)),
+        },
         "odte": dict(zip(ODTE, today if expiring else (None, None, None), strict=True)),
         "spot_price": refresh.spot,
         "computed_at": iso(refresh.computed_at),
     }
     if "max_pain" in include:
-        found["max_pain"] = {"strike": grid.price(below + int(4 * r[6]) - 1), "value": round(1e8 * (1 + r[6]), 2)}
+        found["max_pain"] = {
+            "strike": grid.price(below + int(4 * r[6]) - 1),
+            "value": round(1e8 * (1 + r[6]), 2),
+        }
     if "expected_move" in include:
         sigma = refresh.basis_spot * (0.02 + 0.005 * r[6])
-        moves = {"upper_1sd": sigma, "lower_1sd": -sigma, "upper_2sd": 2 * sigma, "lower_2sd": -2 * sigma}
-        found["expected_move"] = {name: grid.price(0, refresh.basis_spot + move) for name, move in moves.items()}
+        moves = {
+            "upper_1sd": sigma,
+            "lower_1sd": -sigma,
+            "upper_2sd": 2 * sigma,
+            "lower_2sd": -2 * sigma,
+        }
+        found["expected_move"] = {
+            name: grid.price(0, refresh.basis_spot + move)
+            for name, move in moves.items()
+        }
     if "ranked" in include:
         strikes = [strike for pair in zip(calls, puts, strict=True) for strike in pair]
         strikes += [calls[2] + 1, puts[2] - 1, calls[2] + 2, puts[2] - 2]
         rows = [
-            {"strike": grid.price(strike), "gex": round(1e8 / place * (1 if strike > below else -1), 2)}
+            {
+                "strike": grid.price(strike),
+                "gex": round(1e8 / place * (1 if strike > below else -1), 2),
+            }
             for place, strike in enumerate(strikes, 1)
         ]
-        found["ranked"] = {"all_expiry_top_10": rows, "odte_top_10": rows[:5] if expiring else []}
+        found["ranked"] = {
+            "all_expiry_top_10": rows,
+            "odte_top_10": rows[:5] if expiring else [],
+        }
     if "zones" in include:
-        found["zones"] = [{"lower": grid.price(-1, hvl), "strike": hvl, "upper": grid.price(1, hvl)}]
+        found["zones"] = [
+            {"lower": grid.price(-1, hvl), "strike": hvl, "upper": grid.price(1, hvl)}
+        ]
     return found
 
 
@@ -128,7 +177,9 @@ class Grid(msgspec.Struct, frozen=True):
 @functools.lru_cache(maxsize=1_000)
 def grid_of(symbol: str) -> Grid:
     """Known bases, and for any other symbol one between 0.1 and 10 000."""
-    base = BASES.get(symbol) or round(10 ** (5 * chance_of("base", symbol).random() - 1), 2)
+    base = BASES.get(symbol) or round(
+        10 ** (5 * chance_of("base", symbol).random() - 1), 2
+    )
     magnitude = 10.0 ** math.floor(math.log10(base / 100))
     steps = (magnitude, 2 * magnitude, 5 * magnitude, 10 * magnitude)
     step = next(step for step in steps if step * 1.999 > base / 100)
@@ -137,7 +188,9 @@ def grid_of(symbol: str) -> Grid:
 
 def iso(at: int) -> str:
     """ISO 8601 with microseconds and Z."""
-    return (_UNIX_EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds")[:-6] + "Z"
+    return (_UNIX_EPOCH + timedelta(microseconds=at)).isoformat(
+        timespec="microseconds"
+    )[:-6] + "Z"
 
 
 def micros(seconds: float) -> int:

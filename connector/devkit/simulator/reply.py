@@ -35,7 +35,9 @@ ERRORS: Final = {
 MEGABYTE: Final = 1024 * 1024
 HTML: Final = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 
-Contradiction = Literal["missing_and_invalid", "served_and_missing", "served_and_invalid"]
+Contradiction = Literal[
+    "missing_and_invalid", "served_and_missing", "served_and_invalid"
+]
 Stamp = Literal["absent", "null", "garbage", "future", "older"]
 
 
@@ -64,13 +66,17 @@ class Reply:
         if self.instead is not None:
             return self.instead
         document = {"success": self.success, **self.document, "meta": self.meta}
-        return msgspec.json.encode(document, enc_hook=lambda content: msgspec.Raw(content.raw))
+        return msgspec.json.encode(
+            document, enc_hook=lambda content: msgspec.Raw(content.raw)
+        )
 
     def refuse(self, status: str, **details: Any) -> None:
         """Turn it into an error of the documented catalogue."""
         code, message = ERRORS[status]
         self.success, self.status, self.results = False, int(status), {}
-        self.document = {"error": {"code": code, "message": message, "details": details}}
+        self.document = {
+            "error": {"code": code, "message": message, "details": details}
+        }
         for name in ("source", "exchanges_filtered"):
             self.meta.pop(name, None)
         if "retry_after_seconds" in details:
@@ -102,10 +108,14 @@ def spoil(reply: Reply, fault: Fault) -> None:
     """Do to a reply what a fault says."""
     name, parameters = fault.fault, fault.parameters
     if name in ON_ENTRY:
-        served = {symbol: content for symbol, content in reply.results.items() if content}
+        served = {
+            symbol: content for symbol, content in reply.results.items() if content
+        }
         for symbol in fault.targets(served):
             entry = json.loads(served[symbol].raw)
-            if isinstance(entry, dict) and isinstance(entry["all_expiry"], dict):  # else spoilt already
+            if isinstance(entry, dict) and isinstance(
+                entry["all_expiry"], dict
+            ):  # else spoilt already
                 reply.results[symbol] = content_of(ON_ENTRY[name](entry, **parameters))
     if name in ON_SYMBOL:
         for symbol in fault.targets(reply.results):
@@ -123,21 +133,33 @@ def _shifted(entry: dict[str, Any], *, seconds: float = 3600.0) -> dict[str, Any
         at = datetime.fromisoformat(entry["computed_at"]) + timedelta(seconds=seconds)
     except (KeyError, TypeError, ValueError, OverflowError):
         return entry  # beyond the calendar, or another fault has spoilt it already
-    return entry | {"computed_at": at.isoformat(timespec="microseconds").replace("+00:00", "Z")}
+    return entry | {
+        "computed_at": at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    }
 
 
-def _computed_at(entry: dict[str, Any], *, variant: Stamp = "absent", seconds: float = 3600.0) -> dict[str, Any]:
+def _computed_at(
+    entry: dict[str, Any], *, variant: Stamp = "absent", seconds: float = 3600.0
+) -> dict[str, Any]:
     if variant == "absent":
         return {key: value for key, value in entry.items() if key != "computed_at"}
     if variant in {"null", "garbage"}:
-        return entry | {"computed_at": None if variant == "null" else "yesterday, about noon"}
+        return entry | {
+            "computed_at": None if variant == "null" else "yesterday, about noon"
+        }
     return _shifted(entry, seconds=seconds if variant == "future" else -seconds)
 
 
-def _wrong_types(entry: dict[str, Any], *, variant: Literal["level", "section", "entry"] = "level") -> Any:
+def _wrong_types(
+    entry: dict[str, Any], *, variant: Literal["level", "section", "entry"] = "level"
+) -> Any:
     if variant == "level":
         return _with_walls(entry, call_resistance="n/a", put_support={})
-    return entry | {"all_expiry": [1, 2, 3], "odte": "closed"} if variant == "section" else "temporarily unavailable"
+    return (
+        entry | {"all_expiry": [1, 2, 3], "odte": "closed"}
+        if variant == "section"
+        else "temporarily unavailable"
+    )
 
 
 def _absent(reply: Reply, symbol: str) -> None:
@@ -146,17 +168,23 @@ def _absent(reply: Reply, symbol: str) -> None:
     reply.document["data"]["requested"].remove(symbol)
 
 
-def _both_lists(reply: Reply, symbol: str, *, variant: Contradiction = "missing_and_invalid") -> None:
+def _both_lists(
+    reply: Reply, symbol: str, *, variant: Contradiction = "missing_and_invalid"
+) -> None:
     reply.move(symbol, *variant.split("_and_"))
 
 
-def _duplicate_keys(reply: Reply, symbol: str, *, variant: Literal["entry", "results"] = "entry") -> None:
+def _duplicate_keys(
+    reply: Reply, symbol: str, *, variant: Literal["entry", "results"] = "entry"
+) -> None:
     content = reply.results[symbol]
     if content and variant == "results":
         twice = b"%b,%b:%b" % (content.raw, msgspec.json.encode(symbol), content.raw)
         reply.results[symbol] = Content(twice, content.shown)
     elif content and content.raw.startswith(b"{"):
-        raw = b'{"spot_price":1.0,"computed_at":"2001-01-01T00:00:00Z",' + content.raw[1:]
+        raw = (
+            b'{"spot_price":1.0,"computed_at":"2001-01-01T00:00:00Z",' + content.raw[1:]
+        )
         reply.results[symbol] = sealed(raw, content.shown.computed_at)
 
 
@@ -166,12 +194,16 @@ def _extra_symbol(reply: Reply, *, symbol: str = "EXTRAUSDT") -> None:
 
 
 def _docs_example(reply: Reply) -> None:
-    reply.document["data"] = {name: ["string"] for name in reply.document["data"]} | {"results": {}}
+    reply.document["data"] = {name: ["string"] for name in reply.document["data"]} | {
+        "results": {}
+    }
     reply.results = {}
 
 
 def _clock_step(reply: Reply, *, seconds: float = 3600.0) -> None:
-    reply.meta["timestamp"] = _shifted({"computed_at": reply.meta["timestamp"]}, seconds=seconds)["computed_at"]
+    reply.meta["timestamp"] = _shifted(
+        {"computed_at": reply.meta["timestamp"]}, seconds=seconds
+    )["computed_at"]
     if limit := reply.meta.get("rate_limit"):
         limit["reset"] += int(seconds)
         reply.headers["X-RateLimit-Reset"] = str(limit["reset"])
@@ -193,14 +225,22 @@ def _huge(reply: Reply, *, megabytes: int = 20) -> None:
 def _bomb(megabytes: int) -> bytes:
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     blank = b" " * MEGABYTE
-    return b"".join([packer.compress(blank) for _ in range(megabytes)]) + packer.compress(b"{}") + packer.flush()
+    return (
+        b"".join([packer.compress(blank) for _ in range(megabytes)])
+        + packer.compress(b"{}")
+        + packer.flush()
+    )
 
 
 # What a fault does to each entry it strikes, to each symbol, to the reply as a whole, from top to bottom.
 # Keyword-only parameters are the fault's own, each of its annotation's type or else its default's.
 ON_ENTRY: Final[dict[str, Callable[..., Any]]] = {
-    "null_levels": lambda entry: entry | {name: dict.fromkeys(entry[name]) for name in ("all_expiry", "odte")},
-    "unknown_field": lambda entry: _with_walls(entry, call_wall_4=1.5) | {"vanna": {"flip": 1.5}},
+    "null_levels": lambda entry: (
+        entry | {name: dict.fromkeys(entry[name]) for name in ("all_expiry", "odte")}
+    ),
+    "unknown_field": lambda entry: (
+        _with_walls(entry, call_wall_4=1.5) | {"vanna": {"flip": 1.5}}
+    ),
     "clock_step": _shifted,
     "computed_at": _computed_at,
     "wrong_types": _wrong_types,
@@ -221,14 +261,24 @@ ON_REPLY: Final[dict[str, Callable[..., None]]] = {
     "flat": lambda reply: reply.document.update(reply.document.pop("data", {})),
     "clock_step": _clock_step,
     **{status: _refusal(status) for status in ERRORS},
-    "429": lambda reply, *, retry_after_seconds=30.0: reply.refuse("429", retry_after_seconds=retry_after_seconds),
+    "429": lambda reply, *, retry_after_seconds=30.0: reply.refuse(
+        "429", retry_after_seconds=retry_after_seconds
+    ),
     "slow": _slow,
-    "html": lambda reply, *, status=502: reply.replace(HTML, status, **{"Content-Type": "text/html"}),
+    "html": lambda reply, *, status=502: reply.replace(
+        HTML, status, **{"Content-Type": "text/html"}
+    ),
     "empty": lambda reply, *, status=200: reply.replace(b"", status),
-    "redirect": lambda reply, *, location="https://login.example/": reply.replace(b"", 302, Location=location),
-    "deep": lambda reply, *, depth=100_000: reply.replace(b'{"data":%b%b}' % (b"[" * depth, b"]" * depth)),
+    "redirect": lambda reply, *, location="https://login.example/": reply.replace(
+        b"", 302, Location=location
+    ),
+    "deep": lambda reply, *, depth=100_000: reply.replace(
+        b'{"data":%b%b}' % (b"[" * depth, b"]" * depth)
+    ),
     "huge": _huge,
-    "gzip_bomb": lambda reply, *, megabytes=256: reply.replace(_bomb(megabytes), **{"Content-Encoding": "gzip"}),
+    "gzip_bomb": lambda reply, *, megabytes=256: reply.replace(
+        _bomb(megabytes), **{"Content-Encoding": "gzip"}
+    ),
     "truncated": lambda reply: reply.cut(0.5),
     "drop": lambda reply: reply.cut(0),
     "hang": lambda reply, *, seconds=3600.0: reply.cut(0, seconds),

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 MAX_SYMBOLS: Final = 8
 MINUTE: Final = 60 * MICROS
-HEALTH_BY_AGE_SECONDS: Final = {60.0: "healthy", 90.0: "degraded", math.inf: "unhealthy"}
+HEALTH_BY_AGE_SECONDS: Final = {
+    60.0: "healthy",
+    90.0: "degraded",
+    math.inf: "unhealthy",
+}
 KEPT_ANSWERS: Final = 100_000
 KEPT_CONTENTS: Final = 20_000
 PLAIN: Final[tuple[frozenset[str], frozenset[str]]] = (frozenset(), frozenset())
@@ -89,8 +93,14 @@ class Service:
 
     def answer(self, key: str, query: Mapping[str, str]) -> Reply:
         """Answer a request for levels; `answered` is to be told how it went."""
-        known = key if key in {*self.settings.keys, *self.settings.forbidden_keys} else "unknown"
-        symbols, include, exchanges = (_listed(query, name) for name in ("symbols", "include", "exchanges"))
+        known = (
+            key
+            if key in {*self.settings.keys, *self.settings.forbidden_keys}
+            else "unknown"
+        )
+        symbols, include, exchanges = (
+            _listed(query, name) for name in ("symbols", "include", "exchanges")
+        )
         answer = Answer(self.now(), known, uuid4().hex, symbols, include, exchanges)
         refused = self._refused(key, answer)
         reply = self.reply(key, answer.request_id)
@@ -105,28 +115,49 @@ class Service:
             spoil(reply, fault)
         if answer.faults:
             self._remember(reply)
-        answer.shown = {symbol: content.shown if content else None for symbol, content in reply.results.items()}
+        answer.shown = {
+            symbol: content.shown if content else None
+            for symbol, content in reply.results.items()
+        }
         return reply
 
     def reply(self, key: str, request_id: str) -> Reply:
         """A response without data yet, for whoever has this key."""
         now = self.now()
-        meta: dict[str, Any] = {"version": "2.0", "timestamp": iso(now), "request_id": request_id}
+        meta: dict[str, Any] = {
+            "version": "2.0",
+            "timestamp": iso(now),
+            "request_id": request_id,
+        }
         headers = {"X-Request-ID": request_id}
         if limit := self.settings.limit_per_minute:
             remaining = max(0, limit - self._spent[key, now // MINUTE])
-            meta["rate_limit"] = {"limit": limit, "remaining": remaining, "reset": (now // MINUTE + 1) * 60}
-            headers |= {f"X-RateLimit-{name.capitalize()}": str(it) for name, it in meta["rate_limit"].items()}
+            meta["rate_limit"] = {
+                "limit": limit,
+                "remaining": remaining,
+                "reset": (now // MINUTE + 1) * 60,
+            }
+            headers |= {
+                f"X-RateLimit-{name.capitalize()}": str(it)
+                for name, it in meta["rate_limit"].items()
+            }
         return Reply(meta, headers)
 
     def sibling(self, name: str) -> dict[str, Any] | None:
         """The data of an endpoint that is not about levels; None where there is no such."""
         symbols = self.settings.symbols
-        errors = [{"http": int(status), "code": code, "message": text} for status, (code, text) in ERRORS.items()]
+        errors = [
+            {"http": int(status), "code": code, "message": text}
+            for status, (code, text) in ERRORS.items()
+        ]
         siblings: dict[str, dict[str, Any]] = {
             "symbols": {"categories": {"crypto": symbols}, "total": len(symbols)},
             "status": {"symbols": {symbol: self._health(symbol) for symbol in symbols}},
-            "meta": {"errors": errors, "supported_symbols": symbols, "max_symbols": MAX_SYMBOLS},
+            "meta": {
+                "errors": errors,
+                "supported_symbols": symbols,
+                "max_symbols": MAX_SYMBOLS,
+            },
             "health": {"status": "ok"},
         }
         return siblings.get(name)
@@ -134,7 +165,11 @@ class Service:
     def answered(self, reply: Reply, status: int) -> None:
         """Log the answer of a reply, now that its outcome is known."""
         if answer := reply.answer:
-            answer.status, answer.answered_at, answer.sequence = status, self.now(), next(self._sequence)
+            answer.status, answer.answered_at, answer.sequence = (
+                status,
+                self.now(),
+                next(self._sequence),
+            )
             self._answers.append(answer)
             self._statuses[str(status)] += 1
 
@@ -160,13 +195,35 @@ class Service:
     def truth(self, since: int = 0, *, contents: bool = False) -> Truth:
         """The truth log after a cursor."""
         self._market.advance(self.now())
-        answers = list(itertools.takewhile(lambda answer: answer.sequence > since, reversed(self._answers)))[::-1]
+        answers = list(
+            itertools.takewhile(
+                lambda answer: answer.sequence > since, reversed(self._answers)
+            )
+        )[::-1]
         refreshes = []
         for one in self._market.refreshes(since):
             sha256 = self._market.content(one, *PLAIN).shown.sha256
-            refreshes.append(Computed(one.sequence, one.symbol, iso(one.computed_at), one.visible_at, sha256))
-        cursor = max([since, *(one.sequence for one in answers[-1:]), *(one.sequence for one in refreshes[-1:])])
-        texts = {sha256: raw.decode() for sha256, raw in self._contents.items()} if contents else {}
+            refreshes.append(
+                Computed(
+                    one.sequence,
+                    one.symbol,
+                    iso(one.computed_at),
+                    one.visible_at,
+                    sha256,
+                )
+            )
+        cursor = max(
+            [
+                since,
+                *(one.sequence for one in answers[-1:]),
+                *(one.sequence for one in refreshes[-1:]),
+            ]
+        )
+        texts = (
+            {sha256: raw.decode() for sha256, raw in self._contents.items()}
+            if contents
+            else {}
+        )
         return Truth(cursor, refreshes, answers, texts)
 
     def stats(self) -> dict[str, Any]:
@@ -191,11 +248,23 @@ class Service:
         if key not in self.settings.keys:
             return ("403" if key in self.settings.forbidden_keys else "401"), {}
         if not self._spend(key, answer.received_at):
-            return "429", {"retry_after_seconds": 60 - answer.received_at // MICROS % 60}
+            return "429", {
+                "retry_after_seconds": 60 - answer.received_at // MICROS % 60
+            }
         if not 1 <= len(answer.symbols) <= MAX_SYMBOLS:
-            return "400", {"errors": [{"field": "symbols", "message": f"1 to {MAX_SYMBOLS} symbols are required"}]}
+            return "400", {
+                "errors": [
+                    {
+                        "field": "symbols",
+                        "message": f"1 to {MAX_SYMBOLS} symbols are required",
+                    }
+                ]
+            }
         errors = [
-            {"field": name, "message": f"unknown value {value!r}; known are {', '.join(known)}"}
+            {
+                "field": name,
+                "message": f"unknown value {value!r}; known are {', '.join(known)}",
+            }
             for name, given, known in (
                 ("include", answer.include, INCLUDES),
                 ("exchanges", answer.exchanges, EXCHANGES),
@@ -207,14 +276,26 @@ class Service:
 
     def _fill(self, reply: Reply, answer: Answer) -> None:
         include, exchanges = frozenset(answer.include), frozenset(answer.exchanges)
-        lists: dict[str, list[str]] = {"requested": answer.symbols.copy(), "served": [], "missing": [], "invalid": []}
+        lists: dict[str, list[str]] = {
+            "requested": answer.symbols.copy(),
+            "served": [],
+            "missing": [],
+            "invalid": [],
+        }
         for symbol in answer.symbols:
             known = symbol in self.settings.symbols
             refresh = self._market.show(symbol, answer.received_at) if known else None
-            reply.results[symbol] = self._market.content(refresh, include, exchanges) if refresh else None
-            lists["served" if refresh else "missing" if known else "invalid"].append(symbol)
+            reply.results[symbol] = (
+                self._market.content(refresh, include, exchanges) if refresh else None
+            )
+            lists["served" if refresh else "missing" if known else "invalid"].append(
+                symbol
+            )
         reply.document = {"data": {"results": reply.results, **lists}}
-        reply.meta |= {"source": answer.exchanges or EXCHANGES, "exchanges_filtered": answer.exchanges or None}
+        reply.meta |= {
+            "source": answer.exchanges or EXCHANGES,
+            "exchanges_filtered": answer.exchanges or None,
+        }
 
     def _remember(self, reply: Reply) -> None:
         for content in filter(None, reply.results.values()):
@@ -227,9 +308,17 @@ class Service:
         if refresh is None:
             return {"status": "unavailable", "freshness_seconds": None}
         age_seconds = (self.now() - refresh.computed_at) / MICROS
-        status = next(status for most, status in HEALTH_BY_AGE_SECONDS.items() if age_seconds <= most)
+        status = next(
+            status
+            for most, status in HEALTH_BY_AGE_SECONDS.items()
+            if age_seconds <= most
+        )
         return {"status": status, "freshness_seconds": age_seconds}
 
 
 def _listed(query: Mapping[str, str], name: str) -> list[str]:
-    return list(dict.fromkeys(filter(None, (one.strip() for one in query.get(name, "").split(",")))))
+    return list(
+        dict.fromkeys(
+            filter(None, (one.strip() for one in query.get(name, "").split(",")))
+        )
+    )

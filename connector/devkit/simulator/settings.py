@@ -7,7 +7,16 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct, ValidationError, convert, to_builtins
 
 DEFAULT_KEY: Final = "bq_live_" + "simulator".ljust(32, "0")
-DEFAULT_SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "HYPEUSDT", "XRPUSDT", "BNBUSDT", "DOGEUSDT", "AVAXUSDT")
+DEFAULT_SYMBOLS: Final = (
+    "BTCUSDT",
+    "ETHUSDT",
+    "SOLUSDT",
+    "HYPEUSDT",
+    "XRPUSDT",
+    "BNBUSDT",
+    "DOGEUSDT",
+    "AVAXUSDT",
+)
 EXCHANGES: Final = ("deribit", "bybit", "okx", "binance")
 INCLUDES: Final = ("expected_move", "max_pain", "ranked", "zones")
 

@@ -35,7 +35,9 @@ class Simulator:
     `hang` wait in real time. Stopped, it refuses connections; started again, it goes on with the state it had.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, settings: Settings, clock: Callable[[], float] = time.time
+    ) -> None:
         self._service = Service(settings, clock)
         self.add_script = self._service.add_script
         self.change = self._service.change
@@ -121,17 +123,31 @@ class Simulator:
     async def _control(self, request: web.BaseRequest, what: str) -> web.StreamResponse:
         try:
             body = await request.read()
-            told = self._ordered(f"{request.method} {what}", msgspec.json.decode(body) if body else {}, request.query)
+            told = self._ordered(
+                f"{request.method} {what}",
+                msgspec.json.decode(body) if body else {},
+                request.query,
+            )
         except (TypeError, ValueError, msgspec.MsgspecError) as error:
-            return web.Response(status=400, body=msgspec.json.encode({"error": str(error)}), headers=JSON)
-        return web.Response(status=404 if told is None else 200, body=msgspec.json.encode(told), headers=JSON)
+            return web.Response(
+                status=400,
+                body=msgspec.json.encode({"error": str(error)}),
+                headers=JSON,
+            )
+        return web.Response(
+            status=404 if told is None else 200,
+            body=msgspec.json.encode(told),
+            headers=JSON,
+        )
 
     def _ordered(self, what: str, order: Any, query: Mapping[str, str]) -> Any:
         match what:
             case "GET stats":
                 return self.stats()
             case "GET truth":
-                return self.truth(int(query.get("since", "0")), contents=query.get("contents") == "1")
+                return self.truth(
+                    int(query.get("since", "0")), contents=query.get("contents") == "1"
+                )
             case "POST faults":
                 self.add_script(order if isinstance(order, list) else [order])
             case "DELETE faults":
@@ -152,7 +168,9 @@ async def _respond(request: web.BaseRequest, reply: Reply) -> web.StreamResponse
         body = gzip.compress(body, compresslevel=1, mtime=0)
     if reply.sent == 1:
         return web.Response(status=reply.status, body=body, headers=headers)
-    response = web.StreamResponse(status=reply.status, headers=headers | {"Content-Length": str(len(body))})
+    response = web.StreamResponse(
+        status=reply.status, headers=headers | {"Content-Length": str(len(body))}
+    )
     if reply.sent > 0:
         await response.prepare(request)
         await response.write(body[: int(len(body) * reply.sent)])

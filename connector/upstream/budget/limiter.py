@@ -101,7 +101,9 @@ class _Window:
         more = self.foreign - self.first_foreign
         pace = (more + (more > 0)) / seconds  # the next one may be due
         rest = max(self.resets_at - self.first_seen_at, 0.0)
-        return ceil(max(self.first_foreign + pace * rest, pace * MINUTE_SECONDS) - _ROUNDING)
+        return ceil(
+            max(self.first_foreign + pace * rest, pace * MINUTE_SECONDS) - _ROUNDING
+        )
 
     def foreign_by(self, now: float, limit: int) -> int:
         """Requests that others make in such a window; more than were seen where it was not seen to its end."""
@@ -111,7 +113,10 @@ class _Window:
         if now < self.resets_at:
             return self.foreign
         seen_seconds = self.seen_at - (self.resets_at - MINUTE_SECONDS)
-        likely = ceil(self.foreign * MINUTE_SECONDS / max(seen_seconds, _LEAST_SEEN_SECONDS) - _ROUNDING)
+        likely = ceil(
+            self.foreign * MINUTE_SECONDS / max(seen_seconds, _LEAST_SEEN_SECONDS)
+            - _ROUNDING
+        )
         return max(self.foreign, min(likely, ceil(limit * _MOST_BY_PACE)))
 
 
@@ -139,10 +144,16 @@ class Limiter:
 
         At their pace until the first whole window is over, whose rest would come as a surprise.
         """
-        seen = [window.foreign_by(self._now, self._server or 0) for window in self._windows]
+        seen = [
+            window.foreign_by(self._now, self._server or 0) for window in self._windows
+        ]
         if self._now < self._known_from:
-            most = ceil((self._server or 0) * _MOST_BY_PACE)  # a burst looks like more than anybody may
-            seen += [min(window.foreign_at_their_pace(), most) for window in self._windows]
+            most = ceil(
+                (self._server or 0) * _MOST_BY_PACE
+            )  # a burst looks like more than anybody may
+            seen += [
+                min(window.foreign_at_their_pace(), most) for window in self._windows
+            ]
         return max(seen, default=0)
 
     @property
@@ -161,14 +172,18 @@ class Limiter:
         if not self._gains:
             return whole
         first_requests = sum(gain.first_requests for gain in self._gains)
-        return min(floor(self._free_share * self.available + first_requests + _ROUNDING), whole)
+        return min(
+            floor(self._free_share * self.available + first_requests + _ROUNDING), whole
+        )
 
     @property
     def plan_per_minute(self) -> float:
         """Requests a minute to plan with, more than 0. It changes with answers and as gains are over."""
         return PLANNED * max(self.limit, 1)
 
-    def own(self, share: float, now: float, gains: Iterable[TakenOverShare] = ()) -> None:
+    def own(
+        self, share: float, now: float, gains: Iterable[TakenOverShare] = ()
+    ) -> None:
         """Have this part, 0 to 1, of the configured batches from now on; less counts at once.
 
         `gains`: all that count, those of earlier calls included. One whose batches are lost is left out: whoever has
@@ -184,11 +199,19 @@ class Limiter:
     def wait_seconds(self, now: float) -> float:
         """How long until a request may start, as far as is known; 0: now. Look again soon, since that can change."""
         self._look(now)
-        waits = [0.0, self._held_until - now, *(window.resets_at - now for window in self._windows if window.left <= 0)]
+        waits = [
+            0.0,
+            self._held_until - now,
+            *(window.resets_at - now for window in self._windows if window.left <= 0),
+        ]
         over = len(self._ended) + self._in_flight - self.limit
         if over >= 0:
             known = over < len(self._ended)
-            waits.append(self._ended[over] + MINUTE_SECONDS - now if known else _LOOK_AGAIN_SECONDS)
+            waits.append(
+                self._ended[over] + MINUTE_SECONDS - now
+                if known
+                else _LOOK_AGAIN_SECONDS
+            )
         return max(waits)
 
     def started(self, now: float) -> Request:
@@ -204,7 +227,9 @@ class Limiter:
         self._ended_total += 1
         self._ended.append(now)
 
-    def learn(self, request: Request, said: RateLimit, server_at: float, now: float) -> None:
+    def learn(
+        self, request: Request, said: RateLimit, server_at: float, now: float
+    ) -> None:
         """Take the server's figures of the answer, given at `server_at` (Unix seconds), of a request that has ended.
 
         Answers overtake each other. So each tells how many are left at least, had the server counted everything that
@@ -217,19 +242,27 @@ class Limiter:
             return
         remaining, resets_in = said.remaining, said.reset_at_seconds - server_at
         window = self._window(said.reset_at_seconds)
-        window.resets_at = max(window.resets_at, now + min(max(resets_in, 0.0), MINUTE_SECONDS))
+        window.resets_at = max(
+            window.resets_at, now + min(max(resets_in, 0.0), MINUTE_SECONDS)
+        )
         if len(self._windows) == 1:
             self._known_from = window.resets_at + MINUTE_SECONDS
         others_of_us = self._ended_total + self._in_flight - request.ended_before - 1
         window.left = min(window.left, remaining - others_of_us)
         if self._server is None or resets_in > MINUTE_SECONDS + _SAME_RESET_SECONDS:
             return  # no figures of a minute
-        own = self._since(request.started_at + resets_in - MINUTE_SECONDS - _SAME_RESET_SECONDS)
-        foreign = ceil(self._server - remaining - own - self._siblings(window, own) - _ROUNDING)
+        own = self._since(
+            request.started_at + resets_in - MINUTE_SECONDS - _SAME_RESET_SECONDS
+        )
+        foreign = ceil(
+            self._server - remaining - own - self._siblings(window, own) - _ROUNDING
+        )
         window.foreign = max(window.foreign, foreign)
         if window.first_seen_at > now:
             window.first_seen_at, window.first_foreign = now, window.foreign
-        window.contested |= foreign > (1 - PLANNED) * self._free_share * self._server + _ROUNDING
+        window.contested |= (
+            foreign > (1 - PLANNED) * self._free_share * self._server + _ROUNDING
+        )
         window.seen_at = now
 
     def requests_last_minute(self, now: float) -> int:
@@ -244,8 +277,14 @@ class Limiter:
         shards change hands more than once a minute.
         """
         used = self.requests_last_minute(now)
-        before = sum(gain.share * min((gain.spent_until - now) / MINUTE_SECONDS, 1.0) for gain in self._gains)
-        return min((used + before * self.available) / max(self._share * self.available, 1.0), 1.0)
+        before = sum(
+            gain.share * min((gain.spent_until - now) / MINUTE_SECONDS, 1.0)
+            for gain in self._gains
+        )
+        return min(
+            (used + before * self.available) / max(self._share * self.available, 1.0),
+            1.0,
+        )
 
     @property
     def _free_share(self) -> float:
@@ -257,18 +296,26 @@ class Limiter:
         Nobody is then taken for a stranger who is not, and strangers not for siblings that make room for them.
         """
         share = self._free_share
-        return own * (1 - share) / share if window.shared and share else window.planned * (1 - share)
+        return (
+            own * (1 - share) / share
+            if window.shared and share
+            else window.planned * (1 - share)
+        )
 
     def _window(self, reset: float) -> _Window:
         for window in self._windows:
             if abs(window.reset - reset) <= _SAME_RESET_SECONDS:
                 return window
-        self._windows.append(_Window(reset, self.available, self.foreign_per_minute > 0))
+        self._windows.append(
+            _Window(reset, self.available, self.foreign_per_minute > 0)
+        )
         return self._windows[-1]
 
     def _since(self, moment: float) -> int:
         """Requests of ours that the server may have counted since."""
-        return self._in_flight + sum(len(ends) - bisect_left(ends, moment) for ends in (self._older, self._ended))
+        return self._in_flight + sum(
+            len(ends) - bisect_left(ends, moment) for ends in (self._older, self._ended)
+        )
 
     def _look(self, now: float) -> None:
         """Forget what is over. What ended is kept another minute, as a window may have begun before the last one."""
@@ -277,5 +324,9 @@ class Limiter:
             self._older.append(self._ended.popleft())
         while self._older and self._older[0] + 2 * MINUTE_SECONDS <= now:
             self._older.popleft()
-        self._windows = [window for window in self._windows if now < window.resets_at + MINUTE_SECONDS]
+        self._windows = [
+            window
+            for window in self._windows
+            if now < window.resets_at + MINUTE_SECONDS
+        ]
         self._gains = [gain for gain in self._gains if now < gain.spent_until]

@@ -24,13 +24,17 @@ def batches_for(symbols: int) -> int:
     return -(-symbols // MAX_SYMBOLS)
 
 
-def share_of(owned: Collection[tuple[str, str]], configured: Mapping[str, int]) -> float:
+def share_of(
+    owned: Collection[tuple[str, str]], configured: Mapping[str, int]
+) -> float:
     """The part of all batches that these symbols (feed, symbol) are, 0 to 1; over all workers the sum is 1.
 
     `configured`: symbols of each feed.
     """
     counts = Counter(feed for feed, _ in owned)
-    part = sum(batches_for(size) * counts[feed] / size for feed, size in configured.items())
+    part = sum(
+        batches_for(size) * counts[feed] / size for feed, size in configured.items()
+    )
     return part / sum(batches_for(size) for size in configured.values())
 
 
@@ -40,8 +44,17 @@ def spent_before(restored: Restored | None, now: int, me: str) -> float:
     What it said last of its whole budget, and the same pace since; all of it where it did not say. What was ours is in
     our own log. `now`: wall clock, microseconds.
     """
-    last = max((state.observed_at for state in restored.states.values()), default=None) if restored else None
-    if restored is None or restored.writer is None or restored.writer.worker == me or last is None:
+    last = (
+        max((state.observed_at for state in restored.states.values()), default=None)
+        if restored
+        else None
+    )
+    if (
+        restored is None
+        or restored.writer is None
+        or restored.writer.worker == me
+        or last is None
+    ):
         return 0.0
     silent_seconds = max(now - last, 0) / MICROS
     if silent_seconds >= _GONE_SECONDS:

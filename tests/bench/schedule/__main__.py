@@ -27,12 +27,26 @@ _LIMITS: Final = (120.0, 60.0, 30.0, 6.0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.schedule", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less than a minute: the issue's rows, one seed, one hour")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.schedule", description=__doc__
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="less than a minute: the issue's rows, one seed, one hour",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw delay against requests")
-    parser.add_argument("--row", metavar="NAME", help="only rows with this in their names")
-    parser.add_argument("--check", action="store_true", help="only play the policies that the bounds are made of")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", help="draw delay against requests"
+    )
+    parser.add_argument(
+        "--row", metavar="NAME", help="only rows with this in their names"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only play the policies that the bounds are made of",
+    )
     options = parser.parse_args()
     if options.check:
         for line in check():
@@ -52,12 +66,17 @@ def jobs(quick: bool, name: str, curves: bool) -> list[Job]:
     """What to do, in the order of the tables."""
     seeds, hours = (_SEEDS[:1], 2.0) if quick else (_SEEDS, 2.0)
     rows = ISSUE_ROWS if quick and not name else (*ISSUE_ROWS, *MORE_ROWS)
-    found = [Job(row, seeds, hours, curves=curves and row.name in PLOTTED) for row in rows]
+    found = [
+        Job(row, seeds, hours, curves=curves and row.name in PLOTTED) for row in rows
+    ]
     limits = _LIMITS[1:2] if quick else _LIMITS
     budgets = BUDGET_ROWS[:1] if quick and not name else BUDGET_ROWS
     for row in budgets:  # many symbols are many draws of a phase
         few = seeds if len(row.batches) == 1 else seeds[:1]
-        found += [Job(row, few, hours / (4 if len(row.batches) == 1 else 6), limit=limit) for limit in limits]
+        found += [
+            Job(row, few, hours / (4 if len(row.batches) == 1 else 6), limit=limit)
+            for limit in limits
+        ]
     return [job for job in found if name in job.row.name]
 
 
@@ -76,7 +95,13 @@ def measure(planned: list[Job]) -> list[Found]:
 def _weight(job: Job) -> float:
     """About how long it takes."""
     wide = job.row.jitter.high - job.row.jitter.low > 5
-    return job.hours * len(job.seeds) * job.row.symbols * (4 if wide else 1) * (2 if job.curves else 1)
+    return (
+        job.hours
+        * len(job.seeds)
+        * job.row.symbols
+        * (4 if wide else 1)
+        * (2 if job.curves else 1)
+    )
 
 
 def _say(what: str) -> None:

@@ -76,22 +76,38 @@ class Bound:
         refine: float | None = None,
     ) -> None:
         groups = row.batches if batches is None else batches
-        sampled = [groups[round(at)] for at in np.linspace(0, len(groups) - 1, min(_SAMPLED, len(groups)))]
-        periods = row.periods[:1] if row.period_later is None else (row.periods[0], row.period_later)
+        sampled = [
+            groups[round(at)]
+            for at in np.linspace(0, len(groups) - 1, min(_SAMPLED, len(groups)))
+        ]
+        periods = (
+            row.periods[:1]
+            if row.period_later is None
+            else (row.periods[0], row.period_later)
+        )
         refined = _refinement(row) if refine is None else refine
-        closest = max(0.0, shortest - refined * _FINEST / 2)  # the grid need not have that very interval
+        closest = max(
+            0.0, shortest - refined * _FINEST / 2
+        )  # the grid need not have that very interval
         horizon = max(3 * max(row.periods), 2.5 * 60 * len(groups) / least)
         self._problems = [
             problem
             for group in sampled
             for period in periods
-            for problem in _problems(_Law(row, seed, period, refined), group, horizon, closest)
+            for problem in _problems(
+                _Law(row, seed, period, refined), group, horizon, closest
+            )
         ]
         awake = 1 - OUTAGE_SECONDS / span if row.outage else 1.0
         self._weight = len(groups) / len(sampled) * awake / len(periods)
-        self._refreshes = self._weight * sum(problem.refreshes for problem in self._problems)
+        self._refreshes = self._weight * sum(
+            problem.refreshes for problem in self._problems
+        )
         rate = self._refreshes / len(groups) / 2
-        self._lowest, self._highest = rate / 300, 4 * rate / (least / len(groups) / 60) ** 2
+        self._lowest, self._highest = (
+            rate / 300,
+            4 * rate / (least / len(groups) / 60) ** 2,
+        )
         self._solved: dict[float, Rates] = {}
 
     def delay(self, requests: float) -> float:
@@ -104,12 +120,16 @@ class Bound:
             else:
                 high = middle
         return max(
-            (rates.cost - price * requests / 60) / self._refreshes for price, rates in list(self._solved.items())
+            (rates.cost - price * requests / 60) / self._refreshes
+            for price, rates in list(self._solved.items())
         )
 
     def _solve(self, price: float) -> Rates:
         if price not in self._solved:
-            solved = [(problem.share, problem.decision.solve(price * problem.share)) for problem in self._problems]
+            solved = [
+                (problem.share, problem.decision.solve(price * problem.share))
+                for problem in self._problems
+            ]
             self._solved[price] = Rates(
                 self._weight * sum(one.cost for _, one in solved),
                 self._weight * sum(one.requests * share for share, one in solved),
@@ -147,10 +167,16 @@ class _Law:
                 continue
             own = self.period if row.period_later else row.period(symbol)
             for turn in range(round(cycle / own)):
-                key = ((row.phase(self.seed, symbol) + turn * own) % cycle, 0 if row.common else symbol)
+                key = (
+                    (row.phase(self.seed, symbol) + turn * own) % cycle,
+                    0 if row.common else symbol,
+                )
                 weights[key] = weights.get(key, 0) + 1
         jitter = row.jitter.later(*row.lag)
-        return [Source(jitter, phase, cycle, weight) for (phase, _), weight in weights.items()]
+        return [
+            Source(jitter, phase, cycle, weight)
+            for (phase, _), weight in weights.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,35 +194,65 @@ def decision(row: Row, seed: int) -> Decision:
     return _problems(law, row.batches[0], 3 * law.cycle, 0.0)[0].decision
 
 
-def _problems(law: _Law, batch: Sequence[int], horizon: float, shortest: float) -> list[_Problem]:
+def _problems(
+    law: _Law, batch: Sequence[int], horizon: float, shortest: float
+) -> list[_Problem]:
     """One, or several where it would be too large."""
     cycle = law.cycle
     parts, refine = [law.sources(batch)], law.refine
     while True:
-        grids = [_grid(law.row.jitter.later(*law.row.lag), sources, cycle, refine) for sources in parts]
-        if max(count_states(sources, cycle, grid) for sources, grid in zip(parts, grids, strict=True)) <= _MOST_STATES:
+        grids = [
+            _grid(law.row.jitter.later(*law.row.lag), sources, cycle, refine)
+            for sources in parts
+        ]
+        if (
+            max(
+                count_states(sources, cycle, grid)
+                for sources, grid in zip(parts, grids, strict=True)
+            )
+            <= _MOST_STATES
+        ):
             break
         if refine < _COARSEST:
             refine = min(1.4 * refine, _COARSEST)
         else:
-            parts, refine = [law.sources(batch[at : at + _PART]) for at in range(0, len(batch), _PART)], law.refine
-    weights = [sum(source.weight * source.mass for source in sources) for sources in parts]
+            parts, refine = (
+                [
+                    law.sources(batch[at : at + _PART])
+                    for at in range(0, len(batch), _PART)
+                ],
+                law.refine,
+            )
+    weights = [
+        sum(source.weight * source.mass for source in sources) for sources in parts
+    ]
     return [
         _Problem(
-            Decision(sources, cycle, grid, horizon=horizon, shortest=shortest), weight / cycle, weight / sum(weights)
+            Decision(sources, cycle, grid, horizon=horizon, shortest=shortest),
+            weight / cycle,
+            weight / sum(weights),
         )
         for sources, grid, weight in zip(parts, grids, weights, strict=True)
     ]
 
 
-def _grid(jitter: Jitter, sources: Sequence[Source], cycle: float, refine: float) -> Floats:
+def _grid(
+    jitter: Jitter, sources: Sequence[Source], cycle: float, refine: float
+) -> Floats:
     ages = np.linspace(0, jitter.high - jitter.low, 4000)
     density = np.gradient(jitter.cdf(ages + jitter.low), ages)
-    steps = refine * np.clip(_DENSITY / np.sqrt(np.maximum(density, 1e-9)), _FINEST, _WIDEST)
+    steps = refine * np.clip(
+        _DENSITY / np.sqrt(np.maximum(density, 1e-9)), _FINEST, _WIDEST
+    )
     passed = np.concatenate([[0.0], np.cumsum(np.diff(ages) / steps[1:])])
-    within = np.interp(np.linspace(0, passed[-1], math.ceil(passed[-1]) + 1), passed, ages)
+    within = np.interp(
+        np.linspace(0, passed[-1], math.ceil(passed[-1]) + 1), passed, ages
+    )
     places = np.concatenate(
-        [np.arange(0, cycle, _BETWEEN), *[(source.start + within) % cycle for source in sources]],
+        [
+            np.arange(0, cycle, _BETWEEN),
+            *[(source.start + within) % cycle for source in sources],
+        ],
     )
     places.sort()
     apart = np.diff(places, prepend=-1.0) > 0.4 * refine * _FINEST

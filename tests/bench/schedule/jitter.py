@@ -37,7 +37,10 @@ class Part:
     @property
     def reach(self) -> float:
         """Half the width of the support."""
-        return self.scale * {"normal": _CUT, "uniform": 1.0, "student": _STUDENT_CUT}[self.kind]
+        return (
+            self.scale
+            * {"normal": _CUT, "uniform": 1.0, "student": _STUDENT_CUT}[self.kind]
+        )
 
     def sample(self, chance: Random) -> float:
         if self.kind == "uniform":
@@ -50,9 +53,14 @@ class Part:
                 return self.centre + self.scale * unit
 
     def cdf(self, at: Floats) -> Floats:
-        unit = (np.clip(at, self.centre - self.reach, self.centre + self.reach) - self.centre) / self.scale
+        unit = (
+            np.clip(at, self.centre - self.reach, self.centre + self.reach)
+            - self.centre
+        ) / self.scale
         edge = self.reach / self.scale
-        low, high = (_unit_cdf(self.kind, np.array([side * edge]))[0] for side in (-1, 1))
+        low, high = (
+            _unit_cdf(self.kind, np.array([side * edge]))[0] for side in (-1, 1)
+        )
         scaled: Floats = (_unit_cdf(self.kind, unit) - low) / (high - low)
         return scaled
 
@@ -103,7 +111,10 @@ class Jitter:
         """With an independent normal delay added; what is not normal keeps its shape."""
         parts = [replace(part, centre=part.centre + mean) for part in self.parts]
         wider = [
-            replace(part, scale=math.hypot(part.scale, deviation)) if part.kind == "normal" else part for part in parts
+            replace(part, scale=math.hypot(part.scale, deviation))
+            if part.kind == "normal"
+            else part
+            for part in parts
         ]
         return Jitter(tuple(wider), self.skip)
 
@@ -119,9 +130,16 @@ def uniform(width: float) -> Jitter:
 
 def late(deviation: float, share: float, seconds: float) -> Jitter:
     """Normal, but for a share that comes so much later."""
-    return Jitter((Part(1 - share, "normal", 0.0, deviation), Part(share, "normal", seconds, deviation)))
+    return Jitter(
+        (
+            Part(1 - share, "normal", 0.0, deviation),
+            Part(share, "normal", seconds, deviation),
+        )
+    )
 
 
 def heavy(deviation: float, share: float, scale: float) -> Jitter:
     """Normal, but for a share that is Student's t."""
-    return Jitter((Part(1 - share, "normal", 0.0, deviation), Part(share, "student", 0.0, scale)))
+    return Jitter(
+        (Part(1 - share, "normal", 0.0, deviation), Part(share, "student", 0.0, scale))
+    )

@@ -35,17 +35,25 @@ class Oracle:
         self._decision = decision(row, seed)
         self.rates = self._decision.solve(price)
         self._batch = row.batches[0]
-        self._shown = self._batch[:1] if row.common and not row.own_phase else self._batch
+        self._shown = (
+            self._batch[:1] if row.common and not row.own_phase else self._batch
+        )
         self._place, self._looks_at = 0, float(self._decision.grid[0])
         self._flying = False
 
     def next(self) -> tuple[float, Symbols] | None:
-        return None if self._flying else (max(0.0, self._looks_at - REQUEST_SECONDS / 2), self._batch)
+        return (
+            None
+            if self._flying
+            else (max(0.0, self._looks_at - REQUEST_SECONDS / 2), self._batch)
+        )
 
     def started(self, batch: Symbols, now: float) -> None:
         self._flying = True
 
-    def finished(self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]) -> None:
+    def finished(
+        self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]
+    ) -> None:
         def unseen(source: int, begun: float) -> bool:
             return seen.get(self._shown[source], 0) / MICROS < begun - _SAME
 
@@ -68,7 +76,10 @@ def check() -> Iterator[str]:
             told = oracle.rates.requests * 60, oracle.rates.delay / refreshes
             yield _line(row, f"c={price:g}", told, played)
         yield _line(
-            row, "7.3 s", (60 / 7.3, fixed_mean(60 / 7.3, 1)), simulate(drawn, Fixed(row, 7.3, Random(1)), span)
+            row,
+            "7.3 s",
+            (60 / 7.3, fixed_mean(60 / 7.3, 1)),
+            simulate(drawn, Fixed(row, 7.3, Random(1)), span),
         )
 
 
@@ -78,5 +89,12 @@ def _line(row: Row, what: str, told: tuple[float, float], played: Figures) -> st
 
 def _known(row: Row) -> bool:
     """Whether the policy's place in the cycle is all there is to it."""
-    odd = row.drift or row.period_later or row.outage or row.ahead or row.missing or row.lag[0]
+    odd = (
+        row.drift
+        or row.period_later
+        or row.outage
+        or row.ahead
+        or row.missing
+        or row.lag[0]
+    )
     return not odd and len(row.periods) == 1

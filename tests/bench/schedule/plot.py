@@ -24,7 +24,12 @@ PLOTTED: Final = (
     "own phase, jitter 0.3 s",
     "own phase, uniform 0-10 s",
 )
-_COLOURS: Final = {"fixed": "#b0a9a4", "learnt": "#f58518", "ours": "#4c78a8", "bound": "#222222"}
+_COLOURS: Final = {
+    "fixed": "#b0a9a4",
+    "learnt": "#f58518",
+    "ours": "#4c78a8",
+    "bound": "#222222",
+}
 _LABELS: Final = {
     "fixed": "fixed interval",
     "learnt": "plain learnt",
@@ -41,7 +46,11 @@ def plot(results: Sequence[Found], path: Path) -> None:
     from matplotlib.figure import Figure  # noqa: PLC0415 -- the same
 
     mpl.rcParams["svg.hashsalt"] = "gex"
-    drawn = {found["row"]: found["seeds"][0] for found in results if "curves" in found["seeds"][0]}
+    drawn = {
+        found["row"]: found["seeds"][0]
+        for found in results
+        if "curves" in found["seeds"][0]
+    }
     names = [name for name in PLOTTED if name in drawn]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
@@ -55,23 +64,45 @@ def plot(results: Sequence[Found], path: Path) -> None:
     figure.supxlabel("requests a minute", fontsize=9)
     figure.supylabel("mean delay, seconds", fontsize=9)
     handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=8
+    )
+    figure.savefig(
+        path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None
+    )
 
 
 def _panel(axes: Axes, found: Found) -> None:
     requests = np.geomspace(*_REQUESTS, 30)
-    axes.plot(requests, [fixed_mean(one, 1) for one in requests], color=_COLOURS["fixed"], label=_LABELS["fixed"])
+    axes.plot(
+        requests,
+        [fixed_mean(one, 1) for one in requests],
+        color=_COLOURS["fixed"],
+        label=_LABELS["fixed"],
+    )
     for name in ("learnt", "ours", "bound"):
         points = np.array(found["curves"][name])
         marked = "" if name == "bound" else "o"
         style = "--" if name == "bound" else "-"
         axes.plot(
-            *points.T, style, marker=marked, markersize=2.5, linewidth=1.3, color=_COLOURS[name], label=_LABELS[name]
+            *points.T,
+            style,
+            marker=marked,
+            markersize=2.5,
+            linewidth=1.3,
+            color=_COLOURS[name],
+            label=_LABELS[name],
         )
     default = found["default"]
     place, colour = (default["requests"], default["mean"]), _COLOURS["ours"]
-    axes.plot(*place, "o", color=colour, markersize=7, markerfacecolor="none", label="ours, by default")
+    axes.plot(
+        *place,
+        "o",
+        color=colour,
+        markersize=7,
+        markerfacecolor="none",
+        label="ours, by default",
+    )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(*_REQUESTS)

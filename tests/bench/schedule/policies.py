@@ -62,11 +62,16 @@ class Fixed(_Timed):
     def __init__(self, row: Row, interval: float, chance: Random) -> None:
         start, batches = chance.random() * interval, row.batches
         super().__init__(
-            {batch: (start + interval * place / len(batches)) % interval for place, batch in enumerate(batches)}
+            {
+                batch: (start + interval * place / len(batches)) % interval
+                for place, batch in enumerate(batches)
+            }
         )
         self._interval = interval
 
-    def finished(self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]) -> None:
+    def finished(
+        self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]
+    ) -> None:
         self.again(batch, sent_at + self._interval)
 
 
@@ -85,7 +90,10 @@ class _Symbol:
 
     def see(self, computed: int) -> None:
         if self.last is not None and computed > self.last:
-            self.intervals = [*self.intervals[1 - _KEPT :], (computed - self.last) / MICROS]
+            self.intervals = [
+                *self.intervals[1 - _KEPT :],
+                (computed - self.last) / MICROS,
+            ]
             if len(self.intervals) >= _ENOUGH:
                 self.hazard = _hazard(np.array(self.intervals))
         self.last = computed
@@ -98,10 +106,14 @@ def _hazard(intervals: Floats) -> Floats:
     width = max(0.9 * spread * len(intervals) ** -0.2, _NARROWEST)
     ages = np.arange(0, _EVEN_SECONDS + 2 * _MAX_SECONDS, _STEP) + _STEP / 2
     reach = math.ceil(5 * width / _STEP)
-    near = (intervals / _STEP).astype(int)[:, None] + np.arange(-reach, reach + 1)[None, :]
+    near = (intervals / _STEP).astype(int)[:, None] + np.arange(-reach, reach + 1)[
+        None, :
+    ]
     parts = np.exp(-0.5 * (((near + 0.5) * _STEP - intervals[:, None]) / width) ** 2)
     within = (near >= 0) & (near < len(ages))
-    density: Floats = np.bincount(near[within], parts[within], len(ages)).astype(np.float64)
+    density: Floats = np.bincount(near[within], parts[within], len(ages)).astype(
+        np.float64
+    )
     density *= (1 - _EVEN) / max(float(density.sum()) * _STEP, 1e-12)
     density += np.where(ages < _EVEN_SECONDS, _EVEN / _EVEN_SECONDS, 0.0)
     left = np.cumsum(density[::-1])[::-1] * _STEP
@@ -123,7 +135,9 @@ class Learnt(_Timed):
         self._ahead = row.ahead
         self._symbols = [_Symbol() for _ in range(row.symbols)]
 
-    def finished(self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]) -> None:
+    def finished(
+        self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]
+    ) -> None:
         for symbol, computed in seen.items():
             self._symbols[symbol].see(computed)
         self.again(batch, max(now, sent_at + self._wait(batch, sent_at)))

@@ -54,7 +54,10 @@ class Row:
     @property
     def batches(self) -> tuple[tuple[int, ...], ...]:
         """The symbols of each request."""
-        return tuple(tuple(range(at, min(at + self.batch, self.symbols))) for at in range(0, self.symbols, self.batch))
+        return tuple(
+            tuple(range(at, min(at + self.batch, self.symbols)))
+            for at in range(0, self.symbols, self.batch)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +90,24 @@ def world(row: Row, seed: int, middle: float, until: float) -> World:
             tracks.append(Track([], []))
             continue
         if stream not in drawn:
-            seen = list(takewhile(lambda refresh: refresh[1] < until, refreshes(row, seed, stream, middle)))
+            seen = list(
+                takewhile(
+                    lambda refresh: refresh[1] < until,
+                    refreshes(row, seed, stream, middle),
+                )
+            )
             offset = row.ahead
-            drawn[stream] = Track([round((at + offset) * MICROS) for at, _ in seen], [at for _, at in seen])
+            drawn[stream] = Track(
+                [round((at + offset) * MICROS) for at, _ in seen],
+                [at for _, at in seen],
+            )
         tracks.append(drawn[stream])
     return World(row, seed, until, tuple(tracks))
 
 
-def refreshes(row: Row, seed: int, stream: int, middle: float) -> Iterator[tuple[float, float]]:
+def refreshes(
+    row: Row, seed: int, stream: int, middle: float
+) -> Iterator[tuple[float, float]]:
     """When each is computed and visible, both in seconds of our clock; without end."""
     chance = Random(f"refreshes/{row.name}/{seed}/{stream}")
     nominal = row.phase(seed, stream) - row.period(stream)
@@ -102,7 +115,9 @@ def refreshes(row: Row, seed: int, stream: int, middle: float) -> Iterator[tuple
     lag, spread = row.lag
     while True:
         later = row.period_later is not None and nominal >= middle
-        nominal += row.period_later if later and row.period_later else row.period(stream)
+        nominal += (
+            row.period_later if later and row.period_later else row.period(stream)
+        )
         moved = row.jitter.sample(chance)
         at = max(nominal + moved, last + _GAP)
         if row.drift:
@@ -111,7 +126,9 @@ def refreshes(row: Row, seed: int, stream: int, middle: float) -> Iterator[tuple
         if skipped or (row.outage and middle <= at < middle + OUTAGE_SECONDS) or at < 0:
             continue
         last = at
-        visible = max(visible, at + (max(0.0, chance.gauss(lag, spread)) if lag else 0.0))
+        visible = max(
+            visible, at + (max(0.0, chance.gauss(lag, spread)) if lag else 0.0)
+        )
         yield at, visible
 
 

@@ -42,8 +42,12 @@ class Product:
         self._batches = Batches(_FEED, row.batch)
         self._batches.own(self._names)
         self._asked: dict[Symbols, Batch] = {}
-        self.schedule = Schedule(Plan(target_delay_seconds=target), Random(row.name).random)
-        self.schedule.set_budget(UNLIMITED if price is not None else limit * BUDGET_SHARE, 0.0)
+        self.schedule = Schedule(
+            Plan(target_delay_seconds=target), Random(row.name).random
+        )
+        self.schedule.set_budget(
+            UNLIMITED if price is not None else limit * BUDGET_SHARE, 0.0
+        )
         if price is not None:
             self.schedule.fixed_price = price
         self.schedule.set_batches(self._batches.all(), 0.0)
@@ -60,9 +64,17 @@ class Product:
     def started(self, batch: Symbols, now: float) -> None:
         self.schedule.started(self._asked[batch])
 
-    def finished(self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]) -> None:
+    def finished(
+        self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]
+    ) -> None:
         computed = {self._names[symbol]: moment for symbol, moment in seen.items()}
-        self.schedule.finished(self._asked[batch], Outcome.ANSWERED, sent_at, now, ComputedTimes(computed, self._ahead))
+        self.schedule.finished(
+            self._asked[batch],
+            Outcome.ANSWERED,
+            sent_at,
+            now,
+            ComputedTimes(computed, self._ahead),
+        )
         if now >= self._regroup_at:
             self._regroup_at = now + _REGROUP_SECONDS
             self._regroup(now)

@@ -18,7 +18,17 @@ delays are below 1.9 times the mean, 99 % below 1.98 times. `bound`: no schedule
 known, with 0.25 s between checks as all here; `free`: without that. ± is the standard deviation between seeds."""
 _WIDTH: Final = 30
 _SAME_HEADS: Final = (
-    *("requests", "fixed", "learnt", "ours", "", "bound", "free", "ours/bound", "ours/fixed"),
+    *(
+        "requests",
+        "fixed",
+        "learnt",
+        "ours",
+        "",
+        "bound",
+        "free",
+        "ours/bound",
+        "ours/fixed",
+    ),
     *("learnt p95", "p99", "ours p95", "p99"),
 )
 
@@ -62,14 +72,30 @@ def _same(rows: Sequence[Found], column: str) -> Iterator[str]:
     yield _line("", _SAME_HEADS)
     for found in rows:
         requests = _mean(found, column, "learnt", "requests")
-        ours, bound = _values(found, column, "ours", "mean"), _values(found, column, "bound")
+        ours, bound = (
+            _values(found, column, "ours", "mean"),
+            _values(found, column, "bound"),
+        )
         fixed = fixed_mean(requests, 1)
         numbers = (requests, fixed, _mean(found, column, "learnt", "mean"), fmean(ours))
-        ratios = (fmean(one / best for one, best in zip(ours, bound, strict=True)), fmean(ours) / fixed)
+        ratios = (
+            fmean(one / best for one, best in zip(ours, bound, strict=True)),
+            fmean(ours) / fixed,
+        )
         free = _mean(found, column, "bound, no shortest interval")
-        tails = [_mean(found, column, who, name) for who in ("learnt", "ours") for name in ("p95", "p99")]
+        tails = [
+            _mean(found, column, who, name)
+            for who in ("learnt", "ours")
+            for name in ("p95", "p99")
+        ]
         cells = [f"{number:.2f}" for number in numbers]
-        cells += [_spread(ours), f"{fmean(bound):.3f}", f"{free:.3f}", f"{ratios[0]:.2f}", f"{ratios[1]:.3f}"]
+        cells += [
+            _spread(ours),
+            f"{fmean(bound):.3f}",
+            f"{free:.3f}",
+            f"{ratios[0]:.2f}",
+            f"{ratios[1]:.3f}",
+        ]
         yield _line(found["row"], cells + [f"{tail:.2f}" for tail in tails])
 
 
@@ -77,23 +103,61 @@ def _default(rows: Sequence[Found]) -> Iterator[str]:
     yield "\nOurs as configured by default: target 0.4 s, limit 60; and its first five minutes"
     yield _line(
         "",
-        ("requests", "mean", "", "p95", "p99", "bound", "ours/bound", "fixed", "first req.", "first mean"),
+        (
+            "requests",
+            "mean",
+            "",
+            "p95",
+            "p99",
+            "bound",
+            "ours/bound",
+            "fixed",
+            "first req.",
+            "first mean",
+        ),
     )
     for found in rows:
-        requests, means = _mean(found, "default", "requests"), _values(found, "default", "mean")
+        requests, means = (
+            _mean(found, "default", "requests"),
+            _values(found, "default", "mean"),
+        )
         bound = _values(found, "default", "bound")
         ratio = fmean(one / best for one, best in zip(means, bound, strict=True))
         tails = [f"{_mean(found, 'default', name):.2f}" for name in ("p95", "p99")]
-        first = [f"{_mean(found, 'default', name):.2f}" for name in ("first_requests", "first_mean")]
-        cells = [f"{requests:.2f}", f"{fmean(means):.3f}", _spread(means), *tails, f"{fmean(bound):.3f}"]
-        yield _line(found["row"], [*cells, f"{ratio:.2f}", f"{fixed_mean(requests, 1):.2f}", *first])
+        first = [
+            f"{_mean(found, 'default', name):.2f}"
+            for name in ("first_requests", "first_mean")
+        ]
+        cells = [
+            f"{requests:.2f}",
+            f"{fmean(means):.3f}",
+            _spread(means),
+            *tails,
+            f"{fmean(bound):.3f}",
+        ]
+        yield _line(
+            found["row"],
+            [*cells, f"{ratio:.2f}", f"{fixed_mean(requests, 1):.2f}", *first],
+        )
 
 
 def _budgets(rows: Sequence[Found]) -> Iterator[str]:
     yield "\nUnder a limit of requests a minute, nine tenths of it planned; target 0.4 s. `even`: the plan, fixed"
     yield _line(
         "",
-        ("limit", "even", "packing", "requests", "mean", "", "p95", "p99", "fixed", "bound", "ours/bound"),
+        (
+            "limit",
+            "even",
+            "packing",
+            "requests",
+            "mean",
+            "",
+            "p95",
+            "p99",
+            "fixed",
+            "bound",
+            "ours/bound",
+        ),
     )
     for found in rows:
         batches = found["seeds"][0]["batches"]
@@ -101,10 +165,24 @@ def _budgets(rows: Sequence[Found]) -> Iterator[str]:
         for name in ("as given", "by rhythm"):
             if name not in found["seeds"][0]:
                 continue
-            requests, means = _mean(found, name, "requests"), _values(found, name, "mean")
+            requests, means = (
+                _mean(found, name, "requests"),
+                _values(found, name, "mean"),
+            )
             bound = _values(found, name, "bound")
             ratio = fmean(one / best for one, best in zip(means, bound, strict=True))
             tails = [f"{_mean(found, name, tail):.2f}" for tail in ("p95", "p99")]
-            cells = [f"{found['limit']:g}", f"{even:.2f}", name, f"{requests:.2f}", f"{fmean(means):.3f}"]
-            cells += [_spread(means), *tails, f"{fixed_mean(requests, batches):.2f}", f"{fmean(bound):.3f}"]
+            cells = [
+                f"{found['limit']:g}",
+                f"{even:.2f}",
+                name,
+                f"{requests:.2f}",
+                f"{fmean(means):.3f}",
+            ]
+            cells += [
+                _spread(means),
+                *tails,
+                f"{fixed_mean(requests, batches):.2f}",
+                f"{fmean(bound):.3f}",
+            ]
             yield _line(found["row"], [*cells, f"{ratio:.2f}"])

@@ -34,7 +34,9 @@ class Policy(Protocol):
     def started(self, batch: Symbols, now: float) -> None:
         """It is under way."""
 
-    def finished(self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]) -> None:
+    def finished(
+        self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]
+    ) -> None:
         """The answer: the server's microseconds of the last refresh of each symbol that has one."""
 
 
@@ -98,7 +100,9 @@ def simulate(world: World, policy: Policy, span: Span) -> Figures:
                 seen[symbol] = computed[symbol][at - 1]
         heappush(flying, (now + REQUEST_SECONDS, len(sent), batch, seen))
         sent.append(now)
-    for times, at in zip(visible, shown, strict=True):  # what nobody saw: late by at least this
+    for times, at in zip(
+        visible, shown, strict=True
+    ):  # what nobody saw: late by at least this
         moments.extend(times[at:])
         delays.extend(until - moment for moment in times[at:])
     return _figures(np.array(sent), np.array(moments), np.array(delays), span)
@@ -115,6 +119,8 @@ def _figures(sent: Floats, moments: Floats, delays: Floats, span: Span) -> Figur
         p99=float(p99),
         requests=float(requests / (span.end - span.start) * 60),
         first_mean=float(first.mean()),
-        first_requests=float(np.count_nonzero(sent < FIRST_SECONDS) / FIRST_SECONDS * 60),
+        first_requests=float(
+            np.count_nonzero(sent < FIRST_SECONDS) / FIRST_SECONDS * 60
+        ),
         checks=len(sent),
     )

@@ -25,7 +25,9 @@ def main() -> None:
     print("which batch is next, and when; a second of CPU")
     for batches in _BATCHES:
         schedule, _ = learnt(batches, 8)
-        print(f"  {batches:4} batches of 8          {per_second(schedule.next, 200_000):12,.0f}")
+        print(
+            f"  {batches:4} batches of 8          {per_second(schedule.next, 200_000):12,.0f}"
+        )
     print("a check started and finished, nothing planned (target 0), nothing new")
     print(f"     1 batch  of 8          {per_second(*unplanned()):12,.0f}")
     print("a check started and finished: what was learnt, and the next one planned")
@@ -49,18 +51,25 @@ def learnt(batches: int, symbols: int) -> tuple[Schedule, list[Batch]]:
     chance = Random(1)
     schedule = Schedule(Plan(), chance.random)
     schedule.set_budget(60.0 * batches, 0.0)
-    made = [Batch("all", tuple(f"S{batch}-{n}" for n in range(symbols))) for batch in range(batches)]
+    made = [
+        Batch("all", tuple(f"S{batch}-{n}" for n in range(symbols)))
+        for batch in range(batches)
+    ]
     schedule.set_batches(made, 3600.0)
     for batch in made:
         for symbol in batch.symbols:
             phase = chance.uniform(0, PERIOD)
             moments = [phase + PERIOD * k + chance.gauss(0, JITTER) for k in range(119)]
-            schedule.seed_history("all", symbol, [round(at * MICROS) for at in moments], 0.0)
+            schedule.seed_history(
+                "all", symbol, [round(at * MICROS) for at in moments], 0.0
+            )
     return schedule, made
 
 
 def unplanned() -> tuple[Callable[[], object], int]:
-    schedule = Schedule(Plan(target_delay_seconds=0, min_interval_seconds=0.001), Random(1).random)
+    schedule = Schedule(
+        Plan(target_delay_seconds=0, min_interval_seconds=0.001), Random(1).random
+    )
     schedule.set_budget(1e6, 0.0)
     batch = Batch("all", tuple(f"S{n}" for n in range(8)))
     schedule.set_batches([batch], 0.0)
@@ -70,7 +79,9 @@ def unplanned() -> tuple[Callable[[], object], int]:
         upcoming = schedule.next()
         if upcoming is not None:
             schedule.started(batch)
-            schedule.finished(batch, Outcome.ANSWERED, upcoming[0], upcoming[0] + 0.001, dates)
+            schedule.finished(
+                batch, Outcome.ANSWERED, upcoming[0], upcoming[0] + 0.001, dates
+            )
 
     return check, 50_000
 
@@ -91,9 +102,14 @@ def played(symbols: int) -> float:
         spent += time.process_time() - started
         for symbol, at in due.items():
             if at <= now:
-                last[symbol], due[symbol] = round(at * MICROS), at + PERIOD + chance.gauss(0, JITTER)
+                last[symbol], due[symbol] = (
+                    round(at * MICROS),
+                    at + PERIOD + chance.gauss(0, JITTER),
+                )
         started = time.process_time()
-        schedule.finished(batch, Outcome.ANSWERED, now, now + 0.01, ComputedTimes(last, 0.0))
+        schedule.finished(
+            batch, Outcome.ANSWERED, now, now + 0.01, ComputedTimes(last, 0.0)
+        )
         spent += time.process_time() - started
         checks += 1
     return checks / spent

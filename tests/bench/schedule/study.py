@@ -55,10 +55,22 @@ class Job:
     def run(self) -> Found:
         """For each seed. What does not depend on it, the bound of one rhythm for all symbols, is found once."""
         started = time.monotonic()
-        shared = None if self.row.own_phase else _bounds(self.row, self.seeds[0], self.hours * 3600)
-        found = [_budget(self, seed, self.limit) if self.limit else _row(self, seed, shared) for seed in self.seeds]
+        shared = (
+            None
+            if self.row.own_phase
+            else _bounds(self.row, self.seeds[0], self.hours * 3600)
+        )
+        found = [
+            _budget(self, seed, self.limit) if self.limit else _row(self, seed, shared)
+            for seed in self.seeds
+        ]
         seconds = time.monotonic() - started
-        return {"row": self.row.name, "limit": self.limit, "seeds": found, "seconds": seconds}
+        return {
+            "row": self.row.name,
+            "limit": self.limit,
+            "seeds": found,
+            "seconds": seconds,
+        }
 
 
 class Curve:
@@ -78,17 +90,30 @@ class Curve:
         self.at_price(_FIRST_PRICE)
         for _ in range(_TRIES):
             fewer, more = self._around(requests)
-            if fewer and more and self.by_price[more].requests < _NEAR * self.by_price[fewer].requests:
+            if (
+                fewer
+                and more
+                and self.by_price[more].requests < _NEAR * self.by_price[fewer].requests
+            ):
                 break
             self.at_price(self._better(requests, fewer, more))
         fewer, more = self._around(requests)
         low, high = self.by_price[fewer or more], self.by_price[more or fewer]
-        part = math.log(requests / low.requests) / math.log(high.requests / low.requests) if fewer and more else 0.0
-        return {name: _between(getattr(low, name), getattr(high, name), part) for name in ("mean", "p95", "p99")}
+        part = (
+            math.log(requests / low.requests) / math.log(high.requests / low.requests)
+            if fewer and more
+            else 0.0
+        )
+        return {
+            name: _between(getattr(low, name), getattr(high, name), part)
+            for name in ("mean", "p95", "p99")
+        }
 
     def _around(self, requests: float) -> tuple[float, float]:
         """The prices that are nearest, for fewer requests and for more; 0 where there is none."""
-        by_requests = sorted((figures.requests, price) for price, figures in self.by_price.items())
+        by_requests = sorted(
+            (figures.requests, price) for price, figures in self.by_price.items()
+        )
         fewer = [price for many, price in by_requests if many < requests]
         more = [price for many, price in by_requests if many >= requests]
         return fewer[-1] if fewer else 0.0, more[0] if more else 0.0
@@ -100,7 +125,11 @@ class Curve:
             part = math.log(many / requests) / math.log(many / few)
             return _between(more, fewer, min(max(part, 0.15), 0.85))
         ratio = (self.by_price[fewer or more].requests / requests) ** 3
-        return fewer * max(min(ratio, 0.7), 0.03) if fewer else more * min(max(ratio, 1.4), 30)
+        return (
+            fewer * max(min(ratio, 0.7), 0.03)
+            if fewer
+            else more * min(max(ratio, 1.4), 30)
+        )
 
 
 def _between(low: float, high: float, part: float) -> float:
@@ -123,7 +152,10 @@ def _row(job: Job, seed: int, shared: dict[str, Bound] | None) -> Found:
     ours = Curve(lambda price: simulate(drawn, Product(job.row, price=price), span))
     bounds = shared or _bounds(job.row, seed, end - start)
     default = _plain(simulate(drawn, Product(job.row), span))
-    found: Found = {"default": default | {name: one.delay(default["requests"]) for name, one in bounds.items()}}
+    found: Found = {
+        "default": default
+        | {name: one.delay(default["requests"]) for name, one in bounds.items()}
+    }
     for price in LEARNT_PRICES:
         plain = learnt.at_price(price)
         found[f"c={price:g}"] = {
@@ -136,7 +168,10 @@ def _row(job: Job, seed: int, shared: dict[str, Bound] | None) -> Found:
         found["curves"] = {
             "learnt": _points(learnt),
             "ours": _points(ours),
-            **{name: [(requests, one.delay(requests)) for requests in places] for name, one in bounds.items()},
+            **{
+                name: [(requests, one.delay(requests)) for requests in places]
+                for name, one in bounds.items()
+            },
         }
     return found
 
@@ -150,14 +185,25 @@ def _budget(job: Job, seed: int, limit: float) -> Found:
     span = Span(start, end, end + max(_AFTER_SECONDS, 3 * around))
     drawn = world(row, seed, span.middle, span.until)
     found: Found = {"planned": planned, "batches": len(row.batches)}
-    packings = {"as given": row.batches} | ({"by rhythm": _by_phase(row, seed)} if len(row.batches) > 1 else {})
+    packings = {"as given": row.batches} | (
+        {"by rhythm": _by_phase(row, seed)} if len(row.batches) > 1 else {}
+    )
     for name, batches in packings.items():
         policy = Product(row, limit=limit, regroup=name == "by rhythm")
         found[name] = ours = _plain(simulate(drawn, policy, span))
         refine = 4.0 if around > PERIOD_SECONDS else None
-        bound = Bound(row, seed, 0.8 * ours["requests"], end - start, batches=batches, refine=refine)
+        bound = Bound(
+            row,
+            seed,
+            0.8 * ours["requests"],
+            end - start,
+            batches=batches,
+            refine=refine,
+        )
         ours["bound"] = bound.delay(ours["requests"])
-        ours["bound, any packing"] = _any_packing(row, seed, ours["requests"], end - start)
+        ours["bound, any packing"] = _any_packing(
+            row, seed, ours["requests"], end - start
+        )
     return found
 
 
@@ -167,10 +213,18 @@ def _by_phase(row: Row, seed: int) -> list[tuple[int, ...]]:
     packings = []
     for first in range(row.batch):
         turned = ordered[first:] + ordered[:first]
-        packings.append([tuple(turned[at : at + row.batch]) for at in range(0, row.symbols, row.batch)])
+        packings.append(
+            [
+                tuple(turned[at : at + row.batch])
+                for at in range(0, row.symbols, row.batch)
+            ]
+        )
 
     def width(packing: list[tuple[int, ...]]) -> float:
-        return sum((row.phase(seed, one[-1]) - row.phase(seed, one[0])) % row.period(0) for one in packing)
+        return sum(
+            (row.phase(seed, one[-1]) - row.phase(seed, one[0])) % row.period(0)
+            for one in packing
+        )
 
     return min(packings, key=width)
 
@@ -182,7 +236,9 @@ def _any_packing(row: Row, seed: int, requests: float, span: float) -> float:
     symbols of a row have the same law but for their phases.
     """
     looks = requests * row.batch / row.symbols
-    return Bound(row, seed, 0.8 * looks, span, batches=[(0,)], refine=4.0 if looks < 1 else 1.0).delay(looks)
+    return Bound(
+        row, seed, 0.8 * looks, span, batches=[(0,)], refine=4.0 if looks < 1 else 1.0
+    ).delay(looks)
 
 
 def _plain(figures: Figures) -> dict[str, float]:
@@ -190,7 +246,10 @@ def _plain(figures: Figures) -> dict[str, float]:
 
 
 def _points(curve: Curve) -> list[tuple[float, float]]:
-    return sorted((curve.at_price(price).requests, curve.at_price(price).mean) for price in CURVE_PRICES)
+    return sorted(
+        (curve.at_price(price).requests, curve.at_price(price).mean)
+        for price in CURVE_PRICES
+    )
 
 
 def _spread(*curves: Sequence[tuple[float, float]]) -> list[float]:
