@@ -160,9 +160,9 @@ class Worker:
             spent=lambda: limiter.spent(time.monotonic()),
             published=self._status.published,
         )
-        self._members = Members(self._clients.admin(), self._me.group, currents)
+        members = Members(self._clients.admin(), self._me.group, currents)
         self._status.working = LiveView(
-            self._poller, limiter, self._members.now, self._executor
+            self._poller, limiter, members.now, self._executor
         )
         named = {"client.id": self._me.worker, **self._config.kafka.client}["client.id"]
         self._group = Group(
@@ -314,7 +314,6 @@ class Worker:
                 sum(shard.waiting for shard, _ in self._shards.values())
             )
             self._reader.serve_callbacks()
-            self._members.serve_callbacks()
 
     def _why_not_ready(self) -> list[str]:
         reasons = [] if self._group.joined else ["the group has not been joined yet"]

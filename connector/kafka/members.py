@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Final
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AdminClient
+import msgspec
 
 from connector.core.model import Value
-from connector.kafka.errors import kafka_error, new_client, translate
+from connector.errors import KafkaUnavailable
+from connector.kafka import describe_group
+from connector.kafka.errors import translate
 from connector.kafka.names import ShardId
-from connector.kafka.topics import waited
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from connector.kafka.clients import Settings
 
-_CALL_SECONDS: Final = 3
+_log = logging.getLogger(__name__)
+
+_DOING: Final = "describing the group"
+_REQUEST_SECONDS: Final = 3
+_CHILD_SECONDS: Final = 5.0
+"""The request, and the start of a process on a busy machine. Shorter than the child's own limit."""
+
+_STDERR_CHARACTERS: Final = 500
 
 
 class Member(Value, frozen=True):
@@ -28,44 +39,114 @@ class Member(Value, frozen=True):
     shards: tuple[ShardId, ...]
 
 
+class _Described(msgspec.Struct):
+    """A member as the child process describes it."""
+
+    client_id: str
+    host: str
+    partitions: list[tuple[str, int]]
+
+
+class _Error(msgspec.Struct):
+    """An error of librdkafka."""
+
+    code: int
+    text: str
+
+
+class _Answer(msgspec.Struct):
+    """Everything the child process says: the members, or why there are none."""
+
+    members: list[_Described]
+    error: _Error | None
+
+
+_DECODER: Final = msgspec.json.Decoder(_Answer)
+
+
 class Members:
-    """Asks for the members of a group. `topics` maps each compacted topic to its feed. Needs DESCRIBE on the group."""
+    """Ask for the members of a group, in a child process. Needs DESCRIBE on the group.
+
+    librdkafka can abort the process that asks (see `connector.kafka.describe_group`), and a worker must outlive every
+    look at its status page.
+    """
 
     def __init__(
         self, settings: Settings, group_id: str, topics: Mapping[str, str]
     ) -> None:
-        self._settings, self._group_id, self._topics = settings, group_id, topics
-        self._admin: AdminClient | None = (
-            None  # a connection that is there once somebody has asked
-        )
-
-    def serve_callbacks(self) -> None:
-        """Hand out what the client has to say; call now and then."""
-        if self._admin is not None:
-            self._admin.poll(0)
+        """`topics` maps each compacted topic to its feed."""
+        self._topics = topics
+        question = {
+            "settings": _portable(settings),
+            "group_id": group_id,
+            "request_seconds": _REQUEST_SECONDS,
+        }
+        self._question = msgspec.json.encode(question)
 
     def now(self) -> tuple[Member, ...]:
-        """By name. Blocks for a few seconds at most. Raises KafkaUnavailable."""
-        if self._admin is None:
-            self._admin = new_client(AdminClient, self._settings)
+        """Return the members, by name. Blocks for a few seconds at most. Raises KafkaUnavailable."""
+        answer = self._ask()
+        if answer.error is not None:
+            raise translate(ck.KafkaError(answer.error.code, answer.error.text), _DOING)
+        members = [self._member(described) for described in answer.members]
+        return tuple(sorted(members, key=lambda member: (member.name, member.host)))
+
+    def _ask(self) -> _Answer:
+        # By path and with -P: neither the working directory nor this folder can shadow a module of the child's.
+        command = [sys.executable, "-P", describe_group.__file__]
         try:
-            asked = self._admin.describe_consumer_groups(
-                [self._group_id], request_timeout=_CALL_SECONDS
+            child = subprocess.run(  # noqa: S603 -- a file of ours
+                command,
+                input=self._question,
+                capture_output=True,
+                timeout=_CHILD_SECONDS,
+                check=False,
             )
-            members = waited(
-                asked[self._group_id], "describing the group", _CALL_SECONDS + 1
-            ).members
-        except ck.KafkaException as exception:
-            raise translate(kafka_error(exception), "describing the group") from None
-        found = []
-        for one in members:
-            mine = one.assignment.topic_partitions if one.assignment else []
-            shards = sorted(
-                ShardId(self._topics[p.topic], p.partition)
-                for p in mine
-                if p.topic in self._topics
+        except subprocess.TimeoutExpired:
+            raise KafkaUnavailable(
+                f"{_DOING}: no answer within {_CHILD_SECONDS:g} s"
+            ) from None
+        except OSError as error:
+            raise KafkaUnavailable(
+                f"{_DOING}: cannot start a process: {error.strerror}"
+            ) from None
+        if child.returncode != 0:
+            # Only its end, and for whoever debugs: the reason of an abort is in the last line.
+            details = {
+                "status": child.returncode,
+                "stderr": child.stderr.decode(errors="replace")[-_STDERR_CHARACTERS:],
+            }
+            _log.debug("the process that describes the group failed", extra=details)
+            raise KafkaUnavailable(
+                f"{_DOING}: the process that asks Kafka {_ending(child.returncode)}"
             )
-            found.append(
-                Member(one.client_id, one.host.removeprefix("/"), tuple(shards))
-            )
-        return tuple(sorted(found, key=lambda member: (member.name, member.host)))
+        try:
+            return _DECODER.decode(child.stdout)
+        except msgspec.DecodeError:
+            raise KafkaUnavailable(
+                f"{_DOING}: cannot read the answer of the process that asks Kafka"
+            ) from None
+
+    def _member(self, described: _Described) -> Member:
+        shards = []
+        for topic, partition in described.partitions:
+            if topic in self._topics:
+                shards.append(ShardId(self._topics[topic], partition))
+        return Member(
+            described.client_id, described.host.removeprefix("/"), tuple(sorted(shards))
+        )
+
+
+def _portable(settings: Settings) -> dict[str, str | int | float | bool]:
+    """Return the settings that another process can have: no callbacks, no logger."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if isinstance(value, str | int | float | bool)
+    }
+
+
+def _ending(status: int) -> str:
+    if status < 0:
+        return f"was ended by signal {-status}"
+    return f"ended with status {status}"

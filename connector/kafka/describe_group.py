@@ -1,0 +1,61 @@
+"""Describe one consumer group in a process of its own, which `connector.kafka.members` starts.
+
+`describe_consumer_groups` can abort its process when brokers come back while it waits for the coordinator
+(https://github.com/confluentinc/librdkafka/issues/4605). Here that ends nothing but one question.
+
+Standard input is a JSON object: `settings` for librdkafka, `group_id` and `request_seconds`. The settings hold
+secrets, and nobody else can read a pipe. Standard output is a JSON object: `members`, and `error` with librdkafka's
+`code` and `text`, or null.
+
+Import nothing of the connector: that would double the CPU time of a start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any, Final
+
+import confluent_kafka as ck
+from confluent_kafka.admin import AdminClient
+
+LIFE_SECONDS: Final = 6
+"""Longer than the worker waits. The kernel ends a process whose worker has died before it."""
+
+
+def main() -> None:
+    """Answer the question on standard input."""
+    signal.alarm(LIFE_SECONDS)
+    json.dump(_answer(json.load(sys.stdin)), sys.stdout)
+    sys.stdout.flush()
+    # Skip the client's destructor: it waits for brokers that do not answer.
+    os._exit(0)
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    group_id = question["group_id"]
+    try:
+        admin = AdminClient(question["settings"])
+        asked = admin.describe_consumer_groups(
+            [group_id], request_timeout=question["request_seconds"]
+        )
+        members = asked[group_id].result().members
+    except ck.KafkaException as exception:
+        error = exception.args[0]
+        return {"members": [], "error": {"code": error.code(), "text": error.str()}}
+    return {"members": [_described(member) for member in members], "error": None}
+
+
+def _described(member: Any) -> dict[str, Any]:
+    partitions = member.assignment.topic_partitions if member.assignment else []
+    return {
+        "client_id": member.client_id,
+        "host": member.host,
+        "partitions": [[one.topic, one.partition] for one in partitions],
+    }
+
+
+if __name__ == "__main__":
+    main()

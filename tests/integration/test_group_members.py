@@ -1,0 +1,74 @@
+"""The group as a real broker describes it, by way of a process of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import confluent_kafka as ck
+import confluent_kafka.admin as admin_api
+import pytest
+
+from connector.config.model import Kafka
+from connector.devkit.java import free_port
+from connector.errors import KafkaUnavailable
+from connector.kafka.clients import Clients
+from connector.kafka.members import Member, Members
+from connector.kafka.names import ShardId
+from tests.support.processes import wait_until
+
+if TYPE_CHECKING:
+    from connector.devkit.local_kafka import LocalKafka
+    from tests.conftest import Names
+
+
+def asking(bootstrap_servers: str, names: Names) -> Members:
+    clients = Clients(Kafka(bootstrap_servers=bootstrap_servers))
+    return Members(clients.admin(), names.group_id, {names.topic_prefix: "all"})
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_owner_and_standby_are_named(
+    kafka: LocalKafka, names: Names, protocol: str
+) -> None:
+    settings = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "group.id": names.group_id,
+        "group.protocol": protocol,
+    }
+    admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    admin.create_topics([admin_api.NewTopic(names.topic_prefix, 1, 1)])[
+        names.topic_prefix
+    ].result(30)
+    one = ck.Consumer({**settings, "client.id": "one"})
+    other = ck.Consumer({**settings, "client.id": "other"})
+    members = asking(kafka.bootstrap_servers, names)
+
+    def described() -> tuple[Member, ...]:
+        one.poll(0.1)
+        other.poll(0.1)
+        found = members.now()
+        return (
+            found if len(found) == 2 and any(member.shards for member in found) else ()
+        )
+
+    try:
+        one.subscribe([names.topic_prefix])
+        other.subscribe([names.topic_prefix])
+        found = wait_until(described, "both members")
+    finally:
+        one.close()
+        other.close()
+    assert [member.name for member in found] == ["one", "other"]
+    assert {member.host for member in found} == {"127.0.0.1"}
+    assert sorted(member.shards for member in found) == [(), (ShardId("all", 0),)]
+
+
+def test_a_group_that_nobody_has_joined_is_empty(
+    kafka: LocalKafka, names: Names
+) -> None:
+    assert asking(kafka.bootstrap_servers, names).now() == ()
+
+
+def test_a_broker_that_does_not_answer_is_an_error_of_kafka(names: Names) -> None:
+    with pytest.raises(KafkaUnavailable, match="describing the group: _TIMED_OUT"):
+        asking(f"127.0.0.1:{free_port()}", names).now()
