@@ -65,8 +65,8 @@ bench: install ## schedules in virtual time; CPU by stage and the worker end to 
 	$(BIN)/python -m tests.bench --json bench.json $(BENCH)
 
 docs: install ## write the generated pages anew
-	$(BIN)/python -m connector.devkit.reference.pages configuration > docs/configuration.md
-	$(BIN)/python -m connector.devkit.reference.pages metrics > docs/metrics.md
+	$(BIN)/python -m connector.devkit.reference configuration > docs/configuration.md
+	$(BIN)/python -m connector.devkit.reference metrics > docs/metrics.md
 	$(BIN)/python deploy/grafana/generate.py
 	cd deploy && { printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: gex-connector\nspec:\n'; \
 		sed 's/^./  &/' prometheus/rules.yml; } > kubernetes/components/monitoring/prometheusrule.yaml

@@ -1,7 +1,7 @@
 """Java archives, pinned: fetched once into the user's cache folder, checked by SHA-256 at every use.
 
 `jars.lock.json`, beside this file, names every file of every set as `group:name:packaging:classifier:version`.
-`python -m connector.simulator.jars` writes it anew from `ROOTS`. Repositories are those of jgo: Maven Central, or
+Run `python -m connector.devkit.jars` to rewrite it from `ROOTS`. Repositories are those of jgo: Maven Central, or
 what the `[repositories]` section of its settings file says (`central = https://mirror.example/maven2`).
 """
 

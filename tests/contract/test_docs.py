@@ -20,7 +20,7 @@ from connector.config.model import (
 )
 from connector.config.secrets import Secret
 from connector.core.diff import Threshold
-from connector.devkit.reference.pages import PAGES, main
+from connector.devkit.reference.__main__ import PAGES, main
 from connector.telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parents[2]

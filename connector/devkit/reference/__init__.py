@@ -1,1 +1,1 @@
-"""Generators of the reference pages in docs/."""
+"""Generate the reference pages in `docs/` from the code that they describe."""

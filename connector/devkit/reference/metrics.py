@@ -1,4 +1,4 @@
-"""The catalogue as a page: `docs/metrics.md` is what `metrics_reference` returns."""
+"""Write `docs/metrics.md` from the metric catalogue."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from connector.telemetry.catalogue import METRICS
 if TYPE_CHECKING:
     from connector.telemetry.catalogue import Metric
 
-_HEAD: Final = """\
+_INTRODUCTION: Final = """\
 # Metrics
 
 <!-- Generated from connector/telemetry/catalogue.py. -->
 
-`GET /metrics`, as Prometheus text or OpenMetrics. Moments are timestamps: an age is `time() -` the metric. A value
-that is not known has no series; counters are there at zero from the start, with the values of the label named here.
-Events, durations and counts are those of this worker since it started: sum them over the workers. What is true of a
-symbol now is shown by the one worker that owns its shard. `process_*` and `python_*` are the Prometheus client's own.
+`GET /metrics` answers in the Prometheus text format or in OpenMetrics. Moments are Unix timestamps, so an age is
+`time()` minus the metric. A value that is not known yet has no series. Counters start at zero for every label value
+listed here. Events, durations and counts cover one worker since it started: sum them over the workers. The current
+state of a symbol is exported only by the worker that owns its shard. `process_*` and `python_*` come from the
+Prometheus client library.
 
 | name | type | labels | meaning |
 |---|---|---|---|
@@ -25,15 +26,22 @@ symbol now is shown by the one worker that owns its shard. `process_*` and `pyth
 
 
 def metrics_reference() -> str:
-    """`docs/metrics.md`: the catalogue as Markdown."""
-    return _HEAD + "".join(map(_row, METRICS))
+    """Return the content of `docs/metrics.md`."""
+    rows = map(_row, METRICS)
+    return _INTRODUCTION + "".join(rows)
 
 
 def _row(metric: Metric) -> str:
-    labels = ", ".join(f"`{label}`" for label in metric.labels) or "none"
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
     meaning = metric.help
+
     if metric.values:
-        meaning += f" Of `{metric.labels[-1]}`: {', '.join(f'`{value}`' for value in metric.values)}."
+        # The catalogue lists values for the last label only.
+        values = ", ".join(f"`{value}`" for value in metric.values)
+        meaning += f" Values of `{metric.labels[-1]}`: {values}."
+
     if metric.buckets:
-        meaning += f" Buckets: {', '.join(f'{bound:g}' for bound in metric.buckets)}."
-    return f"| `{metric.name}` | {metric.type} | {labels} | {meaning} |\n"
+        bounds = ", ".join(f"{bound:g}" for bound in metric.buckets)
+        meaning += f" Buckets: {bounds}."
+
+    return f"| `{metric.name}` | {metric.type} | {labels or 'none'} | {meaning} |\n"

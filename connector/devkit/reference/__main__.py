@@ -1,0 +1,36 @@
+"""Print reference pages: `python -m connector.devkit.reference PAGE > docs/PAGE.md`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+from connector.devkit.reference.configuration import configuration_reference
+from connector.devkit.reference.metrics import metrics_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+# Keyed by the name of the file in `docs/`, without `.md`.
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "configuration": configuration_reference,
+    "metrics": metrics_reference,
+}
+
+_EXIT_USAGE: Final = 2
+
+
+def main(names: list[str]) -> int:
+    """Print the named pages. Return 2 if no page or an unknown page is named."""
+    unknown = set(names) - PAGES.keys()
+    if not names or unknown:
+        pages = "|".join(PAGES)
+        sys.stderr.write(f"usage: python -m connector.devkit.reference {pages}\n")
+        return _EXIT_USAGE
+
+    sys.stdout.write("\n".join(PAGES[name]() for name in names))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
