@@ -21,7 +21,6 @@ from connector.config.load import load
 from connector.core.model import Event, Kind, Source, Status
 from connector.core.transition import FeedRules
 from connector.kafka.names import ShardId
-from connector.kafka.shard_log import Restored, Transaction
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
 from connector.runtime.ports import AnswerTimes, ShardContext
@@ -32,11 +31,11 @@ from connector.web.api import MAX_STREAMS, Api
 from connector.web.server import BODY_BYTES, REQUEST_SECONDS, Listener
 from connector.web.views import RECENT_EVENTS
 from connector.web.views import WorkerView as Shown
+from tests.support.memory_log import MemoryLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from connector.core.model import State
 
 TOKEN = "0123456789abcdef"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -46,28 +45,6 @@ DOCUMENT = json.loads(
 )
 FEEDS = '[[feeds]]\nname = "a"\nsymbols = ["BTC", "ETH"]\n[[feeds]]\nname = "b"\nsymbols = ["BTC", "SOL"]\n'
 SNAPSHOT, LEVEL = "/api/symbols/{symbol}/snapshot", "/api/log-level"
-
-
-class MemoryLog:
-    """A shard's log without a broker."""
-
-    waiting = 0
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.states: dict[str, State] = {}
-
-    def open(self) -> Restored:
-        return Restored({}, 0, 0.0)
-
-    def publish(self, transaction: Transaction) -> None:
-        self.events += transaction.events
-
-    def serve_callbacks(self) -> None: ...
-
-    def drop(self) -> None: ...
-
-    def abandon(self) -> None: ...
 
 
 class Stack:

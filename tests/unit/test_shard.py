@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -24,61 +23,20 @@ from connector.errors import (
     Unpublishable,
 )
 from connector.kafka.names import ShardId
-from connector.kafka.shard_log import Restored, Transaction, Writer
+from connector.kafka.shard_log import Writer
 from connector.runtime.clock import Clock
 from connector.runtime.ports import AnswerTimes, ShardContext, StartupDeadline
 from connector.runtime.shard import Shard
 from connector.telemetry.metrics import Metrics
+from tests.support.memory_log import MemoryLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from connector.core.model import Event, State
-    from connector.errors import KafkaError
 
 ME = Source("test", "group", "worker")
 SHARD = ShardId("all", 0)
 SECOND = 1_000_000
-
-
-class MemoryLog:
-    """A shard's log as its topic would have it; `errors` are raised by the next calls of `publish`."""
-
-    waiting = 0
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.states: dict[str, State] = {}
-        self.quarantined: list[bytes] = []
-        self.errors: list[KafkaError] = []
-        self.committed_all_the_same = False
-        self.goes_on = threading.Event()
-        self.goes_on.set()
-        self.opened = 0
-        self.writer: Writer | None = None
-        self.spent: list[float] = []
-
-    def open(self) -> Restored:
-        self.opened += 1
-        return Restored(dict(self.states), len(self.states), 0.0, writer=self.writer)
-
-    def publish(self, transaction: Transaction) -> None:
-        assert self.goes_on.wait(10)
-        if self.errors and not self.committed_all_the_same:
-            raise self.errors.pop(0)
-        self.writer = Writer(ME.worker, ME.group, len(self.events))
-        self.spent.append(transaction.spent)
-        self.events += transaction.events
-        self.states |= {state.symbol: state for state in transaction.states}
-        self.quarantined += [entry.raw for entry in transaction.quarantined]
-        if self.errors:
-            raise self.errors.pop(0)
-
-    def serve_callbacks(self) -> None: ...
-
-    def drop(self) -> None: ...
-
-    def abandon(self) -> None: ...
 
 
 class Bench:

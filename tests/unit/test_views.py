@@ -28,7 +28,7 @@ from connector.upstream.api_key import ApiKey
 from connector.upstream.budget.limiter import Limiter
 from connector.upstream.client import Client
 from connector.web.views import LiveView, WorkerView
-from tests.unit.test_shard import MemoryLog
+from tests.support.memory_log import MemoryLog
 
 ME = Source("test", "group", "me")
 SHARD = ShardId("all", 0)

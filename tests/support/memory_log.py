@@ -1,0 +1,153 @@
+"""A shard's transactional log in memory, with faults that a test puts in.
+
+It behaves as `connector.kafka.shard_log.ShardLog` does: `tests/support/log_statements.py`
+runs over both.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from connector.errors import KafkaUnavailable, ShardFenced, Unpublishable
+from connector.kafka.shard_log import Restored, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from connector.core.model import Event, Levels, State
+    from connector.errors import KafkaError
+    from connector.kafka.shard_log import Transaction
+
+LARGEST_RECORD_BYTES: Final = 1_000_000
+"""librdkafka's default of `message.max.bytes`."""
+
+_COMMIT_SECONDS: Final = 10
+
+
+@dataclass(slots=True)
+class MemoryTopic:
+    """The committed records of one shard, and the log that may write to it."""
+
+    owner: MemoryLog | None = None
+    writer: Writer | None = None
+    events: list[Event] = field(default_factory=list)
+    states: dict[str, State] = field(default_factory=dict)
+    state_records: int = 0
+    quarantined: list[bytes] = field(default_factory=list)
+    spent: list[float] = field(default_factory=list)
+    last_state_spent: float | None = None
+
+
+class MemoryLog:
+    """A `TransactionalLog` on a topic in memory.
+
+    Each call of `publish` raises the next of `errors`. With `committed_all_the_same` it
+    commits before it raises, as a commit does whose answer is lost. `publish` waits
+    while `goes_on` is cleared. `opened` counts the calls of `open`.
+    """
+
+    waiting = 0
+
+    def __init__(self, topic: MemoryTopic | None = None) -> None:
+        self.topic = topic or MemoryTopic()
+        self.errors: list[KafkaError] = []
+        self.committed_all_the_same = False
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+        self.opened = 0
+        self._is_open = False
+
+    @property
+    def events(self) -> list[Event]:
+        return self.topic.events
+
+    @property
+    def states(self) -> dict[str, State]:
+        return self.topic.states
+
+    @property
+    def quarantined(self) -> list[bytes]:
+        return self.topic.quarantined
+
+    @property
+    def spent(self) -> list[float]:
+        """Return `Transaction.spent` of each commit."""
+        return self.topic.spent
+
+    @property
+    def writer(self) -> Writer | None:
+        return self.topic.writer
+
+    @writer.setter
+    def writer(self, writer: Writer) -> None:
+        """Pretend that somebody else wrote the last record."""
+        self.topic.writer = writer
+
+    def open(self) -> Restored:
+        topic = self.topic
+        topic.owner = self
+        self.opened += 1
+        self._is_open = True
+        return Restored(
+            dict(topic.states),
+            topic.state_records,
+            seconds=0.0,
+            spent=topic.last_state_spent,
+            writer=topic.writer,
+        )
+
+    def publish(self, transaction: Transaction) -> None:
+        if not self._is_open:
+            raise KafkaUnavailable("the shard is not open")
+        assert self.goes_on.wait(_COMMIT_SECONDS)
+        try:
+            self._commit(transaction)
+        except BaseException:
+            self._is_open = False
+            raise
+
+    def serve_callbacks(self) -> None: ...
+
+    def drop(self) -> None:
+        self._is_open = False
+
+    def abandon(self) -> None: ...
+
+    def _commit(self, transaction: Transaction) -> None:
+        if self.topic.owner is not self:
+            raise ShardFenced("another worker opened the shard")
+        if any(_is_too_large(levels) for levels in _all_levels(transaction)):
+            raise Unpublishable("a record is too large")
+        error = self.errors.pop(0) if self.errors else None
+        if error is None or self.committed_all_the_same:
+            self._append(transaction)
+        if error is not None:
+            raise error
+
+    def _append(self, transaction: Transaction) -> None:
+        topic = self.topic
+        topic.events += transaction.events
+        topic.quarantined += [entry.raw for entry in transaction.quarantined]
+        topic.spent.append(transaction.spent)
+        for state in transaction.states:
+            topic.states[state.symbol] = state
+            topic.writer = Writer(
+                state.source.worker, state.source.group, topic.state_records
+            )
+            topic.state_records += 1
+            topic.last_state_spent = transaction.spent
+
+
+def _all_levels(transaction: Transaction) -> Iterator[Levels | None]:
+    for event in transaction.events:
+        yield from (event.before, event.after)
+    for state in transaction.states:
+        yield from (state.levels, state.published)
+
+
+def _is_too_large(levels: Levels | None) -> bool:
+    if levels is None or levels.extra is None:
+        return False
+    return len(levels.extra) > LARGEST_RECORD_BYTES
