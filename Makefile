@@ -67,6 +67,7 @@ bench: install ## schedules in virtual time; CPU by stage and the worker end to 
 docs: install ## write the generated pages anew
 	$(BIN)/python -m connector.devkit.reference configuration > docs/configuration.md
 	$(BIN)/python -m connector.devkit.reference metrics > docs/metrics.md
+	$(BIN)/python -m connector.devkit.reference openapi > connector/web/page/openapi.json
 	$(BIN)/python deploy/grafana/generate.py
 	cd deploy && { printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: gex-connector\nspec:\n'; \
 		sed 's/^./  &/' prometheus/rules.yml; } > kubernetes/components/monitoring/prometheusrule.yaml

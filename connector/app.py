@@ -86,7 +86,12 @@ class Worker:
         self._shards: dict[ShardId, tuple[Shard, asyncio.Task[None]]] = {}
         self._inboxes: dict[ShardId, Inbox] = {}
         self._status = WorkerView(
-            config, self._me, (self._health, self._clock, self._metrics), self._shards
+            config,
+            self._me,
+            health=self._health,
+            clock=self._clock,
+            metrics=self._metrics,
+            shards=self._shards,
         )
         self._api = Api(config.http, self._status)
         self.listener = Listener(
@@ -161,9 +166,7 @@ class Worker:
             published=self._status.published,
         )
         members = Members(self._clients.admin(), self._me.group, currents)
-        self._status.working = LiveView(
-            self._poller, limiter, members.now, self._executor
-        )
+        self._status.live = LiveView(self._poller, limiter, members.now, self._executor)
         named = {"client.id": self._me.worker, **self._config.kafka.client}["client.id"]
         self._group = Group(
             self._clients.group() | {"client.id": named},

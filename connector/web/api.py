@@ -1,288 +1,152 @@
-"""The status page at `/status` and the API at `/api`, which page/openapi.json describes.
+"""Routes of the status page at `/status` and of the API at `/api`.
 
-Who may: on loopback anybody may look who asks this machine by its own name, so that no web page of another site can
-(DNS rebinding); elsewhere, and for whatever changes something, `http.token` is needed. Errors are RFC 9457's.
+`page/openapi.json` describes the API. Errors are RFC 9457 problem details.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import logging
-import re
-import time
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from connector.config.secrets import quote
-from connector.config.values import is_loopback
-from connector.web.server import REQUEST_SECONDS, STREAM, problem
+from connector.web import answers
+from connector.web.access import Access
+from connector.web.events import WRITE_SECONDS, EventStreams
+from connector.web.server import REQUEST_SECONDS, STREAM_PATH, json_response, problem
+from connector.web.status_page import StatusPage
 
 if TYPE_CHECKING:
-    from aiohttp.typedefs import Handler
-
     from connector.config.model import Http
     from connector.kafka.names import ShardId
     from connector.web.views import WorkerView
 
-MAX_STREAMS: Final = 20
-STREAM_SECONDS: Final = 3600.0
-WRITE_SECONDS: Final = 10.0
-"""A reader that takes nothing for so long is dropped."""
-
-_BEAT_SECONDS: Final = 15.0
-_WAIT_SECONDS: Final = REQUEST_SECONDS - 2
-"""For a snapshot to be committed, before it is said to be on its way."""
-
-_POLICY: Final = (
-    "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
-)
-_HOW: Final = "set http.token_file or http.token (GEX_HTTP__TOKEN_FILE) and restart"
+COMMIT_WAIT_SECONDS: Final = REQUEST_SECONDS - 2
+"""Time for a snapshot to be committed before the answer is 202, within the request's."""
 
 _log = logging.getLogger(__name__)
 
 
-class LogLevel(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `PUT /api/log-level`."""
-
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-
-
 class Api:
-    """Routes for the listener. `close` ends what is being streamed."""
+    """Routes for the listener."""
 
     def __init__(
-        self, http: Http, status: WorkerView, write_seconds: float = WRITE_SECONDS
+        self, http: Http, view: WorkerView, write_seconds: float = WRITE_SECONDS
     ) -> None:
-        self._is_local, self._token = http.is_local, http.token
-        self._status = status
-        self._write_seconds = write_seconds
-        self._streams = 0
-        self._closed = asyncio.Event()
-        assets = files("connector.web") / "page"
-        self._page, self._openapi = (
-            (assets / "status.html").read_text("utf-8"),
-            (assets / "openapi.json").read_bytes(),
-        )
+        self._view = view
+        self._access = Access(http)
+        self.streams = EventStreams(view.recent, write_seconds)
+        page = files("connector.web") / "page"
+        self._page = StatusPage((page / "status.html").read_text("utf-8"))
+        self._openapi = (page / "openapi.json").read_bytes()
 
     def routes(self) -> list[web.RouteDef]:
-        """All of it."""
+        """Return every route, each with its rules of access."""
+        guard = self._access.guard
+        snapshot = "/api/symbols/{symbol}/snapshot"
         return [
-            web.get("/status", self._show),
-            web.get("/api/openapi.json", self._guarded(self._describe)),
-            web.get("/api/status", self._guarded(self._everything)),
-            web.get("/api/schedule", self._guarded(self._schedule)),
-            web.get(STREAM, self._guarded(self._events), allow_head=False),
-            web.post(
-                "/api/symbols/{symbol}/snapshot",
-                self._guarded(self._snapshot, changes=True),
-            ),
-            web.put("/api/log-level", self._guarded(self._log_level, changes=True)),
+            web.get("/status", self._get_page),
+            web.get("/api/openapi.json", guard(self._get_openapi)),
+            web.get("/api/status", guard(self._get_status)),
+            web.get("/api/schedule", guard(self._get_schedule)),
+            # HEAD would open a stream and never read it.
+            web.get(STREAM_PATH, guard(self.streams.serve), allow_head=False),
+            web.post(snapshot, guard(self._post_snapshot, changes=True)),
+            web.put("/api/log-level", guard(self._put_log_level, changes=True)),
         ]
 
     def close(self) -> None:
-        """The worker stops: nobody is to wait for a stream."""
-        self._closed.set()
+        """End the event streams, so that the listener can stop at once."""
+        self.streams.close()
 
-    def _guarded(self, handler: Handler, *, changes: bool = False) -> Handler:
-        needed = changes or not self._is_local
+    async def _get_page(self, request: web.Request) -> web.Response:
+        # The page has no data, so it needs no token; it asks the user for it.
+        refusal = self._access.refuse_origin(request, links_allowed=True)
+        return self._page.response() if refusal is None else refusal
 
-        async def guarded(request: web.Request) -> web.StreamResponse:
-            return (
-                self._foreign(request)
-                or (needed and self._stranger(request))
-                or await handler(request)
-            )
+    async def _get_openapi(self, _: web.Request) -> web.Response:
+        return json_response(self._openapi)
 
-        return guarded
+    async def _get_status(self, _: web.Request) -> web.Response:
+        return json_response(self._view.status_json())
 
-    def _foreign(self, request: web.Request) -> web.Response | None:
-        """What is wrong with where a request comes from: a browser says so, or it took us for another host."""
-        if (
-            request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}
-            and request.path != "/status"
-        ):
-            return problem(403, "pages of other sites may not ask")
-        if self._is_local and not _names_us(request.host):
-            return problem(
-                421,
-                "on loopback ask for localhost or the address, not for another name",
-            )
-        return None
+    async def _get_schedule(self, _: web.Request) -> web.Response:
+        return json_response(self._view.schedule_json())
 
-    def _stranger(self, request: web.Request) -> web.Response | None:
-        """What is wrong with who asks."""
-        if not self._token:
-            return problem(403, f"this needs a token, and none is configured: {_HOW}")
-        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        right = hmac.compare_digest(
-            given.strip().encode(errors="surrogateescape"),
-            self._token.reveal().encode(),
-        )
-        if scheme.lower() == "bearer" and right:
-            return None
-        return problem(
-            401,
-            "expected `Authorization: Bearer` and the token",
-            {"WWW-Authenticate": "Bearer"},
-        )
+    async def _post_snapshot(self, request: web.Request) -> web.Response:
+        """Publish a symbol's levels again.
 
-    async def _show(self, request: web.Request) -> web.Response:
-        """The page, without any data, which it asks for itself."""
-        inline = f"script-src {_hash(self._page, 'script')}; style-src {_hash(self._page, 'style')}"
-        headers = {
-            "Content-Security-Policy": f"{_POLICY}; {inline}",
-            "Referrer-Policy": "no-referrer",
-        }
-        page = web.Response(text=self._page, content_type="text/html", headers=headers)
-        return self._foreign(request) or page
-
-    async def _describe(self, _: web.Request) -> web.Response:
-        return _json(self._openapi)
-
-    async def _everything(self, _: web.Request) -> web.Response:
-        return _json(self._status.everything())
-
-    async def _schedule(self, _: web.Request) -> web.Response:
-        return _json(self._status.schedule())
-
-    async def _events(self, request: web.Request) -> web.StreamResponse:
-        if self._streams >= MAX_STREAMS:
-            return problem(
-                503, f"{MAX_STREAMS} readers are there already", {"Retry-After": "10"}
-            )
-        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "text/event-stream"})
-        self._streams += 1
-        try:
-            async with asyncio.timeout(self._write_seconds):
-                await response.prepare(request)
-            await self._stream(
-                response,
-                self._status.recent.place_of(request.headers.get("Last-Event-ID")),
-            )
-        except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
-        finally:
-            self._streams -= 1
-        return response
-
-    async def _stream(self, response: web.StreamResponse, added: int) -> None:
-        """Send events as they come. Returns after an hour, at the end, or where the reader fell behind what is kept.
-
-        Raises TimeoutError where it takes nothing.
+        Idempotent until the event is committed: requests share one snapshot.
         """
-        recent, ends_at = self._status.recent, time.monotonic() + STREAM_SECONDS
-        while not self._closed.is_set() and time.monotonic() < ends_at:
-            news, lines, total = recent.news, recent.since(added), recent.added
-            if added and len(lines) < total - added:
-                return
-            text = b"".join(
-                b"id: %s\ndata: %s\n\n"
-                % (one["event_id"].encode(), msgspec.json.encode(one))
-                for one in lines
-            )
-            added = total
-            async with asyncio.timeout(self._write_seconds):
-                await response.write(text or b":\n\n")
-            await _first_of(news, self._closed)
-
-    async def _snapshot(self, request: web.Request) -> web.Response:
         if await request.read():
-            return problem(400, "this takes no body")
+            return problem(400, "unexpected request body; this request takes none")
         symbol = request.match_info["symbol"].strip().upper()
-        found = self._find(symbol, request.query.get("feed"))
+        found = self._find_shard(symbol, request.query.get("feed"))
         if isinstance(found, web.Response):
             return found
-        shard = self._status.shard(found)
+        shard = self._view.owned_shard(found)
         if shard is None:
-            owner = await self._status.owner_of(found)
             return problem(
-                409, f"shard {found} is not this worker's: ask its owner", owner=owner
+                409,
+                f"shard {found} belongs to another worker; send the request to it",
+                owner=await self._view.owner_of(found),
             )
-        _log.info(
-            "a snapshot was asked for", extra={"shard": str(found), "symbol": symbol}
-        )
-        asked = shard.ask(symbol)
-        await asyncio.wait([asked], timeout=_WAIT_SECONDS)
-        event = asked.result() if asked.done() else None
+
+        _log.info("snapshot requested", extra={"shard": str(found), "symbol": symbol})
+        snapshot = shard.ask(symbol)
+        # `wait` leaves the snapshot pending at the time limit; `wait_for` would cancel
+        # it for everybody who waits for it.
+        await asyncio.wait([snapshot], timeout=COMMIT_WAIT_SECONDS)
+        if not snapshot.done():
+            pending = answers.SnapshotAnswer(event_id=None, sequence=None)
+            return json_response(pending, status=202)
+        event = snapshot.result()
         if isinstance(event, str):
             return problem(409, f"no snapshot: {event}")
-        said = {
-            "event_id": event and event.event_id,
-            "sequence": event and event.sequence,
-        }
-        return web.json_response(said, status=202 if event is None else 200)
+        return json_response(
+            answers.SnapshotAnswer(event_id=event.event_id, sequence=event.sequence)
+        )
 
-    def _find(self, symbol: str, feed: str | None) -> ShardId | web.Response:
-        found = [
-            shard
-            for (name, one), shard in self._status.where.items()
-            if one == symbol and feed in {None, name}
-        ]
+    def _find_shard(self, symbol: str, feed: str | None) -> ShardId | web.Response:
+        """Return the shard of a configured symbol, or an error."""
+        found = []
+        for (feed_name, name), shard_id in self._view.shard_ids.items():
+            if name == symbol and feed in {None, feed_name}:
+                found.append(shard_id)
         if len(found) == 1:
             return found[0]
         if found:
+            feeds = "|".join(shard_id.feed for shard_id in found)
             return problem(
-                400,
-                f"it is in several feeds, say which: ?feed={'|'.join(shard.feed for shard in found)}",
+                400, f"symbol {quote(symbol)} is in several feeds; add ?feed={feeds}"
             )
-        return problem(
-            404,
-            f"{quote(symbol)} is not configured{'' if feed is None else ' in this feed'}",
-        )
+        place = "" if feed is None else f" in feed {quote(feed)}"
+        return problem(404, f"symbol {quote(symbol)} is not configured{place}")
 
-    async def _log_level(self, request: web.Request) -> web.Response:
+    async def _put_log_level(self, request: web.Request) -> web.Response:
         if request.content_type != "application/json":
-            return problem(415, "expected application/json")
+            return problem(
+                415,
+                f"unsupported Content-Type {quote(request.content_type)}; "
+                "expected application/json",
+            )
         try:
-            wanted = msgspec.json.decode(await request.read(), type=LogLevel).level
+            level = msgspec.json.decode(
+                await request.read(), type=answers.LogLevelRequest
+            ).level
         except msgspec.DecodeError:
             return problem(
-                400, 'expected {"level": "DEBUG"}, or INFO, WARNING or ERROR'
+                400,
+                'invalid request body; expected {"level": "DEBUG"} '
+                "with DEBUG, INFO, WARNING or ERROR",
             )
-        ours = logging.getLogger("connector")
-        before = logging.getLevelName(ours.getEffectiveLevel())
-        _log.warning(
-            "the log level was set", extra={"log_level": wanted, "before": before}
-        )
-        ours.setLevel(wanted)
-        return web.json_response({"level": wanted, "before": before})
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    """Wait for one of them, but not for ever: a reader that is gone is noticed by writing to it."""
-    waiting = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(
-            waiting, timeout=_BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
-        )
-    finally:
-        for task in waiting:
-            task.cancel()
-
-
-def _json(body: bytes) -> web.Response:
-    return web.Response(body=body, content_type="application/json")
-
-
-def _names_us(host: str) -> bool:
-    """Whether a Host header names this machine and nothing else."""
-    try:
-        return is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False
-
-
-def _hash(page: str, element: str) -> str:
-    """How a Content-Security-Policy names the one inline element of a kind (W3C CSP 3, hash sources)."""
-    inside = re.search(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
-    digest = hashlib.sha256((inside[1] if inside else "").encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
+        logger = logging.getLogger("connector")
+        before = logging.getLevelName(logger.getEffectiveLevel())
+        # A warning, so that it is logged at either level.
+        _log.warning("log level changed", extra={"log_level": level, "before": before})
+        logger.setLevel(level)
+        return json_response(answers.LogLevelAnswer(level=level, before=before))

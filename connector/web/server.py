@@ -1,4 +1,4 @@
-"""What the worker says of itself over HTTP: metrics, probes, and whatever routes are passed in."""
+"""The HTTP listener: metrics, health probes, and the routes passed in."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from aiohttp import hdrs, web
+from msgspec import UNSET, UnsetType
 
 from connector.errors import ConfigError
+from connector.web import answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -21,14 +24,19 @@ if TYPE_CHECKING:
     from connector.telemetry.metrics import Metrics
 
 REQUEST_SECONDS: Final = 10.0
-"""For one request, its body included."""
+"""Time limit of one request, its body included: Prometheus gives up after 10 s too."""
 
-STREAM: Final = "/api/events"
-"""What is sent there has no end, and bounds itself."""
+STREAM_PATH: Final = "/api/events"
+"""Exempt from the time limit: a stream has no end, and limits itself."""
 
 BODY_BYTES: Final = 65_536
-_IDLE_SECONDS: Final = 75.0
+"""Maximum size of a request body. The one body there is has 20 bytes."""
+
+_KEEPALIVE_SECONDS: Final = 75.0
+"""Idle connections are closed after this; Prometheus keeps its own between scrapes."""
+
 _LINGERING_SECONDS: Final = 1.0
+"""Time to read the rest of a rejected body, so that the client sees the answer."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,13 +53,17 @@ class Listener:
         routes: Iterable[web.AbstractRouteDef] = (),
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
-        """Port 0 takes a free one, which `url` then names."""
+        """Port 0 takes a free port, which `url` then names."""
         self._metrics = metrics
-        self._host, self._port = host, port
+        self._host = host
+        self._port = port
         self._request_seconds = request_seconds
-        app = web.Application(middlewares=[self._in_time], client_max_size=BODY_BYTES)
-        app.on_response_prepare.append(_finish)
-        app.router.add_get("/metrics", self._scrape)
+
+        app = web.Application(
+            middlewares=[self._limit_time], client_max_size=BODY_BYTES
+        )
+        app.on_response_prepare.append(_set_headers)
+        app.router.add_get("/metrics", self._get_metrics)
         app.router.add_get("/health/live", partial(_probe, health.why_not_live))
         app.router.add_get("/health/ready", partial(_probe, health.why_not_ready))
         app.add_routes(routes)
@@ -60,15 +72,16 @@ class Listener:
             access_log=None,
             logger=_log,
             shutdown_timeout=request_seconds,
-            keepalive_timeout=_IDLE_SECONDS,
+            keepalive_timeout=_KEEPALIVE_SECONDS,
             lingering_time=_LINGERING_SECONDS,
-            handler_cancellation=True,  # whoever leaves makes room at once
+            # A client that disconnects frees its stream at once.
+            handler_cancellation=True,
         )
         self.url = _url(host, port)
         """Where it listens, without a path."""
 
     async def start(self) -> None:
-        """Listen. ConfigError where the address is taken or not ours."""
+        """Listen. Raises ConfigError if the address is in use or not this machine's."""
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, self._host, self._port).start()
@@ -80,64 +93,80 @@ class Listener:
         self.url = _url(self._host, self._runner.addresses[0][1])
 
     async def stop(self) -> None:
-        """Finish the requests at hand and stop listening, for good. Doing it twice is harmless."""
+        """Finish the requests in progress and stop listening. Safe to call twice."""
         await self._runner.cleanup()
 
     @web.middleware
-    async def _in_time(
+    async def _limit_time(
         self, request: web.Request, handler: Handler
     ) -> web.StreamResponse:
+        """Limit a request's time, and give every error the same shape."""
+        is_stream = request.path == STREAM_PATH
+        limit_seconds = None if is_stream else self._request_seconds
         try:
-            async with asyncio.timeout(
-                None if request.path == STREAM else self._request_seconds
-            ) as limit:
+            async with asyncio.timeout(limit_seconds) as limit:
                 return await handler(request)
         except TimeoutError:
+            # A handler's own timeout is a defect, and must show as one.
             if not limit.expired():
                 raise
             return problem(
-                408, f"the request took longer than {self._request_seconds:g} s"
+                408, f"request not finished within {self._request_seconds:g} s"
             )
         except web.HTTPError as error:
-            kept = (
-                {"Allow": error.headers[hdrs.ALLOW]}
-                if hdrs.ALLOW in error.headers
-                else {}
-            )
-            return problem(error.status, error.reason, kept)
+            headers = {}
+            if hdrs.ALLOW in error.headers:
+                headers["Allow"] = error.headers[hdrs.ALLOW]
+            return problem(error.status, error.reason, headers)
 
-    async def _scrape(self, request: web.Request) -> web.Response:
-        """In a thread: many symbols take longer to render than a check may be late."""
+    async def _get_metrics(self, request: web.Request) -> web.Response:
         accept = ",".join(request.headers.getall(hdrs.ACCEPT, []))
+        # In a thread: rendering many symbols would delay the next check.
         body, content_type = await asyncio.to_thread(self._metrics.render, accept)
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
 
+def json_response(body: msgspec.Struct | bytes, status: int = 200) -> web.Response:
+    """Return a JSON response; `body` may be encoded already."""
+    if isinstance(body, msgspec.Struct):
+        body = msgspec.json.encode(body)
+    return web.Response(
+        body=body, status=status, content_type="application/json", charset="utf-8"
+    )
+
+
 def problem(
-    status: int, detail: str, headers: Mapping[str, str] | None = None, **more: object
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    owner: str | UnsetType | None = UNSET,
 ) -> web.Response:
-    """An error as RFC 9457 has it."""
-    body = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        **more,
-    }
-    return web.json_response(
-        body, status=status, headers=headers, content_type="application/problem+json"
+    """Return an error as RFC 9457 problem details."""
+    body = answers.Problem(
+        type="about:blank",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        owner=owner,
+    )
+    return web.Response(
+        body=msgspec.json.encode(body),
+        status=status,
+        headers=headers,
+        content_type="application/problem+json",
+        charset="utf-8",
     )
 
 
 async def _probe(why_not: Callable[[], list[str]], _: web.Request) -> web.Response:
     reasons = why_not()
-    return web.json_response(
-        {"ok": not reasons, "reasons": reasons}, status=503 if reasons else 200
-    )
+    answer = answers.HealthAnswer(ok=not reasons, reasons=reasons)
+    return json_response(answer, status=503 if reasons else 200)
 
 
-async def _finish(_: web.Request, response: web.StreamResponse) -> None:
-    """Without aiohttp's and Python's versions, for nobody to keep and for no other site's pages."""
+async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
+    """Hide the server's version; forbid caching, sniffing and use by other sites."""
     response.headers.popall(hdrs.SERVER, None)
     response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"

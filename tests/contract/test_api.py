@@ -27,9 +27,9 @@ from connector.runtime.ports import AnswerTimes, ShardContext
 from connector.runtime.shard import Shard
 from connector.telemetry.metrics import Metrics
 from connector.web import api as runtime_api
-from connector.web.api import MAX_STREAMS, Api
+from connector.web.api import Api
+from connector.web.events import EVENTS_KEPT, MAX_STREAMS
 from connector.web.server import BODY_BYTES, REQUEST_SECONDS, Listener
-from connector.web.views import RECENT_EVENTS
 from connector.web.views import WorkerView as Shown
 from tests.support.memory_log import MemoryLog
 
@@ -70,7 +70,14 @@ class Stack:
         )
         self.pool = ThreadPoolExecutor(2)
         shards: dict[ShardId, tuple[Shard, object]] = {}
-        self.status = Shown(config, ME, (self.health, Clock(), self.metrics), shards)
+        self.status = Shown(
+            config,
+            ME,
+            health=self.health,
+            clock=Clock(),
+            metrics=self.metrics,
+            shards=shards,
+        )
         tools = ShardContext(
             self.metrics,
             Clock(),
@@ -107,9 +114,9 @@ class Stack:
         self.pool.shutdown()
 
     async def see(self, symbol: str, answer: bytes | Status) -> None:
-        now, before = Clock.now(), self.status.recent.added
+        now, before = Clock.now(), self.status.recent.position
         self.shard.see(symbol, answer, AnswerTimes(math.inf, now, now, ME))
-        await until(lambda: self.status.recent.added > before)
+        await until(lambda: self.status.recent.position > before)
 
     @property
     def url(self) -> str:
@@ -242,7 +249,7 @@ async def test_status_and_schedule_are_as_described_also_while_the_worker_starts
 async def test_however_many_ask_the_status_is_put_together_once(
     stack: Stack, client: aiohttp.ClientSession
 ) -> None:
-    stack.status._kept = (math.inf, b'{"kept": true}')
+    stack.status._cached_at, stack.status._cached_status = math.inf, b'{"kept": true}'
     async with client.get(f"{stack.url}/api/status") as response:
         assert await response.json() == {"kept": True}
 
@@ -280,17 +287,20 @@ async def test_why_there_is_no_snapshot_is_said(
     status, body = await asked(stack, client, "BTC")
     assert (status, body["detail"]) == (
         400,
-        "it is in several feeds, say which: ?feed=a|b",
+        "symbol 'BTC' is in several feeds; add ?feed=a|b",
     )
     status, body = await asked(stack, client, "BTC", data=b"{}")
-    assert (status, body["detail"]) == (400, "this takes no body")
+    assert (status, body["detail"]) == (
+        400,
+        "unexpected request body; this request takes none",
+    )
 
 
 async def test_a_snapshot_that_is_not_committed_in_time_is_on_its_way_and_stays_one(
     stack: Stack, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await stack.see("BTC", b'{"spot_price": 1}')
-    monkeypatch.setattr(runtime_api, "_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(runtime_api, "COMMIT_WAIT_SECONDS", 0.05)
     going_on = asyncio.Event()
     commit = stack.shard._commit
 
@@ -597,11 +607,11 @@ async def test_events_come_as_they_are_committed_and_go_on_where_a_reader_left(
 async def test_only_the_last_events_are_kept(
     stack: Stack, client: aiohttp.ClientSession
 ) -> None:
-    for number in range(1, RECENT_EVENTS + 51):
+    for number in range(1, EVENTS_KEPT + 51):
         stack.status.published(event(number))
     async with client.get(f"{stack.url}/api/events") as response:
-        found = await read_events(response, RECENT_EVENTS)
-    assert [one["sequence"] for one in found] == list(range(51, RECENT_EVENTS + 51))
+        found = await read_events(response, EVENTS_KEPT)
+    assert [one["sequence"] for one in found] == list(range(51, EVENTS_KEPT + 51))
 
 
 async def test_there_is_room_for_some_readers_and_whoever_leaves_makes_room(
@@ -620,12 +630,12 @@ async def test_there_is_room_for_some_readers_and_whoever_leaves_makes_room(
             )
             assert (response.status, response.headers["Retry-After"]) == (503, "10")
         readers[0].close()
-        await until(lambda: stack.api._streams == MAX_STREAMS - 1)
+        await until(lambda: stack.api.streams.open == MAX_STREAMS - 1)
         async with client.get(f"{stack.url}/api/events") as response:
             assert response.status == 200
         for reader in readers:
             reader.close()
-        await until(lambda: stack.api._streams == 0)
+        await until(lambda: stack.api.streams.open == 0)
 
 
 async def test_a_reader_that_takes_nothing_is_dropped(stack: Stack) -> None:
@@ -637,13 +647,15 @@ async def test_a_reader_that_takes_nothing_is_dropped(stack: Stack) -> None:
     await loop.sock_sendall(
         slow, b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
     )
-    await until(lambda: stack.api._streams == 1)
-    for number in range(1, RECENT_EVENTS + 1):
+    await until(lambda: stack.api.streams.open == 1)
+    for number in range(1, EVENTS_KEPT + 1):
         stack.status.published(event(number, "x" * 200_000))
     server = stack.listener._runner.server
     await until(
         lambda: (
-            stack.api._streams == 0 and server is not None and not server.connections
+            stack.api.streams.open == 0
+            and server is not None
+            and not server.connections
         )
     )
     slow.close()
@@ -655,7 +667,7 @@ async def test_a_reader_that_missed_what_is_no_longer_kept_is_told_to_come_again
     stack.status.published(event(1))
     async with client.get(f"{stack.url}/api/events") as response:
         assert len(await read_events(response, 1)) == 1
-        for number in range(2, RECENT_EVENTS + 3):
+        for number in range(2, EVENTS_KEPT + 3):
             stack.status.published(event(number))
         assert (await response.content.read()).strip() == b""
 

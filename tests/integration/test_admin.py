@@ -234,7 +234,7 @@ def test_the_log_level_changes_what_is_logged(
         )
         assert call(worker, "PUT", "/api/log-level", {"level": "ERROR"})[0] == 200
         worker.terminate()
-        assert '"message": "the log level was set"' in worker.log()
+        assert '"message": "log level changed"' in worker.log()
         assert '"message": "stopped"' not in worker.log()
 
 

@@ -65,8 +65,10 @@ class Bench:
         )
         self.shard.is_open = self.shard.is_polled = True
         self.shards: dict[ShardId, tuple[Shard, object]] = {SHARD: (self.shard, None)}
-        self.status = WorkerView(config, ME, (health, clock, metrics), self.shards)
-        self.status.working = LiveView(self.poller, limiter, self._ask, self.pool)
+        self.status = WorkerView(
+            config, ME, health=health, clock=clock, metrics=metrics, shards=self.shards
+        )
+        self.status.live = LiveView(self.poller, limiter, self._ask, self.pool)
         self.poller.cover([self.shard])
 
     def _ask(self) -> tuple[Member, ...]:
@@ -76,7 +78,7 @@ class Bench:
         return tuple(self.members)
 
     def batch(self) -> Any:
-        [found] = json.loads(self.status.schedule())["batches"]
+        [found] = json.loads(self.status.schedule_json())["batches"]
         return found
 
     def answered(self, *moments: float) -> None:
@@ -96,14 +98,14 @@ async def bench() -> Bench:
 
 async def test_why_a_check_is_when_it_is_follows_what_is_known(bench: Bench) -> None:
     now, schedule = time.monotonic(), bench.poller.schedule
-    assert bench.batch()["why"] == "its present state is not known yet"
+    assert bench.batch()["why"] == "the current state is not known yet"
     schedule.started(BATCH)
     assert (bench.batch()["why"], bench.batch()["next_check_at"]) == (
-        "a request is under way",
+        "a request is in progress",
         None,
     )
     schedule.finished(BATCH, Outcome.FAILED, now, now)
-    assert bench.batch()["why"] == "the check before brought nothing, 1 in a row"
+    assert bench.batch()["why"] == "the previous check failed (1 in a row)"
     bench.answered(now)
     assert (
         bench.batch()["why"]
@@ -113,7 +115,7 @@ async def test_why_a_check_is_when_it_is_follows_what_is_known(bench: Bench) -> 
     batch = bench.batch()
     assert batch["purpose"] == "expected"
     assert batch["why"].startswith(
-        f"{batch['expected_refreshes']:.2f} refreshes should be there by then"
+        f"{batch['expected_refreshes']:.2f} refreshes are expected by then"
     )
     assert batch["symbols"][0]["period_seconds"] == pytest.approx(30)
     assert batch["symbols"][0]["expected_at"] == pytest.approx(
@@ -124,10 +126,10 @@ async def test_why_a_check_is_when_it_is_follows_what_is_known(bench: Bench) -> 
 async def test_what_holds_all_batches_is_the_reason_while_it_does(bench: Bench) -> None:
     schedule, now = bench.poller.schedule, time.monotonic()
     bench.shard.is_open = False
-    assert bench.batch()["why"].startswith("Kafka takes nothing")
+    assert bench.batch()["why"].startswith("Kafka accepts no events")
     schedule.hold(now + 100)
-    said = json.loads(bench.status.schedule())
-    assert bench.batch()["why"] == "the upstream said not to ask before"
+    said = json.loads(bench.status.schedule_json())
+    assert bench.batch()["why"] == "the upstream asked not to be called before then"
     assert said["held_until"] == said["batches"][0]["next_check_at"] > said["at"]
     schedule.hold_for_key(now + 200)
     assert "refuses the API key" in bench.batch()["why"]
@@ -137,14 +139,14 @@ async def test_the_group_is_asked_in_the_background_and_not_by_every_look(
     bench: Bench,
 ) -> None:
     bench.members = [Member("me", "h", ()), Member("other", "h", (SHARD,))]
-    assert json.loads(bench.status.everything())["group"] == {
+    assert json.loads(bench.status.status_json())["group"] == {
         "id": "group",
         "members": None,
         "error": None,
     }
     assert await bench.status.owner_of(SHARD) == "other"
-    bench.status._kept = (float("-inf"), b"")
-    shown = json.loads(bench.status.everything())["group"]["members"]
+    bench.status._cached_at = float("-inf")
+    shown = json.loads(bench.status.status_json())["group"]["members"]
     assert [(one["name"], one["me"], one["shards"]) for one in shown] == [
         ("me", True, []),
         ("other", False, ["all-0"]),
@@ -163,7 +165,7 @@ async def test_looks_at_the_same_time_share_one_question(bench: Bench) -> None:
 async def test_a_group_that_cannot_be_asked_is_said_to_be(bench: Bench) -> None:
     bench.members = KafkaUnavailable("describing the group: no answer")
     assert await bench.status.owner_of(SHARD) is None
-    shown = json.loads(bench.status.everything())["group"]
+    shown = json.loads(bench.status.status_json())["group"]
     assert shown == {
         "id": "group",
         "members": None,
@@ -175,7 +177,7 @@ async def test_what_the_shard_of_another_worker_holds_is_not_known(
     bench: Bench,
 ) -> None:
     bench.shards.clear()
-    rows = json.loads(bench.status.everything())["symbols"]
+    rows = json.loads(bench.status.status_json())["symbols"]
     unknown = {
         "status",
         "sequence",

@@ -1,4 +1,4 @@
-"""Print reference pages: `python -m connector.devkit.reference PAGE > docs/PAGE.md`."""
+"""Print reference pages: `python -m connector.devkit.reference PAGE > FILE`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Final
 
 from connector.devkit.reference.configuration import configuration_reference
 from connector.devkit.reference.metrics import metrics_reference
+from connector.devkit.reference.openapi import openapi_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# Keyed by the name of the file in `docs/`, without `.md`.
+# `make docs` writes each page to its file.
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "configuration": configuration_reference,
     "metrics": metrics_reference,
+    "openapi": openapi_reference,
 }
 
 _EXIT_USAGE: Final = 2

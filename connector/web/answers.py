@@ -1,0 +1,294 @@
+"""JSON bodies of the HTTP API: its answers, its errors and its one request body.
+
+Field names, types and nullability are an interface: users' programs rely on them.
+`connector.devkit.reference.openapi` generates `page/openapi.json` from these structs,
+so their docstrings and descriptions are documentation for users of the API.
+"""
+
+from typing import Annotated, Literal, Self
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from connector.core.model import Event as CoreEvent
+from connector.core.model import Kind, Status
+from connector.schedule.scheduler import Purpose
+
+_PRICE = "Delay (in symbol-seconds) a request must save to be worth sending"
+
+Moment = Annotated[int, Meta(description="Microseconds since the Unix epoch, UTC")]
+OurMoment = Annotated[
+    int,
+    Meta(description="Microseconds since the Unix epoch, UTC, by this worker's clock"),
+]
+
+
+# Unknown fields are forbidden for the sake of the schema, which then says
+# `additionalProperties: false`. Encoding is not affected.
+class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the bodies."""
+
+
+class OwnedShard(Body, frozen=True):
+    """A shard that is assigned to this worker."""
+
+    shard: str
+    open: Annotated[
+        bool, Meta(description="False until its state is restored, and after an error")
+    ]
+
+
+class Worker(Body, frozen=True):
+    """The worker that answers."""
+
+    name: str
+    version: str
+    uptime_seconds: float
+    ready: bool
+    reasons: Annotated[
+        list[str], Meta(description="Why it is not ready; empty if it is")
+    ]
+    shards: list[OwnedShard]
+    shards_configured: Annotated[int, Meta(description="Shards of all feeds together")]
+
+
+class Budget(Body, frozen=True):
+    """Requests to the upstream, per minute."""
+
+    spent_last_minute: int
+    limit_per_minute: Annotated[
+        int, Meta(description="This worker's share of the limit")
+    ]
+    left: int
+    foreign_per_minute: Annotated[
+        int, Meta(description="Requests of other programs with the same API key")
+    ]
+    price_seconds: Annotated[
+        float,
+        Meta(description=_PRICE),
+    ]
+    key_refused: bool
+    upstream_limit: Annotated[
+        int | None, Meta(description="Limit in the upstream's last answer")
+    ]
+    upstream_remaining: Annotated[
+        int | None, Meta(description="Requests left in the upstream's last answer")
+    ]
+    upstream_reset_at: Moment | None
+
+
+class Member(Body, frozen=True):
+    """A worker of the group."""
+
+    name: Annotated[str, Meta(description="The `client.id` of its membership")]
+    host: str
+    me: Annotated[bool, Meta(description="True for the worker that answers")]
+    shards: list[str]
+
+
+class Group(Body, frozen=True):
+    """The consumer group of the workers, as Kafka describes it."""
+
+    id: str
+    members: Annotated[
+        list[Member] | None,
+        Meta(description="Null until Kafka has answered, and while it does not"),
+    ]
+    error: Annotated[str | None, Meta(description="Why Kafka's last answer is missing")]
+
+
+class Symbol(Body, frozen=True):
+    """A configured symbol. Fields that only its owner knows are null elsewhere."""
+
+    feed: str
+    symbol: str
+    shard: str
+    owned: Annotated[bool, Meta(description="True if this worker owns its shard")]
+    status: Annotated[
+        Status | None,
+        Meta(description="Null before the first answer, and if not owned"),
+    ]
+    sequence: Annotated[int | None, Meta(description="Number of its last event")]
+    computed_at: Annotated[
+        Moment | None, Meta(description="When its levels were computed")
+    ]
+    observed_at: Annotated[
+        Moment | None, Meta(description="When the upstream last answered for it")
+    ]
+    changed_at: Annotated[
+        Moment | None, Meta(description="When its last event was observed")
+    ]
+    next_check_at: Moment | None
+
+
+class StatusAnswer(Body, frozen=True):
+    """The state of this worker and of every configured symbol."""
+
+    at: OurMoment
+    upstream_at: Annotated[
+        int,
+        Meta(
+            description="The same moment by the upstream's clock; "
+            "the age of levels is `upstream_at - computed_at`"
+        ),
+    ]
+    worker: Worker
+    budget: Annotated[Budget | None, Meta(description="Null while the worker starts")]
+    group: Group
+    symbols: list[Symbol]
+
+
+class Rhythm(Body, frozen=True):
+    """The refreshes of a symbol, as far as they are predictable."""
+
+    symbol: str
+    period_seconds: float | None
+    spread_seconds: Annotated[
+        float | None,
+        Meta(description="Standard deviation of the next refresh's moment"),
+    ]
+    expected_at: Annotated[
+        Moment | None, Meta(description="Expected moment of the next refresh")
+    ]
+
+
+class Batch(Body, frozen=True):
+    """Symbols that are requested together, and their next check."""
+
+    feed: str
+    next_check_at: Annotated[
+        Moment | None, Meta(description="Null while a request is in progress")
+    ]
+    purpose: Purpose
+    why: Annotated[str, Meta(description="Reason for the moment of the next check")]
+    failures: Annotated[int, Meta(description="Failed checks in a row")]
+    expected_refreshes: Annotated[
+        float | None, Meta(description="Refreshes the next check is expected to find")
+    ]
+    expected_delay_seconds: Annotated[
+        float | None,
+        Meta(description="Total delay with which it is expected to find them"),
+    ]
+    symbols: list[Rhythm]
+
+
+class ScheduleAnswer(Body, frozen=True):
+    """The next check of every batch, and the reason for its moment."""
+
+    at: OurMoment
+    price_seconds: Annotated[
+        float,
+        Meta(description=_PRICE),
+    ]
+    target_delay_seconds: float
+    budget_per_minute: Annotated[
+        float, Meta(description="Requests a minute that the schedule may plan")
+    ]
+    budget_wait_seconds: Annotated[
+        float,
+        Meta(description="Time until the budget allows a request; 0 if it does now"),
+    ]
+    visibility_lag_seconds: Annotated[
+        float,
+        Meta(description="Time between a refresh and when the upstream serves it"),
+    ]
+    held_until: Annotated[
+        Moment | None, Meta(description="When the upstream allows the next request")
+    ]
+    key_refused_until: Annotated[
+        Moment | None, Meta(description="When a refused API key is tried again")
+    ]
+    batches: list[Batch]
+
+
+class NotStarted(Body, frozen=True):
+    """An empty object, while the worker starts."""
+
+
+class LevelChange(Body, frozen=True):
+    """A number that changed."""
+
+    path: Annotated[str, Meta(description="For example `all_expiry.call_resistance`")]
+    before: float | None
+    after: float | None
+
+
+class Event(Body, frozen=True):
+    """A published event, without its levels."""
+
+    event_id: str
+    feed: str
+    symbol: str
+    sequence: int
+    kind: Kind
+    status: Status
+    reason: str | None
+    computed_at: Moment | None
+    observed_at: OurMoment
+    changed_levels: list[LevelChange]
+    changed_sections: list[str]
+
+    @classmethod
+    def of(cls, event: CoreEvent) -> Self:
+        """Return the part of a published event that the API shows."""
+        changed_levels = [
+            LevelChange(path=change.path, before=change.before, after=change.after)
+            for change in event.changed_levels
+        ]
+        return cls(
+            event_id=event.event_id,
+            feed=event.feed,
+            symbol=event.symbol,
+            sequence=event.sequence,
+            kind=event.kind,
+            status=event.status,
+            reason=event.reason,
+            computed_at=event.computed_at,
+            observed_at=event.observed_at,
+            changed_levels=changed_levels,
+            changed_sections=list(event.changed_sections),
+        )
+
+
+class SnapshotAnswer(Body, frozen=True):
+    """The event of a requested snapshot; both fields are null until it is committed."""
+
+    event_id: str | None
+    sequence: int | None
+
+
+class LogLevelRequest(Body, frozen=True):
+    """The log level to set."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class LogLevelAnswer(Body, frozen=True):
+    """The log level now and before."""
+
+    level: str
+    before: str
+
+
+class HealthAnswer(Body, frozen=True):
+    """The answer of a health probe."""
+
+    ok: bool
+    reasons: list[str]
+
+
+# RFC 9457 allows further members, so unknown fields are not forbidden.
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """An error, as RFC 9457 describes it."""
+
+    type: Literal["about:blank"]
+    title: str
+    status: int
+    detail: str
+    owner: Annotated[
+        str | UnsetType | None,
+        Meta(
+            description="With 409, if another worker owns the shard: "
+            "the owner's `client.id`, or null if Kafka does not name it"
+        ),
+    ] = UNSET
