@@ -1,1 +1,4 @@
-"""Simulator, local Kafka, demo and page generators. No other package imports it."""
+"""Simulated upstream, local Kafka, demo and reference pages, for development only.
+
+The extra `[demo]` installs what this package needs. No other package imports it.
+"""

@@ -1,8 +1,9 @@
-"""`make demo`: a local Kafka, the simulator, a connector, and its events on the screen."""
+"""`gex-connector demo`: a local Kafka, the simulator, a connector, and its events."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,141 +19,167 @@ from urllib.request import urlopen
 
 from connector.config.model import Kafka
 from connector.core.model import MICROS
-from connector.devkit.java import free_port
+from connector.devkit.java import LOOPBACK, free_port
 from connector.devkit.local_kafka import LocalKafka
 from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
-from connector.errors import KafkaUnavailable
+from connector.errors import ConfigError, KafkaUnavailable
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
 from connector.kafka.events import Events, ReceivedEvent
 from connector.kafka.names import Topics
-from connector.tools.watch import line
+from connector.tools.text import text_line
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
-_READY_SECONDS: Final = 60
-_STOP_SECONDS: Final = 30
-_GET_SECONDS: Final = 5
+_READY_TIMEOUT_SECONDS: Final = 60
+_READY_POLL_SECONDS: Final = 0.05
+_STOP_TIMEOUT_SECONDS: Final = 30
+_HTTP_TIMEOUT_SECONDS: Final = 5
+_LOG_TAIL_CHARACTERS: Final = 2000
+
+# The API refreshes every 30 s. Ten times as often makes the demo worth watching, and twice
+# the smallest plan's quota keeps up with it.
+_REFRESH_PERIOD_SECONDS: Final = 3.0
+_REFRESH_JITTER_SECONDS: Final = 0.3
 _REQUESTS_PER_MINUTE: Final = 120
-_PERIOD_SECONDS: Final = 3.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument(
+        "--seconds", type=float, help="end after this time (default: run until Ctrl-C)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo. Raises ConfigError for a duration that is none."""
+    seconds = options.seconds
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ConfigError([f"demo: --seconds {seconds}, expected more than 0"])
+    return demo(seconds)
 
 
 def demo(seconds: float | None) -> int:
-    """Run until Ctrl-C, or for so long after it was ready. 1 where nothing was published, else 0."""
+    """Run until Ctrl-C, or for `seconds` after the connector is ready.
+
+    Return 1 if nothing was published, else 0.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="gex-demo-") as folder:
+
+    with tempfile.TemporaryDirectory(prefix="gex-demo-") as name:
+        folder = Path(name)
         print("starting Kafka ...")
-        with LocalKafka(Path(folder) / "kafka") as kafka:
-            return _with_kafka(kafka.bootstrap_servers, Path(folder), seconds)
+        with LocalKafka(folder / "kafka") as kafka:
+            return _run_with_kafka(kafka.bootstrap_servers, folder, seconds)
 
 
-def _with_kafka(bootstrap: str, folder: Path, seconds: float | None) -> int:
-    upstream, http = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
-    environ = {
-        "GEX_UPSTREAM__BASE_URL": f"{upstream}/v2",
+def _run_with_kafka(bootstrap_servers: str, folder: Path, seconds: float | None) -> int:
+    upstream = f"{LOOPBACK}:{free_port()}"
+    http = f"{LOOPBACK}:{free_port()}"
+    environment = {
+        "GEX_UPSTREAM__BASE_URL": f"http://{upstream}/v2",
         "GEX_UPSTREAM__API_KEY": DEFAULT_KEY,
         "GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE": str(_REQUESTS_PER_MINUTE),
         "GEX_SYMBOLS": ",".join(DEFAULT_SYMBOLS),
         "GEX_INCLUDE": "max_pain,expected_move,ranked,zones",
-        "GEX_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
-        "GEX_HTTP__LISTEN": http.removeprefix("http://"),
+        "GEX_KAFKA__BOOTSTRAP_SERVERS": bootstrap_servers,
+        "GEX_HTTP__LISTEN": http,
     }
     simulate = [
         "simulate",
-        "--listen",
-        upstream.removeprefix("http://"),
-        "--limit",
-        str(_REQUESTS_PER_MINUTE),
-    ]
-    simulate += [
-        "--period",
-        str(_PERIOD_SECONDS),
-        "--jitter",
-        str(_PERIOD_SECONDS / 10),
+        f"--listen={upstream}",
+        f"--limit={_REQUESTS_PER_MINUTE}",
+        f"--period={_REFRESH_PERIOD_SECONDS}",
+        f"--jitter={_REFRESH_JITTER_SECONDS}",
     ]
     log = folder / "connector.log"
     with (
-        _process(simulate, {}, folder / "simulator.log"),
-        _process(["run"], environ, log) as worker,
+        _child(simulate, {}, folder / "simulator.log"),
+        _child(["run"], environment, log) as worker,
     ):
-        _wait_ready(f"{http}/health/ready", worker, log)
-        kafka = Kafka(bootstrap_servers=bootstrap)
-        clients, topics = Clients(kafka), Topics(kafka.topic_prefix)
-        events = Events(clients, topics, Codec(SingleObject()), from_beginning=True)
-        print(
-            f"\nKafka      {bootstrap}   topics {', '.join(events.topics)}, …\nupstream   {upstream}/v2"
-        )
-        print(
-            f"metrics    {http}/metrics\nhealth     {http}/health/ready\nlog        {log}\n"
-        )
+        _wait_until_ready(f"http://{http}/health/ready", worker, log)
         ready_at = time.time()
-        received = _collect(
-            events, None if seconds is None else time.monotonic() + seconds
+
+        kafka = Kafka(bootstrap_servers=bootstrap_servers)
+        topics = Topics(kafka.topic_prefix)
+        codec = Codec(SingleObject())
+        events = Events(Clients(kafka), topics, codec, from_beginning=True)
+        print(
+            f"\nKafka      {bootstrap_servers}   topics {', '.join(events.topics)}, …"
         )
+        print(f"upstream   http://{upstream}/v2")
+        print(f"metrics    http://{http}/metrics")
+        print(f"health     http://{http}/health/ready")
+        print(f"log        {log}\n")
+
+        end = math.inf if seconds is None else time.monotonic() + seconds
+        received = _print_events(events, end)
         events.close()
-        return _summary(received, _get(f"{upstream}/_control/stats"), ready_at)
+        statistics = _get(f"http://{upstream}/_control/stats")
+        _print_summary(received, statistics["requests_total"], ready_at)
+        return 0 if received else 1
 
 
-def _collect(events: Events, until: float | None) -> list[ReceivedEvent]:
-    received = []
+def _print_events(events: Events, end: float) -> list[ReceivedEvent]:
+    """Print and return events until Ctrl-C, or `end` on the monotonic clock."""
+    received_events = []
     try:
-        for one in events.until(
-            lambda: until is not None and time.monotonic() >= until
-        ):
-            if one is not None:
-                received.append(one)
-                print(line(one), flush=True)
+        for received in events.until(lambda: time.monotonic() >= end):
+            if received is not None:
+                received_events.append(received)
+                print(text_line(received), flush=True)
     except KeyboardInterrupt:
         pass
-    return received
+    return received_events
 
 
-def _summary(
-    received: list[ReceivedEvent], upstream: dict[str, Any], ready_at: float
-) -> int:
-    kinds = Counter(one.event.kind.value for one in received)
-    refreshes = {
-        (one.event.symbol, one.event.computed_at)
-        for one in received
-        if one.event.computed_at
-    }
-    delays = sorted(
-        (one.received_at - one.event.computed_at) / MICROS
-        for one in received
-        if one.event.computed_at is not None
-        and one.event.computed_at / MICROS > ready_at
-    )
-    print(f"\nrequests           {upstream['requests_total']}")
+def _print_summary(
+    received_events: list[ReceivedEvent], requests: int, ready_at: float
+) -> None:
+    kinds: Counter[str] = Counter()
+    refreshes = set()
+    delays = []
+    for received in received_events:
+        event = received.event
+        kinds[event.kind.value] += 1
+        if event.computed_at is None:
+            continue
+        refreshes.add((event.symbol, event.computed_at))
+        # Older refreshes waited for the connector to start, which says nothing about it.
+        if event.computed_at / MICROS > ready_at:
+            delays.append((received.received_at - event.computed_at) / MICROS)
+
+    by_kind = "  ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    print(f"\nrequests           {requests}")
     print(f"refreshes seen     {len(refreshes)}")
-    print(
-        f"events             {len(received)}   {'  '.join(f'{kind} {n}' for kind, n in sorted(kinds.items()))}"
-    )
+    print(f"events             {len(received_events)}   {by_kind}")
     if len(delays) > 1:
         p95 = quantiles(delays, n=20)[-1]
         print(
-            f"refresh → consumer median {median(delays):.2f} s, p95 {p95:.2f} s ({len(delays)} refreshes)"
+            f"refresh → consumer median {median(delays):.2f} s, p95 {p95:.2f} s "
+            f"({len(delays)} refreshes)"
         )
-    return 0 if received else 1
 
 
 @contextmanager
-def _process(
-    arguments: list[str], environ: dict[str, str], log: Path
+def _child(
+    arguments: list[str], environment: dict[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A command of ours as a child that ends with this block; its output goes to a file."""
-    ours = {
-        name: value for name, value in os.environ.items() if not name.startswith("GEX_")
-    } | environ
+    """Run a `gex-connector` command that ends with this block; `log` gets its output."""
+    # Settings of the caller's connector must not reach the demo.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("GEX_")}
     command = [sys.executable, "-m", "connector", *arguments]
-    with log.open("wb") as out:
+    with log.open("wb") as output:
         child = subprocess.Popen(  # noqa: S603 -- our own command
             command,
-            env=ours,
-            stdout=out,
-            stderr=out,
+            env=inherited | environment,
+            stdout=output,
+            stderr=output,
             stdin=subprocess.DEVNULL,
+            # Ctrl-C in the terminal ends the demo first, which then ends its children.
             start_new_session=True,
         )
     try:
@@ -160,28 +187,30 @@ def _process(
     finally:
         child.terminate()
         try:
-            child.wait(_STOP_SECONDS)
+            child.wait(_STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
 
 
-def _wait_ready(url: str, worker: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _READY_SECONDS
+def _wait_until_ready(url: str, worker: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _READY_TIMEOUT_SECONDS
     while True:
         try:
             _get(url)
-        except OSError:  # HTTPError and URLError are
-            if worker.poll() is not None or time.monotonic() > deadline:
+        except OSError:  # HTTPError and URLError are subclasses
+            has_ended = worker.poll() is not None
+            if has_ended or time.monotonic() > deadline:
+                tail = log.read_text()[-_LOG_TAIL_CHARACTERS:]
                 raise KafkaUnavailable(
-                    f"the connector did not become ready:\n{log.read_text()[-2000:]}"
+                    f"the connector did not become ready; its log ends:\n{tail}"
                 ) from None
-            time.sleep(0.05)
+            time.sleep(_READY_POLL_SECONDS)
         else:
             return
 
 
 def _get(url: str) -> dict[str, Any]:
-    with urlopen(url, timeout=_GET_SECONDS) as response:  # noqa: S310 -- an address on this machine
+    with urlopen(url, timeout=_HTTP_TIMEOUT_SECONDS) as response:  # noqa: S310 -- a loopback address
         answer: dict[str, Any] = json.load(response)
         return answer

@@ -1,8 +1,11 @@
-"""Java archives, pinned: fetched once into the user's cache folder, checked by SHA-256 at every use.
+"""Pinned Java archives: downloaded once into the user's cache, verified at every use.
 
-`jars.lock.json`, beside this file, names every file of every set as `group:name:packaging:classifier:version`.
-Run `python -m connector.devkit.jars` to rewrite it from `ROOTS`. Repositories are those of jgo: Maven Central, or
-what the `[repositories]` section of its settings file says (`central = https://mirror.example/maven2`).
+`jars.lock.json`, beside this file, pins every file of every set by its coordinate,
+`group:name:packaging:classifier:version`, and its SHA-256. `python -m connector.devkit.jars`
+resolves `ROOTS` and rewrites it.
+
+Downloads come from the repositories of jgo: Maven Central, or those of the section
+`[repositories]` in its settings file (`central = https://mirror.example/maven2`).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from connector.devkit.java import demo_module
 from connector.errors import KafkaUnavailable, SetupError
@@ -26,9 +29,10 @@ from connector.errors import KafkaUnavailable, SetupError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-LOCK_PATH = Path(__file__).with_name("jars.lock.json")
-# A `jar` brings what it depends on, anything else only itself.
-ROOTS = {
+LOCK_PATH: Final = Path(__file__).with_name("jars.lock.json")
+
+# A `jar` includes its dependencies; other packagings stand for themselves only.
+ROOTS: Final = {
     "kafka": (
         "org.apache.kafka:kafka_2.13:jar::4.3.1",
         "org.slf4j:slf4j-simple:jar::1.7.36",
@@ -36,108 +40,120 @@ ROOTS = {
     "apicurio": ("io.apicurio:apicurio-registry-app:tar.gz:all:3.3.3",),
 }
 
-_TIMEOUT_SECONDS = 30
-_DOWNLOADS_AT_ONCE = 8
+_TIMEOUT_SECONDS: Final = 30
+_PARALLEL_DOWNLOADS: Final = 8
+
+# Resolvers quote whole pages in their errors; the beginning has the reason.
+_MAX_ERROR_CHARACTERS: Final = 300
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """One file of a Maven repository, and the SHA-256 (hex) it must have."""
+    """A file of a Maven repository and its expected SHA-256, in hex."""
 
     coordinate: str
     sha256: str
 
     @property
     def path(self) -> Path:
-        """Where the file lies inside a repository."""
+        """Path of the file inside a Maven repository."""
         group, name, packaging, classifier, version = self.coordinate.split(":")
         suffix = f"-{classifier}" if classifier else ""
-        return Path(
-            *group.split("."), name, version, f"{name}-{version}{suffix}.{packaging}"
-        )
+        file = f"{name}-{version}{suffix}.{packaging}"
+        return Path(*group.split("."), name, version, file)
 
 
-def bring(name: str) -> list[Path]:
-    """The files of the set `name` (a key of `ROOTS`), brought as `ensure` does."""
+def fetch_set(name: str) -> list[Path]:
+    """Return the verified files of a set of `ROOTS`. Raises the errors of `ensure`."""
     return ensure(locked(name), cache_folder())
 
 
 def locked(name: str) -> list[Archive]:
-    """What the lock file says of the set `name`."""
-    return [
-        Archive(*entry) for entry in json.loads(LOCK_PATH.read_text())[name].items()
-    ]
+    """Return the pinned archives of a set of `ROOTS`."""
+    sets = json.loads(LOCK_PATH.read_text())
+    return [Archive(coordinate, sha256) for coordinate, sha256 in sets[name].items()]
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/gex-levels-connector`, by default below `~/.cache`."""
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        / "gex-levels-connector"
-    )
+    """Return `$XDG_CACHE_HOME/gex-levels-connector`, by default below `~/.cache`."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "gex-levels-connector"
 
 
 def ensure(archives: Sequence[Archive], folder: Path) -> list[Path]:
-    """The path of every archive below `folder`, each of them verified; no request where all are there.
+    """Return the verified path of every archive below `folder`.
 
-    A file gets its name only once it is complete and verified, and one process at a time fetches.
-    Raises SetupError where a fetched file is not the pinned one, the folder cannot be written or jgo is not
-    installed, KafkaUnavailable where no repository brings it.
+    Missing and damaged files are downloaded; if there are none, nothing is requested. A
+    file gets its final name once it is complete and verified. Only one process downloads
+    at a time.
+
+    Raises:
+        SetupError: A downloaded file is not the pinned one, `folder` cannot be written, or
+            jgo is not installed.
+        KafkaUnavailable: No repository serves the file.
     """
     repository = folder / "maven"
     if _missing(archives, repository):
         try:
             with exclusive(folder):
-                _fetch(_missing(archives, repository), folder / "partial", repository)
+                # Another process may have downloaded them while we waited for the lock.
+                missing = _missing(archives, repository)
+                _download_all(missing, folder / "partial", repository)
         except OSError as error:
             raise SetupError(
-                f"the cache folder {folder} cannot be used: {error}; set XDG_CACHE_HOME"
+                f"cannot use the cache folder {folder}: {error}; set XDG_CACHE_HOME"
             ) from error
     return [repository / archive.path for archive in archives]
 
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold `folder` against every other process; the kernel lets go of it if we die. Raises OSError."""
+    """Lock `folder` against other processes. Raises OSError.
+
+    The kernel releases the lock if this process dies.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (folder / ".lock").open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
         yield
 
 
 def lock() -> None:
-    """Write the lock file anew from what `ROOTS` resolve to now, as the repositories serve it."""
+    """Rewrite the lock file with the files that `ROOTS` resolve to now."""
+    sets = {}
     with tempfile.TemporaryDirectory() as folder:
         context = _maven(Path(folder))
-        sets = {name: _resolved(context, roots) for name, roots in ROOTS.items()}
+        for name, roots in ROOTS.items():
+            sets[name] = _resolve(context, roots)
     LOCK_PATH.write_text(json.dumps(sets, indent=2, sort_keys=True) + "\n")
 
 
 def _missing(archives: Sequence[Archive], repository: Path) -> list[Archive]:
-    paths = [repository / archive.path for archive in archives]
-    return [
-        archive
-        for archive, path in zip(archives, paths, strict=True)
-        if not path.is_file() or _sha256(path) != archive.sha256
-    ]
+    def is_valid(archive: Archive) -> bool:
+        path = repository / archive.path
+        return path.is_file() and _sha256(path) == archive.sha256
+
+    return [archive for archive in archives if not is_valid(archive)]
 
 
-def _fetch(archives: Sequence[Archive], partial: Path, repository: Path) -> None:
+def _download_all(archives: Sequence[Archive], partial: Path, repository: Path) -> None:
     if not archives:
         return
-    log.warning("fetching %d Java archives into %s", len(archives), repository)
-    shutil.rmtree(
-        partial, ignore_errors=True
-    )  # of a process that was killed: ours alone, the folder is locked
+    log.warning("downloading %d Java archives into %s", len(archives), repository)
+
+    # Leftovers of a process that was killed. We hold the lock, so nobody else uses them.
+    shutil.rmtree(partial, ignore_errors=True)
+
     context = _maven(partial)
-    with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-        for archive, path in zip(
-            archives,
-            pool.map(lambda each: _download(each, context), archives),
-            strict=True,
-        ):
+
+    def download(archive: Archive) -> Path:
+        return _download(archive, context)
+
+    with ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
+        downloads = pool.map(download, archives)
+        for archive, path in zip(archives, downloads, strict=True):
             target = repository / archive.path
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
@@ -147,18 +163,19 @@ def _fetch(archives: Sequence[Archive], partial: Path, repository: Path) -> None
 def _download(archive: Archive, context: Any) -> Path:
     try:
         path: Path = _artifact(context, archive.coordinate).resolve()
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # requests' errors are OSErrors, jgo says "not found" by RuntimeError
+    except (OSError, RuntimeError) as error:
+        # The errors of requests are OSErrors; jgo raises RuntimeError for "not found".
         raise KafkaUnavailable(
-            f"{archive.path.name} cannot be fetched: {str(error)[:300]}; "
-            "check the network and the [repositories] of jgo's settings, then start again"
+            f"cannot download {archive.path.name}: {str(error)[:_MAX_ERROR_CHARACTERS]}; "
+            "check the network and [repositories] in jgo's settings, then start again"
         ) from error
-    if (found := _sha256(path)) != archive.sha256:
+
+    found = _sha256(path)
+    if found != archive.sha256:
         raise SetupError(
-            f"{archive.path.name} is not the pinned file: expected sha256 {archive.sha256}, found {found}; "
-            "it was not kept. Start again; if it stays, the repository or a proxy before it serves another file"
+            f"{archive.path.name} is not the pinned file: expected sha256 "
+            f"{archive.sha256}, found {found}; it was discarded. Start again. If this "
+            "happens again, the repository or a proxy serves another file"
         )
     return path
 
@@ -180,29 +197,27 @@ def _maven(repository: Path) -> Any:
 
 def _artifact(context: Any, coordinate: str) -> Any:
     group, name, packaging, classifier, version = coordinate.split(":")
-    return (
-        context.project(group, name).at_version(version).artifact(classifier, packaging)
-    )
+    project = context.project(group, name)
+    return project.at_version(version).artifact(classifier, packaging)
 
 
-def _resolved(context: Any, roots: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of the roots and all they depend on, by coordinate."""
+def _resolve(context: Any, roots: Sequence[str]) -> dict[str, str]:
+    """Return the SHA-256 of the roots and their dependencies, by coordinate."""
     artifacts = [_artifact(context, root) for root in roots]
-    dependencies = [
-        context.create_dependency(str(one))
-        for one in artifacts
-        if one.packaging == "jar"
-    ]
+    jar_roots = [artifact for artifact in artifacts if artifact.packaging == "jar"]
+    dependencies = [context.create_dependency(str(root)) for root in jar_roots]
     if dependencies:
-        artifacts += [
-            found.artifact for found in context.resolver.resolve(dependencies)[1]
-        ]
-    return {
-        f"{one.groupId}:{one.artifactId}:{one.packaging}:{one.classifier}:{one.version}": _sha256(
-            one.resolve()
+        _, resolved = context.resolver.resolve(dependencies)
+        artifacts += [dependency.artifact for dependency in resolved]
+
+    hashes = {}
+    for artifact in artifacts:
+        coordinate = (
+            f"{artifact.groupId}:{artifact.artifactId}:{artifact.packaging}:"
+            f"{artifact.classifier}:{artifact.version}"
         )
-        for one in artifacts
-    }
+        hashes[coordinate] = _sha256(artifact.resolve())
+    return hashes
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Real Apache Kafka on loopback, without Docker or an installed Java: for the demo, and for every test of a broker."""
+"""`gex-connector kafka`: a real Apache Kafka on loopback, without Docker or Java.
+
+The demo and every test that needs a broker run on it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from connector.devkit import jars
 from connector.devkit.java import (
@@ -18,34 +21,42 @@ from connector.devkit.java import (
     free_port,
     is_free,
 )
-from connector.errors import SetupError
+from connector.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
 
-VERSION = "4.3.1"
-START_TIMEOUT_SECONDS = 60.0
+VERSION: Final = "4.3.1"
 
-_CLUSTER_ID = "gexLocalKafkaAAAAAAAAAA"
-# Said after the broker is unfenced: from here on it serves produce and metadata.
-_READY = "Kafka Server started"
-_JVM = (
+# Generous, for tests on a loaded machine; an idle one takes a few seconds.
+START_TIMEOUT_SECONDS: Final = 60.0
+
+_MAX_PORT: Final = 65_535
+_CLUSTER_ID: Final = "gexLocalKafkaAAAAAAAAAA"
+
+# Kafka logs this once the broker is unfenced, so it serves requests from here on.
+_READY: Final = "Kafka Server started"
+_JVM_OPTIONS: Final = (
     "-Xmx256m",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
 )
-# One broker holds every replica, and what Kafka's defaults wait for in production is not waited for:
-# https://kafka.apache.org/documentation/#brokerconfigs
-_SETTINGS = {
+
+# One broker holds every replica. Kafka's defaults wait for other brokers and members; these
+# do not: https://kafka.apache.org/documentation/#brokerconfigs
+_SETTINGS: Final = {
     "node.id": "1",
     "process.roles": "broker,controller",
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "CLIENT",
     "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "auto.create.topics.enable": "false",
+    # A broker killed by SIGKILL is back after 4 s; with the defaults it takes 14 s.
     "broker.heartbeat.interval.ms": "500",
-    "broker.session.timeout.ms": "2500",  # a broker killed by SIGKILL is back in 4 s, not 14
-    "group.consumer.heartbeat.interval.ms": "500",  # KIP-848
+    "broker.session.timeout.ms": "2500",
+    # Heartbeats of the new group protocol (KIP-848): members notice a rebalance sooner.
+    "group.consumer.heartbeat.interval.ms": "500",
     "group.consumer.min.heartbeat.interval.ms": "100",
     "group.initial.rebalance.delay.ms": "0",
     "log.cleaner.backoff.ms": "1000",
@@ -61,9 +72,14 @@ _SETTINGS = {
 class LocalKafka:
     """One broker with its own controller (KRaft), listening on 127.0.0.1 only.
 
-    `data_dir` keeps everything of it: `server.properties`, `kafka.log` and the records, which the next `start` finds
-    again. `port` 0 takes a free one, the same for every start. `extra` is written to `server.properties` as it is and
-    wins over what stands there; the clients' listener is called CLIENT. To be used by one thread at a time.
+    Use it from one thread at a time.
+
+    Args:
+        data_dir: Folder for `server.properties`, `kafka.log` and the records. A later
+            `start` finds the records again.
+        port: Port for clients. 0 picks a free port, which stays the same at every start.
+        extra: Broker settings that override those of this module. The listener for
+            clients is called CLIENT.
     """
 
     def __init__(
@@ -77,48 +93,56 @@ class LocalKafka:
 
     @property
     def bootstrap_servers(self) -> str:
-        """The address for clients."""
+        """Address for clients."""
         return f"{LOOPBACK}:{self.port}"
 
     @property
     def pid(self) -> int:
-        """Process id of the broker started last."""
+        """Process id of the broker that was started last."""
         return self._started().pid
 
     @property
     def running(self) -> bool:
-        """True from `start` until the broker has ended, whoever ended it."""
+        """True from `start` until the broker has ended, for any reason."""
         return self._process is not None and self._process.wait(0) is None
 
     def start(self, timeout_seconds: float = START_TIMEOUT_SECONDS) -> None:
-        """Start the broker and return once it serves; nothing where it runs.
+        """Start the broker and wait until it serves. Do nothing if it is running.
 
-        `timeout_seconds` bounds each of formatting (once) and starting, not the fetching of the jars.
-        Raises SetupError (port in use; see `jars.ensure`) and KafkaUnavailable (it does not start).
+        `timeout_seconds` applies to formatting the storage (once) and to starting, each by
+        itself. It does not cover downloading the jars.
+
+        Raises:
+            SetupError: The port is in use, or the jars cannot be used (`jars.ensure`).
+            KafkaUnavailable: The broker does not start.
         """
         if self.running:
             return
         if not is_free(self.port):
             raise SetupError(
-                f"{self.bootstrap_servers} is in use: stop what listens there or choose another port"
+                f"{self.bootstrap_servers} is in use: stop the program that listens "
+                "there, or choose another port"
             )
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+
         properties = self.properties()
+        lines = [f"{key}={value}\n" for key, value in properties.items()]
+        self.data_dir.mkdir(parents=True, exist_ok=True)
         file = self.data_dir / "server.properties"
-        file.write_text(
-            "".join(f"{key}={value}\n" for key, value in properties.items())
-        )
-        if not Path(properties["log.dirs"], "meta.properties").exists():
+        file.write_text("".join(lines))
+
+        is_formatted = Path(properties["log.dirs"], "meta.properties").exists()
+        if not is_formatted:
             tool = self._java(
                 "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(file)
             )
             tool.finish(timeout_seconds)
+
         process = self._java("kafka.Kafka", str(file))
         process.wait_until(lambda: _READY in process.log(), timeout_seconds)
         self._process = process
 
     def properties(self) -> dict[str, str]:
-        """Everything that goes to `server.properties`."""
+        """Return the content of `server.properties`."""
         controller = f"{LOOPBACK}:{self._controller_port}"
         return {
             **_SETTINGS,
@@ -129,12 +153,12 @@ class LocalKafka:
         }
 
     def wait(self) -> None:
-        """Wait for the broker's end. Raises KafkaUnavailable: it was not us who ended it."""
+        """Wait until the broker ends by itself, and raise KafkaUnavailable."""
         process = self._started()
         raise process.failure(f"ended with status {process.wait()}")
 
     def stop(self, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
-        """Shut down in order (SIGTERM), after `timeout_seconds` by SIGKILL; nothing where it does not run."""
+        """Shut down in order, or kill after `timeout_seconds`. Safe to call twice."""
         if self._process is not None:
             self._process.stop(timeout_seconds)
 
@@ -155,30 +179,54 @@ class LocalKafka:
         return self._process
 
     def _java(self, *command: str) -> JavaProcess:
-        classpath = os.pathsep.join(map(str, jars.bring("kafka")))
-        return JavaProcess(
-            "Kafka", [*_JVM, "-cp", classpath, *command], self.data_dir / "kafka.log"
-        )
+        classpath = os.pathsep.join(map(str, jars.fetch_set("kafka")))
+        arguments = [*_JVM_OPTIONS, "-cp", classpath, *command]
+        return JavaProcess("Kafka", arguments, self.data_dir / "kafka.log")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=9092,
+        help="port on 127.0.0.1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder that keeps the data (default: a temporary folder)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a broker until SIGINT or SIGTERM. Raises ConfigError for a bad port."""
+    if not 0 <= options.port <= _MAX_PORT:
+        raise ConfigError([f"kafka: --port {options.port}, expected 0 to {_MAX_PORT}"])
+    return run_kafka(options.port, options.data)
 
 
 def run_kafka(listen_port: int, data_dir: Path | None) -> int:
-    """Run a broker until SIGINT or SIGTERM; returns the exit status 0. For the main thread.
+    """Run a broker until SIGINT or SIGTERM, and return 0. Main thread only.
 
-    `listen_port` 0 takes a free one; without `data_dir` the records are gone at the end.
-    Raises as `LocalKafka.start` and `LocalKafka.wait` do.
+    Port 0 picks a free port. Without `data_dir` the records are deleted at the end.
+    Raises the errors of `LocalKafka.start` and `LocalKafka.wait`.
     """
+    # A shell starts background jobs with SIGINT ignored, so set its handler as well.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(
-            number, signal.default_int_handler
-        )  # SIGINT too: a background job of a shell ignores it
+        signal.signal(number, signal.default_int_handler)
+
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        folder = data_dir or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="gex-kafka-"))
-        )
+        folder = data_dir
+        if folder is None:
+            temporary = tempfile.TemporaryDirectory(prefix="gex-kafka-")
+            folder = Path(stack.enter_context(temporary))
+
         sys.stderr.write("starting Kafka ...\n")
         kafka = stack.enter_context(LocalKafka(folder, port=listen_port))
         sys.stdout.write(
-            f"Kafka {VERSION} on {kafka.bootstrap_servers}, data in {kafka.data_dir}, stop with Ctrl-C\n"
+            f"Kafka {VERSION} on {kafka.bootstrap_servers}, data in {kafka.data_dir}; "
+            "stop it with Ctrl-C\n"
         )
         sys.stdout.flush()
         kafka.wait()

@@ -1,1 +1,1 @@
-"""What a person asks of a set-up: `check`, `history`, `verify`, and the table of `watch`."""
+"""Commands for people: check a setup, and watch, list and verify its events."""

@@ -1,8 +1,9 @@
-"""`gex-connector history`: the events of one symbol between two moments."""
+"""`gex-connector history`: print the events of one symbol in a period."""
 
 from __future__ import annotations
 
 import csv
+import os
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -15,9 +16,11 @@ from connector.core.model import MICROS
 from connector.errors import ConfigError
 from connector.kafka.events import END, ReceivedEvent
 from connector.kafka.names import partition_of
-from connector.tools.watch import as_json_line, line
+from connector.tools.reading import open_reader
+from connector.tools.text import json_line, text_line
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator
 
     from connector.core.model import Event
@@ -32,112 +35,160 @@ _UNITS: Final = {
     "d": "days",
     "w": "weeks",
 }
-_HEAD: Final = (
-    "observed_at",
-    "computed_at",
-    "feed",
-    "symbol",
-    "sequence",
-    "kind",
-    "status",
-    "reason",
-)
+# The columns before the levels; the levels follow in the order of `NUMBERS`.
+_MOMENT_COLUMNS: Final = ("observed_at", "computed_at")
+_EVENT_COLUMNS: Final = ("feed", "symbol", "sequence", "kind", "status", "reason")
 
 
-def moment(text: str, option: str) -> int:
-    """Microseconds since the epoch, of `2h` (ago: s, m, h, d, w) or of ISO 8601, without a zone UTC.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("symbol", type=str.upper)
+    parser.add_argument(
+        "--since",
+        default="1d",
+        help="start of the period: 2h or 3d (ago), or ISO 8601 (default: %(default)s)",
+    )
+    parser.add_argument("--until", help="end of the period (default: now)")
+    parser.add_argument("--feed", help="show this feed only")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--csv",
+        dest="form",
+        action="store_const",
+        const="csv",
+        default="table",
+        help="print one row per event, with the levels after it",
+    )
+    form.add_argument(
+        "--json",
+        dest="form",
+        action="store_const",
+        const="json",
+        default="table",
+        help="print one JSON object a line",
+    )
 
-    Raises ConfigError: it is neither.
+
+def run(options: argparse.Namespace) -> int:
+    """Print the events of a symbol. Raises ConfigError and KafkaUnavailable."""
+    since = parse_moment(options.since, "--since")
+    until = None
+    if options.until is not None:
+        until = parse_moment(options.until, "--until")
+
+    reader = open_reader(options.config, os.environ)
+    log = reader.log(options.feed)
+    period = since, until
+    events = read_events(log, reader.topics, reader.codec, options.symbol, period)
+    return history(events, options.form)
+
+
+def parse_moment(text: str, option: str) -> int:
+    """Return microseconds since the epoch for `2h` (ago) or an ISO 8601 moment.
+
+    Units are s, m, h, d and w. A moment without a zone is UTC. Raises ConfigError.
     """
     try:
-        if ago := re.fullmatch(r"(\d{1,6})([smhdw])", text.strip()):
-            at = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        else:
-            at = datetime.fromisoformat(text.strip())
-        at = at if at.tzinfo else at.replace(tzinfo=UTC)
-        return round(at.timestamp() * MICROS)
+        return round(_parse(text.strip()).timestamp() * MICROS)
     except (ValueError, OverflowError):
         raise ConfigError(
             [f"history: {option} {quote(text)}, expected 2h, 3d or 2026-01-31T12:00Z"]
         ) from None
 
 
-def history(found: Iterator[Event], form: str) -> int:
-    """Print them as `table`, `csv` or `json`."""
-    show, none = _FORMS[form](), True
-    for event in found:
+def history(events: Iterator[Event], form: str) -> int:
+    """Print events as `table`, `csv` or `json`, the keys of `_FORMS`."""
+    show = _FORMS[form]()
+    found = False
+    for event in events:
         show(event)
-        none = False
-    if none:
-        sys.stderr.write("no event of this symbol at this time\n")
+        found = True
+    if not found:
+        sys.stderr.write("no events of this symbol in this period\n")
     return 0
 
 
-def events(
-    log: Log, topics: Topics, codec: Codec, symbol: str, between: tuple[int, int | None]
+def read_events(
+    log: Log, topics: Topics, codec: Codec, symbol: str, period: tuple[int, int | None]
 ) -> Iterator[Event]:
-    """The events of a symbol observed between two moments, feed by feed, to where the topics end now.
+    """Yield a symbol's events observed in a period, feed by feed, up to now.
 
-    Only the partition that its key belongs to is read. Raises KafkaUnavailable, ShardCorrupt.
+    Only the partition of the symbol's key is read. `period` is in microseconds since the
+    epoch, without an end if that is None. Raises KafkaUnavailable and ShardCorrupt.
     """
-    since, until = between
+    since, until = period
+    key = symbol.encode()
     for feed in log.feeds:
-        name = topics.changes(feed)
-        place = name, partition_of(symbol, log.partitions[name])
-        end = log.offsets([place], END)
-        start = {
-            at: offset if offset >= 0 else end[at]
-            for at, offset in log.offsets([place], since // 1000).items()
-        }
+        topic = topics.changes(feed)
+        partition = topic, partition_of(symbol, log.partitions[topic])
+
+        end = log.offsets([partition], END)
+        start = log.offsets([partition], since // 1000)
+        # A negative offset means that no record is as young as `since`.
+        if start[partition] < 0:
+            start = end
+
         for record in log.read(start, end):
-            if record.key == symbol.encode():
-                event = record.decoded(codec.decode_event)
-                if since <= event.observed_at and (
-                    until is None or event.observed_at <= until
-                ):
-                    yield event
+            if record.key != key:
+                continue
+            event = record.decoded(codec.decode_event)
+            is_before = event.observed_at < since
+            is_after = until is not None and event.observed_at > until
+            if not is_before and not is_after:
+                yield event
+
+
+def _parse(text: str) -> datetime:
+    duration = re.fullmatch(r"(\d{1,6})([smhdw])", text)
+    if duration is not None:
+        amount, unit = duration.groups()
+        return datetime.now(UTC) - timedelta(**{_UNITS[unit]: int(amount)})
+
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _table() -> Callable[[Event], None]:
     def show(event: Event) -> None:
-        day = f"{datetime.fromtimestamp(event.observed_at / MICROS, UTC):%Y-%m-%d}"
-        sys.stdout.write(f"{day} {line(ReceivedEvent(event, event.observed_at))}\n")
+        day = f"{_datetime(event.observed_at):%Y-%m-%d}"
+        # Past events count as received when they were observed.
+        received = ReceivedEvent(event, event.observed_at)
+        sys.stdout.write(f"{day} {text_line(received)}\n")
 
     return show
 
 
 def _csv() -> Callable[[Event], None]:
-    """A row for each event: what it is, then each level of `after`, empty where there is none."""
+    """Write a header, then one row per event; a level that is absent is empty."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow((*_HEAD, *NUMBERS))
-
-    def iso(at: int | None) -> str | None:
-        return (
-            None
-            if at is None
-            else datetime.fromtimestamp(at / MICROS, UTC).isoformat(
-                timespec="microseconds"
-            )
-        )
+    writer.writerow((*_MOMENT_COLUMNS, *_EVENT_COLUMNS, *NUMBERS))
 
     def show(event: Event) -> None:
-        levels = [
-            None if event.after is None else attrgetter(path)(event.after)
-            for path in NUMBERS
-        ]
-        named = [getattr(event, name) for name in _HEAD[2:]]
-        writer.writerow(
-            (iso(event.observed_at), iso(event.computed_at), *named, *levels)
-        )
+        moments = [_iso(getattr(event, name)) for name in _MOMENT_COLUMNS]
+        fields = [getattr(event, name) for name in _EVENT_COLUMNS]
+        levels: list[float | None] = [None] * len(NUMBERS)
+        if event.after is not None:
+            levels = [attrgetter(path)(event.after) for path in NUMBERS]
+        writer.writerow((*moments, *fields, *levels))
 
     return show
 
 
 def _json() -> Callable[[Event], None]:
     def show(event: Event) -> None:
-        sys.stdout.write(f"{as_json_line(event)}\n")
+        sys.stdout.write(f"{json_line(event)}\n")
 
     return show
 
 
 _FORMS: Final = {"table": _table, "csv": _csv, "json": _json}
+
+
+def _datetime(at: int) -> datetime:
+    return datetime.fromtimestamp(at / MICROS, UTC)
+
+
+def _iso(at: int | None) -> str | None:
+    if at is None:
+        return None
+    return _datetime(at).isoformat(timespec="microseconds")

@@ -1,4 +1,4 @@
-"""What reading the topics takes, from the configuration."""
+"""Clients and decoders for the commands that read the topics."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 class ReaderContext(Value, frozen=True):
-    """Clients, the names of the topics, and how their values are decoded."""
+    """Kafka clients, topic names, and the decoder of their values."""
 
     clients: Clients
     topics: Topics
     codec: Codec
 
     def log(self, feed: str | None) -> Log:
-        """The topics of all feeds or of one. Raises KafkaUnavailable."""
+        """Return the topics of one feed, or of all. Raises KafkaUnavailable."""
         return Log(self.clients, self.topics, feed)
 
     def events(self, feed: str | None, *, from_beginning: bool) -> Events:
-        """The events of all feeds or of one. Raises KafkaUnavailable."""
+        """Return the events of one feed, or of all. Raises KafkaUnavailable."""
         return Events(
             self.clients,
             self.topics,
@@ -40,19 +40,42 @@ class ReaderContext(Value, frozen=True):
         )
 
 
-def opened(path: Path | None, environ: Mapping[str, str]) -> ReaderContext:
-    """To read with; logs to standard error. Raises ConfigError, SetupError."""
+def open_reader(path: Path | None, environ: Mapping[str, str]) -> ReaderContext:
+    """Build a reader from the configuration, and log to standard error.
+
+    Raises ConfigError, and SetupError if the registry client is not installed.
+    """
     kafka, registry = load_kafka(path, environ)
-    configure(
-        "WARNING", secrets=lambda: (*kafka.client.secrets(), *registry.client.secrets())
-    )
-    return ReaderContext(
-        Clients(kafka), Topics(kafka.topic_prefix), Codec(framing_of(registry))
-    )
+
+    def secrets() -> tuple[str, ...]:
+        return (*kafka.client.secrets(), *registry.client.secrets())
+
+    configure("WARNING", secrets=secrets)
+    codec = Codec(framing_of(registry))
+    return ReaderContext(Clients(kafka), Topics(kafka.topic_prefix), codec)
 
 
-def ignored(
+def ignored_paths(
     path: Path | None, environ: Mapping[str, str]
 ) -> dict[str, tuple[str, ...]]:
-    """What each configured feed ignores; nothing where feeds are not configured here. Raises ConfigError."""
+    """Return the `ignore` list of each configured feed. Raises ConfigError.
+
+    The result is empty if this configuration has no feeds.
+    """
     return {feed.name: feed.ignore for feed in load_feeds(path, environ)}
+
+
+class EventFilter(Value, frozen=True):
+    """The events to show. An empty set lets every value pass."""
+
+    symbols: frozenset[str] = frozenset()
+    kinds: frozenset[str] = frozenset()
+    statuses: frozenset[str] = frozenset()
+
+    def matches(self, symbol: str, kind: str | None, status: str) -> bool:
+        """Return True if such an event is to be shown."""
+        if self.symbols and symbol not in self.symbols:
+            return False
+        if self.kinds and kind not in self.kinds:
+            return False
+        return not self.statuses or status in self.statuses

@@ -1,4 +1,4 @@
-"""`gex-connector watch --table`: a row for each symbol, redrawn where it stands."""
+"""`gex-connector watch --table`: keep a row per symbol up to date on a terminal."""
 
 from __future__ import annotations
 
@@ -11,18 +11,31 @@ from typing import TYPE_CHECKING, Final
 from connector.config.secrets import printable
 from connector.core.model import MICROS, Levels, State
 from connector.kafka.events import BEGINNING, END
-from connector.tools.watch import price, what
+from connector.tools.text import describe, format_price
 
 if TYPE_CHECKING:
     from connector.core.model import Event
     from connector.kafka.events import Log, Record
-    from connector.tools.reading import ReaderContext
-    from connector.tools.watch import EventFilter
+    from connector.tools.reading import EventFilter, ReaderContext
 
-_DRAW_SECONDS: Final = 0.5
-_HOME, _TO_LINE_END, _TO_SCREEN_END, _CLEAR = "\x1b[H", "\x1b[K", "\x1b[J", "\x1b[2J"
-_COLOURS: Final = {"LIVE": 32, "STALE": 33, "MISSING": 33, "INVALID": 31, "REMOVED": 31}
-_HEAD: Final = (
+# Often enough to look live, and rare enough for a slow terminal.
+_DRAW_INTERVAL_SECONDS: Final = 0.5
+
+# ANSI control sequences.
+_CURSOR_HOME: Final = "\x1b[H"
+_ERASE_LINE_END: Final = "\x1b[K"
+_ERASE_SCREEN_END: Final = "\x1b[J"
+_ERASE_SCREEN: Final = "\x1b[2J"
+_GREEN, _YELLOW, _RED = 32, 33, 31
+_COLOURS: Final = {
+    "LIVE": _GREEN,
+    "STALE": _YELLOW,
+    "MISSING": _YELLOW,
+    "INVALID": _RED,
+    "REMOVED": _RED,
+}
+
+_HEADER: Final = (
     "SYMBOL",
     "STATUS",
     "SPOT",
@@ -33,7 +46,8 @@ _HEAD: Final = (
     "EVENT",
     "LAST CHANGE",
 )
-_FORMAT: Final = "{:<14}  {:<8}  {:>11}  {:>11}  {:>11}  {:>11}  {:>7}  {:>8}  {}"
+_ROW_FORMAT: Final = "{:<14}  {:<8}  {:>11}  {:>11}  {:>11}  {:>11}  {:>7}  {:>8}  {}"
+_STATUS_COLUMN: Final = 1
 
 
 @dataclass(slots=True)
@@ -43,98 +57,114 @@ class _Row:
 
 
 class Table:
-    """Follows `current` from its beginning, which is what holds now, and `changes` from its end."""
+    """The last state and event of each symbol.
 
-    def __init__(self, log: Log, opened: ReaderContext, wanted: EventFilter) -> None:
-        self._log, self._codec, self._topics, self._wanted = (
-            log,
-            opened.codec,
-            opened.topics,
-            wanted,
-        )
+    `current` is read from its beginning, since compaction keeps the last state of every
+    symbol there, and `changes` from its end.
+    """
+
+    def __init__(self, log: Log, reader: ReaderContext, wanted: EventFilter) -> None:
+        self._log = log
+        self._topics = reader.topics
+        self._codec = reader.codec
+        self._wanted = wanted
         self._rows: dict[tuple[str, str], _Row] = {}
 
     def show(self) -> int:
-        """Draw until Ctrl-C. Raises KafkaUnavailable, ShardCorrupt."""
-        starts = dict.fromkeys(
-            self._log.planned_checks(*map(self._topics.current, self._log.feeds)),
-            BEGINNING,
-        )
-        starts |= dict.fromkeys(
-            self._log.planned_checks(*map(self._topics.changes, self._log.feeds)), END
-        )
+        """Draw until Ctrl-C. Raises KafkaUnavailable and ShardCorrupt."""
+        current = map(self._topics.current, self._log.feeds)
+        changes = map(self._topics.changes, self._log.feeds)
+        starts = dict.fromkeys(self._log.planned_checks(*current), BEGINNING)
+        starts |= dict.fromkeys(self._log.planned_checks(*changes), END)
+
+        sys.stdout.write(_ERASE_SCREEN)
         drawn_at = 0.0
-        sys.stdout.write(_CLEAR)
         for record in self._log.follow(starts, lambda: False):
             if record is not None:
                 self.take(record)
-            if time.monotonic() - drawn_at >= _DRAW_SECONDS:
-                size = shutil.get_terminal_size()
-                lines = self.lines(time.time_ns() // 1000, size.lines - 1, size.columns)
-                sys.stdout.write(
-                    _HOME
-                    + "".join(f"{line}{_TO_LINE_END}\n" for line in lines)
-                    + _TO_SCREEN_END
-                )
-                sys.stdout.flush()
+            if time.monotonic() - drawn_at >= _DRAW_INTERVAL_SECONDS:
+                self._draw()
                 drawn_at = time.monotonic()
         return 0
 
     def take(self, record: Record) -> None:
-        """Keep the last state and the last event of a symbol."""
+        """Keep a record's state or event as the symbol's last."""
         if self._topics.is_changes(record.topic):
             event = record.decoded(self._codec.decode_event)
-            self._rows.setdefault((event.feed, event.symbol), _Row()).event = event
+            self._row(event.feed, event.symbol).event = event
         else:
             state = record.decoded(self._codec.decode_state)
-            self._rows.setdefault((state.feed, state.symbol), _Row()).state = state
+            self._row(state.feed, state.symbol).state = state
 
     def lines(self, now: int, height: int, width: int) -> list[str]:
-        """The head and as many rows as there is room for, coloured; `now` in microseconds."""
-        rows = [
-            _cells(
-                f"{feed}/{symbol}" if len(self._log.feeds) > 1 else symbol,
-                row.state,
-                row.event,
-                now,
-            )
-            for (feed, symbol), row in sorted(self._rows.items())
-            if row.state
-            and self._wanted.has(
-                symbol, row.event.kind if row.event else None, row.state.status
-            )
-        ]
+        """Return the header and the rows that fit, coloured. `now` is in microseconds."""
+        several_feeds = len(self._log.feeds) > 1
+        rows = []
+        for (feed, symbol), row in sorted(self._rows.items()):
+            # An event can be read before the first state of its symbol.
+            if row.state is None:
+                continue
+            kind = None if row.event is None else row.event.kind
+            if self._wanted.matches(symbol, kind, row.state.status):
+                name = f"{feed}/{symbol}" if several_feeds else symbol
+                rows.append(_cells(name, row.state, row.event, now))
+
+        # The header takes a line, and the note about hidden rows another.
         room = max(height - 2, 1)
-        more = (
-            [
-                f"and {len(rows) - room} more: filter by --feed, --symbol, --kind, --status"
-            ]
-            if len(rows) > room
-            else []
-        )
-        return [_line(_HEAD, width), *(_line(row, width) for row in rows[:room]), *more]
+        lines = [_line(_HEADER, width)]
+        lines += [_line(row, width) for row in rows[:room]]
+        hidden = len(rows) - room
+        if hidden > 0:
+            options = "--feed, --symbol, --kind, --status"
+            lines.append(f"and {hidden} more: filter by {options}")
+        return lines
+
+    def _row(self, feed: str, symbol: str) -> _Row:
+        return self._rows.setdefault((feed, symbol), _Row())
+
+    def _draw(self) -> None:
+        size = shutil.get_terminal_size()
+        now = time.time_ns() // 1000
+        lines = self.lines(now, size.lines - 1, size.columns)
+
+        # Overwrite in place: erasing the screen first would flicker.
+        page = "".join(f"{line}{_ERASE_LINE_END}\n" for line in lines)
+        sys.stdout.write(_CURSOR_HOME + page + _ERASE_SCREEN_END)
+        sys.stdout.flush()
 
 
 def _cells(name: str, state: State, event: Event | None, now: int) -> tuple[str, ...]:
-    levels = (state.levels if state.status.has_levels else None) or Levels()
-    every = levels.all_expiry
-    age = (
-        "-"
-        if state.computed_at is None
-        else f"{(now - state.computed_at) / MICROS:.0f} s"
+    levels = Levels()
+    if state.status.has_levels and state.levels is not None:
+        levels = state.levels
+
+    age = "-"
+    if state.computed_at is not None:
+        age = f"{(now - state.computed_at) / MICROS:.0f} s"
+
+    last_change = ""
+    if event is not None:
+        last_change = f"{event.kind}  {describe(event)}"
+
+    return (
+        name,
+        state.status,
+        format_price(levels.spot_price),
+        format_price(levels.all_expiry.hvl),
+        format_price(levels.all_expiry.call_resistance),
+        format_price(levels.all_expiry.put_support),
+        age,
+        f"#{state.sequence}",
+        last_change,
     )
-    shown = map(
-        price, (levels.spot_price, every.hvl, every.call_resistance, every.put_support)
-    )
-    said = "" if event is None else f"{event.kind}  {what(event)}"
-    return name, state.status, *shown, age, f"#{state.sequence}", said
 
 
 def _line(cells: tuple[str, ...], width: int) -> str:
-    """Cut to the width, the status in its colour."""
-    text, colour = printable(_FORMAT.format(*cells))[:width], _COLOURS.get(cells[1])
-    return (
-        text
-        if colour is None
-        else text.replace(cells[1], f"\x1b[{colour}m{cells[1]}\x1b[0m", 1)
-    )
+    """Return a row cut to the width of the terminal, its status coloured."""
+    # Cut before colouring: control sequences take no room on the screen.
+    text = printable(_ROW_FORMAT.format(*cells))[:width]
+    status = cells[_STATUS_COLUMN]
+    colour = _COLOURS.get(status)
+    if colour is None:
+        return text
+    return text.replace(status, f"\x1b[{colour}m{status}\x1b[0m", 1)

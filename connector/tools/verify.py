@@ -1,25 +1,34 @@
-"""`gex-connector verify`: reads both topics of each feed, and proves that they hold what they promise.
+"""`gex-connector verify`: prove that both topics of each feed hold what they promise.
 
-A worker may be writing. What is read ends where the topics end at the start, but for what is needed to compare the
-two: an event is visible at the latest when its partition is read to where it ended after its state was seen, and a
-state when its partition is read to where it ended after its event was seen, since both are one transaction. Where
-`changes` begins depends on retention and is no fault. Memory holds the last event and state of each symbol.
+A worker may be writing meanwhile, so the order of reading matters:
+
+1. Read `current` up to its present end.
+2. Read `changes` up to the end it has then. An event and its state are one transaction,
+   so every state seen in step 1 has its event by now.
+3. Read the rest of `current`, up to the end it has then. For the same reason every event
+   seen in step 2 has its state by now.
+
+Events that retention has deleted are not missed. Memory holds the last event and state of
+each symbol.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from connector.config.secrets import printable
+from connector.config.secrets import printable, quote
 from connector.core.diff import Rules, compare
 from connector.errors import ShardCorrupt
 from connector.kafka.events import BEGINNING, END
 from connector.kafka.names import partition_of
+from connector.tools.reading import ignored_paths, open_reader
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
 
     from connector.core.model import Event, Levels, State
@@ -27,197 +36,275 @@ if TYPE_CHECKING:
     from connector.kafka.events import Log, Record
     from connector.kafka.names import Topics
 
-_MOST_FAULTS: Final = 20
+# A systematic fault shows in the first few; the rest are counted only.
+_MAX_PRINTED_FAULTS: Final = 20
+
+# The default of `feeds.ignore`, for feeds that this configuration does not have.
+_DEFAULT_IGNORED: Final = ("spot_price",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("--feed", help="verify this feed only")
+    parser.epilog = (
+        "exit status: 0 no faults, 1 faults found, 2 invalid configuration, "
+        "3 Kafka is not usable"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Verify the topics. Raises ConfigError and KafkaUnavailable."""
+    reader = open_reader(options.config, os.environ)
+    ignored = ignored_paths(options.config, os.environ)
+    return verify(reader.log(options.feed), reader.topics, reader.codec, ignored)
 
 
 def verify(
     log: Log, topics: Topics, codec: Codec, ignored: Mapping[str, tuple[str, ...]]
 ) -> int:
-    """Say each fault, the first ones, and sum up. 1 where there is one, else 0. Raises KafkaUnavailable.
+    """Print the faults found and a summary. Return 1 if there are faults, else 0.
 
-    `ignored`: what each feed's configuration ignores, as far as it is known.
+    `ignored` has the `ignore` list of each feed, if it is known. Raises KafkaUnavailable.
     """
     totals = Totals()
     for feed in log.feeds:
-        _Feed(
-            feed,
-            log,
-            codec,
-            Rules.of(ignored.get(feed, ("spot_price",))).exact(),
-            totals,
-        ).verify(topics)
-    if totals.faults > _MOST_FAULTS:
-        sys.stdout.write(f"... and {totals.faults - _MOST_FAULTS} more\n")
-    read = f"{totals.events} events and {totals.states} states of {totals.symbols} symbols, {len(log.feeds)} feed(s)"
-    sys.stdout.write(
-        f"{'FAULTY' if totals.faults else 'ok'}: {read}: {totals.faults} faults\n"
-    )
-    return int(totals.faults > 0)
+        rules = Rules.of(ignored.get(feed, _DEFAULT_IGNORED)).exact()
+        _FeedVerifier(feed, log, codec, rules, totals).verify(topics)
+
+    totals.print_summary(len(log.feeds))
+    return 1 if totals.faults else 0
 
 
 @dataclass(slots=True)
 class Totals:
-    """What was read of all feeds, and what was wrong with it."""
+    """Counts of the records read and the faults found in all feeds."""
 
     events: int = 0
     states: int = 0
     symbols: int = 0
     faults: int = 0
 
-    def fault(self, said: str) -> None:
-        """Count it, and say it where it is one of the first."""
+    def add_fault(self, fault: str) -> None:
+        """Count a fault, and print it if it is among the first."""
         self.faults += 1
-        if self.faults <= _MOST_FAULTS:
-            sys.stdout.write(f"{printable(said)}\n")
+        if self.faults <= _MAX_PRINTED_FAULTS:
+            sys.stdout.write(f"{printable(fault)}\n")
+
+    def print_summary(self, feeds: int) -> None:
+        """Print the verdict and the counts on the last line."""
+        hidden = self.faults - _MAX_PRINTED_FAULTS
+        if hidden > 0:
+            sys.stdout.write(f"... and {hidden} more\n")
+
+        verdict = "FAULTY" if self.faults else "ok"
+        records = f"{self.events} events and {self.states} states"
+        sys.stdout.write(
+            f"{verdict}: {records} of {self.symbols} symbols in {feeds} feed(s); "
+            f"{self.faults} faults\n"
+        )
 
 
 @dataclass(slots=True)
 class _Symbol:
-    """What is known of a symbol: the last state, and one that awaits its event; the last event, and what was said."""
+    """The last records of a symbol, and the values that the next ones must continue.
+
+    `awaited` is the state of step 1 until its event is read; `published` has the levels of
+    the last event that had some.
+    """
 
     state: State | None = None
-    expected: State | None = None
+    awaited: State | None = None
     event: Event | None = None
-    first: int = 0
-    said: Levels | None = None
+    first_sequence: int = 0
+    published: Levels | None = None
     computed_at: int = 0
 
 
-class _Feed:
+class _FeedVerifier:
     def __init__(
         self, feed: str, log: Log, codec: Codec, rules: Rules, totals: Totals
     ) -> None:
-        self._feed, self._log, self._codec, self._rules, self._totals = (
-            feed,
-            log,
-            codec,
-            rules,
-            totals,
-        )
+        self._feed = feed
+        self._log = log
+        self._codec = codec
+        self._rules = rules
+        self._totals = totals
         self._symbols: dict[str, _Symbol] = defaultdict(_Symbol)
 
     def verify(self, topics: Topics) -> None:
-        """States, then the events up to where they end now, then the states written meanwhile."""
-        current, changes = (
-            self._log.planned_checks(topics.current(self._feed)),
-            self._log.planned_checks(topics.changes(self._feed)),
-        )
-        seen = self._log.offsets(current, END)
-        for record in self._log.read(dict.fromkeys(current, BEGINNING), seen):
-            self._state(record)
+        """Read both topics in the three steps of the module's description."""
+        log = self._log
+        changes_topic = topics.changes(self._feed)
+        current = log.planned_checks(topics.current(self._feed))
+        changes = log.planned_checks(changes_topic)
+
+        first_end = log.offsets(current, END)
+        for record in log.read(dict.fromkeys(current, BEGINNING), first_end):
+            self._take_state(record)
         for symbol in self._symbols.values():
-            symbol.expected = symbol.state
-        for record in self._log.read(
-            dict.fromkeys(changes, BEGINNING), self._log.offsets(changes, END)
-        ):
-            self._event(record)
-        for record in self._log.read(seen, self._log.offsets(current, END)):
-            self._state(record)
-        starts, topic = (
-            self._log.offsets(changes, BEGINNING),
-            topics.changes(self._feed),
-        )
+            symbol.awaited = symbol.state
+
+        changes_end = log.offsets(changes, END)
+        for record in log.read(dict.fromkeys(changes, BEGINNING), changes_end):
+            self._take_event(record)
+
+        for record in log.read(first_end, log.offsets(current, END)):
+            self._take_state(record)
+
+        # A partition that begins at offset 0 has lost nothing to retention.
+        starts = log.offsets(changes, BEGINNING)
         for name, symbol in self._symbols.items():
-            if fault := _apart(
-                symbol, whole=starts[topic, partition_of(name, len(starts))] == 0
-            ):
-                self._totals.fault(f"{self._feed}/{name}: {fault}")
+            partition = partition_of(name, len(starts))
+            is_whole = starts[changes_topic, partition] == 0
+            fault = _incomplete(symbol, is_whole=is_whole)
+            if fault is not None:
+                self._totals.add_fault(f"{self._feed}/{name}: {fault}")
         self._totals.symbols += len(self._symbols)
 
-    def _state(self, record: Record) -> None:
+    def _take_state(self, record: Record) -> None:
         self._totals.states += 1
+        if not record.value:
+            self._totals.add_fault(f"unexpected tombstone ({record.place})")
+            return
         try:
             state = record.decoded(self._codec.decode_state)
         except ShardCorrupt as error:
-            self._totals.fault(
-                "a tombstone at " + record.place if not record.value else str(error)
-            )
+            self._totals.add_fault(str(error))
             return
-        symbol = self._symbols[state.symbol]
-        before, symbol.state = symbol.state, state
-        faults = self._misplaced(record, state)
-        if before is not None and state.sequence < before.sequence:
-            faults.append(f"the sequence goes back from #{before.sequence}")
-        if before is not None and (state.computed_at or 0) < (before.computed_at or 0):
-            faults.append("computed_at goes back")
-        if symbol.event is not None and state.sequence == symbol.event.sequence:
-            faults += self._disagreement(state, symbol.event, symbol.said)
-        self._say(record, state, faults)
 
-    def _event(self, record: Record) -> None:
+        symbol = self._symbols[state.symbol]
+        faults = self._misplaced(record, state)
+        faults += _state_regressions(symbol.state, state)
+        symbol.state = state
+
+        event = symbol.event
+        if event is not None and event.sequence == state.sequence:
+            faults += self._disagreements(state, event, symbol.published)
+        self._report(record, state, faults)
+
+    def _take_event(self, record: Record) -> None:
         self._totals.events += 1
         try:
             event = record.decoded(self._codec.decode_event)
         except ShardCorrupt as error:
-            self._totals.fault(str(error))
+            self._totals.add_fault(str(error))
             return
-        symbol, faults = self._symbols[event.symbol], self._misplaced(record, event)
-        if event.event_id != f"{self._feed}/{event.symbol}/{event.sequence}":
-            faults.append("its event_id is another's")
-        if (event.computed_at or symbol.computed_at) < symbol.computed_at:
+
+        symbol = self._symbols[event.symbol]
+        faults = self._misplaced(record, event)
+        faults += self._event_faults(symbol, event)
+        _advance(symbol, event)
+
+        awaited = symbol.awaited
+        if awaited is not None and awaited.sequence == event.sequence:
+            faults += self._disagreements(awaited, event, symbol.published)
+            symbol.awaited = None
+        self._report(record, event, faults)
+
+    def _misplaced(self, record: Record, value: Event | State) -> list[str]:
+        """Return faults of the record's key, partition and topic."""
+        faults = []
+        if record.key != value.symbol.encode():
+            faults.append("the record key is not the symbol")
+        partitions = self._log.partitions[record.topic]
+        if record.partition != partition_of(value.symbol, partitions):
+            faults.append("the record is in the wrong partition")
+        if value.feed != self._feed:
+            faults.append(f"the record is in the topic of feed {self._feed}")
+        return faults
+
+    def _event_faults(self, symbol: _Symbol, event: Event) -> list[str]:
+        """Return the promises that an event breaks towards its predecessor."""
+        faults = []
+        event_id = f"{self._feed}/{event.symbol}/{event.sequence}"
+        if event.event_id != event_id:
+            faults.append(f"event_id is {quote(event.event_id)}, expected {event_id}")
+        if event.computed_at is not None and event.computed_at < symbol.computed_at:
             faults.append("computed_at goes back")
+
         last = symbol.event
-        if last is None:
-            symbol.first = event.sequence
         if last is not None and event.sequence != last.sequence + 1:
-            what = (
-                "a gap" if event.sequence > last.sequence else "doubled or out of order"
-            )
-            faults.append(f"{what}: it follows #{last.sequence}")
-        elif (last is not None or event.sequence == 1) and compare(
-            symbol.said, event.before, self._rules
-        ):
-            faults.append("before is not what was said last")
-        if last is None or event.sequence > last.sequence:
-            symbol.event, symbol.computed_at = (
-                event,
-                max(symbol.computed_at, event.computed_at or 0),
-            )
-            symbol.said = event.before if event.after is None else event.after
-        if symbol.expected is not None and symbol.expected.sequence == event.sequence:
-            faults += self._disagreement(symbol.expected, event, symbol.said)
-            symbol.expected = None
-        self._say(record, event, faults)
+            is_gap = event.sequence > last.sequence
+            problem = "gap in the sequence" if is_gap else "duplicate or out of order"
+            faults.append(f"{problem}: it follows #{last.sequence}")
+            return faults
 
-    def _misplaced(self, record: Record, what: Event | State) -> list[str]:
-        right = {
-            "its key is another": record.key == what.symbol.encode(),
-            "it is in the wrong partition": record.partition
-            == partition_of(what.symbol, self._log.partitions[record.topic]),
-            "it is another feed's": what.feed == self._feed,
-        }
-        return [fault for fault, well in right.items() if not well]
+        # If retention has deleted the predecessor, `before` has nothing to agree with.
+        has_predecessor = last is not None or event.sequence == 1
+        if has_predecessor and compare(symbol.published, event.before, self._rules):
+            faults.append("`before` differs from the levels published last")
+        return faults
 
-    def _disagreement(
-        self, state: State, event: Event, said: Levels | None
+    def _disagreements(
+        self, state: State, event: Event, published: Levels | None
     ) -> list[str]:
-        right = {
-            f"the state is {state.status}, its event {event.status}": state.status
-            is event.status,
-            "the state does not say what its event said": not compare(
-                said, state.said, self._rules
-            ),
-            "the state is older than its event": (state.computed_at or 0)
-            >= (event.computed_at or 0),
-        }
-        return [fault for fault, well in right.items() if not well]
-
-    def _say(self, record: Record, what: Event | State, faults: list[str]) -> None:
-        for fault in faults:
-            self._totals.fault(
-                f"{what.feed}/{what.symbol} #{what.sequence}: {fault} ({record.place})"
+        """Return the faults of a state and the event of the same sequence."""
+        faults = []
+        if state.status is not event.status:
+            faults.append(
+                f"the state has status {state.status}, its event {event.status}"
             )
+        if compare(published, state.said, self._rules):
+            faults.append("the state differs from the levels its event published")
+        if (state.computed_at or 0) < (event.computed_at or 0):
+            faults.append("the state is older than its event")
+        return faults
+
+    def _report(self, record: Record, value: Event | State, faults: list[str]) -> None:
+        name = f"{value.feed}/{value.symbol} #{value.sequence}"
+        for fault in faults:
+            self._totals.add_fault(f"{name}: {fault} ({record.place})")
 
 
-def _apart(symbol: _Symbol, *, whole: bool) -> str | None:
-    """What is wrong with how it begins and ends; `whole`: retention has deleted nothing of it."""
-    state, event = symbol.state, symbol.event
-    if whole and symbol.first != 1:
-        return f"its events begin with {f'#{symbol.first}' if event else 'none'}, though nothing was deleted"
+def _state_regressions(last: State | None, state: State) -> list[str]:
+    faults = []
+    if last is not None and state.sequence < last.sequence:
+        faults.append(f"the sequence goes back from #{last.sequence}")
+    if last is not None and (state.computed_at or 0) < (last.computed_at or 0):
+        faults.append("computed_at goes back")
+    return faults
+
+
+def _advance(symbol: _Symbol, event: Event) -> None:
+    """Make an event the symbol's last, unless it is a duplicate or out of order."""
+    last = symbol.event
+    if last is None:
+        symbol.first_sequence = event.sequence
+    elif event.sequence <= last.sequence:
+        return
+
+    symbol.event = event
+    symbol.computed_at = max(symbol.computed_at, event.computed_at or 0)
+    # Events without levels, such as MISSING, carry the levels they end in `before`.
+    symbol.published = event.before if event.after is None else event.after
+
+
+def _incomplete(symbol: _Symbol, *, is_whole: bool) -> str | None:
+    """Return the fault of a symbol's first or last records.
+
+    `is_whole` means that retention has deleted none of its events.
+    """
+    state = symbol.state
+    event = symbol.event
+    if is_whole and symbol.first_sequence != 1:
+        first = "it has no events"
+        if event is not None:
+            first = f"its first event is #{symbol.first_sequence}"
+        return f"{first}, although retention has deleted nothing"
+
     if event is None:
         return None
-    if state is None or state.sequence < event.sequence:
-        return f"its last event is #{event.sequence}, its state {'absent' if state is None else f'#{state.sequence}'}"
-    if symbol.expected is not None and symbol.expected.sequence > event.sequence:
-        return f"its state is #{symbol.expected.sequence}, its last event #{event.sequence}"
+    if state is None:
+        return f"its last event is #{event.sequence}, but it has no state"
+    if state.sequence < event.sequence:
+        return (
+            f"its last event is #{event.sequence}, but its state is #{state.sequence}"
+        )
+
+    # A later state, read in step 3, may well be ahead of the events read in step 2.
+    awaited = symbol.awaited
+    if awaited is not None and awaited.sequence > event.sequence:
+        return (
+            f"its state is #{awaited.sequence}, but its last event is #{event.sequence}"
+        )
     return None

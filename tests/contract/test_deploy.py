@@ -735,7 +735,7 @@ def test_kafka_and_the_registry_start_with_what_compose_gives_them_and_what_is_i
         services["kafka"]["environment"] | services["registry"]["environment"]
     ).items():
         monkeypatch.setenv(name, here(value, addresses))
-    java = ("-Xmx512m", "-cp", os.pathsep.join(map(str, jars.bring("kafka"))))
+    java = ("-Xmx512m", "-cp", os.pathsep.join(map(str, jars.fetch_set("kafka"))))
     folders = {
         f"--{kind}-configs-dir={tmp_path / kind}": tmp_path / kind
         for kind in ("default", "mounted", "final")

@@ -677,13 +677,8 @@ def test_a_script_that_cannot_be_used_is_exit_2(
 def test_the_command_says_where_it_listens_and_ends_with_0_when_told_to(
     number: signal.Signals,
 ) -> None:
-    code = (
-        "import sys; from connector.simulator.command import run_simulator as run; "
-        "from connector.simulator.settings import Settings; sys.exit(run(Settings(), '127.0.0.1', 0, None))"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
-    ) as process:
+    command = [sys.executable, "-m", "connector", "simulate", "--listen=127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         process.send_signal(number)

@@ -157,7 +157,7 @@ def test_an_unreachable_repository_is_named_with_the_file(
     use_repository(monkeypatch, tmp_path / "jgo.conf", free_port())
     with pytest.raises(
         KafkaUnavailable,
-        match=r"thing-1\.2-all\.tar\.gz cannot be fetched: .*; check the network",
+        match=r"cannot download thing-1\.2-all\.tar\.gz: .*; check the network",
     ):
         jars.ensure([ARCHIVE], cache)
 
@@ -167,7 +167,7 @@ def test_a_file_that_no_repository_has_is_named(
 ) -> None:
     repository.files.clear()
     with pytest.raises(
-        KafkaUnavailable, match=r"thing-1\.2-all\.tar\.gz cannot be fetched"
+        KafkaUnavailable, match=r"cannot download thing-1\.2-all\.tar\.gz"
     ):
         jars.ensure([ARCHIVE], cache)
 
@@ -176,7 +176,7 @@ def test_a_file_that_no_repository_has_is_named(
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
-        SetupError, match=r"cache folder .*/file/cache cannot be used.*XDG_CACHE_HOME"
+        SetupError, match=r"cannot use the cache folder .*/file/cache.*XDG_CACHE_HOME"
     ):
         jars.ensure([ARCHIVE], tmp_path / "file" / "cache")
 
@@ -184,7 +184,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_processes_that_start_at_once_fetch_once(
     repository: Repository, cache: Path
 ) -> None:
-    program = "import sys, pathlib; from connector.simulator import jars; "
+    program = "import sys, pathlib; from connector.devkit import jars; "
     program += "jars.ensure([jars.Archive(*sys.argv[1:3])], pathlib.Path(sys.argv[3]))"
     command = [
         sys.executable,

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 60.0
 
-RUN = "import sys; from connector.simulator.kafka import run_kafka; sys.exit(run_kafka(0, None))"
+RUN = "import sys; from connector.devkit.local_kafka import run_kafka; sys.exit(run_kafka(0, None))"
 # The thread that starts the broker ends at once: the broker is the process's all the same.
 START_AND_WAIT = """
 import pathlib, sys, threading
-from connector.simulator.kafka import LocalKafka
+from connector.devkit.local_kafka import LocalKafka
 kafka = LocalKafka(pathlib.Path(sys.argv[1]))
 thread = threading.Thread(target=kafka.start)
 thread.start()
@@ -186,7 +186,7 @@ def test_a_second_start_asks_no_repository(
     monkeypatch.setattr(
         jars, "_maven", lambda _: pytest.fail("a repository was asked for")
     )
-    assert len(jars.bring("kafka")) > 40
+    assert len(jars.fetch_set("kafka")) > 40
 
 
 def test_a_port_in_use_is_refused(tmp_path: Path) -> None:

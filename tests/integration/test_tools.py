@@ -191,7 +191,7 @@ def test_what_cannot_be_tried_says_why_and_only_requests_that_left_are_counted(
         assert (code, marks(printed, "FAIL")) == (0, set()), printed
         assert "quota          used up for another" in printed
         assert "key, clock     not tried" in printed
-        assert "no request for the list is left in this minute" in printed
+        assert "no request is left this minute for the symbol list" in printed
         assert printed.splitlines()[-1].startswith(
             f"{simulator.ask('/_control/stats')['requests_total']} request(s)"
         )
@@ -355,7 +355,7 @@ def test_history_begins_and_ends_where_it_is_told(
         [e.sequence for e in its[1:-1]],
     )
     assert tool("history", "ETHUSDT", "--since", "yesterday", given=written)[0] == 2
-    assert "no event" in tool("history", "NONEUSDT", given=written)[1]
+    assert "no events" in tool("history", "NONEUSDT", given=written)[1]
 
 
 def test_watch_shows_what_is_asked_for_and_ends_quietly(
@@ -549,21 +549,27 @@ TAMPERED: dict[
     "whole": (lambda events, states: (events, states), None),
     "a gap": (
         lambda events, states: ([*events[:2], *events[3:]], states),
-        "a gap: it follows #2",
+        "gap in the sequence: it follows #2",
     ),
     "a double": (
         lambda events, states: ([*events, events[-1]], states),
-        "doubled or out of order",
+        "duplicate or out of order",
     ),
-    "an event less": (lambda events, states: (events[:-1], states), "its last event #"),
+    "an event less": (
+        lambda events, states: (events[:-1], states),
+        "but its last event is #",
+    ),
     "a state behind": (
         lambda events, states: (
             events,
             [one for one in states if one.sequence < events[-1].sequence],
         ),
-        "its last event is #",
+        "but its state is #",
     ),
-    "another thing said": (_other_words, "the state does not say what its event said"),
+    "another thing said": (
+        _other_words,
+        "the state differs from the levels its event published",
+    ),
     "computed_at goes back": (_back, "computed_at goes back"),
 }
 
@@ -654,14 +660,14 @@ def test_verify_finds_records_that_are_not_what_or_where_they_should_be(
     assert producer.flush(30) == 0
     code, printed = tool("verify", given={**written, "GEX_KAFKA__TOPIC_PREFIX": prefix})
     faults = [
-        "BTCUSDT #1: its key is another",
-        "BTCUSDT #2: its event_id is another's",
-        "BTCUSDT #3: before is not what was said last",
+        "BTCUSDT #1: the record key is not the symbol",
+        "BTCUSDT #2: event_id is '1', expected all/BTCUSDT/2",
+        "BTCUSDT #3: `before` differs from the levels published last",
         "no schema of this version",
-        "SOLUSDT #1: it is in the wrong partition",
-        "a tombstone",
-        "BTCUSDT: its last event is #3, its state absent",
-        "SOLUSDT: its last event is #1, its state absent",
+        "SOLUSDT #1: the record is in the wrong partition",
+        "unexpected tombstone",
+        "BTCUSDT: its last event is #3, but it has no state",
+        "SOLUSDT: its last event is #1, but it has no state",
     ]
     assert (code, [fault for fault in faults if fault not in printed]) == (1, []), (
         printed

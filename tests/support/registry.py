@@ -92,7 +92,7 @@ class LocalRegistry:
 
 def _unpacked() -> Path:
     """Return the folder of the unpacked distribution, in the cache beside its archive; complete or absent."""
-    (archive,) = jars.bring("apicurio")
+    (archive,) = jars.fetch_set("apicurio")
     cache = jars.cache_folder()
     folder = cache / archive.name.removesuffix(".tar.gz")
     with jars.exclusive(cache):

@@ -1,79 +1,102 @@
-"""`gex-connector simulate`: the simulator as a program of its own."""
+"""`gex-connector simulate`: run the simulated upstream API."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from connector.devkit.simulator.faults import read_script
 from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, Settings
 from connector.devkit.simulator.upstream import Simulator
+from connector.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
 
-EXIT_USAGE = 2
+EXIT_USAGE: Final = 2
+_MAX_PORT: Final = 65_535
+
+# Setting, then option, type and help text.
 OPTIONS: Final = {
-    "period_seconds": ("--period", float, "seconds between the refreshes of a symbol"),
-    "jitter_seconds": ("--jitter", float, "of a refresh, in seconds"),
-    "phase": ("--phase", str, "of the symbols: own or together"),
+    "period_seconds": ("--period", float, "seconds between refreshes of a symbol"),
+    "jitter_seconds": ("--jitter", float, "jitter of a refresh, in seconds"),
+    "phase": ("--phase", str, "when symbols refresh: own (moments) or together"),
     "skip_probability": ("--skip", float, "probability that a refresh is skipped"),
     "limit_per_minute": ("--limit", int, "requests a minute; 0: no limit"),
-    "seed": ("--seed", int, "of everything random"),
+    "seed": ("--seed", int, "seed of everything random"),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command; `settings_from` reads all but `--listen` and `--script`."""
+    """Declare the options of the command."""
     parser.add_argument(
         "--listen",
         default="127.0.0.1:8080",
         metavar="HOST:PORT",
-        help="default %(default)s",
+        help="address to listen on (default: %(default)s)",
     )
     parser.add_argument(
         "--script",
+        type=Path,
         metavar="FILE",
-        help="TOML: faults by the clock, as [[faults]] tables",
+        help="TOML file with [[faults]] tables, each at a time of its own",
     )
     parser.add_argument(
         "--symbols",
         default=",".join(DEFAULT_SYMBOLS),
         metavar="A,B,C",
-        help="supported symbols",
+        help="supported symbols (default: %(default)s)",
     )
     parser.add_argument(
         "--key",
         default=DEFAULT_KEY,
-        help="the API key that is accepted (default: a made-up one)",
+        help="the API key to accept (default: a made-up key)",
     )
     for setting, (option, kind, about) in OPTIONS.items():
-        default = getattr(Settings(), setting)
         parser.add_argument(
             option,
             dest=setting,
             type=kind,
-            default=default,
-            help=f"{about} (default {default})",
+            default=getattr(Settings(), setting),
+            help=f"{about} (default: %(default)s)",
         )
 
 
-def settings_from(namespace: argparse.Namespace) -> Settings:
-    """Settings from the parsed options; ValueError says what is wrong with them."""
-    symbols = [
-        one
-        for one in (part.strip().upper() for part in namespace.symbols.split(","))
-        if one
-    ]
-    chosen = {setting: getattr(namespace, setting) for setting in OPTIONS}
-    return Settings().changed({"symbols": symbols, "keys": [namespace.key], **chosen})
+def run(options: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM. Raises ConfigError for options that do not fit."""
+    try:
+        settings = settings_from(options)
+    except ValueError as error:
+        raise ConfigError([f"simulate: {error}"]) from None
+
+    host, _, port = options.listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > _MAX_PORT:
+        raise ConfigError(
+            [f"simulate: --listen {options.listen[:40]!r}, expected HOST:PORT"]
+        )
+    return run_simulator(settings, host, int(port), options.script)
+
+
+def settings_from(options: argparse.Namespace) -> Settings:
+    """Return the settings that the options describe. Raises ValueError."""
+    symbols = [part.strip().upper() for part in options.symbols.split(",")]
+    changes: dict[str, object] = {
+        "symbols": [symbol for symbol in symbols if symbol],
+        "keys": [options.key],
+    }
+    for setting in OPTIONS:
+        changes[setting] = getattr(options, setting)
+    return Settings().changed(changes)
 
 
 def run_simulator(settings: Settings, host: str, port: int, script: Path | None) -> int:
-    """Serve until SIGINT or SIGTERM and return 0; 2 where the script or the port cannot be used."""
+    """Serve until SIGINT or SIGTERM and return 0.
+
+    Return 2 if the script cannot be read or the port cannot be used.
+    """
     simulator = Simulator(settings)
     try:
         if script is not None:
@@ -87,12 +110,13 @@ def run_simulator(settings: Settings, host: str, port: int, script: Path | None)
 
 async def _serve(simulator: Simulator, host: str, port: int) -> None:
     stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        loop.add_signal_handler(number, stopped.set)
+
     await simulator.start(host, port)
-    sys.stdout.write(
-        f"upstream simulator on {simulator.url} (key {simulator.settings.keys[0]})\n"
-    )
+    key = simulator.settings.keys[0]
+    sys.stdout.write(f"upstream simulator on {simulator.url} (key {key})\n")
     sys.stdout.flush()
     await stopped.wait()
     await simulator.stop()

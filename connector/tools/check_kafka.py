@@ -1,0 +1,109 @@
+"""Kafka and schema registry checks of `gex-connector check`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from connector.errors import EXIT_KAFKA, ConnectorError, KafkaError
+from connector.kafka.clients import Clients
+from connector.kafka.framing import examined
+from connector.kafka.names import Topics
+from connector.kafka.preflight import Preflight
+from connector.kafka.topics import specs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from connector.config.model import Config
+    from connector.kafka.preflight import PreflightReport
+    from connector.tools.report import Report
+
+_DAY_MS: Final = 86_400_000
+
+
+def check_kafka(config: Config, report: Report) -> None:
+    """Check the broker, the topics and the rights on them."""
+    kafka = config.kafka
+    try:
+        preflight = Preflight(Clients(kafka))
+        report.ok("broker", preflight.cluster())
+    except ConnectorError as error:
+        report.fail("broker", str(error), error.exit_code)
+        report.warn("rights", "not tried, nor were the topics: no broker")
+        return
+
+    # No shard or topic has this name, so that trying it disturbs nothing.
+    unused_name = f"{kafka.topic_prefix}.check"
+    denied = preflight.denied(unused_name, kafka.group_id)
+
+    feeds = [feed.name for feed in config.feeds]
+    expected = specs(Topics(kafka.topic_prefix), feeds, kafka)
+    try:
+        found = preflight.topics(expected, kafka.replication_factor)
+    except KafkaError as error:
+        report.fail("topics", str(error), error.exit_code)
+    else:
+        denied += found.denied
+        _report_topics(found, report)
+
+    for finding in denied:
+        report.fail("rights", finding, EXIT_KAFKA)
+    if not denied:
+        report.ok(
+            "rights",
+            "topics, transactional ids and group: all granted, as far as can be tried",
+        )
+
+
+def check_registry(config: Config, report: Report) -> None:
+    """Check that the registry, if there is one, accepts the schemas."""
+    registry = config.schema_registry
+    if registry.url is None:
+        report.ok("registry", "not configured: values use Avro single-object encoding")
+        return
+
+    topics = Topics(config.kafka.topic_prefix)
+    feeds = [feed.name for feed in config.feeds]
+    try:
+        compatibility, new_schemas = examined(registry, registry.url, topics, feeds)
+    except KafkaError as error:
+        report.fail(
+            "registry",
+            f"{error}; check schema_registry.url and schema_registry.client",
+            EXIT_KAFKA,
+        )
+        return
+
+    schemas = "; ".join(new_schemas) or "every schema is registered"
+    finding = f"compatibility {compatibility}; {schemas}"
+    if compatibility == "NONE":
+        report.warn("registry", f"{finding}; FULL_TRANSITIVE is safer")
+    else:
+        report.ok("registry", finding)
+
+
+def _report_topics(found: PreflightReport, report: Report) -> None:
+    for name in found.absent:
+        report.ok("topics", f"{name}: absent; the first worker creates it")
+
+    for name, fit in found.fits.items():
+        for fault in fit.faults:
+            report.fail("topics", fault, EXIT_KAFKA)
+        for problem, remedy in fit.warnings:
+            report.warn("topics", f"{name}: {problem}; {remedy}")
+        if not fit.faults and not fit.warnings:
+            report.ok("topics", f"{name}: {_description(fit.config)}")
+
+
+def _description(config: Mapping[str, str]) -> str:
+    retention_ms = int(config.get("retention.ms", -1))
+    if retention_ms < 0:
+        retention = "kept forever"
+    elif config.get("cleanup.policy") == "compact":
+        retention = "compacted"
+    else:
+        retention = f"kept for {retention_ms / _DAY_MS:g} days"
+
+    replicas = config.get("min.insync.replicas")
+    size = config.get("max.message.bytes")
+    return f"{retention}, min.insync.replicas {replicas}, max.message.bytes {size}"

@@ -1,0 +1,244 @@
+"""Upstream checks of `gex-connector check`: API key, quota, clock and symbols."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from connector.core.model import MICROS, Status
+from connector.errors import KeyRefused, RateLimited, RequestRefused, UpstreamError
+from connector.schedule.batches import MAX_SYMBOLS
+from connector.upstream.api_key import ApiKey
+from connector.upstream.budget.limiter import PLANNED, Limiter
+from connector.upstream.budget.share import batches_for
+from connector.upstream.client import Ask, Client
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from connector.config.model import Config
+    from connector.tools.report import Report
+    from connector.upstream.client import Answer
+
+# A person waits for the answer, so do not use up a long `upstream.timeout_seconds`.
+_TIMEOUT_SECONDS: Final = 10.0
+
+# NTP keeps clocks much closer than the first. Workers ignore an offset over the second.
+_CLOCK_WARN_SECONDS: Final = 2
+_CLOCK_FAIL_SECONDS: Final = 300
+
+# Requests per minute and batch for a mean delay of 0.4 s, by the number of batches from
+# which they apply, largest first. Measured: docs/capacity.md.
+_MEASURED_DELAY_SECONDS: Final = 0.4
+_MEASURED_REQUESTS: Final = {100: 2.4, 10: 8.4, 1: 16.0}
+
+# The upstream refreshes a symbol twice a minute.
+_REFRESHES_PER_MINUTE: Final = 2
+
+
+def requests_per_pass(config: Config) -> int:
+    """Return the number of requests that cover every symbol of every feed once."""
+    return sum(batches_for(len(feed.symbols)) for feed in config.feeds)
+
+
+async def check_upstream(config: Config, report: Report) -> int:
+    """Report on key, quota, clock and symbols. Return the number of requests sent."""
+    timeout = min(config.upstream.timeout_seconds, _TIMEOUT_SECONDS)
+    upstream = msgspec.structs.replace(config.upstream, timeout_seconds=timeout)
+    limiter = Limiter(upstream.max_requests_per_minute)
+    client = Client(upstream, ApiKey(config.upstream), limiter)
+    try:
+        await _check(config, client, report)
+    finally:
+        await client.close()
+    return limiter.requests_last_minute(time.monotonic())
+
+
+async def _check(config: Config, client: Client, report: Report) -> None:
+    feed = config.feeds[0]
+    ask = Ask(feed.symbols[:MAX_SYMBOLS], feed.exchanges, feed.include)
+    answer: Answer | None = None
+    untried = "quota, clock"
+    try:
+        answer = await client.check(ask)
+    except KeyRefused as error:
+        report.fail(
+            "key", f"{error}; check upstream.api_key or its file, and the key's plan"
+        )
+    except RateLimited as error:
+        # A 429 does not prove that the key is good.
+        untried = "key, clock"
+        report.warn("quota", _used_up(error.retry_after_seconds))
+    except RequestRefused as error:
+        report.fail(
+            "request",
+            f"{error}; check upstream.base_url, and include and exchanges of feed "
+            f"{feed.name}",
+        )
+    except UpstreamError as error:
+        report.fail("upstream", f"{error}; check upstream.base_url and the network")
+        report.warn(
+            "key",
+            "not tried, nor were quota, clock and symbols: no answer from the upstream",
+        )
+        return
+
+    if answer is None:
+        report.warn(untried, "not tried: the upstream returned no levels")
+    else:
+        report.ok("key", "accepted")
+        _check_quota(config, answer, report)
+        _check_clock(answer, report)
+    await _check_symbols(config, client, answer, report)
+
+
+def _used_up(retry_after_seconds: float | None) -> str:
+    duration = ""
+    if retry_after_seconds is not None:
+        duration = f" for another {retry_after_seconds:.0f} s"
+    return f"used up{duration}: does a worker or another program use this key?"
+
+
+def _check_quota(config: Config, answer: Answer, report: Report) -> None:
+    """Compare the quota with the requests needed according to docs/capacity.md."""
+    server = answer.rate_limit
+    cap = config.upstream.max_requests_per_minute
+    limits = [limit for limit in (server.limit, cap) if limit]
+    if not limits:
+        report.warn(
+            "quota",
+            "the upstream reports no limit, so workers assume 60 requests a minute; "
+            "set upstream.max_requests_per_minute",
+        )
+        return
+
+    limit = min(limits)
+    quota = f"{limit} a minute"
+    if server.remaining is not None:
+        quota += f", {server.remaining} left of {server.limit}"
+
+    batches = requests_per_pass(config)
+    minimum = batches * _REFRESHES_PER_MINUTE / PLANNED
+    if limit < minimum:
+        report.warn(
+            "quota",
+            f"{quota}; seeing every refresh takes {minimum:.0f}: "
+            "configure fewer symbols, or get a larger plan",
+        )
+        return
+
+    target = config.schedule.target_delay_seconds
+    if target == 0:
+        report.ok("quota", f"{quota}; checks are made as often as it allows")
+        return
+
+    needed = max(_requests_needed(batches, target), minimum)
+    finding = f"{quota}; a mean delay of {target:g} s takes about {needed:.0f}"
+    if limit < needed:
+        report.warn("quota", f"{finding}, so expect a longer delay")
+    else:
+        report.ok("quota", finding)
+
+
+def _requests_needed(batches: int, target_delay_seconds: float) -> float:
+    """Scale the measured requests per minute: half the delay takes twice as many."""
+    per_batch = 0.0
+    for from_batches, requests in _MEASURED_REQUESTS.items():
+        if batches >= from_batches:
+            per_batch = requests
+            break
+    measured = batches * per_batch / PLANNED
+    return measured * _MEASURED_DELAY_SECONDS / target_delay_seconds
+
+
+def _check_clock(answer: Answer, report: Report) -> None:
+    server_at = answer.response.meta.server_at
+    if server_at is None:
+        report.warn("clock", "not tried: the upstream sends no time")
+        return
+
+    seconds = _clock_offset(server_at, answer.sent_at, answer.received_at) / MICROS
+    if seconds == 0:
+        report.ok("clock", "agrees with the upstream clock")
+        return
+
+    direction = "ahead of" if seconds > 0 else "behind"
+    offset = f"the upstream clock is {abs(seconds):.1f} s {direction} ours"
+    if abs(seconds) > _CLOCK_FAIL_SECONDS:
+        report.fail(
+            "clock", f"{offset}; workers ignore such an offset: set our clock (NTP)"
+        )
+    elif abs(seconds) > _CLOCK_WARN_SECONDS:
+        report.warn(
+            "clock", f"{offset}; workers correct ages by it, but is NTP running here?"
+        )
+    else:
+        report.ok("clock", offset)
+
+
+def _clock_offset(server_at: int, sent_at: int, received_at: int) -> int:
+    """Return the part of the offset that the round trip cannot explain.
+
+    All moments are in microseconds; a positive offset means that the server is ahead.
+    """
+    # The server may report whole seconds, cut off.
+    resolution = MICROS if server_at % MICROS == 0 else 0
+    earliest = server_at - received_at
+    latest = server_at + resolution - sent_at
+    if earliest <= 0 <= latest:
+        return 0
+    return min(earliest, latest, key=abs)
+
+
+async def _check_symbols(
+    config: Config, client: Client, answer: Answer | None, report: Report
+) -> None:
+    """Report unknown symbols and those without levels.
+
+    The answer decides for the symbols it contains, since the shape of the symbol list is
+    not documented. The list decides for all others.
+    """
+    configured = sorted({symbol for feed in config.feeds for symbol in feed.symbols})
+    answers: Mapping[str, object] = {}
+    if answer is not None:
+        answers = dict(answer.response.answers)
+
+    known = frozenset(answers)
+    checked = sorted(answers)
+    partial = f"checked {len(answers)} of {len(configured)}"
+    try:
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
+            known |= await client.symbols()
+        checked = configured
+    except TimeoutError:
+        # The client waits for a request of the next minute.
+        report.warn(
+            "symbols", f"{partial}: no request is left this minute for the symbol list"
+        )
+    except UpstreamError as error:
+        report.warn("symbols", f"{partial}: cannot get the symbol list: {error}")
+
+    def is_unknown(symbol: str) -> bool:
+        return symbol not in known or answers.get(symbol) is Status.INVALID
+
+    unknown = [symbol for symbol in checked if is_unknown(symbol)]
+    for symbol in unknown:
+        hint = _suggestion(symbol, known.difference(unknown))
+        report.fail("symbols", f"{symbol}: unknown to the upstream{hint}")
+
+    missing = [name for name, found in answers.items() if found is Status.MISSING]
+    if missing:
+        report.warn("symbols", f"no levels at the moment: {', '.join(missing)}")
+    if checked and not unknown:
+        report.ok("symbols", f"the upstream knows {len(checked)} of {len(configured)}")
+
+
+def _suggestion(symbol: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(symbol, sorted(known), n=3)
+    if not close:
+        return ""
+    return f"; did you mean {' or '.join(close)}?"

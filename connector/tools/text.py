@@ -1,0 +1,120 @@
+"""Events as text: JSON, one line for people, and the parts of such a line."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from connector.core.model import MICROS, Event, Kind, LevelChange, Levels
+
+if TYPE_CHECKING:
+    from connector.kafka.events import ReceivedEvent
+
+# One event may change dozens of levels; this many fit on a line.
+_MAX_SHOWN_CHANGES: Final = 4
+
+# An event observed longer ago is a replay of the topic, so its date is worth showing and
+# the delay ends when it was observed, not now.
+_REPLAY_AFTER_SECONDS: Final = 10
+
+# Prices from here on are written with two decimals and thousands separators.
+_LARGE_PRICE: Final = 1000
+
+# ANSI colours.
+_CYAN, _GREEN, _YELLOW, _RED = 36, 32, 33, 31
+_COLOURS: Final = {
+    Kind.SNAPSHOT: _CYAN,
+    Kind.CHANGED: _GREEN,
+    Kind.FRESH: _GREEN,
+    Kind.RESTORED: _GREEN,
+    Kind.STALE: _YELLOW,
+    Kind.MISSING: _YELLOW,
+    Kind.INVALID: _RED,
+    Kind.REMOVED: _RED,
+}
+
+
+def json_line(event: Event) -> str:
+    """Return the event as a JSON object, named as in the Avro schema."""
+    return msgspec.json.encode(event).decode()
+
+
+def text_line(received: ReceivedEvent, *, colour: bool | None = None) -> str:
+    """Return moment, symbol, kind, changes and delay. `colour` None asks the terminal."""
+    event = received.event
+    if colour is None:
+        colour = sys.stdout.isatty()
+
+    kind = f"{event.kind:<8}"
+    if colour:
+        kind = f"\x1b[{_COLOURS[event.kind]}m{kind}\x1b[0m"
+
+    age_seconds = (received.received_at - event.observed_at) / MICROS
+    is_replay = age_seconds > _REPLAY_AFTER_SECONDS
+    time_format = "%Y-%m-%d %H:%M:%S.%f" if is_replay else "%H:%M:%S.%f"
+    observed = datetime.fromtimestamp(event.observed_at / MICROS, UTC)
+    moment = observed.strftime(time_format)[:-3]  # milliseconds
+
+    delay = ""
+    if event.computed_at is not None:
+        delay_ends_at = event.observed_at if is_replay else received.received_at
+        delay = f"  +{(delay_ends_at - event.computed_at) / MICROS:.2f} s"
+
+    # `all` is the feed that the environment variables define, usually the only one.
+    name = event.symbol if event.feed == "all" else f"{event.feed}/{event.symbol}"
+    number = f"#{event.sequence:<5}"
+    return f"{moment}  {name:<9} {number} {kind}  {describe(event)}{delay}"
+
+
+def describe(event: Event) -> str:
+    """Return the levels that changed, or the main levels if none did."""
+    if event.after is None:
+        return f"no levels: {event.reason or event.status.lower()}"
+
+    has_changes = bool(event.changed_levels or event.changed_sections)
+    if event.kind is Kind.SNAPSHOT or not has_changes:
+        return _main_levels(event.after, event.reason)
+
+    return "  ".join(_changes(event))
+
+
+def format_price(value: float | None) -> str:
+    """Return a price with as many decimals as its size needs; a dash for None."""
+    if value is None:
+        return "-"
+    if abs(value) >= _LARGE_PRICE:
+        return f"{value:,.2f}"
+    return f"{value:.6g}"
+
+
+def _main_levels(levels: Levels, reason: str | None) -> str:
+    all_expiry = levels.all_expiry
+    prices = {
+        "spot_price": levels.spot_price,
+        "hvl": all_expiry.hvl,
+        "call_resistance": all_expiry.call_resistance,
+        "put_support": all_expiry.put_support,
+    }
+    text = "  ".join(f"{name} {format_price(value)}" for name, value in prices.items())
+    return f"{text}  ({reason})" if reason else text
+
+
+def _changes(event: Event) -> list[str]:
+    # Traders look at the levels over all expiries first. The sort is stable.
+    def is_secondary(change: LevelChange) -> bool:
+        return not change.path.startswith("all_expiry")
+
+    changes = sorted(event.changed_levels, key=is_secondary)
+    shown = [_change(change) for change in changes[:_MAX_SHOWN_CHANGES]]
+    hidden = len(changes) - len(shown)
+    if hidden:
+        shown.append(f"and {hidden} more")
+    return [*shown, *event.changed_sections]
+
+
+def _change(change: LevelChange) -> str:
+    name = change.path.removeprefix("all_expiry.")
+    return f"{name} {format_price(change.before)} → {format_price(change.after)}"
