@@ -32,6 +32,7 @@ from connector.runtime.poller import Poller
 from connector.runtime.ports import ShardContext, StartupDeadline
 from connector.runtime.shard import CLOSE_SECONDS, Shard
 from connector.telemetry.metrics import Metrics
+from connector.telemetry.observer import KafkaClientObserver, MetricsObserver
 from connector.upstream.api_key import ApiKey
 from connector.upstream.budget.limiter import Limiter
 from connector.upstream.client import Client
@@ -71,15 +72,16 @@ class Worker:
         )
         self._rules = {feed.name: rules_of(feed) for feed in config.feeds}
         self._topics = Topics(config.kafka.topic_prefix)
-        self._metrics = Metrics(
-            (feed.name for feed in config.feeds), config.http.level_symbols
-        )
         self._clock = Clock()
         self._health = Health(time.monotonic, Clock.now)
-        self._metrics.watch_loops(self._health.progressed_at)
-        self._metrics.build_info(1, __version__)
+        self._metrics = Metrics(
+            (feed.name for feed in config.feeds), self._health.progressed_at
+        )
+        self._metrics.set("gex_build_info", 1, __version__)
+        self._observer = MetricsObserver(self._metrics, config.http.level_symbols)
+        clients_observer = KafkaClientObserver(self._metrics)
         self._clients = Clients(
-            config.kafka, self._metrics.kafka_error, self._metrics.kafka_stats
+            config.kafka, clients_observer.error, clients_observer.statistics
         )
         shards = config.kafka.shards * len(config.feeds)
         self._executor = ThreadPoolExecutor(shards + 2, thread_name_prefix="kafka")
@@ -90,7 +92,6 @@ class Worker:
             self._me,
             health=self._health,
             clock=self._clock,
-            metrics=self._metrics,
             shards=self._shards,
         )
         self._api = Api(config.http, self._status)
@@ -147,13 +148,13 @@ class Worker:
     async def _work(self) -> None:
         limiter = Limiter(self._config.upstream.max_requests_per_minute)
         client = Client(self._config.upstream, self.key, limiter)
-        tools = (self._metrics, self._clock, self._health)
+        tools = (self._observer, self._clock, self._health)
         self._poller = Poller(
             self._config, (client, self.key, limiter), tools, self._me
         )
         currents = {self._topics.current(feed): feed for feed in self._rules}
         self._tools = ShardContext(
-            metrics=self._metrics,
+            observer=self._observer,
             clock=self._clock,
             executor=self._executor,
             source=self._me,
@@ -177,7 +178,7 @@ class Worker:
         self._health.register(_GROUP, _GROUP_LIMIT_SECONDS)
         self._health.require(self._why_not_ready)
         for feed in self._rules:
-            self._metrics.shards(self._config.kafka.shards, feed)
+            self._metrics.set("gex_shards", self._config.kafka.shards, feed)
         self._group.start()
         loops = [self._watched(self._poller.run()), self._watched(self._tick())]
         try:
@@ -300,8 +301,8 @@ class Worker:
         owned = [shard for shard, _ in self._shards.values()]
         self._poller.cover(shard for shard in owned if shard.is_polled)
         for feed in self._rules:
-            self._metrics.shards_owned(
-                sum(shard.is_open for shard in owned if shard.id.feed == feed), feed
+            self._observer.shards_owned(
+                feed, sum(shard.is_open for shard in owned if shard.id.feed == feed)
             )
 
     async def _tick(self) -> None:
@@ -313,7 +314,7 @@ class Worker:
                 self._poller.key_changed()
             for shard, _ in self._shards.values():
                 shard.tick()
-            self._metrics.queue_messages(
+            self._observer.queue_length(
                 sum(shard.waiting for shard, _ in self._shards.values())
             )
             self._reader.serve_callbacks()

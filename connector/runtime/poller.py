@@ -21,7 +21,12 @@ from connector.errors import (
     UpstreamError,
 )
 from connector.logs import Bounded
-from connector.runtime.ports import AnswerTimes
+from connector.runtime.ports import (
+    AnswerTimes,
+    BudgetReport,
+    NextCheck,
+    ResponseReport,
+)
 from connector.schedule.batches import Batch, Batches
 from connector.schedule.scheduler import (
     SLOW_RETRY_SECONDS,
@@ -42,9 +47,9 @@ if TYPE_CHECKING:
     from connector.kafka.names import ShardId
     from connector.runtime.clock import Clock
     from connector.runtime.health import Health
+    from connector.runtime.ports import RequestObserver
     from connector.runtime.shard import Shard
     from connector.schedule.scheduler import Purpose
-    from connector.telemetry.metrics import Metrics
     from connector.upstream.api_key import ApiKey
     from connector.upstream.budget.limiter import Limiter
     from connector.upstream.client import Answer, Client
@@ -67,11 +72,11 @@ class Poller:
         self,
         config: Config,
         upstream: tuple[Client, ApiKey, Limiter],
-        tools: tuple[Metrics, Clock, Health],
+        tools: tuple[RequestObserver, Clock, Health],
         me: Source,
     ) -> None:
         self._client, self._key, self._limiter = upstream
-        self._metrics, self._clock, self._health = tools
+        self._observer, self._clock, self._health = tools
         self._me = me
         self._feeds = {feed.name: feed for feed in config.feeds}
         self._batches = {feed.name: Batches(feed.name) for feed in config.feeds}
@@ -85,6 +90,7 @@ class Poller:
             random.random,
         )
         self._owners: dict[tuple[str, str], Shard] = {}
+        self._next_check_at: dict[tuple[str, str], int | None] = {}
         self._gains: dict[ShardId, TakenOverShare] = {}
         self._changed = asyncio.Event()
         self._postponed: set[Batch] = set()
@@ -101,6 +107,10 @@ class Poller:
     def schedule(self) -> Schedule:
         """To be looked at."""
         return self._schedule
+
+    def next_check_at(self, feed: str, symbol: str) -> int | None:
+        """Return when a symbol is checked next (microseconds), as of its last check."""
+        return self._next_check_at.get((feed, symbol))
 
     def cover(self, shards: Iterable[Shard]) -> None:
         """Ask for the symbols of these shards from now on, and for no others."""
@@ -226,9 +236,13 @@ class Poller:
         now = time.monotonic()
         self._limiter.requests_last_minute(now)
         self._schedule.set_budget(self._limiter.plan_per_minute, now)
-        self._metrics.budget(self._limiter.limit)
-        self._metrics.foreign(self._limiter.foreign_per_minute)
-        self._metrics.price(self._schedule.price)
+        self._observer.budget_changed(
+            BudgetReport(
+                self._limiter.limit,
+                self._limiter.foreign_per_minute,
+                self._schedule.price,
+            )
+        )
         if now - self._regrouped_at > _REGROUP_EVERY_SECONDS:
             self._regrouped_at = now
             self._regroup()
@@ -266,9 +280,7 @@ class Poller:
             return
         sent, outcome, label = time.monotonic(), Outcome.ANSWERED, "ok"
         dates = None
-        for symbol in batch.symbols:
-            self._metrics.symbol(batch.feed, symbol).requested += 1
-        self._metrics.requested(purpose)
+        self._observer.request_sent(batch, purpose)
         try:
             answer = await self._client.check(
                 Ask(batch.symbols, feed.exchanges, feed.include), request
@@ -285,9 +297,9 @@ class Poller:
             dates = self._answered(batch, answer, sent)
         now = time.monotonic()
         self._in_flight -= 1
-        self._metrics.request_finished(label, now - sent)
+        self._observer.request_finished(label, now - sent)
         for refresh in self._schedule.finished(batch, outcome, sent, now, dates):
-            self._metrics.uncertainty(now - refresh.since)
+            self._observer.refresh_found(now - refresh.since)
         self._show(batch)
         self._changed.set()
 
@@ -295,15 +307,16 @@ class Poller:
         """What has been learnt of its symbols."""
         at = self._schedule.next_check_at(batch)
         ahead = self._clock.now() - round(time.monotonic() * MICROS)
-        self._metrics.visibility_lag(self._schedule.lag_seconds)
+        self._observer.visibility_lag_learnt(self._schedule.lag_seconds)
+        moment = None if at is None else round(at * MICROS) + ahead
         for symbol in batch.symbols:
-            forecast, stats = (
-                self._schedule.forecast(batch.feed, symbol),
-                self._metrics.symbol(batch.feed, symbol),
+            forecast = self._schedule.forecast(batch.feed, symbol)
+            if forecast is None:
+                continue
+            self._next_check_at[batch.feed, symbol] = moment
+            self._observer.check_planned(
+                NextCheck(batch.feed, symbol, moment, forecast.period, forecast.jitter)
             )
-            stats.next_check_at = None if at is None else round(at * MICROS) + ahead
-            if forecast is not None:
-                stats.forecast = forecast
 
     def _server_ahead(self) -> float:
         """The upstream's clock less our monotonic one, in seconds."""
@@ -313,20 +326,18 @@ class Poller:
         meta, response = answer.response.meta, answer.response
         if meta.server_at is not None:
             self._clock.learn(answer.sent_at, answer.received_at, meta.server_at)
-            self._metrics.clock_correction(self._clock.correction / MICROS)
         self.rate_limit = answer.rate_limit
-        reset = answer.rate_limit.reset_at_seconds
-        self._metrics.rate_limit(
-            answer.rate_limit.limit,
-            answer.rate_limit.remaining,
-            None if reset is None else round(reset * MICROS),
+        self._observer.response_decoded(
+            ResponseReport(
+                answer.rate_limit,
+                response.inconsistencies,
+                self._clock.correction / MICROS,
+            )
         )
         self._accepted()
         if self._failing:
             self._failing = False
             _log.info("the upstream answers again")
-        for kind in response.inconsistencies:
-            self._metrics.inconsistent(kind)
         changed = self._batches[batch.feed].answered(batch.symbols)
         source = replace(self._me, request_id=meta.request_id, exchanges=meta.exchanges)
         seen = AnswerTimes(
@@ -335,22 +346,14 @@ class Poller:
             self._clock.upstream(answer.received_at),
             source,
         )
+        computed_at = {}
         for symbol, what in response.answers.items():
-            self._hand_over(batch.feed, symbol, what, seen)
+            moment = self._hand_over(batch.feed, symbol, what, seen)
+            if moment is not None and not isinstance(what, Status):
+                computed_at[symbol] = moment
         if changed:
             self._replan()
-        shown = [
-            s
-            for s in batch.symbols
-            if not isinstance(response.answers.get(s), Status | None)
-        ]
-        dates = (
-            (symbol, self._metrics.symbol(batch.feed, symbol).computed_at)
-            for symbol in shown
-        )
-        return ComputedTimes(
-            {symbol: at for symbol, at in dates if at is not None}, self._server_ahead()
-        )
+        return ComputedTimes(computed_at, self._server_ahead())
 
     def _hand_over(
         self,
@@ -359,17 +362,14 @@ class Poller:
         answer: bytes | Status,
         seen: AnswerTimes,
         reason: str | None = None,
-    ) -> None:
-        stats = self._metrics.symbol(feed, symbol)
-        if answer is Status.MISSING:
-            stats.missing += 1
-        elif answer is Status.INVALID:
-            stats.invalid += 1
-        else:
-            stats.served += 1
+    ) -> int | None:
+        """Give an answer to the shard. Return when the newest levels were computed."""
+        status = answer if isinstance(answer, Status) else Status.LIVE
+        self._observer.symbol_answered(feed, symbol, status)
         owner = self._owners.get((feed, symbol))
-        if owner is not None:
-            owner.see(symbol, answer, seen, reason)
+        if owner is None:
+            return None
+        return owner.observe(symbol, answer, seen, reason)
 
     def _failed(self, batch: Batch, error: UpstreamError, asked_at: float) -> None:
         now = time.monotonic()
@@ -428,7 +428,7 @@ class Poller:
 
     def _key_is_refused(self, *, refused: bool) -> None:
         self.key_refused = refused
-        self._metrics.key_refused(refused)
+        self._observer.key_refused(refused=refused)
 
     def _replan(self) -> None:
         self._schedule.set_batches(

@@ -1,4 +1,8 @@
-"""What a worker gives to each of its shards."""
+"""The values and interfaces that the runtime shares with its surroundings.
+
+Each interface says what the runtime needs. `connector.kafka` implements the log, and
+`connector.telemetry` the observer.
+"""
 
 from __future__ import annotations
 
@@ -7,53 +11,210 @@ import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
+
+from connector.core.model import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
 
-    from connector.core.model import Event, Source
+    from connector.core.decode import RateLimit
+    from connector.core.model import Event, Source, State, Status
     from connector.kafka.names import ShardId
-    from connector.kafka.shard_log import Restored, Transaction
+    from connector.kafka.shard_log import Quarantined, Restored, Transaction
     from connector.runtime.clock import Clock
-    from connector.telemetry.metrics import Metrics
+    from connector.schedule.batches import Batch
+    from connector.schedule.scheduler import Purpose
 
 
 class TransactionalLog(Protocol):
-    """What a shard needs of its log; `connector.kafka.shard.ShardLog` says what each does and raises."""
+    """A shard's log. `connector.kafka.shard_log.ShardLog` says what each call raises."""
 
     @property
-    def waiting(self) -> int: ...  # noqa: D102 -- as above
-    def open(self) -> Restored: ...  # noqa: D102 -- as above
-    def publish(self, transaction: Transaction) -> None: ...  # noqa: D102 -- as above
-    def serve_callbacks(self) -> None: ...  # noqa: D102 -- as above
-    def drop(self) -> None: ...  # noqa: D102 -- as above
-    def abandon(self) -> None: ...  # noqa: D102 -- as above
+    def waiting(self) -> int:
+        """Number of records and requests that wait in the producer."""
+
+    def open(self) -> Restored:
+        """Fence the predecessors and restore the state they left. Blocks."""
+
+    def publish(self, transaction: Transaction) -> None:
+        """Commit a transaction as a whole or not at all. Blocks."""
+
+    def serve_callbacks(self) -> None:
+        """Let the client report errors and deliveries."""
+
+    def drop(self) -> None:
+        """Abort an open transaction and let the producer go. Blocks."""
+
+    def abandon(self) -> None:
+        """Stop retrying the call in progress. Safe to call from any thread."""
+
+
+class Phase(StrEnum):
+    """The phases of a shard."""
+
+    CLOSED = "closed"
+    """Not assigned to this worker."""
+
+    OPENING = "opening"
+    """Being fenced and restored, or backing off before the next attempt."""
+
+    OPEN = "open"
+    """Restored: observations are compared and published."""
+
+    CLOSING = "closing"
+    """Given up: the last transaction is being finished."""
+
+
+class Commit(Value, frozen=True):
+    """A committed transaction. `at` is our clock, `upstream_at` the upstream's."""
+
+    events: tuple[Event, ...]
+    quarantined: tuple[Quarantined, ...]
+    at: int
+    upstream_at: int
+
+
+class Sighting(Value, frozen=True):
+    """An answer about a symbol that a shard accepted.
+
+    `computed_at` is set if the answer is newer than all before it. `detection_seconds` is
+    the delay of a refresh that was found, None for a symbol's first levels.
+    """
+
+    feed: str
+    symbol: str
+    observed_at: int
+    computed_at: int | None = None
+    detection_seconds: float | None = None
+
+
+class ResponseReport(Value, frozen=True):
+    """Facts about a response as a whole."""
+
+    rate_limit: RateLimit
+    inconsistencies: tuple[str, ...]
+    clock_correction_seconds: float
+
+
+class NextCheck(Value, frozen=True):
+    """When a symbol is checked next (microseconds), and the rhythm this is based on."""
+
+    feed: str
+    symbol: str
+    at: int | None
+    period_seconds: float | None
+    jitter_seconds: float | None
+
+
+class BudgetReport(Value, frozen=True):
+    """Requests a minute that are ours and those of others, and the price of a request."""
+
+    limit_per_minute: int
+    foreign_per_minute: int
+    price_seconds: float
+
+
+class RequestObserver(Protocol):
+    """Told about requests to the upstream, on the event loop."""
+
+    def request_sent(self, batch: Batch, purpose: Purpose) -> None:
+        """Hear that a request leaves."""
+
+    def request_finished(self, outcome: str, seconds: float) -> None:
+        """Hear that a request ended: `ok`, or the `outcome` of its UpstreamError."""
+
+    def response_decoded(self, report: ResponseReport) -> None:
+        """Hear about a response."""
+
+    def symbol_answered(self, feed: str, symbol: str, status: Status) -> None:
+        """Hear that a symbol was answered: LIVE for an entry, else MISSING or INVALID."""
+
+    def refresh_found(self, uncertainty_seconds: float) -> None:
+        """Hear about a refresh, and how long it may have been visible already."""
+
+    def visibility_lag_learnt(self, seconds: float) -> None:
+        """Hear how long computed levels take to be served."""
+
+    def check_planned(self, check: NextCheck) -> None:
+        """Hear about a symbol's next check."""
+
+    def budget_changed(self, budget: BudgetReport) -> None:
+        """Hear about the request budget."""
+
+    def key_refused(self, *, refused: bool) -> None:
+        """Hear that the upstream refuses or accepts the API key."""
+
+
+class ShardObserver(Protocol):
+    """Told about shards, on the event loop."""
+
+    def shard_changed(
+        self, shard: ShardId, phase: Phase, polled: frozenset[str]
+    ) -> None:
+        """Hear about a shard's phase and the symbols of it that are polled."""
+
+    def shards_owned(self, feed: str, count: int) -> None:
+        """Hear how many shards of a feed are open."""
+
+    def queue_length(self, messages: int) -> None:
+        """Hear how many messages wait in the producers."""
+
+    def restored(self, records: int, seconds: float) -> None:
+        """Hear that a shard's state was restored."""
+
+    def sighted(self, sighting: Sighting) -> None:
+        """Hear about an answer for a symbol."""
+
+    def state_replaced(self, state: State) -> None:
+        """Hear about a state that was restored or committed."""
+
+    def committed(self, commit: Commit) -> None:
+        """Hear that a transaction was committed."""
+
+    def aborted(self) -> None:
+        """Hear that a transaction failed."""
+
+    def fenced(self) -> None:
+        """Hear that another worker took over an open shard."""
+
+    def dropped(self, feed: str, reason: str, count: int = 1) -> None:
+        """Hear that observations will not be published."""
+
+
+class Observer(RequestObserver, ShardObserver, Protocol):
+    """Told about everything the runtime does. Nothing in the runtime reads from it."""
 
 
 @dataclass(slots=True)
 class StartupDeadline:
-    """Whether the start is over: rights that are missing until then end the process, later they are waited for."""
+    """The end of the start-up.
+
+    Until then a missing right ends the process. Afterwards it is waited for, since somebody
+    may be changing the rights of a worker that has been running.
+    """
 
     until: float
     """Monotonic seconds."""
     passed: bool = False
+    """A transaction has been committed."""
 
     def failed(self) -> bool:
-        """No transaction has been committed, and the time for it is over."""
+        """Return True if the time is over and no transaction has been committed."""
         return not self.passed and time.monotonic() > self.until
 
 
 @dataclass(frozen=True, slots=True)
 class ShardContext:
-    """What every shard of a worker uses.
+    """The tools that all shards of a worker share.
 
-    `source` says who writes; `grace_seconds` is how long a shard that was just opened waits for its first answer
-    before it calls old levels stale.
+    `source` says who writes. `grace_seconds` is how long a shard that was just opened waits
+    for its first answer before it calls old levels stale.
     """
 
-    metrics: Metrics
+    observer: ShardObserver
     clock: Clock
     executor: Executor
     source: Source
@@ -62,9 +223,9 @@ class ShardContext:
     """Called when a shard begins or ceases to be polled."""
     trial: StartupDeadline = field(default_factory=lambda: StartupDeadline(math.inf))
     spent: Callable[[], float] = lambda: 0.0
-    """The part of the budget that was used within a minute."""
+    """Return the part of the budget that was used within a minute."""
     published: Callable[[Event], object] = lambda _: None
-    """Called with every event that was committed."""
+    """Called with every committed event."""
     turns: Mapping[ShardId, asyncio.Lock] = field(
         default_factory=lambda: defaultdict(asyncio.Lock)
     )
@@ -73,7 +234,11 @@ class ShardContext:
 
 @dataclass(frozen=True, slots=True)
 class AnswerTimes:
-    """When and from where an answer came: complete by our clock and by the upstream's; `asked_at` is monotonic."""
+    """The moments of an answer, and where it came from.
+
+    `asked_at` is monotonic seconds. `at` is when the answer was complete by our clock, and
+    `age_at` the same moment by the upstream's clock (microseconds).
+    """
 
     asked_at: float
     at: int

@@ -9,6 +9,8 @@ import random
 import time
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
+from msgspec.structs import replace
+
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Event, Kind, Observation, State, Status
 from connector.core.transition import (
@@ -32,6 +34,7 @@ from connector.errors import (
 from connector.kafka.shard_log import Quarantined, Transaction
 from connector.logs import Bounded
 from connector.runtime.inbox import Attempt, Inbox, Work
+from connector.runtime.ports import Commit, Phase, Sighting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +42,6 @@ if TYPE_CHECKING:
     from connector.kafka.names import ShardId
     from connector.kafka.shard_log import Restored
     from connector.runtime.ports import AnswerTimes, ShardContext, TransactionalLog
-    from connector.telemetry.symbols import SymbolStats
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -74,7 +76,7 @@ class Shard:
         self.symbols = symbols
         # One that is empty may not stay so: what it held can be inside a commit that hangs.
         self.inbox = (
-            Inbox(lambda: tools.metrics.dropped(shard.feed, "collapsed"))
+            Inbox(lambda: tools.observer.dropped(shard.feed, "collapsed"))
             if inbox is None
             else inbox
         )
@@ -98,9 +100,8 @@ class Shard:
         self._failures = 0
         self._opened_at = self._taken_from = -math.inf
         self._publishing_since: float | None = None
-        self._stats: dict[str, SymbolStats] = {
-            symbol: tools.metrics.symbol(shard.feed, symbol) for symbol in symbols
-        }
+        self._computed_at: dict[str, int] = {}
+        self._observed_at: dict[str, int] = {}
 
     @property
     def waiting(self) -> int:
@@ -157,31 +158,37 @@ class Shard:
             self._failures += 1
             await self._fail(error)
 
-    def see(
+    def observe(
         self,
         symbol: str,
         answer: bytes | Status,
         seen: AnswerTimes,
         reason: str | None = None,
-    ) -> None:
-        """What a check showed. The same answer as the last time costs next to nothing."""
+    ) -> int | None:
+        """Take an answer for a symbol. Return when its newest levels were computed.
+
+        The same answer as the last time costs next to nothing.
+        """
         if not self.is_polled or seen.asked_at < self._taken_from:
-            return
-        self._stats[symbol].observed_at = seen.at
+            return self._computed_at.get(symbol)
+        self._observed_at[symbol] = seen.at
+        sighting = Sighting(self.id.feed, symbol, seen.at)
         if self._last.get(symbol) == answer and not self._may_differ(symbol):
             self._answered_at[symbol] = seen.age_at
-            return
-        self._last[symbol] = answer
-        if isinstance(answer, Status):
-            self._answered_at[symbol] = seen.age_at
-            self.inbox.add(
-                Observation(
-                    symbol, answer, None, seen.at, seen.age_at, seen.source, reason
-                )
-            )
         else:
-            self._decode(symbol, answer, seen)
-        self._wake.set()
+            self._last[symbol] = answer
+            if isinstance(answer, Status):
+                self._answered_at[symbol] = seen.age_at
+                self.inbox.add(
+                    Observation(
+                        symbol, answer, None, seen.at, seen.age_at, seen.source, reason
+                    )
+                )
+            else:
+                sighting = self._decode(symbol, answer, seen)
+            self._wake.set()
+        self._tools.observer.sighted(sighting)
+        return self._computed_at.get(symbol)
 
     def _may_differ(self, symbol: str) -> bool:
         """Whether the same answer may mean something else now: it was of no use, or levels are fresh again."""
@@ -206,6 +213,14 @@ class Shard:
         """What was last committed of a symbol."""
         return self._states.get(symbol)
 
+    def computed_at(self, symbol: str) -> int | None:
+        """Return when the newest levels of a symbol were computed, committed or not."""
+        return self._computed_at.get(symbol)
+
+    def observed_at(self, symbol: str) -> int | None:
+        """Return when the latest answer for a symbol was complete."""
+        return self._observed_at.get(symbol)
+
     def tick(self) -> None:
         """Once a second: levels may have become stale, and the client may have something to say."""
         if self.is_open:
@@ -228,7 +243,8 @@ class Shard:
         self._closing.set()
         self._wake.set()
 
-    def _decode(self, symbol: str, raw: bytes, seen: AnswerTimes) -> None:
+    def _decode(self, symbol: str, raw: bytes, seen: AnswerTimes) -> Sighting:
+        sighting = Sighting(self.id.feed, symbol, seen.at)
         try:
             entry = decode_entry(raw, seen.age_at)
         except EntryError as error:
@@ -240,27 +256,28 @@ class Shard:
                         symbol, raw, error.reason, str(error), seen.at, request_id
                     )
                 )
-            return
+            return sighting
         self._refused.pop(symbol, None)
         self._answered_at[symbol] = seen.age_at
-        before, stats = self._stats[symbol].computed_at, self._stats[symbol]
-        if entry.computed_at is not None and (
-            before is None or entry.computed_at > before
-        ):
-            if stats.owned and before is not None:
-                self._tools.metrics.detection(
-                    (seen.age_at - entry.computed_at) / MICROS
-                )
-            stats.computed_at = entry.computed_at
         self.inbox.add(
             Observation(symbol, Status.LIVE, entry, seen.at, seen.age_at, seen.source)
+        )
+        before = self._computed_at.get(symbol)
+        if entry.computed_at is None or entry.computed_at <= (before or 0):
+            return sighting
+        self._computed_at[symbol] = entry.computed_at
+        delay = (seen.age_at - entry.computed_at) / MICROS
+        return replace(
+            sighting,
+            computed_at=entry.computed_at,
+            detection_seconds=None if before is None else delay,
         )
 
     async def _open(self) -> None:
         restored = await self._in_thread(self._log.open)
         if self._closing.is_set():
             return
-        self._tools.metrics.restored(restored.records, restored.seconds)
+        self._tools.observer.restored(restored.records, restored.seconds)
         self.restored, self._states = restored, dict(restored.states)
         for kept in (self._last, self._refused, self._answered_at):
             kept.clear()
@@ -283,8 +300,8 @@ class Shard:
                 )
         elif (attempt := self.inbox.settle(self._states)) is not None:
             self._report(attempt.events, attempt.work)
-        for symbol, state in self._states.items():
-            self._show(symbol, state)
+        for state in self._states.values():
+            self._show(state)
         self._set(is_open=True, is_polled=True)
         extra = {
             "shard": str(self.id),
@@ -335,7 +352,7 @@ class Shard:
         """One transaction; only after it the states are replaced."""
         for step in steps:
             if step.dropped is not None:
-                self._tools.metrics.dropped(self.id.feed, step.dropped)
+                self._tools.observer.dropped(self.id.feed, step.dropped)
         states = {
             step.state.symbol: step.state for step in steps if step.state is not None
         }
@@ -350,14 +367,14 @@ class Shard:
         try:
             await self._in_thread(self._log.publish, transaction)
         except KafkaError as error:
-            self._tools.metrics.transaction("aborted")
+            self._tools.observer.aborted()
             if isinstance(error, Unpublishable):
                 self._refuse_asked(f"the broker refused a record: {error}")
                 alone = (
                     len(work.symbols | states.keys()) == 1
                 )  # timers and snapshots can be the culprit, too
                 for _ in range(self.inbox.refuse(work, alone=alone)):
-                    self._tools.metrics.dropped(self.id.feed, "unpublishable")
+                    self._tools.observer.dropped(self.id.feed, "unpublishable")
             else:
                 self.inbox.keep(Attempt(work, tuple(events), states))
             raise
@@ -369,8 +386,8 @@ class Shard:
         self._tools.trial.passed = True
         self._states.update(states)
         self._report(events, work)
-        for symbol, state in states.items():
-            self._show(symbol, state)
+        for state in states.values():
+            self._show(state)
 
     def _expired(self, just_seen: set[str]) -> list[Transition]:
         """What has become stale; not right after opening, when the first answer is still to come."""
@@ -421,7 +438,7 @@ class Shard:
         """Say so, and wait before the next try. Nothing of the old state is used again."""
         fenced = self._fenced = isinstance(error, ShardFenced)
         if fenced:
-            self._tools.metrics.fenced()
+            self._tools.observer.fenced()
         self._set(is_open=False, is_polled=self.is_polled and not fenced)
         least, most = _FENCED_SECONDS if fenced else _BACKOFF_SECONDS
         pause = min(
@@ -445,14 +462,14 @@ class Shard:
     def _forget(self) -> None:
         """Give up what waits, and count it."""
         for _ in range(self.inbox.clear()):
-            self._tools.metrics.dropped(self.id.feed, "lost")
+            self._tools.observer.dropped(self.id.feed, "lost")
         self._refuse_asked(_NOT_OURS)
 
     def _let_go(self) -> None:
         """Show nothing of it any more: another object may have the shard before a hanging call of this one ends."""
         if not self._gone:
             self._set(is_open=False, is_polled=False)
-            self._tools.metrics.shard_open(None, self.id.feed, self.id.partition)
+            self._tools.observer.shard_changed(self.id, Phase.CLOSED, frozenset())
             self._refuse_asked(_NOT_OURS)
             self._gone = True
 
@@ -461,36 +478,29 @@ class Shard:
             return
         changed = (is_open, is_polled) != (self.is_open, self.is_polled)
         self.is_open, self.is_polled = is_open, is_polled
-        for stats in self._stats.values():
-            stats.owned = is_polled
-        self._tools.metrics.shard_open(is_open, self.id.feed, self.id.partition)
+        phase = Phase.OPEN if is_open else Phase.OPENING
+        polled = self.symbols if is_polled else frozenset[str]()
+        self._tools.observer.shard_changed(self.id, phase, polled)
         if changed:
             self._tools.changed()
 
-    def _show(self, symbol: str, state: State) -> None:
-        stats = self._stats.get(symbol) or self._tools.metrics.symbol(
-            self.id.feed, symbol
-        )
-        stats.computed_at = max(state.computed_at or 0, stats.computed_at or 0) or None
-        stats.status, stats.levels = state.status, state.levels
+    def _show(self, state: State) -> None:
+        if state.computed_at is not None:
+            newest = max(state.computed_at, self._computed_at.get(state.symbol, 0))
+            self._computed_at[state.symbol] = newest
+        self._tools.observer.state_replaced(state)
 
     def _report(self, events: Sequence[Event], work: Work) -> None:
-        metrics, now = self._tools.metrics, self._tools.clock.now()
-        metrics.transaction("committed")
+        now = self._tools.clock.now()
+        self._tools.observer.committed(
+            Commit(
+                tuple(events), work.quarantined, now, self._tools.clock.upstream(now)
+            )
+        )
         for event in events:
-            metrics.event(event.feed, event.kind)
             self._tools.published(event)
             if event.reason == ASKED and event.symbol in self._asked:
                 self._asked.pop(event.symbol).set_result(event)
-            metrics.published((now - event.observed_at) / MICROS)
-            if (
-                event.computed_at is not None
-                and event.after is not None
-                and event.reason is None
-            ):
-                metrics.end_to_end(
-                    (self._tools.clock.upstream(now) - event.computed_at) / MICROS
-                )
             level = logging.DEBUG if event.kind is Kind.CHANGED else logging.INFO
             _log.log(
                 level,
@@ -502,7 +512,6 @@ class Shard:
                 },
             )
         for entry in work.quarantined:
-            metrics.quarantined(entry.reason)
             suppressed = self._bounded.admit((entry.symbol, entry.reason))
             if suppressed is not None:
                 where = {

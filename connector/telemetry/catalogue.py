@@ -1,20 +1,30 @@
-"""Every metric: its name, type, labels and meaning. Data only; `metrics.py` builds them, `docs/metrics.md` lists them.
+"""Every metric: its name, type, labels and meaning. Data only.
 
-Durations are seconds, moments (`_timestamp_seconds`) seconds since the Unix epoch, counts end in `_total`.
+`metrics.py` builds the metrics from this list, and `docs/metrics.md` is generated from it.
+Durations are seconds, moments (`_timestamp_seconds`) seconds since the Unix epoch, and
+counts end in `_total`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from connector.core.model import Kind, Status
 from connector.schedule.scheduler import Purpose
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. `values` are those of its last label that exist from the start, at zero."""
+    """One metric.
+
+    `values` are the values of its last label that exist from the start, at zero. A metric
+    that `starts_unknown` has no series until it is first set. A metric made `at_scrape` is
+    built from the worker's present state each time somebody asks.
+    """
 
     type: Literal["counter", "gauge", "histogram"]
     name: str
@@ -22,283 +32,345 @@ class Metric:
     help: str
     values: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    starts_unknown: bool = False
+    at_scrape: bool = False
 
 
-def _counter(name: str, labels: str, meaning: str, values: str = "") -> Metric:
+def _counter(
+    name: str,
+    meaning: str,
+    *,
+    labels: tuple[str, ...] = (),
+    values: Iterable[str] = (),
+    at_scrape: bool = False,
+) -> Metric:
     return Metric(
-        "counter", name, tuple(labels.split()), meaning, tuple(values.split())
+        "counter", name, labels, meaning, values=tuple(values), at_scrape=at_scrape
     )
 
 
-def _gauge(name: str, labels: str, meaning: str, values: str = "") -> Metric:
-    return Metric("gauge", name, tuple(labels.split()), meaning, tuple(values.split()))
+def _gauge(
+    name: str,
+    meaning: str,
+    *,
+    labels: tuple[str, ...] = (),
+    values: Iterable[str] = (),
+    starts_unknown: bool = False,
+    at_scrape: bool = False,
+) -> Metric:
+    return Metric(
+        "gauge",
+        name,
+        labels,
+        meaning,
+        values=tuple(values),
+        starts_unknown=starts_unknown,
+        at_scrape=at_scrape,
+    )
 
 
 def _histogram(
-    name: str, labels: str, meaning: str, buckets: tuple[float, ...], values: str = ""
+    name: str,
+    meaning: str,
+    buckets: tuple[float, ...],
+    *,
+    labels: tuple[str, ...] = (),
+    values: Iterable[str] = (),
 ) -> Metric:
     return Metric(
-        "histogram",
-        name,
-        tuple(labels.split()),
-        meaning,
-        tuple(values.split()),
-        buckets,
+        "histogram", name, labels, meaning, values=tuple(values), buckets=buckets
     )
 
 
-_QUICK: Final = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
+# A transaction takes milliseconds; the upper end is for a broker under load.
+# fmt: off
+_COMMIT_BUCKETS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )
-_NETWORK: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_DELAY: Final = (
-    0.05,
-    0.1,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.75,
-    1.0,
-    1.5,
-    2.0,
-    3.0,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
+_NETWORK_BUCKETS: Final = (
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )
-_OUTCOMES: Final = "ok key_refused refused rate_limited unavailable bad_response error"
-_CONTRADICTIONS: Final = "unrequested both_lists not_listed duplicate_keys"
-_UNUSABLE: Final = "too_large malformed duplicate_keys wrong_type computed_at_unparsable computed_at_future"
+# Fine steps around the default target delay of 0.4 s.
+_DELAY_BUCKETS: Final = (
+    0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0,
+)
+# fmt: on
 
-METRICS: Final = (
-    # The upstream
+_OUTCOMES: Final = (
+    "ok",
+    "key_refused",
+    "refused",
+    "rate_limited",
+    "unavailable",
+    "bad_response",
+    "error",
+)
+_CONTRADICTIONS: Final = ("unrequested", "both_lists", "not_listed", "duplicate_keys")
+_QUARANTINE_REASONS: Final = (
+    "too_large",
+    "malformed",
+    "duplicate_keys",
+    "wrong_type",
+    "computed_at_unparsable",
+    "computed_at_future",
+)
+_DROP_REASONS: Final = ("older", "collapsed", "lost", "unpublishable")
+
+_SYMBOL: Final = ("feed", "symbol")
+
+_UPSTREAM: Final = (
     _histogram(
         "gex_upstream_request_duration_seconds",
-        "outcome",
-        "How long requests took.",
-        _NETWORK,
-        _OUTCOMES,
+        "Duration of requests to the upstream.",
+        _NETWORK_BUCKETS,
+        labels=("outcome",),
+        values=_OUTCOMES,
     ),
     _counter(
         "gex_upstream_requests_total",
-        "purpose",
-        "Requests by what they were for.",
-        " ".join(Purpose),
+        "Requests by purpose.",
+        labels=("purpose",),
+        values=Purpose,
     ),
     _gauge(
-        "gex_rate_limit_limit", "", "Requests a minute the upstream allows this key."
+        "gex_rate_limit_limit",
+        "Requests a minute the upstream allows this key.",
+        starts_unknown=True,
     ),
     _gauge(
         "gex_rate_limit_remaining",
-        "",
         "Requests left in the upstream's window, other users of the key included.",
+        starts_unknown=True,
     ),
     _gauge(
-        "gex_rate_limit_reset_timestamp_seconds", "", "When the upstream's window ends."
+        "gex_rate_limit_reset_timestamp_seconds",
+        "When the upstream's window ends.",
+        starts_unknown=True,
     ),
     _gauge(
         "gex_request_budget_per_minute",
-        "",
         "Requests a minute that this worker may make: its share of the key's.",
     ),
     _gauge(
         "gex_request_foreign_per_minute",
-        "",
         "Requests a minute that other programs make with the key.",
     ),
     _gauge(
         "gex_request_price_seconds",
-        "",
-        "Delay of one symbol that a request must save to be made.",
+        "Delay (in symbol-seconds) a request must save to be worth sending.",
+        starts_unknown=True,
     ),
     _gauge(
         "gex_key_refused",
-        "",
         "1 while the upstream refuses the API key, so that polling has stopped.",
     ),
     _counter(
         "gex_responses_inconsistent_total",
-        "kind",
         "Contradictions found in responses.",
-        _CONTRADICTIONS,
+        labels=("kind",),
+        values=_CONTRADICTIONS,
     ),
     _gauge(
         "gex_clock_correction_seconds",
-        "",
-        "Added to our clock to make it the upstream's; near 0 both are right.",
+        "Estimated upstream clock minus this machine's; near 0 both are right.",
     ),
-    # Symbols
+)
+
+_SYMBOLS: Final = (
     _counter(
         "gex_symbols_requested_total",
-        "feed symbol",
         "Checks that asked for the symbol.",
+        labels=_SYMBOL,
+        at_scrape=True,
     ),
     _counter(
         "gex_symbols_served_total",
-        "feed symbol",
-        "Checks that brought the symbol's levels, new or not.",
+        "Checks that returned the symbol's levels, new or not.",
+        labels=_SYMBOL,
+        at_scrape=True,
     ),
     _counter(
         "gex_symbols_missing_total",
-        "feed symbol",
-        "Checks for which the upstream had nothing on the symbol.",
+        "Checks for which the upstream had no levels of the symbol.",
+        labels=_SYMBOL,
+        at_scrape=True,
     ),
     _counter(
         "gex_symbols_invalid_total",
-        "feed symbol",
         "Checks for which the upstream did not know the symbol.",
+        labels=_SYMBOL,
+        at_scrape=True,
     ),
     _gauge(
         "gex_symbol_computed_timestamp_seconds",
-        "feed symbol",
-        "When the levels last seen were computed.",
+        "When the latest levels were computed.",
+        labels=_SYMBOL,
+        at_scrape=True,
     ),
     _gauge(
         "gex_symbol_observed_timestamp_seconds",
-        "feed symbol",
-        "When the symbol's last answer was complete.",
+        "When the symbol's latest answer was complete.",
+        labels=_SYMBOL,
+        at_scrape=True,
     ),
     _gauge(
-        "gex_symbol_period_seconds", "feed symbol", "Learnt time between two refreshes."
+        "gex_symbol_period_seconds",
+        "Learnt time between two refreshes.",
+        labels=_SYMBOL,
+        at_scrape=True,
     ),
     _gauge(
         "gex_symbol_jitter_seconds",
-        "feed symbol",
         "Learnt standard deviation of the next refresh's moment.",
+        labels=_SYMBOL,
+        at_scrape=True,
     ),
     _gauge(
         "gex_symbol_next_check_timestamp_seconds",
-        "feed symbol",
-        "When the symbol is to be asked for next.",
+        "When the symbol's next check is planned.",
+        labels=_SYMBOL,
+        at_scrape=True,
     ),
     _gauge(
         "gex_symbol_status",
-        "feed symbol status",
-        "1 for the one that holds, 0 for the others.",
-        " ".join(Status),
+        "1 for the symbol's present status, 0 for the others.",
+        labels=(*_SYMBOL, "status"),
+        values=Status,
+        at_scrape=True,
     ),
     _gauge(
         "gex_level",
-        "feed symbol level",
-        "A price while LIVE or STALE, of the first symbols of a worker, 50 unless configured.",
+        "A price while LIVE or STALE, of a worker's first symbols (50 unless configured).",
+        labels=(*_SYMBOL, "level"),
+        at_scrape=True,
     ),
     _counter(
         "gex_observations_dropped_total",
-        "feed reason",
-        "Observations not published: older than the last, overtaken, lost with the shard, or refused by the broker.",
-        "older collapsed lost unpublishable",
+        "Observations not published: older than the last, collapsed into a newer one, "
+        "lost with the shard, or refused by the broker.",
+        labels=("feed", "reason"),
+        values=_DROP_REASONS,
     ),
-    # Delays
+)
+
+_DELAYS: Final = (
     _histogram(
         "gex_detection_delay_seconds",
-        "",
         "From the upstream's computation to our observation.",
-        _DELAY,
+        _DELAY_BUCKETS,
     ),
     _histogram(
         "gex_detection_uncertainty_seconds",
-        "",
-        "From the last check without a refresh to the first one with it: so much of the delay before may be lag.",
-        _DELAY,
+        "From the last check without a refresh to the first one with it: that much of "
+        "the detection delay may be the upstream's own lag.",
+        _DELAY_BUCKETS,
     ),
     _gauge(
         "gex_visibility_lag_seconds",
-        "",
         "Learnt time from a computation to its being served, clocks included.",
+        starts_unknown=True,
     ),
     _histogram(
         "gex_publish_duration_seconds",
-        "",
         "From our observation to the committed transaction.",
-        _QUICK,
+        _COMMIT_BUCKETS,
     ),
     _histogram(
         "gex_end_to_end_seconds",
-        "",
         "From the upstream's computation to the committed transaction.",
-        _DELAY,
+        _DELAY_BUCKETS,
     ),
-    # Events
-    _counter("gex_events_total", "feed kind", "Events committed.", " ".join(Kind)),
+)
+
+_EVENTS: Final = (
+    _counter(
+        "gex_events_total", "Events committed.", labels=("feed", "kind"), values=Kind
+    ),
     _counter(
         "gex_transactions_total",
-        "result",
         "Kafka transactions ended.",
-        "committed aborted",
+        labels=("result",),
+        values=("committed", "aborted"),
     ),
     _counter(
-        "gex_quarantined_total", "reason", "Entries that could not be used.", _UNUSABLE
+        "gex_quarantined_total",
+        "Entries quarantined because they could not be decoded.",
+        labels=("reason",),
+        values=_QUARANTINE_REASONS,
     ),
-    # Shards
-    _gauge("gex_shards", "feed", "Shards the feed has."),
+)
+
+_SHARDS: Final = (
+    _gauge("gex_shards", "Shards of the feed.", labels=("feed",)),
     _gauge(
         "gex_shards_owned",
-        "feed",
         "Shards this worker has open; over all workers the sum is gex_shards.",
+        labels=("feed",),
     ),
     _gauge(
         "gex_shard_open",
-        "feed shard",
         "1 for an assigned shard that is open, 0 for one still being opened.",
+        labels=("feed", "shard"),
     ),
     _counter(
         "gex_shard_fenced_total",
-        "",
-        "Times another worker took a shard from under this one.",
+        "Times another worker took over a shard that this one had open.",
     ),
     _histogram(
         "gex_restore_duration_seconds",
-        "",
-        "How long it took to read a shard's state back.",
-        (*_NETWORK, 60.0),
+        "Time to restore a shard's state from its topic.",
+        (*_NETWORK_BUCKETS, 60.0),
     ),
     _counter(
         "gex_restore_records_total",
-        "",
-        "Records read for that; many more than symbols: compaction lags.",
+        "Records read to restore shards; more than symbols, since compaction lags.",
     ),
-    # Kafka
+)
+
+_KAFKA: Final = (
     _gauge(
         "gex_kafka_queue_messages",
-        "",
         "Records and requests that wait in the shards' producers for Kafka.",
     ),
     _gauge(
         "gex_kafka_broker_rtt_seconds",
-        "broker",
         "99th percentile of the group client's round trips.",
+        labels=("broker",),
     ),
     _gauge(
         "gex_kafka_brokers_up",
-        "",
         "Brokers the group's client is connected to; 0 while Kafka is away.",
+        starts_unknown=True,
     ),
     _counter(
         "gex_kafka_errors_total",
-        "code",
         "Errors that Kafka's clients reported, by librdkafka's names.",
+        labels=("code",),
     ),
-    # The process
-    _gauge("gex_build_info", "version", "Always 1; the label says which version runs."),
+)
+
+_PROCESS: Final = (
+    _gauge(
+        "gex_build_info",
+        "Always 1; the label says which version runs.",
+        labels=("version",),
+    ),
     _gauge(
         "gex_loop_progress_timestamp_seconds",
-        "loop",
-        "When the loop last made progress; far back: stalled.",
+        "When the loop last made progress; an old moment means that it has stalled.",
+        labels=("loop",),
+        at_scrape=True,
     ),
+)
+
+METRICS: Final = (
+    *_UPSTREAM,
+    *_SYMBOLS,
+    *_DELAYS,
+    *_EVENTS,
+    *_SHARDS,
+    *_KAFKA,
+    *_PROCESS,
 )
 
 BY_NAME: Final = {metric.name: metric for metric in METRICS}

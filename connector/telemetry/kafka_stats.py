@@ -1,4 +1,7 @@
-"""What librdkafka says of its connections: its STATISTICS.md, where durations are microseconds. Pure."""
+"""The statistics that librdkafka reports about a client's connections. Pure.
+
+The fields are described in librdkafka's STATISTICS.md. Durations there are microseconds.
+"""
 
 from __future__ import annotations
 
@@ -18,30 +21,43 @@ class _Broker(msgspec.Struct):
     state: str = ""
     rtt: _Window = msgspec.field(default_factory=_Window)
 
+    @property
+    def is_real(self) -> bool:
+        """Bootstrap addresses and logical connections have no node id."""
+        return self.nodeid >= 0
+
+    @property
+    def is_coordinator(self) -> bool:
+        """A connection of its own for the group, which librdkafka keeps."""
+        return self.source == "logical"
+
 
 class Statistics(msgspec.Struct):
-    """One client's: its brokers by name."""
+    """Statistics of one client: its brokers by name."""
 
     brokers: dict[str, _Broker] = {}
 
     @property
     def brokers_up(self) -> int:
-        """How many it is connected to."""
-        return sum(
-            broker.nodeid >= 0 and broker.state == "UP"
-            for broker in self.brokers.values()
-        )
+        """Number of brokers the client is connected to."""
+        count = 0
+        for broker in self.brokers.values():
+            if broker.is_real and broker.state == "UP":
+                count += 1
+        return count
 
     @property
     def rtt_seconds(self) -> dict[str, float]:
-        """Of those with traffic, by id; the connection that librdkafka keeps for the group is `coordinator`."""
-        return {
-            "coordinator"
-            if broker.source == "logical"
-            else str(broker.nodeid): broker.rtt.p99 / MICROS
-            for broker in self.brokers.values()
-            if broker.rtt.cnt and (broker.nodeid >= 0 or broker.source == "logical")
-        }
+        """Round-trip times of the brokers with traffic, by node id or `coordinator`."""
+        found = {}
+        for broker in self.brokers.values():
+            if broker.rtt.cnt == 0:
+                continue
+            if broker.is_coordinator:
+                found["coordinator"] = broker.rtt.p99 / MICROS
+            elif broker.is_real:
+                found[str(broker.nodeid)] = broker.rtt.p99 / MICROS
+        return found
 
 
 decode = msgspec.json.Decoder(Statistics).decode

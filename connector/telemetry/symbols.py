@@ -1,30 +1,32 @@
-"""What is shown of every symbol: plain attributes on the hot path, series only when they are asked for. Pure."""
+"""The metrics of single symbols, built when somebody asks for them."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from connector.core.diff import NUMBERS
 from connector.core.model import MICROS, Levels, Status
+from connector.telemetry.metrics import new_family
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
-    from connector.schedule.forecast import Forecast
+    from prometheus_client import Metric as Family
 
-_NUMBERS_OF: Final = attrgetter(*NUMBERS)
-_STATUSES: Final = tuple(Status)
+    from connector.kafka.names import ShardId
+
+_numbers_of: Final = attrgetter(*NUMBERS)
+
+Key = tuple[str, str]
+"""Feed and symbol: the first two labels of each of these metrics."""
 
 
 @dataclass(slots=True)
-class SymbolStats:
-    """One symbol's figures, written on the event loop; moments in microseconds since the epoch.
-
-    Set `owned` to False when the shard is lost: the new owner shows status, freshness and levels from then on,
-    while this worker's counts stay.
-    """
+class SymbolFigures:
+    """The figures of one symbol. Moments are microseconds since the epoch."""
 
     requested: int = 0
     served: int = 0
@@ -33,56 +35,103 @@ class SymbolStats:
     computed_at: int | None = None
     observed_at: int | None = None
     next_check_at: int | None = None
-    forecast: Forecast | None = None
+    period_seconds: float | None = None
+    jitter_seconds: float | None = None
     status: Status | None = None
     levels: Levels | None = None
-    owned: bool = False
 
-    def shown_levels(self) -> Iterator[tuple[str, float]]:
-        """Path and value of each number that consumers may rely on."""
-        if (
-            self.levels is not None
-            and self.status is not None
-            and self.status.has_levels
-        ):
-            for path, value in zip(NUMBERS, _NUMBERS_OF(self.levels), strict=True):
-                if value is not None:
-                    yield path, value
+    def reliable_levels(self) -> Iterator[tuple[str, float]]:
+        """Yield path and value of each number that consumers may rely on."""
+        if self.levels is None or self.status is None or not self.status.has_levels:
+            return
+        for path, value in zip(NUMBERS, _numbers_of(self.levels), strict=True):
+            if value is not None:
+                yield path, value
 
 
-def series(
-    symbols: Mapping[tuple[str, str], SymbolStats], level_symbols: int
-) -> Iterator[tuple[str, Iterable[tuple[tuple[str, ...], float]]]]:
-    """Metric by metric: its name, then the label values and value of every series. Levels only of so many symbols."""
-    owned = [(key, stats) for key, stats in symbols.items() if stats.owned]
-    for count in ("requested", "served", "missing", "invalid"):
-        yield (
-            f"gex_symbols_{count}_total",
-            [(key, getattr(stats, count)) for key, stats in symbols.items()],
-        )
-    for moment in ("computed", "observed", "next_check"):
-        moments = [(key, getattr(stats, f"{moment}_at")) for key, stats in owned]
-        yield (
-            f"gex_symbol_{moment}_timestamp_seconds",
-            [(key, at / MICROS) for key, at in moments if at is not None],
-        )
-    for learnt in ("period", "jitter"):
-        values = [(key, getattr(stats.forecast, learnt, None)) for key, stats in owned]
-        yield (
-            f"gex_symbol_{learnt}_seconds",
-            [(key, value) for key, value in values if value is not None],
-        )
-    yield (
-        "gex_symbol_status",
-        [
-            ((*key, s), float(stats.status is s))
-            for key, stats in owned
-            for s in _STATUSES
-        ],
-    )
-    levels = [
-        (key, path, value)
-        for key, stats in owned[:level_symbols]
-        for path, value in stats.shown_levels()
-    ]
-    yield "gex_level", [((*key, path), value) for key, path, value in levels]
+class SymbolSeries:
+    """Collects the series of all symbols.
+
+    The event loop writes plain attributes, which cost next to nothing on the path of an
+    answer. The series are made from them at scrape time, in the thread of the scrape.
+    """
+
+    def __init__(self, max_level_symbols: int) -> None:
+        """Show levels of at most `max_level_symbols` symbols: each has dozens of series."""
+        self._max_level_symbols = max_level_symbols
+        self._figures: defaultdict[Key, SymbolFigures] = defaultdict(SymbolFigures)
+        self._polled: dict[ShardId, frozenset[str]] = {}
+
+    def of(self, feed: str, symbol: str) -> SymbolFigures:
+        """Return the figures of a symbol, to be written to."""
+        return self._figures[feed, symbol]
+
+    def set_polled(self, shard: ShardId, symbols: frozenset[str]) -> None:
+        """Set the symbols of a shard that this worker polls.
+
+        Another worker shows the status, freshness and levels of a symbol once it has taken
+        over. This worker's own counts stay, since they are summed over the workers.
+        """
+        self._polled[shard] = symbols
+        for symbol in symbols:
+            self.of(shard.feed, symbol)
+
+    def collect(self) -> Iterator[Family]:
+        """Yield each metric with all its series. The registry calls this."""
+        # The copies are atomic, so that the event loop may go on writing meanwhile.
+        everything = list(self._figures.copy().items())
+        polled: set[Key] = set()
+        for shard, symbols in self._polled.copy().items():
+            polled.update((shard.feed, symbol) for symbol in symbols)
+        shown = [(key, figures) for key, figures in everything if key in polled]
+
+        for count in ("requested", "served", "missing", "invalid"):
+            name = f"gex_symbols_{count}_total"
+            yield _family(name, everything, attrgetter(count))
+        for moment in ("computed", "observed", "next_check"):
+            name = f"gex_symbol_{moment}_timestamp_seconds"
+            yield _family(name, shown, _seconds_of(f"{moment}_at"))
+        for learnt in ("period", "jitter"):
+            name = f"gex_symbol_{learnt}_seconds"
+            yield _family(name, shown, attrgetter(f"{learnt}_seconds"))
+        yield _statuses(shown)
+        yield _levels(shown[: self._max_level_symbols])
+
+
+def _family(
+    name: str,
+    symbols: Iterable[tuple[Key, SymbolFigures]],
+    value_of: Callable[[SymbolFigures], float | None],
+) -> Family:
+    family = new_family(name)
+    for key, figures in symbols:
+        value = value_of(figures)
+        if value is not None:
+            family.add_metric(key, value)
+    return family
+
+
+def _seconds_of(attribute: str) -> Callable[[SymbolFigures], float | None]:
+    micros_of = attrgetter(attribute)
+
+    def seconds(figures: SymbolFigures) -> float | None:
+        micros = micros_of(figures)
+        return None if micros is None else micros / MICROS
+
+    return seconds
+
+
+def _statuses(symbols: Iterable[tuple[Key, SymbolFigures]]) -> Family:
+    family = new_family("gex_symbol_status")
+    for key, figures in symbols:
+        for status in Status:
+            family.add_metric((*key, status), float(figures.status is status))
+    return family
+
+
+def _levels(symbols: Iterable[tuple[Key, SymbolFigures]]) -> Family:
+    family = new_family("gex_level")
+    for key, figures in symbols:
+        for path, value in figures.reliable_levels():
+            family.add_metric((*key, path), value)
+    return family

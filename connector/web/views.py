@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from connector.runtime.health import Health
     from connector.runtime.poller import Poller
     from connector.runtime.shard import Shard
-    from connector.telemetry.metrics import Metrics
     from connector.upstream.budget.limiter import Limiter
 
 GROUP_SECONDS: Final = 10.0
@@ -130,7 +129,6 @@ class WorkerView:
         *,
         health: Health,
         clock: Clock,
-        metrics: Metrics,
         shards: Mapping[ShardId, tuple[Shard, object]],
     ) -> None:
         """`shards` are the worker's own; it keeps changing the mapping."""
@@ -138,7 +136,6 @@ class WorkerView:
         self._me = me
         self._health = health
         self._clock = clock
-        self._metrics = metrics
         self._shards = shards
         self._started_at = time.monotonic()
         self._changed_at: dict[tuple[str, str], int] = {}
@@ -267,23 +264,25 @@ class WorkerView:
                 next_check_at=None,
             )
 
-        stats = self._metrics.symbol(feed, symbol)
         state = shard.state_of(symbol)
         # After a restart the last event is known from the restored state only.
         changed_at = self._changed_at.get((feed, symbol))
         if changed_at is None and state is not None:
             changed_at = state.event_computed_at
+        next_check_at = None
+        if self.live is not None:
+            next_check_at = self.live.poller.next_check_at(feed, symbol)
         return answers.Symbol(
             feed=feed,
             symbol=symbol,
             shard=str(shard_id),
             owned=True,
-            status=stats.status,
+            status=None if state is None else state.status,
             sequence=None if state is None else state.sequence,
-            computed_at=stats.computed_at,
-            observed_at=stats.observed_at,
+            computed_at=shard.computed_at(symbol),
+            observed_at=shard.observed_at(symbol),
             changed_at=changed_at,
-            next_check_at=stats.next_check_at,
+            next_check_at=next_check_at,
         )
 
 

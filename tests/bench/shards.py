@@ -24,6 +24,7 @@ from connector.runtime.poller import Poller
 from connector.runtime.ports import ShardContext
 from connector.runtime.shard import Shard
 from connector.telemetry.metrics import Metrics
+from connector.telemetry.observer import MetricsObserver
 from connector.upstream.api_key import ApiKey
 from connector.upstream.budget.limiter import Limiter
 from connector.upstream.client import Client
@@ -33,6 +34,7 @@ from tests.bench.stack import UNLIMITED, Stack
 
 if TYPE_CHECKING:
     from connector.core.model import Event, State
+    from connector.runtime.ports import Commit
 
 _FEED: Final = "bench"
 _WARM_UP: Final = 10
@@ -92,16 +94,17 @@ def produce(stack: Stack, name: str, transactions: int) -> dict[str, float]:
     return {"produce": spent, "begin to committed, ms": median(took)}
 
 
-class _Times(Metrics):
-    """Keeps what the real one puts into buckets."""
+class _CommitTimes(MetricsObserver):
+    """Records each duration that the real observer puts into a bucket."""
 
     def __init__(self) -> None:
-        super().__init__([_FEED])
+        super().__init__(Metrics([_FEED]))
         self.published_ms: list[float] = []
 
-    def published(self, seconds: float) -> None:
-        super().published(seconds)
-        self.published_ms.append(seconds * 1000)
+    def committed(self, commit: Commit) -> None:
+        super().committed(commit)
+        for event in commit.events:
+            self.published_ms.append((commit.at - event.observed_at) / 1000)
 
 
 async def latency(
@@ -117,17 +120,13 @@ async def latency(
     )
     schedule = Schedule(target_delay_seconds=0, min_interval_seconds=interval_seconds)
     config = Config(upstream=upstream, feeds=(feed(name),), schedule=schedule)
-    key, limiter, metrics, clock = (
-        ApiKey(upstream),
-        Limiter(UNLIMITED),
-        _Times(),
-        Clock(),
-    )
+    key, limiter = ApiKey(upstream), Limiter(UNLIMITED)
+    observer, clock = _CommitTimes(), Clock()
     client = Client(upstream, key, limiter)
     poller = Poller(
         config,
         (client, key, limiter),
-        (metrics, clock, Health(time.monotonic, clock.now)),
+        (observer, clock, Health(time.monotonic, clock.now)),
         SOURCE,
     )
     reader = Reader(clients)
@@ -136,7 +135,7 @@ async def latency(
     )
     with ThreadPoolExecutor(1) as executor:
         tools = ShardContext(
-            metrics,
+            observer,
             clock,
             executor,
             SOURCE,
@@ -150,7 +149,7 @@ async def latency(
         )
         try:
             async with asyncio.timeout(60 + checks * interval_seconds * 3):
-                while len(metrics.published_ms) < (checks + _WARM_UP) * len(SYMBOLS):  # noqa: ASYNC110 -- a list does not wake
+                while len(observer.published_ms) < (checks + _WARM_UP) * len(SYMBOLS):  # noqa: ASYNC110 -- a list does not wake
                     await asyncio.sleep(interval_seconds)
         finally:
             asking.cancel()
@@ -158,7 +157,7 @@ async def latency(
             await asyncio.wait([owner, asking])
             await client.close()
     reader.close()
-    took = metrics.published_ms[_WARM_UP * len(SYMBOLS) :]
+    took = observer.published_ms[_WARM_UP * len(SYMBOLS) :]
     return {
         "p50": percentile(took, 50),
         "p99": percentile(took, 99),

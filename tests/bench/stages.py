@@ -7,17 +7,21 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from connector.core.decode import decode_response
+from connector.core.decode import RateLimit, decode_response
 from connector.core.entry import decode_entry
-from connector.core.model import MICROS
+from connector.core.model import MICROS, Status
 from connector.core.transition import fold
 from connector.kafka.avro import Codec, SingleObject
+from connector.runtime.ports import Commit, ResponseReport, Sighting
+from connector.schedule.batches import Batch
+from connector.schedule.scheduler import Purpose
 from connector.telemetry.metrics import Metrics
+from connector.telemetry.observer import MetricsObserver
 from tests.bench.measure import cpu_micros
 from tests.bench.sample import SYMBOLS, Checked, responses, rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 RESPONSES: Final = 60
 _FEED: Final = "bench"
@@ -34,7 +38,7 @@ def stages(name: str, rounds: int) -> dict[str, float]:
             micros.append(cpu_micros(call, rounds))
         return median(micros) / len(SYMBOLS)
 
-    feed_rules, metrics = rules(name), Metrics([_FEED])
+    feed_rules, observer = rules(name), MetricsObserver(Metrics([_FEED]))
     return {
         "decode: envelope": each(lambda one: decode_response(one.body, SYMBOLS)),
         "decode: entry": each(
@@ -42,7 +46,7 @@ def stages(name: str, rounds: int) -> dict[str, float]:
         ),
         "observe": each(lambda one: fold(one.states_before, one.seen, feed_rules)),
         **_encoding(made, rounds),
-        "metrics": each(lambda one: _report(metrics, one)),
+        "metrics": each(lambda one: _report(observer, one)),
     }
 
 
@@ -86,25 +90,14 @@ def _states(codec: Codec, one: Checked) -> None:
         codec.state("gex.levels.bench.current", state)
 
 
-def _report(metrics: Metrics, one: Checked) -> None:
-    """What poller and shard report of a response whose symbols are all new."""
-    for symbol in SYMBOLS:
-        metrics.symbol(_FEED, symbol).requested += 1
-    metrics.request_finished("ok", 0.01)
-    metrics.clock_correction(0)
-    metrics.rate_limit(60, 30, one.now)
+def _report(observer: MetricsObserver, one: Checked) -> None:
+    """Report a response whose symbols are all new, as poller and shard do."""
+    observer.request_sent(Batch(_FEED, SYMBOLS), Purpose.EXPECTED)
+    observer.request_finished("ok", 0.01)
+    quota = RateLimit(60, 30, one.now / MICROS)
+    observer.response_decoded(ResponseReport(quota, (), 0.0))
     for state in one.states:
-        stats = metrics.symbol(_FEED, state.symbol)
-        stats.served += 1
-        stats.observed_at = stats.computed_at = one.now
-        metrics.detection(0.1)
-        stats.status, stats.levels = state.status, state.levels
-    metrics.transaction("committed")
-    _published(metrics, one.events, one.now)
-
-
-def _published(metrics: Metrics, events: Iterable[object], now: int) -> None:
-    for _ in events:
-        metrics.event(_FEED, "CHANGED")
-        metrics.published(now / MICROS - now // MICROS)
-        metrics.end_to_end(0.2)
+        observer.symbol_answered(_FEED, state.symbol, Status.LIVE)
+        observer.sighted(Sighting(_FEED, state.symbol, one.now, one.now, 0.1))
+        observer.state_replaced(state)
+    observer.committed(Commit(tuple(one.events), (), one.now, one.now))

@@ -26,6 +26,7 @@ from connector.runtime.health import Health
 from connector.runtime.ports import AnswerTimes, ShardContext
 from connector.runtime.shard import Shard
 from connector.telemetry.metrics import Metrics
+from connector.telemetry.observer import MetricsObserver
 from connector.web import api as runtime_api
 from connector.web.api import Api
 from connector.web.events import EVENTS_KEPT, MAX_STREAMS
@@ -75,11 +76,10 @@ class Stack:
             ME,
             health=self.health,
             clock=Clock(),
-            metrics=self.metrics,
             shards=shards,
         )
         tools = ShardContext(
-            self.metrics,
+            MetricsObserver(self.metrics),
             Clock(),
             self.pool,
             ME,
@@ -115,7 +115,7 @@ class Stack:
 
     async def see(self, symbol: str, answer: bytes | Status) -> None:
         now, before = Clock.now(), self.status.recent.position
-        self.shard.see(symbol, answer, AnswerTimes(math.inf, now, now, ME))
+        self.shard.observe(symbol, answer, AnswerTimes(math.inf, now, now, ME))
         await until(lambda: self.status.recent.position > before)
 
     @property

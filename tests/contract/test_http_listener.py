@@ -15,7 +15,10 @@ from prometheus_client.openmetrics import parser as openmetrics
 
 from connector.errors import ConfigError
 from connector.runtime.health import Health
+from connector.schedule.batches import Batch
+from connector.schedule.scheduler import Purpose
 from connector.telemetry.metrics import Metrics
+from connector.telemetry.observer import MetricsObserver
 from connector.web.server import BODY_BYTES, REQUEST_SECONDS, Listener
 
 if TYPE_CHECKING:
@@ -31,9 +34,15 @@ class Worker:
     def __init__(self) -> None:
         self.seconds = 0.0
         self.reasons: list[str] = []
-        self.metrics = Metrics(["all"])
+        self.scrape_threads: list[int] = []
+        self.metrics = Metrics(["all"], self._progressed_at)
+        self.observer = MetricsObserver(self.metrics)
         self.health = Health(lambda: self.seconds, lambda: 0)
         self.health.require(lambda: self.reasons)
+
+    def _progressed_at(self) -> dict[str, int]:
+        self.scrape_threads.append(threading.get_ident())
+        return {}
 
     def listener(
         self, *routes: web.AbstractRouteDef, request_seconds: float = REQUEST_SECONDS
@@ -74,7 +83,9 @@ async def raw(url: str, request: bytes) -> bytes:
 async def test_metrics_are_openmetrics_for_a_scraper(
     worker: Worker, url: str, client: aiohttp.ClientSession
 ) -> None:
-    worker.metrics.symbol("all", "BTCUSDT").requested = 7
+    batch = Batch("all", ("BTCUSDT",))
+    for _ in range(7):
+        worker.observer.request_sent(batch, Purpose.EXPECTED)
     accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
     async with client.get(f"{url}/metrics", headers={"Accept": accept}) as response:
         assert response.status == 200
@@ -108,13 +119,7 @@ async def test_metrics_are_plain_text_for_a_browser(
 async def test_metrics_are_rendered_outside_the_event_loop(
     worker: Worker, url: str, client: aiohttp.ClientSession
 ) -> None:
-    threads: list[int] = []
-
-    def progressed_at() -> dict[str, int]:
-        threads.append(threading.get_ident())
-        return {}
-
-    worker.metrics.watch_loops(progressed_at)
+    threads = worker.scrape_threads
     await (await client.get(f"{url}/metrics")).read()
     await (await client.get(f"{url}/metrics")).read()
     assert len(threads) == 2

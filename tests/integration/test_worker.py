@@ -158,7 +158,7 @@ def test_absence_is_said_once_with_its_end(
         wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
         simulator.ask("/_control/faults", {"fault": "missing", "symbols": ["BTCUSDT"]})
         wait_until(lambda: of_kind(kafka, names, Kind.MISSING), "missing", worker)
-        said = 'gex_symbol_status{feed="all",symbol="BTCUSDT",status="MISSING"} 1.0'
+        said = 'gex_symbol_status{feed="all",status="MISSING",symbol="BTCUSDT"} 1.0'
         wait_until(
             lambda: said in text(worker, "/metrics"), "the metric says so", worker
         )

@@ -12,24 +12,117 @@ from prometheus_client import parser as text_format
 from prometheus_client.openmetrics import parser as openmetrics
 
 import connector
+from connector.core.decode import RateLimit
 from connector.core.diff import NUMBERS
-from connector.core.model import AllExpiry, Kind, Levels, Odte, Status
+from connector.core.model import (
+    AllExpiry,
+    Event,
+    Kind,
+    Levels,
+    Odte,
+    Source,
+    State,
+    Status,
+)
 from connector.errors import UpstreamError
-from connector.schedule.forecast import Forecast
+from connector.kafka.names import ShardId
+from connector.kafka.shard_log import Quarantined
+from connector.runtime.ports import (
+    BudgetReport,
+    Commit,
+    NextCheck,
+    Phase,
+    ResponseReport,
+    Sighting,
+)
+from connector.schedule.batches import Batch
+from connector.schedule.scheduler import Purpose
 from connector.telemetry.catalogue import BY_NAME, METRICS, Metric
-from connector.telemetry.metrics import MAX_CODES, Metrics
+from connector.telemetry.metrics import Metrics
+from connector.telemetry.observer import (
+    MAX_ERROR_CODES,
+    KafkaClientObserver,
+    MetricsObserver,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;q=0.5"
+SECOND = 1_000_000
+NOW = 1_700_000_000 * SECOND
+ME = Source("1", "group", "worker")
+SHARD = ShardId("all", 0)
+BTC = Batch("all", ("BTCUSDT",))
+BTC_LABELS = {"feed": "all", "symbol": "BTCUSDT"}
 
 Labels = tuple[tuple[str, str], ...]
 
 
+class Telemetry:
+    """Everything that writes to the metrics of a worker."""
+
+    def __init__(self, max_level_symbols: int = 50) -> None:
+        self.progressed_at: dict[str, int] = {}
+        self.metrics = Metrics(["all"], lambda: self.progressed_at)
+        self.observer = MetricsObserver(self.metrics, max_level_symbols)
+        self.clients = KafkaClientObserver(self.metrics)
+
+
 @pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(["all"])
+def telemetry() -> Telemetry:
+    return Telemetry()
+
+
+@pytest.fixture
+def metrics(telemetry: Telemetry) -> Metrics:
+    return telemetry.metrics
+
+
+@pytest.fixture
+def observer(telemetry: Telemetry) -> MetricsObserver:
+    return telemetry.observer
+
+
+@pytest.fixture
+def clients(telemetry: Telemetry) -> KafkaClientObserver:
+    return telemetry.clients
+
+
+def state(
+    symbol: str = "BTCUSDT",
+    status: Status = Status.LIVE,
+    levels: Levels | None = None,
+    computed_at: int | None = NOW,
+) -> State:
+    return State("all", symbol, 1, status, computed_at, NOW, "", ME, levels=levels)
+
+
+def event(
+    kind: Kind = Kind.CHANGED, feed: str = "all", reason: str | None = None
+) -> Event:
+    return Event(
+        event_id="1",
+        feed=feed,
+        symbol="BTCUSDT",
+        sequence=1,
+        kind=kind,
+        status=Status.LIVE,
+        reason=reason,
+        computed_at=NOW,
+        previous_computed_at=None,
+        observed_at=NOW + SECOND,
+        changed_levels=(),
+        changed_sections=(),
+        collapsed_observations=0,
+        source=ME,
+        before=None,
+        after=Levels(),
+    )
+
+
+def poll(observer: MetricsObserver, *symbols: str) -> None:
+    observer.shard_changed(SHARD, Phase.OPEN, frozenset(symbols))
 
 
 def families(metrics: Metrics, accept: str = OPENMETRICS) -> list[Any]:
@@ -102,7 +195,7 @@ def test_the_outcomes_are_those_of_the_error_tree() -> None:
     assert known == {"ok"} | {kind.outcome for kind in subclasses(UpstreamError)}
 
 
-def test_the_reasons_of_quarantine_are_those_that_the_code_gives() -> None:
+def test_the_quarantine_reasons_are_those_in_the_code() -> None:
     code = "\n".join(
         path.read_text() for path in Path(connector.__file__).parent.rglob("*.py")
     )
@@ -115,9 +208,9 @@ def test_the_reasons_of_quarantine_are_those_that_the_code_gives() -> None:
 
 
 def test_every_metric_is_declared_with_its_type_and_help_from_the_start(
-    metrics: Metrics,
+    telemetry: Telemetry,
 ) -> None:
-    found = {family.name: family for family in families(metrics)}
+    found = {family.name: family for family in families(telemetry.metrics)}
     for metric in METRICS:
         family = found[metric.name.removesuffix("_total")]
         assert (family.type, family.documentation) == (metric.type, metric.help)
@@ -144,38 +237,31 @@ def test_every_metric_has_the_labels_of_the_catalogue_once_something_happened(
         assert labels[metric.name] == {tuple(sorted(metric.labels))}, metric.name
 
 
-def rhythmic() -> Forecast:
-    forecast = Forecast(0.0)
-    for at in (10.0, 40.5):
-        forecast.learn(at, 0.0, at)
-    return forecast
-
-
 def eventful() -> Metrics:
-    """A worker to which everything happened once."""
-    metrics = Metrics(["all"])
-    metrics.request_finished("ok", 0.2)
-    metrics.rate_limit(60, 59, 1_700_000_000_000_000)
-    metrics.inconsistent("both_lists")
-    metrics.symbol("all", "A").owned = True
-    metrics.symbol("all", "A").computed_at = metrics.symbol("all", "A").observed_at = 1
-    metrics.symbol("all", "A").next_check_at = 1
-    metrics.symbol("all", "A").forecast = rhythmic()
-    metrics.price(0.5)
-    metrics.visibility_lag(0.1)
-    metrics.symbol("all", "A").status = Status.LIVE
-    metrics.symbol("all", "A").levels = Levels(spot_price=1.0)
-    metrics.shard_open(1, "all", 0)
-    metrics.kafka_stats(
+    """Return the metrics of a worker to which everything happened once."""
+    telemetry = Telemetry()
+    observer = telemetry.observer
+    quota = RateLimit(60, 59, 1_700_000_000)
+    observer.request_sent(BTC, Purpose.FIRST)
+    observer.request_finished("ok", 0.2)
+    observer.response_decoded(ResponseReport(quota, ("both_lists",), 0.1))
+    observer.symbol_answered("all", "BTCUSDT", Status.LIVE)
+    observer.sighted(Sighting("all", "BTCUSDT", NOW, NOW, 0.1))
+    observer.check_planned(NextCheck("all", "BTCUSDT", NOW, 30.0, 0.5))
+    observer.budget_changed(BudgetReport(60, 0, 0.5))
+    observer.visibility_lag_learnt(0.1)
+    poll(observer, "BTCUSDT")
+    observer.state_replaced(state(levels=Levels(spot_price=1.0)))
+    telemetry.clients.statistics(
         '{"brokers":{"b":{"nodeid":1,"state":"UP","rtt":{"p99":7,"cnt":1}}}}'
     )
-    metrics.kafka_error("_TRANSPORT")
-    metrics.build_info(1, "1.2.3")
-    metrics.watch_loops(lambda: {"poll": 1})
-    return metrics
+    telemetry.clients.error("_TRANSPORT")
+    telemetry.metrics.set("gex_build_info", 1, "1.2.3")
+    telemetry.progressed_at["poller"] = 1
+    return telemetry.metrics
 
 
-def test_what_can_be_named_in_advance_is_there_at_zero(metrics: Metrics) -> None:
+def test_series_that_can_be_named_in_advance_start_at_zero(metrics: Metrics) -> None:
     assert (
         value(
             metrics,
@@ -209,20 +295,20 @@ def test_what_can_be_named_in_advance_is_there_at_zero(metrics: Metrics) -> None
         "gex_kafka_brokers_up",
     ],
 )
-def test_what_is_not_known_yet_has_no_series(metrics: Metrics, name: str) -> None:
+def test_an_unknown_value_has_no_series(metrics: Metrics, name: str) -> None:
     assert series(metrics, name) == []
 
 
 def test_two_workers_in_one_process_share_nothing() -> None:
-    one, other = Metrics(["all"]), Metrics(["all"])
-    one.fenced()
-    assert value(other, "gex_shard_fenced_total") == 0
+    one, other = Telemetry(), Telemetry()
+    one.observer.fenced()
+    assert value(other.metrics, "gex_shard_fenced_total") == 0
 
 
 # --- how it is read ---
 
 
-def test_plain_text_is_for_whoever_does_not_ask_for_openmetrics(
+def test_the_format_is_plain_text_unless_openmetrics_is_accepted(
     metrics: Metrics,
 ) -> None:
     body, content_type = metrics.render("text/html, */*")
@@ -242,16 +328,14 @@ def test_plain_text_is_for_whoever_does_not_ask_for_openmetrics(
         "application/openmetrics-text;version=nonsense",
     ],
 )
-def test_openmetrics_is_for_whoever_names_it_in_whatever_version(
-    metrics: Metrics, accept: str
-) -> None:
+def test_any_version_of_openmetrics_is_accepted(metrics: Metrics, accept: str) -> None:
     body, content_type = metrics.render(accept)
     assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     assert body.endswith(b"# EOF\n")
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
-def test_nobody_is_told_when_series_were_made(metrics: Metrics, accept: str) -> None:
+def test_creation_moments_are_left_out(metrics: Metrics, accept: str) -> None:
     assert b"_created" not in metrics.render(accept)[0]
 
 
@@ -260,62 +344,71 @@ def test_the_process_is_described_too(metrics: Metrics) -> None:
     assert value(metrics, "process_resident_memory_bytes") is not None
 
 
-def test_label_values_are_escaped(metrics: Metrics) -> None:
+def test_label_values_are_escaped(metrics: Metrics, observer: MetricsObserver) -> None:
     odd = 'a"b\\c\nd'
-    metrics.symbol(odd, odd).requested = 3
-    assert value(metrics, "gex_symbols_requested_total", feed=odd, symbol=odd) == 3
+    observer.symbol_answered(odd, odd, Status.LIVE)
+    assert value(metrics, "gex_symbols_served_total", feed=odd, symbol=odd) == 1
 
 
 # --- symbols ---
 
 
-def test_a_symbols_figures_are_read_when_scraped(metrics: Metrics) -> None:
-    stats = metrics.symbol("all", "BTCUSDT")
-    assert metrics.symbol("all", "BTCUSDT") is stats
-    stats.requested, stats.served, stats.missing, stats.invalid = 10, 7, 2, 1
-    stats.computed_at, stats.observed_at = 1_700_000_000_250_000, 1_700_000_001_000_000
-    stats.status, stats.owned = Status.STALE, True
-    of = {"feed": "all", "symbol": "BTCUSDT"}
-    assert value(metrics, "gex_symbols_requested_total", **of) == 10
-    assert value(metrics, "gex_symbols_served_total", **of) == 7
-    assert value(metrics, "gex_symbols_missing_total", **of) == 2
-    assert value(metrics, "gex_symbols_invalid_total", **of) == 1
-    assert (
-        value(metrics, "gex_symbol_computed_timestamp_seconds", **of)
-        == 1_700_000_000.25
-    )
-    assert (
-        value(metrics, "gex_symbol_observed_timestamp_seconds", **of) == 1_700_000_001.0
-    )
-    assert {s: value(metrics, "gex_symbol_status", **of, status=s) for s in Status} == {
-        s: float(s is Status.STALE) for s in Status
-    }
+def test_the_figures_of_a_symbol_are_shown(
+    metrics: Metrics, observer: MetricsObserver
+) -> None:
+    for _ in range(10):
+        observer.request_sent(BTC, Purpose.EXPECTED)
+    answers = [Status.LIVE] * 7 + [Status.MISSING] * 2 + [Status.INVALID]
+    for status in answers:
+        observer.symbol_answered("all", "BTCUSDT", status)
+    observer.sighted(Sighting("all", "BTCUSDT", NOW + SECOND, NOW + SECOND // 4))
+    observer.state_replaced(state(status=Status.STALE))
+    poll(observer, "BTCUSDT")
+    assert value(metrics, "gex_symbols_requested_total", **BTC_LABELS) == 10
+    assert value(metrics, "gex_symbols_served_total", **BTC_LABELS) == 7
+    assert value(metrics, "gex_symbols_missing_total", **BTC_LABELS) == 2
+    assert value(metrics, "gex_symbols_invalid_total", **BTC_LABELS) == 1
+    computed_at = value(metrics, "gex_symbol_computed_timestamp_seconds", **BTC_LABELS)
+    assert computed_at == 1_700_000_000.25
+    observed_at = value(metrics, "gex_symbol_observed_timestamp_seconds", **BTC_LABELS)
+    assert observed_at == 1_700_000_001.0
+    for status in Status:
+        shown = value(metrics, "gex_symbol_status", **BTC_LABELS, status=status)
+        assert shown == float(status is Status.STALE)
 
 
-def test_what_was_learnt_of_a_symbol_is_shown(metrics: Metrics) -> None:
-    stats = metrics.symbol("all", "BTCUSDT")
-    stats.owned, stats.forecast, stats.next_check_at = (
-        True,
-        Forecast(0.0),
-        1_700_000_002_500_000,
-    )
+def test_a_committed_state_does_not_set_a_newer_answer_back(
+    metrics: Metrics, observer: MetricsObserver
+) -> None:
+    poll(observer, "BTCUSDT")
+    observer.sighted(Sighting("all", "BTCUSDT", NOW, NOW + SECOND))
+    observer.state_replaced(state(computed_at=NOW))
+    computed_at = value(metrics, "gex_symbol_computed_timestamp_seconds", **BTC_LABELS)
+    assert computed_at == 1_700_000_001.0
+
+
+def test_the_learnt_rhythm_of_a_symbol_is_shown(
+    metrics: Metrics, observer: MetricsObserver
+) -> None:
+    poll(observer, "BTCUSDT")
+    at = NOW + SECOND // 2
+    observer.check_planned(NextCheck("all", "BTCUSDT", at, None, None))
     assert series(metrics, "gex_symbol_period_seconds") == []
-    stats.forecast = rhythmic()
-    of = {"feed": "all", "symbol": "BTCUSDT"}
-    assert value(metrics, "gex_symbol_period_seconds", **of) == 30.5
-    assert value(metrics, "gex_symbol_jitter_seconds", **of) == stats.forecast.jitter
-    assert (
-        value(metrics, "gex_symbol_next_check_timestamp_seconds", **of)
-        == 1_700_000_002.5
+    observer.check_planned(NextCheck("all", "BTCUSDT", at, 30.5, 0.25))
+    assert value(metrics, "gex_symbol_period_seconds", **BTC_LABELS) == 30.5
+    assert value(metrics, "gex_symbol_jitter_seconds", **BTC_LABELS) == 0.25
+    next_check_at = value(
+        metrics, "gex_symbol_next_check_timestamp_seconds", **BTC_LABELS
     )
+    assert next_check_at == 1_700_000_000.5
 
 
-def test_requests_budget_and_uncertainty_are_shown(metrics: Metrics) -> None:
-    metrics.requested("search")
-    metrics.budget(20)
-    metrics.foreign(40)
-    metrics.price(1.5)
-    metrics.uncertainty(0.3)
+def test_requests_budget_and_uncertainty_are_shown(
+    metrics: Metrics, observer: MetricsObserver
+) -> None:
+    observer.request_sent(BTC, Purpose.SEARCH)
+    observer.budget_changed(BudgetReport(20, 40, 1.5))
+    observer.refresh_found(0.3)
     assert value(metrics, "gex_upstream_requests_total", purpose="search") == 1
     assert value(metrics, "gex_upstream_requests_total", purpose="expected") == 0
     assert value(metrics, "gex_request_budget_per_minute") == 20
@@ -324,128 +417,116 @@ def test_requests_budget_and_uncertainty_are_shown(metrics: Metrics) -> None:
     assert value(metrics, "gex_detection_uncertainty_seconds_sum") == 0.3
 
 
-def test_a_symbol_that_never_answered_has_no_moments_and_no_status_that_holds(
-    metrics: Metrics,
+def test_a_symbol_without_an_answer_has_no_moments_and_no_status(
+    metrics: Metrics, observer: MetricsObserver
 ) -> None:
-    metrics.symbol("all", "BTCUSDT").owned = True
+    poll(observer, "BTCUSDT")
     assert series(metrics, "gex_symbol_computed_timestamp_seconds") == []
     assert series(metrics, "gex_symbol_observed_timestamp_seconds") == []
-    assert [
-        value(metrics, "gex_symbol_status", feed="all", symbol="BTCUSDT", status=s)
-        for s in Status
-    ] == [0.0] * 5
+    for status in Status:
+        shown = value(metrics, "gex_symbol_status", **BTC_LABELS, status=status)
+        assert shown == 0.0
 
 
 def test_a_lost_shard_takes_its_gauges_along_and_leaves_its_counts(
-    metrics: Metrics,
+    metrics: Metrics, observer: MetricsObserver
 ) -> None:
-    stats = metrics.symbol("all", "BTCUSDT")
-    stats.requested, stats.computed_at, stats.observed_at, stats.next_check_at = (
-        4,
-        1,
-        2,
-        3,
-    )
-    stats.forecast = rhythmic()
-    stats.status, stats.levels, stats.owned = Status.LIVE, Levels(spot_price=1.0), True
-    gauges = [name for name in BY_NAME if name.startswith("gex_symbol_")] + [
-        "gex_level"
-    ]
-    assert all(series(metrics, name) for name in gauges)
-    stats.owned = False
-    assert not any(series(metrics, name) for name in gauges)
-    assert (
-        value(metrics, "gex_symbols_requested_total", feed="all", symbol="BTCUSDT") == 4
-    )
+    poll(observer, "BTCUSDT")
+    for _ in range(4):
+        observer.request_sent(BTC, Purpose.EXPECTED)
+    observer.sighted(Sighting("all", "BTCUSDT", 2, 1))
+    observer.check_planned(NextCheck("all", "BTCUSDT", 3, 30.5, 0.25))
+    observer.state_replaced(state(levels=Levels(spot_price=1.0)))
+    gauges = [name for name in BY_NAME if name.startswith("gex_symbol_")]
+    gauges.append("gex_level")
+    for name in gauges:
+        assert series(metrics, name)
+    observer.shard_changed(SHARD, Phase.CLOSED, frozenset())
+    for name in gauges:
+        assert not series(metrics, name)
+    assert value(metrics, "gex_symbols_requested_total", **BTC_LABELS) == 4
 
 
-def test_levels_go_by_the_paths_of_events_and_nulls_are_left_out(
-    metrics: Metrics,
+def test_levels_are_named_by_the_paths_of_events_and_nulls_are_left_out(
+    metrics: Metrics, observer: MetricsObserver
 ) -> None:
-    stats = metrics.symbol("all", "BTCUSDT")
-    stats.levels = Levels(
+    levels = Levels(
         spot_price=5.5, all_expiry=AllExpiry(hvl=6.0), odte=Odte(put_support=0.0)
     )
-    stats.status, stats.owned = Status.LIVE, True
+    poll(observer, "BTCUSDT")
+    observer.state_replaced(state(levels=levels))
     shown = {labels["level"] for labels in series(metrics, "gex_level")}
     assert shown == {"spot_price", "all_expiry.hvl", "odte.put_support"}
     assert shown <= set(NUMBERS)
-    assert (
-        value(
-            metrics, "gex_level", feed="all", symbol="BTCUSDT", level="odte.put_support"
-        )
-        == 0
-    )
+    assert value(metrics, "gex_level", **BTC_LABELS, level="odte.put_support") == 0
 
 
-@pytest.mark.parametrize(
-    "status", [None, Status.MISSING, Status.INVALID, Status.REMOVED]
-)
+@pytest.mark.parametrize("status", [Status.MISSING, Status.INVALID, Status.REMOVED])
 def test_levels_that_nobody_may_rely_on_are_not_shown(
-    metrics: Metrics, status: Status | None
+    metrics: Metrics, observer: MetricsObserver, status: Status
 ) -> None:
-    stats = metrics.symbol("all", "BTCUSDT")
-    stats.levels, stats.status, stats.owned = Levels(spot_price=1.0), status, True
+    poll(observer, "BTCUSDT")
+    observer.state_replaced(state(status=status, levels=Levels(spot_price=1.0)))
     assert series(metrics, "gex_level") == []
 
 
 @pytest.mark.parametrize("shown", [0, 3, 50])
-def test_levels_are_shown_of_so_many_symbols_and_no_more(shown: int) -> None:
-    metrics = Metrics(["all"], shown)
-    for n in range(shown + 10):
-        stats = metrics.symbol("all", f"S{n}")
-        stats.levels, stats.status, stats.owned = (
-            Levels(spot_price=1.0),
-            Status.LIVE,
-            n > 0,
-        )
-    assert {labels["symbol"] for labels in series(metrics, "gex_level")} == {
-        f"S{n}" for n in range(1, shown + 1)
-    }
-    assert len(series(metrics, "gex_symbols_requested_total")) == shown + 10
+def test_levels_are_shown_for_a_bounded_number_of_polled_symbols(shown: int) -> None:
+    telemetry = Telemetry(shown)
+    symbols = [f"S{n}" for n in range(shown + 10)]
+    for symbol in symbols:
+        telemetry.observer.request_sent(Batch("all", (symbol,)), Purpose.FIRST)
+        telemetry.observer.state_replaced(state(symbol, levels=Levels(spot_price=1.0)))
+    poll(telemetry.observer, *symbols[1:])
+    found = {labels["symbol"] for labels in series(telemetry.metrics, "gex_level")}
+    assert found == set(symbols[1 : shown + 1])
+    requested = series(telemetry.metrics, "gex_symbols_requested_total")
+    assert len(requested) == shown + 10
 
 
 # --- events and durations ---
 
 
-def test_events_are_counted_by_feed_and_kind(metrics: Metrics) -> None:
-    metrics.event("all", Kind.CHANGED)
-    metrics.event("all", "CHANGED")
-    metrics.event("other", Kind.STALE)
+def test_events_are_counted_by_feed_and_kind(
+    metrics: Metrics, observer: MetricsObserver
+) -> None:
+    events = (event(Kind.CHANGED), event(Kind.CHANGED), event(Kind.STALE, feed="other"))
+    observer.committed(Commit(events, (), NOW, NOW))
     assert value(metrics, "gex_events_total", feed="all", kind="CHANGED") == 2
     assert value(metrics, "gex_events_total", feed="other", kind="STALE") == 1
 
 
-def test_every_count_counts(metrics: Metrics) -> None:
-    metrics.transaction("committed")
-    metrics.quarantined("malformed")
-    metrics.dropped("all", "older")
-    metrics.inconsistent("unrequested")
-    metrics.fenced()
-    metrics.kafka_error("_ALL_BROKERS_DOWN")
+def test_every_count_counts(telemetry: Telemetry) -> None:
+    metrics, observer = telemetry.metrics, telemetry.observer
+    entry = Quarantined("A", b"", "malformed", "", NOW, None)
+    observer.committed(Commit((), (entry,), NOW, NOW))
+    observer.aborted()
+    observer.dropped("all", "older")
+    observer.dropped("all", "lost", 3)
+    observer.response_decoded(ResponseReport(RateLimit(), ("unrequested",), 0.0))
+    observer.fenced()
+    telemetry.clients.error("_ALL_BROKERS_DOWN")
     assert value(metrics, "gex_transactions_total", result="committed") == 1
+    assert value(metrics, "gex_transactions_total", result="aborted") == 1
     assert value(metrics, "gex_quarantined_total", reason="malformed") == 1
-    assert (
-        value(metrics, "gex_observations_dropped_total", feed="all", reason="older")
-        == 1
-    )
+    dropped = "gex_observations_dropped_total"
+    assert value(metrics, dropped, feed="all", reason="older") == 1
+    assert value(metrics, dropped, feed="all", reason="lost") == 3
     assert value(metrics, "gex_responses_inconsistent_total", kind="unrequested") == 1
     assert value(metrics, "gex_shard_fenced_total") == 1
     assert value(metrics, "gex_kafka_errors_total", code="_ALL_BROKERS_DOWN") == 1
 
 
-def test_every_duration_is_observed_in_seconds(metrics: Metrics) -> None:
-    metrics.request_finished("unavailable", 10.0)
-    metrics.detection(0.4)
-    metrics.published(0.004)
-    metrics.end_to_end(0.5)
-    metrics.restored(records=80, seconds=0.25)
-    assert (
-        value(
-            metrics, "gex_upstream_request_duration_seconds_sum", outcome="unavailable"
-        )
-        == 10
-    )
+def test_every_duration_is_observed_in_seconds(
+    metrics: Metrics, observer: MetricsObserver
+) -> None:
+    observer.request_finished("unavailable", 10.0)
+    observer.sighted(Sighting("all", "BTCUSDT", NOW, NOW, 0.4))
+    commit = Commit((event(),), (), NOW + SECOND + 4_000, NOW + SECOND // 2)
+    observer.committed(commit)
+    observer.restored(records=80, seconds=0.25)
+    duration = "gex_upstream_request_duration_seconds_sum"
+    assert value(metrics, duration, outcome="unavailable") == 10
     assert value(metrics, "gex_detection_delay_seconds_sum") == 0.4
     assert value(metrics, "gex_detection_delay_seconds_bucket", le="0.3") == 0
     assert value(metrics, "gex_detection_delay_seconds_bucket", le="0.4") == 1
@@ -455,99 +536,123 @@ def test_every_duration_is_observed_in_seconds(metrics: Metrics) -> None:
     assert value(metrics, "gex_restore_records_total") == 80
 
 
-def test_a_clock_that_is_behind_makes_no_negative_delay(metrics: Metrics) -> None:
-    metrics.detection(-3.0)
-    metrics.published(-3.0)
-    metrics.end_to_end(-3.0)
+def test_events_with_a_reason_have_no_end_to_end_delay(
+    metrics: Metrics, observer: MetricsObserver
+) -> None:
+    observer.committed(Commit((event(reason="asked"),), (), NOW, NOW))
+    assert value(metrics, "gex_end_to_end_seconds_count") == 0
+    assert value(metrics, "gex_publish_duration_seconds_count") == 1
+
+
+def test_a_clock_that_is_behind_makes_no_negative_delay(
+    metrics: Metrics, observer: MetricsObserver
+) -> None:
+    observer.sighted(Sighting("all", "BTCUSDT", NOW, NOW, -3.0))
+    observer.committed(Commit((event(),), (), NOW - SECOND, NOW - SECOND))
     assert value(metrics, "gex_detection_delay_seconds_sum") == 0
     assert value(metrics, "gex_publish_duration_seconds_sum") == 0
     assert value(metrics, "gex_end_to_end_seconds_sum") == 0
 
 
-def test_the_last_word_on_the_quota_stands(metrics: Metrics) -> None:
-    metrics.rate_limit(60, 12, 1_700_000_030_000_000)
-    metrics.rate_limit(None, None, None)
+def test_figures_that_a_response_leaves_out_keep_their_value(
+    metrics: Metrics, observer: MetricsObserver
+) -> None:
+    def told(quota: RateLimit) -> None:
+        observer.response_decoded(ResponseReport(quota, (), 0.0))
+
+    told(RateLimit(60, 12, 1_700_000_030))
+    told(RateLimit())
     assert value(metrics, "gex_rate_limit_limit") == 60
     assert value(metrics, "gex_rate_limit_remaining") == 12
     assert value(metrics, "gex_rate_limit_reset_timestamp_seconds") == 1_700_000_030
-    metrics.rate_limit(None, 0, None)
+    told(RateLimit(remaining=0))
     assert value(metrics, "gex_rate_limit_remaining") == 0
 
 
-def test_gauges_say_how_it_is_now(metrics: Metrics) -> None:
-    metrics.key_refused(True)
-    metrics.clock_correction(-0.25)
-    metrics.shards(4, "all")
-    metrics.shards_owned(2, "all")
-    metrics.build_info(1, "1.2.3")
+def test_gauges_show_the_present_value(
+    metrics: Metrics, observer: MetricsObserver
+) -> None:
+    observer.key_refused(refused=True)
+    observer.response_decoded(ResponseReport(RateLimit(), (), -0.25))
+    observer.shards_owned("all", 2)
+    observer.queue_length(3)
+    metrics.set("gex_shards", 4, "all")
+    metrics.set("gex_build_info", 1, "1.2.3")
     assert value(metrics, "gex_key_refused") == 1
     assert value(metrics, "gex_clock_correction_seconds") == -0.25
     assert value(metrics, "gex_shards", feed="all") == 4
     assert value(metrics, "gex_shards_owned", feed="all") == 2
+    assert value(metrics, "gex_kafka_queue_messages") == 3
     assert value(metrics, "gex_build_info", version="1.2.3") == 1
-    metrics.key_refused(False)
+    observer.key_refused(refused=False)
     assert value(metrics, "gex_key_refused") == 0
 
 
-def test_a_shard_is_shown_while_it_is_assigned(metrics: Metrics) -> None:
+def test_a_shard_is_shown_while_it_is_assigned(
+    metrics: Metrics, observer: MetricsObserver
+) -> None:
+    expected = {
+        Phase.CLOSED: None,
+        Phase.OPENING: 0,
+        Phase.OPEN: 1,
+        Phase.CLOSING: None,
+    }
     assert value(metrics, "gex_shard_open", feed="all", shard="0") is None
-    metrics.shard_open(False, "all", 0)
-    assert value(metrics, "gex_shard_open", feed="all", shard="0") == 0
-    metrics.shard_open(True, "all", 0)
-    assert value(metrics, "gex_shard_open", feed="all", shard="0") == 1
-    metrics.shard_open(None, "all", 0)
-    assert value(metrics, "gex_shard_open", feed="all", shard="0") is None
+    for phase, shown in expected.items():
+        observer.shard_changed(SHARD, phase, frozenset())
+        assert value(metrics, "gex_shard_open", feed="all", shard="0") == shown
 
 
-def test_loops_are_asked_at_every_scrape(metrics: Metrics) -> None:
-    progressed = {"poll": 1_700_000_000_500_000, "group": 1_700_000_001_000_000}
-    metrics.watch_loops(lambda: progressed)
-    assert (
-        value(metrics, "gex_loop_progress_timestamp_seconds", loop="poll")
-        == 1_700_000_000.5
-    )
+def test_loops_are_asked_at_every_scrape(telemetry: Telemetry) -> None:
+    name, progressed = "gex_loop_progress_timestamp_seconds", telemetry.progressed_at
+    progressed |= {"poll": 1_700_000_000_500_000, "group": 1_700_000_001_000_000}
+    assert value(telemetry.metrics, name, loop="poll") == 1_700_000_000.5
     del progressed["group"]
-    assert [
-        labels["loop"]
-        for labels in series(metrics, "gex_loop_progress_timestamp_seconds")
-    ] == ["poll"]
+    loops = [labels["loop"] for labels in series(telemetry.metrics, name)]
+    assert loops == ["poll"]
 
 
 # --- Kafka ---
 
 
-def test_kafkas_own_figures_are_shown(metrics: Metrics) -> None:
-    metrics.kafka_stats(
+def test_the_statistics_of_a_client_are_shown(
+    metrics: Metrics, clients: KafkaClientObserver
+) -> None:
+    clients.statistics(
         '{"brokers":{"h:1/1":{"nodeid":1,"state":"UP","rtt":{"p99":2500,"cnt":8}}}}'
     )
-    metrics.queue_messages(3)
-    assert value(metrics, "gex_kafka_queue_messages") == 3
     assert value(metrics, "gex_kafka_brokers_up") == 1
     assert value(metrics, "gex_kafka_broker_rtt_seconds", broker="1") == 0.0025
 
 
-def test_a_broker_without_traffic_has_no_round_trip(metrics: Metrics) -> None:
+def test_a_broker_without_traffic_has_no_round_trip(
+    metrics: Metrics, clients: KafkaClientObserver
+) -> None:
     stats = '{"brokers":{"b":{"nodeid":1,"state":"UP","rtt":{"p99":9,"cnt":%d}}}}'
-    metrics.kafka_stats(stats % 1)
-    metrics.kafka_stats(stats % 0)
+    clients.statistics(stats % 1)
+    clients.statistics(stats % 0)
     assert value(metrics, "gex_kafka_broker_rtt_seconds", broker="1") is None
-    metrics.kafka_stats(stats % 1)
+    clients.statistics(stats % 1)
     assert value(metrics, "gex_kafka_broker_rtt_seconds", broker="1") == 0.000009
 
 
-def test_statistics_that_cannot_be_read_are_counted(metrics: Metrics) -> None:
-    metrics.kafka_stats("<html>")
+def test_statistics_that_cannot_be_read_are_counted(
+    metrics: Metrics, clients: KafkaClientObserver
+) -> None:
+    clients.statistics("<html>")
     assert value(metrics, "gex_kafka_errors_total", code="unreadable_statistics") == 1
 
 
 # --- bounds ---
 
 
-def test_values_from_outside_cannot_make_series_without_end(metrics: Metrics) -> None:
-    for n in range(MAX_CODES + 50):
-        metrics.kafka_error(f"code {n}")
+def test_values_from_outside_make_a_bounded_number_of_series(
+    metrics: Metrics, clients: KafkaClientObserver
+) -> None:
+    for n in range(MAX_ERROR_CODES + 50):
+        clients.error(f"code {n}")
     found = series(metrics, "gex_kafka_errors_total")
-    assert len(found) == MAX_CODES + 1
+    assert len(found) == MAX_ERROR_CODES + 1
     assert value(metrics, "gex_kafka_errors_total", code="other") == 50
-    metrics.kafka_error("code 7")
+    clients.error("code 7")
     assert value(metrics, "gex_kafka_errors_total", code="code 7") == 2

@@ -28,6 +28,7 @@ from connector.runtime.clock import Clock
 from connector.runtime.ports import AnswerTimes, ShardContext, StartupDeadline
 from connector.runtime.shard import Shard
 from connector.telemetry.metrics import Metrics
+from connector.telemetry.observer import MetricsObserver
 from tests.support.memory_log import MemoryLog
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Bench:
         self.polled = asyncio.Event()
         self.pool = ThreadPoolExecutor(2)
         tools = ShardContext(
-            self.metrics,
+            MetricsObserver(self.metrics),
             Clock(),
             self.pool,
             ME,
@@ -73,7 +74,7 @@ class Bench:
     ) -> None:
         now = Clock.now()
         raw = json.dumps(answer).encode() if isinstance(answer, dict) else answer
-        self.shard.see(
+        self.shard.observe(
             symbol, raw, AnswerTimes(time.monotonic() - asked_ago_seconds, now, now, ME)
         )
 
@@ -127,7 +128,7 @@ async def test_an_entry_that_was_of_no_use_is_looked_at_again_and_quarantined_on
     await bench.settled()
     assert (kinds(bench), len(bench.log.quarantined)) == ([], 1)
     later = Clock.now() + 5 * SECOND
-    bench.shard.see(
+    bench.shard.observe(
         "BTC",
         json.dumps(entry).encode(),
         AnswerTimes(time.monotonic(), later, later, ME),

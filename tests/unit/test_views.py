@@ -24,6 +24,7 @@ from connector.runtime.shard import Shard
 from connector.schedule.batches import Batch
 from connector.schedule.scheduler import ComputedTimes, Outcome
 from connector.telemetry.metrics import Metrics
+from connector.telemetry.observer import MetricsObserver
 from connector.upstream.api_key import ApiKey
 from connector.upstream.budget.limiter import Limiter
 from connector.upstream.client import Client
@@ -42,20 +43,17 @@ class Bench:
         config = load(
             None, {"GEX_UPSTREAM__API_KEY": "demo-key", "GEX_SYMBOLS": "BTC,ETH"}
         )
-        health, clock, metrics = (
-            Health(time.monotonic, Clock.now),
-            Clock(),
-            Metrics(["all"]),
-        )
+        health, clock = Health(time.monotonic, Clock.now), Clock()
+        observer = MetricsObserver(Metrics(["all"]))
         limiter, key = Limiter(60), ApiKey(config.upstream)
         client = Client(config.upstream, key, limiter)
         self.poller = Poller(
-            config, (client, key, limiter), (metrics, clock, health), ME
+            config, (client, key, limiter), (observer, clock, health), ME
         )
         self.pool = ThreadPoolExecutor(1)
         self.members: list[Member] | KafkaUnavailable = []
         self.asked = 0
-        tools = ShardContext(metrics, clock, self.pool, ME, 0.0, lambda: None)
+        tools = ShardContext(observer, clock, self.pool, ME, 0.0, lambda: None)
         self.shard = Shard(
             SHARD,
             rules_of(config.feeds[0]),
@@ -66,7 +64,7 @@ class Bench:
         self.shard.is_open = self.shard.is_polled = True
         self.shards: dict[ShardId, tuple[Shard, object]] = {SHARD: (self.shard, None)}
         self.status = WorkerView(
-            config, ME, health=health, clock=clock, metrics=metrics, shards=self.shards
+            config, ME, health=health, clock=clock, shards=self.shards
         )
         self.status.live = LiveView(self.poller, limiter, self._ask, self.pool)
         self.poller.cover([self.shard])

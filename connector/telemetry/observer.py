@@ -1,0 +1,205 @@
+"""Turns the runtime's and the Kafka clients' reports into metrics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from connector.core.model import MICROS, Status
+from connector.runtime.ports import Phase
+from connector.telemetry import kafka_stats
+from connector.telemetry.symbols import SymbolSeries
+
+if TYPE_CHECKING:
+    from connector.core.model import State
+    from connector.kafka.names import ShardId
+    from connector.runtime.ports import (
+        BudgetReport,
+        Commit,
+        NextCheck,
+        ResponseReport,
+        Sighting,
+    )
+    from connector.schedule.batches import Batch
+    from connector.schedule.scheduler import Purpose
+    from connector.telemetry.metrics import Metrics
+
+MAX_ERROR_CODES: Final = 200
+"""Error codes with a series of their own. librdkafka has about 150; the rest is `other`."""
+
+
+class MetricsObserver:
+    """Implements the runtime's `Observer`. Every method is called on the event loop."""
+
+    def __init__(self, metrics: Metrics, max_level_symbols: int = 50) -> None:
+        self._metrics = metrics
+        self._symbols = SymbolSeries(max_level_symbols)
+        metrics.register(self._symbols)
+
+    # --- requests ---
+
+    def request_sent(self, batch: Batch, purpose: Purpose) -> None:
+        """Count a request and the symbols it asks for."""
+        self._metrics.count("gex_upstream_requests_total", purpose)
+        for symbol in batch.symbols:
+            self._symbols.of(batch.feed, symbol).requested += 1
+
+    def request_finished(self, outcome: str, seconds: float) -> None:
+        """Record the duration of a request by its outcome."""
+        self._metrics.observe("gex_upstream_request_duration_seconds", seconds, outcome)
+
+    def response_decoded(self, report: ResponseReport) -> None:
+        """Show the upstream's quota and clock. A figure it leaves out keeps its value."""
+        metrics, quota = self._metrics, report.rate_limit
+        if quota.limit is not None:
+            metrics.set("gex_rate_limit_limit", quota.limit)
+        if quota.remaining is not None:
+            metrics.set("gex_rate_limit_remaining", quota.remaining)
+        if quota.reset_at_seconds is not None:
+            metrics.set(
+                "gex_rate_limit_reset_timestamp_seconds", quota.reset_at_seconds
+            )
+        metrics.set("gex_clock_correction_seconds", report.clock_correction_seconds)
+        for kind in report.inconsistencies:
+            metrics.count("gex_responses_inconsistent_total", kind)
+
+    def symbol_answered(self, feed: str, symbol: str, status: Status) -> None:
+        """Count an answer: MISSING, INVALID, or LIVE for an entry."""
+        figures = self._symbols.of(feed, symbol)
+        if status is Status.MISSING:
+            figures.missing += 1
+        elif status is Status.INVALID:
+            figures.invalid += 1
+        else:
+            figures.served += 1
+
+    def refresh_found(self, uncertainty_seconds: float) -> None:
+        """Record how long a refresh may have been visible before it was found."""
+        self._metrics.observe("gex_detection_uncertainty_seconds", uncertainty_seconds)
+
+    def visibility_lag_learnt(self, seconds: float) -> None:
+        """Show how long computed levels take to be served."""
+        self._metrics.set("gex_visibility_lag_seconds", seconds)
+
+    def check_planned(self, check: NextCheck) -> None:
+        """Show when a symbol is checked next, and the rhythm this is based on."""
+        figures = self._symbols.of(check.feed, check.symbol)
+        figures.next_check_at = check.at
+        figures.period_seconds = check.period_seconds
+        figures.jitter_seconds = check.jitter_seconds
+
+    def budget_changed(self, budget: BudgetReport) -> None:
+        """Show the requests that this worker may make, and their price."""
+        metrics = self._metrics
+        metrics.set("gex_request_budget_per_minute", budget.limit_per_minute)
+        metrics.set("gex_request_foreign_per_minute", budget.foreign_per_minute)
+        metrics.set("gex_request_price_seconds", budget.price_seconds)
+
+    def key_refused(self, *, refused: bool) -> None:
+        """Show whether the upstream refuses the API key."""
+        self._metrics.set("gex_key_refused", refused)
+
+    # --- shards ---
+
+    def shard_changed(
+        self, shard: ShardId, phase: Phase, polled: frozenset[str]
+    ) -> None:
+        """Show a shard while it is assigned, and its symbols while they are polled."""
+        if phase in {Phase.OPENING, Phase.OPEN}:
+            is_open = phase is Phase.OPEN
+            self._metrics.set("gex_shard_open", is_open, shard.feed, shard.partition)
+        else:
+            self._metrics.remove("gex_shard_open", shard.feed, shard.partition)
+        self._symbols.set_polled(shard, polled)
+
+    def shards_owned(self, feed: str, count: int) -> None:
+        """Show how many shards of a feed this worker has open."""
+        self._metrics.set("gex_shards_owned", count, feed)
+
+    def queue_length(self, messages: int) -> None:
+        """Show how many messages wait in the producers."""
+        self._metrics.set("gex_kafka_queue_messages", messages)
+
+    def restored(self, records: int, seconds: float) -> None:
+        """Record what it took to restore a shard."""
+        self._metrics.count("gex_restore_records_total", by=records)
+        self._metrics.observe("gex_restore_duration_seconds", seconds)
+
+    def sighted(self, sighting: Sighting) -> None:
+        """Show when a symbol was last seen, and record how late a refresh was found."""
+        figures = self._symbols.of(sighting.feed, sighting.symbol)
+        figures.observed_at = sighting.observed_at
+        if sighting.computed_at is not None:
+            figures.computed_at = sighting.computed_at
+        if sighting.detection_seconds is not None:
+            self._metrics.observe(
+                "gex_detection_delay_seconds", sighting.detection_seconds
+            )
+
+    def state_replaced(self, state: State) -> None:
+        """Show a state that was restored or committed."""
+        figures = self._symbols.of(state.feed, state.symbol)
+        figures.status = state.status
+        figures.levels = state.levels
+        # An answer that has not been committed yet may already be newer.
+        newest = max(state.computed_at or 0, figures.computed_at or 0)
+        figures.computed_at = newest or None
+
+    def committed(self, commit: Commit) -> None:
+        """Count a transaction with its events, and record their delays."""
+        metrics = self._metrics
+        metrics.count("gex_transactions_total", "committed")
+        for event in commit.events:
+            metrics.count("gex_events_total", event.feed, event.kind)
+            waited = commit.at - event.observed_at
+            metrics.observe("gex_publish_duration_seconds", waited / MICROS)
+            # A snapshot on request or a timer says nothing about the delay of a refresh.
+            has_new_levels = event.after is not None and event.reason is None
+            if event.computed_at is not None and has_new_levels:
+                age = commit.upstream_at - event.computed_at
+                metrics.observe("gex_end_to_end_seconds", age / MICROS)
+        for entry in commit.quarantined:
+            metrics.count("gex_quarantined_total", entry.reason)
+
+    def aborted(self) -> None:
+        """Count a transaction that failed."""
+        self._metrics.count("gex_transactions_total", "aborted")
+
+    def fenced(self) -> None:
+        """Count that another worker took over an open shard."""
+        self._metrics.count("gex_shard_fenced_total")
+
+    def dropped(self, feed: str, reason: str, count: int = 1) -> None:
+        """Count observations that will not be published."""
+        self._metrics.count("gex_observations_dropped_total", feed, reason, by=count)
+
+
+class KafkaClientObserver:
+    """Counts the errors and shows the statistics that Kafka's clients report.
+
+    The clients call back from whichever thread polls them.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._codes: set[str] = set()
+
+    def error(self, code: str) -> None:
+        """Count an error by librdkafka's name of it."""
+        if len(self._codes) < MAX_ERROR_CODES:
+            self._codes.add(code)
+        label = code if code in self._codes else "other"
+        self._metrics.count("gex_kafka_errors_total", label)
+
+    def statistics(self, text: str) -> None:
+        """Show the latest statistics of the group's client (JSON, `stats_cb`)."""
+        try:
+            statistics = kafka_stats.decode(text)
+        except msgspec.DecodeError:
+            self.error("unreadable_statistics")
+            return
+        self._metrics.set("gex_kafka_brokers_up", statistics.brokers_up)
+        self._metrics.clear("gex_kafka_broker_rtt_seconds")
+        for broker, seconds in statistics.rtt_seconds.items():
+            self._metrics.set("gex_kafka_broker_rtt_seconds", seconds, broker)
