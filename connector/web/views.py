@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 GROUP_SECONDS: Final = 10.0
 """Maximum age of the group's members on the status page.
 
-Each question starts a process, which costs 0.15 s of CPU: at this pace 1.5 % of a core
+Each question starts a process, which costs 0.1 s of CPU: at this pace 1 % of a core
 while somebody looks.
 """
 
