@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import confluent_kafka as ck
 from confluent_kafka.admin import AclOperation, AdminClient, NewTopic
 
 from connector.core.model import Value
-from connector.errors import AccessDenied, KafkaError
+from connector.errors import AccessDenied, KafkaError, KafkaUnavailable
 from connector.kafka.errors import kafka_error, new_client, translate
 from connector.kafka.topics import TopicCheck, TopicSpec, inspect, waited
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from connector.kafka.clients import Clients
 
 _TIMEOUT_SECONDS: Final = 10
+_TURN_SECONDS: Final = 0.1
 _NEEDED: Final = (AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE_CONFIGS)
 _NO_PARTITION: Final = 2**31 - 1
 _TOO_LONG_MS: Final = 2**31 - 1
@@ -162,19 +164,39 @@ class Preflight:
                 ) from None
 
     def _group(self, group_id: str, topic: str) -> None:
-        """Whether we may join the group, tried by committing to a partition that no topic has.
+        """Try to commit to a partition that no topic has. Raises KafkaError if we may not join the group.
 
-        The right to the group is looked at first, then the partition, and the group itself never.
+        The broker checks the right to the group first, then the partition, and the group itself never. The commit is
+        a consumer's: `alter_consumer_group_offsets` can abort the process, as `connector.kafka.describe_group` says.
         """
-        nowhere = ck.ConsumerGroupTopicPartitions(
-            group_id, [ck.TopicPartition(topic, _NO_PARTITION, 0)]
+        answers: list[ck.KafkaError | None] = []
+        settings = {
+            **self._clients.reader("read_committed"),
+            "group.id": group_id,
+            # How long a commit waits for a coordinator, and for its answer. The consumer's end waits for the commit.
+            "session.timeout.ms": _TIMEOUT_SECONDS * 1000,
+            "socket.timeout.ms": _TIMEOUT_SECONDS * 1000,
+            "on_commit": lambda error, _: answers.append(error),
+        }
+        consumer = new_client(ck.Consumer, settings)
+        consumer.commit(
+            offsets=[ck.TopicPartition(topic, _NO_PARTITION, 0)], asynchronous=True
         )
-        asked = self._admin.alter_consumer_group_offsets(
-            [nowhere], request_timeout=_TIMEOUT_SECONDS
-        )
-        self._result(
-            asked[group_id], f"group {group_id}", ck.KafkaError.UNKNOWN_TOPIC_OR_PART
-        )
+        deadline = time.monotonic() + 2 * _TIMEOUT_SECONDS
+        while not answers:
+            if time.monotonic() > deadline:
+                raise KafkaUnavailable(
+                    f"group {group_id}: no answer within {2 * _TIMEOUT_SECONDS} s"
+                )
+            message = consumer.poll(_TURN_SECONDS)
+            if (
+                message is not None
+            ):  # without a partition it can only be an error: the coordinator is denied to us
+                answers.append(message.error())
+        consumer.close()
+        error = answers[0]
+        if error is not None and error.code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise translate(error, f"group {group_id}", self._clients.last_error)
 
     def _result(self, future: Future[Any], doing: str, expected: int) -> Any:
         """What it brought, None for an error that was to be expected. Raises KafkaError."""
