@@ -23,6 +23,7 @@ from tests.chaos.cluster import Cluster
 from tests.chaos.faults import FAULTS, World
 from tests.chaos.fleet import KEYS, Fleet
 from tests.chaos.verdict import Evidence, Verdict, judge
+from tests.chaos.viewer import Viewer
 from tests.support import checker
 from tests.support.processes import start_simulator, wait_until
 from tests.support.registry import LocalRegistry
@@ -72,13 +73,17 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it. `recoveries`: seconds until all was well again after the last fault before each calm."""
+    """What came of it.
+
+    `recoveries`: seconds until all was well again after the last fault before each calm. `looks`: at status pages.
+    """
 
     plan: Plan
     verdict: Verdict
     struck: Counter[str] = field(default_factory=Counter)
     recoveries: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    looks: int = 0
 
     def text(self) -> str:
         struck = ", ".join(
@@ -88,7 +93,8 @@ class Outcome:
         return (
             f"seed {self.plan.seed}: {self.struck.total()} faults in {self.seconds:.0f} s: {struck}\n"
             f"{self.verdict.text()}\n"
-            f"well again after calm: {len(self.recoveries)} times, slowest {slowest:.1f} s"
+            f"well again after calm: {len(self.recoveries)} times, slowest {slowest:.1f} s; "
+            f"answered looks at status pages: {self.looks}"
         )
 
 
@@ -119,6 +125,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
         fleet = stack.enter_context(
             Fleet(_variables(plan, cluster, simulator, registry), folder, WORKERS)
         )
+        viewer = stack.enter_context(Viewer(fleet))
         world = World(
             cluster,
             fleet,
@@ -139,7 +146,8 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
         director.read_truth()
         (folder / "answers.json").write_text(json.dumps(director.answers))
         outcome.verdict = judge(_evidence(plan, world, director))
-        outcome.verdict.other += director.complaints
+        outcome.verdict.other += director.complaints + viewer.complaints
+        outcome.looks = viewer.answers
         return outcome
 
 

@@ -30,6 +30,7 @@ def test_no_row_of_faults_loses_doubles_or_disorders_an_event(
     record_property("verdict", outcome.verdict.text())
     assert outcome.verdict.violations == [], f"seed {plan.seed}"
     assert outcome.verdict.published > 50
+    assert outcome.looks > 0
 
 
 @pytest.mark.timeout(600)

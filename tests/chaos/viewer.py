@@ -1,0 +1,67 @@
+"""Somebody who looks at every worker's status page all the time. A look must never harm a worker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Self
+
+from tests.chaos.fleet import Fleet, Life, is_frozen
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+_PAUSE_SECONDS = 1.0
+_SILENT_SECONDS = 30.0
+"""A loaded machine, a start and a freeze that has just ended explain a shorter silence."""
+
+
+class Viewer:
+    """Ask every worker of a fleet for `/api/status` about once a second, in a thread of its own."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._stopped = threading.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="viewer")
+        self._looking: Future[None] | None = None
+        self._silent_since: dict[int, float] = {}
+        self.answers = 0
+        self.complaints: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._looking = self._thread.submit(self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.shutdown()
+        if self._looking is not None:
+            self._looking.result()
+
+    def _look(self) -> None:
+        while not self._stopped.wait(_PAUSE_SECONDS):
+            for life in self._fleet.running():
+                if is_frozen(life):
+                    self._silent_since.pop(life.program.pid, None)
+                elif self._answers(life):
+                    self.answers += 1
+                    self._silent_since.pop(life.program.pid, None)
+                elif life.program.running:
+                    self._note_silence(life)
+
+    def _answers(self, life: Life) -> bool:
+        try:
+            life.program.ask("/api/status")
+        except (OSError, HTTPException):
+            return False
+        return True
+
+    def _note_silence(self, life: Life) -> None:
+        since = self._silent_since.setdefault(life.program.pid, time.monotonic())
+        if time.monotonic() - since > _SILENT_SECONDS:
+            self.complaints.append(
+                f"slot {life.slot} ran and did not answer /api/status for {_SILENT_SECONDS:g} s"
+            )
+            del self._silent_since[life.program.pid]
