@@ -189,9 +189,8 @@ class Preflight:
                     f"group {group_id}: no answer within {2 * _TIMEOUT_SECONDS} s"
                 )
             message = consumer.poll(_TURN_SECONDS)
-            if (
-                message is not None
-            ):  # without a partition it can only be an error: the coordinator is denied to us
+            # Without a partition it can only be an error: the coordinator is denied to us.
+            if message is not None:
                 answers.append(message.error())
         consumer.close()
         error = answers[0]
