@@ -17,11 +17,11 @@ from connector.core.diff import Rules
 from connector.core.model import Source
 from connector.core.transition import FeedRules
 from connector.errors import EXIT_FATAL, ConnectorError, KafkaUnavailable
-from connector.kafka import topics
+from connector.kafka import admin
 from connector.kafka.assignment import Group
 from connector.kafka.avro import Codec
 from connector.kafka.clients import Clients
-from connector.kafka.framing import prepared as framing_prepared
+from connector.kafka.framing import prepare_framing
 from connector.kafka.members import Members
 from connector.kafka.names import ShardId, Topics, partition_of
 from connector.kafka.reader import Reader
@@ -136,12 +136,14 @@ class Worker:
         kafka, registry = self._config.kafka, self._config.schema_registry
         self._framing = await self._in_time(
             "the registry",
-            lambda: framing_prepared(registry, self._topics, self._rules),
+            lambda: prepare_framing(registry, self._topics, self._rules),
         )
-        wanted = topics.specs(self._topics, self._rules, kafka)
+        wanted = admin.topic_specs(self._topics, self._rules, kafka)
         await self._in_time(
             "Kafka",
-            lambda: topics.prepare(self._clients, wanted, kafka.replication_factor),
+            lambda: admin.prepare_topics(
+                self._clients, wanted, kafka.replication_factor
+            ),
         )
         self._reader = await self._in_time("Kafka", self._warm_reader)
 
@@ -256,8 +258,10 @@ class Worker:
             log = ShardLog(
                 shard,
                 kafka.shards,
-                self._topics,
-                (self._clients, self._reader, Codec(self._framing)),
+                topics=self._topics,
+                clients=self._clients,
+                reader=self._reader,
+                codec=Codec(self._framing),
             )
             owned = Shard(
                 shard,
@@ -321,7 +325,7 @@ class Worker:
 
     def _why_not_ready(self) -> list[str]:
         reasons = [] if self._group.joined else ["the group has not been joined yet"]
-        reasons += [f"topic {topic} is gone" for topic in self._group.absent]
+        reasons += [f"topic {topic} is gone" for topic in self._group.missing_topics]
         reasons += [
             why
             for shard, _ in self._shards.values()

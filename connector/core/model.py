@@ -150,6 +150,8 @@ class State(Value, frozen=True):
 
     `levels` is the last entry seen; `published` what the last event that had levels said, None where `levels`
     differs from it in nothing that counts. `computed_at` never goes back; `event_computed_at` is the last event's.
+    `recent_computed_at` are the moments of the last refreshes, ascending: whoever
+    restores the state knows the symbol's rhythm from them.
     """
 
     feed: str
@@ -161,6 +163,7 @@ class State(Value, frozen=True):
     request_fingerprint: str
     source: Source
     event_computed_at: int | None = None
+    recent_computed_at: tuple[int, ...] = ()
     levels: Levels | None = None
     published: Levels | None = None
 

@@ -51,6 +51,9 @@ class Transition(Value, frozen=True):
 
 NOTHING: Final = Transition()
 
+RECENT_REFRESHES_KEPT: Final = 16
+"""Enough to know the period and the jitter of a symbol's refreshes, and 128 bytes at most."""
+
 ASKED: Final = "asked"
 """The reason of a snapshot that somebody asked for."""
 
@@ -203,6 +206,7 @@ def _present(
         if kind is None
         else None,
         event_computed_at=known.event_computed_at,
+        recent_computed_at=_recent(known, computed_at),
     )
     if kind is not None:
         reason = "old" if kind is Kind.STALE else None
@@ -213,6 +217,14 @@ def _present(
     if computed_at == floor and entry.levels == known.levels:
         return NOTHING
     return Transition(new)
+
+
+def _recent(known: State, computed_at: int | None) -> tuple[int, ...]:
+    """Return the last refreshes, with this one if it is new."""
+    recent = known.recent_computed_at
+    if computed_at is None or computed_at == known.computed_at:
+        return recent
+    return (*recent, computed_at)[-RECENT_REFRESHES_KEPT:]
 
 
 def _kind(known: State, feed: FeedRules, *, old: bool, changed: bool) -> Kind | None:

@@ -1,7 +1,8 @@
-"""Which shards are ours: a consumer group on the compacted topics, used for assignment only.
+"""Membership in a consumer group, which assigns the shards to the workers.
 
-Its messages are never read: every partition is paused as soon as it is assigned. It runs in a thread of its own,
-since librdkafka calls back only from inside `poll`.
+The group's messages are never read: every partition is paused as soon as it is
+assigned. The group has its own thread, because librdkafka runs its callbacks only
+inside `poll`.
 """
 
 from __future__ import annotations
@@ -29,29 +30,30 @@ _POLL_SECONDS: Final = 0.5
 _FIRST_JOIN_SECONDS: Final = 3
 _RETRY_SECONDS: Final = 5
 _REPORT_SECONDS: Final = 60
-_LOOK_SECONDS: Final = 30
+_TOPIC_CHECK_SECONDS: Final = 30
 
 
 class Listener(Protocol):
-    """What is told of the assignment, from the group's thread."""
+    """Is told about the assignment, in the group's thread."""
 
     def assigned(self, shards: list[ShardId]) -> None:
-        """These are ours from now on."""
+        """Start these shards: they are ours now."""
 
     def revoked(self, shards: list[ShardId]) -> None:
-        """These go to another worker as soon as this call returns: finish them."""
+        """Finish these shards: another worker gets them when this call returns."""
 
     def lost(self, shards: list[ShardId]) -> None:
-        """These belong to others already."""
+        """Abandon these shards: other workers already have them."""
 
     def failed(self, error: Exception) -> None:
-        """Membership has ended by a defect."""
+        """Handle the end of the membership by a defect."""
 
 
 class Group:
-    """Membership in the group. `topics` maps each compacted topic to its feed; `polled` is called at every turn.
+    """Membership in the group.
 
-    Raises ConfigError where librdkafka refuses the settings.
+    `topics` maps each compacted topic to its feed. `polled` is called after each poll.
+    `missing_topics` has the topics that were deleted.
     """
 
     def __init__(
@@ -61,36 +63,39 @@ class Group:
         listener: Listener,
         polled: Callable[[], None],
     ) -> None:
+        """Raises ConfigError if librdkafka refuses the settings."""
         self._settings = settings
         self._topics = topics
         self._listener = listener
         self._polled = polled
         self._stopping = threading.Event()
-        self._answered = threading.Event()
+        self._joined = threading.Event()
         self._last_error: KafkaError | None = None
-        self.absent: list[str] = []
+        self.missing_topics: list[str] = []
         self._bounded = Bounded(_REPORT_SECONDS, time.monotonic)
         self._thread = threading.Thread(target=self._run, name="group", daemon=True)
         self._consumer = new_client(ck.Consumer, settings)
 
     @property
     def joined(self) -> bool:
-        """Whether the group has told us what is ours, be it nothing, and has not thrown us out since."""
-        return self._answered.is_set()
+        """Return True if the group has assigned us shards, or none, and not expelled us."""
+        return self._joined.is_set()
 
     def start(self) -> None:
         """Begin to join."""
         self._thread.start()
 
     def wait_joined(self) -> None:
-        """Wait a while for the group's first word. Raises KafkaUnavailable where there was none."""
-        if not self._answered.wait(_FIRST_JOIN_SECONDS):
-            raise self._last_error or KafkaUnavailable(
-                "joining the group: no answer yet"
-            )
+        """Wait for the first assignment. Raises KafkaUnavailable if there is none."""
+        if not self._joined.wait(_FIRST_JOIN_SECONDS):
+            error = self._last_error
+            raise error or KafkaUnavailable("joining the group: no answer yet")
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Leave, which hands our shards over at once. False where that was not done in time."""
+        """Leave the group, which hands our shards over at once.
+
+        Returns False if that takes longer than the time-out.
+        """
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_seconds)
@@ -100,59 +105,67 @@ class Group:
         try:
             while not self._stopping.is_set():
                 try:
-                    self._poll(self._consumer)
+                    self._follow(self._consumer)
                 except ck.KafkaException as exception:
                     self._report(kafka_error(exception))
+
                 self._consumer.close()
-                self._answered.clear()
-                if not self._stopping.wait(_RETRY_SECONDS):
+                self._joined.clear()
+                stopping = self._stopping.wait(_RETRY_SECONDS)
+                if not stopping:
                     self._consumer = new_client(ck.Consumer, self._settings)
-        except Exception as error:  # noqa: BLE001 -- the thread's outermost loop: whoever waits for it is told
+        except Exception as error:  # noqa: BLE001 -- the thread's outermost loop
             self._listener.failed(error)
 
-    def _poll(self, consumer: ck.Consumer) -> None:
+    def _follow(self, consumer: ck.Consumer) -> None:
+        """Follow the assignment until `stop`."""
         consumer.subscribe(
             list(self._topics),
             on_assign=self._on_assign,
             on_revoke=self._on_revoke,
             on_lost=self._on_lost,
         )
-        looked_at = time.monotonic()
+        checked_at = time.monotonic()
         while not self._stopping.is_set():
-            self._turn(consumer)
-            if time.monotonic() - looked_at > _LOOK_SECONDS:
-                self._look(consumer)
-                looked_at = time.monotonic()
-        # Leaving while the first join is under way would leave its shards dark for a session time-out.
-        for _ in range(int(_FIRST_JOIN_SECONDS / _POLL_SECONDS)):
-            if self._answered.is_set():
-                break
-            self._turn(consumer)
+            self._poll(consumer)
+            if time.monotonic() - checked_at > _TOPIC_CHECK_SECONDS:
+                self._check_topics(consumer)
+                checked_at = time.monotonic()
 
-    def _turn(self, consumer: ck.Consumer) -> None:
+        # A member that leaves before its first join completes leaves its shards without
+        # an owner for a session time-out.
+        for _ in range(int(_FIRST_JOIN_SECONDS / _POLL_SECONDS)):
+            if self._joined.is_set():
+                break
+            self._poll(consumer)
+
+    def _poll(self, consumer: ck.Consumer) -> None:
         message = consumer.poll(_POLL_SECONDS)
         self._polled()
-        if message is not None and (error := message.error()) is not None:
+        error = None if message is None else message.error()
+        if error is not None:
             self._report(error)
 
-    def _look(self, consumer: ck.Consumer) -> None:
-        """Whether the topics are still there: a group on topics that are gone is a quiet one."""
+    def _check_topics(self, consumer: ck.Consumer) -> None:
+        """Find deleted topics: the group stays silent about them."""
         try:
-            present = consumer.list_topics(timeout=_FIRST_JOIN_SECONDS).topics
+            existing = consumer.list_topics(timeout=_FIRST_JOIN_SECONDS).topics
         except ck.KafkaException:
-            return  # the broker is away, which others notice
-        self.absent = sorted(self._topics.keys() - present.keys())
-        if self.absent:
+            # No answer: the broker is away, which the shards report.
+            return
+        self.missing_topics = sorted(self._topics.keys() - existing.keys())
+        if self.missing_topics:
             _log.error(
-                "topics are gone; a restart makes them anew",
-                extra={"topics": ", ".join(self.absent)},
+                "topics are gone; restart the worker to create them",
+                extra={"topics": ", ".join(self.missing_topics)},
             )
 
     def _report(self, error: ck.KafkaError) -> None:
         self._last_error = translate(error, "being a member of the group")
         if self._bounded.admit(error.code()) is not None:
             _log.warning(
-                "the group is in trouble", extra={"error": str(self._last_error)}
+                "consumer group reports an error",
+                extra={"error": str(self._last_error)},
             )
 
     def _on_assign(
@@ -161,26 +174,29 @@ class Group:
         for partition in partitions:
             partition.offset = ck.OFFSET_END
         consumer.incremental_assign(partitions)
+        # Cooperative rebalances call this with an empty list, too.
         if partitions:
             consumer.pause(partitions)
         self._listener.assigned(self._shards(partitions))
-        self._answered.set()
+        self._joined.set()
 
     def _on_revoke(
         self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]
     ) -> None:
+        # The next owner starts when these are unassigned: finish them before.
         self._listener.revoked(self._shards(partitions))
         consumer.incremental_unassign(partitions)
 
     def _on_lost(
         self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]
     ) -> None:
-        self._answered.clear()
+        self._joined.clear()
         self._listener.lost(self._shards(partitions))
         consumer.incremental_unassign(partitions)
 
     def _shards(self, partitions: list[ck.TopicPartition]) -> list[ShardId]:
-        return [
-            ShardId(self._topics[partition.topic], partition.partition)
-            for partition in partitions
-        ]
+        shards = []
+        for partition in partitions:
+            feed = self._topics[partition.topic]
+            shards.append(ShardId(feed, partition.partition))
+        return shards

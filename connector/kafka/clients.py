@@ -1,6 +1,8 @@
-"""What each kind of client is told. What exactly-once rests on stands last, so that nothing overrides it.
+"""The settings of each kind of client.
 
-Names and meanings: librdkafka's CONFIGURATION.md.
+Exactly-once publishing rests on some of them. Those come last in each dictionary, so
+that no configured setting overrides them. Names and meanings: librdkafka's
+CONFIGURATION.md.
 """
 
 from __future__ import annotations
@@ -19,12 +21,26 @@ if TYPE_CHECKING:
 
     from connector.config.model import Kafka
 
-_NUMBERS: Final = re.compile(r"\d+")
+Settings = dict[str, Any]
+
 SESSION_TIMEOUT_SECONDS: Final = 6
+"""A dead worker's shards wait this long for their next owner."""
+
 MAX_POLL_INTERVAL_SECONDS: Final = 60
+_HEARTBEAT_MS: Final = 1000
+_RECONNECT_BACKOFF_MAX_MS: Final = 2_000
 _STATISTICS_INTERVAL_SECONDS: Final = 10
 
-_MEMBERSHIP: Final = frozenset(
+_FETCH_WAIT_MAX_MS: Final = 20
+"""Brokers report the end of a partition after this wait. The default is 500."""
+
+_RETRY_BACKOFF_MS: Final = 5
+"""Eight symbols a transaction under load take 14 ms instead of 46."""
+
+_TRANSACTION_TIMEOUT_MS: Final = 60_000
+"""A successor does not wait for it: it fences the producer."""
+
+_GROUP_ONLY: Final = frozenset(
     {
         "group.protocol",
         "session.timeout.ms",
@@ -34,14 +50,24 @@ _MEMBERSHIP: Final = frozenset(
 )
 """Settings that only a member of a group has."""
 
-Settings = dict[str, Any]
+_BROKER_DECIDES: Final = frozenset({"session.timeout.ms", "heartbeat.interval.ms"})
+"""Settings that `group.protocol=consumer` (KIP-848) leaves to the broker."""
+
+_MANUAL_COMMIT: Final[Settings] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+}
+
+_LOG_INTERVAL_SECONDS: Final = 60
+_NUMBERS: Final = re.compile(r"\d+")
 
 
 class Clients:
     """Makes the settings of every client from one configuration.
 
-    `on_error(name)` is called with librdkafka's name of each error it reports, `on_statistics(json)` by the group's
-    client every ten seconds; both from whatever thread polls the client.
+    `on_error(name)` is called with librdkafka's name of each error it reports.
+    `on_statistics(json)` is called by the group's consumer every ten seconds. Both run
+    in the thread that polls the client.
     """
 
     def __init__(
@@ -56,104 +82,93 @@ class Clients:
         self.last_error: KafkaError | None = None
 
     def admin(self) -> Settings:
-        """For topics and metadata."""
+        """Return the settings for topics and metadata."""
         return self._common("admin")
 
     def group(self) -> Settings:
-        """For the consumer that only learns which shards are ours."""
-        classic: Settings = {
-            "session.timeout.ms": SESSION_TIMEOUT_SECONDS * 1000,
-            "heartbeat.interval.ms": 1000,
-        }
-        common = {
+        """Return the settings of the consumer that learns which shards are ours."""
+        settings: Settings = {
             "max.poll.interval.ms": MAX_POLL_INTERVAL_SECONDS * 1000,
-            **self._common("group"),
+            "session.timeout.ms": SESSION_TIMEOUT_SECONDS * 1000,
+            "heartbeat.interval.ms": _HEARTBEAT_MS,
         }
-        if (
-            common.get("group.protocol") == "consumer"
-        ):  # KIP-848: these are the broker's
-            common = {
-                name: value for name, value in common.items() if name not in classic
-            }
+        settings |= self._common("group")
+        if self._on_statistics is not None:
+            settings["statistics.interval.ms"] = _STATISTICS_INTERVAL_SECONDS * 1000
+            settings["stats_cb"] = self._on_statistics
+
+        if settings.get("group.protocol") == "consumer":
+            for name in _BROKER_DECIDES:
+                del settings[name]
         else:
-            common = {
-                **classic,
-                **common,
-                "partition.assignment.strategy": "cooperative-sticky",
-            }
-        return {
-            **common,
-            **self._consumer(),
-            "group.id": self._kafka.group_id,
-        }
+            settings["partition.assignment.strategy"] = "cooperative-sticky"
+
+        settings |= _MANUAL_COMMIT
+        settings["group.id"] = self._kafka.group_id
+        return settings
 
     def reader(self, isolation: str) -> Settings:
-        """For a consumer that reads what it assigns itself, up to the end; it belongs to no group."""
+        """Return the settings of a consumer that assigns itself partitions to read."""
         return {
             **self._common(f"reader-{isolation}"),
-            "fetch.wait.max.ms": 20,
-            **self._consumer(),
+            "fetch.wait.max.ms": _FETCH_WAIT_MAX_MS,
+            **_MANUAL_COMMIT,
             "enable.partition.eof": True,
             "isolation.level": isolation,
             "auto.offset.reset": "error",
-            "group.id": self._kafka.group_id,  # librdkafka wants one; it is never joined
+            # librdkafka requires a group, which this consumer never joins.
+            "group.id": self._kafka.group_id,
         }
 
     def producer(self, transactional_id: str) -> Settings:
-        """For a shard's producer, whose transactional id shuts out its predecessors."""
+        """Return the settings of a shard's producer.
+
+        Its transactional id fences the shard's previous owners.
+        """
         return {
             "linger.ms": 0,
-            "retry.backoff.ms": 5,
+            "retry.backoff.ms": _RETRY_BACKOFF_MS,
             **self._common(f"shard-{transactional_id}"),
-            "transaction.timeout.ms": 60_000,  # takeover does not wait for it
+            "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
             "transactional.id": transactional_id,
             "enable.idempotence": True,
             "acks": "all",
             "partitioner": "murmur2_random",
         }
 
-    def _error(self, error: KafkaError) -> None:
+    def _common(self, role: str) -> Settings:
+        settings: Settings = {
+            "client.id": f"gex-connector-{role}",
+            "reconnect.backoff.max.ms": _RECONNECT_BACKOFF_MAX_MS,
+        }
+        for name, value in self._kafka.client.items():
+            if role == "group" or name not in _GROUP_ONLY:
+                settings[name] = value
+        settings["bootstrap.servers"] = self._kafka.bootstrap_servers
+        settings["logger"] = _logger()
+        settings["error_cb"] = self._report
+        return settings
+
+    def _report(self, error: KafkaError) -> None:
         self.last_error = error
         self._on_error(error.name())
 
-    def _consumer(self) -> Settings:
-        return {"enable.auto.commit": False, "enable.auto.offset.store": False}
-
-    def _common(self, role: str) -> Settings:
-        given = {
-            name: value
-            for name, value in self._kafka.client.items()
-            if role == "group" or name not in _MEMBERSHIP
-        }
-        settings: Settings = {
-            "client.id": f"gex-connector-{role}",
-            "reconnect.backoff.max.ms": 2_000,
-            **given,
-            "bootstrap.servers": self._kafka.bootstrap_servers,
-            "logger": _logger(),
-            "error_cb": self._error,
-        }
-        if self._on_statistics is not None and role == "group":
-            settings |= {
-                "statistics.interval.ms": _STATISTICS_INTERVAL_SECONDS * 1000,
-                "stats_cb": self._on_statistics,
-            }
-        return settings
-
 
 class _OnceAMinute(logging.Filter):
-    """librdkafka says the same at every try to connect."""
+    """Suppress repeated messages: librdkafka logs every attempt to connect."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._bounded = Bounded(60, time.monotonic)
+        self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return self._bounded.admit(_NUMBERS.sub("", record.getMessage())) is not None
+        without_numbers = _NUMBERS.sub("", record.getMessage())
+        return self._bounded.admit(without_numbers) is not None
 
 
 def _logger() -> logging.Logger:
     logger = logging.getLogger("librdkafka")
-    if not any(isinstance(one, _OnceAMinute) for one in logger.filters):
+    has_filter = any(isinstance(known, _OnceAMinute) for known in logger.filters)
+    if not has_filter:
         logger.addFilter(_OnceAMinute())
     return logger

@@ -1,22 +1,27 @@
-"""Kafka's errors as ours, in one place."""
+"""librdkafka's errors, translated to the connector's in one place."""
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import confluent_kafka as ck
 
 from connector import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from connector.kafka.clients import Settings
+    from connector.kafka.clients import Clients, Settings
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+# librdkafka's own codes begin with an underscore.
 _FENCED: Final = {
-    ck.KafkaError._FENCED,  # noqa: SLF001 -- librdkafka's own codes are named so
+    ck.KafkaError._FENCED,  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError.INVALID_PRODUCER_EPOCH,
     ck.KafkaError.PRODUCER_FENCED,
 }
@@ -31,73 +36,125 @@ _UNPUBLISHABLE: Final = {
     ck.KafkaError.INVALID_RECORD,
     ck.KafkaError.INVALID_TIMESTAMP,
 }
-_UNREACHABLE: Final = "check that the broker runs, its address, and security.protocol and ssl.* in kafka.client"
+
+_CHECK_ADDRESS: Final = (
+    "check that the broker runs, its address, and security.protocol and ssl.* in "
+    "kafka.client"
+)
+_CHECK_PASSWORD: Final = "check sasl.mechanism, sasl.username and sasl.password"  # noqa: S105 -- names of settings
+_GRANT_TOPIC: Final = "grant the missing right on the topic (README, Rights)"
+_GRANT_CLUSTER: Final = "grant the missing right on the cluster (README, Rights)"
+_GRANT_GROUP: Final = "grant READ on the group (README, Rights)"
+_GRANT_IDS: Final = "grant WRITE on the transactional ids (README, Rights)"
 _REMEDIES: Final = {
-    ck.KafkaError.TOPIC_AUTHORIZATION_FAILED: "grant the missing right on the topic (README, Rights)",
-    ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED: "grant the missing right on the cluster (README, Rights)",
-    ck.KafkaError.GROUP_AUTHORIZATION_FAILED: "grant READ on the group (README, Rights)",
-    ck.KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "grant WRITE on the transactional ids (README, Rights)",
-    ck.KafkaError.SASL_AUTHENTICATION_FAILED: "check sasl.mechanism, sasl.username and sasl.password",
-    ck.KafkaError._AUTHENTICATION: "check sasl.mechanism, sasl.username and sasl.password",  # noqa: SLF001 -- as above
-    ck.KafkaError._SSL: "check security.protocol and ssl.* in kafka.client",  # noqa: SLF001 -- as above
-    ck.KafkaError._RESOLVE: "check kafka.bootstrap_servers",  # noqa: SLF001 -- as above
-    ck.KafkaError._TRANSPORT: _UNREACHABLE,  # noqa: SLF001 -- as above
-    ck.KafkaError._ALL_BROKERS_DOWN: _UNREACHABLE,  # noqa: SLF001 -- as above
-    ck.KafkaError.INVALID_REPLICATION_FACTOR: "set kafka.replication_factor to what the cluster has brokers for",
+    ck.KafkaError.TOPIC_AUTHORIZATION_FAILED: _GRANT_TOPIC,
+    ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED: _GRANT_CLUSTER,
+    ck.KafkaError.GROUP_AUTHORIZATION_FAILED: _GRANT_GROUP,
+    ck.KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: _GRANT_IDS,
+    ck.KafkaError.SASL_AUTHENTICATION_FAILED: _CHECK_PASSWORD,
+    ck.KafkaError._AUTHENTICATION: _CHECK_PASSWORD,  # noqa: SLF001 -- librdkafka's name
+    ck.KafkaError._SSL: "check security.protocol and ssl.* in kafka.client",  # noqa: SLF001 -- librdkafka's name
+    ck.KafkaError._RESOLVE: "check kafka.bootstrap_servers",  # noqa: SLF001 -- librdkafka's name
+    ck.KafkaError._TRANSPORT: _CHECK_ADDRESS,  # noqa: SLF001 -- librdkafka's name
+    ck.KafkaError._ALL_BROKERS_DOWN: _CHECK_ADDRESS,  # noqa: SLF001 -- librdkafka's name
+    ck.KafkaError.INVALID_REPLICATION_FACTOR: (
+        "set kafka.replication_factor to at most the number of brokers"
+    ),
 }
 
 
-def translate(
-    error: ck.KafkaError, doing: str, last_error: ck.KafkaError | None = None
-) -> errors.KafkaError:
-    """Our error for one of librdkafka's; `last_error` is what its client reported besides, if anything."""
-    if error.code() in _FENCED:
-        return errors.ShardFenced(f"{doing}: {error.str()}")
-    cause = error if last_error is None or error.code() in _DENIED else last_error
-    remedy = _REMEDIES.get(cause.code()) or _REMEDIES.get(error.code())
-    parts = [
-        f"{doing}: {error.name()}: {error.str()}",
-        last_error and last_error.str(),
-        remedy,
-    ]
-    kind = errors.KafkaUnavailable
-    if error.code() in _DENIED:
-        kind = errors.AccessDenied
-    said = "; ".join(part for part in parts if part)
-    return errors.Unpublishable(said) if error.code() in _UNPUBLISHABLE else kind(said)
+class Pollable(Protocol):
+    """A producer, a consumer that has nothing assigned, or an admin client."""
+
+    def poll(self, timeout: float, /) -> object:
+        """Run the client's callbacks."""
 
 
-def new_client(kind: Callable[[Settings], _T], settings: Settings) -> _T:
-    """A client. Raises ConfigError where librdkafka refuses a setting."""
+@contextmanager
+def translating(action: str, clients: Clients | None = None) -> Iterator[None]:
+    """Raise the connector's error for librdkafka's. `action` begins the message.
+
+    With `clients`, the message also has the last error that they reported: a call that
+    times out does not know that the password is wrong.
+    """
     try:
-        return kind(settings)
-    except (ck.KafkaException, TypeError, ValueError) as error:
-        said = (
-            kafka_error(error).str()
-            if isinstance(error, ck.KafkaException)
-            else str(error)
-        )
-        raise errors.ConfigError([f"kafka.client: {said}"]) from None
+        yield
+    except ck.KafkaException as exception:
+        last_error = None if clients is None else clients.last_error
+        raise translate(kafka_error(exception), action, last_error) from None
+
+
+def translate(
+    error: ck.KafkaError, action: str, last_error: ck.KafkaError | None = None
+) -> errors.KafkaError:
+    """Return the connector's error for `error`, which happened during `action`."""
+    code = error.code()
+    if code in _FENCED:
+        return errors.ShardFenced(f"{action}: {error.str()}")
+
+    # A missing right needs no other explanation.
+    cause = error if last_error is None or code in _DENIED else last_error
+    remedy = _REMEDIES.get(cause.code()) or _REMEDIES.get(code)
+    parts = [f"{action}: {error.name()}: {error.str()}"]
+    if last_error is not None:
+        parts.append(last_error.str())
+    if remedy is not None:
+        parts.append(remedy)
+    message = "; ".join(parts)
+
+    if code in _UNPUBLISHABLE:
+        return errors.Unpublishable(message)
+    if code in _DENIED:
+        return errors.AccessDenied(message)
+    return errors.KafkaUnavailable(message)
 
 
 def kafka_error(exception: ck.KafkaException) -> ck.KafkaError:
-    """The error inside librdkafka's exception."""
+    """Return the error inside librdkafka's exception."""
     error: ck.KafkaError = exception.args[0]
     return error
+
+
+def new_client(kind: Callable[[Settings], _T], settings: Settings) -> _T:
+    """Return a new client. Raises ConfigError if librdkafka refuses a setting."""
+    try:
+        return kind(settings)
+    except ck.KafkaException as exception:
+        reason = kafka_error(exception).str()
+    except (TypeError, ValueError) as error:
+        reason = str(error)
+    raise errors.ConfigError([f"kafka.client: {reason}"])
+
+
+def serve_callbacks(*clients: Pollable) -> None:
+    """Run the callbacks that wait in `clients`: errors, logs, statistics. Never raises.
+
+    `Producer.poll` raises after a fatal error, for example after another worker fenced
+    the producer. The next call that uses the producer raises that error again, where
+    its caller expects it.
+    """
+    for client in clients:
+        try:
+            client.poll(0)
+        except ck.KafkaException as exception:
+            _log.debug(
+                "client has failed", extra={"error": kafka_error(exception).str()}
+            )
 
 
 def retry_retriable(
     call: Callable[[], None], seconds: float, stopped: Callable[[], bool]
 ) -> None:
-    """Call again while the error says that this may help, for so long. Raises the last `KafkaException`."""
+    """Call again while librdkafka says that a retry may help, for `seconds` at most.
+
+    Raises the last KafkaException.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
             return call()
         except ck.KafkaException as exception:
-            if (
-                not kafka_error(exception).retriable()
-                or time.monotonic() >= deadline
-                or stopped()
-            ):
+            if not kafka_error(exception).retriable():
+                raise
+            if time.monotonic() >= deadline or stopped():
                 raise

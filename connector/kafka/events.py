@@ -1,4 +1,4 @@
-"""Reads what connectors wrote as a consumer would, read_committed: as it comes, or a stretch that ends."""
+"""Reads the topics as a consumer of committed records does: as they come, or in part."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from connector.core.model import Event, Value
 from connector.errors import KafkaUnavailable, ShardCorrupt
-from connector.kafka.errors import kafka_error, new_client, translate
-from connector.kafka.topics import waited
+from connector.kafka.admin import REQUEST_TIMEOUT_SECONDS, cluster_metadata, wait_for
+from connector.kafka.errors import new_client, translate, translating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,21 +23,23 @@ if TYPE_CHECKING:
     from connector.kafka.names import Topics
 
 _T = TypeVar("_T")
-_TIMEOUT_SECONDS: Final = 10
-_TURN_SECONDS: Final = 0.2
-_AT_ONCE: Final = 1000
+
+_POLL_SECONDS: Final = 0.2
+_MAX_MESSAGES: Final = 1000
 _STALLED_SECONDS: Final = 90
-"""The broker aborts what a dead worker left open after 60 s, and looks for such every 10 s."""
+"""Brokers abort a dead worker's transaction after 60 s, and look for it every 10 s."""
+
+_END_OF_PARTITION: Final = ck.KafkaError._PARTITION_EOF  # noqa: SLF001 -- librdkafka's name
 
 BEGINNING: Final = ck.OFFSET_BEGINNING
 END: Final = ck.OFFSET_END
 
-Place = tuple[str, int]
-"""Topic and partition."""
+Partition = tuple[str, int]
+"""A topic and the number of one of its partitions."""
 
 
 class Record(Value, frozen=True):
-    """A record as it lies in its topic."""
+    """A record of a topic."""
 
     topic: str
     partition: int
@@ -47,11 +49,15 @@ class Record(Value, frozen=True):
 
     @property
     def place(self) -> str:
-        """Where, for a message."""
+        """Return the record's position, for messages."""
         return f"{self.topic}-{self.partition}, offset {self.offset}"
 
     def decoded(self, decode: Callable[[bytes], _T]) -> _T:
-        """The value. Raises ShardCorrupt, and KafkaUnavailable where the registry is needed and does not answer."""
+        """Return the decoded value.
+
+        Raises ShardCorrupt, and KafkaUnavailable if a schema registry is needed and
+        does not answer.
+        """
         try:
             return decode(self.value)
         except (ShardCorrupt, msgspec.ValidationError) as error:
@@ -59,161 +65,167 @@ class Record(Value, frozen=True):
 
 
 class ReceivedEvent(Value, frozen=True):
-    """An event, and when this program had it (microseconds since the epoch)."""
+    """An event, and the moment that this program received it."""
 
     event: Event
     received_at: int
 
 
 class Log:
-    """The topics of every feed below a prefix, or of one feed. `partitions` has how many each topic has."""
+    """The topics of one feed, or of every feed below a prefix.
+
+    `partitions` has the partition count of each topic.
+    """
 
     def __init__(
         self, clients: Clients, topics: Topics, feed: str | None = None
     ) -> None:
-        """Raises KafkaUnavailable: no answer, or no such topic."""
+        """Raises KafkaUnavailable if the cluster does not answer or has no topic."""
         self._clients = clients
         self._consumer = new_client(ck.Consumer, clients.reader("read_committed"))
-        try:
-            found = self._consumer.list_topics(timeout=_TIMEOUT_SECONDS).topics
-        except ck.KafkaException as exception:
-            self._consumer.poll(0)  # hands out why, such as a wrong password
-            raise translate(
-                kafka_error(exception), "listing topics", clients.last_error
-            ) from None
-        self.partitions = {name: len(topic.partitions) for name, topic in found.items()}
-        names = (
-            name.removeprefix(f"{topics.prefix}.")
-            for name in sorted(found)
-            if topics.is_changes(name)
-        )
-        self.feeds = [
-            name.removesuffix(".changes")
-            for name in names
-            if feed in {None, name.removesuffix(".changes")}
-        ]
+        metadata = cluster_metadata(self._consumer, clients, "listing topics")
+        self.partitions = {}
+        self.feeds = []
+        for name, topic in sorted(metadata.topics.items()):
+            self.partitions[name] = len(topic.partitions)
+            if topics.is_changes(name):
+                found_feed = topics.feed_of_changes(name)
+                if feed is None or found_feed == feed:
+                    self.feeds.append(found_feed)
         if not self.feeds:
             name = topics.changes(feed or "*")
             raise KafkaUnavailable(
-                f"no topic is called {name}: has a connector run with this prefix, may we read it?"
+                f"cannot find a topic called {name}: check that a connector has run "
+                "with this kafka.topic_prefix, and that we may read the topic"
             )
 
-    def planned_checks(self, *topics: str) -> list[Place]:
-        """Every partition of these topics. Raises KafkaUnavailable where a topic is not there."""
-        if absent := [topic for topic in topics if not self.partitions.get(topic)]:
-            raise KafkaUnavailable(
-                f"no topic is called {absent[0]}: was it deleted, may we read it?"
-            )
-        return [
-            (topic, partition)
-            for topic in topics
-            for partition in range(self.partitions[topic])
-        ]
+    def partitions_of(self, *topics: str) -> list[Partition]:
+        """Return every partition of these topics.
 
-    def offsets(self, places: Iterable[Place], moment: int) -> dict[Place, int]:
-        """The first with a timestamp from a moment (milliseconds) on, below 0 where there is none; or BEGINNING, END.
-
-        Records that are not committed yet count, too. Raises KafkaUnavailable.
+        Raises KafkaUnavailable if a topic does not exist.
         """
-        spec = OffsetSpec.for_timestamp(
-            moment
-        )  # the protocol has BEGINNING and END as the moments -2 and -1
-        wanted = {ck.TopicPartition(*place): spec for place in places}
-        try:
-            asked = self._admin.list_offsets(wanted, request_timeout=_TIMEOUT_SECONDS)
-            found = {
-                at: waited(future, "asking for offsets") for at, future in asked.items()
-            }
-            return {
-                (at.topic, at.partition): result.offset for at, result in found.items()
-            }
-        except ck.KafkaException as exception:
-            raise translate(
-                kafka_error(exception), "asking for offsets", self._clients.last_error
-            ) from None
+        found = []
+        for topic in topics:
+            count = self.partitions.get(topic, 0)
+            if count == 0:
+                raise KafkaUnavailable(
+                    f"cannot find topic {topic}: check that it was not deleted, and "
+                    "that we may read it"
+                )
+            found += [(topic, partition) for partition in range(count)]
+        return found
+
+    def offsets(
+        self, partitions: Iterable[Partition], moment: int
+    ) -> dict[Partition, int]:
+        """Return each partition's first offset with a timestamp from `moment` on.
+
+        `moment` is in milliseconds, or BEGINNING or END. The offset is negative if
+        there is no such record. Uncommitted records count, too.
+
+        Raises KafkaUnavailable.
+        """
+        action = "asking for offsets"
+        # The protocol has BEGINNING and END as the moments -2 and -1.
+        spec = OffsetSpec.for_timestamp(moment)
+        request = {ck.TopicPartition(*partition): spec for partition in partitions}
+        with translating(action, self._clients):
+            futures = self._admin.list_offsets(
+                request, request_timeout=REQUEST_TIMEOUT_SECONDS
+            )
+        found = {}
+        for partition, future in futures.items():
+            result = wait_for(future, action, self._clients)
+            found[partition.topic, partition.partition] = result.offset
+        return found
 
     def read(
-        self, starts: Mapping[Place, int], ends: Mapping[Place, int]
+        self, starts: Mapping[Partition, int], ends: Mapping[Partition, int]
     ) -> Iterator[Record]:
-        """The committed records from each start to its end. Transactions that are open in between are waited for.
+        """Return the committed records from each start to its end.
 
-        Raises:
-            KafkaUnavailable: also where nothing came for 90 s.
+        Waits for the transactions that are open in between. Raises KafkaUnavailable,
+        also if nothing comes for 90 s.
         """
-        left = {place for place, start in starts.items() if start < ends[place]}
-        self._assign({place: starts[place] for place in left})
+        unfinished = set()
+        for partition, start in starts.items():
+            if start < ends[partition]:
+                unfinished.add(partition)
+        self._assign({partition: starts[partition] for partition in unfinished})
         progress_at = time.monotonic()
-        while left:
+        while unfinished:
             for message in self._messages():
                 progress_at = time.monotonic()
-                place = str(message.topic()), int(message.partition() or 0)
-                if int(message.offset() or 0) >= ends[place]:
-                    left.discard(place)
+                partition = (str(message.topic()), int(message.partition() or 0))
+                if int(message.offset() or 0) >= ends[partition]:
+                    unfinished.discard(partition)
                 elif message.error() is None:
                     yield _record(message)
             if time.monotonic() - progress_at > _STALLED_SECONDS:
-                topic, partition = min(left)
+                topic, number = min(unfinished)
                 raise KafkaUnavailable(
-                    f"reading {topic}-{partition}: nothing came for {_STALLED_SECONDS} s"
+                    f"reading {topic}-{number}: no record for {_STALLED_SECONDS} s"
                 )
 
     def follow(
-        self, starts: Mapping[Place, int], stopped: Callable[[], bool]
+        self, starts: Mapping[Partition, int], stopped: Callable[[], bool]
     ) -> Iterator[Record | None]:
-        """Everything from there on until `stopped()`; None where nothing came for 0.2 s. Raises KafkaUnavailable."""
+        """Return all records from `starts` on until `stopped()`.
+
+        Returns None if nothing came for 0.2 s. Raises KafkaUnavailable.
+        """
         self._assign(starts)
         while not stopped():
-            messages = [
-                message for message in self._messages() if message.error() is None
-            ]
-            yield from map(_record, messages) if messages else (None,)
+            idle = True
+            for message in self._messages():
+                if message.error() is None:
+                    idle = False
+                    yield _record(message)
+            if idle:
+                yield None
 
     @cached_property
     def _admin(self) -> AdminClient:
-        """Not for whoever only follows, for days: nobody would poll it."""
+        # Made on demand: `follow` runs for days, and nothing would poll this client.
         return new_client(AdminClient, self._clients.admin())
 
     def close(self) -> None:
-        """Let go of the consumer."""
+        """Close the consumer."""
         self._consumer.close()
 
-    def _assign(self, starts: Mapping[Place, int]) -> None:
-        self._consumer.assign(
-            [ck.TopicPartition(*place, offset) for place, offset in starts.items()]
-        )
+    def _assign(self, starts: Mapping[Partition, int]) -> None:
+        assignment = []
+        for (topic, partition), offset in starts.items():
+            assignment.append(ck.TopicPartition(topic, partition, offset))
+        self._consumer.assign(assignment)
 
     def _messages(self) -> list[ck.Message]:
-        """What is there, and the ends of partitions; waits for the first."""
-        first = self._consumer.poll(
-            _TURN_SECONDS
-        )  # `consume` would wait for as many as it was asked for
-        found = (
-            []
-            if first is None
-            else [first, *self._consumer.consume(_AT_ONCE, timeout=0)]
-        )
-        for message in found:
+        """Wait for a message, and return all that are there, ends of partitions too."""
+        # `consume` alone would wait for as many messages as it may return.
+        first = self._consumer.poll(_POLL_SECONDS)
+        if first is None:
+            return []
+        messages = [first, *self._consumer.consume(_MAX_MESSAGES, timeout=0)]
+        for message in messages:
             error = message.error()
-            if error is not None and error.code() != ck.KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own
-                raise translate(
-                    error, f"reading {message.topic()}", self._clients.last_error
-                )
-        return found
+            if error is not None and error.code() != _END_OF_PARTITION:
+                action = f"reading {message.topic()}"
+                raise translate(error, action, self._clients.last_error)
+        return messages
 
 
 def _record(message: ck.Message) -> Record:
-    key, value = bytes(message.key() or b""), bytes(message.value() or b"")
     return Record(
         str(message.topic()),
         int(message.partition() or 0),
         int(message.offset() or 0),
-        key,
-        value,
+        bytes(message.key() or b""),
+        bytes(message.value() or b""),
     )
 
 
 class Events:
-    """The events of every feed, or of one. Iterate to receive; None comes where nothing did for 0.2 s."""
+    """The events of one feed, or of every feed."""
 
     def __init__(
         self,
@@ -224,22 +236,25 @@ class Events:
         from_beginning: bool,
         feed: str | None = None,
     ) -> None:
-        """Raises KafkaUnavailable: no answer, or no such topic."""
+        """Raises KafkaUnavailable if the cluster does not answer or has no topic."""
         self._codec = codec
         self._log = Log(clients, topics, feed)
         self.topics = [topics.changes(name) for name in self._log.feeds]
-        self._starts = dict.fromkeys(
-            self._log.planned_checks(*self.topics), BEGINNING if from_beginning else END
-        )
+        start = BEGINNING if from_beginning else END
+        self._starts = dict.fromkeys(self._log.partitions_of(*self.topics), start)
 
     def until(self, stopped: Callable[[], bool]) -> Iterator[ReceivedEvent | None]:
-        """Every event until `stopped()`, in order per symbol. Raises KafkaUnavailable, ShardCorrupt."""
+        """Return every event until `stopped()`, in order per symbol.
+
+        Returns None if nothing came for 0.2 s. Raises KafkaUnavailable, ShardCorrupt.
+        """
         for record in self._log.follow(self._starts, stopped):
-            event = None if record is None else record.decoded(self._codec.decode_event)
-            yield (
-                None if event is None else ReceivedEvent(event, time.time_ns() // 1000)
-            )
+            if record is None:
+                yield None
+            else:
+                event = record.decoded(self._codec.decode_event)
+                yield ReceivedEvent(event, time.time_ns() // 1000)
 
     def close(self) -> None:
-        """Let go of the consumer."""
+        """Close the consumer."""
         self._log.close()

@@ -1,4 +1,8 @@
-"""Which framing the configuration asks for."""
+"""The framing that the configuration asks for: with a schema registry or without.
+
+It imports the registry's client only if a registry is configured: that client is an
+optional extra, and needs 10 MiB.
+"""
 
 from __future__ import annotations
 
@@ -16,39 +20,55 @@ if TYPE_CHECKING:
 
 
 def framing_of(registry: SchemaRegistry) -> Framing:
-    """To read with. Raises SetupError where the registry's client is not installed."""
-    return SingleObject() if registry.url is None else _client(registry, registry.url)
+    """Return the framing to read with.
+
+    Raises SetupError if the registry's client is not installed.
+    """
+    if registry.url is None:
+        return SingleObject()
+    return _client(registry, registry.url)
+
+
+def prepare_framing(
+    registry: SchemaRegistry, topics: Topics, feeds: Iterable[str]
+) -> Framing:
+    """Return the framing to write with, and register our schemas.
+
+    Raises SetupError, KafkaUnavailable.
+    """
+    framing = framing_of(registry)
+    for feed in feeds:
+        framing.prepare(topics.changes(feed), EVENT)
+        framing.prepare(topics.current(feed), STATE)
+    return framing
+
+
+def check_schemas(
+    registry: SchemaRegistry, url: str, topics: Topics, feeds: Iterable[str]
+) -> tuple[str, list[str]]:
+    """Return the registry's compatibility level, and what a worker would register.
+
+    Raises SetupError, KafkaUnavailable.
+    """
+    client = _client(registry, url)
+    level = client.compatibility()
+    missing = []
+    for feed in feeds:
+        for topic, name in (
+            (topics.changes(feed), EVENT),
+            (topics.current(feed), STATE),
+        ):
+            if not client.has_schema(topic, name):
+                missing.append(f"{topic}-value will be registered")
+    return level, missing
 
 
 def _client(registry: SchemaRegistry, url: str) -> Registry:
     try:
         from connector.kafka.registry import Registry  # noqa: PLC0415 -- an extra
     except ImportError as error:
-        remedy = "install the extra `registry`"
         raise SetupError(
-            f"schema_registry.url needs its client ({error}): {remedy}"
+            f"schema_registry.url needs a client that is not installed ({error}); "
+            "install the extra `registry`"
         ) from None
     return Registry(url, registry.client)
-
-
-def examined(
-    registry: SchemaRegistry, url: str, topics: Topics, feeds: Iterable[str]
-) -> tuple[str, list[str]]:
-    """The registry's compatibility level, and what the first worker registers. Raises SetupError, KafkaUnavailable."""
-    client, new = _client(registry, url), []
-    level = client.compatibility()
-    for feed in feeds:
-        new += [
-            client.examine(topics.changes(feed), EVENT),
-            client.examine(topics.current(feed), STATE),
-        ]
-    return level, [one for one in new if one is not None]
-
-
-def prepared(registry: SchemaRegistry, topics: Topics, feeds: Iterable[str]) -> Framing:
-    """To write with: our schemas are known to the registry. Raises SetupError, KafkaUnavailable."""
-    framing = framing_of(registry)
-    for feed in feeds:
-        framing.prepare(topics.changes(feed), EVENT)
-        framing.prepare(topics.current(feed), STATE)
-    return framing

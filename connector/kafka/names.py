@@ -1,7 +1,8 @@
-"""Names of topics and shards, and the partition a key belongs to.
+"""Names of topics and shards, and the partition that a key belongs to.
 
-Keys are placed as Java's clients place them: murmur2, made positive, modulo the partition count. Source:
-`org.apache.kafka.common.utils.Utils.murmur2` and `BuiltInPartitioner.partitionForKey` of Apache Kafka; librdkafka's
+Keys go where Java's clients put them: murmur2, made positive, modulo the number of
+partitions. Source: `org.apache.kafka.common.utils.Utils.murmur2` and
+`BuiltInPartitioner.partitionForKey` of Apache Kafka. librdkafka's
 `partitioner=murmur2_random` agrees.
 """
 
@@ -17,7 +18,7 @@ _WORD: Final = 0xFFFFFFFF
 
 
 class ShardId(Value, frozen=True, order=True):
-    """One partition of a feed's compacted topic: the unit that workers share out among themselves."""
+    """A partition of a feed's compacted topic: the unit that workers share out."""
 
     feed: str
     partition: int
@@ -32,36 +33,45 @@ class Topics(Value, frozen=True):
     prefix: str
 
     def changes(self, feed: str) -> str:
-        """Events, kept for days."""
+        """Return the topic of a feed's events, kept for days."""
         return f"{self.prefix}.{feed}.changes"
 
     def current(self, feed: str) -> str:
-        """The state of each symbol, compacted."""
+        """Return the compacted topic of the state of each symbol."""
         return f"{self.prefix}.{feed}.current"
 
     def is_changes(self, topic: str) -> bool:
-        """Whether a topic holds the events of some feed."""
+        """Return True if `topic` holds the events of a feed."""
         return topic.startswith(f"{self.prefix}.") and topic.endswith(".changes")
+
+    def feed_of_changes(self, topic: str) -> str:
+        """Return the feed whose events are in `topic`."""
+        return topic.removeprefix(f"{self.prefix}.").removesuffix(".changes")
 
     @property
     def quarantine(self) -> str:
-        """Entries that could not be used, as they came."""
+        """Return the topic of rejected entries, as they came."""
         return f"{self.prefix}.quarantine"
 
 
 def partition_of(key: str, count: int) -> int:
-    """The partition of `key` in a topic of `count` partitions."""
+    """Return the partition of `key` in a topic of `count` partitions."""
     return (_murmur2(key.encode()) & 0x7FFFFFFF) % count
 
 
 def _murmur2(data: bytes) -> int:
     mixed = (_SEED ^ len(data)) & _WORD
     whole = len(data) & ~3
+
+    # Java's int overflows: every step is cut to 32 bits.
     for at in range(0, whole, 4):
         word = int.from_bytes(data[at : at + 4], "little") * _M & _WORD
         word = (word ^ word >> 24) * _M & _WORD
         mixed = mixed * _M & _WORD ^ word
-    if rest := data[whole:]:
+
+    rest = data[whole:]
+    if rest:
         mixed = (mixed ^ int.from_bytes(rest, "little")) * _M & _WORD
+
     mixed = (mixed ^ mixed >> 13) * _M & _WORD
     return mixed ^ mixed >> 15

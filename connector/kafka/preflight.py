@@ -1,4 +1,7 @@
-"""Tries what a worker will need of the cluster. Nothing is written, created, joined or fenced, and nothing hangs."""
+"""Checks that a cluster offers everything a worker needs.
+
+Nothing is written, created, joined or fenced, and every request has a time-out.
+"""
 
 from __future__ import annotations
 
@@ -10,200 +13,226 @@ from confluent_kafka.admin import AclOperation, AdminClient, NewTopic
 
 from connector.core.model import Value
 from connector.errors import AccessDenied, KafkaError, KafkaUnavailable
-from connector.kafka.errors import kafka_error, new_client, translate
-from connector.kafka.topics import TopicCheck, TopicSpec, inspect, waited
+from connector.kafka.admin import (
+    REQUEST_TIMEOUT_SECONDS,
+    TopicCheck,
+    TopicSize,
+    TopicSpec,
+    check_topics,
+    cluster_metadata,
+    wait_unless,
+)
+from connector.kafka.errors import kafka_error, new_client, translate, translating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import Future
+    from collections.abc import Callable, Collection
 
     from connector.kafka.clients import Clients
 
-_TIMEOUT_SECONDS: Final = 10
-_TURN_SECONDS: Final = 0.1
-_NEEDED: Final = (AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE_CONFIGS)
-_NO_PARTITION: Final = 2**31 - 1
-_TOO_LONG_MS: Final = 2**31 - 1
+_NEEDED_OPERATIONS: Final = (
+    AclOperation.READ,
+    AclOperation.WRITE,
+    AclOperation.DESCRIBE_CONFIGS,
+)
+_LARGEST_INT32: Final = 2**31 - 1
+_MISSING_PARTITION: Final = _LARGEST_INT32
+_REFUSED_TIMEOUT_MS: Final = _LARGEST_INT32
+"""Longer than any `transaction.max.timeout.ms`."""
+
+_POLL_SECONDS: Final = 0.1
+_COMMIT_SECONDS: Final = 2 * REQUEST_TIMEOUT_SECONDS
 
 
 class PreflightReport(Value, frozen=True):
-    """The topics: how those fit that are there, which are not, and every right that is missing."""
+    """Existing topics compared with their specs, missing topics, and missing rights."""
 
-    fits: dict[str, TopicCheck]
+    checks: dict[str, TopicCheck]
     absent: list[str]
     denied: list[str]
 
 
+class _Described(Value, frozen=True):
+    """An existing topic: its size, and the operations that are allowed on it."""
+
+    size: TopicSize
+    allowed: frozenset[Any]
+
+
 class Preflight:
-    """One look at a cluster. Raises ConfigError where librdkafka refuses a setting."""
+    """A look at a cluster. Raises ConfigError if librdkafka refuses a setting."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
         self._admin = new_client(AdminClient, clients.admin())
 
     def cluster(self) -> str:
-        """Which cluster answers, and how large it is. Raises KafkaUnavailable."""
-        try:
-            found = self._admin.list_topics(timeout=_TIMEOUT_SECONDS)
-        except ck.KafkaException as exception:
-            self._admin.poll(0)  # hands out why, such as a wrong password
-            raise translate(
-                kafka_error(exception),
-                "asking for the cluster",
-                self._clients.last_error,
-            ) from None
-        return f"cluster {found.cluster_id}, {len(found.brokers)} broker{'s' * (len(found.brokers) != 1)}"
+        """Return a description of the cluster. Raises KafkaUnavailable."""
+        metadata = cluster_metadata(
+            self._admin, self._clients, "asking for the cluster"
+        )
+        brokers = len(metadata.brokers)
+        plural = "" if brokers == 1 else "s"
+        return f"cluster {metadata.cluster_id}, {brokers} broker{plural}"
 
     def topics(
-        self, wanted: list[TopicSpec], replication_factor: int
+        self, specs: list[TopicSpec], replication_factor: int
     ) -> PreflightReport:
-        """What there is of them, and what we may. Creating the absent ones is only validated. Raises KafkaError."""
-        names = ck.TopicCollection([spec.name for spec in wanted])
-        described = self._admin.describe_topics(
-            names, include_authorized_operations=True, request_timeout=_TIMEOUT_SECONDS
-        )
-        sizes, absent, denied, readable = (
-            dict[str, tuple[int, int]](),
-            [],
-            [],
-            set[str](),
-        )
-        for name, future in described.items():
+        """Check existing topics, and validate the creation of missing ones.
+
+        Raises KafkaError.
+        """
+        described, denied = self._describe(specs)
+        absent = []
+        sizes = {}
+        for spec in specs:
+            if spec.name not in described:
+                continue
+            name, topic = spec.name, described[spec.name]
+            if topic is None:
+                absent.append(spec)
+                continue
+            denied += _missing_rights(name, topic.allowed)
+            if AclOperation.DESCRIBE_CONFIGS in topic.allowed:
+                sizes[name] = topic.size
+
+        denied += self._denied_creation(absent, replication_factor)
+        checks = check_topics(self._admin, specs, sizes)
+        return PreflightReport(checks, [spec.name for spec in absent], denied)
+
+    def denied(self, unused_name: str, group_id: str) -> list[str]:
+        """Return the missing rights on transactional ids and on the group.
+
+        `unused_name` is a name below our prefix that no topic and no shard has.
+        """
+        trials: list[Callable[[], None]] = [
+            lambda: self._try_transactions(unused_name),
+            lambda: self._try_group(group_id, unused_name),
+        ]
+        missing = []
+        for trial in trials:
             try:
-                topic = self._result(
+                trial()
+            except KafkaError as error:
+                missing.append(str(error))
+        return missing
+
+    def _describe(
+        self, specs: list[TopicSpec]
+    ) -> tuple[dict[str, _Described | None], list[str]]:
+        """Return each topic by name, None for a missing one, and what was denied."""
+        names = ck.TopicCollection([spec.name for spec in specs])
+        futures = self._admin.describe_topics(
+            names,
+            include_authorized_operations=True,
+            request_timeout=REQUEST_TIMEOUT_SECONDS,
+        )
+        described: dict[str, _Described | None] = {}
+        denied = []
+        for name, future in futures.items():
+            try:
+                topic = wait_unless(
+                    ck.KafkaError.UNKNOWN_TOPIC_OR_PART,
                     future,
                     f"describing topic {name}",
-                    ck.KafkaError.UNKNOWN_TOPIC_OR_PART,
+                    self._clients,
                 )
             except AccessDenied as error:
                 denied.append(str(error))
                 continue
-            if topic is None:
-                absent.append(name)
-                continue
-            sizes[name] = len(topic.partitions), len(topic.partitions[0].replicas)
-            missing = [
-                operation.name
-                for operation in _NEEDED
-                if operation not in topic.authorized_operations
-            ]
-            denied += [
-                f"topic {name}: {operation} is missing (README, Rights)"
-                for operation in missing
-            ]
-            if AclOperation.DESCRIBE_CONFIGS in topic.authorized_operations:
-                readable.add(name)
-        denied += self._not_created(
-            [spec for spec in wanted if spec.name in absent], replication_factor
-        )
-        return PreflightReport(
-            inspect(
-                self._admin, [spec for spec in wanted if spec.name in readable], sizes
-            ),
-            absent,
-            denied,
-        )
+            described[name] = None
+            if topic is not None:
+                partitions = topic.partitions
+                size = TopicSize(len(partitions), len(partitions[0].replicas))
+                allowed = frozenset(topic.authorized_operations)
+                described[name] = _Described(size, allowed)
+        return described, denied
 
-    def _not_created(
-        self, absent: list[TopicSpec], replication_factor: int
+    def _denied_creation(
+        self, specs: list[TopicSpec], replication_factor: int
     ) -> list[str]:
-        new = [
+        """Return the refusals of creating topics, which is only validated."""
+        if not specs:
+            return []
+        new_topics = [
             NewTopic(spec.name, spec.partitions, replication_factor, config=spec.config)
-            for spec in absent
+            for spec in specs
         ]
-        denied = []
-        created = (
-            self._admin.create_topics(
-                new, validate_only=True, request_timeout=_TIMEOUT_SECONDS
-            )
-            if new
-            else {}
+        futures = self._admin.create_topics(
+            new_topics, validate_only=True, request_timeout=REQUEST_TIMEOUT_SECONDS
         )
-        for name, future in created.items():
+        denied = []
+        for name, future in futures.items():
             try:
-                self._result(
-                    future, f"creating topic {name}", ck.KafkaError.TOPIC_ALREADY_EXISTS
+                wait_unless(
+                    ck.KafkaError.TOPIC_ALREADY_EXISTS,
+                    future,
+                    f"creating topic {name}",
+                    self._clients,
                 )
             except AccessDenied as error:
                 denied.append(str(error))
         return denied
 
-    def denied(self, spare: str, group_id: str) -> list[str]:
-        """Which of the other rights are missing; `spare` is a name below our prefix that no topic or shard has."""
-        trials: tuple[Callable[[], None], ...] = (
-            lambda: self._transactions(spare),
-            lambda: self._group(group_id, spare),
-        )
-        missing = []
-        for tried in trials:
-            try:
-                tried()
-            except KafkaError as error:
-                missing.append(str(error))
-        return missing
+    def _try_transactions(self, transactional_id: str) -> None:
+        """Check the right to write in transactions, with an id that no shard has.
 
-    def _transactions(self, transactional_id: str) -> None:
-        """Whether we may write in transactions, tried with an id that no shard has.
-
-        The time-out asked for is longer than brokers allow, which they say only to who has the right, before they
-        look for the id: so there is nothing to clean up either.
+        Brokers refuse the transaction time-out, but only to a client that has the
+        right, and before they store the id. So nothing is left to clean up.
         """
         settings = {
             **self._clients.producer(transactional_id),
-            "transaction.timeout.ms": _TOO_LONG_MS,
+            "transaction.timeout.ms": _REFUSED_TIMEOUT_MS,
         }
-        try:
-            new_client(ck.Producer, settings).init_transactions(_TIMEOUT_SECONDS)
-        except ck.KafkaException as exception:
-            if (
-                kafka_error(exception).code()
-                != ck.KafkaError.INVALID_TRANSACTION_TIMEOUT
-            ):
-                raise translate(
-                    kafka_error(exception), f"transactional id {transactional_id}"
-                ) from None
+        producer = new_client(ck.Producer, settings)
+        refused = ck.KafkaError.INVALID_TRANSACTION_TIMEOUT
+        with translating(f"transactional id {transactional_id}"):
+            try:
+                producer.init_transactions(REQUEST_TIMEOUT_SECONDS)
+            except ck.KafkaException as exception:
+                if kafka_error(exception).code() != refused:
+                    raise
 
-    def _group(self, group_id: str, topic: str) -> None:
-        """Try to commit to a partition that no topic has. Raises KafkaError if we may not join the group.
+    def _try_group(self, group_id: str, topic: str) -> None:
+        """Check the right to join the group, by a commit to a missing partition.
 
-        The broker checks the right to the group first, then the partition, and the group itself never. The commit is
-        a consumer's: `alter_consumer_group_offsets` can abort the process, as `connector.kafka.describe_group` says.
+        Brokers check the right first and the partition next. They never look at the
+        group's members. A consumer commits, because `alter_consumer_group_offsets` can
+        abort the process (see `connector.kafka.describe_group`).
         """
-        answers: list[ck.KafkaError | None] = []
+        results: list[ck.KafkaError | None] = []
         settings = {
             **self._clients.reader("read_committed"),
             "group.id": group_id,
-            # How long a commit waits for a coordinator, and for its answer. The consumer's end waits for the commit.
-            "session.timeout.ms": _TIMEOUT_SECONDS * 1000,
-            "socket.timeout.ms": _TIMEOUT_SECONDS * 1000,
-            "on_commit": lambda error, _: answers.append(error),
+            # A commit waits this long for a coordinator and for its answer, and closing
+            # the consumer waits for the commit.
+            "session.timeout.ms": REQUEST_TIMEOUT_SECONDS * 1000,
+            "socket.timeout.ms": REQUEST_TIMEOUT_SECONDS * 1000,
+            "on_commit": lambda error, _: results.append(error),
         }
         consumer = new_client(ck.Consumer, settings)
-        consumer.commit(
-            offsets=[ck.TopicPartition(topic, _NO_PARTITION, 0)], asynchronous=True
-        )
-        deadline = time.monotonic() + 2 * _TIMEOUT_SECONDS
-        while not answers:
+        missing = ck.TopicPartition(topic, _MISSING_PARTITION, 0)
+        consumer.commit(offsets=[missing], asynchronous=True)
+
+        deadline = time.monotonic() + _COMMIT_SECONDS
+        while not results:
             if time.monotonic() > deadline:
                 raise KafkaUnavailable(
-                    f"group {group_id}: no answer within {2 * _TIMEOUT_SECONDS} s"
+                    f"group {group_id}: no answer within {_COMMIT_SECONDS} s"
                 )
-            message = consumer.poll(_TURN_SECONDS)
-            # Without a partition it can only be an error: the coordinator is denied to us.
+            message = consumer.poll(_POLL_SECONDS)
+            # Nothing is assigned, so that a message can only be an error: we may not
+            # look for the coordinator.
             if message is not None:
-                answers.append(message.error())
+                results.append(message.error())
         consumer.close()
-        error = answers[0]
+
+        error = results[0]
         if error is not None and error.code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise translate(error, f"group {group_id}", self._clients.last_error)
 
-    def _result(self, future: Future[Any], doing: str, expected: int) -> Any:
-        """What it brought, None for an error that was to be expected. Raises KafkaError."""
-        try:
-            return waited(future, doing)
-        except ck.KafkaException as exception:
-            if kafka_error(exception).code() == expected:
-                return None
-            raise translate(
-                kafka_error(exception), doing, self._clients.last_error
-            ) from None
+
+def _missing_rights(topic: str, allowed: Collection[Any]) -> list[str]:
+    missing = [
+        operation.name for operation in _NEEDED_OPERATIONS if operation not in allowed
+    ]
+    return [f"topic {topic}: {name} is missing (README, Rights)" for name in missing]

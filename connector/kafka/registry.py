@@ -1,6 +1,7 @@
-"""Confluent Schema Registry: registers our schemas, one subject per topic, and finds those others wrote with.
+"""Framing with a Confluent Schema Registry, one subject per topic.
 
-Needs the extra `[registry]`. What was looked up once is kept: a registry that is down later does no harm.
+Needs the extra `[registry]`. A schema is looked up once: afterwards the registry may be
+down.
 """
 
 from __future__ import annotations
@@ -15,23 +16,26 @@ from confluent_kafka.schema_registry import Schema as RegistrySchema
 from confluent_kafka.schema_registry import SchemaRegistryClient, SchemaRegistryError
 
 from connector.errors import KafkaUnavailable, SetupError, ShardCorrupt
-from connector.kafka.avro import Schema, schema
+from connector.kafka.avro import schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from connector.kafka.spliced_encoding import Schema
+
 _TIMEOUT_SECONDS: Final = 10
-_HEADER_BYTES: Final = 5
+_PREFIX_BYTES: Final = 5
+_MAX_ERROR_CHARACTERS: Final = 300
+
 _NOT_FOUND: Final = 404
 _CONFLICT: Final = 409
 _REFUSED: Final = (401, 403)
 
 
 class Registry:
-    """Framing with a registry. `prepare` every topic before anything is written to it."""
+    """Framing with a registry. `prepare` every topic before writing to it."""
 
     def __init__(self, url: str, client: Mapping[str, Any]) -> None:
-        self._url = url
         settings = {"timeout": _TIMEOUT_SECONDS, "max.retries": 0, **client, "url": url}
         try:
             self._client = SchemaRegistryClient(settings)
@@ -41,117 +45,133 @@ class Registry:
         self._schemas: dict[bytes, Schema] = {}
 
     def prepare(self, topic: str, name: str) -> None:
-        """Register schema `name` under the subject `<topic>-value`, where it is not there yet.
+        """Register schema `name` under the subject `<topic>-value` if it is missing.
 
         Raises:
-            SetupError: the registry refuses it, or us.
+            SetupError: the registry refuses the schema, or refuses us.
             KafkaUnavailable: the registry does not answer.
         """
         subject, definition = _subject(topic, name)
-        with self._explaining(subject):
-            known = self._known(subject, definition) or self._client.register_schema(
-                subject, definition
-            )
-        self._prefixes[topic, name] = b"\x00" + int(known or 0).to_bytes(4, "big")
+        with _translating(subject):
+            schema_id = self._schema_id(subject, definition)
+            if schema_id is None:
+                schema_id = self._client.register_schema(subject, definition)
+        self._prefixes[topic, name] = b"\x00" + schema_id.to_bytes(4, "big")
 
-    def examine(self, topic: str, name: str) -> str | None:
-        """What `prepare` will find, changing nothing: None where the schema is there. Raises as `prepare` does."""
+    def has_schema(self, topic: str, name: str) -> bool:
+        """Return True if schema `name` is registered, False if it would fit.
+
+        Raises SetupError if it would not fit, and as `prepare` does.
+        """
         subject, definition = _subject(topic, name)
-        with self._explaining(subject):
-            if self._known(subject, definition) is not None:
-                return None
-            try:
-                fits = self._client.test_compatibility(subject, definition)
-            except SchemaRegistryError as error:
-                if error.http_status_code != _NOT_FOUND:
-                    raise
-                fits = True  # there is no such subject yet
+        with _translating(subject):
+            if self._schema_id(subject, definition) is not None:
+                return True
+            fits = self._fits(subject, definition)
         if not fits:
             raise SetupError(
-                f"{subject}: the schema registry finds our schema incompatible with the one it has"
+                f"{subject}: our schema is incompatible with the registered one"
             )
-        return f"{subject} will be registered"
+        return False
 
     def compatibility(self) -> str:
-        """The level that holds where a subject has none of its own. Raises SetupError, KafkaUnavailable."""
-        with self._explaining("compatibility"):
+        """Return the level of subjects without a level of their own.
+
+        Raises SetupError, KafkaUnavailable.
+        """
+        with _translating("compatibility"):
             return self._client.get_compatibility()
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._client.close()
 
     def prefix(self, topic: str, name: str) -> bytes:
-        """A zero byte and the schema's id."""
+        """Return a zero byte and the schema's id."""
         return self._prefixes[topic, name]
 
     def written_with(self, value: bytes) -> tuple[Schema, int]:
-        """By the id, asked of the registry once. Raises `ShardCorrupt` or `KafkaUnavailable`."""
-        prefix = value[:_HEADER_BYTES]
-        if len(prefix) < _HEADER_BYTES or prefix[0] != 0:
+        """Return the schema with the value's id. Raises ShardCorrupt, KafkaUnavailable."""
+        prefix = value[:_PREFIX_BYTES]
+        if len(prefix) < _PREFIX_BYTES or prefix[0] != 0:
             raise ShardCorrupt(
-                f"a value begins with {prefix.hex()}, which is not how values are framed with a schema registry; was "
-                "the topic written without one, or by another program?"
+                f"a value begins with {prefix.hex()}, expected 00 and the id of a "
+                "schema in the registry; was the topic written without a registry, "
+                "or by another program?"
             )
         if prefix not in self._schemas:
-            self._schemas[prefix] = self._fetch(int.from_bytes(prefix[1:], "big"))
-        return self._schemas[prefix], _HEADER_BYTES
+            schema_id = int.from_bytes(prefix[1:], "big")
+            self._schemas[prefix] = self._fetch(schema_id)
+        return self._schemas[prefix], _PREFIX_BYTES
 
     def _fetch(self, schema_id: int) -> Schema:
-        with self._explaining(f"schema {schema_id}"):
+        with _translating(f"schema {schema_id}"):
             try:
                 text = self._client.get_schema(schema_id).schema_str
             except SchemaRegistryError as error:
-                if error.http_status_code == _NOT_FOUND:
-                    raise ShardCorrupt(
-                        f"the schema registry does not know schema {schema_id}"
-                    ) from None
-                raise
+                if error.http_status_code != _NOT_FOUND:
+                    raise
+                raise ShardCorrupt(
+                    f"the schema registry does not know schema {schema_id}"
+                ) from None
         try:
-            parsed: Schema = fastavro.schema.parse_schema(
-                json.loads(text or "null"), _force=True
-            )
+            document = json.loads(text or "null")
+            parsed: Schema = fastavro.schema.parse_schema(document, _force=True)
         except (ValueError, TypeError, fastavro.schema.SchemaParseException) as error:
+            reason = str(error)[:_MAX_ERROR_CHARACTERS]
             raise ShardCorrupt(
-                f"schema {schema_id} of the schema registry is none: {str(error)[:200]}"
+                f"cannot parse schema {schema_id} of the schema registry: {reason}"
             ) from None
         return parsed
 
-    def _known(self, subject: str, definition: RegistrySchema) -> int | None:
+    def _schema_id(self, subject: str, definition: RegistrySchema) -> int | None:
+        """Return the id of a registered schema, None if it is not registered."""
         try:
-            return int(self._client.lookup_schema(subject, definition).schema_id or 0)
+            found = self._client.lookup_schema(subject, definition)
         except SchemaRegistryError as error:
             if error.http_status_code != _NOT_FOUND:
                 raise
             return None
+        return found.schema_id
 
-    @contextmanager
-    def _explaining(self, what: str) -> Iterator[None]:
+    def _fits(self, subject: str, definition: RegistrySchema) -> bool:
         try:
-            yield
+            return self._client.test_compatibility(subject, definition)
         except SchemaRegistryError as error:
-            raise self._explained(error, what) from None
-        except (httpx2.HTTPError, OSError) as error:
-            raise KafkaUnavailable(
-                f"the schema registry does not answer: {error}"
-            ) from None
-
-    def _explained(
-        self, error: SchemaRegistryError, what: str
-    ) -> SetupError | KafkaUnavailable:
-        said = str(error.error_message)[:300]
-        if error.http_status_code == _CONFLICT:
-            return SetupError(
-                f"{what}: the schema registry finds our schema incompatible with the one it has: {said}"
-            )
-        if error.http_status_code in _REFUSED:
-            return SetupError(
-                f"{what}: the schema registry refuses us ({error.http_status_code}): {said}"
-            )
-        return KafkaUnavailable(
-            f"{what}: the schema registry answers {error.http_status_code}: {said}"
-        )
+            if error.http_status_code != _NOT_FOUND:
+                raise
+            # A new subject takes any schema.
+            return True
 
 
 def _subject(topic: str, name: str) -> tuple[str, RegistrySchema]:
     return f"{topic}-value", RegistrySchema(json.dumps(schema(name)), "AVRO")
+
+
+@contextmanager
+def _translating(action: str) -> Iterator[None]:
+    """Raise the connector's error for the registry's. `action` begins the message."""
+    try:
+        yield
+    except SchemaRegistryError as error:
+        raise _translate(error, action) from None
+    except (httpx2.HTTPError, OSError) as error:
+        raise KafkaUnavailable(
+            f"the schema registry does not answer: {error}"
+        ) from None
+
+
+def _translate(
+    error: SchemaRegistryError, action: str
+) -> SetupError | KafkaUnavailable:
+    status = error.http_status_code
+    reason = str(error.error_message)[:_MAX_ERROR_CHARACTERS]
+    if status == _CONFLICT:
+        return SetupError(
+            f"{action}: our schema is incompatible with the registered one: {reason}"
+        )
+    if status in _REFUSED:
+        return SetupError(
+            f"{action}: the schema registry refuses us ({status}): {reason}"
+        )
+    return KafkaUnavailable(f"{action}: the schema registry answers {status}: {reason}")

@@ -134,9 +134,10 @@ class Poller:
             self._schedule.move(batch, time.monotonic())
         ahead = self._server_ahead()
         for feed, symbol in gained:
-            restored = self._owners[feed, symbol].restored
-            history = () if restored is None else restored.history.get(symbol, ())
-            self._schedule.seed_history(feed, symbol, history, ahead)
+            state = self._owners[feed, symbol].state_of(symbol)
+            if state is not None:
+                recent = state.recent_computed_at
+                self._schedule.seed_history(feed, symbol, recent, ahead)
 
     def _share(self, gained: Collection[tuple[str, str]]) -> None:
         """Tell the limiter which part of all batches is ours, and what of it those before us may have spent."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from connector.errors import EXIT_KAFKA, ConnectorError, KafkaError
+from connector.kafka.admin import topic_specs
 from connector.kafka.clients import Clients
-from connector.kafka.framing import examined
+from connector.kafka.framing import check_schemas
 from connector.kafka.names import Topics
 from connector.kafka.preflight import Preflight
-from connector.kafka.topics import specs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ def check_kafka(config: Config, report: Report) -> None:
     denied = preflight.denied(unused_name, kafka.group_id)
 
     feeds = [feed.name for feed in config.feeds]
-    expected = specs(Topics(kafka.topic_prefix), feeds, kafka)
+    expected = topic_specs(Topics(kafka.topic_prefix), feeds, kafka)
     try:
         found = preflight.topics(expected, kafka.replication_factor)
     except KafkaError as error:
@@ -65,7 +65,9 @@ def check_registry(config: Config, report: Report) -> None:
     topics = Topics(config.kafka.topic_prefix)
     feeds = [feed.name for feed in config.feeds]
     try:
-        compatibility, new_schemas = examined(registry, registry.url, topics, feeds)
+        compatibility, new_schemas = check_schemas(
+            registry, registry.url, topics, feeds
+        )
     except KafkaError as error:
         report.fail(
             "registry",
@@ -86,7 +88,7 @@ def _report_topics(found: PreflightReport, report: Report) -> None:
     for name in found.absent:
         report.ok("topics", f"{name}: absent; the first worker creates it")
 
-    for name, fit in found.fits.items():
+    for name, fit in found.checks.items():
         for fault in fit.faults:
             report.fail("topics", fault, EXIT_KAFKA)
         for problem, remedy in fit.warnings:

@@ -74,8 +74,8 @@ class Table:
         """Draw until Ctrl-C. Raises KafkaUnavailable and ShardCorrupt."""
         current = map(self._topics.current, self._log.feeds)
         changes = map(self._topics.changes, self._log.feeds)
-        starts = dict.fromkeys(self._log.planned_checks(*current), BEGINNING)
-        starts |= dict.fromkeys(self._log.planned_checks(*changes), END)
+        starts = dict.fromkeys(self._log.partitions_of(*current), BEGINNING)
+        starts |= dict.fromkeys(self._log.partitions_of(*changes), END)
 
         sys.stdout.write(_ERASE_SCREEN)
         drawn_at = 0.0

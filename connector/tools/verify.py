@@ -135,8 +135,8 @@ class _FeedVerifier:
         """Read both topics in the three steps of the module's description."""
         log = self._log
         changes_topic = topics.changes(self._feed)
-        current = log.planned_checks(topics.current(self._feed))
-        changes = log.planned_checks(changes_topic)
+        current = log.partitions_of(topics.current(self._feed))
+        changes = log.partitions_of(changes_topic)
 
         first_end = log.offsets(current, END)
         for record in log.read(dict.fromkeys(current, BEGINNING), first_end):

@@ -12,7 +12,7 @@ from connector.config.model import Config, Kafka, Schedule
 from connector.config.model import Upstream as UpstreamSettings
 from connector.config.secrets import Secret
 from connector.devkit.simulator.settings import DEFAULT_KEY
-from connector.kafka import topics as kafka_topics
+from connector.kafka import admin
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
 from connector.kafka.names import ShardId, Topics
@@ -48,9 +48,9 @@ def prepare(
     """Make the topics of a feed."""
     kafka = Kafka(bootstrap_servers=bootstrap, topic_prefix=prefix)
     clients, topics = Clients(kafka), Topics(prefix)
-    kafka_topics.prepare(
+    admin.prepare_topics(
         clients,
-        kafka_topics.specs(topics, [feed_name], kafka),
+        admin.topic_specs(topics, [feed_name], kafka),
         kafka.replication_factor,
     )
     return clients, topics
@@ -78,7 +78,9 @@ def produce(stack: Stack, name: str, transactions: int) -> dict[str, float]:
     """Eight events and eight states in a transaction: CPU in µs per event, librdkafka's threads too; and its time."""
     clients, topics = prepare(stack.bootstrap, stack.new_prefix())
     reader, codec = Reader(clients), _Encoded()
-    log = ShardLog(ShardId(_FEED, 0), 1, topics, (clients, reader, codec))
+    log = ShardLog(
+        ShardId(_FEED, 0), 1, topics=topics, clients=clients, reader=reader, codec=codec
+    )
     log.open()
     made = [Transaction(one.events, one.states) for one in responses(name, _WARM_UP)]
     for transaction in made * _BROKER_WARM_UP:
@@ -131,7 +133,12 @@ async def latency(
     )
     reader = Reader(clients)
     log = ShardLog(
-        ShardId(_FEED, 0), 1, topics, (clients, reader, Codec(SingleObject()))
+        ShardId(_FEED, 0),
+        1,
+        topics=topics,
+        clients=clients,
+        reader=reader,
+        codec=Codec(SingleObject()),
     )
     with ThreadPoolExecutor(1) as executor:
         tools = ShardContext(

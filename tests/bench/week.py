@@ -19,7 +19,7 @@ from connector.config.model import Kafka
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Source, State, Status
 from connector.devkit.local_kafka import LocalKafka
-from connector.kafka import topics
+from connector.kafka import admin
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
 from connector.kafka.names import ShardId, Topics
@@ -48,19 +48,23 @@ def main() -> None:
     ):
         kafka = Kafka(bootstrap_servers=broker.bootstrap_servers)
         clients, names = Clients(kafka), Topics(kafka.topic_prefix)
-        topics.prepare(clients, topics.specs(names, ["all"], kafka), 1)
-        tools = (clients, Reader(clients), Codec(SingleObject()))
+        admin.prepare_topics(clients, admin.topic_specs(names, ["all"], kafka), 1)
+        log = ShardLog(
+            ShardId("all", 0),
+            1,
+            topics=names,
+            clients=clients,
+            reader=Reader(clients),
+            codec=Codec(SingleObject()),
+        )
         started = time.monotonic()
         written = _write(broker, names.current("all"), days)
         print(
             f"{written:,} states of {len(SYMBOLS)} symbols, {days:g} days, in {time.monotonic() - started:.0f} s"
         )
-        _report("restored at once", ShardLog(ShardId("all", 0), 1, names, tools))
+        _report("restored at once", log)
         time.sleep(CLEANER_SECONDS)
-        _report(
-            f"restored {CLEANER_SECONDS} s later",
-            ShardLog(ShardId("all", 0), 1, names, tools),
-        )
+        _report(f"restored {CLEANER_SECONDS} s later", log)
 
 
 def _write(broker: LocalKafka, topic: str, days: float) -> int:

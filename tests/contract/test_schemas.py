@@ -111,9 +111,11 @@ def test_no_number_loses_digits() -> None:
 def test_every_moment_is_in_microseconds() -> None:
     for _, field in fields():
         if field["name"].endswith("_at"):
-            inner = (
-                field["type"][-1] if isinstance(field["type"], list) else field["type"]
-            )
+            inner = field["type"]
+            if isinstance(inner, list):
+                inner = inner[-1]
+            if inner["type"] == "array":
+                inner = inner["items"]
             assert inner == {"type": "long", "logicalType": "timestamp-micros"}
 
 

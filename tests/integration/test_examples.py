@@ -17,7 +17,7 @@ from connector.config.model import Kafka
 from connector.core.model import Event, Kind, Levels, Source, State, Status
 from connector.devkit.simulator.settings import DEFAULT_SYMBOLS
 from connector.errors import KafkaUnavailable
-from connector.kafka import topics
+from connector.kafka import admin
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
 from connector.kafka.events import Events
@@ -82,9 +82,9 @@ class Topic:
 
     def is_made(self) -> bool:
         """Make the topics; the broker's parts learn of them one after the other."""
-        wanted = topics.specs(self.topics, [FEED], self.settings)
+        wanted = admin.topic_specs(self.topics, [FEED], self.settings)
         try:
-            topics.prepare(self.clients, wanted, 1)
+            admin.prepare_topics(self.clients, wanted, 1)
             for spec in wanted:
                 for partition in range(spec.partitions):
                     self.reader.high_watermark(spec.name, partition)
@@ -95,7 +95,12 @@ class Topic:
     def log(self) -> ShardLog:
         """The feed's only shard, open."""
         log = ShardLog(
-            ShardId(FEED, 0), 1, self.topics, (self.clients, self.reader, self.codec)
+            ShardId(FEED, 0),
+            1,
+            topics=self.topics,
+            clients=self.clients,
+            reader=self.reader,
+            codec=self.codec,
         )
         log.open()
         return log

@@ -105,10 +105,8 @@ def test_another_number_of_shards_than_the_topic_has_is_3_at_once(
         worker.terminate()
     code, log = exit_of({**variables, "GEX_KAFKA__SHARDS": "2"})
     assert code == 3
-    assert (
-        "has 1 partitions, configured are 2; set kafka.shards = 1, or start anew with another"
-        in log
-    )
+    assert "has 1 partitions, but kafka.shards is 2; set kafka.shards = 1" in log
+    assert "or use another kafka.topic_prefix" in log
 
 
 def test_a_state_that_cannot_be_ours_is_4(

@@ -13,7 +13,7 @@ import pytest
 
 from connector.config.model import Kafka
 from connector.devkit.simulator.settings import DEFAULT_KEY
-from connector.kafka import topics
+from connector.kafka import admin
 from connector.kafka.clients import Clients
 from connector.kafka.names import Topics
 from tests.support import checker
@@ -140,8 +140,8 @@ def test_one_right_fewer_ends_the_start_and_names_the_remedy(
             bootstrap_servers=guarded.broker.bootstrap_servers,
             topic_prefix=names.topic_prefix,
         )
-        wanted = topics.specs(Topics(names.topic_prefix), ["all"], there)
-        topics.prepare(Clients(there), wanted, -1)
+        wanted = admin.topic_specs(Topics(names.topic_prefix), ["all"], there)
+        admin.prepare_topics(Clients(there), wanted, -1)
     grant(
         guarded,
         names,

@@ -1,39 +1,74 @@
-"""One shard's log on a real broker: fencing, restoring, and transactions that are whole or not there."""
+"""One shard's log on a real broker: fencing, restoring, and whole transactions."""
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
 import confluent_kafka.admin
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from connector.config.model import Kafka
 from connector.core.entry import decode_entry
-from connector.core.model import MICROS, Observation, Source, Status
-from connector.core.transition import FeedRules, observe
+from connector.core.model import MICROS, Observation, State, Status
+from connector.core.transition import RECENT_REFRESHES_KEPT, FeedRules, observe
 from connector.errors import KafkaUnavailable, SetupError, ShardCorrupt, ShardFenced
-from connector.kafka import topics as topics_module
+from connector.kafka import admin
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
 from connector.kafka.names import ShardId, Topics, partition_of
 from connector.kafka.reader import Reader
 from connector.kafka.shard_log import Quarantined, ShardLog, Transaction, Writer
 from tests.support import checker
+from tests.support.log_statements import ME, NOW, LogStatements, changed, hvl_of
 from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from connector.core.model import State
+    from connector.core.model import Event
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
 
-NOW = 1_795_446_000 * MICROS
-ME = Source("test", "group", "worker")
-RULES = FeedRules("all")
+REFRESH_SECONDS = 30
+
+
+class BrokerShard:
+    """The only shard of feed `all` on a broker."""
+
+    def __init__(self, kafka: LocalKafka, settings: Kafka, reader: Reader) -> None:
+        self._kafka = kafka
+        self._clients = Clients(settings)
+        self._reader = reader
+        self.topics = Topics(settings.topic_prefix)
+        self.current = self.topics.current("all")
+        self.changes = self.topics.changes("all")
+
+    def new_log(self, shards: int = 1) -> ShardLog:
+        return ShardLog(
+            ShardId("all", 0),
+            shards,
+            topics=self.topics,
+            clients=self._clients,
+            reader=self._reader,
+            codec=Codec(SingleObject()),
+        )
+
+    def committed(self) -> list[Event]:
+        return checker.events(self._kafka, self.topics.prefix)
+
+    def records(
+        self, topic: str, isolation: str = "read_committed"
+    ) -> list[checker.Record]:
+        return checker.records(self._kafka, topic, isolation)
+
+    def producer(self, transactional_id: str | None = None) -> ck.Producer:
+        """Return a producer of another program."""
+        settings = {"bootstrap.servers": self._kafka.bootstrap_servers}
+        if transactional_id is not None:
+            settings["transactional.id"] = transactional_id
+        return ck.Producer(settings)
 
 
 @pytest.fixture
@@ -46,299 +81,204 @@ def settings(kafka: LocalKafka, names: Names) -> Kafka:
 
 
 @pytest.fixture
-def clients(settings: Kafka) -> Clients:
-    made, names = Clients(settings), Topics(settings.topic_prefix)
-    topics_module.prepare(made, topics_module.specs(names, ["all"], settings), 1)
-    wanted = {names.changes("all"), names.current("all"), names.quarantine}
-    admin = ck.admin.AdminClient({"bootstrap.servers": settings.bootstrap_servers})
-    wait_until(
-        lambda: wanted <= set(admin.list_topics(timeout=10).topics),
-        "the topics are known",
-    )
-    return made
+def shard(kafka: LocalKafka, settings: Kafka) -> Iterator[BrokerShard]:
+    clients, topics = Clients(settings), Topics(settings.topic_prefix)
+    specs = admin.topic_specs(topics, ["all"], settings)
+    admin.prepare_topics(clients, specs, 1)
+    reader = Reader(clients)
+    wait_until(lambda: have_leaders(reader, specs), "every partition has a leader")
+    yield BrokerShard(kafka, settings, reader)
+    reader.close()
 
 
-@pytest.fixture
-def reader(clients: Clients) -> Iterator[Reader]:
-    made = Reader(clients)
-    yield made
-    made.close()
+def have_leaders(reader: Reader, specs: list[admin.TopicSpec]) -> bool:
+    """Return True once new topics are usable: the broker's parts learn of them in turn."""
+    try:
+        for spec in specs:
+            for partition in range(spec.partitions):
+                reader.high_watermark(spec.name, partition)
+    except KafkaUnavailable:
+        return False
+    return True
 
 
-def shard_log(
-    settings: Kafka, clients: Clients, reader: Reader, shards: int = 1
-) -> ShardLog:
-    tools = (clients, reader, Codec(SingleObject()))
-    return ShardLog(ShardId("all", 0), shards, Topics(settings.topic_prefix), tools)
-
-
-def changed(state: State | None, spot: int, symbol: str = "BTCUSDT") -> Transaction:
-    """One event and its state: the levels differ at every `spot`."""
-    entry = decode_entry(
-        b'{"all_expiry": {"hvl": %d}, "computed_at": "2026-11-23T15:00:00Z"}' % spot,
-        NOW,
-    )
-    step = observe(
-        state,
-        Observation(symbol, Status.LIVE, entry, NOW + spot, NOW + spot, ME),
-        RULES,
-    )
-    assert step.event is not None
-    assert step.state is not None
-    return Transaction((step.event,), (step.state,))
-
-
-def refreshed(*computed_at: int | None, symbol: str = "BTCUSDT") -> Transaction:
-    """States and no event. Of the broker's own time: it compacts what is older than ten minutes."""
-    (state,) = changed(None, 1, symbol).states
-    observed_at = time.time_ns() // 1000
-    return Transaction(
-        states=[
-            msgspec.structs.replace(state, computed_at=at, observed_at=observed_at)
-            for at in computed_at
-        ]
-    )
-
-
-def test_what_was_published_is_restored(
-    settings: Kafka, clients: Clients, reader: Reader
-) -> None:
-    log = shard_log(settings, clients, reader)
-    assert log.open().states == {}
-    first = changed(None, 1)
-    log.publish(first)
-    second = changed(first.states[0], 2)
-    log.publish(second)
-    log.drop()
-    other = msgspec.structs.replace(ME, worker="another")
-    third = changed(None, 1, "ETHUSDT")
-    log.open()
-    log.publish(
-        Transaction(states=[msgspec.structs.replace(third.states[0], source=other)])
-    )
-    log.drop()
-    restored = shard_log(settings, clients, reader).open()
-    assert restored.states["BTCUSDT"] == second.states[0]
-    assert restored.records == 3
-    assert restored.writer == Writer(
-        "another", "group", restored.end - 2
-    )  # of the last record, not of all
-
-
-def test_the_last_refreshes_of_each_symbol_are_restored(
-    settings: Kafka, clients: Clients, reader: Reader
-) -> None:
-    log = shard_log(settings, clients, reader)
-    assert log.open().history == {}
-    for round_at in range(10, 200, 10):
-        log.publish(refreshed(NOW + round_at))
-    log.publish(refreshed(NOW, NOW, NOW + 1, symbol="ETHUSDT"))
+def leave_transaction_open(log: ShardLog, transaction: Transaction) -> ck.Producer:
+    """Write a transaction as a worker that dies before its commit. Returns its producer."""
     producer = log._producer
     assert producer is not None
     producer.begin_transaction()
-    log._produce(producer, refreshed(NOW + 195))
-    log._produce(producer, refreshed(NOW + 2, symbol="ETHUSDT"))
+    log._produce(producer, transaction)
     producer.flush()
-    log.drop()
-    heir = shard_log(settings, clients, reader)
-    heir.open()
-    heir.publish(refreshed(NOW + 200))
-    heir.publish(refreshed(NOW + 3, symbol="ETHUSDT"))
-    heir.publish(refreshed(None, symbol="NEWUSDT"))
-    heir.drop()
-    restored = shard_log(settings, clients, reader).open()
-    assert restored.history == {
-        "BTCUSDT": tuple(NOW + at for at in range(50, 210, 10)),
-        "ETHUSDT": (NOW, NOW + 1, NOW + 3),
-        "NEWUSDT": (),
-    }
-    assert {symbol: state.computed_at for symbol, state in restored.states.items()} == {
-        "BTCUSDT": NOW + 200,
-        "ETHUSDT": NOW + 3,
-        "NEWUSDT": None,
-    }
+    return producer
 
 
-def test_what_cannot_be_read_of_the_past_is_left_out_and_a_tombstone_ends_it(
-    kafka: LocalKafka, settings: Kafka, clients: Clients, reader: Reader
-) -> None:
-    current, codec = f"{settings.topic_prefix}.all.current", Codec(SingleObject())
-    first, second, third, other = [
-        codec.state(current, state)
-        for transaction in (
-            refreshed(NOW, NOW + 1, NOW + 2),
-            refreshed(NOW + 3, symbol="ETHUSDT"),
-        )
-        for state in transaction.states
-    ]
-    producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
-    for value in (first, None, second, b"not avro", other, third[:-1], third):
-        producer.produce(current, value, b"BTCUSDT", partition=0)
-    for value in (other, None):
-        producer.produce(current, value, b"ETHUSDT", partition=0)
-    producer.flush()
-    assert shard_log(settings, clients, reader).open().history == {
-        "BTCUSDT": (NOW + 1, NOW + 2)
-    }
-
-
-def test_a_zombie_cannot_write(
-    kafka: LocalKafka, settings: Kafka, clients: Clients, reader: Reader
-) -> None:
-    zombie, heir = (
-        shard_log(settings, clients, reader),
-        shard_log(settings, clients, reader),
+def refresh(state: State | None, computed_at: int) -> State:
+    """Return the state after a refresh at `computed_at` that changes nothing else."""
+    entry = replace(decode_entry(b'{"spot_price": 1}', NOW), computed_at=computed_at)
+    observation = Observation(
+        "BTCUSDT", Status.LIVE, entry, computed_at, computed_at, ME
     )
-    zombie.open()
-    first = changed(None, 1)
-    zombie.publish(first)
-    assert heir.open().states == {"BTCUSDT": first.states[0]}
-    with pytest.raises(ShardFenced):
-        zombie.publish(changed(first.states[0], 2))
-    heir.publish(changed(first.states[0], 3))
-    events = checker.events(kafka, settings.topic_prefix)
-    assert [(event.sequence, event.changed_levels[0].after) for event in events] == [
-        (1, 1.0),
-        (2, 3.0),
-    ]
+    step = observe(state, observation, FeedRules("all"))
+    assert step.state is not None
+    return step.state
 
 
-def test_a_transaction_left_open_by_a_dead_worker_is_never_seen(
-    kafka: LocalKafka, settings: Kafka, clients: Clients, reader: Reader
-) -> None:
-    dead = shard_log(settings, clients, reader)
-    dead.open()
-    producer = dead._producer
-    assert producer is not None
-    producer.begin_transaction()
-    dead._produce(producer, changed(None, 1))
-    producer.flush()
-    heir = shard_log(settings, clients, reader)
-    assert heir.open().states == {}
-    heir.publish(changed(None, 7))
-    assert [
-        event.changed_levels[0].after
-        for event in checker.events(kafka, settings.topic_prefix)
-    ] == [7.0]
-    aborted = checker.records(
-        kafka, f"{settings.topic_prefix}.all.changes", isolation="read_uncommitted"
-    )
-    assert len(aborted) == 2
+class TestShardLog(LogStatements):
+    """The statements that hold for every log, and those about Kafka."""
+
+    def test_the_offset_of_the_last_record_is_restored(
+        self, shard: BrokerShard
+    ) -> None:
+        log = shard.new_log()
+        log.open()
+        log.publish(changed(None, 1))
+        other = changed(None, 1, "ETHUSDT").states[0]
+        by_another = replace(other, source=replace(ME, worker="another"))
+        log.publish(Transaction(states=(by_another,)))
+        restored = log.open()
+        # The last offset is that of the commit marker.
+        assert restored.writer == Writer("another", "group", restored.end - 2)
+
+    def test_the_rhythm_of_a_symbol_is_restored_exactly(
+        self, shard: BrokerShard
+    ) -> None:
+        log = shard.new_log()
+        log.open()
+        state: State | None = None
+        refreshes = []
+        for count in range(RECENT_REFRESHES_KEPT + 4):
+            refreshes.append(NOW + count * REFRESH_SECONDS * MICROS)
+            state = refresh(state, refreshes[-1])
+            log.publish(Transaction(states=(state,)))
+        restored = shard.new_log().open().states["BTCUSDT"]
+        assert restored == state
+        assert restored.recent_computed_at == tuple(refreshes[-RECENT_REFRESHES_KEPT:])
+
+    def test_a_transaction_left_open_by_a_dead_worker_is_never_seen(
+        self, shard: BrokerShard
+    ) -> None:
+        dead = shard.new_log()
+        dead.open()
+        leave_transaction_open(dead, changed(None, 1))
+        heir = shard.new_log()
+        assert heir.open().states == {}
+        heir.publish(changed(None, 7))
+        assert hvl_of(shard.committed()) == [(1, 7.0)]
+        assert len(shard.records(shard.changes, "read_uncommitted")) == 2
+
+    def test_the_callbacks_of_a_fenced_producer_can_be_served(
+        self, shard: BrokerShard, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("DEBUG", "connector.kafka.errors")
+        zombie = shard.new_log()
+        zombie.open()
+        shard.new_log().open()
+        # The brokers refuse its next transaction, while nobody waits for an answer.
+        first = changed(None, 1)
+        producer = zombie._producer
+        assert producer is not None
+        producer.begin_transaction()
+        zombie._produce(producer, first)
+
+        def hears_that_it_is_fenced() -> bool:
+            # Only the first poll after the fatal error raises.
+            zombie.serve_callbacks()
+            return "client has failed" in caplog.text
+
+        wait_until(hears_that_it_is_fenced, "the zombie hears that it is fenced")
+        with pytest.raises(ShardFenced):
+            zombie.publish(first)
+
+    def test_a_foreign_writer_in_the_middle_of_a_transaction_is_refused(
+        self, shard: BrokerShard
+    ) -> None:
+        foreign = shard.producer(transactional_id=shard.topics.prefix)
+        foreign.init_transactions(30)
+        foreign.begin_transaction()
+        foreign.produce(shard.current, b"x", b"BTCUSDT", partition=0)
+        foreign.flush()
+        expected = "another program writes to it in a transaction with another id"
+        with pytest.raises(KafkaUnavailable, match=expected):
+            shard.new_log().open()
+        foreign.abort_transaction(30)
+        assert shard.new_log().open().states == {}
+
+    def test_a_record_that_is_no_state_is_refused_by_name(
+        self, shard: BrokerShard
+    ) -> None:
+        producer = shard.producer()
+        producer.produce(shard.current, b"not avro", b"BTCUSDT", partition=0)
+        producer.flush()
+        expected = r"all\.current-0, key b'BTCUSDT': .*no schema of this version"
+        with pytest.raises(ShardCorrupt, match=expected):
+            shard.new_log().open()
+
+    def test_a_tombstone_removes_a_state(self, shard: BrokerShard) -> None:
+        log = shard.new_log()
+        log.open()
+        log.publish(changed(None, 1))
+        producer = shard.producer()
+        producer.produce(shard.current, None, b"BTCUSDT", partition=0)
+        producer.flush()
+        assert log.open().states == {}
+
+    def test_a_symbol_in_the_wrong_partition_is_refused(
+        self, shard: BrokerShard
+    ) -> None:
+        log = shard.new_log()
+        log.open()
+        log.publish(changed(None, 1))
+        shards = 2
+        while partition_of("BTCUSDT", shards) == 0:
+            shards += 1
+        expected = f"belongs to partition .* of {shards}: were partitions added"
+        with pytest.raises(ShardCorrupt, match=expected):
+            shard.new_log(shards).open()
+
+    def test_a_quarantined_entry_keeps_its_bytes_and_the_reason(
+        self, shard: BrokerShard
+    ) -> None:
+        log = shard.new_log()
+        log.open()
+        raw = b'{"spot_price": NaN}' + b" " * 70_000
+        entry = Quarantined("BTCUSDT", raw, "too_large", "70019 bytes", NOW, "r-1")
+        log.publish(Transaction(quarantined=(entry,)))
+        (record,) = shard.records(shard.topics.quarantine)
+        assert (record.key, record.value) == (b"BTCUSDT", raw[:65_536])
+        assert record.headers["why"] == b"too_large: 70019 bytes"
+        assert record.headers["where"] == b"all/BTCUSDT/r-1"
+        assert record.timestamp_ms == NOW // 1000
 
 
-def test_a_foreign_writer_in_the_middle_of_a_transaction_is_refused(
-    kafka: LocalKafka, settings: Kafka, clients: Clients, reader: Reader
-) -> None:
-    other = ck.Producer(
-        {
-            "bootstrap.servers": kafka.bootstrap_servers,
-            "transactional.id": settings.topic_prefix,
-        }
-    )
-    other.init_transactions(30)
-    other.begin_transaction()
-    other.produce(f"{settings.topic_prefix}.all.current", b"x", b"BTCUSDT", partition=0)
-    other.flush()
-    with pytest.raises(
-        KafkaUnavailable,
-        match="some program writes to it in a transaction of another id",
-    ):
-        shard_log(settings, clients, reader).open()
-    other.abort_transaction(30)
-    assert shard_log(settings, clients, reader).open().states == {}
-
-
-def test_what_is_no_state_of_ours_is_refused_by_name(
-    kafka: LocalKafka, settings: Kafka, clients: Clients, reader: Reader
-) -> None:
-    producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
-    producer.produce(
-        f"{settings.topic_prefix}.all.current", b"not avro", b"BTCUSDT", partition=0
-    )
-    producer.flush()
-    with pytest.raises(
-        ShardCorrupt,
-        match=r"all\.current-0, key b'BTCUSDT': .*no schema of this version",
-    ):
-        shard_log(settings, clients, reader).open()
-
-
-def test_a_symbol_in_the_wrong_partition_is_refused(
-    settings: Kafka, clients: Clients, reader: Reader
-) -> None:
-    log = shard_log(settings, clients, reader)
-    log.open()
-    log.publish(changed(None, 1))
-    shards = next(
-        count for count in range(2, 20) if partition_of("BTCUSDT", count) != 0
-    )
-    with pytest.raises(
-        ShardCorrupt,
-        match=f"belongs to partition .* of {shards}: were partitions added",
-    ):
-        shard_log(settings, clients, reader, shards).open()
-
-
-def test_an_entry_in_quarantine_keeps_its_bytes_and_says_why(
-    kafka: LocalKafka, settings: Kafka, clients: Clients, reader: Reader
-) -> None:
-    log = shard_log(settings, clients, reader)
-    log.open()
-    raw = b'{"spot_price": NaN}' + b" " * 70_000
-    log.publish(
-        Transaction(
-            quarantined=(
-                Quarantined("BTCUSDT", raw, "too_large", "70019 bytes", NOW, "r-1"),
-            )
-        )
-    )
-    (record,) = checker.records(kafka, f"{settings.topic_prefix}.quarantine")
-    assert (record.key, record.value) == (b"BTCUSDT", raw[:65_536])
-    assert record.headers["why"] == b"too_large: 70019 bytes"
-    assert record.headers["where"] == b"all/BTCUSDT/r-1"
-    assert record.timestamp_ms == NOW // 1000
-
-
-def test_publishing_to_a_shard_that_is_not_open_is_refused(
-    settings: Kafka, clients: Clients, reader: Reader
-) -> None:
-    with pytest.raises(KafkaUnavailable, match="not open"):
-        shard_log(settings, clients, reader).publish(changed(None, 1))
-
-
-def test_topics_that_do_not_fit_are_all_named_with_the_way_out(
+def test_topics_that_do_not_fit_are_all_named_with_a_remedy(
     kafka: LocalKafka, settings: Kafka, names: Names
 ) -> None:
-    admin = ck.admin.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    prefix = names.topic_prefix
-    new = [
-        ck.admin.NewTopic(f"{prefix}.all.changes", num_partitions=3),
+    client = ck.admin.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    changes, current = (
+        f"{names.topic_prefix}.all.changes",
+        f"{names.topic_prefix}.all.current",
+    )
+    new_topics = [
+        ck.admin.NewTopic(changes, num_partitions=3),
         ck.admin.NewTopic(
-            f"{prefix}.all.current",
-            num_partitions=2,
-            config={"cleanup.policy": "delete"},
+            current, num_partitions=2, config={"cleanup.policy": "delete"}
         ),
     ]
-    for future in admin.create_topics(new).values():
+    for future in client.create_topics(new_topics).values():
         future.result(30)
-    wanted = topics_module.specs(Topics(prefix), ["all"], settings)
+    specs = admin.topic_specs(Topics(names.topic_prefix), ["all"], settings)
     with pytest.raises(SetupError) as caught:
-        topics_module.prepare(Clients(settings), wanted, 1)
-    said = str(caught.value)
-    assert (
-        f"{prefix}.all.changes has 3 partitions, configured are 6; set kafka.partitions = 3"
-        in said
-    )
-    assert (
-        f"{prefix}.all.current has 2 partitions, configured are 1; set kafka.shards = 2"
-        in said
-    )
-    assert f"{prefix}.all.current has cleanup.policy=delete, needed is compact" in said
+        admin.prepare_topics(Clients(settings), specs, 1)
+    message = str(caught.value)
+    assert f"{changes} has 3 partitions, but kafka.partitions is 6;" in message
+    assert "set kafka.partitions = 3" in message
+    assert f"{current} has 2 partitions, but kafka.shards is 1;" in message
+    assert "set kafka.shards = 2" in message
+    assert f"{current} has cleanup.policy=delete, but needs compact" in message
 
 
 def test_an_unreachable_broker_is_named_with_a_remedy(names: Names) -> None:
     nowhere = Kafka(bootstrap_servers="127.0.0.1:1", topic_prefix=names.topic_prefix)
+    specs = admin.topic_specs(Topics("x"), ["all"], nowhere)
     with pytest.raises(KafkaUnavailable, match="check that the broker runs"):
-        topics_module.prepare(
-            Clients(nowhere), topics_module.specs(Topics("x"), ["all"], nowhere), 1
-        )
+        admin.prepare_topics(Clients(nowhere), specs, 1)

@@ -25,7 +25,7 @@ from connector.core.model import Event, State
 from connector.devkit.java import LOOPBACK
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
-from connector.kafka.events import Log, Place
+from connector.kafka.events import Log, Partition
 from connector.kafka.names import Topics, partition_of
 from connector.tools.verify import verify
 from tests.conftest import Names
@@ -469,7 +469,7 @@ class Busy(Log):
         super().__init__(clients, topics)
         self._write = write
 
-    def offsets(self, places: Iterable[Place], moment: int) -> dict[Place, int]:
+    def offsets(self, places: Iterable[Partition], moment: int) -> dict[Partition, int]:
         found = super().offsets(places, moment)
         self._write()
         self._write = lambda: None

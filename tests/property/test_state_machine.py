@@ -100,6 +100,7 @@ class OneSymbol(RuleBasedStateMachine):
         self.answered_at: int | None = None
         # The oracle's memory: of what was observed, and of what was said.
         self.floor: int | None = None
+        self.refreshes: list[int] = []
         self.last_levels: Levels | None = None
         self.fingerprint = "one"
 
@@ -236,6 +237,16 @@ class OneSymbol(RuleBasedStateMachine):
         assert not dated or self.floor is not None
         assert not dated or dated[-1] <= (self.floor or 0)
 
+    @invariant()
+    def the_last_refreshes_are_known(self) -> None:
+        if self.state is None:
+            return
+        recent = self.state.recent_computed_at
+        assert list(recent) == self.refreshes[-16:]
+        assert list(recent) == sorted(set(recent))
+        if recent:
+            assert recent[-1] == self.state.computed_at
+
     def _see(self, levels: Levels | None, computed_at: int | None) -> Transition:
         """Observe levels, and hold what comes of it to the tables."""
         assert levels is not None
@@ -250,6 +261,8 @@ class OneSymbol(RuleBasedStateMachine):
             assert step == Transition(dropped="older")
             return step
         floor = self.floor if computed_at is None else computed_at
+        if floor is not None and floor != self.floor:
+            self.refreshes.append(floor)
         kind = self._kind(levels, old=self._is_old(floor))
         nothing_new = kind is None and (levels, floor) == (self.last_levels, self.floor)
         self.floor, self.last_levels, self.fingerprint = (

@@ -1,4 +1,4 @@
-"""Events and states on the wire, read by Apache's own package too."""
+"""Events and states as Avro values, which Apache's own package reads, too."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ TYPES: Final = {
     "Row": Row,
     **RECORDS,
 }
+SECTIONS: Final = ("all_expiry", "odte", "max_pain", "expected_move", "ranked")
+PREFIX_BYTES: Final = 10
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 moments = st.integers(0, 4_000_000_000_000_000)
@@ -55,6 +57,7 @@ sources = st.builds(
     st.lists(texts, max_size=2).map(tuple),
 )
 floats = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+changes = st.builds(LevelChange, texts, floats, floats)
 events = st.builds(
     Event,
     event_id=texts,
@@ -67,9 +70,7 @@ events = st.builds(
     computed_at=st.none() | moments,
     previous_computed_at=st.none() | moments,
     observed_at=moments,
-    changed_levels=st.lists(
-        st.builds(LevelChange, texts, floats, floats), max_size=3
-    ).map(tuple),
+    changed_levels=st.lists(changes, max_size=3).map(tuple),
     changed_sections=st.lists(texts, max_size=3).map(tuple),
     collapsed_observations=st.integers(0, 2**31 - 1),
     source=sources,
@@ -86,12 +87,22 @@ states = st.builds(
     observed_at=moments,
     request_fingerprint=texts,
     source=sources,
+    event_computed_at=st.none() | moments,
+    recent_computed_at=st.lists(moments, max_size=16).map(tuple),
     levels=st.none() | any_levels,
     published=st.none() | any_levels,
-    event_computed_at=st.none() | moments,
 )
-STATED = State(
-    "f", "BTCUSDT", 3, Status.LIVE, NOW, NOW + 5, "fp", ME, levels=at("odte.hvl", 1.5)
+STATE_SAMPLE = State(
+    "f",
+    "BTCUSDT",
+    3,
+    Status.LIVE,
+    NOW,
+    NOW + 5,
+    "fp",
+    ME,
+    recent_computed_at=(NOW - 30, NOW),
+    levels=at("odte.hvl", 1.5),
 )
 
 
@@ -101,47 +112,51 @@ def apaches(name: str) -> Any:
 
 
 def read_by_apache(value: bytes, name: str) -> Any:
-    """The datum behind the frame, as plain values."""
+    """Decode the datum after the prefix, as plain values."""
     assert value[:2] == b"\xc3\x01"
-    rest = io.BytesIO(value[10:])
+    rest = io.BytesIO(value[PREFIX_BYTES:])
     datum = avro.io.DatumReader(apaches(name)).read(avro.io.BinaryDecoder(rest))
     assert not rest.read()
     return plain(datum)
 
 
 def plain(datum: Any) -> Any:
+    """Return moments as microseconds, and tuples as lists."""
     if isinstance(datum, datetime):
         return (datum - EPOCH) // timedelta(microseconds=1)
     if isinstance(datum, dict):
         return {name: plain(value) for name, value in datum.items()}
-    return [plain(item) for item in datum] if isinstance(datum, list | tuple) else datum
+    if isinstance(datum, list | tuple):
+        return [plain(item) for item in datum]
+    return datum
 
 
 def plain_types(part: Any) -> Any:
-    """A schema with `{"type": "long", "logicalType": ...}` as `"long"`."""
-    if isinstance(part, dict):
-        return (
-            part["type"]
-            if "logicalType" in part
-            else {name: plain_types(value) for name, value in part.items()}
-        )
-    return [plain_types(item) for item in part] if isinstance(part, list) else part
+    """Return a schema with `{"type": "long", "logicalType": ...}` as `"long"`."""
+    if isinstance(part, list):
+        return [plain_types(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if "logicalType" in part:
+        return part["type"]
+    return {name: plain_types(value) for name, value in part.items()}
 
 
 def crc_64_avro(data: bytes) -> int:
-    """The fingerprint as the Avro specification's Java code computes it."""
+    """Compute the fingerprint as the Java code in the Avro specification does."""
     empty = 0xC15D213AA4D7A795
-    found = empty
+    fingerprint = empty
     for byte in data:
-        found ^= byte
+        fingerprint ^= byte
         for _ in range(8):
-            found = found >> 1 ^ (empty if found & 1 else 0)
-    return found
+            carry = empty if fingerprint & 1 else 0
+            fingerprint = fingerprint >> 1 ^ carry
+    return fingerprint
 
 
 @quick
 @given(events)
-def test_apaches_reader_finds_in_an_event_what_was_written(event: Event) -> None:
+def test_apaches_reader_finds_in_an_event_the_values_written(event: Event) -> None:
     codec = Codec(SingleObject())
     value = codec.event("t", event)
     assert read_by_apache(value, EVENT) == plain(msgspec.to_builtins(event))
@@ -150,7 +165,7 @@ def test_apaches_reader_finds_in_an_event_what_was_written(event: Event) -> None
 
 @quick
 @given(states)
-def test_apaches_reader_finds_in_a_state_what_was_written(state: State) -> None:
+def test_apaches_reader_finds_in_a_state_the_values_written(state: State) -> None:
     codec = Codec(SingleObject())
     value = codec.state("t", state)
     assert read_by_apache(value, STATE) == plain(msgspec.to_builtins(state))
@@ -159,10 +174,11 @@ def test_apaches_reader_finds_in_a_state_what_was_written(state: State) -> None:
 
 @quick
 @given(st.lists(any_levels, min_size=1, max_size=6), st.data())
-def test_what_was_encoded_before_never_shows_in_what_is_encoded_now(
+def test_levels_encoded_before_never_show_in_another_value(
     known: list[Levels], data: st.DataObject
 ) -> None:
-    codec, one = Codec(SingleObject()), st.none() | st.sampled_from(known)
+    codec = Codec(SingleObject())
+    some_levels = st.none() | st.sampled_from(known)
     for symbol in data.draw(st.lists(st.sampled_from(["A", "B"]), max_size=8)):
         state = State(
             "f",
@@ -173,26 +189,23 @@ def test_what_was_encoded_before_never_shows_in_what_is_encoded_now(
             0,
             "",
             ME,
-            levels=data.draw(one),
-            published=data.draw(one),
+            levels=data.draw(some_levels),
+            published=data.draw(some_levels),
         )
         assert codec.state("t", state) == Codec(SingleObject()).state("t", state)
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_value_begins_with_the_single_object_marker_and_the_schemas_fingerprint(
+def test_a_value_begins_with_the_marker_and_the_fingerprint_of_its_schema(
     name: str,
 ) -> None:
-    # Apache's Python package keeps {"type": "long"} in the canonical form where there was a logical type, against
-    # the specification ([PRIMITIVES]) and Apache's Java; it is given the schema without logical types.
+    # Apache's Python package keeps {"type": "long"} in the canonical form of a logical
+    # type, against the specification ([PRIMITIVES]) and Apache's Java. So it gets the
+    # schema without logical types.
     canonical = avro.schema.parse(json.dumps(plain_types(schema(name)))).canonical_form
-    fingerprint = crc_64_avro(canonical.encode())
-    assert bytes(
-        avro.schema.parse(canonical).fingerprint("CRC-64-AVRO")
-    ) == fingerprint.to_bytes(8, "little")
-    assert SingleObject().prefix("topic", name) == b"\xc3\x01" + fingerprint.to_bytes(
-        8, "little"
-    )
+    fingerprint = crc_64_avro(canonical.encode()).to_bytes(8, "little")
+    assert bytes(avro.schema.parse(canonical).fingerprint("CRC-64-AVRO")) == fingerprint
+    assert SingleObject().prefix("topic", name) == b"\xc3\x01" + fingerprint
 
 
 def test_the_reference_fingerprint_is_the_specifications() -> None:
@@ -202,26 +215,19 @@ def test_the_reference_fingerprint_is_the_specifications() -> None:
 
 @pytest.mark.parametrize("name", TYPES)
 def test_a_schema_has_the_fields_of_the_model_in_its_order(name: str) -> None:
-    assert tuple(
-        field["name"]
-        for field in named(schema(EVENT) if name != STATE else schema(STATE))[name][
-            "fields"
-        ]
-    ) == (TYPES[name].__struct_fields__)
+    record = STATE if name == STATE else EVENT
+    fields = named(schema(record))[name]["fields"]
+    names = tuple(field["name"] for field in fields)
+    assert names == TYPES[name].__struct_fields__
 
 
 def test_the_sections_of_levels_have_the_fields_of_the_model_in_its_order() -> None:
     found = named(schema("Levels"))
-    for section in ("AllExpiry", "Odte", "MaxPain", "ExpectedMove", "Ranked"):
-        [value] = [
-            v
-            for v in (getattr(Levels(), n) for n in Levels.__struct_fields__)
-            if type(v).__name__ == section
-        ]
-        assert (
-            tuple(field["name"] for field in found[section]["fields"])
-            == value.__struct_fields__
-        )
+    for section in SECTIONS:
+        model = type(getattr(Levels(), section))
+        fields = found[model.__name__]["fields"]
+        names = tuple(field["name"] for field in fields)
+        assert names == model.__struct_fields__
 
 
 @pytest.mark.parametrize(("name", "values"), [("Status", Status), ("Kind", Kind)])
@@ -232,7 +238,7 @@ def test_an_enumeration_has_the_models_values_in_its_order(
 
 
 def named(part: Any) -> dict[str, Any]:
-    """Every record and enumeration in a schema, by its name without the namespace."""
+    """Return every record and enumeration, by its name without the namespace."""
     found: dict[str, Any] = {}
     if isinstance(part, dict):
         if part.get("type") in ("record", "enum"):
@@ -246,35 +252,40 @@ def named(part: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("record", RECORDS)
-def test_every_type_and_every_field_says_what_it_is(record: str) -> None:
-    for name, one in named(schema(record)).items():
-        assert one.get("doc"), name
-        for field in one.get("fields", []):
+def test_every_type_and_every_field_is_documented(record: str) -> None:
+    for name, definition in named(schema(record)).items():
+        assert definition.get("doc"), name
+        for field in definition.get("fields", []):
             assert len(field.get("doc", "")) > 3, f"{name}.{field['name']}"
 
 
 @pytest.mark.parametrize("record", RECORDS)
-def test_everything_nullable_has_null_first_and_as_its_default(record: str) -> None:
-    for one in named(schema(record)).values():
-        for field in one.get("fields", []):
+def test_a_nullable_field_has_null_first_and_as_its_default(record: str) -> None:
+    for definition in named(schema(record)).values():
+        for field in definition.get("fields", []):
             if isinstance(field["type"], list):
-                assert (field["type"][0], field["default"]) == ("null", None), field[
-                    "name"
-                ]
+                assert field["type"][0] == "null", field["name"]
+                assert field["default"] is None, field["name"]
 
 
 def test_moments_are_timestamps_in_microseconds() -> None:
     for record in RECORDS:
         for field in schema(record)["fields"]:
-            kinds = (
-                field["type"] if isinstance(field["type"], list) else [field["type"]]
-            )
-            logical = [
-                kind.get("logicalType") for kind in kinds if isinstance(kind, dict)
-            ]
-            assert ("timestamp-micros" in logical) == field["name"].endswith("_at"), (
+            is_moment = field["name"].endswith("_at")
+            assert (logical_type(field["type"]) == "timestamp-micros") == is_moment, (
                 field["name"]
             )
+
+
+def logical_type(part: Any) -> str | None:
+    """Return the logical type of a field, of its non-null branch, or of its items."""
+    if isinstance(part, list):
+        return logical_type(part[-1])
+    if not isinstance(part, dict):
+        return None
+    if part["type"] == "array":
+        return logical_type(part["items"])
+    return part.get("logicalType")
 
 
 @pytest.mark.parametrize(
@@ -291,11 +302,7 @@ def test_moments_are_timestamps_in_microseconds() -> None:
 )
 def test_a_value_of_an_unknown_schema_is_corrupt(value: bytes) -> None:
     codec = Codec(SingleObject())
-    for decode in (
-        codec.decode_state,
-        codec.decode_event,
-        lambda value: codec.computed_at(value, "BTCUSDT"),
-    ):
+    for decode in (codec.decode_state, codec.decode_event):
         with pytest.raises(ShardCorrupt):
             decode(value)
 
@@ -303,28 +310,16 @@ def test_a_value_of_an_unknown_schema_is_corrupt(value: bytes) -> None:
 def test_a_state_is_no_event() -> None:
     codec = Codec(SingleObject())
     with pytest.raises(ShardCorrupt):
-        codec.decode_event(codec.state("t", STATED))
+        codec.decode_event(codec.state("t", STATE_SAMPLE))
 
 
-def test_a_value_cut_off_anywhere_is_corrupt() -> None:
+def test_a_truncated_value_is_corrupt() -> None:
     codec = Codec(SingleObject())
-    value = codec.state("t", STATED)
-    assert codec.decode_state(value) == STATED
+    value = codec.state("t", STATE_SAMPLE)
+    assert codec.decode_state(value) == STATE_SAMPLE
     for length in range(len(value)):
         with pytest.raises(ShardCorrupt):
             codec.decode_state(value[:length])
-
-
-@quick
-@given(states)
-def test_the_moment_of_a_state_is_read_without_the_rest(state: State) -> None:
-    codec = Codec(SingleObject())
-    value = codec.state("t", state)
-    assert codec.computed_at(value, state.symbol) == state.computed_at
-    assert codec.computed_at(value[:-1], state.symbol) == state.computed_at
-    for not_its, symbol in ((value, state.symbol + "2"), (value[:14], state.symbol)):
-        with pytest.raises(ShardCorrupt):
-            codec.computed_at(not_its, symbol)
 
 
 @settings(quick, max_examples=400)
@@ -335,9 +330,8 @@ def test_a_damaged_value_is_some_state_or_corrupt(
     codec = Codec(SingleObject())
     value = bytearray(codec.state("t", state))
     for _ in range(data.draw(st.integers(1, 4))):
-        value[data.draw(st.integers(10, len(value) - 1))] = data.draw(
-            st.integers(0, 255)
-        )
+        position = data.draw(st.integers(PREFIX_BYTES, len(value) - 1))
+        value[position] = data.draw(st.integers(0, 255))
     try:
         assert isinstance(codec.decode_state(bytes(value)), State)
     except ShardCorrupt as error:
@@ -355,51 +349,37 @@ def test_a_damaged_value_is_some_state_or_corrupt(
         ("abc", 479_470_107),
     ],
 )
-def test_a_key_lies_where_javas_clients_put_it(key: str, java: int) -> None:
+def test_a_key_is_in_the_partition_that_javas_clients_choose(
+    key: str, java: int
+) -> None:
     """Vectors of org.apache.kafka.common.utils.UtilsTest#testMurmur2."""
     for count in (1, 2, 3, 6, 7, 64, 2**31 - 1):
         assert partition_of(key, count) == (java & 0x7FFFFFFF) % count
 
 
-SHARDS_THAT_OPEN_AT_ONCE: Final = """
+DECODE_IN_EIGHT_THREADS: Final = """
 import sys, threading
 from connector.kafka.avro import Codec, SingleObject
 sys.setswitchinterval(1e-6)
-value, codecs = bytes.fromhex(sys.argv[1]), [Codec(SingleObject()) for _ in range(8)]
+value = bytes.fromhex(sys.argv[1])
+codecs = [Codec(SingleObject()) for _ in range(8)]
 start = threading.Barrier(len(codecs))
-threads = [threading.Thread(target=lambda c=c: (start.wait(), c.decode_state(value))) for c in codecs]
-[thread.start() for thread in threads]
-[thread.join() for thread in threads]
+
+def decode(codec):
+    start.wait()
+    codec.decode_state(value)
+
+threads = [threading.Thread(target=decode, args=(codec,)) for codec in codecs]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
 """
 
 
 @pytest.mark.parametrize("process", range(8))
-def test_the_first_shards_of_a_process_are_restored_side_by_side(process: int) -> None:
+def test_the_first_shards_of_a_process_are_decoded_in_parallel(process: int) -> None:
     """Without the codec's precaution every second process dies."""
-    state = State("f", "S", 1, Status.LIVE, 1, 1, "", ME, 1, Levels())
-    value = Codec(SingleObject()).state("topic", state)
-    command = [sys.executable, "-c", SHARDS_THAT_OPEN_AT_ONCE, value.hex()]
+    value = Codec(SingleObject()).state("topic", STATE_SAMPLE)
+    command = [sys.executable, "-c", DECODE_IN_EIGHT_THREADS, value.hex()]
     assert subprocess.run(command, check=False, timeout=60).returncode == 0
-
-
-@pytest.mark.parametrize(
-    "foreign",
-    [
-        "string",
-        ["null", "string"],
-        {"type": "enum", "name": "E", "symbols": ["A"]},
-        {
-            "type": "record",
-            "name": "X",
-            "fields": [{"name": "computed_at", "type": "long"}],
-        },
-    ],
-    ids=str,
-)
-def test_a_value_of_a_schema_that_is_no_states_has_no_moment(foreign: Any) -> None:
-    class Foreign(SingleObject):
-        def written_with(self, value: bytes) -> tuple[Any, int]:
-            return foreign, 0
-
-    with pytest.raises(ShardCorrupt):
-        Codec(Foreign()).computed_at(b"\x02A", "A")

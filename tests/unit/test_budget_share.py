@@ -27,7 +27,7 @@ def restored(worker: str, seconds_ago: float, spent: float | None) -> Restored:
         levels=Levels(),
         published=None,
     )
-    return Restored({"A": state}, 1, 0.1, {}, spent, Writer(worker, "g", 0))
+    return Restored({"A": state}, 1, 0.1, spent, Writer(worker, "g", 0))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from connector.core.model import (
 )
 from connector.core.transition import (
     NOTHING,
+    RECENT_REFRESHES_KEPT,
     FeedRules,
     Transition,
     expire,
@@ -458,8 +459,39 @@ def test_a_refresh_that_brings_the_same_levels_is_written_once_without_an_event(
         computed_at=NOW + 30 * SECOND,
         observed_at=NOW + 30 * SECOND,
         event_computed_at=NOW,
+        recent_computed_at=(NOW, NOW + 30 * SECOND),
     )
     assert history.see(ONE, NOW + 30 * SECOND, age_at=NOW + 45 * SECOND) == NOTHING
+
+
+def test_the_state_has_the_last_refreshes_in_ascending_order() -> None:
+    history = History()
+    refreshes = []
+    for count in range(RECENT_REFRESHES_KEPT + 3):
+        refreshes.append(NOW + count * SECOND)
+        history.see(ONE if count % 2 else TWO, refreshes[-1])
+        expected = tuple(refreshes[-RECENT_REFRESHES_KEPT:])
+        assert history.known.recent_computed_at == expected
+
+
+def test_an_answer_that_is_no_new_refresh_adds_none() -> None:
+    history = History()
+    history.see(ONE)
+    history.see(TWO)
+    history.see(ONE, None)
+    history.see(TWO, NOW - SECOND)
+    history.lack(Status.MISSING)
+    history.see(ONE)
+    history.tick(200)
+    history.remove()
+    assert history.known.recent_computed_at == (NOW,)
+
+
+def test_a_symbol_without_dates_has_no_refreshes() -> None:
+    history = History()
+    history.see(ONE, None)
+    history.see(TWO, None)
+    assert history.known.recent_computed_at == ()
 
 
 def test_slow_drift_is_compared_with_what_was_published() -> None:

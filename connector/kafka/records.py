@@ -1,0 +1,119 @@
+"""The records that a shard's transactions write: values, keys and headers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from connector.core.model import MICROS, Event, State, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from connector.kafka.avro import Codec
+    from connector.kafka.names import ShardId, Topics
+    from connector.kafka.shard_log import Quarantined, Transaction
+
+Headers = list[tuple[str, str | bytes | None]]
+
+SPENT_HEADER: Final = "spent"
+"""The fraction of its budget that the writer of a state used within a minute."""
+
+GROUP_HEADER: Final = "group"
+WORKER_HEADER: Final = "worker"
+
+ANY_PARTITION: Final = -1
+"""The producer's partitioner chooses by the key."""
+
+_MAX_QUARANTINED_BYTES: Final = 64 * 1024
+
+
+class OutgoingRecord(Value, frozen=True):
+    """A record to produce."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    timestamp_ms: int
+    headers: Headers
+    partition: int = ANY_PARTITION
+
+
+class RecordWriter:
+    """Makes the records of one shard. Not safe for concurrent use."""
+
+    def __init__(self, shard: ShardId, topics: Topics, codec: Codec) -> None:
+        self._shard = shard
+        self._changes = topics.changes(shard.feed)
+        self._current = topics.current(shard.feed)
+        self._quarantine = topics.quarantine
+        self._source = f"/{topics.prefix}/{shard.feed}"
+        self._codec = codec
+
+    def records(self, transaction: Transaction) -> Iterator[OutgoingRecord]:
+        """Return the records of a transaction, in order."""
+        for event in transaction.events:
+            yield self._event(event)
+        for state in transaction.states:
+            yield self._state(state, transaction.spent)
+        for entry in transaction.quarantined:
+            yield self._quarantined(entry)
+
+    def _event(self, event: Event) -> OutgoingRecord:
+        kind = f"gex.levels.{event.kind.lower()}"
+        return OutgoingRecord(
+            self._changes,
+            event.symbol.encode(),
+            self._codec.event(self._changes, event),
+            event.observed_at // 1000,
+            self._headers(event, event.event_id, kind),
+        )
+
+    def _state(self, state: State, spent: float) -> OutgoingRecord:
+        feed = self._shard.feed
+        state_id = f"{feed}/{state.symbol}/{state.sequence}/{state.observed_at}"
+        headers = self._headers(state, state_id, "gex.levels.state")
+        headers.append((SPENT_HEADER, f"{spent:.3f}"))
+        return OutgoingRecord(
+            self._current,
+            state.symbol.encode(),
+            self._codec.state(self._current, state),
+            state.observed_at // 1000,
+            headers,
+            # Explicit, so that only this shard's transactional id ever writes to it.
+            self._shard.partition,
+        )
+
+    def _quarantined(self, entry: Quarantined) -> OutgoingRecord:
+        origin = f"{self._shard.feed}/{entry.symbol}/{entry.request_id or ''}"
+        return OutgoingRecord(
+            self._quarantine,
+            entry.symbol.encode(),
+            entry.raw[:_MAX_QUARANTINED_BYTES],
+            entry.observed_at // 1000,
+            [
+                ("what", "entry"),
+                ("where", origin),
+                ("why", f"{entry.reason}: {entry.message}"),
+                ("size", str(len(entry.raw))),
+            ],
+        )
+
+    def _headers(self, record: Event | State, record_id: str, kind: str) -> Headers:
+        """Return CloudEvents 1.0 headers (Kafka binding, binary mode), and the writer."""
+        return [
+            ("ce_specversion", "1.0"),
+            ("ce_id", record_id),
+            ("ce_type", kind),
+            ("ce_source", self._source),
+            ("ce_time", _iso(record.observed_at)),
+            (GROUP_HEADER, record.source.group),
+            (WORKER_HEADER, record.source.worker),
+        ]
+
+
+@lru_cache(maxsize=8)
+def _iso(at: int) -> str:
+    # All records of a response have the same moment.
+    return datetime.fromtimestamp(at / MICROS, UTC).isoformat()
