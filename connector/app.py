@@ -34,7 +34,7 @@ from connector.runtime.shard import CLOSE_SECONDS, Shard
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import KafkaClientObserver, MetricsObserver
 from connector.upstream.api_key import ApiKey
-from connector.upstream.budget.limiter import Limiter
+from connector.upstream.budget import Budget
 from connector.upstream.client import Client
 from connector.web.api import Api
 from connector.web.server import Listener
@@ -148,12 +148,10 @@ class Worker:
         self._reader = await self._in_time("Kafka", self._warm_reader)
 
     async def _work(self) -> None:
-        limiter = Limiter(self._config.upstream.max_requests_per_minute)
-        client = Client(self._config.upstream, self.key, limiter)
+        budget = Budget(self._config.upstream.max_requests_per_minute)
+        client = Client(self._config.upstream, self.key, budget)
         tools = (self._observer, self._clock, self._health)
-        self._poller = Poller(
-            self._config, (client, self.key, limiter), tools, self._me
-        )
+        self._poller = Poller(self._config, (client, self.key, budget), tools, self._me)
         currents = {self._topics.current(feed): feed for feed in self._rules}
         self._tools = ShardContext(
             observer=self._observer,
@@ -165,11 +163,11 @@ class Worker:
                 time.monotonic() + self._config.kafka.start_timeout_seconds
             ),
             changed=self._cover,
-            spent=lambda: limiter.spent(time.monotonic()),
+            spent=lambda: budget.spending(time.monotonic()).used_fraction,
             published=self._status.published,
         )
         members = Members(self._clients.admin(), self._me.group, currents)
-        self._status.live = LiveView(self._poller, limiter, members.now, self._executor)
+        self._status.live = LiveView(self._poller, budget, members.now, self._executor)
         named = {"client.id": self._me.worker, **self._config.kafka.client}["client.id"]
         self._group = Group(
             self._clients.group() | {"client.id": named},

@@ -35,9 +35,15 @@ from connector.schedule.scheduler import (
     Plan,
     Schedule,
 )
-from connector.upstream.budget.limiter import MINUTE_SECONDS, TakenOverShare
-from connector.upstream.budget.share import batches_for, share_of, spent_before
-from connector.upstream.client import HELD_SECONDS, Ask
+from connector.upstream.budget import TakenOverShare
+from connector.upstream.budget.share import (
+    PreviousOwner,
+    batches_for,
+    share_of,
+    used_by_previous_owner,
+)
+from connector.upstream.budget.units import MINUTE_SECONDS
+from connector.upstream.client import LevelsRequest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -51,8 +57,8 @@ if TYPE_CHECKING:
     from connector.runtime.shard import Shard
     from connector.schedule.scheduler import Purpose
     from connector.upstream.api_key import ApiKey
-    from connector.upstream.budget.limiter import Limiter
-    from connector.upstream.client import Answer, Client
+    from connector.upstream.budget import Budget, Permit
+    from connector.upstream.client import Client, LevelsAnswer
 
 _log = logging.getLogger(__name__)
 
@@ -71,11 +77,11 @@ class Poller:
     def __init__(
         self,
         config: Config,
-        upstream: tuple[Client, ApiKey, Limiter],
+        upstream: tuple[Client, ApiKey, Budget],
         tools: tuple[RequestObserver, Clock, Health],
         me: Source,
     ) -> None:
-        self._client, self._key, self._limiter = upstream
+        self._client, self._key, self._budget = upstream
         self._observer, self._clock, self._health = tools
         self._me = me
         self._feeds = {feed.name: feed for feed in config.feeds}
@@ -140,7 +146,7 @@ class Poller:
                 self._schedule.seed_history(feed, symbol, recent, ahead)
 
     def _share(self, gained: Collection[tuple[str, str]]) -> None:
-        """Tell the limiter which part of all batches is ours, and what of it those before us may have spent."""
+        """Tell the budget which part of all batches is ours, and what of it those before us may have spent."""
         sizes = {name: len(feed.symbols) for name, feed in self._feeds.items()}
         shares = {
             owner: share_of(
@@ -152,8 +158,8 @@ class Poller:
             owner: share * spent
             for owner, share in shares.items()
             if (
-                spent := spent_before(
-                    owner.restored, self._clock.now(), self._me.worker
+                spent := used_by_previous_owner(
+                    _previous_owner(owner), self._clock.now(), self._me.worker
                 )
             )
         }
@@ -161,23 +167,29 @@ class Poller:
         first = sum(map(batches_for, Counter(feed for feed, _ in gained).values()))
         # A worker that dies again and again has no first requests for ever.
         first = min(
-            first, max(int((share - sum(used.values())) * self._limiter.available), 1)
+            first,
+            max(
+                int(
+                    (share - sum(used.values()))
+                    * self._budget.spending(now).available_per_minute
+                ),
+                1,
+            ),
         )
         # One that was lost and is ours again without a word of others in between has its old one.
         self._gains = {
-            shard: gain for shard, gain in self._gains.items() if gain.spent_until > now
+            shard: gain for shard, gain in self._gains.items() if gain.used_until > now
         }
         for owner, spent in used.items():
             self._gains[owner.id] = TakenOverShare(
                 spent, first * shares[owner] / share, now + MINUTE_SECONDS
             )
         owned = {owner.id for owner in self._owners.values()}
-        self._limiter.own(
+        self._budget.set_share(
             share_of(self._owners, sizes),
-            now,
             [gain for shard, gain in self._gains.items() if shard in owned],
         )
-        self._schedule.set_budget(self._limiter.plan_per_minute, now)
+        self._schedule.set_budget(self._budget.spending(now).planned_per_minute, now)
 
     async def run(self) -> None:
         """Until cancelled. Requests under way are cancelled with it."""
@@ -203,7 +215,7 @@ class Poller:
 
     async def _next(self) -> Batch | None:
         """The batch whose time has come, or None to look again."""
-        self._budget()
+        self._set_budget()
         probing = (
             self._probing and self._in_flight
         )  # one request is enough to see whether another is accepted
@@ -232,15 +244,15 @@ class Poller:
         stuck = all(owner is None or owner.is_stuck for owner in owners)
         return asked_at + _STUCK_SECONDS if stuck and asked_at is not None else 0.0
 
-    def _budget(self) -> None:
-        """What may be planned, as the limiter knows it by now."""
+    def _set_budget(self) -> None:
+        """Pass on the budget to the schedule and the metrics."""
         now = time.monotonic()
-        self._limiter.requests_last_minute(now)
-        self._schedule.set_budget(self._limiter.plan_per_minute, now)
+        spending = self._budget.spending(now)
+        self._schedule.set_budget(spending.planned_per_minute, now)
         self._observer.budget_changed(
             BudgetReport(
-                self._limiter.limit,
-                self._limiter.foreign_per_minute,
+                spending.limit_per_minute,
+                spending.other_clients_per_minute,
                 self._schedule.price,
             )
         )
@@ -269,22 +281,24 @@ class Poller:
             self._replan()
 
     async def _check(self, batch: Batch, purpose: Purpose) -> None:
-        feed = self._feeds[batch.feed]
-        request = await self._client.permit()
-        now = time.monotonic()
-        if not self._schedule.covers(batch) or self._schedule.is_held(now):
+        async with self._budget.request() as permit:
+            now = time.monotonic()
+            if self._schedule.covers(batch) and not self._schedule.is_held(now):
+                await self._send(batch, purpose, permit)
+                return
             # The wait was long: its symbols are others' by now, or the server wants to be left alone.
-            self._limiter.ended(now)
             self._in_flight -= 1
             self._schedule.finished(batch, Outcome.DEFERRED, now, now)
             self._changed.set()
-            return
+
+    async def _send(self, batch: Batch, purpose: Purpose, permit: Permit) -> None:
+        feed = self._feeds[batch.feed]
         sent, outcome, label = time.monotonic(), Outcome.ANSWERED, "ok"
         dates = None
         self._observer.request_sent(batch, purpose)
         try:
-            answer = await self._client.check(
-                Ask(batch.symbols, feed.exchanges, feed.include), request
+            answer = await self._client.fetch_levels(
+                LevelsRequest(batch.symbols, feed.exchanges, feed.include), permit
             )
         except UpstreamError as error:
             label, self._probing = (
@@ -323,7 +337,9 @@ class Poller:
         """The upstream's clock less our monotonic one, in seconds."""
         return self._clock.upstream(self._clock.now()) / MICROS - time.monotonic()
 
-    def _answered(self, batch: Batch, answer: Answer, asked_at: float) -> ComputedTimes:
+    def _answered(
+        self, batch: Batch, answer: LevelsAnswer, asked_at: float
+    ) -> ComputedTimes:
         meta, response = answer.response.meta, answer.response
         if meta.server_at is not None:
             self._clock.learn(answer.sent_at, answer.received_at, meta.server_at)
@@ -377,12 +393,9 @@ class Poller:
         if isinstance(error, KeyRefused):
             self._key_is_refused(refused=True)
             self._schedule.hold_for_key(now + SLOW_RETRY_SECONDS)
-        elif isinstance(error, RateLimited):
-            self._schedule.hold(now + (error.retry_after_seconds or HELD_SECONDS))
         elif isinstance(error, RequestRefused):
             self._refused(batch, error, asked_at)
-        elif error.retry_after_seconds:
-            self._schedule.hold(now + error.retry_after_seconds)
+        self._schedule.hold(self._budget.spending(now).paused_until)
         level = logging.ERROR if isinstance(error, KeyRefused) else logging.WARNING
         suppressed = self._bounded.admit(error.outcome)
         if suppressed is not None:
@@ -437,3 +450,12 @@ class Poller:
             time.monotonic(),
         )
         self._changed.set()
+
+
+def _previous_owner(shard: Shard) -> PreviousOwner | None:
+    """Return the last writer of a shard; None if its topic is empty."""
+    restored = shard.restored
+    if restored is None or restored.writer is None or not restored.states:
+        return None
+    observed_at = max(state.observed_at for state in restored.states.values())
+    return PreviousOwner(restored.writer.worker, observed_at, restored.spent)

@@ -13,16 +13,17 @@ from connector.core.model import MICROS, Status
 from connector.errors import KeyRefused, RateLimited, RequestRefused, UpstreamError
 from connector.schedule.batches import MAX_SYMBOLS
 from connector.upstream.api_key import ApiKey
-from connector.upstream.budget.limiter import PLANNED, Limiter
+from connector.upstream.budget import Budget
+from connector.upstream.budget.other_clients import PLANNED_FRACTION
 from connector.upstream.budget.share import batches_for
-from connector.upstream.client import Ask, Client
+from connector.upstream.client import Client, LevelsRequest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from connector.config.model import Config
     from connector.tools.report import Report
-    from connector.upstream.client import Answer
+    from connector.upstream.client import LevelsAnswer
 
 # A person waits for the answer, so do not use up a long `upstream.timeout_seconds`.
 _TIMEOUT_SECONDS: Final = 10.0
@@ -49,22 +50,25 @@ async def check_upstream(config: Config, report: Report) -> int:
     """Report on key, quota, clock and symbols. Return the number of requests sent."""
     timeout = min(config.upstream.timeout_seconds, _TIMEOUT_SECONDS)
     upstream = msgspec.structs.replace(config.upstream, timeout_seconds=timeout)
-    limiter = Limiter(upstream.max_requests_per_minute)
-    client = Client(upstream, ApiKey(config.upstream), limiter)
+    budget = Budget(upstream.max_requests_per_minute)
+    client = Client(upstream, ApiKey(config.upstream), budget)
     try:
-        await _check(config, client, report)
+        await _check(config, client, budget, report)
     finally:
         await client.close()
-    return limiter.requests_last_minute(time.monotonic())
+    return budget.spending(time.monotonic()).sent_last_minute
 
 
-async def _check(config: Config, client: Client, report: Report) -> None:
+async def _check(
+    config: Config, client: Client, budget: Budget, report: Report
+) -> None:
     feed = config.feeds[0]
-    ask = Ask(feed.symbols[:MAX_SYMBOLS], feed.exchanges, feed.include)
-    answer: Answer | None = None
+    request = LevelsRequest(feed.symbols[:MAX_SYMBOLS], feed.exchanges, feed.include)
+    answer: LevelsAnswer | None = None
     untried = "quota, clock"
     try:
-        answer = await client.check(ask)
+        async with budget.request() as permit:
+            answer = await client.fetch_levels(request, permit)
     except KeyRefused as error:
         report.fail(
             "key", f"{error}; check upstream.api_key or its file, and the key's plan"
@@ -93,7 +97,7 @@ async def _check(config: Config, client: Client, report: Report) -> None:
         report.ok("key", "accepted")
         _check_quota(config, answer, report)
         _check_clock(answer, report)
-    await _check_symbols(config, client, answer, report)
+    await _check_symbols(config, client, budget, answer, report)
 
 
 def _used_up(retry_after_seconds: float | None) -> str:
@@ -103,7 +107,7 @@ def _used_up(retry_after_seconds: float | None) -> str:
     return f"used up{duration}: does a worker or another program use this key?"
 
 
-def _check_quota(config: Config, answer: Answer, report: Report) -> None:
+def _check_quota(config: Config, answer: LevelsAnswer, report: Report) -> None:
     """Compare the quota with the requests needed according to docs/capacity.md."""
     server = answer.rate_limit
     cap = config.upstream.max_requests_per_minute
@@ -122,7 +126,7 @@ def _check_quota(config: Config, answer: Answer, report: Report) -> None:
         quota += f", {server.remaining} left of {server.limit}"
 
     batches = requests_per_pass(config)
-    minimum = batches * _REFRESHES_PER_MINUTE / PLANNED
+    minimum = batches * _REFRESHES_PER_MINUTE / PLANNED_FRACTION
     if limit < minimum:
         report.warn(
             "quota",
@@ -151,11 +155,11 @@ def _requests_needed(batches: int, target_delay_seconds: float) -> float:
         if batches >= from_batches:
             per_batch = requests
             break
-    measured = batches * per_batch / PLANNED
+    measured = batches * per_batch / PLANNED_FRACTION
     return measured * _MEASURED_DELAY_SECONDS / target_delay_seconds
 
 
-def _check_clock(answer: Answer, report: Report) -> None:
+def _check_clock(answer: LevelsAnswer, report: Report) -> None:
     server_at = answer.response.meta.server_at
     if server_at is None:
         report.warn("clock", "not tried: the upstream sends no time")
@@ -195,7 +199,11 @@ def _clock_offset(server_at: int, sent_at: int, received_at: int) -> int:
 
 
 async def _check_symbols(
-    config: Config, client: Client, answer: Answer | None, report: Report
+    config: Config,
+    client: Client,
+    budget: Budget,
+    answer: LevelsAnswer | None,
+    report: Report,
 ) -> None:
     """Report unknown symbols and those without levels.
 
@@ -211,11 +219,11 @@ async def _check_symbols(
     checked = sorted(answers)
     partial = f"checked {len(answers)} of {len(configured)}"
     try:
-        async with asyncio.timeout(_TIMEOUT_SECONDS):
-            known |= await client.symbols()
+        async with asyncio.timeout(_TIMEOUT_SECONDS), budget.request() as permit:
+            known |= await client.fetch_symbols(permit)
         checked = configured
     except TimeoutError:
-        # The client waits for a request of the next minute.
+        # The budget waits for a request of the next minute.
         report.warn(
             "symbols", f"{partial}: no request is left this minute for the symbol list"
         )

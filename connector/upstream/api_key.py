@@ -45,7 +45,7 @@ class ApiKey:
             if stamp != self._refused:
                 self._refused = stamp
                 _log.warning(
-                    "the key file is of no use, the key before stays",
+                    "cannot read API key file; keeping the previous key",
                     extra={"error": str(error)},
                 )
             return False

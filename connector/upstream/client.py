@@ -1,208 +1,163 @@
-"""One request to the upstream, and what came of it: a decoded response, or one of the errors of `connector.errors`.
+"""Send requests to the upstream.
 
-httpx over the transport of aiohttp, which costs less than half of its own (`make bench`), and without `AsyncClient`:
-cookies, redirects and authentication are not wanted here, since the key would go with them. HTTP/1.1 with kept
-connections.
+httpx over aiohttp's transport, which costs less than half of httpx's own (`make bench`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-import zlib
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 import httpx
-import msgspec
 from httpx_aiohttp import AiohttpTransport
 
 from connector import __version__
-from connector.config.secrets import MASK
-from connector.core.decode import RateLimit, Refusal, Response, decode_response
-from connector.core.model import MICROS, Value
-from connector.errors import (
-    BadResponse,
-    KeyRefused,
-    NothingFound,
-    RateLimited,
-    RequestRefused,
-    UpstreamError,
-    UpstreamUnavailable,
+from connector.core.decode import RateLimit, Response
+from connector.core.model import Value
+from connector.errors import BadResponse, UpstreamError, UpstreamUnavailable
+from connector.upstream.reply import (
+    Reply,
+    clean_body,
+    clean_headers,
+    clean_text,
+    decode_levels,
+    decode_symbols,
+    decompress,
+    pause_seconds,
+    rate_limit,
+    server_time,
+    too_large,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from connector.config.model import Upstream
     from connector.upstream.api_key import ApiKey
-    from connector.upstream.budget.limiter import Limiter, Request
+    from connector.upstream.budget import Budget, Permit
 
+_LEVELS_PATH: Final = "/multi/gex/levels"
+_SYMBOLS_PATH: Final = "/symbols"
 _HEADERS: Final = {
     "accept": "application/json",
     "accept-encoding": "gzip",
     "user-agent": f"gex-levels-connector/{__version__}",
 }
-_LEVELS: Final = "/multi/gex/levels"
-_CONNECTIONS: Final = 64
+
+# Far more than requests are ever in flight: the budget is the limit, not the pool.
+_MAX_CONNECTIONS: Final = 64
+
+# Longer than the longest interval between two checks, so that connections are reused.
 _KEEP_ALIVE_SECONDS: Final = 120
-_MAX_RETRY_AFTER_SECONDS: Final = 3600
-_LONGEST_SLEEP_SECONDS: Final = 0.2
-HELD_SECONDS: Final = 5.0
-"""After a 429 that does not say how long."""
-
-_TELLING_CHARACTERS: Final = 8
-_GZIP: Final = 16 + zlib.MAX_WBITS
-_OK: Final = 200
-_MAX_DIGITS: Final = 12
-"""Digits of a number in a header: enough for Unix seconds."""
-
-_BY_CODE: Final[dict[str, type[UpstreamError]]] = {
-    "UNAUTHORIZED": KeyRefused,
-    "FORBIDDEN": KeyRefused,
-    "NOT_FOUND": NothingFound,
-    "VALIDATION_ERROR": RequestRefused,
-    "RATE_LIMIT_EXCEEDED": RateLimited,
-    "UPSTREAM_ERROR": UpstreamUnavailable,
-    "INTERNAL_ERROR": UpstreamUnavailable,
-}
-_BY_STATUS: Final[dict[int, type[UpstreamError]]] = {
-    401: KeyRefused,
-    403: KeyRefused,
-    429: RateLimited,
-}
-_SERVER_ERRORS: Final = range(500, 600)
 
 
-class Ask(Value, frozen=True):
-    """What a request asks for."""
+class LevelsRequest(Value, frozen=True):
+    """Parameters of a request for levels."""
 
     symbols: tuple[str, ...]
     exchanges: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
 
 
-class Answer(Value, frozen=True):
-    """A response, and when it was asked for and complete by our wall clock (microseconds); `seconds` in between."""
+class LevelsAnswer(Value, frozen=True):
+    """A decoded response, with the wall clock (microseconds) around the request."""
 
     response: Response
     rate_limit: RateLimit
     sent_at: int
     received_at: int
-    seconds: float
-
-
-class _Reply(Value, frozen=True):
-    """What came back, the key taken out of it. `fault`: why the body cannot be read, where it cannot."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-    fault: str | None = None
 
 
 class Client:
-    """Asks the upstream. Nothing reaches it past the limiter."""
+    """Fetches levels. Every request needs a permit of the budget, which learns from it.
 
-    def __init__(self, upstream: Upstream, key: ApiKey, limiter: Limiter) -> None:
+    Errors are those of `connector.errors`, and none contains the API key.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        key: ApiKey,
+        budget: Budget,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._upstream = upstream
         self._key = key
-        self._limiter = limiter
-        self._turn = asyncio.Lock()
+        self._budget = budget
+        self._clock = clock
         self._transport = AiohttpTransport(client=_session)
-        self._extensions = {
-            "timeout": httpx.Timeout(upstream.timeout_seconds).as_dict()
-        }
-        self._url = httpx.URL(f"{upstream.base_url.rstrip('/')}{_LEVELS}")
+        timeout = httpx.Timeout(upstream.timeout_seconds)
+        self._extensions = {"timeout": timeout.as_dict()}
+        base_url = upstream.base_url.rstrip("/")
+        self._levels_url = httpx.URL(f"{base_url}{_LEVELS_PATH}")
+        self._symbols_url = httpx.URL(f"{base_url}{_SYMBOLS_PATH}")
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._transport.aclose()
 
-    async def permit(self) -> Request:
-        """Wait until the budget allows a request, which counts from now on; who came first goes first.
-
-        Hand it to `check`, or to the limiter as ended where it is not made.
-        """
-        async with self._turn:
-            # An answer can change it either way.
-            while wait := self._limiter.wait_seconds(time.monotonic()):  # noqa: ASYNC110 -- time is waited for
-                await asyncio.sleep(min(wait, _LONGEST_SLEEP_SECONDS))
-            return self._limiter.started(time.monotonic())
-
-    async def check(self, ask: Ask, request: Request | None = None) -> Answer:
-        """Ask once and decode, with the permit or when there is one.
+    async def fetch_levels(
+        self, request: LevelsRequest, permit: Permit
+    ) -> LevelsAnswer:
+        """Send one request for levels and decode the reply.
 
         Raises:
-            UpstreamError: in all cases but a response of the API with `success`.
+            UpstreamError: for everything but a response with `success`.
         """
-        if request is None:
-            request = await self.permit()
         key = self._key.secret.reveal()
-        sent_at, started = time.time_ns() // 1000, time.monotonic()
-        reply = await self._reply(self._url.copy_with(query=_query(ask)), key)
-        received_at, seconds = time.time_ns() // 1000, time.monotonic() - started
-        response = _decoded(reply, ask.symbols, key)
-        rate_limit = self._learn(request, reply.headers, response)
+        url = self._levels_url.copy_with(query=_query(request))
+        sent_at = time.time_ns() // 1000
+        reply = await self._send(url, key)
+        received_at = time.time_ns() // 1000
+        response = decode_levels(reply, request.symbols, key)
+        figures = self._learn(permit, reply.headers, response)
         if isinstance(response, UpstreamError):
             raise response
-        return Answer(response, rate_limit, sent_at, received_at, seconds)
+        return LevelsAnswer(response, figures, sent_at, received_at)
 
-    async def symbols(self) -> frozenset[str]:
-        """Every text that the sibling endpoint `/symbols` has, names of fields too; among them are what is live.
+    async def fetch_symbols(self, permit: Permit) -> frozenset[str]:
+        """Return every text that the endpoint `/symbols` returns.
+
+        All live symbols are among them, and so are the names of fields.
 
         Raises:
-            UpstreamError: in all cases but a body that is JSON.
+            UpstreamError: for everything but a list.
         """
-        request, key = await self.permit(), self._key.secret.reveal()
-        reply = await self._reply(
-            self._url.copy_with(path=self._url.path.replace(_LEVELS, "/symbols")), key
-        )
-        refused = _decoded(
-            reply, (), key
-        )  # it has no levels: BadResponse where all is well
-        if reply.status != _OK or not isinstance(refused, BadResponse):
-            self._learn(request, reply.headers, refused)
-            raise (
-                refused
-                if isinstance(refused, UpstreamError)
-                else BadResponse("no list of symbols")
-            )
-        try:
-            return frozenset(_texts(msgspec.json.decode(reply.body)))
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise BadResponse(f"no list of symbols: {error}") from None
+        key = self._key.secret.reveal()
+        reply = await self._send(self._symbols_url, key)
+        symbols = decode_symbols(reply, key)
+        if isinstance(symbols, UpstreamError):
+            self._learn(permit, reply.headers, symbols)
+            raise symbols
+        return symbols
 
-    async def _reply(self, url: httpx.URL, key: str) -> _Reply:
-        """One request for which there is a permit. Raises UpstreamUnavailable."""
+    async def _send(self, url: httpx.URL, key: str) -> Reply:
+        """Send one request and read the reply. Raises UpstreamUnavailable."""
+        timeout_seconds = self._upstream.timeout_seconds
         try:
-            async with asyncio.timeout(self._upstream.timeout_seconds):
+            async with asyncio.timeout(timeout_seconds):
                 return await self._get(url, key)
         except TimeoutError:
             raise UpstreamUnavailable(
-                f"no answer within {self._upstream.timeout_seconds:g} s"
+                f"no response within {timeout_seconds:g} s (upstream.timeout_seconds)"
             ) from None
-        # ValueError: the transport decodes reason phrase and Location strictly (UnicodeError is one)
         except (
             httpx.HTTPError,
             httpx.InvalidURL,
             httpx.StreamError,
             aiohttp.ClientError,
             OSError,
-            ValueError,
+            ValueError,  # the transport decodes reason and Location strictly
         ) as error:
-            cause = (
-                error.__cause__ or error
-            )  # the transport's names for them are not always right
-            raise UpstreamUnavailable(
-                f"{type(cause).__name__}: {_hidden(str(cause), key)}"
-            ) from None
-        finally:
-            self._limiter.ended(time.monotonic())
+            # The transport sometimes wraps an error in one with a misleading name.
+            cause = error.__cause__ or error
+            message = clean_text(str(cause), key)
+            raise UpstreamUnavailable(f"{type(cause).__name__}: {message}") from None
 
-    async def _get(self, url: httpx.URL, key: str) -> _Reply:
-        limit, body = self._upstream.max_response_bytes, bytearray()
+    async def _get(self, url: httpx.URL, key: str) -> Reply:
+        limit = self._upstream.max_response_bytes
         request = httpx.Request(
             "GET",
             url,
@@ -210,196 +165,63 @@ class Client:
             extensions=self._extensions,
         )
         response = await self._transport.handle_async_request(request)
+        body = bytearray()
         try:
             status = response.status_code
-            # A server may repeat the key, and what it says goes into logs, errors and events.
-            headers = {
-                name.lower(): value.replace(key, MASK)
-                for name, value in response.headers.items()
-            }
+            headers = clean_headers(response.headers, key)
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > limit:
-                    return _Reply(status, headers, b"", f"longer than {limit} bytes")
+                    return Reply(status, headers, b"", too_large(limit))
         finally:
             await response.aclose()
+        encoding = headers.get("content-encoding", "")
         try:
-            unpacked = _unpacked(
-                bytes(body), headers.get("content-encoding", ""), limit
-            )
+            decompressed = decompress(bytes(body), encoding, limit)
         except BadResponse as error:
-            return _Reply(status, headers, b"", str(error))
-        return _Reply(status, headers, unpacked.replace(key.encode(), MASK.encode()))
+            return Reply(status, headers, b"", str(error))
+        return Reply(status, headers, clean_body(decompressed, key))
 
     def _learn(
         self,
-        request: Request,
+        permit: Permit,
         headers: Mapping[str, str],
         response: Response | UpstreamError,
     ) -> RateLimit:
-        now, meta = (
-            time.monotonic(),
-            response.meta if isinstance(response, Response) else None,
-        )
-        given = meta.rate_limit if meta else RateLimit()
-        said = RateLimit(
-            limit=_integer(headers.get("x-ratelimit-limit"), given.limit),
-            remaining=_integer(headers.get("x-ratelimit-remaining"), given.remaining),
-            reset_at_seconds=_integer(
-                headers.get("x-ratelimit-reset"), given.reset_at_seconds
-            ),
-        )
-        server_at = (
-            meta.server_at / MICROS if meta and meta.server_at else _date(headers)
-        )
-        self._limiter.learn(
-            request, said, time.time() if server_at is None else server_at, now
-        )
-        # A refused key waits for another key, and a refused request says nothing about others.
-        if isinstance(response, UpstreamError) and not isinstance(
-            response, KeyRefused | RequestRefused
-        ):
-            unsaid = HELD_SECONDS if isinstance(response, RateLimited) else 0.0
-            self._limiter.hold(now + (response.retry_after_seconds or unsaid))
-        return said
+        """Tell the budget what the reply says about it."""
+        now = self._clock()
+        meta = response.meta if isinstance(response, Response) else None
+        figures = rate_limit(headers, meta)
+        server_at = server_time(headers, meta)
+        if server_at is None:
+            server_at = time.time()
+        self._budget.learn(permit, figures, server_at, now)
+        if isinstance(response, UpstreamError):
+            self._budget.pause(now + pause_seconds(response))
+        return figures
 
 
-def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body without its compression, never longer than allowed however well it was packed. Raises BadResponse."""
-    encoding = encoding.lower()
-    if encoding in {"identity", ""}:
-        return body
-    if encoding not in {"gzip", "x-gzip"}:
-        raise BadResponse(f"compressed with {encoding[:20]!r}, asked was for gzip")
-    unpacker = zlib.decompressobj(_GZIP)
-    try:
-        unpacked = unpacker.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise BadResponse(f"the compressed body is damaged: {error}") from None
-    if len(unpacked) > limit:
-        raise BadResponse(f"longer than {limit} bytes when unpacked")
-    return unpacked
+def _query(request: LevelsRequest) -> bytes:
+    """Join the values with plain commas, as the API's documentation does.
 
-
-def _decoded(
-    reply: _Reply, symbols: Sequence[str], key: str
-) -> Response | UpstreamError:
-    status, headers = reply.status, reply.headers
-    kind = _BY_STATUS.get(
-        status, UpstreamUnavailable if status in _SERVER_ERRORS else BadResponse
-    )
-    request_id = headers.get("x-request-id", "")[:200] or None
-    try:
-        response = _response(reply, symbols)
-    except BadResponse as error:
-        # An error of a proxy in between says nothing about our symbols.
-        return kind(
-            f"HTTP {status}: {_hidden(str(error), key)}",
-            status=status,
-            request_id=request_id,
-            retry_after_seconds=_retry_after(headers, {}),
-        )
-    refusal = response.refusal
-    if status == _OK and refusal is None:
-        return response
-    refusal = refusal or Refusal("UNKNOWN", "", {})
-    return _BY_CODE.get(refusal.code, kind)(
-        _hidden(
-            f"HTTP {status}: {refusal.code}: {refusal.message} {_faults(refusal.details)}".rstrip(),
-            key,
-        ),
-        status=status,
-        request_id=request_id or response.meta.request_id,
-        retry_after_seconds=_retry_after(headers, refusal.details),
-    )
-
-
-def _response(reply: _Reply, symbols: Sequence[str]) -> Response:
-    if reply.fault is not None:
-        raise BadResponse(reply.fault)
-    return decode_response(reply.body, symbols)
-
-
-def _hidden(text: str, key: str) -> str:
-    """A text from outside, bounded, without the key; all of it is hidden where a part of the key is left."""
-    text = text.replace(key, MASK)
-    parts = (
-        key[start : start + _TELLING_CHARACTERS]
-        for start in range(len(key) - _TELLING_CHARACTERS + 1)
-    )
-    return MASK if any(part in text for part in parts) else text[:500]
-
-
-def _query(ask: Ask) -> bytes:
-    """As the vendor writes it, with commas; every part was checked by the configuration."""
-    given = (
-        ("symbols", ask.symbols),
-        ("exchanges", ask.exchanges),
-        ("include", ask.include),
-    )
-    return "&".join(
-        f"{name}={','.join(values)}" for name, values in given if values
-    ).encode()
-
-
-def _texts(document: object) -> Iterator[str]:
-    if isinstance(document, str):
-        yield document
-    elif isinstance(document, dict | list):
-        for inner in (
-            [*document, *document.values()] if isinstance(document, dict) else document
-        ):
-            yield from _texts(inner)
+    The configuration has checked every value: none needs escaping.
+    """
+    parts = [f"symbols={','.join(request.symbols)}"]
+    if request.exchanges:
+        parts.append(f"exchanges={','.join(request.exchanges)}")
+    if request.include:
+        parts.append(f"include={','.join(request.include)}")
+    return "&".join(parts).encode()
 
 
 def _session() -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
-        limit=_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS
+        limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS
     )
     session = aiohttp.ClientSession(
         connector=connector, cookie_jar=aiohttp.DummyCookieJar()
     )
-    # Else aiohttp sends a GET again by itself when the server drops the connection, past the limiter; it has no
-    # public switch for that.
+    # aiohttp repeats a GET by itself if the server drops the connection. That request
+    # would bypass the budget, and there is no public switch for it.
     session._retry_connection = False  # noqa: SLF001 -- as the comment says; a test counts the requests
     return session
-
-
-def _faults(details: dict[str, Any]) -> str:
-    errors = details.get("errors")
-    return str(errors)[:200] if errors else ""
-
-
-def _retry_after(headers: Mapping[str, str], details: dict[str, Any]) -> float | None:
-    """Seconds, from the header (RFC 9110, 10.2.3: seconds or a date) or else the body."""
-    text = headers.get("retry-after")
-    seconds = _integer(text, None)
-    if seconds is None and text:
-        until = _parsed_date(text)
-        seconds = None if until is None else until - (_date(headers) or time.time())
-    if seconds is None and isinstance(
-        given := details.get("retry_after_seconds"), int | float
-    ):
-        seconds = given
-    return (
-        None
-        if seconds is None
-        else float(min(max(seconds, 0), _MAX_RETRY_AFTER_SECONDS))
-    )
-
-
-def _integer(text: str | None, otherwise: float | None) -> Any:
-    if text and text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS:
-        return int(text)
-    return otherwise
-
-
-def _date(headers: Mapping[str, str]) -> float | None:
-    return _parsed_date(headers.get("date", ""))
-
-
-def _parsed_date(text: str) -> float | None:
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from connector.runtime.health import Health
     from connector.runtime.poller import Poller
     from connector.runtime.shard import Shard
-    from connector.upstream.budget.limiter import Limiter
+    from connector.upstream.budget import Budget
 
 GROUP_SECONDS: Final = 10.0
 """Maximum age of the group's members on the status page.
@@ -61,12 +61,12 @@ class LiveView:
     def __init__(
         self,
         poller: Poller,
-        limiter: Limiter,
+        request_budget: Budget,
         ask_group: Callable[[], tuple[Member, ...]],
         pool: Executor,
     ) -> None:
         self.poller = poller
-        self.limiter = limiter
+        self.request_budget = request_budget
         self.members: tuple[Member, ...] | None = None
         self.error: str | None = None
         self._ask_group = ask_group
@@ -88,8 +88,9 @@ class LiveView:
 
     def budget(self, now: float) -> answers.Budget:
         """Return the request budget at a moment of the monotonic clock."""
-        spent = self.limiter.requests_last_minute(now)
-        limit = self.limiter.limit
+        spending = self.request_budget.spending(now)
+        spent = spending.sent_last_minute
+        limit = spending.limit_per_minute
         upstream = self.poller.rate_limit
         reset_at = None
         if upstream.reset_at_seconds is not None:
@@ -98,13 +99,17 @@ class LiveView:
             spent_last_minute=spent,
             limit_per_minute=limit,
             left=max(limit - spent, 0),
-            foreign_per_minute=self.limiter.foreign_per_minute,
+            foreign_per_minute=spending.other_clients_per_minute,
             price_seconds=self.poller.schedule.price,
             key_refused=self.poller.key_refused,
             upstream_limit=upstream.limit,
             upstream_remaining=upstream.remaining,
             upstream_reset_at=reset_at,
         )
+
+    def wait_seconds(self, now: float) -> float:
+        """Return the time until the budget allows a request, as far as is known."""
+        return self.request_budget.spending(now).wait_seconds
 
     async def _ask(self) -> None:
         loop = asyncio.get_running_loop()
@@ -188,7 +193,7 @@ class WorkerView:
             self.live.poller.schedule,
             self._clock,
             target_delay_seconds=self._config.schedule.target_delay_seconds,
-            budget_wait_seconds=self.live.limiter.wait_seconds(time.monotonic()),
+            budget_wait_seconds=self.live.wait_seconds(time.monotonic()),
             publishes=self._publishes,
         )
         return msgspec.json.encode(answer)

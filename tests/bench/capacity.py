@@ -26,7 +26,7 @@ import psutil
 from connector.devkit.local_kafka import LocalKafka
 from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, INCLUDES
 from connector.schedule.batches import MAX_SYMBOLS
-from connector.upstream.budget.limiter import PLANNED
+from connector.upstream.budget.other_clients import PLANNED_FRACTION
 from tests.bench.measure import MIB, MICROS, Usage, cpu_micros
 from tests.support.processes import (
     PATIENCE_SECONDS,
@@ -321,7 +321,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         rows["batches"].append(f"{size.batches}")
         rows["requests a minute, cap"].append(f"{size.cap_per_minute}")
         rows["requests a minute, planned"].append(
-            f"{PLANNED * size.cap_per_minute:.0f}"
+            f"{PLANNED_FRACTION * size.cap_per_minute:.0f}"
         )
         rows["requests a minute"].append(f"{polled['requests']:.0f}")
         rows["mean delay, s"].append(f"{polled['mean_delay_seconds']:.2f}")

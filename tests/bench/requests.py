@@ -14,8 +14,8 @@ from connector.config.model import Upstream as Settings
 from connector.config.secrets import Secret
 from connector.devkit.simulator.settings import DEFAULT_KEY
 from connector.upstream.api_key import ApiKey
-from connector.upstream.budget.limiter import Limiter
-from connector.upstream.client import Ask, Client
+from connector.upstream.budget import Budget
+from connector.upstream.client import Client, LevelsRequest
 from tests.bench.sample import INCLUDED, SYMBOLS
 from tests.bench.stack import UNLIMITED
 
@@ -91,7 +91,13 @@ def _aiohttp(session: aiohttp.ClientSession, url: str) -> Get:
 
 def _as_used(stack: AsyncExitStack, upstream: Upstream, name: str) -> Get:
     settings = Settings(base_url=upstream.base_url, api_key=Secret(DEFAULT_KEY))
-    client = Client(settings, ApiKey(settings), Limiter(UNLIMITED))
+    budget = Budget(UNLIMITED)
+    client = Client(settings, ApiKey(settings), budget)
     stack.push_async_callback(client.close)
-    ask = Ask(SYMBOLS, (), INCLUDED[name])
-    return lambda: client.check(ask)
+    levels = LevelsRequest(SYMBOLS, (), INCLUDED[name])
+
+    async def get() -> object:
+        async with budget.request() as permit:
+            return await client.fetch_levels(levels, permit)
+
+    return get

@@ -26,7 +26,7 @@ from connector.runtime.shard import Shard
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
 from connector.upstream.api_key import ApiKey
-from connector.upstream.budget.limiter import Limiter
+from connector.upstream.budget import Budget
 from connector.upstream.client import Client
 from tests.bench.measure import percentile
 from tests.bench.sample import SOURCE, SYMBOLS, feed, responses, rules
@@ -122,12 +122,12 @@ async def latency(
     )
     schedule = Schedule(target_delay_seconds=0, min_interval_seconds=interval_seconds)
     config = Config(upstream=upstream, feeds=(feed(name),), schedule=schedule)
-    key, limiter = ApiKey(upstream), Limiter(UNLIMITED)
+    key, budget = ApiKey(upstream), Budget(UNLIMITED)
     observer, clock = _CommitTimes(), Clock()
-    client = Client(upstream, key, limiter)
+    client = Client(upstream, key, budget)
     poller = Poller(
         config,
-        (client, key, limiter),
+        (client, key, budget),
         (observer, clock, Health(time.monotonic, clock.now)),
         SOURCE,
     )

@@ -35,8 +35,8 @@ from connector.errors import (
     UpstreamUnavailable,
 )
 from connector.upstream.api_key import ApiKey
-from connector.upstream.budget.limiter import Limiter
-from connector.upstream.client import Answer, Ask, Client
+from connector.upstream.budget import Budget
+from connector.upstream.client import Client, LevelsAnswer, LevelsRequest
 from tests.support.levels import document, encoded
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 KEY: Final = "bq_live_0123456789abcdefghijklmnopqrstuv"
 OTHER_KEY: Final = "bq_live_ZYXWVUTSRQPONMLKJIHGFEDCBA987654"
-ASK: Final = Ask(("BTCUSDT", "ETHUSDT"))
+REQUEST: Final = LevelsRequest(("BTCUSDT", "ETHUSDT"))
 META: Final = {
     "version": "2",
     "timestamp": "2027-01-15T08:00:00Z",
@@ -136,10 +136,15 @@ class Asker:
 
     client: Client
     key: ApiKey
-    limiter: Limiter
+    budget: Budget
 
-    async def check(self, ask: Ask = ASK) -> Answer:
-        return await self.client.check(ask)
+    async def check(self, request: LevelsRequest = REQUEST) -> LevelsAnswer:
+        async with self.budget.request() as permit:
+            return await self.client.fetch_levels(request, permit)
+
+    @property
+    def wait_seconds(self) -> float:
+        return self.budget.spending(time.monotonic()).wait_seconds
 
     async def fails(self) -> UpstreamError:
         with pytest.raises(UpstreamError) as caught:
@@ -156,9 +161,9 @@ async def asker(server: Server) -> AsyncIterator[Asker]:
 
 
 async def asking(upstream: Upstream) -> AsyncIterator[Asker]:
-    key, limiter = ApiKey(upstream), Limiter(upstream.max_requests_per_minute)
-    client = Client(upstream, key, limiter)
-    yield Asker(client, key, limiter)
+    key, budget = ApiKey(upstream), Budget(upstream.max_requests_per_minute)
+    client = Client(upstream, key, budget)
+    yield Asker(client, key, budget)
     await client.close()
 
 
@@ -172,9 +177,9 @@ async def hasty(server: Server) -> AsyncIterator[Asker]:
 
 async def test_a_request_has_the_documented_form(server: Server, asker: Asker) -> None:
     await asker.check(
-        Ask(("ETHUSDT", "BTCUSDT"), ("okx", "bybit"), ("ranked", "zones"))
+        LevelsRequest(("ETHUSDT", "BTCUSDT"), ("okx", "bybit"), ("ranked", "zones"))
     )
-    await asker.check(Ask(("BTCUSDT",)))
+    await asker.check(LevelsRequest(("BTCUSDT",)))
     first, second = server.seen
     assert (first.method, first.path) == ("GET", "/v2/multi/gex/levels")
     assert dict(first.query) == {
@@ -191,7 +196,6 @@ async def test_an_answer_is_decoded_and_timed(asker: Asker) -> None:
     before = time.time_ns() // 1000
     answer = await asker.check()
     assert before <= answer.sent_at <= answer.received_at <= time.time_ns() // 1000
-    assert 0 < answer.seconds < 20
     assert answer.response.meta.request_id == "req-1"
     entry = answer.response.answers["BTCUSDT"]
     assert isinstance(entry, bytes)
@@ -534,7 +538,7 @@ async def test_after_a_retry_after_nothing_is_asked_for_so_long(
 ) -> None:
     server.handler = answering(b"", status, {"Retry-After": "17"})
     await asker.fails()
-    assert 15 < asker.limiter.wait_seconds(time.monotonic()) <= 17
+    assert 15 < asker.wait_seconds <= 17
 
 
 @pytest.mark.parametrize(
@@ -553,18 +557,20 @@ async def test_one_that_is_about_our_key_or_request_only_holds_nothing(
         body, status, {"Retry-After": "0" if status == 503 else "17"}
     )
     await asker.fails()
-    assert asker.limiter.wait_seconds(time.monotonic()) == 0
+    assert asker.wait_seconds == 0
 
 
 async def test_what_waited_before_a_retry_after_waits_as_well_and_goes_soon_after_it_in_order(
     server: Server, asker: Asker
 ) -> None:
-    asker.limiter.hold(time.monotonic() + 0.3)
+    asker.budget.pause(time.monotonic() + 0.3)
     symbols = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
-    asks = [asyncio.create_task(asker.check(Ask((symbol,)))) for symbol in symbols]
+    asks = [
+        asyncio.create_task(asker.check(LevelsRequest((symbol,)))) for symbol in symbols
+    ]
     await asyncio.sleep(0)
     until = time.monotonic() + 1.0
-    asker.limiter.hold(until)
+    asker.budget.pause(until)
     await asyncio.gather(*asks)
     assert until <= time.monotonic() < until + 1
     assert [request.query["symbols"] for request in server.seen] == list(symbols)
@@ -575,7 +581,7 @@ async def test_those_that_wait_never_start_more_than_the_budget(server: Server) 
         base_url=server.url, api_key=Secret(KEY), max_requests_per_minute=2
     )
     async for asker in asking(upstream):
-        asker.limiter.hold(time.monotonic() + 0.1)
+        asker.budget.pause(time.monotonic() + 0.1)
         asks = [asyncio.create_task(asker.check()) for _ in range(5)]
         done, waiting = await asyncio.wait(asks, timeout=1)
         for ask in waiting:
@@ -606,7 +612,7 @@ async def test_the_rate_limit_comes_from_the_body_where_there_are_no_headers(
     answer = await asker.check()
     assert answer.rate_limit == RateLimit(30, 29, 1_800_000_030)
     assert set(answer.response.answers.values()) == {Status.MISSING}
-    assert asker.limiter.limit == 30
+    assert asker.budget.spending(time.monotonic()).limit_per_minute == 30
 
 
 @pytest.mark.parametrize("wrong", ["", "many", "-1", "1e9", "\u00b2", "9" * 400])
@@ -619,7 +625,7 @@ async def test_headers_that_are_no_numbers_are_ignored(
         }
     )
     assert (await asker.check()).rate_limit == RateLimit()
-    assert asker.limiter.wait_seconds(time.monotonic()) == 0
+    assert asker.wait_seconds == 0
 
 
 @pytest.mark.parametrize(
@@ -643,7 +649,7 @@ async def test_the_limiter_hears_of_what_is_left_whatever_the_answer(
         await asker.check()
     except UpstreamError:
         assert status != 200
-    assert 15 < asker.limiter.wait_seconds(time.monotonic()) <= 20
+    assert 15 < asker.wait_seconds <= 20
 
 
 @pytest.mark.parametrize("how", ["answered", "html", "dropped", "hung"])
@@ -672,7 +678,7 @@ async def test_every_request_counts_against_the_budget_however_it_ended(
             await asker.check()
         except UpstreamError:
             assert how != "answered"
-        assert asker.limiter.wait_seconds(time.monotonic()) > 50
+        assert asker.wait_seconds > 50
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asker.check(), 0.05)
     assert len(server.seen) == 1
@@ -819,7 +825,7 @@ def test_a_file_that_holds_no_key_is_said_once_and_changes_nothing(
     assert not any(key.refresh() for _ in range(3))
     assert key.secret == Secret(KEY)
     assert [record.message for record in caplog.records] == [
-        "the key file is of no use, the key before stays"
+        "cannot read API key file; keeping the previous key"
     ]
 
 
@@ -945,18 +951,21 @@ async def raw_server(answer: bytes) -> AsyncIterator[str]:
 
 ASKS: Final = """
 import asyncio, sys
-from connector.config import Upstream
+from connector.config.model import Upstream
+from connector.config.secrets import Secret
 from connector.errors import UpstreamError
-from connector.hidden import Secret
-from connector.source.client import Ask, Client
-from connector.source.key import ApiKey
-from connector.source.limits import Limiter
+from connector.upstream.api_key import ApiKey
+from connector.upstream.budget import Budget
+from connector.upstream.client import Client, LevelsRequest
 
 async def main() -> None:
     upstream = Upstream(base_url=sys.argv[1], api_key=Secret("not-to-be-told"))
-    client = Client(upstream, ApiKey(upstream), Limiter(None))
+    budget = Budget(None)
+    client = Client(upstream, ApiKey(upstream), budget)
     try:
-        print(list((await client.check(Ask(("ETHUSDT",)))).response.answers))
+        async with budget.request() as permit:
+            answer = await client.fetch_levels(LevelsRequest(("ETHUSDT",)), permit)
+            print(list(answer.response.answers))
     except UpstreamError as error:
         print(error)
 

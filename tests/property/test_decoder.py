@@ -23,8 +23,9 @@ from connector.errors import BadResponse, EntryError, UpstreamError
 from connector.kafka.avro import Codec, SingleObject
 from connector.runtime.clock import Clock
 from connector.upstream.api_key import ApiKey
-from connector.upstream.budget.limiter import Limiter
-from connector.upstream.client import Client, _decoded, _Reply, _unpacked
+from connector.upstream.budget import Budget
+from connector.upstream.client import Client
+from connector.upstream.reply import Reply, decode_levels, decompress
 from tests.support.levels import ME, NOW, changed, levels_of, number, prices, seen
 from tests.support.levels import NUMBERS as PATHS
 from tests.support.mutation import SYMBOLS, headers, packed, spoilt, spoilt_entry
@@ -52,7 +53,7 @@ LONGEST: Final = 600
 LIMIT: Final = 100_000
 FEED: Final = FeedRules("f")
 UPSTREAM: Final = Upstream(api_key=Secret(KEY))
-CLIENT: Final = Client(UPSTREAM, ApiKey(UPSTREAM), Limiter(None))
+CLIENT: Final = Client(UPSTREAM, ApiKey(UPSTREAM), Budget(None))
 CODEC: Final = Codec(SingleObject())
 
 codes = st.binary(max_size=24)
@@ -61,11 +62,12 @@ statuses = st.sampled_from([200, 200, 200, 404, 422, 429, 503, 418])
 
 def taken(status: int, said: dict[str, str], body: bytes) -> Response | UpstreamError:
     """What the client makes of a reply, held to what everybody relies on."""
-    response = _decoded(_Reply(status, said, body), SYMBOLS, KEY)
-    CLIENT._limiter = limiter = Limiter(None)
-    CLIENT._learn(limiter.started(time.monotonic()), said, response)
-    assert 0 <= limiter.wait_seconds(time.monotonic()) <= 3_600 + 60
-    assert limiter.limit >= 0
+    response = decode_levels(Reply(status, said, body), SYMBOLS, KEY)
+    CLIENT._budget = budget = Budget(None)
+    CLIENT._learn(budget.start(time.monotonic()), said, response)
+    spending = budget.spending(time.monotonic())
+    assert 0 <= spending.wait_seconds <= 3_600 + 60
+    assert spending.limit_per_minute >= 0
     if isinstance(response, UpstreamError):
         assert len(str(response)) < LONGEST
         assert len(response.request_id or "") <= 200
@@ -217,7 +219,7 @@ def test_a_compressed_response_that_was_spoilt_is_unpacked_within_its_limit_or_r
 def unpacked(body: bytes, encoding: str) -> bytes | None:
     """None where it is refused."""
     try:
-        return _unpacked(body, encoding, LIMIT)
+        return decompress(body, encoding, LIMIT)
     except BadResponse as caught:
         error = caught
     assert len(str(error)) < LONGEST
@@ -236,7 +238,7 @@ def test_what_comes_after_other_levels_is_the_next_event_of_its_symbol(
     }
     last = states["AAA"]
     for code in later:
-        response = _decoded(_Reply(200, {}, spoilt(code)), SYMBOLS, KEY)
+        response = decode_levels(Reply(200, {}, spoilt(code)), SYMBOLS, KEY)
         if isinstance(response, UpstreamError):
             continue
         for step in fold(states, observations(response), FEED):

@@ -6,28 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.core.model import MICROS, Levels, Source, State, Status
-from connector.kafka.shard_log import Restored, Writer
-from connector.upstream.budget.share import batches_for, share_of, spent_before
+from connector.core.model import MICROS
+from connector.upstream.budget.share import (
+    PreviousOwner,
+    batches_for,
+    share_of,
+    used_by_previous_owner,
+)
 
 NOW = 1_700_000_000 * MICROS
 
 
-def restored(worker: str, seconds_ago: float, spent: float | None) -> Restored:
-    state = State(
-        feed="f",
-        symbol="A",
-        sequence=1,
-        status=Status.LIVE,
-        computed_at=1,
-        observed_at=NOW - round(seconds_ago * MICROS),
-        request_fingerprint="",
-        source=Source("1", "g", worker),
-        event_computed_at=1,
-        levels=Levels(),
-        published=None,
-    )
-    return Restored({"A": state}, 1, 0.1, spent, Writer(worker, "g", 0))
+def previous(
+    worker: str, seconds_ago: float, used_fraction: float | None
+) -> PreviousOwner:
+    observed_at = NOW - round(seconds_ago * MICROS)
+    return PreviousOwner(worker, observed_at, used_fraction)
 
 
 @pytest.mark.parametrize(
@@ -65,29 +59,32 @@ def test_the_shares_of_all_workers_add_up_to_one(
 
 
 def test_what_the_last_writer_said_counts_and_the_same_pace_since() -> None:
-    assert spent_before(restored("a", 0, 0.4), NOW, "me") == pytest.approx(0.4)
-    assert spent_before(restored("a", 30, 0.4), NOW, "me") == pytest.approx(0.6)
-    assert spent_before(restored("a", 600, 0.4), NOW, "me") == pytest.approx(0.8), (
-        "it may have asked in vain"
+    assert used_by_previous_owner(previous("a", 0, 0.4), NOW, "me") == pytest.approx(
+        0.4
     )
-    assert spent_before(restored("a", 30, 0.9), NOW, "me") == 1
+    assert used_by_previous_owner(previous("a", 30, 0.4), NOW, "me") == pytest.approx(
+        0.6
+    )
+    assert used_by_previous_owner(previous("a", 600, 0.4), NOW, "me") == pytest.approx(
+        0.8
+    ), "it may have asked in vain"
+    assert used_by_previous_owner(previous("a", 30, 0.9), NOW, "me") == 1
 
 
 def test_who_did_not_say_may_have_used_all() -> None:
-    assert spent_before(restored("a", 10, None), NOW, "me") == 1
+    assert used_by_previous_owner(previous("a", 10, None), NOW, "me") == 1
 
 
 def test_long_silence_and_an_empty_topic_mean_that_nothing_was_spent() -> None:
-    assert spent_before(restored("a", 7200, None), NOW, "me") == 0
-    assert spent_before(Restored({}, 0, 0.1), NOW, "me") == 0
-    assert spent_before(None, NOW, "me") == 0
+    assert used_by_previous_owner(None, NOW, "me") == 0
+    assert used_by_previous_owner(previous("a", 7200, None), NOW, "me") == 0
 
 
 def test_a_clock_that_is_behind_the_writers_makes_no_difference() -> None:
-    assert spent_before(restored("a", -30, 0.1), NOW, "me") == spent_before(
-        restored("a", 0, 0.1), NOW, "me"
-    )
+    behind = used_by_previous_owner(previous("a", -30, 0.1), NOW, "me")
+    equal = used_by_previous_owner(previous("a", 0, 0.1), NOW, "me")
+    assert behind == equal
 
 
 def test_what_we_asked_ourselves_is_not_counted_again() -> None:
-    assert spent_before(restored("me", 1, 0.5), NOW, "me") == 0
+    assert used_by_previous_owner(previous("me", 1, 0.5), NOW, "me") == 0

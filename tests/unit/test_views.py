@@ -26,7 +26,7 @@ from connector.schedule.scheduler import ComputedTimes, Outcome
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
 from connector.upstream.api_key import ApiKey
-from connector.upstream.budget.limiter import Limiter
+from connector.upstream.budget import Budget
 from connector.upstream.client import Client
 from connector.web.views import LiveView, WorkerView
 from tests.support.memory_log import MemoryLog
@@ -45,10 +45,10 @@ class Bench:
         )
         health, clock = Health(time.monotonic, Clock.now), Clock()
         observer = MetricsObserver(Metrics(["all"]))
-        limiter, key = Limiter(60), ApiKey(config.upstream)
-        client = Client(config.upstream, key, limiter)
+        budget, key = Budget(60), ApiKey(config.upstream)
+        client = Client(config.upstream, key, budget)
         self.poller = Poller(
-            config, (client, key, limiter), (observer, clock, health), ME
+            config, (client, key, budget), (observer, clock, health), ME
         )
         self.pool = ThreadPoolExecutor(1)
         self.members: list[Member] | KafkaUnavailable = []
@@ -66,7 +66,7 @@ class Bench:
         self.status = WorkerView(
             config, ME, health=health, clock=clock, shards=self.shards
         )
-        self.status.live = LiveView(self.poller, limiter, self._ask, self.pool)
+        self.status.live = LiveView(self.poller, budget, self._ask, self.pool)
         self.poller.cover([self.shard])
 
     def _ask(self) -> tuple[Member, ...]:

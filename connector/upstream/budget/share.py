@@ -1,63 +1,140 @@
-"""Which part of the budget is this worker's, and what of it those before may have spent."""
+"""This worker's part of the budget, and what previous owners have used of it."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Final
 
-from connector.core.model import MICROS
+from connector.core.model import MICROS, Value
 from connector.schedule.batches import MAX_SYMBOLS
-from connector.upstream.budget.limiter import MINUTE_SECONDS
+from connector.upstream.budget.units import MINUTE_SECONDS, round_down
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
-    from connector.kafka.shard_log import Restored
-
-
+# A worker that wrote nothing for this long is gone, and has used nothing lately.
 _GONE_SECONDS: Final = 3600
-"""A worker that has been silent for so long asks no more."""
+
+
+@dataclass(slots=True, frozen=True)
+class TakenOverShare:
+    """A part of the budget, 0 to 1, that previous owners have used.
+
+    It is missing until `used_until`, except for `first_requests`: those go at once, so
+    that a take-over is not blind for a minute. `used_until` is a minute after the last
+    answer of the previous owners, and not before their own take-overs are over; `now +
+    60` is late enough if none of their requests is in flight.
+    """
+
+    share: float
+    first_requests: float
+    used_until: float
+
+
+class Share:
+    """Tracks which part of the budget this worker has, 0 to 1."""
+
+    def __init__(self) -> None:
+        # A single worker is never told its share: it owns everything.
+        self._share = 1.0
+        self._taken_over: list[TakenOverShare] = []
+
+    def set(self, share: float, taken_over: Iterable[TakenOverShare]) -> None:
+        """Replace the share and everything that was taken over."""
+        self._share = share
+        self._taken_over = list(taken_over)
+
+    def limit(self, available: int, now: float) -> int:
+        """Return how many of the available requests a minute of ours may hold.
+
+        A worker with any share may send a request a minute, however small the share:
+        it would never see its symbols otherwise.
+        """
+        self._forget(now)
+        whole = max(round_down(self._share * available), ceil(self._share))
+        if not self._taken_over:
+            return whole
+        first_requests = sum(taken.first_requests for taken in self._taken_over)
+        unused = round_down(self.unused(now) * available + first_requests)
+        return min(unused, whole)
+
+    def unused(self, now: float) -> float:
+        """Return the part that no previous owner has used in the last minute."""
+        self._forget(now)
+        used = sum(taken.share for taken in self._taken_over)
+        return max(self._share - used, 0.0)
+
+    def used_fraction(self, sent: int, available: int, now: float) -> float:
+        """Return the part of our share that was used within a minute, 0 to 1.
+
+        The use of previous owners fades over its minute. It would be counted again and
+        again otherwise if shards change hands more than once a minute.
+        """
+        self._forget(now)
+        used_before = 0.0
+        for taken in self._taken_over:
+            fading = (taken.used_until - now) / MINUTE_SECONDS
+            used_before += taken.share * min(fading, 1.0)
+        used = sent + used_before * available
+        return min(used / max(self._share * available, 1.0), 1.0)
+
+    def _forget(self, now: float) -> None:
+        taken_over = self._taken_over
+        self._taken_over = [taken for taken in taken_over if now < taken.used_until]
+
+
+class PreviousOwner(Value, frozen=True):
+    """The last writer of a shard, as the shard's topic shows it.
+
+    `observed_at` is its last observation (microseconds). `used_fraction` is the part of
+    its budget it had used within a minute by then; None if it did not record it.
+    """
+
+    worker: str
+    observed_at: int
+    used_fraction: float | None
+
+
+def used_by_previous_owner(
+    previous: PreviousOwner | None, now: int, worker: str
+) -> float:
+    """Return the part of a shard's budget, 0 to 1, used in the last minute.
+
+    Assume that the previous owner has gone on at the pace it recorded, or has used
+    everything if it recorded none. Requests of this `worker` are in our own count, even
+    if they were for a shard we lost and got back. `now`: wall clock, microseconds.
+    """
+    if previous is None or previous.worker == worker:
+        return 0.0
+    silent_seconds = max(now - previous.observed_at, 0) / MICROS
+    if silent_seconds >= _GONE_SECONDS:
+        return 0.0
+    if previous.used_fraction is None:
+        return 1.0
+    since = min(silent_seconds / MINUTE_SECONDS, 1.0)
+    return min((1 + since) * previous.used_fraction, 1.0)
 
 
 def batches_for(symbols: int) -> int:
-    """Requests that so many symbols need."""
-    return -(-symbols // MAX_SYMBOLS)
+    """Return the number of requests that this many symbols need."""
+    return ceil(symbols / MAX_SYMBOLS)
 
 
 def share_of(
     owned: Collection[tuple[str, str]], configured: Mapping[str, int]
 ) -> float:
-    """The part of all batches that these symbols (feed, symbol) are, 0 to 1; over all workers the sum is 1.
+    """Return the part of all batches that these symbols (feed, symbol) need, 0 to 1.
 
-    `configured`: symbols of each feed.
+    The shares of all workers add up to 1. `configured` is the number of symbols of each
+    feed.
     """
-    counts = Counter(feed for feed, _ in owned)
-    part = sum(
-        batches_for(size) * counts[feed] / size for feed, size in configured.items()
-    )
-    return part / sum(batches_for(size) for size in configured.values())
-
-
-def spent_before(restored: Restored | None, now: int, me: str) -> float:
-    """The part of a shard's budget, 0 to 1, that its last writer may have used in the last minute.
-
-    What it said last of its whole budget, and the same pace since; all of it where it did not say. What was ours is in
-    our own log. `now`: wall clock, microseconds.
-    """
-    last = (
-        max((state.observed_at for state in restored.states.values()), default=None)
-        if restored
-        else None
-    )
-    if (
-        restored is None
-        or restored.writer is None
-        or restored.writer.worker == me
-        or last is None
-    ):
-        return 0.0
-    silent_seconds = max(now - last, 0) / MICROS
-    if silent_seconds >= _GONE_SECONDS:
-        return 0.0
-    pace = 1 + min(silent_seconds / MINUTE_SECONDS, 1.0)
-    return 1.0 if restored.spent is None else min(pace * restored.spent, 1.0)
+    owned_by_feed = Counter(feed for feed, _ in owned)
+    ours = 0.0
+    total = 0
+    for feed, size in configured.items():
+        batches = batches_for(size)
+        ours += batches * owned_by_feed[feed] / size
+        total += batches
+    return ours / total

@@ -1,0 +1,214 @@
+"""The request budget of one worker: nothing is sent without its permission.
+
+Guarantees, for requests that the server counts at some moment between their start and
+their answer:
+
+- No sliding minute holds more requests of one worker than the largest limit that the
+  worker had in that minute.
+- If workers share a key, no sliding minute holds more than the key's limit and the first
+  requests of unfinished take-overs. This assumes that all workers know the same figures,
+  that no share is below a request a minute, and that each `used_until` is right.
+- A worker that is alone with its key is never refused once it has its first answer, if
+  all earlier requests had ended by then. This needs fixed minutes on the server: the
+  reset of a sliding minute only says when some requests are back.
+
+If other programs use the key, `OtherClients` estimates what they leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from connector.upstream.budget.other_clients import PLANNED_FRACTION, OtherClients
+from connector.upstream.budget.sent_requests import Permit, SentRequests
+from connector.upstream.budget.server_windows import SAME_RESET_SECONDS, ServerWindows
+from connector.upstream.budget.share import Share, TakenOverShare
+from connector.upstream.budget.units import MINUTE_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from connector.core.decode import RateLimit
+
+DEFAULT_LIMIT_PER_MINUTE: Final = 60
+"""Requests a minute of the smallest plan."""
+
+# Requests a minute left unused between other clients and us, since clocks differ.
+_MARGIN: Final = 1
+
+# An answer can change the wait either way, so look again this often.
+_MAX_SLEEP_SECONDS: Final = 0.2
+
+
+@dataclass(slots=True, frozen=True)
+class Spending:
+    """The budget at one moment. Figures are requests a minute unless they say otherwise.
+
+    - `limit_per_minute`: this worker's limit.
+    - `planned_per_minute`: the part of it to plan with; more than 0.
+    - `sent_last_minute`: this worker's requests that count against the limit.
+    - `available_per_minute`: for all workers together, without what others use.
+    - `other_clients_per_minute`: estimated use by other programs with the same key.
+    - `wait_seconds`: time until a request may start, as far as is known; 0: now.
+    - `used_fraction`: part of our share used within a minute, 0 to 1.
+    - `paused_until`: moment before which the server wants no requests.
+    """
+
+    limit_per_minute: int
+    planned_per_minute: float
+    sent_last_minute: int
+    available_per_minute: int
+    other_clients_per_minute: int
+    wait_seconds: float
+    used_fraction: float
+    paused_until: float
+
+
+class Budget:
+    """Decides when a request may be sent.
+
+    `limit_per_minute` caps the server's limit. Without a cap, the server's limit counts,
+    or `DEFAULT_LIMIT_PER_MINUTE` until the server has said one. Moments are seconds of
+    the monotonic `clock`.
+    """
+
+    def __init__(
+        self,
+        limit_per_minute: int | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cap = limit_per_minute
+        self._clock = clock
+        self._queue = asyncio.Lock()
+        self._server_limit: int | None = None
+        self._paused_until = -inf
+        self._share = Share()
+        self._sent = SentRequests()
+        self._windows = ServerWindows()
+        self._others = OtherClients()
+
+    @asynccontextmanager
+    async def request(self) -> AsyncIterator[Permit]:
+        """Wait, first come first served, until the budget allows a request.
+
+        The request counts from then until a minute after the block is left. It counts
+        even if the block sends nothing: the budget is strict rather than exact.
+        """
+        permit = await self._acquire()
+        try:
+            yield permit
+        finally:
+            self.end(self._clock())
+
+    async def _acquire(self) -> Permit:
+        async with self._queue:
+            wait = self._wait_seconds(self._clock())
+            while wait > 0:
+                await asyncio.sleep(min(wait, _MAX_SLEEP_SECONDS))
+                wait = self._wait_seconds(self._clock())
+            return self.start(self._clock())
+
+    def start(self, now: float) -> Permit:
+        """Count a request from now on, without asking if it is allowed.
+
+        For `request` and for simulations of time.
+        """
+        self._windows.start(now)
+        return self._sent.start(now)
+
+    def end(self, now: float) -> None:
+        """Note that the request was answered, or will not be."""
+        self._sent.end(now)
+
+    def spending(self, now: float) -> Spending:
+        """Return what may be spent at this moment, and what was spent."""
+        available = self._available(now)
+        limit = self._share.limit(available, now)
+        sent = self._sent.last_minute(now)
+        return Spending(
+            limit_per_minute=limit,
+            planned_per_minute=PLANNED_FRACTION * max(limit, 1),
+            sent_last_minute=sent,
+            available_per_minute=available,
+            other_clients_per_minute=self._other_clients(now),
+            wait_seconds=self._wait_seconds(now),
+            used_fraction=self._share.used_fraction(sent, available, now),
+            paused_until=self._paused_until,
+        )
+
+    def set_share(
+        self, share: float, taken_over: Iterable[TakenOverShare] = ()
+    ) -> None:
+        """Set this worker's part of the configured batches, 0 to 1. Less counts at once.
+
+        `taken_over` replaces what earlier calls passed. Leave out a take-over whose
+        batches are lost: the owner they have now counts what was used of them.
+        """
+        self._share.set(share, taken_over)
+
+    def pause(self, until: float) -> None:
+        """Start nothing before this moment. The latest one counts."""
+        self._paused_until = max(self._paused_until, until)
+
+    def learn(
+        self, permit: Permit, figures: RateLimit, server_at: float, now: float
+    ) -> None:
+        """Take the server's figures from an answer.
+
+        `server_at` is the server's clock (Unix seconds) when it gave them.
+        """
+        if figures.limit is not None and figures.limit > 0:
+            self._server_limit = figures.limit
+        remaining = figures.remaining
+        reset_at_seconds = figures.reset_at_seconds
+        if remaining is None or reset_at_seconds is None:
+            return
+
+        # Requests in flight with this one, or started since, may be missing in
+        # `remaining`: assume that the server counts all of them after it.
+        resets_in = reset_at_seconds - server_at
+        left = remaining - self._sent.maybe_counted_after(permit)
+        planned = self._available(now)
+        limit = self._server_limit or 0
+        window = self._windows.observe(reset_at_seconds, resets_in, left, now)
+        others = self._others.in_window(window, planned, limit, now)
+
+        # Figures of a longer window say nothing about what others do in a minute.
+        of_a_minute = resets_in <= MINUTE_SECONDS + SAME_RESET_SECONDS
+        if limit == 0 or not of_a_minute:
+            return
+        began_at = permit.started_at + resets_in - MINUTE_SECONDS - SAME_RESET_SECONDS
+        others.observe(
+            counted=limit - remaining,
+            ours=self._sent.maybe_counted_since(began_at, now),
+            share=self._share.unused(now),
+            limit=limit,
+            now=now,
+        )
+
+    def _wait_seconds(self, now: float) -> float:
+        limit = self._share.limit(self._available(now), now)
+        return max(
+            self._paused_until - now,
+            self._windows.wait_seconds(now),
+            self._sent.wait_seconds(limit, now),
+        )
+
+    def _available(self, now: float) -> int:
+        """Return the requests a minute of all workers together: at least 1."""
+        if self._server_limit is None:
+            return DEFAULT_LIMIT_PER_MINUTE if self._cap is None else self._cap
+        others = self._other_clients(now)
+        available = self._server_limit - others
+        if others > 0:
+            available -= _MARGIN
+        available = max(available, 1)
+        return available if self._cap is None else min(available, self._cap)
+
+    def _other_clients(self, now: float) -> int:
+        return self._others.per_minute(self._server_limit or 0, now)

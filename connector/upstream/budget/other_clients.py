@@ -1,0 +1,158 @@
+"""Estimate of the requests that other programs send with our API key.
+
+The server's figures count everybody: requests beyond ours and our siblings' (the other
+workers of this connector) are other clients'. We only see them while we send requests
+ourselves: nothing shows what they send after our last answer of a window, nor what the
+server refused them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, inf
+from typing import TYPE_CHECKING, Final
+
+from connector.upstream.budget.units import MINUTE_SECONDS, exceeds, round_up
+
+if TYPE_CHECKING:
+    from connector.upstream.budget.server_windows import ServerWindow
+
+PLANNED_FRACTION: Final = 0.9
+"""Part of a limit to plan with. The rest is for retries and for first requests."""
+
+# Scale up less than half a window as if it had been half: a burst is not a rate.
+_MIN_SEEN_SECONDS: Final = 30.0
+
+# Two answers closer together than this show no pace.
+_MIN_PACE_SECONDS: Final = 10.0
+
+# An extrapolation never claims more of the limit than this. With the rest, we send often
+# enough to see a whole window.
+_MAX_EXTRAPOLATED_FRACTION: Final = 3 / 4
+
+
+@dataclass(slots=True)
+class OtherClientsInWindow:
+    """Requests of other clients in one server window.
+
+    `planned` is what all workers together planned to send when the window began, and
+    `shared` tells if other clients were known by then.
+    """
+
+    window: ServerWindow
+    planned: int
+    shared: bool
+    requests: int = 0
+    seen_at: float = -inf
+    first_requests: int = 0
+    first_seen_at: float = inf
+    competed: bool = False
+    """Others sent more than our plan leaves to chance."""
+
+    def observe(
+        self, counted: int, ours: int, share: float, limit: int, now: float
+    ) -> None:
+        """Record that the server counted this many requests, `ours` among them."""
+        others = round_up(counted - ours - self._of_siblings(ours, share))
+        self.requests = max(self.requests, others)
+        self.seen_at = now
+        if self.first_seen_at > now:
+            self.first_seen_at = now
+            self.first_requests = self.requests
+        unplanned = (1 - PLANNED_FRACTION) * share * limit
+        self.competed = self.competed or exceeds(others, unplanned)
+
+    def _of_siblings(self, ours: int, share: float) -> float:
+        """Estimate the requests of the other workers.
+
+        Assume that they use all they may, so that no sibling is taken for another
+        client. If other clients are known, siblings make room as we do: assume that
+        they send as many for their share as we do for ours.
+        """
+        if self.shared and share > 0:
+            return ours * (1 - share) / share
+        return self.planned * (1 - share)
+
+    def per_minute(self, limit: int, now: float) -> int:
+        """Estimate the requests of other clients in such a window, from all of it."""
+        if self.competed and self.window.left <= 1:
+            # The server may have refused them some. Leave them two thirds of the limit,
+            # or a third of what they left us if that is more.
+            ours = min(limit // 3, (limit - self.requests) * 2 // 3)
+            return limit - ours
+        if now < self.window.ends_at:
+            return self.requests
+
+        # Scale up to a whole window: its end was not seen.
+        seen_seconds = self.seen_at - (self.window.ends_at - MINUTE_SECONDS)
+        seen_seconds = max(seen_seconds, _MIN_SEEN_SECONDS)
+        scaled = round_up(self.requests * MINUTE_SECONDS / seen_seconds)
+        return max(self.requests, min(scaled, _max_extrapolated(limit)))
+
+    def per_minute_at_their_pace(self, limit: int) -> int:
+        """Extrapolate the pace between the first answer of the window and its last."""
+        seconds = self.seen_at - self.first_seen_at
+        if seconds < _MIN_PACE_SECONDS:
+            return 0
+        more = self.requests - self.first_requests
+        if more > 0:
+            more += 1  # the next one may be due now
+        pace = more / seconds
+        rest_seconds = max(self.window.ends_at - self.first_seen_at, 0.0)
+        this_window = self.first_requests + pace * rest_seconds
+        whole_window = pace * MINUTE_SECONDS
+        extrapolated = round_up(max(this_window, whole_window))
+        return min(extrapolated, _max_extrapolated(limit))
+
+
+class OtherClients:
+    """Estimates what other clients use of the key, from the windows of the last minutes."""
+
+    def __init__(self) -> None:
+        self._windows: list[OtherClientsInWindow] = []
+        self._whole_window_seen_at = -inf
+
+    def per_minute(self, limit: int, now: float) -> int:
+        """Return their requests a minute, as the last whole window and this one show.
+
+        Until the first whole window is over, assume that they go on at their pace: the
+        rest of the window would come as a surprise.
+        """
+        self._forget(now)
+        most = 0
+        for window in self._windows:
+            most = max(most, window.per_minute(limit, now))
+            if now < self._whole_window_seen_at:
+                most = max(most, window.per_minute_at_their_pace(limit))
+        return most
+
+    def in_window(
+        self, window: ServerWindow, planned: int, limit: int, now: float
+    ) -> OtherClientsInWindow:
+        """Return the entry of a server window, a new one if the window is new."""
+        shared = self.per_minute(limit, now) > 0
+        found = self._find(window)
+        if found is None:
+            found = OtherClientsInWindow(window, planned, shared)
+            self._windows.append(found)
+        if len(self._windows) == 1:
+            # We may have joined in its midst: the next one is seen from its start.
+            self._whole_window_seen_at = window.ends_at + MINUTE_SECONDS
+        return found
+
+    def _find(self, window: ServerWindow) -> OtherClientsInWindow | None:
+        for known in self._windows:
+            if known.window is window:
+                return known
+        return None
+
+    def _forget(self, now: float) -> None:
+        """Forget windows that ended a minute ago, as `ServerWindows` does."""
+        since = now - MINUTE_SECONDS
+        self._windows = [
+            known for known in self._windows if since < known.window.ends_at
+        ]
+
+
+def _max_extrapolated(limit: int) -> int:
+    return ceil(limit * _MAX_EXTRAPOLATED_FRACTION)
