@@ -1,4 +1,4 @@
-"""What every test may ask for: a broker, a registry, names of its own."""
+"""Fixtures for every test: a broker, a registry, and names of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RAN = ("passed", "failed", "xfailed", "xpassed")
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names that no other test of any run has: the brokers outlive a test."""
+    """Names that no other test uses. Brokers outlive a test, so tests must not share topics."""
 
     unique: str
 
@@ -42,14 +42,14 @@ class Names:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """A broker for the whole run: not to be stopped, and only to be used under `names`."""
+    """Start a broker for all tests of this process. Do not stop it, and use it under `names` only."""
     with LocalKafka(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
 
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
-    """A schema registry for the whole run, FULL_TRANSITIVE."""
+    """Start a schema registry for all tests of this process, FULL_TRANSITIVE."""
     with LocalRegistry(tmp_path_factory.mktemp("registry")) as server:
         yield server
 
@@ -60,9 +60,13 @@ def names() -> Names:
 
 
 def kind_of(path: Path) -> str | None:
-    """Return the folder directly below `tests` that `path` lies in, where that is a kind of test."""
-    kind = path.relative_to(TESTS).parts[0] if path.is_relative_to(TESTS) else ""
-    return kind if kind in KINDS else None
+    """Return the kind of test in a file: the folder directly below `tests`, if it is one of KINDS."""
+    if not path.is_relative_to(TESTS):
+        return None
+    kind = path.relative_to(TESTS).parts[0]
+    if kind not in KINDS:
+        return None
+    return kind
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,18 +78,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
+    # Print the figures that tests record, such as seconds to recover.
     for report in terminalreporter.getreports("passed"):
         if report.when == "call" and report.user_properties:
-            said = ", ".join(
-                f"{name} {value}" for name, value in report.user_properties
-            )
-            terminalreporter.write_line(f"{report.nodeid}: {said}")
-    reports = (
-        report for outcome in RAN for report in terminalreporter.getreports(outcome)
-    )
-    kinds = Counter(
-        kind_of(config.rootpath / report.nodeid.split("::")[0]) for report in reports
-    )
+            figures = [f"{name} {value}" for name, value in report.user_properties]
+            terminalreporter.write_line(f"{report.nodeid}: {', '.join(figures)}")
+
+    # Count by kind, so that a kind that ran no test is noticed.
+    kinds = Counter[str | None]()
+    for outcome in RAN:
+        for report in terminalreporter.getreports(outcome):
+            file, _, _ = report.nodeid.partition("::")
+            kinds[kind_of(config.rootpath / file)] += 1
     counted = [f"{kind} {kinds[kind]}" for kind in KINDS if kinds[kind]]
     if counted:
         terminalreporter.write_line(f"kinds: {', '.join(counted)}")

@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: measure everything, print a table, and write the figures where asked to."""
+"""Measure everything and print a table: `python -m tests.bench`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ from tests.bench.workers import first_event_seconds, flat_out, idle, quiet, stea
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
+
+    Part: TypeAlias = Callable[[str], dict[str, float]]
 
 _CHECK_EVERY_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long to look; `names` of what is included are measured end to end."""
+    """How long to measure, and for which included sections (`names`) end to end."""
 
     names: tuple[str, ...]
     rounds: int
@@ -69,7 +72,7 @@ def main() -> None:
 
 
 def measure(effort: Effort) -> Results:
-    """Every figure."""
+    """Measure every figure."""
     results: Results = {"machine": _machine()}
     results["sizes"] = {name: sizes(name) for name in INCLUDED}
     results["stages"] = {name: stages(name, effort.rounds) for name in INCLUDED}
@@ -80,65 +83,76 @@ def measure(effort: Effort) -> Results:
             upstream(Path(folder)) as served,
         ):
             stack = Stack(served, kafka.bootstrap_servers, Path(folder))
-            for part, names, work in _parts(stack, effort):
+            for part, names, work in _Parts(stack, effort).all():
                 _say(part)
                 results[part] = {name: work(name) for name in names}
     return results
 
 
-def _parts(
-    stack: Stack, effort: Effort
-) -> list[tuple[str, tuple[str, ...], Callable[[str], dict[str, float]]]]:
-    both, asked = tuple(INCLUDED), effort.names
+class _Parts:
+    """The parts of the benchmark: each method measures one, for some included sections."""
 
-    def start(name: str) -> dict[str, float]:
-        return {
-            "seconds": min(
-                first_event_seconds(stack, name) for _ in range(effort.starts)
-            )
-        }
+    def __init__(self, stack: Stack, effort: Effort) -> None:
+        self._stack = stack
+        self._effort = effort
 
-    def eight(name: str) -> dict[str, float]:
-        return flat_out(
-            stack,
-            SYMBOLS,
-            name,
-            effort.flat_out_seconds if name == "all" else effort.seconds,
-        )
+    def all(self) -> list[tuple[str, tuple[str, ...], Part]]:
+        """Return the title of each part, the names to measure it for, and its method."""
+        both = tuple(INCLUDED)
+        chosen = self._effort.names
+        return [
+            ("requests", both, self._requests),
+            ("produce", both, self._produce),
+            ("latency", chosen, self._latency),
+            ("start", ("all",), self._start),
+            ("idle", ("all",), self._idle),
+            ("steady", chosen, self._steady),
+            ("quiet", chosen, self._quiet),
+            ("flat out, 8 symbols", chosen, self._eight_symbols),
+            ("flat out, 80 symbols", ("all",), self._eighty_symbols),
+        ]
 
-    return [
-        (
-            "requests",
-            both,
-            lambda name: asyncio.run(requests(stack.upstream, name, effort.rounds)),
-        ),
-        ("produce", both, lambda name: produce(stack, name, effort.transactions)),
-        (
-            "latency",
-            asked,
-            lambda name: asyncio.run(
-                latency(stack, name, effort.checks, _CHECK_EVERY_SECONDS)
-            ),
-        ),
-        ("start", ("all",), start),
-        ("idle", ("all",), lambda name: idle(stack, name, effort.seconds)),
-        ("steady", asked, lambda name: steady(stack, name, effort.seconds)),
-        ("quiet", asked, lambda name: quiet(stack, name, effort.seconds)),
-        ("flat out, 8 symbols", asked, eight),
-        (
-            "flat out, 80 symbols",
-            ("all",),
-            lambda name: flat_out(stack, MANY_SYMBOLS, name, effort.seconds),
-        ),
-    ]
+    def _requests(self, name: str) -> dict[str, float]:
+        served, rounds = self._stack.upstream, self._effort.rounds
+        return asyncio.run(requests(served, name, rounds))
+
+    def _produce(self, name: str) -> dict[str, float]:
+        return produce(self._stack, name, self._effort.transactions)
+
+    def _latency(self, name: str) -> dict[str, float]:
+        checks = self._effort.checks
+        return asyncio.run(latency(self._stack, name, checks, _CHECK_EVERY_SECONDS))
+
+    def _start(self, name: str) -> dict[str, float]:
+        seconds = []
+        for _ in range(self._effort.starts):
+            seconds.append(first_event_seconds(self._stack, name))
+        return {"seconds": min(seconds)}
+
+    def _idle(self, name: str) -> dict[str, float]:
+        return idle(self._stack, name, self._effort.seconds)
+
+    def _steady(self, name: str) -> dict[str, float]:
+        return steady(self._stack, name, self._effort.seconds)
+
+    def _quiet(self, name: str) -> dict[str, float]:
+        return quiet(self._stack, name, self._effort.seconds)
+
+    def _eight_symbols(self, name: str) -> dict[str, float]:
+        # Long enough with all includes to see the memory settle.
+        seconds = self._effort.seconds
+        if name == "all":
+            seconds = self._effort.flat_out_seconds
+        return flat_out(self._stack, SYMBOLS, name, seconds)
+
+    def _eighty_symbols(self, name: str) -> dict[str, float]:
+        return flat_out(self._stack, MANY_SYMBOLS, name, self._effort.seconds)
 
 
 def _machine() -> dict[str, str | int | float]:
     return {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 0,
+        "cores": len(os.sched_getaffinity(0)),
         "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
         "system": platform.platform(),

@@ -1,4 +1,4 @@
-"""CPU seconds and spreads; nothing of the connector."""
+"""CPU seconds and spreads. Knows nothing of the connector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ MIB: Final = 2**20
 
 
 def cpu_micros(call: Callable[[], object], rounds: int) -> float:
-    """CPU of this thread for one call, in µs: the least of so many, since what disturbs only adds."""
+    """Return the CPU time of one call in this thread, in µs.
+
+    The least of `rounds` calls, since a disturbance only ever adds time.
+    """
     spent = []
     for _ in range(rounds):
         started = time.thread_time_ns()
@@ -27,13 +30,13 @@ def cpu_micros(call: Callable[[], object], rounds: int) -> float:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The value that so many percent stay below."""
+    """Return the value that `percent` percent of the values stay below."""
     return quantiles(values, n=100)[percent - 1]
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process has used since it started: CPU seconds of all its threads; and its resident bytes now."""
+    """CPU seconds of all threads of a process since its start, and its resident bytes now."""
 
     cpu_seconds: float
     resident_bytes: int
@@ -47,7 +50,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What happened between two looks at a worker."""
+    """Figures of a worker between two moments."""
 
     seconds: float
     cpu_seconds: float

@@ -1,4 +1,4 @@
-"""What the stages are fed with: responses of the simulator, one after another, each new, made without HTTP."""
+"""Input for the stages: responses of the simulator, each with new levels, made without HTTP."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _START_SECONDS: Final = 1_700_000_000
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One response, and what every stage makes of it."""
+    """One response, and the result of every stage for it."""
 
     body: bytes
     raw: dict[str, bytes]
@@ -55,50 +55,43 @@ def rules(name: str) -> FeedRules:
 
 
 def responses(name: str, total: int) -> list[Checked]:
-    """So many responses for eight symbols; every symbol of each of them becomes an event."""
+    """Return `total` responses for eight symbols; each makes an event of every symbol."""
     seconds = count(_START_SECONDS)
     now_seconds = next(seconds)
-    service = Service(
-        Settings(every_request=True, limit_per_minute=60), lambda: now_seconds
-    )
+    settings = Settings(every_request=True, limit_per_minute=60)
+    service = Service(settings, lambda: now_seconds)
     query = {"symbols": ",".join(SYMBOLS), "include": ",".join(INCLUDED[name])}
     states: dict[str, State] = {}
     made = []
     for _ in range(total):
         now_seconds = next(seconds)
-        made.append(
-            _checked(
-                service.answer(DEFAULT_KEY, query).body,
-                states,
-                now_seconds * MICROS,
-                rules(name),
-            )
-        )
-        states = {**states, **{state.symbol: state for state in made[-1].states}}
+        body = service.answer(DEFAULT_KEY, query).body
+        checked = _checked(body, states, now_seconds * MICROS, rules(name))
+        made.append(checked)
+        # A new dictionary, since `checked` keeps the states from before.
+        states = dict(states)
+        for state in checked.states:
+            states[state.symbol] = state
     return made
 
 
 def _checked(
     body: bytes, states: dict[str, State], now: int, feed_rules: FeedRules
 ) -> Checked:
-    answers = decode_response(body, SYMBOLS).answers
-    raw = {
-        symbol: answer
-        for symbol, answer in answers.items()
-        if isinstance(answer, bytes)
-    }
-    seen = [
-        Observation(symbol, Status.LIVE, decode_entry(entry, now), now, now, SOURCE)
-        for symbol, entry in raw.items()
-    ]
-    steps = fold(states, seen, feed_rules)
-    events = [step.event for step in steps if step.event is not None]
-    return Checked(
-        body,
-        raw,
-        seen,
-        states,
-        events,
-        [step.state for step in steps if step.state is not None],
-        now,
-    )
+    raw = {}
+    seen = []
+    for symbol, answer in decode_response(body, SYMBOLS).answers.items():
+        if isinstance(answer, bytes):
+            raw[symbol] = answer
+            entry = decode_entry(answer, now)
+            observation = Observation(symbol, Status.LIVE, entry, now, now, SOURCE)
+            seen.append(observation)
+    transitions = fold(states, seen, feed_rules)
+    events = []
+    new_states = []
+    for transition in transitions:
+        if transition.event is not None:
+            events.append(transition.event)
+        if transition.state is not None:
+            new_states.append(transition.state)
+    return Checked(body, raw, seen, states, events, new_states, now)

@@ -1,4 +1,7 @@
-"""The processes that are measured, and those around them. Each ends with its block; all listen on loopback only."""
+"""The processes that are measured, and those around them.
+
+Each process ends with its block, and listens on loopback only.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS: Final = 60
 MANY_SYMBOLS: Final = (*DEFAULT_SYMBOLS, *(f"SYM{n:02d}USDT" for n in range(72)))
-"""Eighty."""
+"""Eighty symbols."""
 
 UNLIMITED: Final = 100_000
 _TURN_SECONDS: Final = 0.02
@@ -41,28 +44,24 @@ class Upstream:
         return f"{self.address}/v2"
 
     def every_request(self) -> None:
-        """From now on each response is new."""
+        """Serve new levels in every response from now on."""
         self._control("set", {"every_request": True})
-        urlopen(
-            Request(f"{self.address}/_control/faults", method="DELETE"),
-            timeout=PATIENCE_SECONDS,
-        ).close()
+        clear = Request(f"{self.address}/_control/faults", method="DELETE")
+        urlopen(clear, timeout=PATIENCE_SECONDS).close()
 
     def freeze(self) -> None:
-        """From now on no response is."""
+        """Serve the same levels in every response from now on."""
         self._control("faults", {"fault": "freeze"})
 
     def _control(self, what: str, order: dict[str, object]) -> None:
-        urlopen(
-            f"{self.address}/_control/{what}",
-            json.dumps(order).encode(),
-            timeout=PATIENCE_SECONDS,
-        ).close()
+        url = f"{self.address}/_control/{what}"
+        body = json.dumps(order).encode()
+        urlopen(url, body, timeout=PATIENCE_SECONDS).close()
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What a worker needs, and a place for logs."""
+    """The API and Kafka for workers to use, and a folder for their logs."""
 
     upstream: Upstream
     bootstrap: str
@@ -70,14 +69,14 @@ class Stack:
     _numbers: Iterator[int] = field(default_factory=count)
 
     def new_prefix(self) -> str:
-        """A topic prefix nobody has used."""
+        """Return a topic prefix that nobody has used."""
         return f"bench{next(self._numbers)}.levels"
 
     @contextmanager
     def worker(
         self, symbols: Sequence[str], include: Sequence[str], prefix: str, **more: str
     ) -> Iterator[Worker]:
-        """`gex-connector run` flat out: as many requests as there is time for; `more` overrides its settings."""
+        """Start `gex-connector run` without a limit on requests; `more` overrides its settings."""
         http = f"127.0.0.1:{free_port()}"
         environ = {
             "GEX_UPSTREAM__BASE_URL": self.upstream.base_url,
@@ -93,9 +92,9 @@ class Stack:
             "GEX_HTTP__LISTEN": http,
             **more,
         }
-        with process(
-            ["run", "--log-level", "WARNING"], environ, self.folder / f"{prefix}.log"
-        ) as (child, started):
+        command = ["run", "--log-level", "WARNING"]
+        log = self.folder / f"{prefix}.log"
+        with process(command, environ, log) as (child, started):
             yield Worker(child.pid, f"http://{http}", started)
 
 
@@ -108,64 +107,68 @@ class Worker:
     started: float
 
     def wait_for_events(self, events: int) -> None:
-        """Until it has committed so many."""
+        """Wait until the worker has committed this many events."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self.total("gex_events_total") < events:
             if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"the worker has not committed {events} events in {PATIENCE_SECONDS} s"
-                )
+                late = f"no {events} events within {PATIENCE_SECONDS} s"
+                raise TimeoutError(f"the worker has committed {late}")
             time.sleep(0.2)
 
     def total(self, name: str, label: str = "") -> float:
-        """The sum of a counter over its series, those with `label` in them; 0 where nobody listens yet."""
+        """Return the sum of a counter over its series that contain `label`.
+
+        Returns 0 if the worker does not listen yet.
+        """
         try:
             with urlopen(f"{self.http}/metrics", timeout=PATIENCE_SECONDS) as response:
                 lines = response.read().decode().splitlines()
         except URLError:
             return 0.0
-        return sum(
-            float(line.rsplit(" ", 1)[1])
-            for line in lines
-            if line.startswith(name) and label in line
-        )
+        total = 0.0
+        for line in lines:
+            if line.startswith(name) and label in line:
+                _, _, value = line.rpartition(" ")
+                total += float(value)
+        return total
 
     def usage(self) -> Usage:
         return Usage.of(self.pid)
 
     def during(self, seconds: float) -> Window:
-        """Watch it for a while."""
-        counters = (
-            ("gex_events_total", ""),
-            ("gex_upstream_request_duration_seconds_count", ""),
-            _COLLAPSED,
-        )
-        before = [self.total(*one) for one in counters]
-        started, cpu = time.monotonic(), self.usage().cpu_seconds
+        """Watch the worker for a while."""
+        # The scrapes are outside of the measured time, since they cost CPU.
+        events, requests, collapsed = self._counters()
+        started = time.monotonic()
+        cpu = self.usage().cpu_seconds
         time.sleep(seconds)
-        passed, spent = time.monotonic() - started, self.usage().cpu_seconds - cpu
-        events, requests, collapsed = (
-            self.total(*one) - was for one, was in zip(counters, before, strict=True)
+        passed = time.monotonic() - started
+        spent = self.usage().cpu_seconds - cpu
+        events_after, requests_after, collapsed_after = self._counters()
+        return Window(
+            seconds=passed,
+            cpu_seconds=spent,
+            events=events_after - events,
+            requests=requests_after - requests,
+            collapsed=collapsed_after - collapsed,
         )
-        return Window(passed, spent, events, requests, collapsed)
 
-
-_COLLAPSED: Final = ("gex_observations_dropped_total", 'reason="collapsed"')
+    def _counters(self) -> tuple[float, float, float]:
+        """Return the events, the requests and the collapsed observations so far."""
+        return (
+            self.total("gex_events_total"),
+            self.total("gex_upstream_request_duration_seconds_count"),
+            self.total("gex_observations_dropped_total", 'reason="collapsed"'),
+        )
 
 
 @contextmanager
 def upstream(folder: Path) -> Iterator[Upstream]:
-    """The simulator: eighty symbols, no limit, every response new."""
+    """Start the simulator: eighty symbols, no limit, new levels in every response."""
     port = free_port()
-    options = [
-        "--listen",
-        f"127.0.0.1:{port}",
-        "--symbols",
-        ",".join(MANY_SYMBOLS),
-        "--limit",
-        "0",
-    ]
-    with process(["simulate", *options], {}, folder / "simulator.log"):
+    command = ["simulate", "--listen", f"127.0.0.1:{port}", "--limit", "0"]
+    command += ["--symbols", ",".join(MANY_SYMBOLS)]
+    with process(command, {}, folder / "simulator.log"):
         served = Upstream(f"http://127.0.0.1:{port}")
         _wait_for(f"{served.address}/_control/stats")
         served.every_request()
@@ -176,15 +179,15 @@ def upstream(folder: Path) -> Iterator[Upstream]:
 def process(
     arguments: Sequence[str], environ: dict[str, str], log: Path
 ) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
-    """A command of ours, and when it was started."""
-    ours = {
+    """Run a command of the connector; yield the process and the moment of its start."""
+    inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("GEX_")
-    } | environ
+    }
     with log.open("wb") as out:
         started = time.monotonic()
         child = subprocess.Popen(
             [sys.executable, "-m", "connector", *arguments],
-            env=ours,
+            env=inherited | environ,
             stdout=out,
             stderr=out,
             stdin=subprocess.DEVNULL,
@@ -192,9 +195,8 @@ def process(
     try:
         yield child, started
         if child.poll() is not None:
-            raise RuntimeError(
-                f"{arguments[0]} ended with {child.returncode}:\n{log.read_text()[-2000:]}"
-            )
+            status = f"{arguments[0]} ended with {child.returncode}"
+            raise RuntimeError(f"{status}:\n{log.read_text()[-2000:]}")
     finally:
         child.terminate()
         try:

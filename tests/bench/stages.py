@@ -1,9 +1,10 @@
-"""CPU of every stage that needs no network, µs per event."""
+"""Measure the CPU of every stage that needs no network, in µs per event."""
 
 from __future__ import annotations
 
 import time
 from functools import partial
+from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
@@ -28,51 +29,74 @@ _FEED: Final = "bench"
 
 
 def stages(name: str, rounds: int) -> dict[str, float]:
-    """µs per event of each stage, for the sections that `name` includes."""
-    made = responses(name, RESPONSES)[1:]  # without the first snapshots
+    """Return the µs per event of each stage, for the sections that `name` includes."""
+    # The first response makes snapshots, which cost less than changes.
+    made = responses(name, RESPONSES)[1:]
+    feed_rules = rules(name)
+    observer = MetricsObserver(Metrics([_FEED]))
 
     def each(work: Callable[[Checked], object]) -> float:
         micros = []
-        for one in made:
-            call = partial(work, one)
+        for response in made:
+            call = partial(work, response)
             micros.append(cpu_micros(call, rounds))
         return median(micros) / len(SYMBOLS)
 
-    feed_rules, observer = rules(name), MetricsObserver(Metrics([_FEED]))
+    def decode_envelope(response: Checked) -> None:
+        decode_response(response.body, SYMBOLS)
+
+    def decode_entries(response: Checked) -> None:
+        for raw in response.raw.values():
+            decode_entry(raw, response.now)
+
+    def observe(response: Checked) -> None:
+        fold(response.states_before, response.seen, feed_rules)
+
+    def report(response: Checked) -> None:
+        _report(observer, response)
+
     return {
-        "decode: envelope": each(lambda one: decode_response(one.body, SYMBOLS)),
-        "decode: entry": each(
-            lambda one: [decode_entry(raw, one.now) for raw in one.raw.values()]
-        ),
-        "observe": each(lambda one: fold(one.states_before, one.seen, feed_rules)),
+        "decode: envelope": each(decode_envelope),
+        "decode: entry": each(decode_entries),
+        "observe": each(observe),
         **_encoding(made, rounds),
-        "metrics": each(lambda one: _report(observer, one)),
+        "metrics": each(report),
     }
 
 
 def sizes(name: str) -> dict[str, int]:
-    """Bytes of a response for eight symbols, and of one symbol's records."""
-    one, codec = responses(name, 2)[1], Codec(SingleObject())
+    """Return the bytes of a response for eight symbols, and of one symbol's records."""
+    response = responses(name, 2)[1]
+    codec = Codec(SingleObject())
     return {
-        "response": len(one.body),
-        "event": len(codec.event("changes", one.events[0])),
-        "state": len(codec.state("current", one.states[0])),
+        "response": len(response.body),
+        "event": len(codec.event("changes", response.events[0])),
+        "state": len(codec.state("current", response.states[0])),
     }
 
 
 def _encoding(made: Sequence[Checked], rounds: int) -> dict[str, float]:
-    """An event is encoded twice: the second time its levels are there already, as they are for the state."""
+    """Measure the encoding of levels, events and states.
+
+    Events are encoded twice. The second time their levels are in the codec's cache,
+    as they are when the state is encoded.
+    """
     spent: dict[str, list[float]] = {"first": [], "event": [], "state": []}
     for _ in range(rounds):
         codec = Codec(SingleObject())
-        for one in made:
-            at = [time.thread_time_ns()]
+        for response in made:
+            moments = [time.thread_time_ns()]
             for work in (_events, _events, _states):
-                work(codec, one)
-                at.append(time.thread_time_ns())
-            for what, start, end in zip(spent, at, at[1:], strict=False):
-                spent[what].append((end - start) / 1000 / len(SYMBOLS))
-    cost = {what: median(sorted(values)[: len(made)]) for what, values in spent.items()}
+                work(codec, response)
+                moments.append(time.thread_time_ns())
+            for values, (start, end) in zip(
+                spent.values(), pairwise(moments), strict=True
+            ):
+                values.append((end - start) / 1000 / len(SYMBOLS))
+    cost = {}
+    for stage, values in spent.items():
+        # The fastest round of each response, roughly: disturbances only add time.
+        cost[stage] = median(sorted(values)[: len(made)])
     return {
         "encode: levels": cost["first"] - cost["event"],
         "encode: event": cost["event"],
@@ -80,24 +104,24 @@ def _encoding(made: Sequence[Checked], rounds: int) -> dict[str, float]:
     }
 
 
-def _events(codec: Codec, one: Checked) -> None:
-    for event in one.events:
+def _events(codec: Codec, response: Checked) -> None:
+    for event in response.events:
         codec.event("gex.levels.bench.changes", event)
 
 
-def _states(codec: Codec, one: Checked) -> None:
-    for state in one.states:
+def _states(codec: Codec, response: Checked) -> None:
+    for state in response.states:
         codec.state("gex.levels.bench.current", state)
 
 
-def _report(observer: MetricsObserver, one: Checked) -> None:
+def _report(observer: MetricsObserver, response: Checked) -> None:
     """Report a response whose symbols are all new, as poller and shard do."""
     observer.request_sent(Batch(_FEED, SYMBOLS), Purpose.EXPECTED)
     observer.request_finished("ok", 0.01)
-    quota = RateLimit(60, 30, one.now / MICROS)
+    quota = RateLimit(60, 30, response.now / MICROS)
     observer.response_decoded(ResponseReport(quota, (), 0.0))
-    for state in one.states:
+    for state in response.states:
         observer.symbol_answered(_FEED, state.symbol, Status.LIVE)
-        observer.sighted(Sighting(_FEED, state.symbol, one.now, one.now, 0.1))
+        observer.sighted(Sighting(_FEED, state.symbol, response.now, response.now, 0.1))
         observer.state_replaced(state)
-    observer.committed(Commit(tuple(one.events), (), one.now, one.now))
+    observer.committed(Commit(tuple(response.events), (), response.now, response.now))

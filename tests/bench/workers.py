@@ -1,4 +1,4 @@
-"""The real worker, a process of its own, against the simulator and a real broker."""
+"""Measure the real worker, a process of its own, against the simulator and a real broker."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from tests.bench.stack import PATIENCE_SECONDS, Stack
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_WARM_UP_EVENTS: Final = 1000
 STEADY_SECONDS: Final = 0.04
+"""Between two checks of the steady load: 25 checks a second."""
+
+_WARM_UP_EVENTS: Final = 1000
 _SETTLE_SECONDS: Final = 2.0
 
 
 def steady(stack: Stack, name: str, seconds: float) -> dict[str, float]:
-    """Every response new, one after another with time in between: a transaction for each."""
+    """Measure a steady load: every response is new and makes a transaction of its own."""
     every = {"GEX_SCHEDULE__MIN_INTERVAL_SECONDS": str(STEADY_SECONDS)}
     with stack.worker(SYMBOLS, INCLUDED[name], stack.new_prefix(), **every) as worker:
         worker.wait_for_events(_WARM_UP_EVENTS // 4)
@@ -31,48 +33,51 @@ def steady(stack: Stack, name: str, seconds: float) -> dict[str, float]:
 def flat_out(
     stack: Stack, symbols: Sequence[str], name: str, seconds: float
 ) -> dict[str, float]:
-    """Every response new, as many as there is time for; what waits for the broker is committed together."""
+    """Measure the highest rate: every response is new, and waiting events share a commit."""
     with stack.worker(symbols, INCLUDED[name], stack.new_prefix()) as worker:
         worker.wait_for_events(_WARM_UP_EVENTS)
-        seen = worker.during(seconds)
+        window = worker.during(seconds)
         resident = worker.usage().resident_bytes
-    return {**_figures(seen), "resident_mib": resident / MIB}
+    return {**_figures(window), "resident_mib": resident / MIB}
 
 
 def quiet(stack: Stack, name: str, seconds: float) -> dict[str, float]:
-    """Flat out against an upstream that stands still: what a check costs that brings nothing new."""
+    """Measure checks that bring nothing new: flat out against a frozen API."""
     with stack.worker(SYMBOLS, INCLUDED[name], stack.new_prefix()) as worker:
         worker.wait_for_events(_WARM_UP_EVENTS)
         stack.upstream.freeze()
         try:
             time.sleep(_SETTLE_SECONDS)
-            seen = worker.during(seconds)
+            window = worker.during(seconds)
         finally:
             stack.upstream.every_request()
     return {
-        "cpu_micros_per_request": seen.cpu_micros_per_request,
-        "requests_per_second": seen.requests / seen.seconds,
+        "cpu_micros_per_request": window.cpu_micros_per_request,
+        "requests_per_second": window.requests / window.seconds,
     }
 
 
 def idle(stack: Stack, name: str, seconds: float) -> dict[str, float]:
-    """One check a second, nothing new: what a worker is most of its life."""
+    """Measure one check a second with nothing new: a worker's usual life."""
+    prefix = stack.new_prefix()
     one_a_second = {"GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "1"}
     stack.upstream.freeze()
     try:
-        with stack.worker(
-            SYMBOLS, INCLUDED[name], stack.new_prefix(), **one_a_second
-        ) as worker:
+        with stack.worker(SYMBOLS, INCLUDED[name], prefix, **one_a_second) as worker:
             worker.wait_for_events(len(SYMBOLS))
             time.sleep(_SETTLE_SECONDS)
-            seen, resident = worker.during(seconds), worker.usage().resident_bytes
+            window = worker.during(seconds)
+            resident = worker.usage().resident_bytes
     finally:
         stack.upstream.every_request()
-    return {"resident_mib": resident / MIB, "cpu_percent": seen.cores * 100}
+    return {"resident_mib": resident / MIB, "cpu_percent": window.cores * 100}
 
 
 def first_event_seconds(stack: Stack, name: str) -> float:
-    """From the process's start to its first event in a consumer's hands; the topics are there already."""
+    """Return the seconds from the process's start to its first event at a consumer.
+
+    The topics exist already, as they do for every start but the first.
+    """
     prefix = stack.new_prefix()
     clients, topics = prepare(stack.bootstrap, prefix, "all")
     consumer = Events(clients, topics, Codec(SingleObject()), from_beginning=True)
@@ -87,10 +92,12 @@ def first_event_seconds(stack: Stack, name: str) -> float:
     raise TimeoutError(f"no event within {PATIENCE_SECONDS} s")
 
 
-def _figures(seen: Window) -> dict[str, float]:
+def _figures(window: Window) -> dict[str, float]:
     return {
-        "cpu_micros_per_event": seen.cpu_micros_per_event,
-        "events_per_second": seen.events_per_second,
-        "cores": seen.cores,
-        "collapsed_percent": 100 * seen.collapsed / (seen.collapsed + seen.events),
+        "cpu_micros_per_event": window.cpu_micros_per_event,
+        "events_per_second": window.events_per_second,
+        "cores": window.cores,
+        "collapsed_percent": 100
+        * window.collapsed
+        / (window.collapsed + window.events),
     }

@@ -1,7 +1,8 @@
-"""Known vulnerabilities in what requirements/dev.txt pins, run.txt among it: `python -m tests.support.audit`.
+"""Look up known vulnerabilities of every pinned package: `python -m tests.support.audit`.
 
-Fails where one is known. Where the database of them does not answer, or not for a package, it says so in words, and
-fails with `--strict`: not to have looked is not to have found nothing. Other arguments go to pip-audit.
+Reads requirements/dev.txt, which contains the packages of run.txt. Exits with 1 if a vulnerability is known. If the
+database does not answer, completely or for some package, prints so; `--strict` makes that a failure too. Other
+arguments go to pip-audit.
 """
 
 from __future__ import annotations
@@ -22,44 +23,55 @@ COMMAND = (
     "--progress-spinner=off",
     "--timeout=10",
 )
-"""--disable-pip: the pins are complete, so nothing is resolved or fetched but what is known of each."""
+"""--disable-pip: the pins are complete, so pip-audit need not resolve anything."""
 
 PINS = "requirements/dev.txt"
 
 
 def main(arguments: Sequence[str]) -> int:
-    given = [argument for argument in arguments if argument != "--strict"]
-    command = [sys.executable, "-m", *COMMAND, "-r", PINS, *given]
+    passed_on = list(arguments)
+    strict = "--strict" in passed_on
+    if strict:
+        passed_on.remove("--strict")
+    command = [sys.executable, "-m", *COMMAND, "-r", PINS, *passed_on]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines, known, looked = verdict(done.stdout, done.stderr)
-    sys.stdout.write("".join(f"audit: {line}\n" for line in lines))
-    return 1 if known or ("--strict" in arguments and not looked) else 0
+    lines, vulnerable, complete = verdict(done.stdout, done.stderr)
+    for line in lines:
+        sys.stdout.write(f"audit: {line}\n")
+    failed = vulnerable or (strict and not complete)
+    return int(failed)
 
 
 def verdict(report: str, complaint: str) -> tuple[list[str], bool, bool]:
-    """What to say of pip-audit's report, whether anything is known, and whether every package was looked up."""
+    """Read pip-audit's report and its standard error.
+
+    Returns the lines to print, whether a vulnerability is known, and whether every package was looked up.
+    """
     try:
         packages: list[dict[str, Any]] = json.loads(report)["dependencies"]
     except (ValueError, KeyError):
         packages = []
     if not packages:
-        why = (complaint.strip().splitlines() or ["no report"])[-1][:200]
-        return [f"NOT DONE, nothing was looked up: {why}"], False, False
-    skipped = [package["name"] for package in packages if "skip_reason" in package]
-    lines = [
-        f"{package['name']} {package['version']}: {found['id']}, fixed in {', '.join(found['fix_versions']) or 'none'}"
-        for package in packages
-        for found in package.get("vulns", ())
-    ]
-    known = bool(lines)
+        complaints = complaint.strip().splitlines() or ["no report"]
+        reason = complaints[-1][:200]
+        return [f"NOT DONE, nothing was looked up: {reason}"], False, False
+    lines = []
+    skipped = []
+    for package in packages:
+        if "skip_reason" in package:
+            skipped.append(package["name"])
+        for found in package.get("vulns", ()):
+            pinned = f"{package['name']} {package['version']}"
+            fixed_in = ", ".join(found["fix_versions"]) or "none"
+            lines.append(f"{pinned}: {found['id']}, fixed in {fixed_in}")
+    vulnerable = bool(lines)
     if skipped:
-        named = ", ".join(skipped[:5])
-        lines.append(
-            f"NOT DONE for {len(skipped)} of {len(packages)} packages, nothing is known of {named}, ..."
-        )
-    elif not known:
+        missed = f"{len(skipped)} of {len(packages)} packages"
+        names = ", ".join(skipped[:5])
+        lines.append(f"NOT DONE for {missed}, nothing is known of {names}, ...")
+    elif not vulnerable:
         lines.append(f"nothing is known against {len(packages)} packages")
-    return lines, known, not skipped
+    return lines, vulnerable, not skipped
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Entries as the upstream's documentation has them, and values to draw: written from it, not from our decoder."""
+"""Entries of the API, and Hypothesis strategies that draw levels.
+
+Written from the vendor's documentation, not from our decoder, so that a misreading in one of them shows.
+"""
 
 from __future__ import annotations
 
@@ -50,24 +53,23 @@ ME: Final = Source("1.2.3", "group", "worker")
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """A full entry with every include, as the upstream would say it at `NOW`."""
-    return {
+    """Return a full entry with every include, as the API would serve it at `NOW`."""
+    entry: dict[str, Any] = {
         "spot_price": 64_250.5,
         "computed_at": "2027-01-15T08:00:00Z",
-        **{
-            section: {
-                field: 60_000.0 + 500 * position
-                for position, field in enumerate(fields)
-            }
-            for section, fields in FIELDS.items()
-        },
-        "ranked": {
-            name: [{"strike": 60_000 + 500 * row, "gex": 1.5} for row in range(10)]
-            for name in RANKED
-        },
-        "zones": [{"from": 61_000, "to": 62_000.5}],
-        **changes,
     }
+    for section, fields in FIELDS.items():
+        # Every field of a section has a value of its own, so that a mix-up shows.
+        values = {}
+        for position, field in enumerate(fields):
+            values[field] = 60_000.0 + 500 * position
+        entry[section] = values
+    entry["ranked"] = {}
+    for name in RANKED:
+        top_10 = [{"strike": 60_000 + 500 * row, "gex": 1.5} for row in range(10)]
+        entry["ranked"][name] = top_10
+    entry["zones"] = [{"from": 61_000, "to": 62_000.5}]
+    return entry | changes
 
 
 def encoded(value: Any) -> bytes:
@@ -75,72 +77,76 @@ def encoded(value: Any) -> bytes:
 
 
 def body(results: dict[str, Any], **fields: Any) -> bytes:
-    """A response with `data` around its fields."""
-    return encoded(
-        {
-            "success": True,
-            "data": {"results": results, **fields},
-            "meta": {"version": "2"},
-        }
-    )
+    """Return a response of the API, with `data` around its fields."""
+    response = {
+        "success": True,
+        "data": {"results": results, **fields},
+        "meta": {"version": "2"},
+    }
+    return encoded(response)
 
 
 def number(levels: Levels, path: str) -> float | None:
-    """The value at a path of `NUMBERS`."""
+    """Return the value at a path of `NUMBERS`."""
     section, _, field = path.rpartition(".")
-    value: float | None = getattr(
-        getattr(levels, section) if section else levels, field
-    )
+    parent: Any = levels
+    if section:
+        parent = getattr(levels, section)
+    value: float | None = getattr(parent, field)
     return value
 
 
 def rows(levels: Levels, path: str) -> tuple[Row, ...] | None:
-    """The value at a path of `LISTS`."""
-    value: tuple[Row, ...] | None = (
-        levels.zones if path == "zones" else getattr(levels.ranked, path.split(".")[1])
-    )
+    """Return the value at a path of `LISTS`."""
+    if path == "zones":
+        return levels.zones
+    _, _, field = path.partition(".")
+    value: tuple[Row, ...] | None = getattr(levels.ranked, field)
     return value
 
 
 def at(path: str, value: Any, base: Levels | None = None) -> Levels:
-    """`base` with one other value at a path of `NUMBERS` or `LISTS`."""
+    """Return `base` with another value at one path of `NUMBERS` or `LISTS`."""
     section, _, field = path.rpartition(".")
-    levels = Levels() if base is None else base
+    levels = base or Levels()
     if section:
-        field, value = section, changed(getattr(levels, section), {field: value})
+        value = changed(getattr(levels, section), {field: value})
+        field = section
     result: Levels = changed(levels, {field: value})
     return result
 
 
 def changed(struct: Any, values: dict[str, Any]) -> Any:
-    """A value with other fields."""
-    return type(struct)(
-        **{
-            name: values.get(name, getattr(struct, name))
-            for name in struct.__struct_fields__
-        }
-    )
+    """Return a copy of a struct with other values in some of its fields."""
+    fields = {}
+    for name in struct.__struct_fields__:
+        fields[name] = values.get(name, getattr(struct, name))
+    return type(struct)(**fields)
 
 
 def what_counts(
     levels: Levels | None, ignore: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
-    """Everything that a consumer may compare: numbers, ordered strikes (or whole rows), zones; absent as null."""
+    """Return everything that a consumer may compare, by path; absent values as null.
+
+    Numbers, zones, and of ranked rows the ordered strikes (the rows if one has no strike).
+    """
     levels = levels or Levels()
-    counted: dict[str, Any] = {path: number(levels, path) for path in NUMBERS}
+    counted: dict[str, Any] = {}
+    for path in NUMBERS:
+        counted[path] = number(levels, path)
     for path in LISTS:
         value = rows(levels, path)
-        by_strike = (
-            path != "zones"
-            and value is not None
-            and all(row.strike is not None for row in value)
-        )
-        counted[path] = [row.strike for row in value or ()] if by_strike else value
-    return {
-        path: value
-        for path, value in counted.items()
-        if not {path, path.split(".")[0]} & ignore
-    }
+        counted[path] = value
+        if path != "zones" and value is not None:
+            strikes = [row.strike for row in value]
+            if None not in strikes:
+                counted[path] = strikes
+    for path in NUMBERS + LISTS:
+        section, _, _ = path.partition(".")
+        if path in ignore or section in ignore:
+            del counted[path]
+    return counted
 
 
 def seen(
@@ -149,22 +155,23 @@ def seen(
     age_at: int | None = None,
     **others: Any,
 ) -> Observation:
-    """A check that showed these levels, by default when they were computed; `status` says why there are none."""
-    moment = (
-        age_at if age_at is not None else NOW if computed_at is None else computed_at
-    )
-    given: dict[str, Any] = {
+    """Return an observation of these levels, made when they were computed by default.
+
+    Pass `status` to say why there are no levels.
+    """
+    moment = NOW if computed_at is None else computed_at
+    if age_at is not None:
+        moment = age_at
+    entry = None
+    if levels is not None:
+        entry = Entry(levels, computed_at)
+    fields: dict[str, Any] = {
         "symbol": "BTCUSDT",
         "status": Status.LIVE,
         "observed_at": moment,
         "source": ME,
-        **others,
     }
-    return Observation(
-        entry=None if levels is None else Entry(levels, computed_at),
-        age_at=moment,
-        **given,
-    )
+    return Observation(entry=entry, age_at=moment, **(fields | others))
 
 
 prices = (
@@ -173,27 +180,26 @@ prices = (
     | st.floats(allow_nan=False, allow_infinity=False)
 )
 strikes = st.none() | st.sampled_from([100.0, 200.0, 300.0])
-row_lists = st.none() | st.lists(
-    st.builds(
-        lambda strike, gex: Row(
-            strike, encoded({"gex": gex, "strike": strike}).decode()
-        ),
-        strikes,
-        st.integers(0, 2),
-    ),
-    max_size=3,
-).map(tuple)
+
+
+def _row(strike: float | None, gex: int) -> Row:
+    return Row(strike, encoded({"gex": gex, "strike": strike}).decode())
+
+
+_rows = st.builds(_row, strikes, st.integers(0, 2))
+row_lists = st.none() | st.lists(_rows, max_size=3).map(tuple)
 
 
 def _section(
     kind: type[Any], values: st.SearchStrategy[float | None]
 ) -> st.SearchStrategy[Any]:
-    return st.just(kind()) | st.builds(
-        kind, **dict.fromkeys(kind.__struct_fields__, values)
-    )
+    """Draw a section: an empty one, or one whose every field is drawn from `values`."""
+    fields = dict.fromkeys(kind.__struct_fields__, values)
+    return st.just(kind()) | st.builds(kind, **fields)
 
 
 def levels_of(values: st.SearchStrategy[float | None]) -> st.SearchStrategy[Levels]:
+    """Draw levels whose numbers are drawn from `values`."""
     return st.builds(
         Levels,
         spot_price=values,

@@ -1,4 +1,4 @@
-"""Where a process listens, as Linux tells it."""
+"""Addresses on which a process listens, from Linux' /proc."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def listening(pid: int) -> set[tuple[str, int]]:
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         try:
             sockets.add(str(descriptor.readlink()))
-        except FileNotFoundError:  # closed meanwhile
+        except FileNotFoundError:  # closed since the folder was listed
             continue
     found = set()
     for table in ("tcp", "tcp6"):
@@ -28,10 +28,12 @@ def listening(pid: int) -> set[tuple[str, int]]:
 
 def _readable(address: str) -> str:
     """Turn the kernel's words of 32 bits in host order (little-endian) into an address."""
-    words = [
-        bytes.fromhex(address[start : start + 8])[::-1]
-        for start in range(0, len(address), 8)
-    ]
+    words = []
+    for start in range(0, len(address), 8):
+        word = bytes.fromhex(address[start : start + 8])
+        words.append(word[::-1])
     parsed = ipaddress.ip_address(b"".join(words))
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return str(mapped or parsed)
+    # An IPv4 client of a dual-stack socket appears as ::ffff:127.0.0.1.
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return str(parsed)

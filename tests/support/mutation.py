@@ -1,7 +1,8 @@
-"""Bodies that are nearly responses: a valid one, spoilt as a short program of bytes says.
+"""Response bodies that are nearly valid: a valid one, mutated by a short program of bytes.
 
-The program is what Hypothesis draws and shrinks: an empty one spoils nothing. Values, keys and blanks of the JSON tree
-are changed first, then bytes of the text.
+Hypothesis draws and shrinks the program; an empty program changes nothing. A program first changes values, keys and
+blanks of the JSON tree, then bytes of the text. Saved programs (tests/property/corpus) depend on the order of every
+table and choice in this module.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ SYMBOLS: Final = ("AAA", "BBB")
 
 
 class Program:
-    """Bytes that are taken one after another as choices; zeros after the last."""
+    """Bytes that are consumed as choices, one after another; zeros after the last."""
 
     def __init__(self, code: bytes) -> None:
         self._code = code
         self._next = 0
 
     def below(self, limit: int) -> int:
-        """A number from 0 to below `limit`, of one byte or two."""
-        found = self._byte() if limit <= 256 else self._byte() * 256 + self._byte()
-        return found % max(limit, 1)
+        """Return a number from 0 to below `limit`; consume two bytes if one is too few."""
+        number = self._byte()
+        if limit > 256:
+            number = number * 256 + self._byte()
+        return number % max(limit, 1)
 
     def one_of(self, choices: Any) -> Any:
         return choices[self.below(len(choices))]
@@ -35,8 +38,11 @@ class Program:
         return self._next >= len(self._code)
 
     def _byte(self) -> int:
+        position = self._next
         self._next += 1
-        return self._code[self._next - 1] if self._next <= len(self._code) else 0
+        if position < len(self._code):
+            return self._code[position]
+        return 0
 
 
 ENTRY: Final = {
@@ -142,9 +148,8 @@ VALUES: Final = (
         b'"' + b"\\u0022:" * 50 + b'"',
         b'"' + b"9" * 400 + b'"',
     ),
-    *(
-        b"[" * deep + b"]" * deep for deep in (900, 4_000)
-    ),  # Hypothesis has a deeper stack than others
+    # Hypothesis runs on a deeper stack than the product, so 900 alone would not do.
+    *(b"[" * deep + b"]" * deep for deep in (900, 4_000)),
     *(b'{"a":' * deep + b"1" + b"}" * deep for deep in (900, 4_000)),
     *(
         b'{"a":1,"a":2}',
@@ -218,7 +223,7 @@ TOKENS: Final = (
 
 
 def spoilt(code: bytes) -> bytes:
-    """The body that a program makes."""
+    """Return the body that a program makes."""
     program = Program(code)
     body = _changed(program.one_of(TEMPLATES), program, program.below(4))
     for _ in range(program.one_of((0, 0, 0, 1, 2, 3))):
@@ -227,14 +232,15 @@ def spoilt(code: bytes) -> bytes:
 
 
 def spoilt_entry(code: bytes) -> bytes:
-    """The entry that a program makes; its brackets and quotes are in pairs."""
+    """Return the entry that a program makes; its brackets and quotes are balanced."""
     program = Program(code)
     return _changed(ENTRY, program, 1 + program.below(3))
 
 
 def headers(code: bytes) -> dict[str, str]:
-    """Those that a program makes."""
-    program, found = Program(code), {}
+    """Return the headers that a program makes."""
+    program = Program(code)
+    found = {}
     while not program.ended:
         name = program.one_of(list(HEADERS))
         found[name] = program.one_of(HEADERS[name])
@@ -242,15 +248,16 @@ def headers(code: bytes) -> dict[str, str]:
 
 
 def packed(body: bytes, code: bytes) -> bytes:
-    """The same compressed, and then spoilt."""
-    program, found = Program(code), gzip.compress(body, 1, mtime=0)
+    """Compress a body, then mutate the compressed bytes."""
+    program = Program(code)
+    found = gzip.compress(body, 1, mtime=0)
     while not program.ended:
         found = _cut(found, program)
     return found
 
 
 def _changed(tree: Any, program: Program, count: int) -> bytes:
-    """A tree as JSON, with so many changes."""
+    """Return a tree as JSON, with `count` changes."""
     changes: dict[int, list[int]] = {}
     nodes = _count(tree)
     for _ in range(count):
@@ -259,52 +266,66 @@ def _changed(tree: Any, program: Program, count: int) -> bytes:
 
 
 def _count(node: Any) -> int:
-    below = (
-        node.values()
-        if isinstance(node, dict)
-        else node
-        if isinstance(node, list)
-        else ()
-    )
-    return 1 + sum(map(_count, below))
+    """Count the nodes of a tree, the root among them."""
+    children: Any = ()
+    if isinstance(node, dict):
+        children = node.values()
+    elif isinstance(node, list):
+        children = node
+    return 1 + sum(map(_count, children))
 
 
 def _written(
     node: Any, changes: dict[int, list[int]], program: Program, at: list[int]
 ) -> bytes:
-    """A node as JSON, with what is to be changed of it and below it; `at` counts the nodes."""
+    """Return a node as JSON, with the changes of this node and of those below it.
+
+    `changes` maps the number of a node, in depth-first order, to its changes; `at` is the number of the next node.
+    """
     mine = changes.get(at[0], ())
     at[0] += 1
     if isinstance(node, dict):
-        pairs = [
-            (json.dumps(key).encode(), _written(value, changes, program, at))
-            for key, value in node.items()
-        ]
+        pairs = []
+        for key, value in node.items():
+            pair = json.dumps(key).encode(), _written(value, changes, program, at)
+            pairs.append(pair)
         for kind in mine:
             _shuffle(pairs, kind % 4, program)
         text = b"{%b}" % b",".join(b"%b:%b" % pair for pair in pairs)
     elif isinstance(node, list):
         items = [_written(item, changes, program, at) for item in node]
-        text = b"[%b]" % b",".join(
-            items * (300 if any(kind % 4 == 0 for kind in mine) else 1)
-        )
+        if any(kind % 4 == 0 for kind in mine):
+            items *= 300
+        text = b"[%b]" % b",".join(items)
     else:
         text = json.dumps(node).encode()
     for kind in mine:
-        if (
-            kind % 4
-            if isinstance(node, list)
-            else kind % 8 > 5 or not isinstance(node, dict)
-        ):
-            longer = b'"%b"' % (text.replace(b'"', b"") * 500)
-            text = (program.one_of(VALUES), longer, b"[%b]" % text, b" %b\n" % text)[
-                kind // 64
-            ]
+        if _replaces(kind, node):
+            text = _replaced(text, kind, program)
     return text
 
 
+def _replaces(kind: int, node: Any) -> bool:
+    """Return whether a change replaces the whole node, not something inside it."""
+    if isinstance(node, list):
+        return kind % 4 != 0
+    if isinstance(node, dict):
+        return kind % 8 > 5
+    return True
+
+
+def _replaced(text: bytes, kind: int, program: Program) -> bytes:
+    """Replace a value by another, or by a longer, nested or padded form of itself."""
+    # Drawn in every case: saved programs count on it.
+    other: bytes = program.one_of(VALUES)
+    longer = b'"%b"' % (text.replace(b'"', b"") * 500)
+    nested = b"[%b]" % text
+    padded = b" %b\n" % text
+    return (other, longer, nested, padded)[kind // 64]
+
+
 def _shuffle(pairs: list[tuple[bytes, bytes]], kind: int, program: Program) -> None:
-    """Take one of an object's fields away, double it, rename it, or give it another value."""
+    """Remove, double or rename one field of an object, or give it another value."""
     if not pairs:
         return
     which = program.below(len(pairs))
@@ -320,8 +341,9 @@ def _shuffle(pairs: list[tuple[bytes, bytes]], kind: int, program: Program) -> N
 
 
 def _cut(body: bytes, program: Program) -> bytes:
-    """Put in, take out, or double a piece of the text, or change one byte."""
-    start, kind = program.below(len(body) + 1), program.below(5)
+    """Insert, delete or double a piece of the text, change one byte, or truncate."""
+    start = program.below(len(body) + 1)
+    kind = program.below(5)
     end = start + program.below(40)
     if kind == 0:
         token: bytes = program.one_of(TOKENS)

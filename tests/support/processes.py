@@ -1,4 +1,7 @@
-"""Programs as tests run them: a process of its own, its output kept, ready when it says so, ended whatever happens."""
+"""Start programs as processes for tests.
+
+A program's output is kept, the test waits until the program is ready, and the process ends with the test.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ T = TypeVar("T")
 
 
 class Program:
-    """A running program. `url` is where it serves HTTP, without a path; empty where it does not."""
+    """A running program. `url` is the base of its HTTP server, or empty if it has none."""
 
     def __init__(
         self,
@@ -41,11 +44,11 @@ class Program:
         log: IO[bytes],
         url: str = "",
     ) -> None:
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("GEX_")
-        }
+        inherited = {}
+        for name, value in os.environ.items():
+            # The developer's own settings must not reach a test.
+            if not name.startswith("GEX_"):
+                inherited[name] = value
         self.url = url
         self._log = log
         self._process = subprocess.Popen(
@@ -65,12 +68,12 @@ class Program:
         return self._process.poll() is None
 
     def log(self) -> str:
-        """All of its output so far, both streams."""
+        """Return its output so far, both streams together."""
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def ask(self, path: str, body: object = None) -> Any:
-        """The JSON it answers to GET, or to POST with a body. Raises OSError, HTTPError among them."""
+        """GET a path, or POST a body to it, and return the JSON answer. Raises OSError."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             self.url + path, data, {"Content-Type": "application/json"}
@@ -79,75 +82,80 @@ class Program:
             return json.load(response)
 
     def ready(self) -> bool:
-        """Whether a worker's own probe says so."""
+        """Return whether the worker's readiness check passes."""
         try:
             return bool(self.ask("/health/ready")["ok"])
         except OSError:
             return False
 
     def text(self, path: str) -> str:
-        """What it answers to GET. Raises OSError."""
+        """GET a path and return the text. Raises OSError."""
         with urllib.request.urlopen(
             self.url + path, timeout=_REQUEST_SECONDS
         ) as response:
             return str(response.read().decode())
 
     def metric(self, name: str) -> int:
-        """The sum over all labels of a worker's metric; 0 where it does not answer."""
+        """Return the sum of a metric over all labels, or 0 if the worker does not answer."""
         try:
             lines = self.text("/metrics").splitlines()
         except OSError:
             return 0
-        return round(
-            sum(float(line.split()[1]) for line in lines if line.startswith(name + "{"))
-        )
+        total = 0.0
+        for line in lines:
+            if line.startswith(name + "{"):
+                _, value = line.split()
+                total += float(value)
+        return round(total)
 
     def signal(self, number: int) -> None:
-        """SIGSTOP and SIGCONT, for example."""
+        """Send a signal, such as SIGSTOP."""
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it as a crash would (SIGKILL)."""
+        """End the process as a crash would (SIGKILL)."""
         self._process.kill()
         self._process.wait()
 
     def terminate(self) -> int:
-        """Ask for its end (SIGTERM) and wait for it; its exit status."""
+        """Send SIGTERM, wait for the end, and return the exit status."""
         self._process.terminate()
         return self.wait()
 
     def wait(self) -> int:
-        """Its exit status, once it has ended by itself."""
+        """Wait until the process ends by itself, and return the exit status."""
         return self._process.wait(PATIENCE_SECONDS)
 
 
 def wait_until(ask: Callable[[], T], what: str, program: Program | None = None) -> T:
-    """Ask until the answer is true, and return it.
+    """Call `ask` until its answer is true, and return that answer.
 
-    AssertionError, with the end of the program's log, when our patience ends or the program does.
+    Raises:
+        AssertionError: the answer was not true within PATIENCE_SECONDS, or the program ended before. The message holds
+            the end of the program's log.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         if answer := ask():
             return answer
-        ended = program is not None and not program.running
-        if ended or time.monotonic() > deadline:
-            log = (
-                ""
-                if program is None
-                else f"; its log ends:\n{program.log()[-_LOG_TAIL_CHARACTERS:]}"
-            )
-            raise AssertionError(
-                f"{what}: not {'before it ended' if ended else 'in time'}{log}"
-            )
+        if program is not None and not program.running:
+            raise AssertionError(f"{what}: not before it ended{_log_tail(program)}")
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not in time{_log_tail(program)}")
         time.sleep(_POLL_SECONDS)
+
+
+def _log_tail(program: Program | None) -> str:
+    if program is None:
+        return ""
+    return f"; its log ends:\n{program.log()[-_LOG_TAIL_CHARACTERS:]}"
 
 
 @contextlib.contextmanager
 def start(
     command: Sequence[str], variables: Mapping[str, str] | None = None, url: str = ""
 ) -> Iterator[Program]:
-    """A program that is killed at the end of the block where it has not ended before."""
+    """Start a program, and kill it at the end of the block."""
     with tempfile.TemporaryFile() as log:
         program = Program(command, variables or {}, log, url)
         try:
@@ -163,12 +171,11 @@ def start_worker(
     wait_ready: bool = True,
     arguments: Sequence[str] = (),
 ) -> Iterator[Program]:
-    """`gex-connector run` with these GEX_ variables and nothing else of ours; ready, unless not waited for."""
+    """Start `gex-connector run` with these GEX_ variables, and wait until it is ready."""
     listen = variables.get("GEX_HTTP__LISTEN") or f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "connector", "run", *arguments]
-    with start(
-        command, {**variables, "GEX_HTTP__LISTEN": listen}, f"http://{listen}"
-    ) as worker:
+    settings = {**variables, "GEX_HTTP__LISTEN": listen}
+    with start(command, settings, f"http://{listen}") as worker:
         if wait_ready:
             wait_until(worker.ready, "the worker is ready", worker)
         yield worker
@@ -176,45 +183,50 @@ def start_worker(
 
 @contextlib.contextmanager
 def start_simulator(*arguments: str) -> Iterator[Program]:
-    """`gex-connector simulate` with more arguments, once it answers. `ask("/_control/…")` steers it."""
+    """Start `gex-connector simulate`, and wait until it answers. Steer it by `ask("/_control/…")`."""
     listen = f"127.0.0.1:{free_port()}"
-    command = [
-        sys.executable,
-        "-m",
-        "connector",
-        "simulate",
-        "--listen",
-        listen,
-        *arguments,
-    ]
-    with start(command, url=f"http://{listen}") as simulator:
-        wait_until(
-            lambda: "upstream simulator on" in simulator.log(),
-            "the simulator answers",
-            simulator,
-        )
+    command = [sys.executable, "-m", "connector", "simulate", "--listen", listen]
+    with start([*command, *arguments], url=f"http://{listen}") as simulator:
+
+        def answers() -> bool:
+            return _answers(simulator, "/_control/stats")
+
+        wait_until(answers, "the simulator answers", simulator)
         yield simulator
+
+
+def _answers(program: Program, path: str) -> bool:
+    """Return whether the program's HTTP server answers, whatever the status."""
+    try:
+        program.text(path)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
 def start_prometheus(folder: Path, config: Mapping[str, object]) -> Iterator[Program]:
-    """Prometheus, of the system's packages, once it is ready. `config` as its file has it; its data go to `folder`."""
+    """Start the system's Prometheus, and wait until it is ready.
+
+    `config` is the content of its configuration file; its data go to `folder`.
+    """
     listen = f"127.0.0.1:{free_port()}"
     file = folder / "prometheus.yml"
-    file.write_text(json.dumps(config))  # YAML, too
+    file.write_text(json.dumps(config))  # JSON is YAML
     command = [
         "prometheus",
         f"--config.file={file}",
         f"--storage.tsdb.path={folder / 'tsdb'}",
     ]
-    with start(
-        [*command, f"--web.listen-address={listen}"], url=f"http://{listen}"
-    ) as prometheus:
-        wait_until(
-            lambda: "Server is ready" in prometheus.log(),
-            "Prometheus is ready",
-            prometheus,
-        )
+    command.append(f"--web.listen-address={listen}")
+    with start(command, url=f"http://{listen}") as prometheus:
+
+        def is_ready() -> bool:
+            return "Server is ready" in prometheus.log()
+
+        wait_until(is_ready, "Prometheus is ready", prometheus)
         yield prometheus
 
 
@@ -224,7 +236,7 @@ def variables_for(
     simulator: Program,
     symbols: Sequence[str] = DEFAULT_SYMBOLS,
 ) -> dict[str, str]:
-    """What a worker needs to know, and a budget for fast refreshes. The feed is called `all`."""
+    """Return the settings of a worker, with a budget for fast refreshes. The feed is called `all`."""
     return {
         "GEX_UPSTREAM__BASE_URL": f"{simulator.url}/v2",
         "GEX_UPSTREAM__API_KEY": DEFAULT_KEY,

@@ -1,4 +1,7 @@
-"""How many cases a property is tried with: a few that are always the same, or as many as `make fuzz` says."""
+"""Number of cases that a property test tries.
+
+`make test` tries a few cases, the same in every run; `make fuzz` multiplies them and draws new ones.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ FUZZING = VARIABLE in os.environ
 
 
 def cases(count: int, weight: int = 1) -> settings:
-    """So many; in a fuzzing run as many times `weight` as it says, and others with each seed."""
+    """Try `count` cases, or in a fuzzing run `count * FUZZ_TIMES * weight` random ones."""
     if not FUZZING:
         return settings(deadline=None, derandomize=True, max_examples=count)
     times = int(os.environ[VARIABLE]) * weight
