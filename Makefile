@@ -3,8 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+# A file stays in one process, which has a broker of its own. In the order of collection: the files of tests/chaos
+# take longest, so they must start first.
+IN_PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+# Tests wait more than they compute, so twice as many processes as CI has cores.
+JOBS ?= 4
 SECONDS ?=
 MINUTES ?=
 SEED ?=
@@ -48,7 +53,7 @@ sbom: install ## dist/sbom.cdx.json: what runs in production, with versions and 
 	$(BIN)/python -W ignore -m cyclonedx_py requirements requirements/run.txt --pyproject pyproject.toml --output-reproducible --validate -o dist/sbom.cdx.json
 
 test: install ## unit, property, contract, integration and a short chaos run, with real Kafka and a real registry
-	$(BIN)/pytest -m 'not system'
+	$(BIN)/pytest -m 'not system' $(IN_PARALLEL)
 
 test-all: test ## also what needs system packages, with alerts, dashboards and status page: prometheus, chromium, chromium-driver
 	$(BIN)/pytest -m system
