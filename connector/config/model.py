@@ -21,12 +21,11 @@ from connector.config.values import (
     matching,
     refusing,
 )
-from connector.core.diff import SECTIONS as LISTS
-from connector.core.diff import Threshold
+from connector.core.diff import LIST_PATHS, Threshold
 
 EXCHANGES: Final = ("deribit", "bybit", "okx", "binance")
 INCLUDES: Final = ("expected_move", "max_pain", "ranked", "zones")
-IGNORE_PATHS: Final = (*THRESHOLD_PATHS, "ranked", *LISTS)
+IGNORE_PATHS: Final = (*THRESHOLD_PATHS, "ranked", *LIST_PATHS)
 """What can be ignored: a section, one number, or one list."""
 
 REFUSED: Final = {

@@ -35,7 +35,7 @@ from connector.config.secrets import (
     shape,
 )
 from connector.config.values import InvalidValue
-from connector.core.diff import NUMBERS, Threshold
+from connector.core.diff import NUMBER_PATHS, Threshold
 from connector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ SHORT: Final = {
 """Options of the feed called `all`, and the variables that make it."""
 
 THRESHOLD_PATHS: Final = (
-    *dict.fromkeys(path.partition(".")[0] for path in NUMBERS if "." in path),
-    *NUMBERS,
+    *dict.fromkeys(path.partition(".")[0] for path in NUMBER_PATHS if "." in path),
+    *NUMBER_PATHS,
 )
 """What a threshold can be given for: all the numbers of a section, or one number."""
 

@@ -1,1 +1,1 @@
-"""The pure part: values in, values out. No I/O, no clock, no randomness, no client of anything."""
+"""The pure core: values in, values out. No I/O, no clock, no randomness, no client libraries."""

@@ -1,13 +1,14 @@
-"""The upstream's JSON, decoded: the envelope first, each symbol's entry apart, so that one cannot spoil another. Pure.
+"""Decode the upstream's JSON: the envelope first, then each symbol's entry by itself.
 
-What the API says of itself is in the vendor's documentation; what it does besides is taken as it comes: unknown
-fields are kept, auxiliary ones of the wrong type are left out, and only a body that is no response is refused.
+Entries stay raw bytes here, so that one bad entry cannot spoil the others; `entry` decodes them.
+The decoder is lenient beyond the vendor's documentation: unknown fields are kept, auxiliary fields
+of the wrong type are ignored, and only a body that is not a response at all is rejected.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -19,23 +20,33 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
 _MAX_SCAN_BYTES: Final = 1024 * 1024
-_MAX_NAMES: Final = 16
-_MAX_NAME: Final = 40
+"""Larger bodies are not searched for a bad entry: the search is in Python, and blocks."""
 
+# Exchanges go into every record, so a server must not be able to inflate them.
+_MAX_EXCHANGES: Final = 16
+_MAX_EXCHANGE_CHARACTERS: Final = 40
 
-_FIGURE: Final = msgspec.Meta(ge=-(2**53), le=2**53)
+_MAX_TEXT_CHARACTERS: Final = 200
+"""Longer texts of the server are cut, since they go into records, logs and errors."""
+
+_MAX_RESULTS_DEPTH: Final = 2
+"""`results` is at the top level of the response, or inside `data`."""
+
+_NULL: Final = b"null"
+
+_EXACT_IN_A_DOUBLE: Final = msgspec.Meta(ge=-(2**53), le=2**53)
 
 
 class RateLimit(Value, frozen=True):
-    """The server's figures: requests a minute, those left, and when they are all back (Unix seconds)."""
+    """The server's limit: requests per minute, those left, and the reset in Unix seconds."""
 
-    limit: Annotated[int, _FIGURE] | None = None
-    remaining: Annotated[int, _FIGURE] | None = None
-    reset_at_seconds: Annotated[float, _FIGURE] | None = None
+    limit: Annotated[int, _EXACT_IN_A_DOUBLE] | None = None
+    remaining: Annotated[int, _EXACT_IN_A_DOUBLE] | None = None
+    reset_at_seconds: Annotated[float, _EXACT_IN_A_DOUBLE] | None = None
 
 
-class Meta(Value, frozen=True):
-    """What a response says of itself; each part as far as it is there. `server_at` in microseconds."""
+class ResponseMeta(Value, frozen=True):
+    """The metadata of a response; every part is optional. `server_at` is in microseconds."""
 
     server_at: int | None = None
     request_id: str | None = None
@@ -52,13 +63,15 @@ class Refusal(Value, frozen=True):
 
 
 class Response(Value, frozen=True):
-    """One response: per symbol asked for its raw entry, or why there is none.
+    """A decoded response.
 
-    `inconsistencies` names each way in which the answer contradicts itself or the request, once per symbol.
+    `answers` maps each requested symbol to its raw entry, or to the status that says why it has
+    none. `inconsistencies` names each contradiction within the response or with the request, one
+    item per symbol.
     """
 
     answers: Mapping[str, bytes | Status]
-    meta: Meta
+    meta: ResponseMeta
     refusal: Refusal | None = None
     inconsistencies: tuple[str, ...] = ()
 
@@ -76,138 +89,181 @@ class _Envelope(_Data):
     meta: Any = None
 
 
-_envelope: Final = msgspec.json.Decoder(_Envelope)
-_results: Final = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
+class _Parts(NamedTuple):
+    """A body taken apart. `duplicates` counts repeated keys in `results`; the last one wins."""
+
+    envelope: _Envelope
+    entries: dict[str, bytes]
+    duplicates: int
+
+
+class _Span(NamedTuple):
+    """A symbol's value in a body: `body[start:end]`."""
+
+    symbol: str
+    start: int
+    end: int
+
+
+_decode_envelope: Final = msgspec.json.Decoder(_Envelope).decode
+_decode_results: Final = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
+
+_DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""Everything that msgspec raises for a body that is not JSON of the expected type."""
 
 
 def decode_response(body: bytes, symbols: Collection[str]) -> Response:
-    """Decode a body that answers a request for `symbols`. Accepts the five data fields with or without `data`.
+    """Decode the body that answers a request for `symbols`.
+
+    Accepts the data fields both at the top level and inside `data`.
 
     Raises:
-        BadResponse: where it is no response of this API at all.
+        BadResponse: The body is not a response of this API.
     """
-    envelope, entries, duplicates = _split(body)
+    envelope, entries, duplicates = _take_apart(body)
     meta = _meta(envelope.meta)
     if envelope.success is False:
         return Response({}, meta, refusal=_refusal(envelope.error))
+
     data = envelope.data or envelope
+    _check_results(data)
+    missing = _names(data.missing)
+    invalid = _names(data.invalid)
+
+    unrequested = entries.keys() - set(symbols)
+    inconsistencies = ["duplicate_keys"] * duplicates
+    inconsistencies += ["unrequested"] * len(unrequested)
+    answers: dict[str, bytes | Status] = {}
+    for symbol in symbols:
+        entry = entries.get(symbol, _NULL)
+        is_missing = symbol in missing
+        is_invalid = symbol in invalid
+        has_entry = entry != _NULL
+
+        # Exactly one of the three should say where the symbol belongs.
+        places = [is_missing, is_invalid, has_entry].count(True)
+        if places > 1:
+            inconsistencies.append("both_lists")
+        elif places == 0:
+            inconsistencies.append("not_listed")
+
+        if is_invalid:
+            answers[symbol] = Status.INVALID
+        elif has_entry:
+            answers[symbol] = entry
+        else:
+            answers[symbol] = Status.MISSING
+    return Response(answers, meta, inconsistencies=tuple(inconsistencies))
+
+
+def _check_results(data: _Data) -> None:
+    """Raise BadResponse unless the data fields are those of a response."""
     results = bytes(data.results)
     if not results and data.missing is None and data.invalid is None:
         raise BadResponse(
-            "the body is JSON, but has neither `results` nor `missing` nor `invalid`"
+            "the body is JSON, but has none of `results`, `missing` and `invalid`"
         )
-    if results and not results.startswith((b"{", b"null")):
-        raise BadResponse("the body is JSON, but its `results` are no object")
-    missing, invalid = (
-        frozenset(map(str, _list(names))) for names in (data.missing, data.invalid)
-    )
-    answers: dict[str, bytes | Status] = {}
-    odd = ["duplicate_keys"] * duplicates + ["unrequested"] * len(
-        entries.keys() - set(symbols)
-    )
-    for symbol in symbols:
-        entry = entries.get(symbol, b"null")
-        listed = (symbol in missing) + (symbol in invalid)
-        if listed + (entry != b"null") > 1:
-            odd.append("both_lists")
-        elif listed == 0 and entry == b"null":
-            odd.append("not_listed")
-        answers[symbol] = (
-            Status.INVALID
-            if symbol in invalid
-            else Status.MISSING
-            if entry == b"null"
-            else entry
-        )
-    return Response(answers, meta, inconsistencies=tuple(odd))
+    if results and not results.startswith((b"{", _NULL)):
+        raise BadResponse("the body is JSON, but its `results` is not an object")
 
 
-def _split(body: bytes) -> tuple[_Envelope, dict[str, bytes], int]:
-    """The envelope, each symbol's raw entry, and how many keys of `results` stand there twice (the last counts)."""
+def _take_apart(body: bytes) -> _Parts:
+    """Split a body into its envelope and the raw entry of each symbol."""
+    entries = {}
     try:
-        envelope = _envelope.decode(body)
+        envelope = _decode_envelope(body)
         raw = bytes((envelope.data or envelope).results)
-        entries = {
-            symbol: bytes(entry)
-            for symbol, entry in (_results.decode(raw or b"null") or {}).items()
-        }
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _salvage(body, str(error))
-    # A key that stands twice leaves a colon over; so does one in a symbol's name, and then it is counted closely.
-    if raw.count(b":") == len(entries) + sum(
-        entry.count(b":") for entry in entries.values()
-    ):
-        return envelope, entries, 0
-    pairs = list(_pairs(body))
-    return envelope, entries, len(pairs) - len({key for key, _, _ in pairs})
+        for symbol, entry in (_decode_results(raw or _NULL) or {}).items():
+            entries[symbol] = bytes(entry)
+    except _DECODE_ERRORS as error:
+        return _take_apart_by_brackets(body, str(error))
+
+    # A repeated key leaves a colon that belongs to no entry. So does a colon in a symbol's name,
+    # so the slow count decides.
+    colons_in_entries = sum(entry.count(b":") for entry in entries.values())
+    if raw.count(b":") == len(entries) + colons_in_entries:
+        return _Parts(envelope, entries, 0)
+    spans = list(_find_entries(body))
+    symbols = {span.symbol for span in spans}
+    return _Parts(envelope, entries, len(spans) - len(symbols))
 
 
-def _salvage(body: bytes, fault: str) -> tuple[_Envelope, dict[str, bytes], int]:
-    """Where one entry is not even JSON: cut all of them out by their brackets, and decode the rest without them."""
-    pairs = list(_pairs(body))
+def _take_apart_by_brackets(body: bytes, reason: str) -> _Parts:
+    """Split a body in which an entry is not valid JSON.
+
+    Cut out all entries by their brackets, then decode the rest with null in their places.
+    """
+    spans = list(_find_entries(body))
     rest = bytearray(body)
-    for _, start, end in reversed(pairs):
-        rest[start:end] = b"null"
+    for span in reversed(spans):
+        rest[span.start : span.end] = _NULL
     try:
-        envelope = _envelope.decode(rest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        envelope = _decode_envelope(rest)
+    except _DECODE_ERRORS:
         raise BadResponse(
-            f"the body ({len(body)} bytes) is no JSON response: {fault[:200]}"
+            f"the body ({len(body)} bytes) is not a JSON response: {reason[:200]}"
         ) from None
-    entries = {key: body[start:end].strip() for key, start, end in pairs}
-    return envelope, entries, len(pairs) - len(entries)
+
+    entries = {span.symbol: body[span.start : span.end].strip() for span in spans}
+    return _Parts(envelope, entries, len(spans) - len(entries))
 
 
-# A text without an end is one up to the end: else every quote after it would be searched from again.
+# A string without a closing quote extends to the end of the body. Otherwise the search would start
+# again at each of its quotes, which takes quadratic time.
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.?)*+"?|[{}\[\],:]', re.DOTALL)
+_DEPTH_CHANGES: Final = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
 
 
-def _pairs(body: bytes) -> Iterator[tuple[str, int, int]]:
-    """Key, start and end of each value in `results`, found by brackets alone: what is between need not be JSON."""
+def _find_entries(body: bytes) -> Iterator[_Span]:
+    """Yield each value in `results`, found by its brackets alone: it need not be valid JSON."""
     if len(body) > _MAX_SCAN_BYTES:
         return
     tokens = _TOKEN.finditer(body)
     if not _enter_results(tokens):
         return
-    depth, start, key = 0, 0, b""
+
+    depth = 0
+    key = b""
+    start = None
     for token in tokens:
         text = token.group()
-        if depth == 0 and text in b",}]":
-            if start:
-                yield key[1:-1].decode(errors="replace"), start, token.start()
-            start = 0
-            if text != b",":
-                return
-        elif depth == 0 and text == b":":
-            start = token.end()
-        elif depth == 0 and not start:
-            key = text
-        depth += (text in b"{[") - (text in b"}]")
+        if depth == 0:
+            if text in b",}]":
+                if start is not None:
+                    symbol = key[1:-1].decode(errors="replace")
+                    yield _Span(symbol, start, token.start())
+                start = None
+                if text != b",":
+                    return
+            elif text == b":":
+                start = token.end()
+            elif start is None:
+                key = text
+        depth += _DEPTH_CHANGES.get(text, 0)
 
 
 def _enter_results(tokens: Iterator[re.Match[bytes]]) -> bool:
-    """Move on to just behind the bracket that opens `results`, at the top or one level below."""
-    depth, last = 0, [b"", b""]
+    """Advance to just behind the bracket that opens `results`. Return False if there is none."""
+    depth = 0
+    before_last, last = b"", b""
     for token in tokens:
         text = token.group()
-        if text == b"{" and depth <= 2 and last == [b'"results"', b":"]:  # noqa: PLR2004 -- top level, or in `data`
+        opens_results = text == b"{" and last == b":" and before_last == b'"results"'
+        if opens_results and depth <= _MAX_RESULTS_DEPTH:
             return True
-        depth += (text in b"{[") - (text in b"}]")
-        last = [last[1], text]
+        depth += _DEPTH_CHANGES.get(text, 0)
+        before_last, last = last, text
     return False
 
 
-def _meta(value: Any) -> Meta:
+def _meta(value: Any) -> ResponseMeta:
     fields = value if isinstance(value, dict) else {}
-    exchanges = _list(fields.get("exchanges_filtered"))[
-        :_MAX_NAMES
-    ]  # they go into every record
-    return Meta(
+    exchanges = _list_or_empty(fields.get("exchanges_filtered"))[:_MAX_EXCHANGES]
+    names = [name for name in exchanges if isinstance(name, str)]
+    return ResponseMeta(
         server_at=moment_or_none(fields.get("timestamp")),
-        request_id=_text(fields.get("request_id")),
-        exchanges=tuple(
-            name[:_MAX_NAME] for name in exchanges if isinstance(name, str)
-        ),
+        request_id=_text_or_none(fields.get("request_id")),
+        exchanges=tuple(name[:_MAX_EXCHANGE_CHARACTERS] for name in names),
         rate_limit=_rate_limit(fields.get("rate_limit")),
     )
 
@@ -216,25 +272,29 @@ def _refusal(error: Any) -> Refusal:
     fields = error if isinstance(error, dict) else {}
     details = fields.get("details")
     return Refusal(
-        code=_text(fields.get("code")) or "UNKNOWN",
-        message=_text(fields.get("message")) or "",
+        code=_text_or_none(fields.get("code")) or "UNKNOWN",
+        message=_text_or_none(fields.get("message")) or "",
         details=details if isinstance(details, dict) else {},
     )
 
 
 def _rate_limit(value: Any) -> RateLimit:
     fields = value if isinstance(value, dict) else {}
+    renamed = {"reset_at_seconds": fields.get("reset"), **fields}
     try:
-        return msgspec.convert(
-            {"reset_at_seconds": fields.get("reset"), **fields}, RateLimit, strict=False
-        )
+        # Not strict: numbers that arrive as strings are accepted.
+        return msgspec.convert(renamed, RateLimit, strict=False)
     except msgspec.ValidationError:
         return RateLimit()
 
 
-def _text(value: Any) -> str | None:
-    return value[:200] if isinstance(value, str) else None
+def _names(value: Any) -> frozenset[str]:
+    return frozenset(map(str, _list_or_empty(value)))
 
 
-def _list(value: Any) -> list[Any]:
+def _text_or_none(value: Any) -> str | None:
+    return value[:_MAX_TEXT_CHARACTERS] if isinstance(value, str) else None
+
+
+def _list_or_empty(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""What differs between two entries of a symbol, and whether it counts. Pure."""
+"""Find the differences between two entries of a symbol that count as changes."""
 
 from __future__ import annotations
 
@@ -21,56 +21,69 @@ from connector.core.model import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-_NUMERIC: Final = {
+_NUMERIC_SECTIONS: Final = {
     "all_expiry": AllExpiry,
     "odte": Odte,
     "max_pain": MaxPain,
     "expected_move": ExpectedMove,
 }
 
-NUMBERS: Final = (
+NUMBER_PATHS: Final = (
     "spot_price",
     *(
         f"{section}.{field}"
-        for section, struct in _NUMERIC.items()
+        for section, struct in _NUMERIC_SECTIONS.items()
         for field in struct.__struct_fields__
     ),
 )
-"""Every path of `Levels` that is one number."""
+"""Every path of `Levels` that holds one number."""
 
-SECTIONS: Final = (*(f"ranked.{field}" for field in Ranked.__struct_fields__), "zones")
-"""Every path of `Levels` that is a list of rows."""
+LIST_PATHS: Final = (
+    *(f"ranked.{field}" for field in Ranked.__struct_fields__),
+    "zones",
+)
+"""Every path of `Levels` that holds a list of rows."""
 
 
 class Threshold(Value, frozen=True, forbid_unknown_fields=True):
-    """How far a number must move to count: by more than `absolute`, or by more than `relative` times |before|.
+    """The distance a number must move to count as changed.
 
-    Exceeding either counts; with neither, any difference does. `relative` of a `before` of 0: any difference.
+    The move counts if it exceeds `absolute`, or `relative` times the absolute value before it.
+    If neither is set, any difference counts.
     """
 
     absolute: float | None = None
     relative: float | None = None
 
     def exceeded(self, before: float | None, after: float | None) -> bool:
-        """Whether two different values differ by enough. Null against a number always does."""
-        if before is None or after is None or self == _ANY:
+        """Return True if two different values differ by enough.
+
+        A change between null and a number always counts, as does any change from 0 if
+        `relative` is set.
+        """
+        if before is None or after is None or self == _ANY_DIFFERENCE:
             return True
+
         distance = abs(after - before)
         if self.absolute is not None and distance > self.absolute:
             return True
-        return self.relative is not None and (
-            before == 0 or distance > self.relative * abs(before)
-        )
+        if self.relative is None:
+            return False
+        return before == 0 or distance > self.relative * abs(before)
 
 
-_ANY: Final = Threshold()
+_ANY_DIFFERENCE: Final = Threshold()
 
 
 class Rules(Value, frozen=True):
-    """What counts: per number of `NUMBERS` a threshold, None where it is ignored; and the sections that count."""
+    """The differences that count.
 
-    thresholds: tuple[Threshold | None, ...] = (_ANY,) * len(NUMBERS)
-    sections: tuple[str, ...] = SECTIONS
+    `thresholds` has one item for each path of `NUMBER_PATHS`, None if the path is ignored.
+    `lists` are the paths of `LIST_PATHS` that are not ignored.
+    """
+
+    thresholds: tuple[Threshold | None, ...] = (_ANY_DIFFERENCE,) * len(NUMBER_PATHS)
+    lists: tuple[str, ...] = LIST_PATHS
 
     @classmethod
     def of(
@@ -78,67 +91,88 @@ class Rules(Value, frozen=True):
         ignore: Collection[str] = (),
         thresholds: Mapping[str, Threshold] | None = None,
     ) -> Rules:
-        """Rules from paths (`odte.hvl`) or sections (`odte`, `ranked`); a path's threshold wins over its section's."""
+        """Build rules from paths (`odte.hvl`) or whole sections (`odte`, `ranked`).
+
+        The threshold of a path takes precedence over the threshold of its section.
+        """
+        configured = thresholds or {}
+
+        def is_ignored(path: str) -> bool:
+            return path in ignore or _section(path) in ignore
 
         def threshold(path: str) -> Threshold | None:
-            section = path.partition(".")[0]
-            if path in ignore or section in ignore:
+            if is_ignored(path):
                 return None
-            given = thresholds or {}
-            return given.get(path) or given.get(section) or _ANY
+            by_section = configured.get(_section(path), _ANY_DIFFERENCE)
+            return configured.get(path, by_section)
 
-        counted = tuple(
-            path
-            for path in SECTIONS
-            if not {path, path.partition(".")[0]} & set(ignore)
-        )
         return cls(
-            thresholds=tuple(threshold(path) for path in NUMBERS), sections=counted
+            thresholds=tuple(threshold(path) for path in NUMBER_PATHS),
+            lists=tuple(path for path in LIST_PATHS if not is_ignored(path)),
         )
 
     def exact(self) -> Rules:
-        """The same without thresholds: whatever is not ignored counts, however small."""
-        return Rules(
-            tuple(None if limit is None else _ANY for limit in self.thresholds),
-            self.sections,
-        )
+        """Return the same rules without thresholds: every move of a counted number counts."""
+        thresholds = [
+            None if threshold is None else _ANY_DIFFERENCE
+            for threshold in self.thresholds
+        ]
+        return Rules(tuple(thresholds), self.lists)
 
 
 class Difference(Value, frozen=True):
-    """What counts as different: numbers with before and after, and the names of lists. Falsy where nothing does."""
+    """The changes that count: numbers with before and after, and the paths of changed lists.
+
+    False in a condition if nothing changed.
+    """
 
     levels: tuple[LevelChange, ...] = ()
-    sections: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.levels or self.sections)
+        return bool(self.levels or self.lists)
 
 
-NOTHING: Final = Difference()
+NO_DIFFERENCE: Final = Difference()
 
 
 def compare(before: Levels | None, after: Levels | None, rules: Rules) -> Difference:
-    """What of `after` differs from `before`. No levels at all are the same as levels that are all null."""
+    """Return the changes from `before` to `after` that count. None equals all-null levels."""
     if before is after:
-        return NOTHING
-    was, now = before or Levels(), after or Levels()
-    levels = tuple(
-        LevelChange(path, old, new)
-        for path, old, new, threshold in zip(
-            NUMBERS, _numbers(was), _numbers(now), rules.thresholds, strict=True
-        )
-        if old != new and threshold is not None and threshold.exceeded(old, new)
+        return NO_DIFFERENCE
+
+    old_levels = before or Levels()
+    new_levels = after or Levels()
+    levels = _changed_numbers(old_levels, new_levels, rules)
+    lists = _changed_lists(old_levels, new_levels, rules)
+    if not levels and not lists:
+        return NO_DIFFERENCE
+    return Difference(tuple(levels), tuple(lists))
+
+
+def _changed_numbers(before: Levels, after: Levels, rules: Rules) -> list[LevelChange]:
+    changes = []
+    numbers = zip(
+        NUMBER_PATHS, _numbers(before), _numbers(after), rules.thresholds, strict=True
     )
-    sections = tuple(
+    for path, old, new, threshold in numbers:
+        if old == new or threshold is None:
+            continue
+        if threshold.exceeded(old, new):
+            changes.append(LevelChange(path, old, new))
+    return changes
+
+
+def _changed_lists(before: Levels, after: Levels, rules: Rules) -> list[str]:
+    return [
         path
-        for path in rules.sections
-        if _rows_differ(path, _rows(was, path), _rows(now, path))
-    )
-    return Difference(levels, sections) if levels or sections else NOTHING
+        for path in rules.lists
+        if _rows_differ(path, _rows(before, path), _rows(after, path))
+    ]
 
 
 def _numbers(levels: Levels) -> tuple[float | None, ...]:
-    """The values of `NUMBERS`, in its order."""
+    """Return the values of `NUMBER_PATHS` in its order."""
     astuple = msgspec.structs.astuple
     return (
         levels.spot_price,
@@ -152,18 +186,31 @@ def _numbers(levels: Levels) -> tuple[float | None, ...]:
 def _rows(levels: Levels, path: str) -> tuple[Row, ...] | None:
     if path == "zones":
         return levels.zones
-    rows: tuple[Row, ...] | None = getattr(levels.ranked, path.partition(".")[2])
+    _, _, field = path.partition(".")
+    rows: tuple[Row, ...] | None = getattr(levels.ranked, field)
     return rows
 
 
 def _rows_differ(
     path: str, before: tuple[Row, ...] | None, after: tuple[Row, ...] | None
 ) -> bool:
-    """`ranked` is compared by its ordered strikes where every row has one; everything else whole."""
+    """Compare two lists of rows.
+
+    Ranked lists are compared by the order of their strikes. Zones, and ranked lists with a row
+    that has no strike, are compared by complete rows.
+    """
     if before == after:
         return False
     if before is None or after is None or path == "zones":
         return True
-    if any(row.strike is None for row in (*before, *after)):
+
+    old_strikes = [row.strike for row in before]
+    new_strikes = [row.strike for row in after]
+    if None in old_strikes or None in new_strikes:
         return True
-    return [row.strike for row in before] != [row.strike for row in after]
+    return old_strikes != new_strikes
+
+
+def _section(path: str) -> str:
+    section, _, _ = path.partition(".")
+    return section

@@ -1,4 +1,4 @@
-"""One symbol's entry: JSON to `Levels`, with every field nobody documented kept. Pure."""
+"""Decode one symbol's entry from JSON to `Levels`, and keep every undocumented field."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ from connector.core.model import (
 from connector.errors import EntryError
 
 MAX_ENTRY_BYTES: Final = 64 * 1024
-"""A longer entry goes to quarantine: an event holds two, and a broker takes 1 MiB."""
+"""Larger entries go to quarantine: an event holds two of them, and a broker accepts 1 MiB."""
 
 MAX_AHEAD_SECONDS: Final = 60
-"""A `computed_at` further ahead of the upstream's clock is bogus."""
+"""A `computed_at` further ahead of the upstream's clock is implausible."""
+
+_MAX_SHOWN_CHARACTERS: Final = 40
+"""The most of a bad `computed_at` that an error message shows."""
 
 
 class _Ranked(msgspec.Struct):
@@ -45,32 +48,35 @@ class _Entry(msgspec.Struct):
     gamma_flip_zones: list[Any] | None = None
 
 
-_KNOWN: Final = {
+_DOCUMENTED_FIELDS: Final = frozenset(_Entry.__struct_fields__)
+_DOCUMENTED_IN_SECTIONS: Final = {
     "all_expiry": frozenset(AllExpiry.__struct_fields__),
     "odte": frozenset(Odte.__struct_fields__),
     "max_pain": frozenset(MaxPain.__struct_fields__),
     "expected_move": frozenset(ExpectedMove.__struct_fields__),
     "ranked": frozenset(_Ranked.__struct_fields__),
 }
-_FIELDS: Final = frozenset(_Entry.__struct_fields__)
 
 
 def decode_entry(raw: bytes, now: int) -> Entry:
-    """Decode one symbol's entry; `now` is the upstream's clock, against which a `computed_at` is plausible.
+    """Decode one symbol's entry.
+
+    `now` is the upstream's clock; a `computed_at` far ahead of it is rejected.
 
     Raises:
-        EntryError: `too_large`, `malformed`, `duplicate_keys`, `wrong_type`, `computed_at_unparsable` or
-            `computed_at_future`.
+        EntryError: The entry cannot be used. Its reason is `too_large`, `malformed`,
+            `duplicate_keys`, `wrong_type`, `computed_at_unparsable` or `computed_at_future`.
     """
     if len(raw) > MAX_ENTRY_BYTES:
         raise EntryError(
-            "too_large", f"{len(raw)} bytes, at most {MAX_ENTRY_BYTES} are taken"
+            "too_large",
+            f"the entry has {len(raw)} bytes, expected at most {MAX_ENTRY_BYTES}",
         )
     try:
         fields = msgspec.json.decode(raw)
         canonical = msgspec.json.encode(fields)
-        typed = msgspec.convert(fields, _Entry)
-        levels = _levels(typed, fields)
+        entry = msgspec.convert(fields, _Entry)
+        levels = _levels(entry, fields)
     except msgspec.ValidationError as error:
         raise EntryError("wrong_type", str(error)[:200]) from None
     except (
@@ -80,103 +86,121 @@ def decode_entry(raw: bytes, now: int) -> Entry:
         OverflowError,
     ) as error:
         raise EntryError("malformed", str(error)[:200]) from None
-    # Where nothing is escaped a key cannot be lost without its colon.
-    same = b"\\" not in raw and raw.count(b":") == canonical.count(b":")
-    if not same and (lost := _count_keys(raw) - _count_keys(canonical)) > 0:
-        raise EntryError(
-            "duplicate_keys",
-            f"{lost} of its keys stand there before in the same object",
-        )
-    computed_at = (
-        None if typed.computed_at is None else _computed_at(typed.computed_at, now)
-    )
+
+    _check_for_duplicate_keys(raw, canonical)
+    computed_at = None
+    if entry.computed_at is not None:
+        computed_at = _computed_at(entry.computed_at, now)
     return Entry(levels, computed_at)
 
 
-def _levels(typed: _Entry, fields: dict[str, Any]) -> Levels:
-    ranked = typed.ranked or _Ranked()
-    zones = typed.gamma_flip_zones if typed.zones is None else typed.zones
+def _check_for_duplicate_keys(raw: bytes, canonical: bytes) -> None:
+    """Raise EntryError if the decoder dropped a repeated key.
+
+    `canonical` is the decoded entry encoded again, without the keys that were dropped.
+    """
+    # Without escapes, a dropped key takes its colon along. This check is cheap and nearly always
+    # sufficient.
+    has_escapes = b"\\" in raw
+    if not has_escapes and raw.count(b":") == canonical.count(b":"):
+        return
+    dropped = _count_keys(raw) - _count_keys(canonical)
+    if dropped > 0:
+        raise EntryError(
+            "duplicate_keys", f"{dropped} keys are repeated within an object"
+        )
+
+
+def _levels(entry: _Entry, fields: dict[str, Any]) -> Levels:
+    ranked = entry.ranked or _Ranked()
+    # The vendor documents `gamma_flip_zones`, but the include is called `zones`: accept both.
+    zones = entry.gamma_flip_zones if entry.zones is None else entry.zones
     return Levels(
-        spot_price=typed.spot_price,
-        all_expiry=typed.all_expiry or AllExpiry(),
-        odte=typed.odte or Odte(),
-        max_pain=typed.max_pain or MaxPain(),
-        expected_move=typed.expected_move or ExpectedMove(),
+        spot_price=entry.spot_price,
+        all_expiry=entry.all_expiry or AllExpiry(),
+        odte=entry.odte or Odte(),
+        max_pain=entry.max_pain or MaxPain(),
+        expected_move=entry.expected_move or ExpectedMove(),
         ranked=Ranked(_rows(ranked.all_expiry_top_10), _rows(ranked.odte_top_10)),
         zones=_rows(zones),
-        extra=_extra(typed, fields),
+        extra=_extra(entry, fields),
     )
 
 
 def _rows(rows: list[Any] | None) -> tuple[Row, ...] | None:
-    return (
-        None
-        if rows is None
-        else tuple([Row(_strike(row), canonical_json(row)) for row in rows])
-    )
+    if rows is None:
+        return None
+    return tuple([Row(_strike(row), canonical_json(row)) for row in rows])
 
 
 def _strike(row: Any) -> float | None:
-    """The strike of a row that is a number or has one under that name."""
+    """Return the strike of a row: its `strike` field, or the row itself if it is a number."""
     strike = row.get("strike") if isinstance(row, dict) else row
-    return (
-        float(strike)
-        if isinstance(strike, int | float) and not isinstance(strike, bool)
-        else None
-    )
+    # A bool is an int to Python, but not a price.
+    if isinstance(strike, bool) or not isinstance(strike, int | float):
+        return None
+    return float(strike)
 
 
-def _extra(typed: _Entry, fields: dict[str, Any]) -> str | None:
-    """Every field nobody documented, in the entry's own shape."""
-    extra = {name: fields[name] for name in fields.keys() - _FIELDS}
-    for name, known in _KNOWN.items():
+def _extra(entry: _Entry, fields: dict[str, Any]) -> str | None:
+    """Return every undocumented field as JSON, nested as in the entry."""
+    extra = {name: fields[name] for name in fields.keys() - _DOCUMENTED_FIELDS}
+    for name, documented in _DOCUMENTED_IN_SECTIONS.items():
         section = fields.get(name)
-        if section and (unknown := section.keys() - known):
-            extra[name] = {field: section[field] for field in unknown}
-    if typed.zones is not None and typed.gamma_flip_zones is not None:
-        extra["gamma_flip_zones"] = typed.gamma_flip_zones
+        if not section:
+            continue
+        undocumented = section.keys() - documented
+        if undocumented:
+            extra[name] = {field: section[field] for field in undocumented}
+
+    if entry.zones is not None and entry.gamma_flip_zones is not None:
+        extra["gamma_flip_zones"] = entry.gamma_flip_zones
     return canonical_json(extra) if extra else None
 
 
-_sorted: Final = msgspec.json.Encoder(order="sorted")
+_encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no blanks."""
-    return _sorted.encode(value).decode()
+    """Encode a value as JSON with sorted keys and without whitespace."""
+    return _encode_sorted(value).decode()
 
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
-def _count_keys(valid: bytes) -> int:
-    """How many keys stand in valid JSON: each has a colon, and outside of texts there are no others."""
-    return _STRING.sub(b"", valid).count(b":")
+def _count_keys(valid_json: bytes) -> int:
+    """Count the keys of all objects: outside of strings, each colon belongs to a key."""
+    return _STRING.sub(b"", valid_json).count(b":")
 
 
 def _computed_at(text: str, now: int) -> int:
+    shown = repr(text[:_MAX_SHOWN_CHARACTERS])
     moment = moment_or_none(text)
     if moment is None:
         raise EntryError(
             "computed_at_unparsable",
-            f"computed_at = {text[:40]!r}, expected ISO 8601 in UTC",
+            f"computed_at is {shown}, expected ISO 8601 in UTC",
         )
     if moment > now + MAX_AHEAD_SECONDS * MICROS:
-        ahead = (moment - now) / MICROS
+        ahead_seconds = (moment - now) / MICROS
         raise EntryError(
             "computed_at_future",
-            f"computed_at = {text[:40]!r} is {ahead:.0f} s ahead of the clock",
+            f"computed_at is {shown}, {ahead_seconds:.0f} s ahead of the upstream's"
+            f" clock, expected at most {MAX_AHEAD_SECONDS} s",
         )
     return moment
 
 
 def moment_or_none(text: Any) -> int | None:
-    """Microseconds since the epoch of an ISO 8601 text; one without an offset is UTC, as the vendor documents."""
+    """Parse an ISO 8601 text to microseconds since the epoch. Return None if it is not one.
+
+    A text without an offset is UTC, as the vendor documents.
+    """
     try:
         moment = datetime.fromisoformat(text)
-        return round(
-            (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-            * MICROS
-        )
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return round(moment.timestamp() * MICROS)
     except (ValueError, TypeError, OverflowError):
         return None

@@ -1,6 +1,7 @@
-"""The values everything else speaks of: levels, observations, events and the state between them.
+"""The shared values: levels, observations, events, and the state between two events.
 
-Moments (`_at`) are integers, microseconds since the Unix epoch, UTC. Prices are floats in quote units, or None.
+Names that end in `_at` are integers: microseconds since the Unix epoch, UTC. Prices are floats in
+quote units, or None if the upstream has no value.
 """
 
 from __future__ import annotations
@@ -14,11 +15,21 @@ MICROS: Final = 1_000_000
 
 
 class Value(msgspec.Struct, frozen=True, gc=False):
-    """Base of the plain values: immutable, compared by content."""
+    """Base of the plain values: immutable, compared by content.
+
+    `gc=False` takes them out of the garbage collector, because none of them can be part of a cycle.
+    """
+
+
+class Moment(Value, frozen=True):
+    """The same moment on two clocks: ours, and the upstream's as well as we know it."""
+
+    local_at: int
+    upstream_at: int
 
 
 class Status(StrEnum):
-    """What a consumer may rely on: only LIVE levels are current."""
+    """The status of a symbol. Consumers may rely on its levels only while it is LIVE."""
 
     LIVE = "LIVE"
     STALE = "STALE"
@@ -28,12 +39,12 @@ class Status(StrEnum):
 
     @property
     def has_levels(self) -> bool:
-        """True where an event of this status says levels in `after`."""
+        """True if events with this status carry levels in `after`."""
         return self in (Status.LIVE, Status.STALE)
 
 
 class Kind(StrEnum):
-    """Why an event was published."""
+    """The reason for an event."""
 
     SNAPSHOT = "SNAPSHOT"
     CHANGED = "CHANGED"
@@ -46,7 +57,7 @@ class Kind(StrEnum):
 
 
 class AllExpiry(Value, frozen=True):
-    """Levels over all expiries; `hvl` is the gamma-flip price."""
+    """The levels across all expiries; `hvl` is the gamma-flip price."""
 
     hvl: float | None = None
     call_resistance: float | None = None
@@ -58,7 +69,7 @@ class AllExpiry(Value, frozen=True):
 
 
 class Odte(Value, frozen=True):
-    """The same for options that expire today."""
+    """The levels of options that expire today."""
 
     hvl: float | None = None
     call_resistance: float | None = None
@@ -66,14 +77,14 @@ class Odte(Value, frozen=True):
 
 
 class MaxPain(Value, frozen=True):
-    """`include=max_pain`."""
+    """The max-pain levels, present if the request has `include=max_pain`."""
 
     strike: float | None = None
     value: float | None = None
 
 
 class ExpectedMove(Value, frozen=True):
-    """`include=expected_move`: the one and two sigma band."""
+    """The one- and two-sigma bands, present if the request has `include=expected_move`."""
 
     upper_1sd: float | None = None
     lower_1sd: float | None = None
@@ -82,23 +93,27 @@ class ExpectedMove(Value, frozen=True):
 
 
 class Row(Value, frozen=True):
-    """A row whose shape the vendor does not document: its strike where that can be read, and all of it as JSON."""
+    """A row of a list. The vendor does not document its shape.
+
+    `strike` is None if the row has no readable strike; `json` holds the complete row.
+    """
 
     strike: float | None
     json: str
 
 
 class Ranked(Value, frozen=True):
-    """`include=ranked`: strikes by gamma exposure, largest first."""
+    """Strikes by gamma exposure, largest first, present if the request has `include=ranked`."""
 
     all_expiry_top_10: tuple[Row, ...] | None = None
     odte_top_10: tuple[Row, ...] | None = None
 
 
 class Levels(Value, frozen=True):
-    """One symbol's entry, typed. An absent section and one full of nulls are the same: all its levels are null.
+    """The levels in one symbol's entry.
 
-    `extra` holds every field nobody documented, as canonical JSON of an object of the entry's own shape.
+    An absent section equals a section full of nulls: all its levels are None. `extra` holds every
+    undocumented field as canonical JSON, nested as in the entry.
     """
 
     spot_price: float | None = None
@@ -112,14 +127,14 @@ class Levels(Value, frozen=True):
 
 
 class Entry(Value, frozen=True):
-    """What the upstream said of one symbol: its levels, and when they were computed (None where it did not say)."""
+    """One symbol's decoded entry. `computed_at` is None if the upstream did not give it."""
 
     levels: Levels
     computed_at: int | None
 
 
 class Source(Value, frozen=True):
-    """Where an event comes from."""
+    """The origin of an event: our version, group and worker, and the upstream's request."""
 
     version: str
     group: str
@@ -129,29 +144,32 @@ class Source(Value, frozen=True):
 
 
 class Observation(Value, frozen=True):
-    """What one check showed of one symbol.
+    """The result of one check for one symbol.
 
-    `status` is LIVE with an entry, or MISSING or INVALID without one. `observed_at` is when the response was
-    complete, by our clock; `age_at` is the same moment by the upstream's clock, as well as it is known.
+    `status` is LIVE if there is an entry, otherwise MISSING or INVALID. `observed_at` is the moment
+    when the response was complete on our clock; `upstream_at` is the same moment on the upstream's
+    clock, against which the age of the levels is measured. `collapsed` counts the earlier
+    observations that this one replaced while Kafka was not writable.
     """
 
     symbol: str
     status: Status
     entry: Entry | None
     observed_at: int
-    age_at: int
+    upstream_at: int
     source: Source
     reason: str | None = None
     collapsed: int = 0
 
 
 class State(Value, frozen=True):
-    """What `current` says of a symbol; schema `gex.levels.LevelsState`.
+    """The record in `current` for one symbol; schema `gex.levels.LevelsState`.
 
-    `levels` is the last entry seen; `published` what the last event that had levels said, None where `levels`
-    differs from it in nothing that counts. `computed_at` never goes back; `event_computed_at` is the last event's.
-    `recent_computed_at` are the moments of the last refreshes, ascending: whoever
-    restores the state knows the symbol's rhythm from them.
+    `levels` are the latest levels observed. `published` are the levels of the last event that had
+    some; it is None if `levels` do not differ from them in anything that counts, which keeps most
+    records small. `computed_at` never goes back. `event_computed_at` belongs to the last event.
+    `recent_computed_at` holds the latest refreshes in ascending order, so that whoever restores the
+    state knows how often the symbol is refreshed.
     """
 
     feed: str
@@ -168,13 +186,13 @@ class State(Value, frozen=True):
     published: Levels | None = None
 
     @property
-    def said(self) -> Levels | None:
-        """The levels a consumer holds: those of the last event that had some."""
+    def last_published(self) -> Levels | None:
+        """The levels that consumers hold: those of the last event that had some."""
         return self.levels if self.published is None else self.published
 
 
 class LevelChange(Value, frozen=True):
-    """One number that differs; `path` such as `all_expiry.call_resistance`."""
+    """One changed number; `path` looks like `all_expiry.call_resistance`."""
 
     path: str
     before: float | None
@@ -182,7 +200,7 @@ class LevelChange(Value, frozen=True):
 
 
 class Event(Value, frozen=True):
-    """One change of one symbol; schema `gex.levels.LevelsEvent`."""
+    """One published change of one symbol; schema `gex.levels.LevelsEvent`."""
 
     event_id: str
     feed: str

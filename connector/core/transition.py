@@ -1,6 +1,7 @@
-"""The status machine of one symbol: state and observation in, new state and at most one event out. Pure.
+"""Decide which event an observation of one symbol causes, and the state that follows.
 
-The kinds and their order are those of the documentation's table of events; the first that fits gives an event its kind.
+State and observation in, new state and at most one event out. The kinds and their order are those
+of the table of events in the documentation: the first kind that fits names the event.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from connector.core.diff import Difference, Rules, compare
+from connector.core.diff import NO_DIFFERENCE, Difference, Rules, compare
 from connector.core.model import (
     MICROS,
     Entry,
     Event,
     Kind,
     Levels,
+    Moment,
     Observation,
     Source,
     State,
@@ -26,9 +28,25 @@ from connector.core.model import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+REASON_ASKED: Final = "asked"
+"""The reason of a snapshot that somebody requested."""
+
+REASON_OLD: Final = "old"
+"""The reason of levels that are stale although the upstream answers."""
+
+REASON_NO_ANSWER: Final = "no_answer"
+"""The reason of levels that are stale because the upstream does not answer."""
+
+DROPPED_OLDER: Final = "older"
+"""The reason to drop an observation that was computed before the last known one."""
+
 
 class FeedRules(Value, frozen=True):
-    """What a feed's configuration says of its events. `request_fingerprint` names its `exchanges` and `include`."""
+    """The parts of a feed's configuration that shape its events.
+
+    `request_fingerprint` stands for its `exchanges` and `include`: levels of different requests
+    are not comparable.
+    """
 
     feed: str
     request_fingerprint: str = ""
@@ -37,29 +55,30 @@ class FeedRules(Value, frozen=True):
 
     @property
     def stale_after_micros(self) -> int:
-        """The age, in microseconds, past which levels are stale."""
+        """The age, in microseconds, above which levels are stale."""
         return round(self.stale_after_seconds * MICROS)
 
 
 class Transition(Value, frozen=True):
-    """What became of an observation. `state` None: nothing to write. `dropped`: why it does not count."""
+    """The result of an observation.
+
+    `state` is None if there is nothing to write. `dropped` is the reason an observation was
+    dropped.
+    """
 
     state: State | None = None
     event: Event | None = None
     dropped: str | None = None
 
 
-NOTHING: Final = Transition()
+NO_TRANSITION: Final = Transition()
 
 RECENT_REFRESHES_KEPT: Final = 16
-"""Enough to know the period and the jitter of a symbol's refreshes, and 128 bytes at most."""
-
-ASKED: Final = "asked"
-"""The reason of a snapshot that somebody asked for."""
+"""Enough to know the period and the jitter of a symbol's refreshes, in at most 128 bytes."""
 
 
 class EventDraft(Value, frozen=True):
-    """The parts of an event that depend on why it is published."""
+    """The parts of an event that depend on its kind."""
 
     kind: Kind
     status: Status
@@ -69,83 +88,115 @@ class EventDraft(Value, frozen=True):
     reason: str | None = None
 
 
-def observe(state: State | None, seen: Observation, feed: FeedRules) -> Transition:
-    """Compare what a check showed with what the last event said."""
-    if seen.entry is None:
-        return _absent(state, seen, feed)
-    return _present(state, seen, seen.entry, feed)
+def observe(
+    state: State | None, observation: Observation, feed: FeedRules
+) -> Transition:
+    """Compare an observation with the levels that were published last."""
+    if observation.entry is None:
+        return _observe_absence(state, observation, feed)
+    return _observe_levels(state, observation, observation.entry, feed)
 
 
-def fold(
-    states: Mapping[str, State], seen: Iterable[Observation], feed: FeedRules
+def observe_all(
+    states: Mapping[str, State], observations: Iterable[Observation], feed: FeedRules
 ) -> list[Transition]:
-    """Observe one after another, each compared with what the one before it left. Changes nothing it is given."""
+    """Observe in order; each observation meets the state that the one before it left.
+
+    `states` is not modified.
+    """
     latest: dict[str, State] = {}
-    steps: list[Transition] = []
-    for observation in seen:
+    transitions: list[Transition] = []
+    for observation in observations:
         symbol = observation.symbol
-        step = observe(latest.get(symbol, states.get(symbol)), observation, feed)
-        if step.state is not None:
-            latest[symbol] = step.state
-        steps.append(step)
-    return steps
+        state = latest.get(symbol, states.get(symbol))
+        transition = observe(state, observation, feed)
+        if transition.state is not None:
+            latest[symbol] = transition.state
+        transitions.append(transition)
+    return transitions
 
 
 def expire(
     state: State,
-    at: tuple[int, int],
+    now: Moment,
     answered_at: int | None,
     source: Source,
     feed: FeedRules,
 ) -> Transition:
-    """What the timer decides: live levels that are too old become stale, also when nothing answers.
+    """Make live levels stale when they are too old. Needs no answer from the upstream.
 
-    The reason is `no_answer` where none came in the latter half of `stale_after_seconds`, else `old`.
-
-    `at` is the moment by our clock and by the upstream's; `answered_at` the last answer for the symbol by the
-    upstream's clock, None where there was none since the shard was opened.
+    `answered_at` is the last answer for the symbol on the upstream's clock, None if there was none
+    since the shard was opened. The reason is `no_answer` if no answer came within the last half of
+    `stale_after_seconds`, otherwise `old`.
     """
-    observed_at, now = at
-    # What was observed before was observed by our clock.
-    answered = (
-        state.observed_at + now - observed_at if answered_at is None else answered_at
+    known_answer_at = answered_at
+    if known_answer_at is None:
+        # The state holds the last answer on our clock. Convert it to the upstream's.
+        known_answer_at = state.observed_at + now.upstream_at - now.local_at
+    due_at = stale_at(state, known_answer_at, feed)
+    if due_at is None or now.upstream_at <= due_at:
+        return NO_TRANSITION
+
+    half_limit = feed.stale_after_micros // 2
+    is_silent = answered_at is None or now.upstream_at - answered_at > half_limit
+    reason = REASON_NO_ANSWER if is_silent else REASON_OLD
+    observation = Observation(
+        symbol=state.symbol,
+        status=Status.STALE,
+        entry=None,
+        observed_at=now.local_at,
+        upstream_at=now.upstream_at,
+        source=source,
+        reason=reason,
     )
-    due = stale_at(state, answered, feed)
-    if due is None or now <= due:
-        return NOTHING
-    silent = answered_at is None or now - answered_at > feed.stale_after_micros // 2
-    reason = "no_answer" if silent else "old"
-    seen = Observation(
-        state.symbol, Status.STALE, None, observed_at, now, source, reason
+    draft = EventDraft(
+        kind=Kind.STALE,
+        status=Status.STALE,
+        levels=state.last_published,
+        computed_at=state.computed_at,
+        difference=NO_DIFFERENCE,
+        reason=reason,
     )
-    said = EventDraft(
-        Kind.STALE, Status.STALE, state.said, state.computed_at, Difference(), reason
-    )
-    return _publish(state, seen, said, feed, _kept(state, seen))
+    return _publish(state, observation, draft, _with_status(state, observation))
 
 
 def snapshot(
-    state: State | None, at: tuple[int, int], source: Source, feed: FeedRules
+    state: State | None, now: Moment, source: Source, feed: FeedRules
 ) -> Transition:
-    """What somebody asked for: the levels as last seen, said whole and under the status that holds.
+    """Publish the latest levels in full, under the current status, because somebody asked for it.
 
-    Nothing where there are none. `at` is the moment by our clock and by the upstream's.
+    No event if the symbol has no levels.
     """
     if state is None or not state.status.has_levels or state.levels is None:
-        return NOTHING
-    seen = Observation(state.symbol, state.status, None, *at, source, ASKED)
-    difference = compare(state.said, state.levels, feed.rules)
-    said = EventDraft(
-        Kind.SNAPSHOT, state.status, state.levels, state.computed_at, difference, ASKED
+        return NO_TRANSITION
+
+    observation = Observation(
+        symbol=state.symbol,
+        status=state.status,
+        entry=None,
+        observed_at=now.local_at,
+        upstream_at=now.upstream_at,
+        source=source,
+        reason=REASON_ASKED,
     )
-    # Nothing was observed: how old the last answer is must not change by it.
-    return _publish(
-        state, seen, said, feed, replace(state, published=None, source=source)
+    draft = EventDraft(
+        kind=Kind.SNAPSHOT,
+        status=state.status,
+        levels=state.levels,
+        computed_at=state.computed_at,
+        difference=compare(state.last_published, state.levels, feed.rules),
+        reason=REASON_ASKED,
     )
+    # Keep `observed_at`: a snapshot is not an answer, and must not make the levels look fresher.
+    new_state = replace(state, published=None, source=source)
+    return _publish(state, observation, draft, new_state)
 
 
 def stale_at(state: State, answered_at: int, feed: FeedRules) -> int | None:
-    """When live levels become stale, by the upstream's clock: of an age that is unknown, the last answer counts."""
+    """Return when live levels become stale, on the upstream's clock. None if they are not live.
+
+    If the upstream never said when the levels were computed, their age counts from the last answer.
+    """
     if state.status is not Status.LIVE:
         return None
     since = answered_at if state.computed_at is None else state.computed_at
@@ -155,141 +206,176 @@ def stale_at(state: State, answered_at: int, feed: FeedRules) -> int | None:
 def remove(
     state: State, observed_at: int, source: Source, feed: FeedRules
 ) -> Transition:
-    """The symbol is no longer configured. Its state stays: the sequence must not start again."""
-    seen = Observation(
-        state.symbol, Status.REMOVED, None, observed_at, observed_at, source
+    """Publish that a symbol is no longer configured.
+
+    Its state stays in `current`, so that its sequence continues if it is configured again.
+    """
+    observation = Observation(
+        symbol=state.symbol,
+        status=Status.REMOVED,
+        entry=None,
+        observed_at=observed_at,
+        upstream_at=observed_at,
+        source=source,
     )
-    return _absent(state, seen, feed)
+    return _observe_absence(state, observation, feed)
 
 
-def _absent(state: State | None, seen: Observation, feed: FeedRules) -> Transition:
-    """MISSING, INVALID or REMOVED: said once, and only the status changes; the last levels are kept."""
-    if state is not None and state.status is seen.status:
-        return NOTHING
-    known = state or _first(seen, feed)
-    difference = compare(known.said, None, feed.rules)
-    said = EventDraft(
-        Kind(seen.status), seen.status, None, None, difference, seen.reason
-    )
-    return _publish(known, seen, said, feed, _kept(known, seen))
-
-
-def _present(
-    state: State | None, seen: Observation, entry: Entry, feed: FeedRules
+def _observe_absence(
+    state: State | None, observation: Observation, feed: FeedRules
 ) -> Transition:
-    known = state or _first(seen, feed)
-    floor = known.computed_at
-    if (
-        floor is not None
-        and entry.computed_at is not None
-        and entry.computed_at < floor
-    ):
-        return Transition(dropped="older")
-    computed_at = floor if entry.computed_at is None else entry.computed_at
-    old = (
-        computed_at is not None and seen.age_at - computed_at > feed.stale_after_micros
+    """Publish MISSING, INVALID or REMOVED once. The state keeps the last levels."""
+    if state is not None and state.status is observation.status:
+        return NO_TRANSITION
+
+    known = state or _initial_state(observation, feed)
+    draft = EventDraft(
+        kind=Kind(observation.status),
+        status=observation.status,
+        levels=None,
+        computed_at=None,
+        difference=compare(known.last_published, None, feed.rules),
+        reason=observation.reason,
     )
-    difference = compare(known.said, entry.levels, feed.rules)
-    kind = _kind(known, feed, old=old, changed=bool(difference))
-    status = Status.STALE if old else Status.LIVE
-    new = State(
+    return _publish(known, observation, draft, _with_status(known, observation))
+
+
+def _observe_levels(
+    state: State | None, observation: Observation, entry: Entry, feed: FeedRules
+) -> Transition:
+    known = state or _initial_state(observation, feed)
+    if _is_older(entry.computed_at, known.computed_at):
+        return Transition(dropped=DROPPED_OLDER)
+
+    computed_at = entry.computed_at
+    if computed_at is None:
+        computed_at = known.computed_at
+    is_old = (
+        computed_at is not None
+        and observation.upstream_at - computed_at > feed.stale_after_micros
+    )
+    status = Status.STALE if is_old else Status.LIVE
+    difference = compare(known.last_published, entry.levels, feed.rules)
+    kind = _kind(known, feed, status, difference)
+
+    new_state = State(
         feed=known.feed,
         symbol=known.symbol,
         sequence=known.sequence,
         status=status,
         computed_at=computed_at,
-        observed_at=seen.observed_at,
+        observed_at=observation.observed_at,
         request_fingerprint=feed.request_fingerprint,
-        source=seen.source,
+        source=observation.source,
         levels=entry.levels,
-        published=_still_published(known.said, entry.levels, feed)
-        if kind is None
-        else None,
         event_computed_at=known.event_computed_at,
         recent_computed_at=_recent(known, computed_at),
     )
     if kind is not None:
-        reason = "old" if kind is Kind.STALE else None
-        said = EventDraft(
-            kind, status, entry.levels, entry.computed_at, difference, reason
+        draft = EventDraft(
+            kind=kind,
+            status=status,
+            levels=entry.levels,
+            computed_at=entry.computed_at,
+            difference=difference,
+            reason=REASON_OLD if kind is Kind.STALE else None,
         )
-        return _publish(known, seen, said, feed, new)
-    if computed_at == floor and entry.levels == known.levels:
-        return NOTHING
-    return Transition(new)
+        return _publish(known, observation, draft, new_state)
+
+    is_unchanged = computed_at == known.computed_at and entry.levels == known.levels
+    if is_unchanged:
+        return NO_TRANSITION
+    published = _published_if_different(known.last_published, entry.levels, feed)
+    return Transition(replace(new_state, published=published))
 
 
 def _recent(known: State, computed_at: int | None) -> tuple[int, ...]:
-    """Return the last refreshes, with this one if it is new."""
+    """Return the latest refreshes, including this one if it is new."""
     recent = known.recent_computed_at
     if computed_at is None or computed_at == known.computed_at:
         return recent
     return (*recent, computed_at)[-RECENT_REFRESHES_KEPT:]
 
 
-def _kind(known: State, feed: FeedRules, *, old: bool, changed: bool) -> Kind | None:
-    """Why levels are worth an event, or None."""
-    if known.said is None or known.request_fingerprint != feed.request_fingerprint:
+def _is_older(computed_at: int | None, known: int | None) -> bool:
+    return computed_at is not None and known is not None and computed_at < known
+
+
+def _kind(
+    known: State, feed: FeedRules, status: Status, difference: Difference
+) -> Kind | None:
+    """Return the kind of event that levels cause, or None if they cause none."""
+    if known.last_published is None:
+        return Kind.SNAPSHOT
+    if known.request_fingerprint != feed.request_fingerprint:
         return Kind.SNAPSHOT
     if not known.status.has_levels:
         return Kind.RESTORED
-    if old and known.status is Status.LIVE:
+    if status is Status.STALE and known.status is Status.LIVE:
         return Kind.STALE
-    if not old and known.status is Status.STALE:
+    if status is Status.LIVE and known.status is Status.STALE:
         return Kind.FRESH
-    return Kind.CHANGED if changed else None
+    return Kind.CHANGED if difference else None
 
 
-def _still_published(
-    said: Levels | None, seen: Levels, feed: FeedRules
+def _published_if_different(
+    last_published: Levels | None, latest: Levels, feed: FeedRules
 ) -> Levels | None:
-    """What the last event said, where that differs from what is seen now in something that counts but little."""
-    return said if compare(said, seen, feed.rules.exact()) else None
+    """Return the published levels if the latest ones differ, even within the thresholds.
+
+    The next observation is compared with them, so that slow drift adds up.
+    """
+    if compare(last_published, latest, feed.rules.exact()):
+        return last_published
+    return None
 
 
-def _first(seen: Observation, feed: FeedRules) -> State:
-    """Before anything was said of a symbol."""
+def _initial_state(observation: Observation, feed: FeedRules) -> State:
+    """Return the state of a symbol before its first event."""
     return State(
         feed=feed.feed,
-        symbol=seen.symbol,
+        symbol=observation.symbol,
         sequence=0,
-        status=seen.status,
+        status=observation.status,
         computed_at=None,
-        observed_at=seen.observed_at,
+        observed_at=observation.observed_at,
         request_fingerprint=feed.request_fingerprint,
-        source=seen.source,
+        source=observation.source,
     )
 
 
-def _kept(known: State, seen: Observation) -> State:
-    """The levels as they were, under a new status."""
+def _with_status(known: State, observation: Observation) -> State:
+    """Return the known levels under the status of the observation."""
     return replace(
-        known, status=seen.status, observed_at=seen.observed_at, source=seen.source
+        known,
+        status=observation.status,
+        observed_at=observation.observed_at,
+        source=observation.source,
     )
 
 
 def _publish(
-    known: State, seen: Observation, said: EventDraft, feed: FeedRules, new: State
+    known: State, observation: Observation, draft: EventDraft, new_state: State
 ) -> Transition:
+    """Complete the event, and number it and its state with the next sequence."""
     sequence = known.sequence + 1
     event = Event(
-        event_id=f"{feed.feed}/{seen.symbol}/{sequence}",
-        feed=feed.feed,
-        symbol=seen.symbol,
+        event_id=f"{known.feed}/{observation.symbol}/{sequence}",
+        feed=known.feed,
+        symbol=observation.symbol,
         sequence=sequence,
-        kind=said.kind,
-        status=said.status,
-        reason=said.reason,
-        computed_at=said.computed_at,
+        kind=draft.kind,
+        status=draft.status,
+        reason=draft.reason,
+        computed_at=draft.computed_at,
         previous_computed_at=known.event_computed_at,
-        observed_at=seen.observed_at,
-        changed_levels=said.difference.levels,
-        changed_sections=said.difference.sections,
-        collapsed_observations=seen.collapsed,
-        source=seen.source,
-        before=known.said,
-        after=said.levels,
+        observed_at=observation.observed_at,
+        changed_levels=draft.difference.levels,
+        changed_sections=draft.difference.lists,
+        collapsed_observations=observation.collapsed,
+        source=observation.source,
+        before=known.last_published,
+        after=draft.levels,
     )
-    return Transition(
-        replace(new, sequence=sequence, event_computed_at=said.computed_at), event
-    )
+    state = replace(new_state, sequence=sequence, event_computed_at=draft.computed_at)
+    return Transition(state, event)

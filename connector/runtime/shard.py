@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 from msgspec.structs import replace
 
 from connector.core.entry import decode_entry
-from connector.core.model import MICROS, Event, Kind, Observation, State, Status
+from connector.core.model import (
+    MICROS,
+    Event,
+    Kind,
+    Moment,
+    Observation,
+    State,
+    Status,
+)
 from connector.core.transition import (
-    ASKED,
+    REASON_ASKED,
     FeedRules,
     Transition,
     expire,
-    fold,
+    observe_all,
     remove,
     snapshot,
 )
@@ -331,7 +339,7 @@ class Shard:
         while True:
             self._wake.clear()
             work = self.inbox.take()
-            steps = fold(self._states, work.seen, self._rules)
+            steps = observe_all(self._states, work.seen, self._rules)
             if self._ticked:
                 self._ticked = False
                 steps += self._expired(
@@ -393,7 +401,7 @@ class Shard:
         """What has become stale; not right after opening, when the first answer is still to come."""
         now = self._tools.clock.now()
         waiting = time.monotonic() < self._opened_at + self._tools.grace_seconds
-        at = (now, self._tools.clock.upstream(now))
+        at = Moment(now, self._tools.clock.upstream(now))
         steps = []
         for symbol, state in self._states.items():
             answered_at = self._answered_at.get(symbol)
@@ -411,10 +419,8 @@ class Shard:
         left = {
             step.state.symbol: step.state for step in steps if step.state is not None
         }
-        at, found = (
-            (now := self._tools.clock.now(), self._tools.clock.upstream(now)),
-            [],
-        )
+        now = self._tools.clock.now()
+        at, found = Moment(now, self._tools.clock.upstream(now)), []
         for symbol in list(self._asked):
             state = left.get(symbol) or self._states.get(symbol)
             step = snapshot(state, at, self._tools.source, self._rules)
@@ -499,7 +505,7 @@ class Shard:
         )
         for event in events:
             self._tools.published(event)
-            if event.reason == ASKED and event.symbol in self._asked:
+            if event.reason == REASON_ASKED and event.symbol in self._asked:
                 self._asked.pop(event.symbol).set_result(event)
             level = logging.DEBUG if event.kind is Kind.CHANGED else logging.INFO
             _log.log(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from connector.core.diff import NUMBERS
+from connector.core.diff import NUMBER_PATHS
 from connector.core.model import MICROS, Levels, Status
 from connector.telemetry.metrics import new_family
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from connector.kafka.names import ShardId
 
-_numbers_of: Final = attrgetter(*NUMBERS)
+_numbers_of: Final = attrgetter(*NUMBER_PATHS)
 
 Key = tuple[str, str]
 """Feed and symbol: the first two labels of each of these metrics."""
@@ -44,7 +44,7 @@ class SymbolFigures:
         """Yield path and value of each number that consumers may rely on."""
         if self.levels is None or self.status is None or not self.status.has_levels:
             return
-        for path, value in zip(NUMBERS, _numbers_of(self.levels), strict=True):
+        for path, value in zip(NUMBER_PATHS, _numbers_of(self.levels), strict=True):
             if value is not None:
                 yield path, value
 

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from connector.config.secrets import quote
-from connector.core.diff import NUMBERS
+from connector.core.diff import NUMBER_PATHS
 from connector.core.model import MICROS
 from connector.errors import ConfigError
 from connector.kafka.events import END, ReceivedEvent
@@ -35,7 +35,7 @@ _UNITS: Final = {
     "d": "days",
     "w": "weeks",
 }
-# The columns before the levels; the levels follow in the order of `NUMBERS`.
+# The columns before the levels; the levels follow in the order of `NUMBER_PATHS`.
 _MOMENT_COLUMNS: Final = ("observed_at", "computed_at")
 _EVENT_COLUMNS: Final = ("feed", "symbol", "sequence", "kind", "status", "reason")
 
@@ -161,14 +161,14 @@ def _table() -> Callable[[Event], None]:
 def _csv() -> Callable[[Event], None]:
     """Write a header, then one row per event; a level that is absent is empty."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow((*_MOMENT_COLUMNS, *_EVENT_COLUMNS, *NUMBERS))
+    writer.writerow((*_MOMENT_COLUMNS, *_EVENT_COLUMNS, *NUMBER_PATHS))
 
     def show(event: Event) -> None:
         moments = [_iso(getattr(event, name)) for name in _MOMENT_COLUMNS]
         fields = [getattr(event, name) for name in _EVENT_COLUMNS]
-        levels: list[float | None] = [None] * len(NUMBERS)
+        levels: list[float | None] = [None] * len(NUMBER_PATHS)
         if event.after is not None:
-            levels = [attrgetter(path)(event.after) for path in NUMBERS]
+            levels = [attrgetter(path)(event.after) for path in NUMBER_PATHS]
         writer.writerow((*moments, *fields, *levels))
 
     return show

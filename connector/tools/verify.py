@@ -244,7 +244,7 @@ class _FeedVerifier:
             faults.append(
                 f"the state has status {state.status}, its event {event.status}"
             )
-        if compare(published, state.said, self._rules):
+        if compare(published, state.last_published, self._rules):
             faults.append("the state differs from the levels its event published")
         if (state.computed_at or 0) < (event.computed_at or 0):
             faults.append("the state is older than its event")

@@ -25,7 +25,7 @@ from connector.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from connector.core.decode import Meta
+    from connector.core.decode import ResponseMeta
 
 # A server that asks for more is mistaken, and is tried again after an hour.
 _MAX_RETRY_AFTER_SECONDS: Final = 3600
@@ -193,7 +193,7 @@ def decode_symbols(reply: Reply, key: str) -> frozenset[str] | UpstreamError:
         return BadResponse(clean_text(f"/symbols returned no list: {error}", key))
 
 
-def rate_limit(headers: Mapping[str, str], meta: Meta | None) -> RateLimit:
+def rate_limit(headers: Mapping[str, str], meta: ResponseMeta | None) -> RateLimit:
     """Return the server's figures, each from its header or else from the body."""
     stated = RateLimit() if meta is None else meta.rate_limit
     limit = _whole_number(headers.get("x-ratelimit-limit"))
@@ -208,7 +208,7 @@ def rate_limit(headers: Mapping[str, str], meta: Meta | None) -> RateLimit:
     )
 
 
-def server_time(headers: Mapping[str, str], meta: Meta | None) -> float | None:
+def server_time(headers: Mapping[str, str], meta: ResponseMeta | None) -> float | None:
     """Return the server's clock (Unix seconds) from the body or the Date header."""
     if meta is not None and meta.server_at:
         return meta.server_at / MICROS

@@ -11,7 +11,7 @@ from connector.config.model import Feed
 from connector.core.decode import decode_response
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Event, Observation, Source, State, Status
-from connector.core.transition import FeedRules, fold
+from connector.core.transition import FeedRules, observe_all
 from connector.devkit.simulator.service import Service
 from connector.devkit.simulator.settings import (
     DEFAULT_KEY,
@@ -86,7 +86,7 @@ def _checked(
             entry = decode_entry(answer, now)
             observation = Observation(symbol, Status.LIVE, entry, now, now, SOURCE)
             seen.append(observation)
-    transitions = fold(states, seen, feed_rules)
+    transitions = observe_all(states, seen, feed_rules)
     events = []
     new_states = []
     for transition in transitions:

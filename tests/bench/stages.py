@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from connector.core.decode import RateLimit, decode_response
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Status
-from connector.core.transition import fold
+from connector.core.transition import observe_all
 from connector.kafka.avro import Codec, SingleObject
 from connector.runtime.ports import Commit, ResponseReport, Sighting
 from connector.schedule.batches import Batch
@@ -50,7 +50,7 @@ def stages(name: str, rounds: int) -> dict[str, float]:
             decode_entry(raw, response.now)
 
     def observe(response: Checked) -> None:
-        fold(response.states_before, response.seen, feed_rules)
+        observe_all(response.states_before, response.seen, feed_rules)
 
     def report(response: Checked) -> None:
         _report(observer, response)

@@ -18,7 +18,7 @@ from connector.config.secrets import Secret
 from connector.core.diff import compare
 from connector.core.entry import decode_entry
 from connector.core.model import Observation, Status
-from connector.core.transition import FeedRules, fold
+from connector.core.transition import FeedRules, observe_all
 from connector.errors import BadResponse, EntryError, UpstreamError
 from connector.kafka.avro import Codec, SingleObject
 from connector.runtime.clock import Clock
@@ -115,7 +115,7 @@ def entry(raw: bytes) -> Entry | None:
 def published(said: list[Observation], states: dict[str, State]) -> list[Event]:
     """The events of observations, as whoever reads them has them."""
     events = []
-    for step in fold(states, said, FEED):
+    for step in observe_all(states, said, FEED):
         assert step.event is None or step.state is not None
         if step.state is not None:
             value = CODEC.state("t", step.state)
@@ -144,7 +144,7 @@ def survives(status: int, said: dict[str, str], body: bytes) -> None:
             )
     before = {
         step.state.symbol: step.state
-        for step in fold({}, [seen(BEFORE, symbol="AAA")], FEED)
+        for step in observe_all({}, [seen(BEFORE, symbol="AAA")], FEED)
         if step.state
     }
     for events in (published(said_of_it, {}), published(said_of_it, before)):
@@ -233,7 +233,7 @@ def test_what_comes_after_other_levels_is_the_next_event_of_its_symbol(
 ) -> None:
     states = {
         step.state.symbol: step.state
-        for step in fold({}, [seen(first, symbol="AAA")], FEED)
+        for step in observe_all({}, [seen(first, symbol="AAA")], FEED)
         if step.state
     }
     last = states["AAA"]
@@ -241,7 +241,7 @@ def test_what_comes_after_other_levels_is_the_next_event_of_its_symbol(
         response = decode_levels(Reply(200, {}, spoilt(code)), SYMBOLS, KEY)
         if isinstance(response, UpstreamError):
             continue
-        for step in fold(states, observations(response), FEED):
+        for step in observe_all(states, observations(response), FEED):
             if step.state is not None:
                 states[step.state.symbol] = step.state
         for event in published(observations(response), {"AAA": last}):

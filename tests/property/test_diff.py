@@ -50,13 +50,13 @@ def apply(
     for change in difference.levels:
         assert number(result, change.path) == change.before
         result = at(change.path, change.after, result)
-    for path in difference.sections:
+    for path in difference.lists:
         result = at(path, rows(after or Levels(), path), result)
     return result
 
 
 def paths(difference: Difference) -> set[str]:
-    return {change.path for change in difference.levels} | set(difference.sections)
+    return {change.path for change in difference.levels} | set(difference.lists)
 
 
 @quick
@@ -79,7 +79,7 @@ def test_exactly_what_differs_and_counts_is_named_once(
     was, now = what_counts(before, ignore), what_counts(after, ignore)
     differing = {path for path in was if was[path] != now[path]}
     assert paths(difference) == differing
-    assert len(difference.levels) + len(difference.sections) == len(differing)
+    assert len(difference.levels) + len(difference.lists) == len(differing)
     assert bool(difference) == bool(differing)
 
 
@@ -98,7 +98,7 @@ def test_what_differs_does_not_depend_on_the_direction(
     one: Levels, other: Levels
 ) -> None:
     there, back = compare(one, other, ALL), compare(other, one, ALL)
-    assert there.sections == back.sections
+    assert there.lists == back.lists
     assert [(c.path, c.before, c.after) for c in there.levels] == [
         (c.path, c.after, c.before) for c in back.levels
     ]
@@ -304,7 +304,7 @@ def test_ranked_is_compared_by_ordered_strikes_where_every_row_has_one_else_whol
     )
     for name in Ranked.__struct_fields__:
         path = f"ranked.{name}"
-        assert compare(at(path, was), at(path, now), ALL).sections == (
+        assert compare(at(path, was), at(path, now), ALL).lists == (
             (path,) if differs else ()
         )
 
@@ -312,7 +312,7 @@ def test_ranked_is_compared_by_ordered_strikes_where_every_row_has_one_else_whol
 def test_zones_are_compared_whole() -> None:
     assert compare(
         at("zones", (Row(1.0, "a"),)), at("zones", (Row(1.0, "b"),)), ALL
-    ).sections == ("zones",)
+    ).lists == ("zones",)
 
 
 @quick
@@ -337,8 +337,8 @@ def test_drift_below_the_threshold_adds_up_until_it_is_published(
             said = value
         state = moved.state or state
         assert state is not None
-        assert state.said is not None
-        assert state.said.odte.hvl == said
+        assert state.last_published is not None
+        assert state.last_published.odte.hvl == said
         assert state.levels is not None
         assert state.levels.odte.hvl == value
 

@@ -20,6 +20,7 @@ from connector.core.model import (
     Event,
     Kind,
     Levels,
+    Moment,
     Observation,
     Odte,
     Ranked,
@@ -28,12 +29,12 @@ from connector.core.model import (
     Status,
 )
 from connector.core.transition import (
-    NOTHING,
+    NO_TRANSITION,
     FeedRules,
     Transition,
     expire,
-    fold,
     observe,
+    observe_all,
     remove,
 )
 from connector.kafka.avro import Codec, SingleObject
@@ -135,8 +136,8 @@ class OneSymbol(RuleBasedStateMachine):
             and was_said is Status.LIVE
             and self.fingerprint == self.feed.request_fingerprint
         ):
-            assert step == NOTHING or step.event is not None
-        assert self._see(levels, self.floor) == NOTHING
+            assert step == NO_TRANSITION or step.event is not None
+        assert self._see(levels, self.floor) == NO_TRANSITION
 
     @rule(status=st.sampled_from(ABSENT))
     def absence(self, status: Status) -> None:
@@ -146,7 +147,7 @@ class OneSymbol(RuleBasedStateMachine):
         )
         step = self._both(lambda state: observe(state, observation, self.feed))
         if self.events and self.events[-1].status is status:
-            assert step == NOTHING
+            assert step == NO_TRANSITION
         else:
             self._published(step, Kind(status), status, None)
 
@@ -157,7 +158,7 @@ class OneSymbol(RuleBasedStateMachine):
     @precondition(lambda self: self.state is not None)
     @rule()
     def timer(self) -> None:
-        at = (self.now, self.now + AHEAD)
+        at = Moment(self.now, self.now + AHEAD)
         since = self.floor
         if since is None:
             since = (
@@ -169,10 +170,13 @@ class OneSymbol(RuleBasedStateMachine):
         step = self._both(
             lambda state: expire(known(state), at, self.answered_at, ME, self.feed)
         )
-        if last.status is not Status.LIVE or at[1] - since <= STALE_AFTER:
-            assert step == NOTHING
+        if last.status is not Status.LIVE or at.upstream_at - since <= STALE_AFTER:
+            assert step == NO_TRANSITION
             return
-        silent = self.answered_at is None or at[1] - self.answered_at > STALE_AFTER // 2
+        silent = (
+            self.answered_at is None
+            or at.upstream_at - self.answered_at > STALE_AFTER // 2
+        )
         event = self._published(step, Kind.STALE, Status.STALE, self._said())
         assert event.reason == ("no_answer" if silent else "old")
         assert counted(event.after) == counted(event.before)
@@ -182,7 +186,7 @@ class OneSymbol(RuleBasedStateMachine):
     def no_longer_configured(self) -> None:
         step = self._both(lambda state: remove(known(state), self.now, ME, self.feed))
         if self.events[-1].status is Status.REMOVED:
-            assert step == NOTHING
+            assert step == NO_TRANSITION
         else:
             self._published(step, Kind.REMOVED, Status.REMOVED, None)
 
@@ -223,8 +227,8 @@ class OneSymbol(RuleBasedStateMachine):
         last = self.events[-1]
         assert (self.state.status, self.state.sequence) == (last.status, last.sequence)
         assert self.state.event_computed_at == last.computed_at
-        assert counted(self.state.said) == counted(self._said())
-        assert (self.state.said is None) == (self._said() is None)
+        assert counted(self.state.last_published) == counted(self._said())
+        assert (self.state.last_published is None) == (self._said() is None)
         assert self.state.levels == self.last_levels
         assert self.state.computed_at == self.floor
 
@@ -277,7 +281,7 @@ class OneSymbol(RuleBasedStateMachine):
             assert event.after == levels
             assert event.computed_at == computed_at
         elif nothing_new:
-            assert step == NOTHING
+            assert step == NO_TRANSITION
         else:
             assert (step.event, step.dropped) == (None, None)
             assert step.state is not None
@@ -377,7 +381,7 @@ def test_where_a_transaction_ends_changes_nothing_of_what_is_said(
     taken: list[Any], cut: int
 ) -> None:
     given_ = [observed(*one) for one in taken]
-    together = fold({}, given_, feed())
-    first = fold({}, given_[:cut], feed())
+    together = observe_all({}, given_, feed())
+    first = observe_all({}, given_[:cut], feed())
     states = {step.state.symbol: step.state for step in first if step.state is not None}
-    assert [*first, *fold(states, given_[cut:], feed())] == together
+    assert [*first, *observe_all(states, given_[cut:], feed())] == together

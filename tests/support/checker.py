@@ -199,7 +199,9 @@ def _state_faults(its: list[Event], state: State | None) -> list[str]:
         != last.sequence,
         f"current is {state.status}, the last event {last.status}": state.status
         != last.status,
-        "current does not say what the last event with levels said": counted(state.said)
+        "current does not say what the last event with levels said": counted(
+            state.last_published
+        )
         != counted(said),
         "current is older than the last event": (state.computed_at or 0)
         < (last.computed_at or 0),

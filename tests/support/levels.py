@@ -152,7 +152,7 @@ def what_counts(
 def seen(
     levels: Levels | None,
     computed_at: int | None = NOW,
-    age_at: int | None = None,
+    upstream_at: int | None = None,
     **others: Any,
 ) -> Observation:
     """Return an observation of these levels, made when they were computed by default.
@@ -160,8 +160,8 @@ def seen(
     Pass `status` to say why there are no levels.
     """
     moment = NOW if computed_at is None else computed_at
-    if age_at is not None:
-        moment = age_at
+    if upstream_at is not None:
+        moment = upstream_at
     entry = None
     if levels is not None:
         entry = Entry(levels, computed_at)
@@ -171,7 +171,7 @@ def seen(
         "observed_at": moment,
         "source": ME,
     }
-    return Observation(entry=entry, age_at=moment, **(fields | others))
+    return Observation(entry=entry, upstream_at=moment, **(fields | others))
 
 
 prices = (

@@ -13,7 +13,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 
 import connector
 from connector.core.decode import RateLimit
-from connector.core.diff import NUMBERS
+from connector.core.diff import NUMBER_PATHS
 from connector.core.model import (
     AllExpiry,
     Event,
@@ -457,7 +457,7 @@ def test_levels_are_named_by_the_paths_of_events_and_nulls_are_left_out(
     observer.state_replaced(state(levels=levels))
     shown = {labels["level"] for labels in series(metrics, "gex_level")}
     assert shown == {"spot_price", "all_expiry.hvl", "odte.put_support"}
-    assert shown <= set(NUMBERS)
+    assert shown <= set(NUMBER_PATHS)
     assert value(metrics, "gex_level", **BTC_LABELS, level="odte.put_support") == 0
 
 

@@ -13,19 +13,20 @@ from connector.core.model import (
     Kind,
     LevelChange,
     Levels,
+    Moment,
     Observation,
     Row,
     State,
     Status,
 )
 from connector.core.transition import (
-    NOTHING,
+    NO_TRANSITION,
     RECENT_REFRESHES_KEPT,
     FeedRules,
     Transition,
     expire,
-    fold,
     observe,
+    observe_all,
     remove,
 )
 from tests.support.levels import ME, NOW, NUMBERS, SECOND, at, number, seen
@@ -66,7 +67,7 @@ class History:
             None if answered_seconds is None else NOW + round(answered_seconds * SECOND)
         )
         return self._take(
-            expire(self.known, (now + 7, now), answered_at, ME, self.feed)
+            expire(self.known, Moment(now + 7, now), answered_at, ME, self.feed)
         )
 
     def remove(self) -> Transition:
@@ -135,7 +136,7 @@ def test_absence_is_said_once_and_keeps_the_last_levels_in_the_state(
         step.event.previous_computed_at,
     ) == ("refused", None, NOW)
     assert (history.known.levels, history.known.computed_at) == (ONE, NOW)
-    assert history.lack(status) == NOTHING
+    assert history.lack(status) == NO_TRANSITION
 
 
 def test_missing_then_invalid_then_missing_are_three_events() -> None:
@@ -156,14 +157,14 @@ def test_levels_after_an_absence_are_restored_changed_or_not(status: Status) -> 
         assert said(step) == (Kind.RESTORED, Status.LIVE, ONE, levels)
         assert step.event is not None
         assert len(step.event.changed_levels) == (levels is TWO)
-        assert history.see(levels) == NOTHING
+        assert history.see(levels) == NO_TRANSITION
 
 
 def test_removed_is_said_once_and_never_starts_again_from_1() -> None:
     history = History()
     history.see(ONE)
     assert said(history.remove()) == (Kind.REMOVED, Status.REMOVED, ONE, None)
-    assert history.remove() == NOTHING
+    assert history.remove() == NO_TRANSITION
     assert said(history.see(TWO)) == (Kind.RESTORED, Status.LIVE, ONE, TWO)
     assert [event.sequence for event in history.events] == [1, 2, 3]
 
@@ -194,7 +195,7 @@ def test_another_request_is_a_snapshot_even_of_the_same_levels() -> None:
     history.feed = OTHER
     assert said(history.see(ONE)) == (Kind.SNAPSHOT, Status.LIVE, ONE, ONE)
     assert history.known.request_fingerprint == "other"
-    assert history.see(ONE) == NOTHING
+    assert history.see(ONE) == NO_TRANSITION
 
 
 @pytest.mark.parametrize("status", [Status.MISSING, Status.INVALID, Status.REMOVED])
@@ -213,7 +214,7 @@ def test_another_request_is_a_snapshot_before_it_is_stale_or_fresh() -> None:
     history = History()
     history.see(ONE)
     history.feed = OTHER
-    assert said(history.see(ONE, NOW, age_at=NOW + 91 * SECOND)) == (
+    assert said(history.see(ONE, NOW, upstream_at=NOW + 91 * SECOND)) == (
         Kind.SNAPSHOT,
         Status.STALE,
         ONE,
@@ -239,13 +240,13 @@ def test_a_request_is_another_only_when_levels_come_of_it() -> None:
 
 def test_levels_seen_first_when_they_are_old_are_a_stale_snapshot() -> None:
     history = History()
-    assert said(history.see(ONE, age_at=NOW + 91 * SECOND)) == (
+    assert said(history.see(ONE, upstream_at=NOW + 91 * SECOND)) == (
         Kind.SNAPSHOT,
         Status.STALE,
         None,
         ONE,
     )
-    assert history.tick(200) == NOTHING
+    assert history.tick(200) == NO_TRANSITION
     assert said(history.see(ONE, NOW + 100 * SECOND)) == (
         Kind.FRESH,
         Status.LIVE,
@@ -258,20 +259,20 @@ def test_levels_restored_when_they_are_old_are_stale() -> None:
     history = History()
     history.see(ONE)
     history.lack(Status.MISSING)
-    assert said(history.see(TWO, age_at=NOW + 91 * SECOND)) == (
+    assert said(history.see(TWO, upstream_at=NOW + 91 * SECOND)) == (
         Kind.RESTORED,
         Status.STALE,
         ONE,
         TWO,
     )
-    assert history.see(TWO, age_at=NOW + 92 * SECOND) == NOTHING
+    assert history.see(TWO, upstream_at=NOW + 92 * SECOND) == NO_TRANSITION
 
 
 def test_levels_are_stale_when_older_than_the_limit_and_not_before() -> None:
     history = History()
     history.see(ONE)
-    assert history.see(ONE, age_at=NOW + 90 * SECOND) == NOTHING
-    step = history.see(ONE, age_at=NOW + 90 * SECOND + 1)
+    assert history.see(ONE, upstream_at=NOW + 90 * SECOND) == NO_TRANSITION
+    step = history.see(ONE, upstream_at=NOW + 90 * SECOND + 1)
     assert said(step) == (Kind.STALE, Status.STALE, ONE, ONE)
     assert step.event is not None
     assert (step.event.reason, step.event.changed_levels, step.event.computed_at) == (
@@ -279,13 +280,13 @@ def test_levels_are_stale_when_older_than_the_limit_and_not_before() -> None:
         (),
         NOW,
     )
-    assert history.see(ONE, age_at=NOW + 99 * SECOND) == NOTHING
+    assert history.see(ONE, upstream_at=NOW + 99 * SECOND) == NO_TRANSITION
 
 
 def test_levels_that_turn_stale_and_change_at_once_say_both() -> None:
     history = History()
     history.see(ONE)
-    step = history.see(TWO, NOW + 1, age_at=NOW + 91 * SECOND)
+    step = history.see(TWO, NOW + 1, upstream_at=NOW + 91 * SECOND)
     assert said(step) == (Kind.STALE, Status.STALE, ONE, TWO)
     assert step.event is not None
     assert step.event.changed_levels == (LevelChange("odte.hvl", 100.0, 200.0),)
@@ -295,7 +296,7 @@ def test_levels_that_change_while_stale_are_changed_and_stay_stale() -> None:
     history = History()
     history.see(ONE)
     history.tick(91)
-    assert said(history.see(TWO, NOW + 1, age_at=NOW + 99 * SECOND)) == (
+    assert said(history.see(TWO, NOW + 1, upstream_at=NOW + 99 * SECOND)) == (
         Kind.CHANGED,
         Status.STALE,
         ONE,
@@ -341,13 +342,13 @@ def test_the_timer_says_whether_the_levels_are_old_or_nothing_answers(
     ) == (reason, (), ())
     assert (step.event.computed_at, step.event.previous_computed_at) == (NOW, NOW)
     assert step.event.observed_at == NOW + 91 * SECOND + 7
-    assert history.tick(92, answered_seconds) == NOTHING
+    assert history.tick(92, answered_seconds) == NO_TRANSITION
 
 
 def test_the_timer_waits_until_the_limit_is_over() -> None:
     history = History(replace(FEED, stale_after_seconds=10.5))
     history.see(ONE)
-    assert history.tick(10.5, None) == NOTHING
+    assert history.tick(10.5, None) == NO_TRANSITION
     assert history.tick(10.500001, None).event is not None
 
 
@@ -359,7 +360,7 @@ def test_the_timer_says_nothing_of_what_is_absent(status: Status) -> None:
         history.remove()
     else:
         history.lack(status)
-    assert history.tick(1000) == NOTHING
+    assert history.tick(1000) == NO_TRANSITION
 
 
 def test_the_timer_says_what_the_last_event_said_not_what_was_seen_since() -> None:
@@ -372,7 +373,7 @@ def test_the_timer_says_what_the_last_event_said_not_what_was_seen_since() -> No
 def test_levels_of_unknown_age_are_stale_when_nothing_answered_for_so_long() -> None:
     history = History()
     history.see(ONE, None)
-    assert history.tick(300, answered_seconds=210) == NOTHING
+    assert history.tick(300, answered_seconds=210) == NO_TRANSITION
     step = history.tick(300.000001, answered_seconds=210)
     assert said(step) == (Kind.STALE, Status.STALE, ONE, ONE)
     assert step.event is not None
@@ -384,13 +385,14 @@ def test_levels_of_unknown_age_seen_by_an_owner_before_are_as_old_as_that_whatev
     None
 ):
     state = observe(
-        None, seen(ONE, None, observed_at=NOW, age_at=NOW + 50 * SECOND), FEED
+        None, seen(ONE, None, observed_at=NOW, upstream_at=NOW + 50 * SECOND), FEED
     ).state
     assert state is not None
     for seconds, stale in ((90, False), (91, True)):
         ours = NOW + seconds * SECOND
         assert (
-            expire(state, (ours, ours + 50 * SECOND), None, ME, FEED).event is not None
+            expire(state, Moment(ours, ours + 50 * SECOND), None, ME, FEED).event
+            is not None
         ) == stale
 
 
@@ -461,7 +463,10 @@ def test_a_refresh_that_brings_the_same_levels_is_written_once_without_an_event(
         event_computed_at=NOW,
         recent_computed_at=(NOW, NOW + 30 * SECOND),
     )
-    assert history.see(ONE, NOW + 30 * SECOND, age_at=NOW + 45 * SECOND) == NOTHING
+    assert (
+        history.see(ONE, NOW + 30 * SECOND, upstream_at=NOW + 45 * SECOND)
+        == NO_TRANSITION
+    )
 
 
 def test_the_state_has_the_last_refreshes_in_ascending_order() -> None:
@@ -563,7 +568,7 @@ def test_an_older_computed_at_is_dropped_whatever_the_status() -> None:
 def test_entries_without_a_date_are_compared_by_content_and_the_floor_stays() -> None:
     history = History()
     history.see(ONE)
-    assert history.see(ONE, None) == NOTHING
+    assert history.see(ONE, None) == NO_TRANSITION
     step = history.see(TWO, None)
     assert said(step) == (Kind.CHANGED, Status.LIVE, ONE, TWO)
     assert step.event is not None
@@ -577,8 +582,8 @@ def test_entries_without_a_date_are_compared_by_content_and_the_floor_stays() ->
 
 def test_an_entry_that_never_had_a_date_is_live_at_any_age() -> None:
     history = History()
-    assert said(history.see(ONE, None, age_at=NOW))[1] is Status.LIVE
-    assert history.see(ONE, None, age_at=NOW + 10_000 * SECOND) == NOTHING
+    assert said(history.see(ONE, None, upstream_at=NOW))[1] is Status.LIVE
+    assert history.see(ONE, None, upstream_at=NOW + 10_000 * SECOND) == NO_TRANSITION
 
 
 def test_how_many_observations_collapsed_stands_in_the_event() -> None:
@@ -589,12 +594,12 @@ def test_how_many_observations_collapsed_stands_in_the_event() -> None:
 
 def test_each_observation_of_a_transaction_is_compared_with_the_one_before_it() -> None:
     states: dict[str, State] = {}
-    first = fold(states, [seen(ONE)], FEED)
+    first = observe_all(states, [seen(ONE)], FEED)
     assert states == {}
     states = {"BTCUSDT": first[0].state} if first[0].state is not None else {}
     before = dict(states)
     absent = Observation("BTCUSDT", Status.MISSING, None, NOW, NOW, ME)
-    steps = fold(
+    steps = observe_all(
         states,
         [
             seen(TWO, NOW + 1),
@@ -614,7 +619,7 @@ def test_each_observation_of_a_transaction_is_compared_with_the_one_before_it() 
         None,
         Kind.RESTORED,
     ]
-    assert steps[1] == NOTHING
+    assert steps[1] == NO_TRANSITION
     assert steps[4].dropped == "older"
     assert [step.event.sequence for step in steps if step.event is not None] == [
         2,
