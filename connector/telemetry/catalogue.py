@@ -134,12 +134,12 @@ _UPSTREAM: Final = (
     ),
     _gauge(
         "gex_rate_limit_limit",
-        "Requests a minute the upstream allows this key.",
+        "Requests per minute the upstream allows this API key.",
         starts_unknown=True,
     ),
     _gauge(
         "gex_rate_limit_remaining",
-        "Requests left in the upstream's window, other users of the key included.",
+        "Requests left in the upstream's window, after all users of the key.",
         starts_unknown=True,
     ),
     _gauge(
@@ -149,11 +149,11 @@ _UPSTREAM: Final = (
     ),
     _gauge(
         "gex_request_budget_per_minute",
-        "Requests a minute that this worker may make: its share of the key's.",
+        "Requests per minute this worker may send: its share of the key's limit.",
     ),
     _gauge(
         "gex_request_foreign_per_minute",
-        "Requests a minute that other programs make with the key.",
+        "Requests per minute other programs send with the key.",
     ),
     _gauge(
         "gex_request_price_seconds",
@@ -162,24 +162,24 @@ _UPSTREAM: Final = (
     ),
     _gauge(
         "gex_key_refused",
-        "1 while the upstream refuses the API key, so that polling has stopped.",
+        "1 while the upstream refuses the API key and polling has stopped.",
     ),
     _counter(
         "gex_responses_inconsistent_total",
-        "Contradictions found in responses.",
+        "Contradictions in responses, by kind.",
         labels=("kind",),
         values=_CONTRADICTIONS,
     ),
     _gauge(
         "gex_clock_correction_seconds",
-        "Estimated upstream clock minus this machine's; near 0 both are right.",
+        "Estimated upstream clock minus this machine's; near 0 if both are right.",
     ),
 )
 
 _SYMBOLS: Final = (
     _counter(
         "gex_symbols_requested_total",
-        "Checks that asked for the symbol.",
+        "Checks that requested the symbol.",
         labels=_SYMBOL,
         at_scrape=True,
     ),
@@ -209,19 +209,19 @@ _SYMBOLS: Final = (
     ),
     _gauge(
         "gex_symbol_observed_timestamp_seconds",
-        "When the symbol's latest answer was complete.",
+        "When the upstream last answered for the symbol.",
         labels=_SYMBOL,
         at_scrape=True,
     ),
     _gauge(
         "gex_symbol_period_seconds",
-        "Learnt time between two refreshes.",
+        "Estimated time between two refreshes.",
         labels=_SYMBOL,
         at_scrape=True,
     ),
     _gauge(
         "gex_symbol_jitter_seconds",
-        "Learnt standard deviation of the next refresh's moment.",
+        "Estimated standard deviation of the next refresh's moment.",
         labels=_SYMBOL,
         at_scrape=True,
     ),
@@ -233,21 +233,21 @@ _SYMBOLS: Final = (
     ),
     _gauge(
         "gex_symbol_status",
-        "1 for the symbol's present status, 0 for the others.",
+        "1 for the symbol's current status, 0 for the others.",
         labels=(*_SYMBOL, "status"),
         values=Status,
         at_scrape=True,
     ),
     _gauge(
         "gex_level",
-        "A price while LIVE or STALE, of a worker's first symbols (50 unless configured).",
+        "A level of a LIVE or STALE symbol, of a worker's first symbols (50 unless configured).",
         labels=(*_SYMBOL, "level"),
         at_scrape=True,
     ),
     _counter(
         "gex_observations_dropped_total",
         "Observations not published: older than the last, collapsed into a newer one, "
-        "lost with the shard, or refused by the broker.",
+        "lost with the shard, or rejected by the broker.",
         labels=("feed", "reason"),
         values=_DROP_REASONS,
     ),
@@ -256,45 +256,49 @@ _SYMBOLS: Final = (
 _DELAYS: Final = (
     _histogram(
         "gex_detection_delay_seconds",
-        "From the upstream's computation to our observation.",
+        "Time from the upstream's computation to our observation.",
         _DELAY_BUCKETS,
     ),
     _histogram(
         "gex_detection_uncertainty_seconds",
-        "From the last check without a refresh to the first one with it: that much of "
-        "the detection delay may be the upstream's own lag.",
+        "Time from the last check without a refresh to the first check with it: the "
+        "uncertainty of the detection delay.",
         _DELAY_BUCKETS,
     ),
     _gauge(
         "gex_visibility_lag_seconds",
-        "Learnt time from a computation to its being served, clocks included.",
+        "Estimated time from a computation until the upstream serves it, including the "
+        "difference of the clocks.",
         starts_unknown=True,
     ),
     _histogram(
         "gex_publish_duration_seconds",
-        "From our observation to the committed transaction.",
+        "Time from our observation to the committed transaction.",
         _COMMIT_BUCKETS,
     ),
     _histogram(
         "gex_end_to_end_seconds",
-        "From the upstream's computation to the committed transaction.",
+        "Time from the upstream's computation to the committed transaction.",
         _DELAY_BUCKETS,
     ),
 )
 
 _EVENTS: Final = (
     _counter(
-        "gex_events_total", "Events committed.", labels=("feed", "kind"), values=Kind
+        "gex_events_total",
+        "Committed events, by kind.",
+        labels=("feed", "kind"),
+        values=Kind,
     ),
     _counter(
         "gex_transactions_total",
-        "Kafka transactions ended.",
+        "Kafka transactions, by result.",
         labels=("result",),
         values=("committed", "aborted"),
     ),
     _counter(
         "gex_quarantined_total",
-        "Entries quarantined because they could not be decoded.",
+        "Entries quarantined because they could not be decoded, by reason.",
         labels=("reason",),
         values=_QUARANTINE_REASONS,
     ),
@@ -304,12 +308,12 @@ _SHARDS: Final = (
     _gauge("gex_shards", "Shards of the feed.", labels=("feed",)),
     _gauge(
         "gex_shards_owned",
-        "Shards this worker has open; over all workers the sum is gex_shards.",
+        "Shards this worker has open; the sum over all workers should be gex_shards.",
         labels=("feed",),
     ),
     _gauge(
         "gex_shard_open",
-        "1 for an assigned shard that is open, 0 for one still being opened.",
+        "1 if an assigned shard is open, 0 while it is being opened.",
         labels=("feed", "shard"),
     ),
     _counter(
@@ -323,28 +327,28 @@ _SHARDS: Final = (
     ),
     _counter(
         "gex_restore_records_total",
-        "Records read to restore shards; more than symbols, since compaction lags.",
+        "Records read to restore shards; many more than symbols if compaction lags.",
     ),
 )
 
 _KAFKA: Final = (
     _gauge(
         "gex_kafka_queue_messages",
-        "Records and requests that wait in the shards' producers for Kafka.",
+        "Records and requests queued in the shards' producers.",
     ),
     _gauge(
         "gex_kafka_broker_rtt_seconds",
-        "99th percentile of the group client's round trips.",
+        "99th percentile of the group client's round trips to a broker.",
         labels=("broker",),
     ),
     _gauge(
         "gex_kafka_brokers_up",
-        "Brokers the group's client is connected to; 0 while Kafka is away.",
+        "Brokers the group's client is connected to; 0 while Kafka is unreachable.",
         starts_unknown=True,
     ),
     _counter(
         "gex_kafka_errors_total",
-        "Errors that Kafka's clients reported, by librdkafka's names.",
+        "Errors reported by the Kafka clients, by librdkafka's error name.",
         labels=("code",),
     ),
 )
@@ -352,12 +356,12 @@ _KAFKA: Final = (
 _PROCESS: Final = (
     _gauge(
         "gex_build_info",
-        "Always 1; the label says which version runs.",
+        "Always 1; the label is the running version.",
         labels=("version",),
     ),
     _gauge(
         "gex_loop_progress_timestamp_seconds",
-        "When the loop last made progress; an old moment means that it has stalled.",
+        "When the loop last made progress; it has stalled if that is long ago.",
         labels=("loop",),
         at_scrape=True,
     ),

@@ -1,4 +1,4 @@
-"""The dashboard for whoever runs the connector: is it well, and if not, which part."""  # noqa: INP001 - beside a script
+"""The dashboard for operators: is the connector healthy, and if not, which part is not?"""  # noqa: INP001 - beside a script
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ from panels import (
 )
 
 BUDGET: Final = "sum(gex_request_budget_per_minute and on (instance) sum by (instance) (gex_shards_owned) > 0)"
-"""Requests a minute that those who ask may make; a standby's is of no account."""
+"""Requests per minute of the workers that own shards. A standby's budget does not count."""
 
 ROWS: Final = {
-    "Is it well?": (
+    "Health": (
         Panel(
             "Workers",
             {"workers": "count(gex_build_info)"},
-            shows="Workers that Prometheus reaches. One works, any further one stands by or shares the shards.",
-            bad="None: nothing is published. One: nobody stands by.",
-            do="Start them; the exit status and the last log line say why one ended.",
+            shows=(
+                "Workers that Prometheus can scrape. One is enough; further workers "
+                "stand by or share the shards."
+            ),
+            bad="None: nothing is published. One: there is no standby.",
+            do=(
+                "Start workers. The exit status and the last log line say why a worker"
+                " ended."
+            ),
             see="runbooks.md#gexmetricsabsent",
             kind="stat",
             steps={0: RED, 1: GREEN},
@@ -37,9 +43,9 @@ ROWS: Final = {
         Panel(
             "Shards without owner",
             {"shards": "sum(max by (feed) (gex_shards)) - sum(gex_shards_owned)"},
-            shows="Shards that no worker has open: their symbols are not watched.",
-            bad="Above 0 for more than a minute. During a fail-over it is so for seconds.",
-            do="See Assignment below; the log says why a shard cannot be opened.",
+            shows="Shards that no worker has open. Their symbols are not watched.",
+            bad="Above 0 for more than a minute. A failover takes seconds.",
+            do="Check Assignment below. The log says why a shard cannot be opened.",
             see="runbooks.md#gexshardsnotowned",
             kind="stat",
             steps={-1e9: ORANGE, 0: GREEN, 1: RED},
@@ -49,9 +55,15 @@ ROWS: Final = {
         Panel(
             "API key",
             {"key": "max(gex_key_refused)"},
-            shows="Whether the upstream accepts the API key. While it refuses it, polling has stopped.",
+            shows=(
+                "Shows if the upstream accepts the API key. Polling stops while it "
+                "refuses it."
+            ),
             bad="Refused.",
-            do="Rotate the key: replace the content of `api_key_file`; no restart is needed.",
+            do=(
+                "Rotate the key: replace the content of `api_key_file`. No restart is "
+                "needed."
+            ),
             see="runbooks.md#gexkeyrefused",
             kind="stat",
             values={0: ("accepted", GREEN), 1: ("refused", RED)},
@@ -59,55 +71,73 @@ ROWS: Final = {
         Panel(
             "Kafka brokers up",
             {"brokers": "min(gex_kafka_brokers_up)"},
-            shows="Brokers that the worker with the fewest is connected to.",
-            bad="0: Kafka is away for that worker.",
-            do="Bring Kafka back; do not restart the workers.",
+            shows="Connected brokers, of the worker with the fewest connections.",
+            bad="0: that worker cannot reach Kafka.",
+            do="Restore Kafka. Do not restart the workers.",
             see="operations.md#kafka-is-away",
             kind="stat",
             steps={0: RED, 1: GREEN},
         ),
         Panel(
-            "Mean delay against target",
+            "Mean delay / target",
             {"of the target": f"{mean('gex_detection_delay_seconds', '5m')} / $target"},
-            units.PercentUnit,
-            "Mean time from a computation to our seeing it in the last 5 minutes, as share of"
-            " `schedule.target_delay_seconds` (to be entered above). It holds the upstream's own lag, too.",
-            "Far above 100 %: too small a budget, or the upstream serves late.",
-            "Compare price and visibility lag below.",
-            "runbooks.md#gexdetectiondelayburn",
-            "stat",
-            {0: GREEN, 2: ORANGE, 4: RED},
+            unit=units.PercentUnit,
+            shows=(
+                "Mean detection delay of the last 5 minutes as a share of "
+                "`schedule.target_delay_seconds`, which you enter above. It includes "
+                "the upstream's own lag."
+            ),
+            bad=(
+                "Far above 100 %: the budget is too small, or the upstream serves "
+                "refreshes late."
+            ),
+            do="Compare price and visibility lag below.",
+            see="runbooks.md#gexdetectiondelayburn",
+            kind="stat",
+            steps={0: GREEN, 2: ORANGE, 4: RED},
             decimals=0,
         ),
         Panel(
             "End to end, p95",
             {"p95": quantiles("gex_end_to_end_seconds")["p95"].replace(INTERVAL, "5m")},
-            units.Seconds,
-            "From the upstream's computation to the committed transaction, 95 of 100 within this, in 5 minutes.",
-            "Above a few seconds: consumers act on old levels.",
-            "Which part is slow: detection or publishing? Both are below.",
-            "operations.md#budget",
-            "stat",
-            {0: GREEN, 2: ORANGE, 5: RED},
+            unit=units.Seconds,
+            shows=(
+                "Time from the upstream's computation to the committed transaction: "
+                "95th percentile over 5 minutes."
+            ),
+            bad="Above a few seconds: consumers act on old levels.",
+            do="Find out which part is slow: detection and publishing are both below.",
+            see="operations.md#budget",
+            kind="stat",
+            steps={0: GREEN, 2: ORANGE, 5: RED},
         ),
         Panel(
             "Budget used",
             {"used": f"60 * sum(rate(gex_upstream_requests_total[2m])) / {BUDGET}"},
-            units.PercentUnit,
-            "Requests of the last 2 minutes as share of what we may ask.",
-            "At 100 %: checks are left out, and delays grow. It is never exceeded.",
-            "Another plan, fewer symbols, or a longer target delay.",
-            "runbooks.md#gexbudgetnearend",
-            "stat",
-            {0: GREEN, 0.8: ORANGE, 0.98: RED},
+            unit=units.PercentUnit,
+            shows="Requests of the last 2 minutes as a share of the workers' budget.",
+            bad=(
+                "At 100 %: checks are skipped, and delays grow. The budget is never "
+                "exceeded."
+            ),
+            do="Get a larger plan, configure fewer symbols, or raise the target delay.",
+            see="runbooks.md#gexbudgetnearend",
+            kind="stat",
+            steps={0: GREEN, 0.8: ORANGE, 0.98: RED},
             decimals=0,
         ),
         Panel(
             "Aborted in 15 min",
             {"aborted": 'sum(increase(gex_transactions_total{result="aborted"}[15m]))'},
-            shows="Transactions that did not commit in the last 15 minutes. Nothing is lost: it is published again.",
-            bad="More than a few: Kafka is away or slow, or a second fleet is at work.",
-            do="See Kafka below.",
+            shows=(
+                "Transactions aborted in the last 15 minutes. Their events are "
+                "published again; none are lost."
+            ),
+            bad=(
+                "More than a few: Kafka is slow or unreachable, or a second fleet is "
+                "running."
+            ),
+            do="Check the row Kafka below.",
             see="runbooks.md#gextransactionsaborted",
             kind="stat",
             steps={0: GREEN, 1: ORANGE, 10: RED},
@@ -116,9 +146,12 @@ ROWS: Final = {
         Panel(
             "Quarantined in 1 h",
             {"entries": "sum(increase(gex_quarantined_total[1h]))"},
-            shows="Entries of the last hour that could not be used. Their bytes are in the topic `quarantine`.",
+            shows=(
+                "Entries rejected in the last hour. Their bytes are in the topic "
+                "`quarantine`."
+            ),
             bad="Rising: the API has changed its format.",
-            do="Keep the records and look for a new version.",
+            do="Keep the records, and check for a new version of the connector.",
             see="runbooks.md#gexquarantinegrowing",
             kind="stat",
             steps={0: GREEN, 1: ORANGE, 10: RED},
@@ -127,13 +160,16 @@ ROWS: Final = {
         Panel(
             "Slowest loop",
             {"ago": "max(time() - gex_loop_progress_timestamp_seconds)"},
-            units.Seconds,
-            "Time since the loop of any worker that is furthest behind last did something.",
-            "Above 60 s: a worker hangs; its `/health/live` fails before long, and whoever runs it restarts it.",
-            "Which one: see Loops below. Keep its log.",
-            "runbooks.md#gexworkerstuck",
-            "stat",
-            {0: GREEN, 30: ORANGE, 60: RED},
+            unit=units.Seconds,
+            shows="Longest time since any loop of a worker made progress.",
+            bad=(
+                "Above 60 s: a worker is stuck. Its probe `/health/live` fails soon, "
+                "and the supervisor restarts it."
+            ),
+            do="Check Loops below for the worker, and keep its log.",
+            see="runbooks.md#gexworkerstuck",
+            kind="stat",
+            steps={0: GREEN, 30: ORANGE, 60: RED},
             decimals=0,
         ),
     ),
@@ -145,27 +181,33 @@ ROWS: Final = {
                 "mean": mean("gex_detection_delay_seconds", INTERVAL),
                 "target (mean)": "vector($target)",
             },
-            units.Seconds,
+            unit=units.Seconds,
             bad="The mean stays above the target.",
-            do="The price says whether it is the budget, the visibility lag whether it is the upstream.",
+            do=(
+                "A high price points to the budget, a large visibility lag to the "
+                "upstream."
+            ),
             see="runbooks.md#gexdetectiondelayburn",
             width=12,
         ),
         Panel(
             "End-to-end latency",
             quantiles("gex_end_to_end_seconds", 99),
-            units.Seconds,
+            unit=units.Seconds,
             bad="Above a few seconds.",
-            do="Detection delay and publish duration are its two parts.",
+            do="Check its two parts: detection delay and publish duration.",
             see="operations.md#budget",
             width=12,
         ),
         Panel(
             "Publish duration",
             quantiles("gex_publish_duration_seconds", 99),
-            units.Seconds,
-            bad="Above a second: Kafka is slow, or a shard was closed and what waited is published now.",
-            do="Look at transactions, round trips and queue below.",
+            unit=units.Seconds,
+            bad=(
+                "Above a second: Kafka is slow, or a shard was closed and publishes "
+                "its backlog now."
+            ),
+            do="Check transactions, round trips and producer queues below.",
             see="runbooks.md#gexpublishslow",
         ),
         Panel(
@@ -176,8 +218,11 @@ ROWS: Final = {
                 ],
                 "visibility lag": "max(gex_visibility_lag_seconds)",
             },
-            units.Seconds,
-            bad="A lag far from 0: refreshes are served late, or a clock is off.",
+            unit=units.Seconds,
+            bad=(
+                "A lag far from 0: the upstream serves refreshes late, or a clock is "
+                "wrong."
+            ),
             do="Compare with the clock correction.",
             see="operations.md#budget",
         ),
@@ -186,13 +231,16 @@ ROWS: Final = {
             {
                 "median": "quantile(0.5, time() - gex_symbol_computed_timestamp_seconds)",
                 "oldest": "max(time() - gex_symbol_computed_timestamp_seconds)",
-                "longest without answer": "max(time() - gex_symbol_observed_timestamp_seconds)",
+                "longest wait for an answer": "max(time() - gex_symbol_observed_timestamp_seconds)",
             },
-            units.Seconds,
-            "Age of the levels, and of the last answer for a symbol.",
-            "The oldest above 90 s: STALE. All climb together: the API or the workers are away.",
-            "The dashboard GEX levels says which symbols.",
-            "runbooks.md#gexfreshnessburn",
+            unit=units.Seconds,
+            shows="Age of the levels, and time since the last answer for a symbol.",
+            bad=(
+                "The oldest levels are above 90 s: STALE. If all lines climb together,"
+                " the API or the workers are down."
+            ),
+            do="The dashboard GEX levels shows the symbols.",
+            see="runbooks.md#gexfreshnessburn",
             steps={0: "transparent", 90: RED},
         ),
     ),
@@ -200,35 +248,47 @@ ROWS: Final = {
         Panel(
             "Budget",
             {
-                "spent": f"60 * sum(rate(gex_upstream_requests_total[{INTERVAL}]))",
-                "we may": BUDGET,
-                "foreign": "max(gex_request_foreign_per_minute)",
+                "used": f"60 * sum(rate(gex_upstream_requests_total[{INTERVAL}]))",
+                "budget": BUDGET,
+                "other clients": "max(gex_request_foreign_per_minute)",
                 "limit": "max(gex_rate_limit_limit)",
                 "remaining": "min(gex_rate_limit_remaining)",
             },
-            units.RequestsPerMinute,
-            "What we ask, what we may (all workers together), what other programs take of the same key, and what the"
-            " upstream says: its limit, and what is left in its window.",
-            "Spent lies at what we may; foreign above 0; remaining reaches 0.",
-            "Give other programs a key of their own; another plan, fewer symbols, a longer target delay.",
-            "runbooks.md#gexbudgetnearend",
+            unit=units.RequestsPerMinute,
+            shows=(
+                "Requests sent, the budget of all workers together, requests of other "
+                "clients of the same key, and the upstream's own figures: its limit, "
+                "and what is left in its window."
+            ),
+            bad=(
+                "Used reaches the budget; other clients are above 0; remaining reaches"
+                " 0."
+            ),
+            do=(
+                "Give other clients a key of their own, get a larger plan, configure "
+                "fewer symbols, or raise the target delay."
+            ),
+            see="runbooks.md#gexbudgetnearend",
             width=12,
         ),
         Panel(
             "Price of a request",
             {"{{instance}}": "gex_request_price_seconds"},
-            units.Seconds,
-            bad="Far above a few seconds: the budget decides, not the target, and delays grow.",
-            do="Another plan, fewer symbols, or a longer target delay.",
+            unit=units.Seconds,
+            bad=(
+                "Far above a few seconds: the budget, not the target, determines the "
+                "delay."
+            ),
+            do="Get a larger plan, configure fewer symbols, or raise the target delay.",
             see="operations.md#budget",
             width=6,
         ),
         Panel(
             "Clock correction",
             {"{{instance}}": "gex_clock_correction_seconds"},
-            units.Seconds,
+            unit=units.Seconds,
             bad="Far from 0: one of the two clocks is wrong.",
-            do="Look at ours first (NTP).",
+            do="Check the worker's clock (NTP) first.",
             see="runbooks.md#gexclockcorrectionlarge",
             width=6,
         ),
@@ -239,121 +299,156 @@ ROWS: Final = {
                     "gex_upstream_request_duration_seconds_count", "outcome"
                 )
             },
-            units.RequestsPerMinute,
-            "Requests by how they ended: ok, or the class of the error.",
-            "Anything but ok for more than a minute. key_refused stops polling; rate_limited waits as told.",
-            "What each outcome asks for:",
-            "operations.md#the-api",
-            "bars",
-        ),
-        Panel(
-            "Requests by purpose",
-            {"{{purpose}}": per_minute("gex_upstream_requests_total", "purpose")},
-            units.RequestsPerMinute,
-            "Why we asked: a first look, an expected refresh, a search for the rhythm, a retry, a refused symbol.",
-            "Search that goes on: no rhythm yet, or the vendor has stopped computing.",
-            "A few minutes after a start it should be over.",
-            "operations.md#budget",
-            "bars",
-        ),
-        Panel(
-            "Request duration",
-            quantiles("gex_upstream_request_duration_seconds", 99),
-            units.Seconds,
-            bad="Near `upstream.timeout_seconds`: requests fail.",
-            do="The network, or the vendor.",
-            see="operations.md#the-api",
-        ),
-        Panel(
-            "Missing rate",
-            {
-                # A scrape between a question and its answer would make more answers than questions of it.
-                f"{how}, {{{{feed}}}}": f"clamp_max(sum by (feed) (rate(gex_symbols_{how}_total[{INTERVAL}]))"
-                f" / sum by (feed) (rate(gex_symbols_requested_total[{INTERVAL}])), 1)"
-                for how in ("missing", "invalid", "served")
-            },
-            units.PercentUnit,
-            "Of the checks of a symbol: with levels (served), without (missing), of a symbol that the upstream does not"
-            " know (invalid). What is left failed.",
-            "Missing above a few percent; invalid above 0; served well below 100 %.",
-            "Missing: its cache is cold; wait, then the vendor. Invalid: misspelt or gone.",
-            "runbooks.md#gexmissingburn",
-        ),
-        Panel(
-            "Symbols by status",
-            {"{{status}}": "sum by (status) (gex_symbol_status)"},
-            shows="How many symbols have each status.",
-            bad="Fewer are LIVE than are configured.",
-            do="The dashboard GEX levels says which.",
+            unit=units.RequestsPerMinute,
+            shows="Requests by result: ok, or the class of the error.",
+            bad=(
+                "Any other outcome than ok for more than a minute. key_refused stops "
+                "polling; rate_limited waits as long as the upstream asks."
+            ),
+            do="For each outcome see",
             see="operations.md#the-api",
             kind="bars",
         ),
         Panel(
-            "Unusable and contradictory",
+            "Requests by purpose",
+            {"{{purpose}}": per_minute("gex_upstream_requests_total", "purpose")},
+            unit=units.RequestsPerMinute,
+            shows=(
+                "Requests by purpose: first look, expected refresh, search for the "
+                "rhythm, retry, refused symbol."
+            ),
+            bad=(
+                "A search that continues: the rhythm is not known yet, or the vendor "
+                "has stopped computing."
+            ),
+            do="Wait: after a start the search ends within a few minutes.",
+            see="operations.md#budget",
+            kind="bars",
+        ),
+        Panel(
+            "Request duration",
+            quantiles("gex_upstream_request_duration_seconds", 99),
+            unit=units.Seconds,
+            bad="Close to `upstream.timeout_seconds`: requests fail.",
+            do="Check the network, then contact the vendor.",
+            see="operations.md#the-api",
+        ),
+        Panel(
+            "Checks by result",
+            {
+                # A scrape between a request and its answer can count more answers than requests.
+                f"{how}, {{{{feed}}}}": f"clamp_max(sum by (feed) (rate(gex_symbols_{how}_total[{INTERVAL}]))"
+                f" / sum by (feed) (rate(gex_symbols_requested_total[{INTERVAL}])), 1)"
+                for how in ("missing", "invalid", "served")
+            },
+            unit=units.PercentUnit,
+            shows=(
+                "Results of the checks of symbols: with levels (served), without "
+                "levels (missing), or of a symbol that the upstream does not know "
+                "(invalid). The rest failed."
+            ),
+            bad=(
+                "Missing above a few percent; invalid above 0; served well below 100 %."
+            ),
+            do=(
+                "Missing: the upstream's cache is cold; wait, then contact the vendor."
+                " Invalid: check the spelling."
+            ),
+            see="runbooks.md#gexmissingburn",
+        ),
+        Panel(
+            "Symbols by status",
+            {"{{status}}": "sum by (status) (gex_symbol_status)"},
+            shows="Number of symbols with each status.",
+            bad="Fewer symbols are LIVE than are configured.",
+            do="The dashboard GEX levels shows which.",
+            see="operations.md#the-api",
+            kind="bars",
+        ),
+        Panel(
+            "Quarantine and contradictions",
             {
                 "{{reason}}": per_minute("gex_quarantined_total", "reason"),
                 "response: {{kind}}": per_minute(
                     "gex_responses_inconsistent_total", "kind"
                 ),
             },
-            units.EventsPerMinute,
-            "Entries that went to quarantine, and contradictions in responses, by what was wrong.",
-            "Anything that does not end: the API has changed its format.",
-            "Keep the records of the topic `quarantine` and look for a new version.",
-            "runbooks.md#gexquarantinegrowing",
-            "bars",
+            unit=units.EventsPerMinute,
+            shows=(
+                "Entries that went to quarantine by reason, and contradictions in "
+                "responses by kind."
+            ),
+            bad="A rate that does not return to 0: the API has changed its format.",
+            do=(
+                "Keep the records of the topic `quarantine`, and check for a new "
+                "version of the connector."
+            ),
+            see="runbooks.md#gexquarantinegrowing",
+            kind="bars",
         ),
     ),
     "Kafka": (
         Panel(
             "Transactions",
             {"{{result}}": per_minute("gex_transactions_total", "result")},
-            units.OpsPerMinute,
-            bad="Aborted ones that do not end.",
-            do='The log\'s "shard closed by an error" says why.',
+            unit=units.OpsPerMinute,
+            bad="Aborts that continue.",
+            do='Search the log for "shard closed by an error"; it names the cause.',
             see="runbooks.md#gextransactionsaborted",
             kind="bars",
         ),
         Panel(
-            "Waiting in the producers",
+            "Producer queues",
             {"{{instance}}": "gex_kafka_queue_messages"},
-            bad="It grows: Kafka does not keep up, or is away.",
-            do="Look at the brokers.",
+            bad="Growing: Kafka is too slow or unreachable.",
+            do="Check the brokers.",
             see="operations.md#kafka-is-away",
         ),
         Panel(
             "Observations dropped",
             {"{{reason}}": per_minute("gex_observations_dropped_total", "reason")},
-            units.EventsPerMinute,
-            bad="unpublishable: the broker refuses a record. collapsed or lost while Kafka is there.",
-            do="older is harmless: the upstream showed an older refresh after a newer one. The others:",
+            unit=units.EventsPerMinute,
+            bad=(
+                "unpublishable: the broker rejects a record. collapsed or lost "
+                "although Kafka is reachable."
+            ),
+            do=(
+                "older is harmless: the upstream served an older refresh after a newer"
+                " one. For the others see"
+            ),
             see="runbooks.md#gexrecordsrefused",
             kind="bars",
         ),
         Panel(
             "Round trip to the brokers, p99",
             {"{{broker}}, {{instance}}": "gex_kafka_broker_rtt_seconds"},
-            units.Seconds,
-            bad="Much longer than usual: publishing takes as long, several times over.",
-            do="Look at that broker and the way there. A poll that waits for news counts, too.",
+            unit=units.Seconds,
+            bad="Much longer than usual: publishing takes several round trips.",
+            do="Check that broker and the network. Long polls count too.",
             see="operations.md#kafka-is-away",
         ),
         Panel(
             "Connected brokers",
             {"{{instance}}": "gex_kafka_brokers_up"},
-            bad="0: Kafka is away for this worker.",
-            do="Bring it back; do not restart the worker.",
+            bad="0: this worker cannot reach Kafka.",
+            do="Restore Kafka. Do not restart the worker.",
             see="operations.md#kafka-is-away",
         ),
         Panel(
             "Kafka errors",
             {"{{code}}": per_minute("gex_kafka_errors_total", "code")},
-            units.EventsPerMinute,
-            "Errors that Kafka's clients reported, by librdkafka's names. Empty: none since the start.",
-            "A code that comes again and again, or one about authorization.",
-            "_TRANSPORT, _ALL_BROKERS_DOWN: Kafka is away. Authorization: a right is missing (README, Rights).",
-            "operations.md#kafka-is-away",
-            "bars",
+            unit=units.EventsPerMinute,
+            shows=(
+                "Errors reported by the Kafka clients, by librdkafka's error name. "
+                "Empty if there were none since the start."
+            ),
+            bad="A code that keeps coming back, or one about authorization.",
+            do=(
+                "_TRANSPORT, _ALL_BROKERS_DOWN: Kafka is unreachable. Authorization: a"
+                " right is missing (README, Rights)."
+            ),
+            see="operations.md#kafka-is-away",
+            kind="bars",
         ),
     ),
     "Shards": (
@@ -362,9 +457,15 @@ ROWS: Final = {
             {
                 "{{feed}} {{shard}}, {{instance}}": "max by (feed, shard, instance) (gex_shard_open)"
             },
-            shows="Which worker has which shard: open, or still being opened.",
-            bad="A shard that nobody has, or that stays at opening.",
-            do='The log\'s "shard closed by an error" says why, and when it is tried again.',
+            shows=(
+                "The worker that owns each shard, and if the shard is open or still "
+                "being opened."
+            ),
+            bad="A shard without owner, or one that stays at opening.",
+            do=(
+                'Search the log for "shard closed by an error"; it names the cause and'
+                " the next try."
+            ),
             see="runbooks.md#gexshardsnotowned",
             kind="states",
             values={0: ("opening", ORANGE), 1: ("open", GREEN)},
@@ -377,30 +478,42 @@ ROWS: Final = {
                 "owned": "sum(gex_shards_owned)",
                 "all": "sum(max by (feed) (gex_shards))",
             },
-            shows="Shards that each worker has open, their sum, and how many there are.",
-            bad="Owned below all for more than a minute: symbols that nobody watches.",
-            do="Start a worker; else see why a shard cannot be opened.",
+            shows=(
+                "Shards that each worker has open, their sum, and the number of "
+                "configured shards."
+            ),
+            bad="Owned below all for more than a minute: some symbols are not watched.",
+            do="Start a worker. If one is running, check why a shard cannot be opened.",
             see="runbooks.md#gexshardsnotowned",
             width=12,
         ),
         Panel(
-            "Fenced",
+            "Shards taken by others",
             {"{{instance}}": f"increase(gex_shard_fenced_total[{INTERVAL}])"},
-            bad="Again and again in two groups of workers: another fleet uses the same topics.",
-            do="Stop one, or give it its own `topic_prefix`. Once, after a freeze: nothing.",
+            bad=(
+                "Repeatedly in two groups of workers: another fleet uses the same "
+                "topics."
+            ),
+            do=(
+                "Stop one fleet, or give it its own `topic_prefix`. Once after a "
+                "freeze is harmless."
+            ),
             see="runbooks.md#gexanotherfleet",
             kind="bars",
         ),
         Panel(
-            "Restore, mean since the start",
+            "Restore duration, mean since the start",
             {
                 "{{instance}}": "gex_restore_duration_seconds_sum / gex_restore_duration_seconds_count"
             },
-            units.Seconds,
-            "How long it took to read a shard's state back when it was opened.",
-            "Above a second: symbols are dark for as long at each fail-over.",
-            "Compare the records read: many more than symbols means that compaction lags.",
-            "operations.md#fail-over",
+            unit=units.Seconds,
+            shows="Time to read a shard's state back when it was opened.",
+            bad="Above a second: symbols are not watched for as long at each failover.",
+            do=(
+                "Compare the records read: many more than symbols mean that compaction"
+                " lags."
+            ),
+            see="operations.md#fail-over",
         ),
         Panel(
             "Records read in a restore",
@@ -408,7 +521,7 @@ ROWS: Final = {
                 "{{instance}}": "gex_restore_records_total / gex_restore_duration_seconds_count"
             },
             bad="Many more than the shard has symbols: compaction lags.",
-            do="Look at the log cleaner of the brokers.",
+            do="Check the log cleaner of the brokers.",
             see="operations.md#fail-over",
         ),
     ),
@@ -416,21 +529,21 @@ ROWS: Final = {
         Panel(
             "Memory",
             {"{{instance}}": "process_resident_memory_bytes"},
-            units.BytesIEC,
-            "Resident memory of each worker.",
-            "It grows for hours. It is flat even while Kafka is away.",
-            "Restart the worker and report it with its log.",
-            "operations.md#kafka-is-away",
+            unit=units.BytesIEC,
+            shows="Resident memory of each worker.",
+            bad="Growing for hours. It stays flat even while Kafka is unreachable.",
+            do="Restart the worker, and report it with its log.",
+            see="operations.md#kafka-is-away",
             width=5,
         ),
         Panel(
             "CPU",
             {"{{instance}}": f"rate(process_cpu_seconds_total[{INTERVAL}])"},
-            units.PercentUnit,
-            "CPU of each worker; 100 % is one core.",
-            "Near 100 %: checks come late.",
-            "More shards and workers.",
-            "capacity.md#limits-found",
+            unit=units.PercentUnit,
+            shows="CPU of each worker; 100 % is one core.",
+            bad="Close to 100 %: checks are late.",
+            do="Use more shards and workers.",
+            see="capacity.md#limits-found",
             width=5,
         ),
         Panel(
@@ -438,20 +551,23 @@ ROWS: Final = {
             {
                 "{{loop}}, {{instance}}": "time() - max by (loop, instance) (gex_loop_progress_timestamp_seconds)",
             },
-            units.Seconds,
-            "Time since each loop of a worker last did something.",
-            "Above 60 s: it hangs.",
-            "Keep its log; the probe `/health/live` has it restarted.",
-            "runbooks.md#gexworkerstuck",
+            unit=units.Seconds,
+            shows="Time since each loop of a worker made progress.",
+            bad="Above 60 s: the loop is stuck.",
+            do=(
+                "Keep the worker's log. Its probe `/health/live` fails, and the "
+                "supervisor restarts it."
+            ),
+            see="runbooks.md#gexworkerstuck",
             steps={0: "transparent", 60: RED},
             width=10,
         ),
         Panel(
             "Versions",
             {"{{version}}": "count by (version) (gex_build_info)"},
-            shows="How many workers run which version.",
-            bad="Two versions for longer than a rolling change takes.",
-            do="Finish it. What may be mixed:",
+            shows="Number of workers per version.",
+            bad="Two versions for longer than a rolling update takes.",
+            do="Finish the update. For versions that may run together see",
             see="operations.md#changes-and-upgrades",
             kind="stat",
             steps={0: BLUE},

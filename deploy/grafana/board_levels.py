@@ -1,4 +1,4 @@
-"""The dashboard for whoever trades by the levels: what holds now, how old it is, and how it came about."""  # noqa: INP001 - beside a script
+"""The dashboard for users of the levels: current values, their age, and how they changed."""  # noqa: INP001 - beside a script
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ LEVELS: Final = {
     "all_expiry.put_wall_2": ("Put wall 2", "light-green", 1),
     "all_expiry.put_wall_3": ("Put wall 3", "super-light-green", 1),
 }
-"""What is drawn of a symbol: name, colour, width of the line."""
-
+"""The lines of a symbol's panel by level: name, colour and width."""
 
 ROWS: Final = {
     "": (
@@ -42,13 +41,22 @@ ROWS: Final = {
         Panel(
             "Last answer",
             {"age": "max(time() - gex_symbol_observed_timestamp_seconds)"},
-            units.Seconds,
-            "Time since the API last answered for the symbol that waits longest.",
-            "Over two minutes: nobody asks, or nobody answers.",
-            "Look at the connector's dashboard: workers, key, requests by outcome.",
-            "operations.md#the-api",
-            "stat",
-            {0: GREEN, 90: ORANGE, 120: RED},
+            unit=units.Seconds,
+            shows=(
+                "Time since the API last answered, for the symbol that has waited "
+                "longest."
+            ),
+            bad=(
+                "Above two minutes: no worker sends requests, or the API does not "
+                "answer."
+            ),
+            do=(
+                "Check workers, key and requests by outcome on the dashboard GEX "
+                "connector."
+            ),
+            see="operations.md#the-api",
+            kind="stat",
+            steps={0: GREEN, 90: ORANGE, 120: RED},
             decimals=0,
         ),
         Panel(
@@ -58,33 +66,45 @@ ROWS: Final = {
                     "gex_symbol_next_check_timestamp_seconds"
                 )
             },
-            units.Seconds,
-            "How long, at the last scrape, until a symbol is asked for next.",
-            "Below zero for long: the schedule hangs or the budget is used up.",
-            "Look at the connector's budget and loops.",
-            "operations.md#budget",
-            "stat",
-            {-1e9: RED, -60: ORANGE, -5: BLUE},
+            unit=units.Seconds,
+            shows="Time until the next request for any symbol, as of the last scrape.",
+            bad=(
+                "Below zero for long: the schedule has stalled, or the budget is used "
+                "up."
+            ),
+            do="Check budget and loops on the dashboard GEX connector.",
+            see="operations.md#budget",
+            kind="stat",
+            steps={-1e9: RED, -60: ORANGE, -5: BLUE},
         ),
         Panel(
             "Changes",
             {"changes": 'sum(increase(gex_events_total{kind="CHANGED"}[$__range]))'},
-            shows="Events CHANGED of the feed in the time chosen above: levels that moved.",
-            bad="None in an hour of trading, though the ages are short: nothing counts as a change.",
-            do="Look at `ignore` and `thresholds` of the feed.",
+            shows=(
+                "CHANGED events of the feed in the selected time range: levels that "
+                "moved."
+            ),
+            bad=(
+                "None during an hour of trading although the levels are fresh: every "
+                "change is ignored."
+            ),
+            do="Check `ignore` and `thresholds` of the feed.",
             see="configuration.md#feeds",
             kind="stat",
             steps={0: BLUE},
             decimals=0,
         ),
         Panel(
-            "Losses",
+            "Levels lost",
             {
                 "losses": 'sum(increase(gex_events_total{kind=~"STALE|MISSING|INVALID"}[$__range]))'
             },
-            shows="Events STALE, MISSING and INVALID of the feed in the time chosen above: levels that were lost.",
+            shows=(
+                "STALE, MISSING and INVALID events of the feed in the selected time "
+                "range."
+            ),
             bad="More than a few.",
-            do="See below which symbol, when and for how long.",
+            do="Check below which symbols are affected, when and for how long.",
             see="operations.md#the-api",
             kind="stat",
             steps={0: GREEN, 1: ORANGE, 20: RED},
@@ -105,10 +125,19 @@ ROWS: Final = {
                 "Period": "max by (symbol) (gex_symbol_period_seconds)",
                 "Jitter": "max by (symbol) (gex_symbol_jitter_seconds)",
             },
-            shows="What holds now: levels over all expiries, how far each is from spot, how old they are, and how often"
-            " and how punctually the upstream refreshes them. Levels are shown while LIVE or STALE.",
-            bad="A status other than LIVE, or an age above 90 s: the levels must not be relied on.",
-            do="What each status means to a consumer is in the README, what to do about it here:",
+            shows=(
+                "Current levels over all expiries, their distance from spot, their "
+                "age, and how often and how regularly the upstream refreshes them. "
+                "Levels are shown while LIVE or STALE."
+            ),
+            bad=(
+                "A status other than LIVE, or an age above 90 s: consumers cannot rely"
+                " on the levels."
+            ),
+            do=(
+                "The README explains what each status means to a consumer. For "
+                "remedies see"
+            ),
             see="operations.md#the-api",
             unit=units.LocaleFormat,
             decimals=5,
@@ -119,10 +148,17 @@ ROWS: Final = {
         Panel(
             "Status",
             {"{{symbol}}": status()},
-            shows="Status of each symbol: LIVE may be relied on; STALE is too old; of MISSING the API has nothing at"
-            " the moment; INVALID it does not know; REMOVED is no longer configured.",
-            bad="Anything but LIVE; a gap: no worker has the symbol.",
-            do="INVALID is misspelt or gone. For the others see:",
+            shows=(
+                "Status of each symbol. LIVE: consumers can rely on the levels. STALE:"
+                " the levels are too old. MISSING: the API has no levels at the "
+                "moment. INVALID: the API does not know the symbol. REMOVED: the "
+                "symbol is no longer configured."
+            ),
+            bad="Any other status than LIVE. A gap: no worker owns the symbol.",
+            do=(
+                "INVALID: check the spelling; the API may no longer offer the symbol. "
+                "For the other statuses see"
+            ),
             see="operations.md#the-api",
             kind="states",
             values=STATUSES,
@@ -131,23 +167,41 @@ ROWS: Final = {
         Panel(
             "Age of the levels",
             {"{{symbol}}": age("computed")},
-            units.Seconds,
-            "Time since each symbol's levels were computed: a saw that falls at every refresh.",
-            "A line that climbs on: its symbol is no longer refreshed, or nobody asks.",
-            "All climb: the API or the workers. One climbs: the vendor.",
-            "runbooks.md#gexfreshnessburn",
+            unit=units.Seconds,
+            shows=(
+                "Time since each symbol's levels were computed. The line drops at "
+                "every refresh."
+            ),
+            bad=(
+                "A line that keeps climbing: the symbol is no longer refreshed, or no "
+                "worker requests it."
+            ),
+            do=(
+                "If all lines climb, check the API and the workers. If one line "
+                "climbs, contact the vendor."
+            ),
+            see="runbooks.md#gexfreshnessburn",
             steps={0: "transparent", 90: RED},
             width=12,
         ),
         Panel(
             "Events by kind",
             {"{{kind}}": per_minute("gex_events_total", "kind")},
-            units.EventsPerMinute,
-            "What was published, all symbols of the feed together. CHANGED is the normal case.",
-            "STALE, MISSING or INVALID that come again and again; nothing at all in trading hours.",
-            "Which symbol: see Status. Events themselves: `gex-connector watch`.",
-            "operations.md#the-api",
-            "bars",
+            unit=units.EventsPerMinute,
+            shows=(
+                "Published events of all symbols of the feed. CHANGED is the normal "
+                "case."
+            ),
+            bad=(
+                "Repeated STALE, MISSING or INVALID events; no events at all during "
+                "trading hours."
+            ),
+            do=(
+                "The panel Status shows the symbols; `gex-connector watch` shows the "
+                "events."
+            ),
+            see="operations.md#the-api",
+            kind="bars",
             width=12,
         ),
         Panel(
@@ -157,11 +211,17 @@ ROWS: Final = {
                     "gex_symbol_next_check_timestamp_seconds"
                 )
             },
-            units.Seconds,
-            "How long, at each scrape, until the symbol is asked for again. It asks when it expects a refresh.",
-            "Below zero for long: the budget does not allow the check, or the schedule hangs.",
-            "Look at the connector's budget.",
-            "operations.md#budget",
+            unit=units.Seconds,
+            shows=(
+                "Time until each symbol's next request, at each scrape. A request is "
+                "planned for when a refresh is expected."
+            ),
+            bad=(
+                "Below zero for long: the budget does not allow the request, or the "
+                "schedule has stalled."
+            ),
+            do="Check the budget on the dashboard GEX connector.",
+            see="operations.md#budget",
             width=12,
         ),
     ),
@@ -173,11 +233,17 @@ ROWS: Final = {
                 + "|".join(LEVELS)
                 + '"})'
             },
-            shows="Spot against the levels over all expiries: call resistance and put support with the walls behind"
-            " them, and the gamma flip, above which dealers dampen moves and below which they amplify them."
-            " At most 50 symbols of a worker have this.",
-            bad="A gap: there are no levels (MISSING, INVALID), or no worker has the symbol.",
-            do="See Status above.",
+            shows=(
+                "Spot against the levels over all expiries: call resistance and put "
+                "support with the walls behind them, and the gamma flip. Above the "
+                "flip dealers dampen moves, below it they amplify them. Each worker "
+                "exports the levels of its first 50 symbols."
+            ),
+            bad=(
+                "A gap: the symbol has no levels (MISSING, INVALID), or no worker owns"
+                " it."
+            ),
+            do="Check the panel Status.",
             see="operations.md#the-api",
             width=12,
             height=10,

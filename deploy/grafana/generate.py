@@ -1,6 +1,7 @@
-"""The Grafana dashboards as JSON, from the tables of `board_levels` and `board_connector`.
+"""Writes the Grafana dashboards as JSON, from the tables in `board_*.py`.
 
-`python deploy/grafana/generate.py [FOLDER]` writes gex-levels.json and connector.json, by default next to itself.
+`python deploy/grafana/generate.py [FOLDER]` writes gex-levels.json and connector.json,
+by default into this folder.
 """  # noqa: INP001 - a script
 
 from __future__ import annotations
@@ -38,71 +39,89 @@ if TYPE_CHECKING:
 
     from grafana_foundation_sdk.cog.builder import Builder
 
+    from connector.telemetry.catalogue import Metric
+
 TAG: Final = "gex-levels-connector"
 TARGET: Final = f"{Schedule().target_delay_seconds:g}"
 DATASOURCE: Final = c.DataSourceRef(type_val="prometheus", uid="${datasource}")
 REFS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-HALF: Final = 12
-SMALL: Final = (4, 4)
-USUAL: Final = (8, 8)
+
+# Sizes in Grafana's grid, which is 24 columns wide.
+GRID_WIDTH: Final = 24
+HALF_WIDTH: Final = 12
+STAT_SIZE: Final = (4, 4)
+PANEL_SIZE: Final = (8, 8)
+
+METRIC_NAME: Final = re.compile(r"\bgex_\w+")
+SERIES: Final = re.compile(r"\b((?:gex|process)_\w+)(?:\{([^}]*)\})?")
+SERIES_SUFFIX: Final = re.compile("_(bucket|sum|count)$")
+VARIABLE_MATCHERS: Final = {"feed": 'feed="$feed"', "symbol": 'symbol=~"$symbol"'}
+
+
+def _metric_of(series: str) -> Metric | None:
+    """Return the catalogue's metric of a series, or None for one of the process."""
+    return BY_NAME.get(series) or BY_NAME.get(SERIES_SUFFIX.sub("", series))
 
 
 def _scoped(expression: str, variables: Container[str]) -> str:
-    """The expression, of the fleet chosen, and where both metric and dashboard have them of feed and symbols."""
+    """Return the expression with selectors for the dashboard's variables.
 
-    def selector(found: re.Match[str]) -> str:
-        name, more = found.groups()
-        metric = BY_NAME.get(name) or BY_NAME.get(
-            re.sub("_(bucket|sum|count)$", "", name)
-        )
-        known = {"feed": 'feed="$feed"', "symbol": 'symbol=~"$symbol"'}
-        ours = (
-            [known[one] for one in metric.labels if one in known and one in variables]
-            if metric
-            else []
-        )
-        matchers = ", ".join(filter(None, ('job="$job"', *ours, more)))
-        return f"{name}{{{matchers}}}"
+    Every series is limited to the chosen fleet, and to the chosen feed and symbols if it
+    has these labels and the dashboard has these variables.
+    """
 
-    return re.sub(r"\b((?:gex|process)_\w+)(?:\{([^}]*)\})?", selector, expression)
+    def with_selector(found: re.Match[str]) -> str:
+        name, own_matchers = found.groups()
+        matchers = ['job="$job"']
+        metric = _metric_of(name)
+        for label in metric.labels if metric else ():
+            if label in VARIABLE_MATCHERS and label in variables:
+                matchers.append(VARIABLE_MATCHERS[label])
+        if own_matchers:
+            matchers.append(own_matchers)
+        return f"{name}{{{', '.join(matchers)}}}"
+
+    return SERIES.sub(with_selector, expression)
 
 
-def _described(panel: Panel) -> str:
-    """What is shown, what is bad, what to do."""
+def _description(panel: Panel) -> str:
+    """Return the panel's meaning, the signs of trouble and the remedy, as Markdown."""
     shows = panel.shows or " ".join(BY_NAME[name].help for name in _metrics(panel))
-    return f"{shows}\n\n**Bad:** {panel.bad}\n\n**Do:** {panel.do} docs/{panel.see}"
+    link = f"docs/{panel.see}"
+    remedy = panel.do if panel.do.endswith(" see") else f"{panel.do} See"
+    return f"{shows}\n\n**Bad:** {panel.bad}\n\n**Do:** {remedy} {link}"
 
 
 def _metrics(panel: Panel) -> list[str]:
-    """The metrics of the catalogue that it asks for."""
-    named = re.findall(r"\bgex_\w+", " ".join(panel.queries.values()))
-    return list(
-        dict.fromkeys(re.sub("_(bucket|sum|count)$", "", name) for name in named)
-    )
+    """Return the catalogue's metrics in the panel's queries, in order."""
+    series = METRIC_NAME.findall(" ".join(panel.queries.values()))
+    names = [SERIES_SUFFIX.sub("", name) for name in series]
+    return list(dict.fromkeys(names))
 
 
 def _thresholds(steps: Mapping[float, str]) -> dashboard.ThresholdsConfig:
-    first, *others = steps.items()
-    rows = [
-        d.Threshold(None, first[1]),
-        *(d.Threshold(value, colour) for value, colour in others),
-    ]
+    rows = [d.Threshold(value, colour) for value, colour in steps.items()]
+    # Grafana wants the lowest step without a value: it also covers everything below.
+    rows[0].value = None
     return dashboard.ThresholdsConfig().mode(d.ThresholdsMode.ABSOLUTE).steps(rows)
 
 
-def _mapped(values: Mapping[float, tuple[str, str]]) -> list[d.ValueMapping]:
-    rows = {
-        f"{value:g}": d.ValueMappingResult(text=text, color=colour, index=index)
-        for index, (value, (text, colour)) in enumerate(values.items())
-    }
-    return [d.ValueMap(rows)]
+def _mappings(values: Mapping[float, tuple[str, str]]) -> list[d.ValueMapping]:
+    results = {}
+    for index, (value, (text, colour)) in enumerate(values.items()):
+        result = d.ValueMappingResult(text=text, color=colour, index=index)
+        results[f"{value:g}"] = result
+    return [d.ValueMap(results)]
 
 
 def _stat(panel: Panel) -> stat.Panel:
     last = common.ReduceDataOptions().calcs(["lastNotNull"])
-    made = stat.Panel().unit(panel.unit).reduce_options(last)
-    return made.color_mode(c.BigValueColorMode.BACKGROUND_SOLID).graph_mode(
-        c.BigValueGraphMode.NONE
+    return (
+        stat.Panel()
+        .unit(panel.unit)
+        .reduce_options(last)
+        .color_mode(c.BigValueColorMode.BACKGROUND_SOLID)
+        .graph_mode(c.BigValueGraphMode.NONE)
     )
 
 
@@ -111,77 +130,90 @@ def _states(_: Panel) -> statetimeline.Panel:
 
 
 def _graph(panel: Panel) -> timeseries.Panel:
-    """Lines; with the last and the highest value where there is room for them."""
-    wide = panel.width >= HALF and not panel.repeat
-    legend = (
-        common.VizLegendOptions().show_legend(True).placement(c.LegendPlacement.BOTTOM)
-    )
-    legend.display_mode(c.LegendDisplayMode.TABLE if wide else c.LegendDisplayMode.LIST)
-    made = (
+    """Return a panel of lines. A wide one has the last and the highest value, too."""
+    graph = (
         timeseries.Panel()
         .unit(panel.unit)
         .show_points(c.VisibilityMode.NEVER)
         .line_width(1)
+        .legend(_legend(panel))
     )
-    made.legend(legend.calcs(["lastNotNull", "max"] if wide else []))
-    made.tooltip(
-        common.VizTooltipOptions()
-        .mode(c.TooltipDisplayMode.MULTI)
-        .sort(c.SortOrder.DESCENDING)
-    )
+    tooltip = common.VizTooltipOptions().mode(c.TooltipDisplayMode.MULTI)
+    graph.tooltip(tooltip.sort(c.SortOrder.DESCENDING))
     if panel.steps:
-        made.thresholds_style(
-            common.GraphThresholdsStyleConfig().mode(c.GraphThresholdsStyleMode.DASHED)
-        )
+        dashed = common.GraphThresholdsStyleConfig()
+        graph.thresholds_style(dashed.mode(c.GraphThresholdsStyleMode.DASHED))
+
     values = {value for name in _metrics(panel) for value in BY_NAME[name].values}
     for name, colour in NAMED_COLOURS.items():
         if name in values or name in panel.queries:
-            made.override_by_name(name, _properties({"color": _fixed(colour)}))
+            graph.override_by_name(name, _properties({"color": _fixed(colour)}))
     if panel.repeat:
-        made.repeat(panel.repeat).repeat_direction("h").max_per_row(24 // panel.width)
-        for name, (shown, colour, width) in board_levels.LEVELS.items():
-            look = {
-                "displayName": shown,
-                "color": _fixed(colour),
-                "custom.lineWidth": width,
-                # A level holds until the next one: a slope between two would be prices that nobody said.
-                "custom.lineInterpolation": "linear"
-                if shown == "Spot"
-                else "stepAfter",
-            }
-            made.override_by_name(name, _properties(look))
-    return made
+        graph.repeat(panel.repeat).repeat_direction("h")
+        graph.max_per_row(GRID_WIDTH // panel.width)
+        _draw_levels(graph)
+    return graph
+
+
+def _legend(panel: Panel) -> common.VizLegendOptions:
+    legend = common.VizLegendOptions().show_legend(True)
+    legend.placement(c.LegendPlacement.BOTTOM)
+    has_room = panel.width >= HALF_WIDTH and not panel.repeat
+    if has_room:
+        legend.display_mode(c.LegendDisplayMode.TABLE)
+        return legend.calcs(["lastNotNull", "max"])
+    return legend.display_mode(c.LegendDisplayMode.LIST).calcs([])
+
+
+def _draw_levels(graph: timeseries.Panel) -> None:
+    """Set name, colour and width of every level's line."""
+    for level, (name, colour, width) in board_levels.LEVELS.items():
+        # A level holds until its next value. A slope would show prices nobody published.
+        interpolation = "linear" if name == "Spot" else "stepAfter"
+        look = {
+            "displayName": name,
+            "color": _fixed(colour),
+            "custom.lineWidth": width,
+            "custom.lineInterpolation": interpolation,
+        }
+        graph.override_by_name(level, _properties(look))
 
 
 def _bars(panel: Panel) -> timeseries.Panel:
-    made = _graph(panel).draw_style(c.GraphDrawStyle.BARS).fill_opacity(70)
-    return made.stacking(common.StackingConfig().mode(c.StackingMode.NORMAL).group("A"))
+    stacked = common.StackingConfig().mode(c.StackingMode.NORMAL).group("A")
+    bars = _graph(panel).draw_style(c.GraphDrawStyle.BARS).fill_opacity(70)
+    return bars.stacking(stacked)
 
 
 def _table(panel: Panel) -> table.Panel:
-    """A row a symbol, a column a query: prices, shares (`to ...`), seconds, and the status in its colour."""
-    columns = {
-        f"Value #{ref}": column
-        for ref, column in zip(REFS, panel.queries, strict=False)
-    }
-    arranged = {
+    """Return a table with a row per symbol and a column per query.
+
+    Columns are prices, except the status, seconds, and shares (`to ...`).
+    """
+    columns = {}
+    for ref, column in zip(REFS, panel.queries, strict=False):
+        columns[f"Value #{ref}"] = column
+    positions = {name: index for index, name in enumerate(["symbol", *columns])}
+    arrangement = {
         "excludeByName": {"Time": True},
-        "indexByName": {name: index for index, name in enumerate(["symbol", *columns])},
+        "indexByName": positions,
         "renameByName": {"symbol": "Symbol", **columns},
     }
-    made = table.Panel().unit(panel.unit).filterable(True)
-    made.with_transformation(d.DataTransformerConfig("merge", options={}))
-    made.with_transformation(d.DataTransformerConfig("organize", options=arranged))
-    coloured = {
-        "mappings": _mapped(STATUSES),
+    status = {
+        "mappings": _mappings(STATUSES),
         "custom.cellOptions": {"type": "color-background", "mode": "basic"},
     }
-    made.override_by_name("Status", _properties(coloured))
-    made.override_by_regexp(
-        "/^(Age|Period|Jitter)$/", _properties({"unit": units.Seconds, "decimals": 1})
-    )
-    return made.override_by_regexp(
-        "/^to /", _properties({"unit": units.PercentUnit, "decimals": 2})
+    seconds = {"unit": units.Seconds, "decimals": 1}
+    share = {"unit": units.PercentUnit, "decimals": 2}
+    return (
+        table.Panel()
+        .unit(panel.unit)
+        .filterable(True)
+        .with_transformation(d.DataTransformerConfig("merge", options={}))
+        .with_transformation(d.DataTransformerConfig("organize", options=arrangement))
+        .override_by_name("Status", _properties(status))
+        .override_by_regexp("/^(Age|Period|Jitter)$/", _properties(seconds))
+        .override_by_regexp("/^to /", _properties(share))
     )
 
 
@@ -202,38 +234,38 @@ KINDS: Final[Mapping[str, Callable[[Panel], Any]]] = {
 }
 
 
-def _built(panel: Panel, number: int, variables: Container[str]) -> Any:
-    """The SDK's panel; `number` is its id."""
-    made = (
+def _build_panel(panel: Panel, panel_id: int, variables: Container[str]) -> Any:
+    """Return the panel for Grafana. `variables` are those of its dashboard."""
+    built = (
         KINDS[panel.kind](panel)
-        .id(number)
+        .id(panel_id)
         .title(panel.title)
-        .description(_described(panel))
+        .description(_description(panel))
         .datasource(DATASOURCE)
     )
-    width, height = SMALL if panel.kind == "stat" else USUAL
-    made.span(panel.width or width).height(panel.height or height)
+    width, height = STAT_SIZE if panel.kind == "stat" else PANEL_SIZE
+    built.span(panel.width or width).height(panel.height or height)
     if panel.steps:
-        made.thresholds(_thresholds(panel.steps))
+        built.thresholds(_thresholds(panel.steps))
     if panel.values:
-        made.mappings(_mapped(panel.values))
+        built.mappings(_mappings(panel.values))
     if panel.decimals is not None:
-        made.decimals(panel.decimals)
+        built.decimals(panel.decimals)
+
+    is_table = panel.kind == "table"
+    shows_last_value = is_table or panel.kind == "stat"
+    format_ = PromQueryFormat.TABLE if is_table else PromQueryFormat.TIME_SERIES
     for ref, (legend, expression) in zip(REFS, panel.queries.items(), strict=False):
         query = (
             prometheus.Dataquery()
             .ref_id(ref)
             .expr(_scoped(expression, variables))
             .datasource(DATASOURCE)
+            .legend_format(legend)
+            .format(format_)
         )
-        is_table = panel.kind == "table"
-        query.legend_format(legend).format(
-            PromQueryFormat.TABLE if is_table else PromQueryFormat.TIME_SERIES
-        )
-        made.with_target(
-            query.instant() if is_table or panel.kind == "stat" else query.range()
-        )
-    return made
+        built.with_target(query.instant() if shows_last_value else query.range())
+    return built
 
 
 def _dashboard(
@@ -241,77 +273,77 @@ def _dashboard(
     rows: Mapping[str, tuple[Panel, ...]],
     *variables: Builder[d.VariableModel],
 ) -> dashboard.Dashboard:
-    names = {variable.build().name for variable in variables}
     links = (
         dashboard.DashboardLink("Dashboards")
         .type(d.DashboardLinkType.DASHBOARDS)
         .tags([TAG])
+        .keep_time(True)
+        .include_vars(True)
     )
-    made = (
+    board = (
         dashboard.Dashboard(title)
         .uid(title.lower().replace(" ", "-"))
         .tags([TAG])
         .time("now-1h", "now")
+        .refresh("30s")
+        .timezone("browser")
+        .tooltip(d.DashboardCursorSync.CROSSHAIR)
+        .readonly()
+        .link(links)
     )
-    made.refresh("30s").timezone("browser").tooltip(
-        d.DashboardCursorSync.CROSSHAIR
-    ).readonly()
-    made.link(links.keep_time(True).include_vars(True))
-    numbers = itertools.count(1)
     for variable in variables:
-        made.with_variable(variable)
+        board.with_variable(variable)
+
+    names = {variable.build().name for variable in variables}
+    ids = itertools.count(1)
     for row, panels in rows.items():
         if row:
-            made.with_row(dashboard.Row(row).id(next(numbers)))
+            board.with_row(dashboard.Row(row).id(next(ids)))
         for panel in panels:
-            made.with_panel(_built(panel, next(numbers), names))
-    return made
+            board.with_panel(_build_panel(panel, next(ids), names))
+    return board
 
 
-def _chosen(name: str, label: str, query: str) -> dashboard.QueryVariable:
-    """A variable with the values of a label."""
-    made = (
+def _label_variable(name: str, label: str, query: str) -> dashboard.QueryVariable:
+    """Return a variable to choose from a label's values."""
+    return (
         dashboard.QueryVariable(name)
         .label(label)
         .query(query)
         .definition(query)
         .datasource(DATASOURCE)
+        .refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(d.VariableSort.ALPHABETICAL_ASC)
     )
-    return made.refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(
-        d.VariableSort.ALPHABETICAL_ASC
+
+
+def _dashboards() -> dict[str, dashboard.Dashboard]:
+    """Return the dashboards by the name of their file."""
+    source = dashboard.DatasourceVariable("datasource").label("Prometheus")
+    source.type("prometheus")
+    fleet = _label_variable("job", "Fleet", "label_values(gex_build_info, job)")
+    feed = _label_variable("feed", "Feed", 'label_values(gex_shards{job="$job"}, feed)')
+    symbol = _label_variable(
+        "symbol", "Symbols", 'label_values(gex_level{job="$job", feed="$feed"}, symbol)'
     )
+    symbol.multi(True).include_all(True).all_value(".*")
+    symbol.current(d.VariableOption(True, "All", "$__all"))
+    target = dashboard.TextBoxVariable("target").label("Target delay (s)")
+    target.default_value(TARGET).current(d.VariableOption(True, TARGET, TARGET))
+    return {
+        "gex-levels": _dashboard(
+            "GEX levels", board_levels.ROWS, source, fleet, feed, symbol
+        ),
+        "connector": _dashboard(
+            "GEX connector", board_connector.ROWS, source, fleet, target
+        ),
+    }
 
 
 def main(folder: Path) -> None:
     """Write both files."""
-    prometheuses = (
-        dashboard.DatasourceVariable("datasource")
-        .label("Prometheus")
-        .type("prometheus")
-    )
-    fleet = _chosen("job", "Fleet", "label_values(gex_build_info, job)")
-    feed = _chosen("feed", "Feed", 'label_values(gex_shards{job="$job"}, feed)')
-    symbol = _chosen(
-        "symbol", "Symbols", 'label_values(gex_level{job="$job", feed="$feed"}, symbol)'
-    )
-    symbol.multi(True).include_all(True).all_value(".*").current(
-        d.VariableOption(True, "All", "$__all")
-    )
-    target = (
-        dashboard.TextBoxVariable("target")
-        .label("Target delay (s)")
-        .default_value(TARGET)
-    )
-    target.current(d.VariableOption(True, TARGET, TARGET))
-    for name, made in {
-        "gex-levels": _dashboard(
-            "GEX levels", board_levels.ROWS, prometheuses, fleet, feed, symbol
-        ),
-        "connector": _dashboard(
-            "GEX connector", board_connector.ROWS, prometheuses, fleet, target
-        ),
-    }.items():
-        text = json.dumps(made.build(), cls=JSONEncoder, indent=2, sort_keys=True)
+    for name, board in _dashboards().items():
+        text = json.dumps(board.build(), cls=JSONEncoder, indent=2, sort_keys=True)
         (folder / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
 
 

@@ -1,8 +1,8 @@
-"""What a panel is, and the queries that several have."""  # noqa: INP001 - beside a script
+"""A dashboard's panel as data, and the queries that several panels share."""  # noqa: INP001 - beside a script
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from grafana_foundation_sdk.models import units
@@ -12,15 +12,14 @@ from connector.core.model import Status
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-GREEN, ORANGE, RED, BLUE, PURPLE, GREY, TEXT = (
-    "green",
-    "orange",
-    "red",
-    "blue",
-    "purple",
-    "#808080",
-    "text",
-)
+GREEN: Final = "green"
+ORANGE: Final = "orange"
+RED: Final = "red"
+BLUE: Final = "blue"
+PURPLE: Final = "purple"
+GREY: Final = "#808080"
+TEXT: Final = "text"
+
 STATUS_COLOURS: Final = {
     "LIVE": GREEN,
     "STALE": ORANGE,
@@ -43,30 +42,38 @@ NAMED_COLOURS: Final = {
     "target (mean)": GREY,
     "all": GREY,
 }
-"""Of lines that mean the same on every panel."""
+"""Colours of lines that mean the same on every panel."""
 
 INTERVAL: Final = "$__rate_interval"
+"""Grafana's window for `rate`: at least four scrapes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel. `queries` are PromQL by legend, in a table by column, without the selectors that `generate.py` adds.
+    """One panel.
 
-    `shows` is by default what the catalogue says of the metrics. `bad` and `do` are for somebody who never read our
-    code; `see` is a section of our documentation. `steps` are colours by the value from which on they hold; `values`
-    names and colours of single values.
+    `shows`, `bad` and `do` are for readers who do not know the code: the panel's meaning,
+    the signs of trouble, and the remedy. `shows` defaults to the help texts of the metrics.
+    `see` is a section of the documentation.
     """
 
     title: str
     queries: Mapping[str, str]
-    unit: str = units.Short
+    """PromQL by legend, or by column in a table. `generate.py` adds the selectors."""
+
+    _: KW_ONLY
+    bad: str
+    do: str
+    see: str
     shows: str = ""
-    bad: str = ""
-    do: str = ""
-    see: str = ""
+    unit: str = units.Short
     kind: Literal["stat", "graph", "bars", "states", "table"] = "graph"
     steps: Mapping[float, str] = field(default_factory=dict)
+    """Colours by the lowest value they apply to."""
+
     values: Mapping[float, tuple[str, str]] = field(default_factory=dict)
+    """Names and colours of single values."""
+
     width: int = 0
     height: int = 0
     decimals: int | None = None
@@ -77,55 +84,56 @@ STATUSES: Final = {
     float(code): (status, STATUS_COLOURS[status])
     for code, status in enumerate(Status, 1)
 }
+"""A number for each status, with its name and colour: Grafana maps numbers only."""
 
 
 def status() -> str:
-    """The number in `STATUSES` of each symbol's status."""
-    shown = (
+    """Return a query for each symbol's status, as its number in `STATUSES`."""
+    numbers = [
         f'{code:g} * gex_symbol_status{{status="{name}"}}'
         for code, (name, _) in STATUSES.items()
-    )
-    return f"max by (symbol) ({' or '.join(shown)}) > 0"
+    ]
+    return f"max by (symbol) ({' or '.join(numbers)}) > 0"
 
 
 def level(path: str) -> str:
-    """A level by symbol, whichever worker shows it."""
+    """Return a query for a level by symbol. Any worker may export it."""
     return f'max by (symbol) (gex_level{{level="{path}"}})'
 
 
 def distance(path: str) -> str:
-    """How far a level is from spot, as a share of spot; below spot it is negative."""
+    """Return a query for a level's distance from spot, relative to spot."""
     return f"{level(path)} / {level('spot_price')} - 1"
 
 
 def age(moment: str) -> str:
-    """Seconds by symbol since the levels were `computed`, or last `observed`."""
+    """Return a query for the seconds since levels were `computed`, or `observed`."""
     return f"time() - max by (symbol) (gex_symbol_{moment}_timestamp_seconds)"
 
 
 def quantiles(histogram: str, *more: int) -> dict[str, str]:
-    """The median, the 95th percentile and more of a histogram over all workers, by `p` and percent."""
+    """Return the 50th, the 95th and more percentiles over all workers, by `p50` and so on."""
     buckets = f"sum by (le) (rate({histogram}_bucket[{INTERVAL}]))"
-    return {
-        f"p{percent}": f"histogram_quantile({percent / 100:g}, {buckets})"
-        for percent in (50, 95, *more)
-    }
+    queries = {}
+    for percent in (50, 95, *more):
+        queries[f"p{percent}"] = f"histogram_quantile({percent / 100:g}, {buckets})"
+    return queries
 
 
 def mean(histogram: str, window: str) -> str:
-    """The mean of a histogram over all workers."""
-    return (
-        f"sum(rate({histogram}_sum[{window}])) / sum(rate({histogram}_count[{window}]))"
-    )
+    """Return a query for the mean of a histogram over all workers."""
+    total = f"sum(rate({histogram}_sum[{window}]))"
+    count = f"sum(rate({histogram}_count[{window}]))"
+    return f"{total} / {count}"
 
 
 def per_minute(counter: str, by: str) -> str:
-    """How many a minute by a label, over all workers."""
+    """Return a query for a counter's rate per minute by a label, over all workers."""
     return f"60 * sum by ({by}) (rate({counter}[{INTERVAL}]))"
 
 
 def share_live() -> str:
-    """Symbols with status LIVE as a share of all."""
+    """Return a query for the share of symbols with status LIVE."""
     live = 'gex_symbol_status{status="LIVE"}'
     return f"sum({live}) / count({live})"
 
@@ -133,23 +141,29 @@ def share_live() -> str:
 LIVE: Final = Panel(
     "Live symbols",
     {"live": share_live()},
-    units.PercentUnit,
-    "Share of the symbols whose levels may be relied on: status LIVE.",
-    "Below 100 %: the others are STALE, MISSING or INVALID, as the panel of the statuses says.",
-    "All of them: is the API away, or the key refused? One: is it misspelt?",
-    "runbooks.md#gexnolivesymbol",
-    "stat",
-    {0: RED, 0.9: ORANGE, 1: GREEN},
+    unit=units.PercentUnit,
+    shows="Share of the symbols with status LIVE, whose levels consumers can rely on.",
+    bad=(
+        "Below 100 %: the other symbols are STALE, MISSING or INVALID. The panel Status "
+        "shows which."
+    ),
+    do=(
+        "If all symbols are affected, check the API and the key. If it is one symbol, "
+        "check its spelling."
+    ),
+    see="runbooks.md#gexnolivesymbol",
+    kind="stat",
+    steps={0: RED, 0.9: ORANGE, 1: GREEN},
 )
 OLDEST: Final = Panel(
     "Oldest levels",
     {"age": "max(time() - gex_symbol_computed_timestamp_seconds)"},
-    units.Seconds,
-    "Time since the upstream computed the levels of the symbol that is furthest behind.",
-    "Over `stale_after_seconds` (90): consumers are told STALE.",
-    "See the age of each symbol. The upstream computes about every 30 s.",
-    "runbooks.md#gexfreshnessburn",
-    "stat",
-    {0: GREEN, 60: ORANGE, 90: RED},
+    unit=units.Seconds,
+    shows="Time since the upstream computed the oldest levels of any symbol.",
+    bad="Above `stale_after_seconds` (90): the connector publishes STALE.",
+    do="Check the age of each symbol. The upstream computes levels about every 30 s.",
+    see="runbooks.md#gexfreshnessburn",
+    kind="stat",
+    steps={0: GREEN, 60: ORANGE, 90: RED},
     decimals=0,
 )

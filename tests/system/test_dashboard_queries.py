@@ -78,9 +78,11 @@ def test_every_query_brings_something_and_the_panels_show_what_went_wrong(
     assert len(table.series) == len(table.panel["targets"]) * len(DEFAULT_SYMBOLS)
 
     assert max(ever(named(connector, "Requests by outcome")["unavailable"])) > 0
-    assert max(ever(named(connector, "Missing rate")["missing, all"])) > 0
-    assert max(ever(named(connector, "Unusable and contradictory")["wrong_type"])) > 0
-    assert max(ever(named(connector, "Budget")["foreign"])) > 0
+    assert max(ever(named(connector, "Checks by result")["missing, all"])) > 0
+    assert (
+        max(ever(named(connector, "Quarantine and contradictions")["wrong_type"])) > 0
+    )
+    assert max(ever(named(connector, "Budget")["other clients"])) > 0
     assert set(named(connector, "Kafka errors")) >= {"_TRANSPORT"}
     assert len(named(connector, "Assignment")) == 2, "first the one, then the other"
     assert ever(named(connector, "Shards owned")["owned"]) >= {0, 1}, (
