@@ -23,7 +23,7 @@ from connector.devkit.simulator.command import (
 )
 from connector.devkit.simulator.faults import read_script
 from connector.devkit.simulator.reply import ERRORS
-from connector.devkit.simulator.service import Truth
+from connector.devkit.simulator.server import Simulator
 from connector.devkit.simulator.settings import (
     DEFAULT_KEY,
     DEFAULT_SYMBOLS,
@@ -31,7 +31,7 @@ from connector.devkit.simulator.settings import (
     INCLUDES,
     Settings,
 )
-from connector.devkit.simulator.upstream import Simulator
+from connector.devkit.simulator.truth import Truth
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -23,7 +23,7 @@ def at(seconds: float) -> int:
 
 
 def market_of(faults: Faults | None = None, **settings: Any) -> Market:
-    frozen = (faults or Faults(1)).frozen
+    frozen = (faults or Faults(1)).is_frozen
     return Market(Settings(**{**STEADY, **settings}), at(0), frozen, itertools.count(1))
 
 

@@ -1,1 +1,6 @@
-"""The fake upstream and the local Kafka that the demo and the tests run on."""
+"""Simulated upstream API, for the demo and the tests.
+
+Chance is seeded and time comes from a clock that is passed in, so that a run can be
+repeated. `settings` describes the service, `market` computes the levels, `service` answers
+requests, `faults` and `reply` spoil answers on purpose, and `server` speaks HTTP.
+"""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from connector.devkit.simulator.faults import read_script
+from connector.devkit.simulator.server import Simulator
 from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, Settings
-from connector.devkit.simulator.upstream import Simulator
 from connector.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
-"""When a fault strikes.
+"""Faults and the moments at which they strike.
 
-A fault is a table `{fault, for_seconds, symbols, count, probability, ...parameters}`; a script adds `at_seconds`, from
-the start. Without `for_seconds` it lasts until it is cleared. With `symbols` it strikes requests for at least one
-of them and, where it spoils entries, only theirs; without, it spoils every entry, or only the first (`ONE_ENTRY`).
+A fault is a table `{fault, for_seconds, symbols, count, probability, ...parameters}`. A
+script adds `at_seconds`, counted from its start. Without `for_seconds` a fault lasts until
+it is cleared. With `symbols` it strikes requests for at least one of them, and spoils only
+their entries; without, it spoils every entry, or only the first (`FIRST_ENTRY_ONLY`).
 """
 
 from __future__ import annotations
@@ -22,124 +23,146 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+# Parameters of this type reach arithmetic with moments, which infinity would break.
 FINITE: Final = Annotated[float, Meta(ge=-1e9, le=1e9)]
-FOR_EVER: Final = 1_000_000_000  # times, or seconds
-ONE_ENTRY: Final = frozenset({"nan", "duplicate_keys", "wrong_types"})
+
+# Times, or seconds: longer than any run.
+UNLIMITED: Final = 1_000_000_000
+
+FIRST_ENTRY_ONLY: Final = frozenset({"nan", "duplicate_keys", "wrong_types"})
 
 
 class Fault(msgspec.Struct, kw_only=True):
-    """A row of a script; its parameters are fields of a subtype. `from_at` and `until_at` are set when it is armed."""
+    """A fault of a script. Subtypes add its parameters as fields.
+
+    Arming it sets `from_at` and `until_at`, in microseconds since the epoch.
+    """
 
     fault: str
     at_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
-    for_seconds: Annotated[float, Meta(gt=0, le=1e9)] = FOR_EVER
+    for_seconds: Annotated[float, Meta(gt=0, le=1e9)] = UNLIMITED
     symbols: tuple[str, ...] = ()
-    count: Annotated[int, Meta(gt=0)] = FOR_EVER
+    count: Annotated[int, Meta(gt=0)] = UNLIMITED
     probability: Annotated[float, Meta(ge=0, le=1)] = 1.0
     from_at: int = 0
     until_at: int = 0
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What its function in `FAULTS` is given."""
-        return {
-            name: getattr(self, name)
-            for name in self.__struct_fields__
-            if name not in Fault.__struct_fields__
-        }
+        """Keyword arguments of the fault's function in `FAULTS`."""
+        own = set(self.__struct_fields__) - set(Fault.__struct_fields__)
+        return {name: getattr(self, name) for name in own}
 
     def targets(self, symbols: Iterable[str]) -> list[str]:
-        """Those of the symbols that it spoils."""
+        """Return the symbols whose entries it spoils."""
         if self.symbols:
             return [symbol for symbol in symbols if symbol in self.symbols]
-        return list(symbols)[: 1 if self.fault in ONE_ENTRY else None]
+        targets = list(symbols)
+        if self.fault in FIRST_ENTRY_ONLY:
+            return targets[:1]
+        return targets
 
-    def active(self, at: int) -> bool:
-        """True where it is in force at that moment."""
+    def is_active(self, at: int) -> bool:
+        """Return True if the fault is in force at that moment."""
         return self.from_at <= at < self.until_at and self.count > 0
 
 
 def parse_fault(table: Any, now: int) -> Fault:
-    """A fault, armed; ValueError names what is known where something is not."""
+    """Return an armed fault. Raises ValueError with the known names if one is unknown."""
     known = ", ".join(FAULTS)
     try:
-        kind = kind_of(msgspec.convert(table, Fault).fault)
-        known = ", ".join(
-            f"{one.name} ({one.type})" for one in msgspec.structs.fields(kind)
-        )
-        fault: Fault = msgspec.convert(table, kind)
+        name = msgspec.convert(table, Fault).fault
+        fault_type = type_of(name)
+        fields = msgspec.structs.fields(fault_type)
+        known = ", ".join(f"{field.name} ({field.type})" for field in fields)
+        fault: Fault = msgspec.convert(table, fault_type)
     except (KeyError, msgspec.ValidationError) as error:
         raise ValueError(f"fault {table}: {error}; known are {known}") from error
-    if fault.fault == "freeze" and (fault.count < FOR_EVER or fault.probability < 1):
+
+    is_limited = fault.count < UNLIMITED or fault.probability < 1
+    if fault.fault == "freeze" and is_limited:
         raise ValueError(
-            "fault freeze stops the market, not responses: it has no count and no probability"
+            "fault freeze stops the market, not responses: "
+            "it takes no count and no probability"
         )
     fault.from_at = now + micros(fault.at_seconds)
     fault.until_at = fault.from_at + micros(fault.for_seconds)
     return fault
 
 
-def kind_of(name: str) -> Any:
-    """`Fault` with the keyword-only parameters of a function in `FAULTS`, of their annotation's or default's type."""
+def type_of(name: str) -> Any:
+    """Return `Fault` with the parameters of a function in `FAULTS`. Raises KeyError.
+
+    The keyword-only parameters become fields, typed by annotation or by their default.
+    """
     fields = []
-    for one in inspect.signature(FAULTS[name], eval_str=True).parameters.values():
-        if one.kind is one.KEYWORD_ONLY:
-            kind = type(one.default) if one.annotation is one.empty else one.annotation
-            fields.append((one.name, FINITE if kind is float else kind, one.default))
+    signature = inspect.signature(FAULTS[name], eval_str=True)
+    for parameter in signature.parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        kind = parameter.annotation
+        if kind is parameter.empty:
+            kind = type(parameter.default)
+        if kind is float:
+            kind = FINITE
+        fields.append((parameter.name, kind, parameter.default))
     return msgspec.defstruct(
         name, fields, bases=(Fault,), kw_only=True, forbid_unknown_fields=True
     )
 
 
 def read_script(path: Path) -> list[dict[str, Any]]:
-    """The tables `[[faults]]` of a TOML file; ValueError or OSError where there are none to read."""
-    tables: list[dict[str, Any]] = tomllib.loads(path.read_text("utf-8")).get(
-        "faults", []
-    )
+    """Return the tables `[[faults]]` of a TOML file. Raises ValueError and OSError."""
+    script = tomllib.loads(path.read_text("utf-8"))
+    tables: list[dict[str, Any]] = script.get("faults", [])
     if not tables:
-        raise ValueError(f"{path}: a script is a list of [[faults]] tables")
+        raise ValueError(f"{path}: expected a list of [[faults]] tables")
     return tables
 
 
 class Faults:
-    """The faults that were armed; chance is seeded."""
+    """The armed faults, with seeded chance."""
 
     def __init__(self, seed: int) -> None:
-        self._all: list[Fault] = []
-        self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
+        self._armed: list[Fault] = []
+        self._random = random.Random(seed)  # noqa: S311 -- repeatable on purpose
 
     def add(self, tables: list[dict[str, Any]], now: int) -> None:
-        """Arm the faults of a script, all or none; ValueError says what is wrong."""
+        """Arm the faults of a script, all or none. Raises ValueError."""
+        # The order of `FAULTS` is the order in which faults can be combined.
+        order = list(FAULTS)
         added = [parse_fault(table, now) for table in tables]
-        self._all = sorted(
-            [*self._all, *added], key=lambda fault: list(FAULTS).index(fault.fault)
-        )
+        self._armed += added
+        self._armed.sort(key=lambda fault: order.index(fault.fault))
 
     def clear(self, now: int) -> None:
-        """Disarm all. What a freeze has suppressed stays so."""
-        self._all = [fault for fault in self._all if fault.fault == "freeze"]
-        for freeze in self._all:
+        """Disarm all faults. Refreshes that a freeze has suppressed stay suppressed."""
+        # `is_frozen` asks about the past, so keep freezes and end them.
+        self._armed = [fault for fault in self._armed if fault.fault == "freeze"]
+        for freeze in self._armed:
             freeze.until_at = min(freeze.until_at, now)
 
     def active(self, now: int) -> list[str]:
-        """The names of those in force."""
-        return [fault.fault for fault in self._all if fault.active(now)]
+        """Return the names of the faults in force."""
+        return [fault.fault for fault in self._armed if fault.is_active(now)]
 
-    def frozen(self, symbol: str, at: int) -> bool:
-        """True where this symbol is not computed at that moment, past or present."""
-        return any(
-            one.fault == "freeze" and one.active(at) and one.targets([symbol])
-            for one in self._all
-        )
+    def is_frozen(self, symbol: str, at: int) -> bool:
+        """Return True if a symbol is not computed at a moment, past or present."""
+        for fault in self._armed:
+            is_freezing = fault.fault == "freeze" and fault.is_active(at)
+            if is_freezing and fault.targets([symbol]):
+                return True
+        return False
 
     def draw(self, now: int, symbols: list[str]) -> list[Fault]:
-        """Those that strike a request for `symbols`, their counts lowered, in the order of `FAULTS`."""
+        """Return the faults that strike a request, in order, and count them down."""
         struck = []
-        for fault in self._all:
-            concerned = (
-                fault.fault != "freeze" and fault.active(now) and fault.targets(symbols)
-            )
-            if concerned and self._random.random() < fault.probability:
+        for fault in self._armed:
+            if fault.fault == "freeze" or not fault.is_active(now):
+                continue
+            if not fault.targets(symbols):
+                continue
+            if self._random.random() < fault.probability:
                 fault.count -= 1
                 struck.append(fault)
         return struck

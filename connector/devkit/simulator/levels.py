@@ -1,6 +1,7 @@
-"""What a symbol's entry looks like: strikes on a grid around the spot price.
+"""A symbol's entry: strikes on a grid around the spot price.
 
-Pure: chance is a hash of whatever names it. Prices are in quote units, moments microseconds since the Unix epoch.
+Pure: chance is a hash of the names passed in. Prices are in quote units, moments in
+microseconds since the Unix epoch.
 """
 
 from __future__ import annotations
@@ -10,39 +11,49 @@ import hashlib
 import math
 import random
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from connector.devkit.simulator.settings import DEFAULT_SYMBOLS, EXCHANGES
 
 MICROS: Final = 1_000_000
-BASES: Final = dict(
+
+_BASE_PRICES: Final = dict(
     zip(
         DEFAULT_SYMBOLS,
         (100_000.0, 4_000.0, 200.0, 40.0, 2.5, 800.0, 0.25, 30.0),
         strict=True,
     )
 )
-NO_EXPIRY_TODAY: Final = 0.03  # of the values of a slow number: no odte levels
-WALLS: Final = (
-    "call_resistance",
-    "call_wall_2",
-    "call_wall_3",
-    "put_support",
-    "put_wall_2",
-    "put_wall_3",
-)
-ODTE: Final = ("hvl", "call_resistance", "put_support")
+
+# Part of the range of `Regime.expiry` in which no option expires today.
+_NO_EXPIRY_TODAY: Final = 0.03
+
+# Gamma exposure of the largest strike; the n-th largest has 1/n of it.
+_LARGEST_GEX: Final = 1e8
+
 _UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Regime(NamedTuple):
+    """Slow numbers in 0..1 that place the levels around the price."""
+
+    call_distance: float
+    put_distance: float
+    second_call_gap: float
+    third_call_gap: float
+    second_put_gap: float
+    third_put_gap: float
+    pain: float
+    expiry: float
 
 
 class Refresh(msgspec.Struct, eq=False, gc=False):
     """One computation of one symbol, due at `nominal_at`.
 
-    Levels are made from `basis_spot`, `hvl` and `regime`, eight slow numbers in 0..1; they stay where they do not
-    change. `sequence` counts the refreshes and answers of a simulator in one row.
+    The levels follow from `basis_spot`, `hvl` and `regime`, which stay the same if the
+    levels do not change. `sequence` numbers the refreshes and answers of a simulator.
     """
 
     symbol: str
@@ -52,15 +63,16 @@ class Refresh(msgspec.Struct, eq=False, gc=False):
     spot: float
     basis_spot: float
     hvl: float
-    regime: tuple[float, ...]
+    regime: Regime
     skipped: bool = False
     sequence: int = 0
 
 
 class Shown(msgspec.Struct, frozen=True, gc=False):
-    """An entry as it was sent: the text of its `computed_at`, and the SHA-256 of its bytes.
+    """An entry as it was sent: the text of its `computed_at`, and a hash of its bytes.
 
-    The bytes are canonical JSON (keys sorted, no blanks, every number a float) but where a fault spoilt them.
+    The bytes are canonical JSON (keys sorted, no blanks, every number a float), unless a
+    fault has spoilt them.
     """
 
     computed_at: str | None
@@ -68,7 +80,7 @@ class Shown(msgspec.Struct, frozen=True, gc=False):
 
 
 class Content:
-    """The bytes of an entry, and what the truth log says of them."""
+    """The bytes of an entry and their description for the truth log."""
 
     __slots__ = ("raw", "shown")
 
@@ -77,127 +89,173 @@ class Content:
         self.shown = shown
 
 
-def entry_of(
-    refresh: Refresh, include: frozenset[str], exchanges: frozenset[str]
-) -> dict[str, Any]:
-    """An entry; `include` names its optional sections. All four venues are the same as no filter."""
-    grid, r = grid_of(refresh.symbol), refresh.regime
-    outward, tilt = 0, 0.0
-    if exchanges and len(exchanges) < len(EXCHANGES):
-        chance = chance_of("exchanges", refresh.symbol, *sorted(exchanges))
-        outward, tilt = chance.randint(1, 3), grid.step * (0.1 + chance.random())
-    below = math.floor(refresh.basis_spot / grid.step)
-    calls = list(
-        accumulate(
-            (below + 1 + outward + int(3 * r[0]), 1 + int(2 * r[2]), 1 + int(2 * r[3]))
-        )
-    )
-    puts = list(
-        accumulate(
-            (below - outward - int(3 * r[1]), -1 - int(2 * r[4]), -1 - int(2 * r[5]))
-        )
-    )
-    hvl = grid.price(0, refresh.hvl - tilt)
-    today = (
-        grid.price(0.2, hvl),
-        grid.price(calls[0] - 0.5),
-        grid.price(puts[0] + 0.5),
-    )
-    expiring = r[7] > NO_EXPIRY_TODAY
-    found: dict[str, Any] = {
-        "all_expiry": {
-            "hvl": hvl,
-            **dict(zip(WALLS, map(grid.price, calls + puts), strict=True)),
-        },
-        "odte": dict(zip(ODTE, today if expiring else (None, None, None), strict=True)),
-        "spot_price": refresh.spot,
-        "computed_at": iso(refresh.computed_at),
-    }
-    if "max_pain" in include:
-        found["max_pain"] = {
-            "strike": grid.price(below + int(4 * r[6]) - 1),
-            "value": round(1e8 * (1 + r[6]), 2),
-        }
-    if "expected_move" in include:
-        sigma = refresh.basis_spot * (0.02 + 0.005 * r[6])
-        moves = {
-            "upper_1sd": sigma,
-            "lower_1sd": -sigma,
-            "upper_2sd": 2 * sigma,
-            "lower_2sd": -2 * sigma,
-        }
-        found["expected_move"] = {
-            name: grid.price(0, refresh.basis_spot + move)
-            for name, move in moves.items()
-        }
-    if "ranked" in include:
-        strikes = [strike for pair in zip(calls, puts, strict=True) for strike in pair]
-        strikes += [calls[2] + 1, puts[2] - 1, calls[2] + 2, puts[2] - 2]
-        rows = [
-            {
-                "strike": grid.price(strike),
-                "gex": round(1e8 / place * (1 if strike > below else -1), 2),
-            }
-            for place, strike in enumerate(strikes, 1)
-        ]
-        found["ranked"] = {
-            "all_expiry_top_10": rows,
-            "odte_top_10": rows[:5] if expiring else [],
-        }
-    if "zones" in include:
-        found["zones"] = [
-            {"lower": grid.price(-1, hvl), "strike": hvl, "upper": grid.price(1, hvl)}
-        ]
-    return found
-
-
-def sealed(raw: bytes, computed_at: str | None) -> Content:
-    """The bytes of an entry with their hash."""
-    return Content(raw, Shown(computed_at, hashlib.sha256(raw).hexdigest()))
-
-
-def content_of(entry: Any) -> Content:
-    """Anything as canonical JSON."""
-    computed_at = entry.get("computed_at") if isinstance(entry, dict) else None
-    return sealed(msgspec.json.encode(entry, order="sorted"), computed_at)
-
-
 class Grid(msgspec.Struct, frozen=True):
-    """Where the prices of a symbol lie: around `base`, strikes every `step`, with so many decimals."""
+    """The strikes of a symbol: every `step` around `base`, rounded to `digits`."""
 
     base: float
     step: float
     digits: int
 
-    def price(self, steps: float, off: float = 0.0) -> float:
-        """So many steps above a price."""
-        return round(steps * self.step + off, self.digits)
+    def price(self, steps: float, above: float = 0.0) -> float:
+        """Return the price that lies `steps` strikes above another."""
+        return round(steps * self.step + above, self.digits)
+
+
+def entry_of(
+    refresh: Refresh, include: frozenset[str], exchanges: frozenset[str]
+) -> dict[str, Any]:
+    """Build the entry of a refresh.
+
+    `include` names the optional sections. Empty `exchanges` and all four venues mean the
+    same: no filter.
+    """
+    grid = grid_of(refresh.symbol)
+    regime = refresh.regime
+    outward, tilt = _venue_shift(refresh.symbol, exchanges)
+
+    # Strikes are counted in steps. `below` is the last one under the price.
+    below = math.floor(refresh.basis_spot / grid.step)
+    calls = _call_strikes(regime, below + 1 + outward)
+    puts = _put_strikes(regime, below - outward)
+    hvl = grid.price(0, refresh.hvl - tilt)
+    has_expiry_today = regime.expiry > _NO_EXPIRY_TODAY
+
+    entry: dict[str, Any] = {
+        "all_expiry": {
+            "hvl": hvl,
+            "call_resistance": grid.price(calls[0]),
+            "call_wall_2": grid.price(calls[1]),
+            "call_wall_3": grid.price(calls[2]),
+            "put_support": grid.price(puts[0]),
+            "put_wall_2": grid.price(puts[1]),
+            "put_wall_3": grid.price(puts[2]),
+        },
+        "odte": {"hvl": None, "call_resistance": None, "put_support": None},
+        "spot_price": refresh.spot,
+        "computed_at": iso(refresh.computed_at),
+    }
+    if has_expiry_today:
+        entry["odte"] = {
+            "hvl": grid.price(0.2, hvl),
+            "call_resistance": grid.price(calls[0] - 0.5),
+            "put_support": grid.price(puts[0] + 0.5),
+        }
+    if "max_pain" in include:
+        entry["max_pain"] = {
+            "strike": grid.price(below + int(4 * regime.pain) - 1),
+            "value": round(1e8 * (1 + regime.pain), 2),
+        }
+    if "expected_move" in include:
+        entry["expected_move"] = _expected_move(grid, refresh)
+    if "ranked" in include:
+        rows = _ranked_rows(grid, below, calls, puts)
+        entry["ranked"] = {
+            "all_expiry_top_10": rows,
+            "odte_top_10": rows[:5] if has_expiry_today else [],
+        }
+    if "zones" in include:
+        zone = {
+            "lower": grid.price(-1, hvl),
+            "strike": hvl,
+            "upper": grid.price(1, hvl),
+        }
+        entry["zones"] = [zone]
+    return entry
+
+
+def _venue_shift(symbol: str, exchanges: frozenset[str]) -> tuple[int, float]:
+    """Return how far a venue filter moves the walls (steps) and the flip (price)."""
+    if not exchanges or len(exchanges) == len(EXCHANGES):
+        return 0, 0.0
+    chance = chance_of("exchanges", symbol, *sorted(exchanges))
+    outward = chance.randint(1, 3)
+    tilt = grid_of(symbol).step * (0.1 + chance.random())
+    return outward, tilt
+
+
+def _call_strikes(regime: Regime, nearest: int) -> list[int]:
+    first = nearest + int(3 * regime.call_distance)
+    second = first + 1 + int(2 * regime.second_call_gap)
+    third = second + 1 + int(2 * regime.third_call_gap)
+    return [first, second, third]
+
+
+def _put_strikes(regime: Regime, nearest: int) -> list[int]:
+    first = nearest - int(3 * regime.put_distance)
+    second = first - 1 - int(2 * regime.second_put_gap)
+    third = second - 1 - int(2 * regime.third_put_gap)
+    return [first, second, third]
+
+
+def _expected_move(grid: Grid, refresh: Refresh) -> dict[str, float]:
+    spot = refresh.basis_spot
+    sigma = spot * (0.02 + 0.005 * refresh.regime.pain)
+    return {
+        "upper_1sd": grid.price(0, spot + sigma),
+        "lower_1sd": grid.price(0, spot - sigma),
+        "upper_2sd": grid.price(0, spot + 2 * sigma),
+        "lower_2sd": grid.price(0, spot - 2 * sigma),
+    }
+
+
+def _ranked_rows(
+    grid: Grid, below: int, calls: list[int], puts: list[int]
+) -> list[dict[str, float]]:
+    """Return ten strikes by gamma exposure, which is negative below the price."""
+    strikes = []
+    for call, put in zip(calls, puts, strict=True):
+        strikes += [call, put]
+    strikes += [calls[2] + 1, puts[2] - 1, calls[2] + 2, puts[2] - 2]
+
+    rows = []
+    for rank, strike in enumerate(strikes, 1):
+        sign = 1 if strike > below else -1
+        gex = round(_LARGEST_GEX / rank * sign, 2)
+        rows.append({"strike": grid.price(strike), "gex": gex})
+    return rows
+
+
+def hashed_content(raw: bytes, computed_at: str | None) -> Content:
+    """Return the bytes of an entry with their hash."""
+    return Content(raw, Shown(computed_at, hashlib.sha256(raw).hexdigest()))
+
+
+def canonical_content(entry: Any) -> Content:
+    """Encode an entry, or anything that a fault made of it, as canonical JSON."""
+    computed_at = entry.get("computed_at") if isinstance(entry, dict) else None
+    return hashed_content(msgspec.json.encode(entry, order="sorted"), computed_at)
 
 
 @functools.lru_cache(maxsize=1_000)
 def grid_of(symbol: str) -> Grid:
-    """Known bases, and for any other symbol one between 0.1 and 10 000."""
-    base = BASES.get(symbol) or round(
-        10 ** (5 * chance_of("base", symbol).random() - 1), 2
-    )
+    """Return the grid of a symbol: strikes about a hundredth of its base price apart.
+
+    A symbol without a known base price gets one between 0.1 and 10,000.
+    """
+    base = _BASE_PRICES.get(symbol)
+    if base is None:
+        exponent = 5 * chance_of("base", symbol).random() - 1
+        base = round(10**exponent, 2)
+
+    # Take the first round step that is not much smaller than a hundredth of the base.
     magnitude = 10.0 ** math.floor(math.log10(base / 100))
     steps = (magnitude, 2 * magnitude, 5 * magnitude, 10 * magnitude)
     step = next(step for step in steps if step * 1.999 > base / 100)
-    return Grid(base, step, max(2, 6 - math.floor(math.log10(base))))
+    digits = max(2, 6 - math.floor(math.log10(base)))
+    return Grid(base, step, digits)
 
 
 def iso(at: int) -> str:
-    """ISO 8601 with microseconds and Z."""
-    return (_UNIX_EPOCH + timedelta(microseconds=at)).isoformat(
-        timespec="microseconds"
-    )[:-6] + "Z"
+    """Return a moment as ISO 8601 with microseconds and Z."""
+    moment = _UNIX_EPOCH + timedelta(microseconds=at)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def micros(seconds: float) -> int:
-    """Seconds as whole microseconds."""
+    """Convert seconds to whole microseconds."""
     return round(seconds * MICROS)
 
 
 def chance_of(*names: object) -> random.Random:
-    """Chance that depends on nothing but what names it."""
-    return random.Random(":".join(map(str, names)))  # noqa: S311 - repeatable on purpose
+    """Return a generator that depends on nothing but the names."""
+    return random.Random(":".join(map(str, names)))  # noqa: S311 -- repeatable on purpose

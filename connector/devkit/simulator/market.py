@@ -1,6 +1,7 @@
-"""The market behind the service: when each symbol is computed, and what a request sees of it.
+"""The market behind the service: when symbols refresh, and what a request is shown.
 
-Pure: time is passed in, a refresh follows from the one before, and every symbol has a seeded chance of its own.
+Pure: time is passed in, a refresh follows from the one before, and every symbol has a
+seeded generator of its own.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 from connector.devkit.simulator.levels import (
     Content,
     Refresh,
+    Regime,
+    canonical_content,
     chance_of,
-    content_of,
     entry_of,
     grid_of,
     micros,
@@ -27,53 +29,66 @@ if TYPE_CHECKING:
 
     from connector.devkit.simulator.settings import Settings
 
-KEPT_REFRESHES: Final = 40_000
-KEPT_CONTENTS: Final = 1_000
-STEP_SIGMA: Final = 0.0004  # of log spot, per refresh
-REVERSION: Final = (
-    0.9995  # of log spot, per refresh: keeps a walk of any length near its base
-)
-TURN: Final = 1 / 32  # how often a slow number turns, per refresh
-MIN_GAP: Final = 1_000  # microseconds between two refreshes of a symbol
+# Bound the memory of a long run. A day of eight symbols is 23,040 refreshes.
+_REFRESHES_KEPT: Final = 40_000
+_CONTENTS_KEPT: Final = 1_000
+
+# Standard deviation of the log price per refresh.
+_PRICE_SIGMA: Final = 0.0004
+
+# Part of its distance from the base that the log price keeps per refresh. Below 1, so that
+# a walk of any length stays near the base.
+_PRICE_REVERSION: Final = 0.9995
+
+# Probability per refresh that a number of the regime changes.
+_REGIME_CHANGE_PROBABILITY: Final = 1 / 32
+
+# A refresh is at least this much younger than the one before, in microseconds.
+_MIN_GAP_MICROS: Final = 1_000
+
+# Jitter is limited to this part of the period, so that refreshes keep their order.
+_MAX_JITTER_PERIODS: Final = 0.45
+
+# Changes of these settings start a new rhythm.
+_RHYTHM: Final = ("period_seconds", "phase", "every_request")
 
 
 class Market:
-    """All symbols. `now` may not go back, between calls, by anything that matters.
+    """The refreshes of all symbols. Calls must pass moments that do not go back.
 
-    `frozen` says whether a symbol (str) is not computed at a moment (int), which may lie in the past.
+    `is_frozen(symbol, at)` tells if a symbol was not computed at a moment.
     """
 
     def __init__(
         self,
         settings: Settings,
         now: int,
-        frozen: Callable[[str, int], bool],
+        is_frozen: Callable[[str, int], bool],
         sequence: count[int],
     ) -> None:
         self.settings = settings
         self.refreshes_total = 0
-        self.content = functools.lru_cache(KEPT_CONTENTS)(self._content)
-        self._frozen = frozen
+        self.content = functools.lru_cache(_CONTENTS_KEPT)(self._content)
+        self._is_frozen = is_frozen
         self._sequence = sequence
-        self._record: deque[Refresh] = deque(maxlen=KEPT_REFRESHES)
+        self._published: deque[Refresh] = deque(maxlen=_REFRESHES_KEPT)
         self._chance: dict[str, Random] = {}
         self._current: dict[str, Refresh] = {}
         self._upcoming: dict[str, Refresh] = {}
         self.change(settings, now)
 
     def change(self, settings: Settings, now: int) -> None:
-        """Take other settings from now on; a new rhythm starts with its phase from `now`."""
+        """Apply new settings from now on. A new rhythm starts its phase at `now`."""
         self.advance(now)
-        rhythm = ("period_seconds", "phase", "every_request")
-        if any(
-            getattr(settings, name) != getattr(self.settings, name) for name in rhythm
-        ):
+
+        def is_changed(name: str) -> bool:
+            return bool(getattr(settings, name) != getattr(self.settings, name))
+
+        if any(map(is_changed, _RHYTHM)):
+            lag = micros(settings.visible_lag_seconds)
             for symbol, due in self._upcoming.items():
-                self._set(
-                    due,
-                    now + phase_of(symbol, settings),
-                    micros(settings.visible_lag_seconds),
-                )
+                self._reschedule(due, now + phase_of(symbol, settings), lag)
+
         self.settings = settings
         self.content.cache_clear()
         for symbol in settings.symbols:
@@ -83,116 +98,136 @@ class Market:
                 self._publish(symbol)
 
     def advance(self, now: int) -> None:
-        """Compute whatever is due."""
+        """Publish all refreshes that are due."""
         for symbol in self._upcoming:
-            self._forward(symbol, now)
+            self._advance_symbol(symbol, now)
 
     def show(self, symbol: str, now: int) -> Refresh | None:
-        """What a request at `now` sees of a supported symbol; None while its cache is cold."""
+        """Return the refresh that a request sees, or None while the cache is cold."""
         if symbol in self.settings.cold:
             return None
-        self._forward(symbol, now)
-        if self.settings.every_request and not self._frozen(symbol, now):
-            self._set(self._upcoming[symbol], now)
+
+        self._advance_symbol(symbol, now)
+        if self.settings.every_request and not self._is_frozen(symbol, now):
+            self._reschedule(self._upcoming[symbol], now)
             self._publish(symbol)
         return self._current[symbol]
 
     def refreshes(self, since: int) -> list[Refresh]:
-        """All that became visible and are kept, with a sequence above `since`."""
-        return [refresh for refresh in self._record if refresh.sequence > since]
+        """Return the published refreshes with a sequence above `since`, if still kept."""
+        return [refresh for refresh in self._published if refresh.sequence > since]
 
     def _content(
         self, refresh: Refresh, include: frozenset[str], exchanges: frozenset[str]
     ) -> Content:
-        """The entry with the sections of `include`, seen through a venue filter (empty: none)."""
         entry = entry_of(refresh, include, exchanges)
         if "zones" in entry:
             entry[self.settings.zones_field] = entry.pop("zones")
-        return content_of(entry)
+        return canonical_content(entry)
 
-    def _forward(self, symbol: str, now: int) -> None:
-        while (
-            due := self._upcoming[symbol]
-        ).visible_at <= now and not self.settings.every_request:
-            if due.skipped or self._frozen(symbol, due.computed_at):
-                self._upcoming[symbol] = next_refresh(
-                    due, self.settings, self._chance[symbol]
-                )
+    def _advance_symbol(self, symbol: str, now: int) -> None:
+        # Requests drive the market then, not time.
+        if self.settings.every_request:
+            return
+
+        while self._upcoming[symbol].visible_at <= now:
+            due = self._upcoming[symbol]
+            if due.skipped or self._is_frozen(symbol, due.computed_at):
+                following = next_refresh(due, self.settings, self._chance[symbol])
+                self._upcoming[symbol] = following
             else:
                 self._publish(symbol)
 
-    def _set(self, due: Refresh, at: int, lag: int = 0) -> None:
-        due.nominal_at = due.computed_at = max(
-            at, self._current[due.symbol].computed_at + MIN_GAP
-        )
+    def _reschedule(self, due: Refresh, at: int, lag: int = 0) -> None:
+        earliest = self._current[due.symbol].computed_at + _MIN_GAP_MICROS
+        due.computed_at = max(at, earliest)
+        due.nominal_at = due.computed_at
         due.visible_at = due.computed_at + lag
 
     def _publish(self, symbol: str) -> None:
         refresh = self._upcoming[symbol]
         refresh.sequence = next(self._sequence)
         self._current[symbol] = refresh
-        self._record.append(refresh)
+        self._published.append(refresh)
         self.refreshes_total += 1
-        self._upcoming[symbol] = next_refresh(
-            refresh, self.settings, self._chance[symbol]
-        )
+        following = next_refresh(refresh, self.settings, self._chance[symbol])
+        self._upcoming[symbol] = following
 
 
 def phase_of(symbol: str, settings: Settings) -> int:
-    """How long after the others' a symbol's refreshes come, in microseconds."""
-    own = settings.phase == "own"
-    return (
-        micros(
-            chance_of("phase", settings.seed, symbol).random() * settings.period_seconds
-        )
-        if own
-        else 0
-    )
+    """Return the offset of a symbol's refreshes within the period, in microseconds."""
+    if settings.phase == "together":
+        return 0
+    fraction = chance_of("phase", settings.seed, symbol).random()
+    return micros(fraction * settings.period_seconds)
 
 
 def first_refresh(symbol: str, settings: Settings, now: int) -> Refresh:
-    """The one that can be seen at the start."""
-    grid, at = grid_of(symbol), now - phase_of(symbol, settings)
+    """Return the refresh that is visible from the start."""
+    grid = grid_of(symbol)
+    at = now - phase_of(symbol, settings)
     chance = chance_of("regime", settings.seed, symbol)
-    regime = tuple([chance.random() for _ in range(8)])
+    regime = Regime(*[chance.random() for _ in Regime._fields])
     return Refresh(
-        symbol, at, at, at, grid.base, grid.base, grid.price(-0.5, grid.base), regime
+        symbol=symbol,
+        nominal_at=at,
+        computed_at=at,
+        visible_at=at,
+        spot=grid.base,
+        basis_spot=grid.base,
+        hvl=grid.price(-0.5, grid.base),
+        regime=regime,
     )
 
 
 def next_refresh(last: Refresh, settings: Settings, chance: Random) -> Refresh:
-    """The one after `last`. Where levels change, the gamma flip moves with the price, the walls now and then."""
-    grid, edge = grid_of(last.symbol), 0.45 * settings.period_seconds
-    jitter = micros(min(edge, max(-edge, chance.gauss(0, settings.jitter_seconds))))
-    late = (
-        micros(settings.late_seconds)
-        if chance.random() < settings.late_probability
-        else 0
-    )
+    """Return the refresh after `last`.
+
+    If levels change, the gamma flip moves with the price and the walls now and then. The
+    order of the draws from `chance` decides what a seed shows, so do not change it.
+    """
+    # When it is computed.
+    max_jitter = _MAX_JITTER_PERIODS * settings.period_seconds
+    jitter_seconds = chance.gauss(0, settings.jitter_seconds)
+    jitter = micros(min(max_jitter, max(-max_jitter, jitter_seconds)))
+    late = 0
+    if chance.random() < settings.late_probability:
+        late = micros(settings.late_seconds)
     nominal_at = last.nominal_at + micros(settings.period_seconds)
-    computed_at = max(nominal_at + jitter + late, last.computed_at + MIN_GAP)
-    spot = (
-        grid.base
-        * (last.spot / grid.base) ** REVERSION
-        * math.exp(chance.gauss(0, STEP_SIGMA))
-    )
+    computed_at = max(nominal_at + jitter + late, last.computed_at + _MIN_GAP_MICROS)
+    visible_at = computed_at + micros(settings.visible_lag_seconds)
+
+    # Where the price went.
+    grid = grid_of(last.symbol)
+    reverted = grid.base * (last.spot / grid.base) ** _PRICE_REVERSION
+    spot = reverted * math.exp(chance.gauss(0, _PRICE_SIGMA))
+
+    # What the levels are computed from.
     basis_spot, hvl, regime = last.basis_spot, last.hvl, last.regime
     if chance.random() < settings.change_probability:
-        basis_spot, hvl = spot, grid.price(0, spot * chance.uniform(0.994, 0.996))
-        hvl = hvl if hvl != last.hvl else grid.price(0, hvl + 10.0**-grid.digits)
-        regime = tuple(
-            [chance.random() if chance.random() < TURN else slow for slow in regime]
-        )
+        basis_spot = spot
+        hvl = grid.price(0, spot * chance.uniform(0.994, 0.996))
+        if hvl == last.hvl:
+            # A change must show: move the flip by its smallest digit.
+            hvl = grid.price(0, hvl + 10.0**-grid.digits)
+        regime = _next_regime(regime, chance)
+
     return Refresh(
         symbol=last.symbol,
-        nominal_at=nominal_at + (jitter if settings.drift else 0),
+        nominal_at=nominal_at + jitter if settings.drift else nominal_at,
         computed_at=computed_at,
-        visible_at=max(
-            computed_at + micros(settings.visible_lag_seconds), last.visible_at
-        ),
+        visible_at=max(visible_at, last.visible_at),
         spot=grid.price(0, spot),
         basis_spot=basis_spot,
         hvl=hvl,
         regime=regime,
         skipped=chance.random() < settings.skip_probability,
     )
+
+
+def _next_regime(regime: Regime, chance: Random) -> Regime:
+    numbers = []
+    for number in regime:
+        is_new = chance.random() < _REGIME_CHANGE_PROBABILITY
+        numbers.append(chance.random() if is_new else number)
+    return Regime(*numbers)

@@ -1,4 +1,9 @@
-"""An answer on its way out, and what every fault does to it: one table, from names to small functions."""
+"""An answer on its way out, and the effect of every fault on it.
+
+`FAULTS` is the table of all faults: small functions by name, which change an entry, a
+symbol of the reply, or the reply as a whole. Their keyword-only parameters are those of the
+fault, typed by annotation or by their default.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +17,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from connector.devkit.simulator.levels import Content, content_of, sealed
+from connector.devkit.simulator.levels import (
+    Content,
+    canonical_content,
+    hashed_content,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from connector.devkit.simulator.faults import Fault
-    from connector.devkit.simulator.service import Answer
+    from connector.devkit.simulator.truth import Answer
 
+# The documented errors: status, then code and message.
 ERRORS: Final = {
     "400": ("VALIDATION_ERROR", "The request is not valid."),
     "401": ("UNAUTHORIZED", "Missing or unknown API key."),
@@ -32,9 +42,15 @@ ERRORS: Final = {
     "503": ("UPSTREAM_ERROR", "A data source is not available."),
     "504": ("UPSTREAM_ERROR", "A data source did not answer in time."),
 }
-MEGABYTE: Final = 1024 * 1024
-HTML: Final = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 
+_MEGABYTE: Final = 1024 * 1024
+_GATEWAY_PAGE: Final = (
+    b"<html><head><title>502 Bad Gateway</title></head>"
+    b"<body><h1>502 Bad Gateway</h1></body></html>"
+)
+_LISTS: Final = ("served", "missing", "invalid")
+
+Entry = dict[str, Any]
 Contradiction = Literal[
     "missing_and_invalid", "served_and_missing", "served_and_invalid"
 ]
@@ -43,10 +59,13 @@ Stamp = Literal["absent", "null", "garbage", "future", "older"]
 
 @dataclass(slots=True)
 class Reply:
-    """What is to be sent: `{success, **document, meta}` as JSON or, where a fault gave it, `instead`.
+    """A response: `{success, **document, meta}` as JSON, or a replacement body.
 
-    `results` is the dict inside the document; it is empty where the client does not get to see one. The connection
-    breaks after `sent`, a part of the body. `answer` is what to log of it, where it is about levels.
+    Attributes:
+        results: The entries inside the document. Empty if the client gets none.
+        replacement: A body to send instead of the document.
+        sent_fraction: The part of the body after which the connection breaks.
+        answer: The record for the truth log, if the request was for levels.
     """
 
     meta: dict[str, Any]
@@ -55,48 +74,56 @@ class Reply:
     success: bool = True
     status: int = 200
     results: dict[str, Content | None] = field(default_factory=dict)
-    instead: bytes | None = None
+    replacement: bytes | None = None
     delay_seconds: float = 0.0
-    sent: float = 1.0
+    sent_fraction: float = 1.0
     answer: Answer | None = None
 
     @property
     def body(self) -> bytes:
-        """All of it, before compression."""
-        if self.instead is not None:
-            return self.instead
+        """The whole body, before compression."""
+        if self.replacement is not None:
+            return self.replacement
         document = {"success": self.success, **self.document, "meta": self.meta}
-        return msgspec.json.encode(
-            document, enc_hook=lambda content: msgspec.Raw(content.raw)
-        )
+        return msgspec.json.encode(document, enc_hook=_raw)
 
     def refuse(self, status: str, **details: Any) -> None:
-        """Turn it into an error of the documented catalogue."""
+        """Turn the reply into a documented error."""
         code, message = ERRORS[status]
-        self.success, self.status, self.results = False, int(status), {}
-        self.document = {
-            "error": {"code": code, "message": message, "details": details}
-        }
+        self.success = False
+        self.status = int(status)
+        self.results = {}
+        error = {"code": code, "message": message, "details": details}
+        self.document = {"error": error}
         for name in ("source", "exchanges_filtered"):
             self.meta.pop(name, None)
         if "retry_after_seconds" in details:
             self.headers["Retry-After"] = str(math.ceil(details["retry_after_seconds"]))
 
-    def replace(self, body: bytes, status: int = 200, **headers: str) -> None:
-        """Let something else come in its place."""
-        self.instead, self.status, self.results = body, status, {}
-        self.headers |= headers
+    def replace(
+        self, body: bytes, status: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
+        """Send another body instead of the document."""
+        self.replacement = body
+        self.status = status
+        self.results = {}
+        self.headers |= headers or {}
 
-    def cut(self, sent: float, delay_seconds: float = 0.0) -> None:
-        """Break the connection after a part of the body, and a while."""
-        self.instead, self.sent, self.results = self.body, sent, {}
+    def cut(self, sent_fraction: float, delay_seconds: float = 0.0) -> None:
+        """Wait, send a part of the body, and break the connection."""
+        self.replacement = self.body
+        self.sent_fraction = sent_fraction
+        self.results = {}
         self.delay_seconds += delay_seconds
 
     def move(self, symbol: str, *lists: str) -> None:
-        """Have a symbol in these of the three lists, and without an entry where `served` is none of them."""
+        """List a symbol in exactly these of the three lists.
+
+        Only a served symbol keeps its entry.
+        """
         if "served" not in lists:
             self.results[symbol] = None
-        for name in ("served", "missing", "invalid"):
+        for name in _LISTS:
             listed = self.document["data"][name]
             if symbol in listed and name not in lists:
                 listed.remove(symbol)
@@ -104,62 +131,126 @@ class Reply:
                 listed.append(symbol)
 
 
-def spoil(reply: Reply, fault: Fault) -> None:
-    """Do to a reply what a fault says."""
-    name, parameters = fault.fault, fault.parameters
+def apply_fault(reply: Reply, fault: Fault) -> None:
+    """Apply a fault to the entries and symbols it targets, and to the reply."""
+    name = fault.fault
+    parameters = fault.parameters
     if name in ON_ENTRY:
-        served = {
-            symbol: content for symbol, content in reply.results.items() if content
-        }
+        served = {}
+        for symbol, content in reply.results.items():
+            if content is not None:
+                served[symbol] = content
         for symbol in fault.targets(served):
             entry = json.loads(served[symbol].raw)
-            if isinstance(entry, dict) and isinstance(
-                entry["all_expiry"], dict
-            ):  # else spoilt already
-                reply.results[symbol] = content_of(ON_ENTRY[name](entry, **parameters))
+            if _is_intact(entry):
+                spoilt = ON_ENTRY[name](entry, **parameters)
+                reply.results[symbol] = canonical_content(spoilt)
+
     if name in ON_SYMBOL:
         for symbol in fault.targets(reply.results):
             ON_SYMBOL[name](reply, symbol, **parameters)
+
     if name in ON_REPLY:
         ON_REPLY[name](reply, **parameters)
 
 
-def _with_walls(entry: dict[str, Any], **walls: Any) -> dict[str, Any]:
-    return entry | {"all_expiry": entry["all_expiry"] | walls}
+def _raw(content: Any) -> msgspec.Raw:
+    return msgspec.Raw(content.raw)
 
 
-def _shifted(entry: dict[str, Any], *, seconds: float = 3600.0) -> dict[str, Any]:
+def _is_intact(entry: Any) -> bool:
+    """Return False if an earlier fault has replaced the entry or its levels."""
+    return isinstance(entry, dict) and isinstance(entry["all_expiry"], dict)
+
+
+# Faults of an entry return the spoilt entry.
+
+
+def _null_levels(entry: Entry) -> Entry:
+    nulls = {name: dict.fromkeys(entry[name]) for name in ("all_expiry", "odte")}
+    return entry | nulls
+
+
+def _unknown_field(entry: Entry) -> Entry:
+    return _with_levels(entry, call_wall_4=1.5) | {"vanna": {"flip": 1.5}}
+
+
+def _shifted(entry: Entry, *, seconds: float = 3600.0) -> Entry:
     try:
-        at = datetime.fromisoformat(entry["computed_at"]) + timedelta(seconds=seconds)
+        computed_at = datetime.fromisoformat(entry["computed_at"])
+        shifted = computed_at + timedelta(seconds=seconds)
     except (KeyError, TypeError, ValueError, OverflowError):
-        return entry  # beyond the calendar, or another fault has spoilt it already
-    return entry | {
-        "computed_at": at.isoformat(timespec="microseconds").replace("+00:00", "Z")
-    }
+        # Beyond the calendar, or another fault has spoilt it already.
+        return entry
+    text = shifted.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return entry | {"computed_at": text}
 
 
 def _computed_at(
-    entry: dict[str, Any], *, variant: Stamp = "absent", seconds: float = 3600.0
-) -> dict[str, Any]:
-    if variant == "absent":
-        return {key: value for key, value in entry.items() if key != "computed_at"}
-    if variant in {"null", "garbage"}:
-        return entry | {
-            "computed_at": None if variant == "null" else "yesterday, about noon"
-        }
-    return _shifted(entry, seconds=seconds if variant == "future" else -seconds)
+    entry: Entry, *, variant: Stamp = "absent", seconds: float = 3600.0
+) -> Entry:
+    match variant:
+        case "absent":
+            return {key: value for key, value in entry.items() if key != "computed_at"}
+        case "null":
+            return entry | {"computed_at": None}
+        case "garbage":
+            return entry | {"computed_at": "yesterday, about noon"}
+        case "future":
+            return _shifted(entry, seconds=seconds)
+        case "older":
+            return _shifted(entry, seconds=-seconds)
 
 
 def _wrong_types(
-    entry: dict[str, Any], *, variant: Literal["level", "section", "entry"] = "level"
+    entry: Entry, *, variant: Literal["level", "section", "entry"] = "level"
 ) -> Any:
-    if variant == "level":
-        return _with_walls(entry, call_resistance="n/a", put_support={})
-    return (
-        entry | {"all_expiry": [1, 2, 3], "odte": "closed"}
-        if variant == "section"
-        else "temporarily unavailable"
-    )
+    match variant:
+        case "level":
+            return _with_levels(entry, call_resistance="n/a", put_support={})
+        case "section":
+            return entry | {"all_expiry": [1, 2, 3], "odte": "closed"}
+        case "entry":
+            return "temporarily unavailable"
+
+
+def _nan(entry: Entry) -> Entry:
+    return _with_levels(entry, hvl=msgspec.Raw(b"NaN"))
+
+
+def _with_levels(entry: Entry, **levels: Any) -> Entry:
+    return entry | {"all_expiry": entry["all_expiry"] | levels}
+
+
+# Faults of a symbol.
+
+
+def _duplicate_keys(
+    reply: Reply, symbol: str, *, variant: Literal["entry", "results"] = "entry"
+) -> None:
+    content = reply.results[symbol]
+    if content is None:
+        return
+    if variant == "results":
+        name = msgspec.json.encode(symbol)
+        twice = b"%b,%b:%b" % (content.raw, name, content.raw)
+        reply.results[symbol] = Content(twice, content.shown)
+    elif content.raw.startswith(b"{"):
+        first = b'{"spot_price":1.0,"computed_at":"2001-01-01T00:00:00Z",'
+        raw = first + content.raw[1:]
+        reply.results[symbol] = hashed_content(raw, content.shown.computed_at)
+
+
+def _missing(reply: Reply, symbol: str) -> None:
+    reply.move(symbol, "missing")
+
+
+def _invalid(reply: Reply, symbol: str) -> None:
+    reply.move(symbol, "invalid")
+
+
+def _null_not_listed(reply: Reply, symbol: str) -> None:
+    reply.move(symbol)
 
 
 def _absent(reply: Reply, symbol: str) -> None:
@@ -174,114 +265,142 @@ def _both_lists(
     reply.move(symbol, *variant.split("_and_"))
 
 
-def _duplicate_keys(
-    reply: Reply, symbol: str, *, variant: Literal["entry", "results"] = "entry"
-) -> None:
-    content = reply.results[symbol]
-    if content and variant == "results":
-        twice = b"%b,%b:%b" % (content.raw, msgspec.json.encode(symbol), content.raw)
-        reply.results[symbol] = Content(twice, content.shown)
-    elif content and content.raw.startswith(b"{"):
-        raw = (
-            b'{"spot_price":1.0,"computed_at":"2001-01-01T00:00:00Z",' + content.raw[1:]
-        )
-        reply.results[symbol] = sealed(raw, content.shown.computed_at)
+# Faults of the reply as a whole.
 
 
 def _extra_symbol(reply: Reply, *, symbol: str = "EXTRAUSDT") -> None:
-    if first := next(filter(None, reply.results.values()), None):
-        reply.document["data"]["results"] = reply.results | {symbol: first}
+    for content in reply.results.values():
+        if content is not None:
+            results = reply.results | {symbol: content}
+            reply.document["data"]["results"] = results
+            return
+
+
+def _success_false(reply: Reply) -> None:
+    reply.success = False
 
 
 def _docs_example(reply: Reply) -> None:
-    reply.document["data"] = {name: ["string"] for name in reply.document["data"]} | {
-        "results": {}
-    }
+    """Send the example of the vendor's documentation, which has placeholders only."""
+    names = dict.fromkeys(reply.document["data"])
+    data: dict[str, Any] = {name: ["string"] for name in names}
+    reply.document["data"] = data | {"results": {}}
     reply.results = {}
 
 
+def _flat(reply: Reply) -> None:
+    reply.document.update(reply.document.pop("data", {}))
+
+
 def _clock_step(reply: Reply, *, seconds: float = 3600.0) -> None:
-    reply.meta["timestamp"] = _shifted(
-        {"computed_at": reply.meta["timestamp"]}, seconds=seconds
-    )["computed_at"]
-    if limit := reply.meta.get("rate_limit"):
+    stepped = _shifted({"computed_at": reply.meta["timestamp"]}, seconds=seconds)
+    reply.meta["timestamp"] = stepped["computed_at"]
+    limit = reply.meta.get("rate_limit")
+    if limit:
         limit["reset"] += int(seconds)
         reply.headers["X-RateLimit-Reset"] = str(limit["reset"])
 
 
 def _refusal(status: str) -> Callable[[Reply], None]:
-    return lambda reply: reply.refuse(status)
+    def refuse(reply: Reply) -> None:
+        reply.refuse(status)
+
+    return refuse
+
+
+def _rate_limited(reply: Reply, *, retry_after_seconds: float = 30.0) -> None:
+    reply.refuse("429", retry_after_seconds=retry_after_seconds)
 
 
 def _slow(reply: Reply, *, seconds: float = 2.0) -> None:
     reply.delay_seconds += seconds
 
 
+def _html(reply: Reply, *, status: int = 502) -> None:
+    reply.replace(_GATEWAY_PAGE, status, {"Content-Type": "text/html"})
+
+
+def _empty(reply: Reply, *, status: int = 200) -> None:
+    reply.replace(b"", status)
+
+
+def _redirect(reply: Reply, *, location: str = "https://login.example/") -> None:
+    reply.replace(b"", 302, {"Location": location})
+
+
+def _deep(reply: Reply, *, depth: int = 100_000) -> None:
+    reply.replace(b'{"data":%b%b}' % (b"[" * depth, b"]" * depth))
+
+
 def _huge(reply: Reply, *, megabytes: int = 20) -> None:
-    reply.instead = reply.body + b" " * (megabytes * MEGABYTE)
+    reply.replacement = reply.body + b" " * (megabytes * _MEGABYTE)
+
+
+def _gzip_bomb(reply: Reply, *, megabytes: int = 256) -> None:
+    reply.replace(_bomb(megabytes), headers={"Content-Encoding": "gzip"})
 
 
 @functools.lru_cache(maxsize=2)
 def _bomb(megabytes: int) -> bytes:
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    blank = b" " * MEGABYTE
-    return (
-        b"".join([packer.compress(blank) for _ in range(megabytes)])
-        + packer.compress(b"{}")
-        + packer.flush()
-    )
+    blank = b" " * _MEGABYTE
+    parts = [packer.compress(blank) for _ in range(megabytes)]
+    parts.append(packer.compress(b"{}"))
+    parts.append(packer.flush())
+    return b"".join(parts)
 
 
-# What a fault does to each entry it strikes, to each symbol, to the reply as a whole, from top to bottom.
-# Keyword-only parameters are the fault's own, each of its annotation's type or else its default's.
+def _truncated(reply: Reply) -> None:
+    reply.cut(0.5)
+
+
+def _drop(reply: Reply) -> None:
+    reply.cut(0)
+
+
+def _hang(reply: Reply, *, seconds: float = 3600.0) -> None:
+    reply.cut(0, seconds)
+
+
+def _freeze(_: Reply) -> None:
+    """Leave the reply alone: the market asks `Faults.is_frozen`."""
+
+
+# Faults are applied in this order, so that those which replace the whole body come last.
 ON_ENTRY: Final[dict[str, Callable[..., Any]]] = {
-    "null_levels": lambda entry: (
-        entry | {name: dict.fromkeys(entry[name]) for name in ("all_expiry", "odte")}
-    ),
-    "unknown_field": lambda entry: (
-        _with_walls(entry, call_wall_4=1.5) | {"vanna": {"flip": 1.5}}
-    ),
+    "null_levels": _null_levels,
+    "unknown_field": _unknown_field,
     "clock_step": _shifted,
     "computed_at": _computed_at,
     "wrong_types": _wrong_types,
-    "nan": lambda entry: _with_walls(entry, hvl=msgspec.Raw(b"NaN")),
+    "nan": _nan,
 }
 ON_SYMBOL: Final[dict[str, Callable[..., None]]] = {
     "duplicate_keys": _duplicate_keys,
-    "missing": lambda reply, symbol: reply.move(symbol, "missing"),
-    "invalid": lambda reply, symbol: reply.move(symbol, "invalid"),
-    "null_not_listed": lambda reply, symbol: reply.move(symbol),
+    "missing": _missing,
+    "invalid": _invalid,
+    "null_not_listed": _null_not_listed,
     "absent": _absent,
     "both_lists": _both_lists,
 }
 ON_REPLY: Final[dict[str, Callable[..., None]]] = {
     "extra_symbol": _extra_symbol,
-    "success_false": lambda reply: setattr(reply, "success", False),
+    "success_false": _success_false,
     "docs_example": _docs_example,
-    "flat": lambda reply: reply.document.update(reply.document.pop("data", {})),
+    "flat": _flat,
     "clock_step": _clock_step,
     **{status: _refusal(status) for status in ERRORS},
-    "429": lambda reply, *, retry_after_seconds=30.0: reply.refuse(
-        "429", retry_after_seconds=retry_after_seconds
-    ),
+    "429": _rate_limited,
     "slow": _slow,
-    "html": lambda reply, *, status=502: reply.replace(
-        HTML, status, **{"Content-Type": "text/html"}
-    ),
-    "empty": lambda reply, *, status=200: reply.replace(b"", status),
-    "redirect": lambda reply, *, location="https://login.example/": reply.replace(
-        b"", 302, Location=location
-    ),
-    "deep": lambda reply, *, depth=100_000: reply.replace(
-        b'{"data":%b%b}' % (b"[" * depth, b"]" * depth)
-    ),
+    "html": _html,
+    "empty": _empty,
+    "redirect": _redirect,
+    "deep": _deep,
     "huge": _huge,
-    "gzip_bomb": lambda reply, *, megabytes=256: reply.replace(
-        _bomb(megabytes), **{"Content-Encoding": "gzip"}
-    ),
-    "truncated": lambda reply: reply.cut(0.5),
-    "drop": lambda reply: reply.cut(0),
-    "hang": lambda reply, *, seconds=3600.0: reply.cut(0, seconds),
-    "freeze": lambda _: None,  # stops the market, not a reply
+    "gzip_bomb": _gzip_bomb,
+    "truncated": _truncated,
+    "drop": _drop,
+    "hang": _hang,
+    "freeze": _freeze,
 }
 FAULTS: Final[dict[str, Callable[..., Any]]] = {**ON_ENTRY, **ON_SYMBOL, **ON_REPLY}

@@ -1,128 +1,92 @@
-"""The service without HTTP: who may ask, what is answered, and the quota.
+"""The service without HTTP: authorisation, quota and answers.
 
-Source of every shape and rule: the vendor's public documentation of `GET /multi/gex/levels`.
+Every shape and rule follows the vendor's public documentation of `GET /multi/gex/levels`.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-import msgspec
-
 from connector.devkit.simulator.faults import Faults
-from connector.devkit.simulator.levels import MICROS, Shown, iso, micros
+from connector.devkit.simulator.levels import MICROS, iso, micros
 from connector.devkit.simulator.market import Market
-from connector.devkit.simulator.reply import ERRORS, Reply, spoil
+from connector.devkit.simulator.quota import Quota, seconds_left
+from connector.devkit.simulator.reply import ERRORS, Reply, apply_fault
 from connector.devkit.simulator.settings import EXCHANGES, INCLUDES, Settings
+from connector.devkit.simulator.truth import Answer, AnswerLog, Computed, Truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 MAX_SYMBOLS: Final = 8
-MINUTE: Final = 60 * MICROS
-HEALTH_BY_AGE_SECONDS: Final = {
+
+# The greatest age of each health status, youngest first.
+_HEALTH_BY_AGE_SECONDS: Final = {
     60.0: "healthy",
     90.0: "degraded",
     math.inf: "unhealthy",
 }
-KEPT_ANSWERS: Final = 100_000
-KEPT_CONTENTS: Final = 20_000
-PLAIN: Final[tuple[frozenset[str], frozenset[str]]] = (frozenset(), frozenset())
-
-
-class Answer(msgspec.Struct, gc=False):
-    """A request for levels. `received_at` and `answered_at` (handed to the socket) are microseconds, Unix time.
-
-    `status` is 0 where the connection was closed before the end. `shown` says null for a null entry and is empty where
-    no data were sent. A key that is not among the settings' is logged as "unknown".
-    """
-
-    received_at: int
-    key: str
-    request_id: str
-    symbols: list[str]
-    include: list[str]
-    exchanges: list[str]
-    faults: list[str] = []
-    shown: dict[str, Shown | None] = {}
-    status: int = 0
-    answered_at: int = 0
-    sequence: int = 0
-
-
-class Computed(msgspec.Struct, frozen=True, gc=False):
-    """A refresh that became visible; `sha256` is of the entry without optional sections and without filter."""
-
-    sequence: int
-    symbol: str
-    computed_at: str
-    visible_at: int
-    sha256: str
-
-
-class Truth(msgspec.Struct, frozen=True):
-    """A page of the log: pass `cursor` as `since` for the next. `contents`: the entries last shown, by SHA-256."""
-
-    cursor: int
-    refreshes: list[Computed]
-    answers: list[Answer]
-    contents: dict[str, str]
+_NO_NAMES: Final[frozenset[str]] = frozenset()
 
 
 class Service:
-    """State of the simulated service. `clock` gives Unix time in seconds."""
+    """State of the simulated service. `clock` returns Unix time in seconds."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         self.settings = settings
         self._clock = clock
         self._faults = Faults(settings.seed)
         self._sequence = itertools.count(1)
-        self._market = Market(settings, self.now(), self._faults.frozen, self._sequence)
-        self._answers: deque[Answer] = deque(maxlen=KEPT_ANSWERS)
-        self._contents: dict[str, bytes] = {}
+        self._market = Market(
+            settings, self.now(), self._faults.is_frozen, self._sequence
+        )
+        self._log = AnswerLog()
         self._statuses: Counter[str] = Counter()
-        self._spent: Counter[tuple[str, int]] = Counter()
+        self._quota = Quota()
 
     def now(self) -> int:
-        """Microseconds since the Unix epoch."""
+        """Return microseconds since the Unix epoch."""
         return micros(self._clock())
 
     def answer(self, key: str, query: Mapping[str, str]) -> Reply:
-        """Answer a request for levels; `answered` is to be told how it went."""
-        known = (
-            key
-            if key in {*self.settings.keys, *self.settings.forbidden_keys}
-            else "unknown"
+        """Answer a request for levels. Report the outcome to `answered` afterwards."""
+        known_keys = {*self.settings.keys, *self.settings.forbidden_keys}
+        answer = Answer(
+            received_at=self.now(),
+            key=key if key in known_keys else "unknown",
+            request_id=uuid4().hex,
+            symbols=_names(query, "symbols"),
+            include=_names(query, "include"),
+            exchanges=_names(query, "exchanges"),
         )
-        symbols, include, exchanges = (
-            _listed(query, name) for name in ("symbols", "include", "exchanges")
-        )
-        answer = Answer(self.now(), known, uuid4().hex, symbols, include, exchanges)
-        refused = self._refused(key, answer)
+        # Count the request first: the reply shows what is left of the quota.
+        refusal = self._refusal(key, answer)
         reply = self.reply(key, answer.request_id)
         reply.answer = answer
-        if refused is not None:
-            reply.refuse(refused[0], **refused[1])
+        if refusal is not None:
+            status, details = refusal
+            reply.refuse(status, **details)
             return reply
+
         self._fill(reply, answer)
-        self._remember(reply)
+        self._log.remember_contents(reply)
         for fault in self._faults.draw(answer.received_at, answer.symbols):
             answer.faults.append(fault.fault)
-            spoil(reply, fault)
+            apply_fault(reply, fault)
         if answer.faults:
-            self._remember(reply)
-        answer.shown = {
-            symbol: content.shown if content else None
-            for symbol, content in reply.results.items()
-        }
+            self._log.remember_contents(reply)
+
+        answer.shown = {}
+        for symbol, content in reply.results.items():
+            answer.shown[symbol] = content.shown if content else None
         return reply
 
     def reply(self, key: str, request_id: str) -> Reply:
-        """A response without data yet, for whoever has this key."""
+        """Return a reply without data for the holder of a key."""
         now = self.now()
         meta: dict[str, Any] = {
             "version": "2.0",
@@ -130,104 +94,95 @@ class Service:
             "request_id": request_id,
         }
         headers = {"X-Request-ID": request_id}
-        if limit := self.settings.limit_per_minute:
-            remaining = max(0, limit - self._spent[key, now // MINUTE])
-            meta["rate_limit"] = {
-                "limit": limit,
-                "remaining": remaining,
-                "reset": (now // MINUTE + 1) * 60,
-            }
-            headers |= {
-                f"X-RateLimit-{name.capitalize()}": str(it)
-                for name, it in meta["rate_limit"].items()
-            }
+
+        limit = self.settings.limit_per_minute
+        if limit:
+            meta["rate_limit"] = self._quota.fields(key, limit, now)
+            for name, value in meta["rate_limit"].items():
+                headers[f"X-RateLimit-{name.capitalize()}"] = str(value)
         return Reply(meta, headers)
 
     def sibling(self, name: str) -> dict[str, Any] | None:
-        """The data of an endpoint that is not about levels; None where there is no such."""
+        """Return the data of another endpoint, or None if there is none of this name."""
         symbols = self.settings.symbols
-        errors = [
-            {"http": int(status), "code": code, "message": text}
-            for status, (code, text) in ERRORS.items()
-        ]
-        siblings: dict[str, dict[str, Any]] = {
-            "symbols": {"categories": {"crypto": symbols}, "total": len(symbols)},
-            "status": {"symbols": {symbol: self._health(symbol) for symbol in symbols}},
-            "meta": {
-                "errors": errors,
-                "supported_symbols": symbols,
-                "max_symbols": MAX_SYMBOLS,
-            },
-            "health": {"status": "ok"},
-        }
-        return siblings.get(name)
+        match name:
+            case "symbols":
+                return {"categories": {"crypto": symbols}, "total": len(symbols)}
+            case "status":
+                return {"symbols": {symbol: self._health(symbol) for symbol in symbols}}
+            case "meta":
+                return {
+                    "errors": _error_catalogue(),
+                    "supported_symbols": symbols,
+                    "max_symbols": MAX_SYMBOLS,
+                }
+            case "health":
+                return {"status": "ok"}
+            case _:
+                return None
 
     def answered(self, reply: Reply, status: int) -> None:
-        """Log the answer of a reply, now that its outcome is known."""
-        if answer := reply.answer:
-            answer.status, answer.answered_at, answer.sequence = (
-                status,
-                self.now(),
-                next(self._sequence),
-            )
-            self._answers.append(answer)
-            self._statuses[str(status)] += 1
+        """Log an answer whose outcome is known: the status sent, or 0 if it broke."""
+        answer = reply.answer
+        if answer is None:
+            return
+        answer.status = status
+        answer.answered_at = self.now()
+        answer.sequence = next(self._sequence)
+        self._log.add(answer)
+        self._statuses[str(status)] += 1
 
     def add_script(self, tables: list[dict[str, Any]]) -> None:
-        """Arm faults, all or none, `at_seconds` from now; ValueError says what is wrong."""
+        """Arm faults, all or none, `at_seconds` from now. Raises ValueError."""
         self._faults.add(tables, self.now())
 
     def clear_faults(self) -> None:
-        """Disarm all, end every freeze."""
+        """Disarm all faults and end every freeze."""
         self._faults.clear(self.now())
 
     def change(self, **changes: Any) -> None:
-        """Change settings while it runs. ValueError says what is wrong."""
+        """Change settings while the service runs. Raises ValueError."""
         if "seed" in changes:
-            raise ValueError("seed can be given at the start only")
+            raise ValueError("seed cannot be changed while the service runs")
         self.settings = self.settings.changed(changes)
         self._market.change(self.settings, self.now())
 
     def spend(self, requests: int = 1, key: str | None = None) -> None:
-        """Use up quota as another program with the same key (None: the first of the settings) would."""
-        self._spent[key or self.settings.keys[0], self.now() // MINUTE] += requests
+        """Use up quota as another program with the same key would.
+
+        The default key is the first of the settings.
+        """
+        spender = key or self.settings.keys[0]
+        self._quota.spend(spender, requests, self.now())
 
     def truth(self, since: int = 0, *, contents: bool = False) -> Truth:
-        """The truth log after a cursor."""
+        """Return the page of the truth log after a cursor."""
         self._market.advance(self.now())
-        answers = list(
-            itertools.takewhile(
-                lambda answer: answer.sequence > since, reversed(self._answers)
-            )
-        )[::-1]
+        answers = self._log.since(since)
+
         refreshes = []
-        for one in self._market.refreshes(since):
-            sha256 = self._market.content(one, *PLAIN).shown.sha256
-            refreshes.append(
-                Computed(
-                    one.sequence,
-                    one.symbol,
-                    iso(one.computed_at),
-                    one.visible_at,
-                    sha256,
-                )
+        for refresh in self._market.refreshes(since):
+            content = self._market.content(refresh, _NO_NAMES, _NO_NAMES)
+            computed = Computed(
+                sequence=refresh.sequence,
+                symbol=refresh.symbol,
+                computed_at=iso(refresh.computed_at),
+                visible_at=refresh.visible_at,
+                sha256=content.shown.sha256,
             )
-        cursor = max(
-            [
-                since,
-                *(one.sequence for one in answers[-1:]),
-                *(one.sequence for one in refreshes[-1:]),
-            ]
+            refreshes.append(computed)
+
+        cursor = since
+        if answers:
+            cursor = max(cursor, answers[-1].sequence)
+        if refreshes:
+            cursor = max(cursor, refreshes[-1].sequence)
+        return Truth(
+            cursor, refreshes, answers, self._log.contents() if contents else {}
         )
-        texts = (
-            {sha256: raw.decode() for sha256, raw in self._contents.items()}
-            if contents
-            else {}
-        )
-        return Truth(cursor, refreshes, answers, texts)
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the start."""
+        """Return counts since the start, and the faults in force."""
         self._market.advance(self.now())
         return {
             "requests_total": self._statuses.total(),
@@ -236,89 +191,93 @@ class Service:
             "faults_active": self._faults.active(self.now()),
         }
 
-    def _spend(self, key: str, now: int) -> bool:
-        """Count a request in its minute of the clock; False, and not counted, where none is left."""
-        limit, minute = self.settings.limit_per_minute, now // MINUTE
-        left = not limit or self._spent[key, minute] < limit
-        self._spent[key, minute] += left
-        return left
+    def _refusal(self, key: str, answer: Answer) -> tuple[str, dict[str, Any]] | None:
+        """Return status and details of the error that a request deserves, if any.
 
-    def _refused(self, key: str, answer: Answer) -> tuple[str, dict[str, Any]] | None:
-        """Status and details of the error that the request deserves; where the key is right it is counted."""
+        A request with a valid key uses up quota, even if it is invalid.
+        """
+        if key in self.settings.forbidden_keys and key not in self.settings.keys:
+            return "403", {}
         if key not in self.settings.keys:
-            return ("403" if key in self.settings.forbidden_keys else "401"), {}
-        if not self._spend(key, answer.received_at):
-            return "429", {
-                "retry_after_seconds": 60 - answer.received_at // MICROS % 60
-            }
+            return "401", {}
+
+        limit = self.settings.limit_per_minute
+        if not self._quota.try_spend(key, limit, answer.received_at):
+            return "429", {"retry_after_seconds": seconds_left(answer.received_at)}
+
         if not 1 <= len(answer.symbols) <= MAX_SYMBOLS:
-            return "400", {
-                "errors": [
-                    {
-                        "field": "symbols",
-                        "message": f"1 to {MAX_SYMBOLS} symbols are required",
-                    }
-                ]
-            }
-        errors = [
-            {
-                "field": name,
-                "message": f"unknown value {value!r}; known are {', '.join(known)}",
-            }
-            for name, given, known in (
-                ("include", answer.include, INCLUDES),
-                ("exchanges", answer.exchanges, EXCHANGES),
-            )
-            for value in given
-            if value not in known
-        ]
+            message = f"1 to {MAX_SYMBOLS} symbols are required"
+            return "400", {"errors": [{"field": "symbols", "message": message}]}
+
+        errors = _unknown_values("include", answer.include, INCLUDES)
+        errors += _unknown_values("exchanges", answer.exchanges, EXCHANGES)
         return ("422", {"errors": errors}) if errors else None
 
     def _fill(self, reply: Reply, answer: Answer) -> None:
-        include, exchanges = frozenset(answer.include), frozenset(answer.exchanges)
-        lists: dict[str, list[str]] = {
-            "requested": answer.symbols.copy(),
-            "served": [],
-            "missing": [],
-            "invalid": [],
-        }
+        """Put the entries of the requested symbols into a reply."""
+        include = frozenset(answer.include)
+        exchanges = frozenset(answer.exchanges)
+        served: list[str] = []
+        missing: list[str] = []
+        invalid: list[str] = []
         for symbol in answer.symbols:
-            known = symbol in self.settings.symbols
-            refresh = self._market.show(symbol, answer.received_at) if known else None
-            reply.results[symbol] = (
-                self._market.content(refresh, include, exchanges) if refresh else None
-            )
-            lists["served" if refresh else "missing" if known else "invalid"].append(
-                symbol
-            )
-        reply.document = {"data": {"results": reply.results, **lists}}
-        reply.meta |= {
-            "source": answer.exchanges or EXCHANGES,
-            "exchanges_filtered": answer.exchanges or None,
-        }
+            reply.results[symbol] = None
+            if symbol not in self.settings.symbols:
+                invalid.append(symbol)
+                continue
+            refresh = self._market.show(symbol, answer.received_at)
+            if refresh is None:
+                missing.append(symbol)
+                continue
+            content = self._market.content(refresh, include, exchanges)
+            reply.results[symbol] = content
+            served.append(symbol)
 
-    def _remember(self, reply: Reply) -> None:
-        for content in filter(None, reply.results.values()):
-            self._contents.setdefault(content.shown.sha256, content.raw)
-        while len(self._contents) > KEPT_CONTENTS:
-            del self._contents[next(iter(self._contents))]
+        data = {
+            "results": reply.results,
+            "requested": answer.symbols.copy(),
+            "served": served,
+            "missing": missing,
+            "invalid": invalid,
+        }
+        reply.document = {"data": data}
+        reply.meta["source"] = answer.exchanges or EXCHANGES
+        reply.meta["exchanges_filtered"] = answer.exchanges or None
 
     def _health(self, symbol: str) -> dict[str, Any]:
-        refresh = self._market.show(symbol, self.now())
+        now = self.now()
+        refresh = self._market.show(symbol, now)
         if refresh is None:
             return {"status": "unavailable", "freshness_seconds": None}
-        age_seconds = (self.now() - refresh.computed_at) / MICROS
-        status = next(
+
+        age_seconds = (now - refresh.computed_at) / MICROS
+        statuses = (
             status
-            for most, status in HEALTH_BY_AGE_SECONDS.items()
-            if age_seconds <= most
+            for max_age_seconds, status in _HEALTH_BY_AGE_SECONDS.items()
+            if age_seconds <= max_age_seconds
         )
-        return {"status": status, "freshness_seconds": age_seconds}
+        return {"status": next(statuses), "freshness_seconds": age_seconds}
 
 
-def _listed(query: Mapping[str, str], name: str) -> list[str]:
-    return list(
-        dict.fromkeys(
-            filter(None, (one.strip() for one in query.get(name, "").split(",")))
-        )
-    )
+def _error_catalogue() -> list[dict[str, Any]]:
+    errors = []
+    for status, (code, message) in ERRORS.items():
+        errors.append({"http": int(status), "code": code, "message": message})
+    return errors
+
+
+def _unknown_values(
+    field: str, values: list[str], known: tuple[str, ...]
+) -> list[dict[str, str]]:
+    errors = []
+    for value in values:
+        if value not in known:
+            message = f"unknown value {value!r}; known are {', '.join(known)}"
+            errors.append({"field": field, "message": message})
+    return errors
+
+
+def _names(query: Mapping[str, str], parameter: str) -> list[str]:
+    """Return the values of a comma-separated parameter, each once, in order."""
+    values = [part.strip() for part in query.get(parameter, "").split(",")]
+    return list(dict.fromkeys(value for value in values if value))

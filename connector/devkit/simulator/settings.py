@@ -1,4 +1,4 @@
-"""What the simulated service is like; everything but the fault script. All of it can be changed while it runs."""
+"""Settings of the simulated service, except for the fault script."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, ValidationError, convert, to_builtins
 
+# Made up, in the form of a real key.
 DEFAULT_KEY: Final = "bq_live_" + "simulator".ljust(32, "0")
 DEFAULT_SYMBOLS: Final = (
     "BTCUSDT",
@@ -25,11 +26,18 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The market and the service around it. Durations are in seconds, probabilities per refresh.
+    """The market and the service around it. All but `seed` can change while it runs.
 
-    Two simulators with the same settings show the same prices, refresh by refresh. `cold` symbols are supported but
-    listed as missing. `limit_per_minute` 0 means a plan without limit. With `every_request` time plays no part: each
-    request sees a new refresh of every symbol it asks for.
+    Durations are in seconds, probabilities per refresh. Two simulators with the same
+    settings show the same prices, refresh by refresh.
+
+    Attributes:
+        cold: Symbols that are supported, but listed as missing.
+        drift: Let jitter add up instead of scattering around a fixed grid.
+        phase: Refresh each symbol at moments of its `own`, or all `together`.
+        every_request: Ignore time, and show a new refresh at every request.
+        limit_per_minute: Requests a minute per key. 0 means a plan without a limit.
+        zones_field: Name of the section `zones` in an entry; clients must accept both.
     """
 
     symbols: tuple[str, ...] = DEFAULT_SYMBOLS
@@ -51,7 +59,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     zones_field: Literal["zones", "gamma_flip_zones"] = "zones"
 
     def changed(self, changes: dict[str, object]) -> Settings:
-        """These settings with `changes` made and checked; ValueError says what is wrong."""
+        """Return these settings with `changes`. Raises ValueError if they do not fit."""
         try:
             return convert(to_builtins(self) | changes, Settings)
         except ValidationError as error:

@@ -1,6 +1,7 @@
-"""The simulated service over HTTP: `GET /multi/gex/levels` and its siblings, with and without `/v2`, and `/_control`.
+"""The simulated service over HTTP.
 
-`/_control` asks for no key: listen on loopback, or trust the network.
+`GET /multi/gex/levels` and its siblings answer with and without `/v2`, and `/_control`
+steers the simulator. `/_control` asks for no key: listen on loopback, or trust the network.
 """
 
 from __future__ import annotations
@@ -22,28 +23,25 @@ if TYPE_CHECKING:
 
     from connector.devkit.simulator.reply import Reply
     from connector.devkit.simulator.settings import Settings
+    from connector.devkit.simulator.truth import Truth
 
-LEVELS: Final = "/multi/gex/levels"
-CONTROL: Final = "/_control/"
-JSON: Final = {"Content-Type": "application/json"}
+_LEVELS: Final = "/multi/gex/levels"
+_CONTROL: Final = "/_control/"
+_JSON: Final = {"Content-Type": "application/json"}
 
 
 class Simulator:
-    """An upstream on a port of its own.
+    """A simulated upstream on a port of its own.
 
-    `clock` gives Unix time in seconds and drives the market, the quota and the times of faults; only `slow` and
-    `hang` wait in real time. Stopped, it refuses connections; started again, it goes on with the state it had.
+    `clock` returns Unix time in seconds and drives the market, the quota and the times of
+    faults; only `slow` and `hang` wait in real time. A stopped simulator refuses
+    connections, and keeps its state until it is started again.
     """
 
     def __init__(
         self, settings: Settings, clock: Callable[[], float] = time.time
     ) -> None:
         self._service = Service(settings, clock)
-        self.add_script = self._service.add_script
-        self.change = self._service.change
-        self.spend = self._service.spend
-        self.truth = self._service.truth
-        self.stats = self._service.stats
         self._runner: web.ServerRunner | None = None
         self._released = asyncio.Event()
         self.url = ""
@@ -54,7 +52,7 @@ class Simulator:
         return self._service.settings
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen; `url`, with `/v2`, is known afterwards."""
+        """Listen, and set `url`, which includes `/v2`. Raises OSError."""
         server = web.Server(self._handle, handler_cancellation=True, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=1)
         await self._runner.setup()
@@ -67,7 +65,7 @@ class Simulator:
 
     async def stop(self) -> None:
         """Close the port and every connection."""
-        self._release()
+        self._release_held_requests()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -80,74 +78,90 @@ class Simulator:
         await self.stop()
 
     def add_fault(self, fault: str, **parameters: Any) -> None:
-        """Arm a fault; `parameters` as in a script. ValueError says what is wrong with it."""
+        """Arm a fault with parameters as in a script. Raises ValueError."""
         self.add_script([{"fault": fault, **parameters}])
 
+    def add_script(self, tables: list[dict[str, Any]]) -> None:
+        """Arm the faults of a script, all or none. Raises ValueError."""
+        self._service.add_script(tables)
+
     def clear_faults(self) -> None:
-        """Disarm all faults, and let go of the requests that they hold."""
+        """Disarm all faults, and release the requests that they hold."""
         self._service.clear_faults()
-        self._release()
+        self._release_held_requests()
+
+    def change(self, **changes: Any) -> None:
+        """Change settings while it runs. Raises ValueError."""
+        self._service.change(**changes)
+
+    def spend(self, requests: int = 1, key: str | None = None) -> None:
+        """Use up quota as another program with the same key would."""
+        self._service.spend(requests, key)
+
+    def truth(self, since: int = 0, *, contents: bool = False) -> Truth:
+        """Return the page of the truth log after a cursor."""
+        return self._service.truth(since, contents=contents)
+
+    def stats(self) -> dict[str, Any]:
+        """Return counts since the start, and the faults in force."""
+        return self._service.stats()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path.removeprefix("/v2")
         key = request.headers.get("X-API-Key", "")
-        if path.startswith(CONTROL):
-            return await self._control(request, path.removeprefix(CONTROL))
-        if path == LEVELS and request.method == "GET":
+        if path.startswith(_CONTROL):
+            return await self._control(request, path.removeprefix(_CONTROL))
+        if path == _LEVELS and request.method == "GET":
             return await self._levels(request, key)
+
         reply = self._service.reply(key, uuid4().hex)
-        if data := self._service.sibling(path.removeprefix("/")):
-            reply.document = {"data": data}
-        else:
+        data = self._service.sibling(path.removeprefix("/"))
+        if data is None:
             reply.refuse("404")
+        else:
+            reply.document = {"data": data}
         return await _respond(request, reply)
 
     async def _levels(self, request: web.BaseRequest, key: str) -> web.StreamResponse:
         reply = self._service.answer(key, request.query)
+        # The log has status 0 unless the whole response went out.
         status = 0
         try:
             if reply.delay_seconds:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._released.wait(), reply.delay_seconds)
             response = await _respond(request, reply)
-            if request.transport is not None and not request.transport.is_closing():
+            transport = request.transport
+            if transport is not None and not transport.is_closing():
                 status = response.status
             return response
         finally:
             self._service.answered(reply, status)
 
-    def _release(self) -> None:
+    def _release_held_requests(self) -> None:
         self._released.set()
         self._released = asyncio.Event()
 
-    async def _control(self, request: web.BaseRequest, what: str) -> web.StreamResponse:
+    async def _control(
+        self, request: web.BaseRequest, resource: str
+    ) -> web.StreamResponse:
         try:
             body = await request.read()
-            told = self._ordered(
-                f"{request.method} {what}",
-                msgspec.json.decode(body) if body else {},
-                request.query,
-            )
+            order = msgspec.json.decode(body) if body else {}
+            command = f"{request.method} {resource}"
+            result = self._execute(command, order, request.query)
         except (TypeError, ValueError, msgspec.MsgspecError) as error:
-            return web.Response(
-                status=400,
-                body=msgspec.json.encode({"error": str(error)}),
-                headers=JSON,
-            )
-        return web.Response(
-            status=404 if told is None else 200,
-            body=msgspec.json.encode(told),
-            headers=JSON,
-        )
+            return _json_response(400, {"error": str(error)})
+        return _json_response(404 if result is None else 200, result)
 
-    def _ordered(self, what: str, order: Any, query: Mapping[str, str]) -> Any:
-        match what:
+    def _execute(self, command: str, order: Any, query: Mapping[str, str]) -> Any:
+        """Run a command of `/_control`. Return None if it is unknown."""
+        match command:
             case "GET stats":
                 return self.stats()
             case "GET truth":
-                return self.truth(
-                    int(query.get("since", "0")), contents=query.get("contents") == "1"
-                )
+                since = int(query.get("since", "0"))
+                return self.truth(since, contents=query.get("contents") == "1")
             case "POST faults":
                 self.add_script(order if isinstance(order, list) else [order])
             case "DELETE faults":
@@ -161,19 +175,27 @@ class Simulator:
         return {"settings": self.settings, **self.stats()}
 
 
+def _json_response(status: int, content: Any) -> web.Response:
+    body = msgspec.json.encode(content)
+    return web.Response(status=status, body=body, headers=_JSON)
+
+
 async def _respond(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
-    body, headers = reply.body, JSON | reply.headers
-    if reply.instead is None and "gzip" in request.headers.get("Accept-Encoding", ""):
+    body = reply.body
+    headers = _JSON | reply.headers
+    accepts_gzip = "gzip" in request.headers.get("Accept-Encoding", "")
+    if reply.replacement is None and accepts_gzip:
         headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
         body = gzip.compress(body, compresslevel=1, mtime=0)
-    if reply.sent == 1:
+    if reply.sent_fraction == 1:
         return web.Response(status=reply.status, body=body, headers=headers)
-    response = web.StreamResponse(
-        status=reply.status, headers=headers | {"Content-Length": str(len(body))}
-    )
-    if reply.sent > 0:
+
+    # Announce the whole body, send a part of it, and close the connection.
+    headers |= {"Content-Length": str(len(body))}
+    response = web.StreamResponse(status=reply.status, headers=headers)
+    if reply.sent_fraction > 0:
         await response.prepare(request)
-        await response.write(body[: int(len(body) * reply.sent)])
+        await response.write(body[: int(len(body) * reply.sent_fraction)])
     if request.transport is not None:
         request.transport.close()
     return response
