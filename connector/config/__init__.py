@@ -1,1 +1,1 @@
-"""The configuration: its model, and how it is loaded from a file and the environment."""
+"""The configuration: its model, and how it is loaded from a TOML file and the environment."""

@@ -1,155 +1,426 @@
-"""Load the configuration: from the environment, else from the TOML file, else the default."""
+"""Load the configuration: the environment overrides the file, and the file the defaults."""
 
 from __future__ import annotations
 
-import re
+import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
+
 from connector.config.model import (
-    SECTIONS,
+    TABLES,
+    THRESHOLD_PATHS,
     Config,
     Feed,
     Http,
     Kafka,
     Schedule,
     SchemaRegistry,
+    ThresholdValue,
     Upstream,
-    api_key_text,
-    token_text,
+    check_api_key,
 )
-from connector.config.options import RawOption, Reader
-from connector.config.secrets import Secret, printable
+from connector.config.option import DeclaredOption, declared_options, describe_type
+from connector.config.secrets import (
+    ClientSettings,
+    Secret,
+    Setting,
+    printable,
+    quote,
+    redact,
+    shape,
+)
+from connector.config.sources import (
+    RawOption,
+    Table,
+    Tables,
+    merge,
+    read_environment,
+    read_file,
+    reason_of,
+)
+from connector.config.values import InvalidValue
+from connector.core.diff import Threshold
 from connector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+_OPTIONS: Final[dict[str, dict[str, DeclaredOption]]] = {
+    table: declared_options(table, struct) for table, struct in TABLES.items()
+}
+_THRESHOLD_KEYS: Final = tuple(
+    f"{path}.{field}"
+    for path in THRESHOLD_PATHS
+    for field in Threshold.__struct_fields__
+)
+_MIN_SECRET_CHARACTERS: Final = 8
+"""Shorter texts cannot be secrets, and masking them would make the faults unreadable."""
+
+_MAX_KEY_CHARACTERS: Final = 100
+"""Longer keys are cut before the search for a similar one, which takes quadratic time."""
+
+_EXPECTED_SETTING: Final = "str, int, float or bool"
+_EXPECTED_THRESHOLD: Final = describe_type(ThresholdValue)
+_LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """The configuration of a file (none: defaults) and an environment, the environment first.
+    """Load the configuration from a TOML file (None: only defaults) and environment variables.
 
-    docs/configuration.md says how they are written. Raises ConfigError with every fault there is, one line each: the
-    key, the shape of its value, what was expected, and where the value came from.
+    docs/configuration.md describes both.
+
+    Raises:
+        ConfigError: All faults at once, one line each: the key, the shape of its value, the
+            expected value, and the origin.
     """
-    reader = Reader(path, environ, SECTIONS)
-    _take_secret(reader, "upstream.api_key", api_key_text)
-    _take_secret(reader, "http.token", token_text)
-    parts: dict[str, Any] = {
-        name: reader.build(name, struct)
-        for name, struct in SECTIONS.items()
-        if name != "feeds"
-    }
-    feeds = {label: reader.build(label, Feed) for label in _feed_labels(reader)}
-    _check_together(reader, parts["upstream"], parts["schedule"], feeds)
-    http: Http | None = parts["http"]
-    if http and not http.is_local and not http.token:
-        reader.fault(
-            "http.listen",
-            "expected an address of loopback, or a token: set http.token_file",
-        )
-    if reader.faults:
-        raise reader.error()
-    return Config(**parts, feeds=tuple(filter(None, feeds.values())))
+    loader = _Loader(path, environ)
+    tables: dict[str, Any] = {}
+    for name, struct in TABLES.items():
+        if name != "feeds":
+            tables[name] = loader.build(name, struct)
+    feeds = loader.build_feeds()
+
+    _check_base_url(loader, tables["upstream"])
+    _check_intervals(loader, tables["schedule"])
+    _check_feed_names(loader, feeds)
+    _check_listen(loader, tables["http"])
+    if loader.faults:
+        raise loader.error()
+    return Config(**tables, feeds=tuple(feed for feed in feeds.values() if feed))
 
 
 def load_kafka(
     path: Path | None, environ: Mapping[str, str]
 ) -> tuple[Kafka, SchemaRegistry]:
-    """What reading the topics needs, of the same file and environment. Raises ConfigError, as `load` does."""
-    reader = Reader(path, environ, SECTIONS)
-    kafka, registry = (
-        reader.build("kafka", Kafka),
-        reader.build("schema_registry", SchemaRegistry),
-    )
-    if reader.faults or not kafka or not registry:
-        raise reader.error()
+    """Load the parts that reading the topics needs. Raises ConfigError as `load` does."""
+    loader = _Loader(path, environ)
+    kafka = loader.build("kafka", Kafka)
+    registry = loader.build("schema_registry", SchemaRegistry)
+    if loader.faults or kafka is None or registry is None:
+        raise loader.error()
     return kafka, registry
 
 
 def load_feeds(path: Path | None, environ: Mapping[str, str]) -> tuple[Feed, ...]:
-    """The feeds of the same file and environment, none where there are none. Raises ConfigError, as `load` does."""
-    reader = Reader(path, environ, SECTIONS)
-    if not any(key.startswith("feeds") for key in reader.given):
+    """Load the feeds, if any are configured. Raises ConfigError as `load` does."""
+    loader = _Loader(path, environ)
+    if not loader.has_feeds:
         return ()
-    feeds = [reader.build(label, Feed) for label in _feed_labels(reader)]
-    if reader.faults:
-        raise reader.error()
-    return tuple(filter(None, feeds))
+    feeds = loader.build_feeds()
+    if loader.faults:
+        raise loader.error()
+    return tuple(feed for feed in feeds.values() if feed)
 
 
 def read_key_file(path: str | Path) -> Secret:
-    """The API key that a file holds. Raises ConfigError: not readable, or nothing that can be a key."""
-    return _read_secret("upstream.api_key_file", path, api_key_text)
-
-
-def _read_secret(option: str, path: str | Path, check: Callable[[str], str]) -> Secret:
+    """Read the API key from a file. Raises ConfigError if the file does not hold one."""
     try:
-        return Secret(check(Path(path).read_text("utf-8-sig")))
+        return _read_secret_file(path, check_api_key)
+    except InvalidValue as error:
+        raise ConfigError([printable(f"upstream.api_key_file: {error}")]) from None
+
+
+def _read_secret_file(path: str | Path, check: Callable[[Any], Any] | None) -> Secret:
+    """Read a secret from a file. Raises InvalidValue, which never shows the content."""
+    try:
+        text = Path(path).read_text("utf-8-sig")
+        if check is not None:
+            text = check(text)
+        return Secret(text)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            [printable(f"{option}: '{path}': {getattr(error, 'strerror', error)}")]
-        ) from None
+        raise InvalidValue(f"'{path}': {reason_of(error)}") from None
 
 
-def _take_secret(reader: Reader, key: str, check: Callable[[str], str]) -> None:
-    """Of a secret and a file with one take that in the environment; and the secret out of its file."""
-    given, file = reader.given, f"{key}_file"
-    if key in given and file in given:
-        if given[key].text == given[file].text:
-            reader.fault(key, f"expected either this or {file.partition('.')[2]}")
-        del given[file if given[key].text else key]
-    if file in given:
-        try:
-            secret = _read_secret(file, str(given[file].value).strip(), check)
-            given[key] = RawOption(secret.reveal(), given[file].origin)
-        except ConfigError as error:
-            reader.faults.append(f"{error}; from {given[file].origin}")
-            given[key] = RawOption("unread" * 3, given[file].origin)
+class _Loader:
+    """Turns the raw tables into structs, and collects every fault on the way.
 
+    A label names a table: `kafka`, or `feeds[0]` for the first feed of the file.
+    """
 
-def _feed_labels(reader: Reader) -> list[str]:
-    """The feeds of the file, `feeds[0]` the first, or in place of all of them the one that variables make."""
-    labels = [
-        found[0]
-        for path in reader.given
-        if (found := re.match(r"feeds(\[\d+\])?(?=\.)", path))
-    ]
-    if labels and "feeds" not in labels:
-        return list(dict.fromkeys(labels))
-    reader.given.setdefault("feeds.name", RawOption("all", "default"))
-    return ["feeds"]
+    def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
+        """Read both sources. Raises ConfigError if the file cannot be read."""
+        self.faults: list[str] = []
+        sources = (read_file(path), read_environment(environ))
+        # Check before the merge, so that a misspelt key is found even if it is overridden.
+        for source in sources:
+            for label, table in _labelled(source):
+                self._check_keys(label, table)
 
+        merged = merge(*sources)
+        self.has_feeds = "feeds" in merged
+        self._tables = dict(_labelled(merged))
+        self._secrets = _secret_texts(self._tables)
 
-def _check_together(
-    reader: Reader,
-    upstream: Upstream | None,
-    schedule: Schedule | None,
-    feeds: Mapping[str, Feed | None],
-) -> None:
-    if upstream and not upstream.allow_plain_http:
-        url = urlsplit(upstream.base_url)
-        if url.scheme == "http" and url.hostname not in {
-            "localhost",
-            "127.0.0.1",
-            "::1",
-        }:
-            problem = "expected https, or allow_plain_http: http shows the key to everybody between"
-            reader.fault("upstream.base_url", problem)
-    if schedule and schedule.min_interval_seconds > schedule.max_interval_seconds:
-        problem = (
-            f"expected at most max_interval_seconds, {schedule.max_interval_seconds}"
+    def build(self, label: str, struct: type[S]) -> S | None:
+        """Build the struct of a table, or return None if the table has faults."""
+        faults_before = len(self.faults)
+        table = self._tables.setdefault(label, {})
+        values: dict[str, Any] = {}
+        for name, option in _options_of(label).items():
+            if option.type is Secret:
+                self._resolve_secret(label, name, option)
+            raw = table.get(name)
+            # An empty table in place of a value counts as not set.
+            if raw:
+                values[name] = self._value(label, option, raw)
+            elif option.is_required and f"{name}_file" not in table:
+                self._report_missing(label, option)
+        if len(self.faults) > faults_before:
+            return None
+        return struct(**values)
+
+    def build_feeds(self) -> dict[str, Feed | None]:
+        """Build the feeds of the file, or instead the one that variables make, by their labels."""
+        labels = [label for label in self._tables if _table_of(label) == "feeds"]
+        if not labels:
+            labels = ["feeds"]
+        if labels == ["feeds"]:
+            table = self._tables.setdefault("feeds", {})
+            table.setdefault("name", RawOption("all", "default"))
+        return {label: self.build(label, Feed) for label in labels}
+
+    def report(self, label: str, name: str, problem: str) -> None:
+        """Add a fault of an option of a table."""
+        option = _options_of(label)[name]
+        raw = self._tables[label].get(name, RawOption(option.default, "default"))
+        if isinstance(raw, RawOption):
+            self._add(f"{label}.{name}", raw, problem, hide=_is_hidden(option))
+
+    def error(self) -> ConfigError:
+        """Return the faults as one error. No line shows a secret."""
+        return ConfigError(
+            [printable(redact(fault, self._secrets)) for fault in self.faults]
         )
-        reader.fault("schedule.min_interval_seconds", problem)
-    seen: set[str] = set()
+
+    def _add(self, key: str, raw: RawOption, problem: str, *, hide: bool) -> None:
+        found = shape(raw.value, hide=hide)
+        self.faults.append(f"{key}: {found}; {problem}; from {raw.origin}")
+
+    def _report_missing(self, label: str, option: DeclaredOption) -> None:
+        _, _, name = option.key.partition(".")
+        way = "set it in the file"
+        # Variables cannot reach the feeds of the file.
+        if option.variable is not None and label == _table_of(label):
+            way += f" or by {option.variable}"
+        self.faults.append(
+            f"{label}.{name}: not set; expected {option.expected}; {way}"
+        )
+
+    def _check_keys(self, label: str, table: Table) -> None:
+        """Report every key that does not exist. Their values are hidden: they may be secrets."""
+        for name, value in table.items():
+            if not name and isinstance(value, RawOption) and _options_of(label):
+                self._add(quote(label), value, "expected a table", hide=True)
+                continue
+            values = {"": value} if isinstance(value, RawOption) else value
+            for inner, raw in values.items():
+                if not _exists(label, name, inner):
+                    key = ".".join(part for part in (label, name, inner) if part)
+                    problem = f"unknown, did you mean {_most_similar(key, raw)}?"
+                    self._add(quote(key), raw, problem, hide=True)
+
+    def _resolve_secret(self, label: str, name: str, option: DeclaredOption) -> None:
+        """Replace the file of a secret by its content, if the secret is in a file."""
+        table = self._tables[label]
+        file_name = f"{name}_file"
+        direct, file = table.get(name), table.get(file_name)
+        if not isinstance(file, RawOption):
+            return
+        if isinstance(direct, RawOption):
+            if direct.is_from_environment == file.is_from_environment:
+                self.report(label, name, f"expected either this or {file_name}")
+            if direct.is_from_environment or not file.is_from_environment:
+                del table[file_name]
+                return
+
+        try:
+            secret = _read_secret_file(str(file.value).strip(), option.check)
+        except InvalidValue as error:
+            self.faults.append(f"{label}.{file_name}: {error}; from {file.origin}")
+            table.pop(name, None)
+        else:
+            table[name] = RawOption(secret.reveal(), file.origin)
+            self._secrets.append(secret.reveal())
+
+    def _value(
+        self, label: str, option: DeclaredOption, raw: RawOption | dict[str, RawOption]
+    ) -> Any:
+        """Convert and check a value. Reports its faults; then the result is meaningless."""
+        key = f"{label}.{option.key.partition('.')[2]}"
+        if option.type is ClientSettings:
+            return self._client_settings(key, option, raw)
+        if option.type == dict[str, Threshold] and isinstance(raw, dict):
+            return self._thresholds(key, raw)
+        if isinstance(raw, dict):
+            origin = next(iter(raw.values())).origin
+            problem = f"expected {option.expected}"
+            self._add(key, RawOption(raw, origin), problem, hide=True)
+            return None
+
+        source = raw
+        if option.type == tuple[str, ...] and raw.is_from_environment:
+            source = raw._replace(value=raw.value.split(","))
+        annotation = str if option.type is Secret else option.annotation
+        try:
+            value = _converted(source, annotation, option.expected)
+            if option.check is not None:
+                value = option.check(value)
+        except InvalidValue as error:
+            self._add(key, raw, str(error), hide=_is_hidden(option))
+            return None
+        return Secret(value) if option.type is Secret else value
+
+    def _client_settings(
+        self, key: str, option: DeclaredOption, raw: RawOption | dict[str, RawOption]
+    ) -> ClientSettings:
+        settings = ClientSettings()
+        items = {"": raw} if isinstance(raw, RawOption) else raw
+        for name, item in items.items():
+            if not name:
+                self._add(key, item, f"expected {option.expected}", hide=True)
+                continue
+            try:
+                if option.check is not None:
+                    option.check(name)
+                settings[name] = _converted(item, Setting, _EXPECTED_SETTING)
+            except InvalidValue as error:
+                self._add(quote(f"{key}.{name}"), item, str(error), hide=True)
+        return settings
+
+    def _thresholds(self, key: str, raw: dict[str, RawOption]) -> dict[str, Threshold]:
+        by_path: dict[str, dict[str, float]] = {}
+        for name, item in raw.items():
+            if name not in _THRESHOLD_KEYS:
+                continue
+            path, _, field = name.rpartition(".")
+            try:
+                value = _converted(item, ThresholdValue, _EXPECTED_THRESHOLD)
+            except InvalidValue as error:
+                self._add(f"{key}.{name}", item, str(error), hide=False)
+                continue
+            by_path.setdefault(path, {})[field] = value
+        return {path: Threshold(**fields) for path, fields in by_path.items()}
+
+
+def _labelled(tables: Tables) -> Iterator[tuple[str, Table]]:
+    """Yield each table with its label. The feeds of a file are numbered."""
+    for name, table in tables.items():
+        if isinstance(table, list):
+            for index, feed in enumerate(table):
+                yield f"{name}[{index}]", feed
+        else:
+            yield name, table
+
+
+def _table_of(label: str) -> str:
+    return label.partition("[")[0]
+
+
+def _options_of(label: str) -> Mapping[str, DeclaredOption]:
+    return _OPTIONS.get(_table_of(label), {})
+
+
+def _exists(label: str, name: str, inner: str) -> bool:
+    """Return True if a table has an option. Of thresholds, `inner` must exist too."""
+    option = _options_of(label).get(name)
+    if option is None:
+        return False
+    if option.type == dict[str, Threshold] and inner:
+        return inner in _THRESHOLD_KEYS
+    return True
+
+
+def _most_similar(key: str, raw: RawOption) -> str:
+    """Return the key, or the variable, that was probably meant."""
+    known: dict[str, str] = {}
+    for options in _OPTIONS.values():
+        for option in options.values():
+            if not raw.is_from_environment:
+                known[option.key] = option.key
+            elif option.variable is not None:
+                known[option.key] = option.variable
+    if not raw.is_from_environment:
+        for threshold in _THRESHOLD_KEYS:
+            known[f"feeds.thresholds.{threshold}"] = f"feeds.thresholds.{threshold}"
+    (closest,) = difflib.get_close_matches(
+        key[:_MAX_KEY_CHARACTERS], known, n=1, cutoff=0.0
+    )
+    return known[closest]
+
+
+def _is_hidden(option: DeclaredOption) -> bool:
+    # A URL may hold a password, which is one of the faults that it can have.
+    return option.type in {Secret, ClientSettings} or option.key.endswith("url")
+
+
+def _secret_texts(tables: Mapping[str, Table]) -> list[str]:
+    """Return every secret in the tables, even in a table that is not going to be built."""
+    texts = []
+    for label, table in tables.items():
+        for name, option in _options_of(label).items():
+            raw = table.get(name)
+            if option.type is Secret and isinstance(raw, RawOption):
+                text = str(raw.value).strip()
+                if len(text) >= _MIN_SECRET_CHARACTERS:
+                    texts.append(text)
+    return texts
+
+
+def _converted(raw: RawOption, annotation: Any, expected: str) -> Any:
+    """Convert a value to its type, within its bounds. Raises InvalidValue."""
+    value = raw.value
+    try:
+        if raw.is_from_environment and isinstance(value, str):
+            # A variable that is not UTF-8 has lone surrogates, which fail wherever they are sent.
+            value.encode()
+            value = value.strip()
+        return msgspec.convert(value, annotation, strict=not raw.is_from_environment)
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        raise InvalidValue(f"expected {expected}") from None
+
+
+def _check_base_url(loader: _Loader, upstream: Upstream | None) -> None:
+    if upstream is None or upstream.allow_plain_http:
+        return
+    url = urlsplit(upstream.base_url)
+    if url.scheme == "http" and url.hostname not in _LOCAL_HOSTS:
+        loader.report(
+            "upstream",
+            "base_url",
+            "expected https, or allow_plain_http: with http the API key can be read on the way",
+        )
+
+
+def _check_intervals(loader: _Loader, schedule: Schedule | None) -> None:
+    if schedule is None:
+        return
+    longest = schedule.max_interval_seconds
+    if schedule.min_interval_seconds > longest:
+        problem = f"expected at most max_interval_seconds, {longest}"
+        loader.report("schedule", "min_interval_seconds", problem)
+
+
+def _check_listen(loader: _Loader, http: Http | None) -> None:
+    if http is None or http.is_local or http.token:
+        return
+    loader.report(
+        "http", "listen", "expected a loopback address, or a token: set http.token_file"
+    )
+
+
+def _check_feed_names(loader: _Loader, feeds: Mapping[str, Feed | None]) -> None:
+    names: set[str] = set()
     for label, feed in feeds.items():
-        name = (
-            feed.name.replace("_", ".") if feed else label
-        )  # Kafka's metrics take both for the same
-        if name in seen:
-            reader.fault(
-                f"{label}.name",
-                "expected another name than other feeds', '.' and '_' being the same",
-            )
-        seen.add(name)
+        if feed is None:
+            continue
+        # Kafka's metrics replace dots by underscores, so such topics would collide.
+        name = feed.name.replace("_", ".")
+        if name in names:
+            problem = "expected a name unlike those of other feeds ('.' equals '_')"
+            loader.report(label, "name", problem)
+        names.add(name)

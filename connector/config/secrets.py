@@ -1,10 +1,10 @@
-"""What must never be shown, and how to speak of a value without showing it."""
+"""Values that must never be shown, and safe ways to show the others."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import UserDict
-from json import dumps
 from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
@@ -13,18 +13,22 @@ if TYPE_CHECKING:
 MASK: Final = "***"
 
 Setting = str | int | float | bool
-"""A value that a client library takes."""
+"""A value that a client library accepts."""
 
-_SHOWN: Final = 64
-"""In characters, and of a number in bits."""
+_MAX_SHOWN_CHARACTERS: Final = 64
+_MAX_SHOWN_BITS: Final = 64
+"""Larger values are not shown: they are mistakes, and may be secrets in the wrong place."""
 
-_SENSITIVE: Final = re.compile(
+_API_KEY_PREFIX: Final = "bq_"
+"""The start of every API key of the vendor."""
+
+_SENSITIVE_NAME: Final = re.compile(
     r"password|secret|token|user\.info|credential|oauthbearer\.config|jaas|pem|proxy"
 )
 
 
 class Secret:
-    """A text that shows itself only when asked to: otherwise `***`, and a TypeError where it would be serialised."""
+    """A text that appears as `***` unless it is revealed. Serialising it raises TypeError."""
 
     __slots__ = ("_value",)
 
@@ -32,7 +36,7 @@ class Secret:
         self._value = value.strip()
 
     def reveal(self) -> str:
-        """The text itself, without blanks around it."""
+        """Return the text itself, without surrounding whitespace."""
         return self._value
 
     def __bool__(self) -> bool:
@@ -51,43 +55,52 @@ class Secret:
         return hash(self._value)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a secret is not serialised")
+        raise TypeError("a secret cannot be serialised")
 
 
 class ClientSettings(UserDict[str, Setting]):
-    """Options passed to a client library as they are. Shown by name only, since any of them may be a secret."""
+    """Options that are passed to a client library unchanged.
+
+    Only their names are shown, because any value may be a secret.
+    """
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={MASK}' for name in self)})"
+        masked = ", ".join(f"{name}={MASK}" for name in self)
+        return f"{type(self).__name__}({masked})"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("client settings are not serialised: they hold secrets")
+        raise TypeError("client settings cannot be serialised: they hold secrets")
 
     def secrets(self) -> tuple[str, ...]:
-        """Values under names such as `sasl.password`; of `user:password` the password by itself too."""
-        found = [str(value) for name, value in self.items() if _SENSITIVE.search(name)]
-        passwords = [
-            str(value).partition(":")[2]
-            for name, value in self.items()
-            if name.endswith("user.info")
-        ]
-        return tuple(filter(None, (*found, *passwords)))
+        """Return the values of options such as `sasl.password`.
+
+        A value `user:password` counts twice: complete, and as the password by itself.
+        """
+        found = []
+        for name, value in self.items():
+            if _SENSITIVE_NAME.search(name):
+                found.append(str(value))
+            if name.endswith("user.info"):
+                _, _, password = str(value).partition(":")
+                found.append(password)
+        return tuple(secret for secret in found if secret)
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """`text` with every secret in it replaced by `***`, also where it stands escaped; the longest first."""
-    forms = {
-        form
-        for one in secrets
-        for form in (one, repr(one)[1:-1], ascii(one)[1:-1], dumps(one)[1:-1])
-    }
-    for form in sorted(filter(None, forms), key=len, reverse=True):
+    """Replace every secret in `text` with `***`, including its escaped forms."""
+    forms = set()
+    for secret in secrets:
+        forms |= {secret, repr(secret)[1:-1], ascii(secret)[1:-1]}
+        forms.add(json.dumps(secret)[1:-1])
+    forms.discard("")
+    # The longest first: a secret may contain another one.
+    for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, MASK)
     return text
 
 
 def printable(text: str) -> str:
-    """`text` on one line: line breaks, control and format characters and lone surrogates as escapes."""
+    """Escape everything in `text` that could break the line or control a terminal."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode()
         for char in text
@@ -95,17 +108,20 @@ def printable(text: str) -> str:
 
 
 def quote(value: object) -> str:
-    """A short value, escaped. `***` for a long one, no half of which is shown, and for a key of the vendor's."""
+    """Return a short value quoted and escaped, or `***` if it is long or looks like an API key."""
     text = ascii(value)
-    return MASK if len(text) > _SHOWN or "bq_" in text else text
+    is_long = len(text) > _MAX_SHOWN_CHARACTERS
+    return MASK if is_long or _API_KEY_PREFIX in text else text
 
 
 def shape(value: object, *, hide: bool) -> str:
-    """Type and size of a value, and a short one itself unless it is to be hidden."""
-    size = f" of length {len(value)}" if isinstance(value, str | list | dict) else ""
-    shown = isinstance(value, str | float) or (
-        isinstance(value, int) and value.bit_length() < _SHOWN
-    )
-    return f"{type(value).__name__}{size}" + (
-        f" {quote(value)}" if shown and not hide else ""
-    )
+    """Describe a value by its type and size, and show it if it is short and need not be hidden."""
+    description = type(value).__name__
+    if isinstance(value, str | list | dict):
+        description += f" of length {len(value)}"
+
+    is_short_number = isinstance(value, int) and value.bit_length() < _MAX_SHOWN_BITS
+    may_be_shown = isinstance(value, str | float) or is_short_number
+    if may_be_shown and not hide:
+        description += f" {quote(value)}"
+    return description

@@ -1,6 +1,6 @@
-"""Checks of configuration values beyond type and bounds: each takes a value and returns a clean one.
+"""Checks of configuration values, beyond type and bounds.
 
-A check raises InvalidValue if the value is not acceptable.
+A check takes a value and returns it cleaned, or raises InvalidValue.
 """
 
 from __future__ import annotations
@@ -15,28 +15,29 @@ from connector.config.secrets import quote
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from connector.config.secrets import Setting
-
 T = TypeVar("T", str, int)
 
 HOST: Final = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 PORT: Final = r"(6553[0-5]|655[0-2]\d|65[0-4]\d{2}|6[0-4]\d{3}|[0-5]?\d{1,4})"
 
+_MAX_ITEMS_SHOWN: Final = 10
+"""The most items of a list that an error names, so that it stays one readable line."""
+
+
+class InvalidValue(ValueError):
+    """A value is not acceptable. The message is one line and shows no secret."""
+
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, an IPv6 address without its brackets, is this machine and can be no other."""
+    """Return True if a host (an IPv6 address without brackets) can only be this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-class InvalidValue(ValueError):
-    """What is wrong with a value, on one line that does not show a hidden one."""
-
-
 def matching(pattern: str, expected: str) -> Callable[[T], T]:
-    """A check for a value that matches from end to end; `expected` says it in words."""
+    """Accept values that match the pattern as a whole; `expected` describes them."""
 
     def check(value: T) -> T:
         if not re.fullmatch(pattern, str(value), re.ASCII):
@@ -49,45 +50,40 @@ def matching(pattern: str, expected: str) -> Callable[[T], T]:
 def each(
     pattern: str, expected: str, clean: Callable[[str], str]
 ) -> Callable[[Iterable[str]], tuple[str, ...]]:
-    """A check for texts that match, whatever their case and the blanks around them, each there once."""
+    """Accept lists of different texts that match the pattern, ignoring case and outer blanks."""
 
-    def check(given: Iterable[str]) -> tuple[str, ...]:
-        texts = [text.strip() for text in given]
-        cleaned = tuple(map(clean, texts))
-        valid = [
-            re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE) is not None
-            for text in texts
-        ]
-        bad = [
-            quote(text)
-            for text, good in zip(texts, valid, strict=True)
-            if not good or cleaned.count(clean(text)) > 1
-        ]
-        if bad:
-            raise InvalidValue(
-                f"expected {expected}, each once, not {', '.join(bad[:10])}"
-            )
-        return cleaned
+    def is_valid(text: str) -> bool:
+        return re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE) is not None
+
+    def check(values: Iterable[str]) -> tuple[str, ...]:
+        texts = [text.strip() for text in values]
+        cleaned = [clean(text) for text in texts]
+        rejected = []
+        for text in texts:
+            is_repeated = cleaned.count(clean(text)) > 1
+            if is_repeated or not is_valid(text):
+                rejected.append(quote(text))
+        if rejected:
+            shown = ", ".join(rejected[:_MAX_ITEMS_SHOWN])
+            raise InvalidValue(f"expected {expected}, each once, not {shown}")
+        return tuple(cleaned)
 
     return check
 
 
 def among(known: tuple[str, ...]) -> Callable[[Iterable[str]], tuple[str, ...]]:
-    """A check for names that are known, each there once; in lower case."""
-    return each(
-        "|".join(map(re.escape, known)), f"some of {', '.join(known)}", str.lower
-    )
+    """Accept lists of different known names, and return them in lower case."""
+    pattern = "|".join(re.escape(name) for name in known)
+    return each(pattern, f"some of {', '.join(known)}", str.lower)
 
 
-def refusing(
-    reasons: Mapping[str, tuple[str, ...]],
-) -> Callable[[str, Setting], Setting]:
-    """A check for one option of a client: none of those that stand under the reason why."""
+def refusing(reasons: Mapping[str, tuple[str, ...]]) -> Callable[[str], str]:
+    """Accept names of client options, except those that match a pattern under one of the reasons."""
 
-    def check(name: str, value: Setting) -> Setting:
+    def check(name: str) -> str:
         for reason, patterns in reasons.items():
             if any(fnmatchcase(name, pattern) for pattern in patterns):
                 raise InvalidValue(f"{quote(name)} is refused: {reason}")
-        return value
+        return name
 
     return check

@@ -10,7 +10,7 @@ import pytest
 
 from connector.config.load import load
 from connector.config.model import (
-    SECTIONS,
+    TABLES,
     Feed,
     Http,
     Kafka,
@@ -82,7 +82,7 @@ def test_the_example_leaves_no_key_out() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     given = tomllib.loads(text)
 
-    for name, struct in SECTIONS.items():
+    for name, struct in TABLES.items():
         for field in msgspec.structs.fields(struct):
             table = given[name][0] if name == "feeds" else given[name]
             assert field.name in table or f"# {field.name} = " in text

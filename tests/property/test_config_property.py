@@ -1,4 +1,4 @@
-"""Whatever is given, `load` returns a configuration or raises ConfigError, and shows no secret."""
+"""Loading any configuration returns one or raises ConfigError, and never shows a secret."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from connector.config.load import load
-from connector.config.model import SECTIONS, Feed
-from connector.config.options import SHORT, variable
+from connector.config.model import TABLES
+from connector.config.option import declared_options
 from connector.errors import ConfigError
 from connector.logs import MAX_MESSAGE_CHARACTERS
 
 SECRET = "s3cr3t-of-the-test"
-"""RawOption to every option that is a secret, or can hold one."""
+"""The value of every option that is a secret, or can hold one."""
 
-FIELDS = {
-    name: [field.name for field in msgspec.structs.fields(struct)]
-    for name, struct in SECTIONS.items()
-}
-FEED_KEYS = [field.name for field in msgspec.structs.fields(Feed)]
+OPTIONS = {name: declared_options(name, struct) for name, struct in TABLES.items()}
 VARIABLES = [
-    variable(f"{section}.{key}") for section, keys in FIELDS.items() for key in keys
+    option.variable or f"GEX_{option.key.replace('.', '__', 1)}".upper()
+    for options in OPTIONS.values()
+    for option in options.values()
 ]
 
 texts = st.text(
@@ -76,14 +74,14 @@ def tables(keys: list[str]) -> st.SearchStrategy[dict[str, Any]]:
 documents = st.fixed_dictionaries(
     {},
     optional={
-        **{name: tables(keys) | values for name, keys in FIELDS.items()},
-        "feeds": st.lists(tables(FEED_KEYS), max_size=3) | values,
+        **{name: tables(list(options)) | values for name, options in OPTIONS.items()},
+        "feeds": st.lists(tables(list(OPTIONS["feeds"])), max_size=3) | values,
         "other": values,
     },
 )
 surrogates = st.text(max_size=20)
 environments = st.dictionaries(
-    st.sampled_from([*VARIABLES, *SHORT.values()])
+    st.sampled_from(VARIABLES)
     | texts.map(lambda text: f"GEX_{text}")
     | texts.map(lambda text: f"GEX_KAFKA__CLIENT__{text}"),
     texts | surrogates,
@@ -91,8 +89,8 @@ environments = st.dictionaries(
 )
 
 
-def loaded(document: dict[str, Any] | bytes, environ: dict[str, str]) -> str:
-    """All that can be seen of what `load` makes of it: the faults or the configuration."""
+def load_and_show(document: dict[str, Any] | bytes, environ: dict[str, str]) -> str:
+    """Return everything that a user sees of a configuration: the faults, or its repr."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.toml"
         path.write_bytes(document if isinstance(document, bytes) else to_toml(document))
@@ -102,49 +100,47 @@ def loaded(document: dict[str, Any] | bytes, environ: dict[str, str]) -> str:
             faults = error.faults
         else:
             return f"{config} {config.kafka.client}"
+
     assert faults
-    assert all(fault.isprintable() for fault in faults)
-    assert all(len(fault) < MAX_MESSAGE_CHARACTERS for fault in faults)
+    for fault in faults:
+        assert fault.isprintable()
+        assert len(fault) < MAX_MESSAGE_CHARACTERS
     return f"{ConfigError(faults)} {ConfigError(faults)!r}"
 
 
 def to_toml(document: dict[str, Any]) -> bytes:
-    """TOML 1.0 of plain values: inline tables, every key quoted."""
-    return "\n".join(
-        f"{quoted(key)} = {inline(value)}" for key, value in document.items()
-    ).encode()
+    """Encode plain values as TOML 1.0, with inline tables and every key quoted."""
+    lines = [f"{quoted(key)} = {inline(value)}" for key, value in document.items()]
+    return "\n".join(lines).encode()
 
 
 def inline(value: Any) -> str:
     if isinstance(value, dict):
-        return (
-            "{"
-            + ", ".join(
-                f"{quoted(key)} = {inline(inner)}" for key, inner in value.items()
-            )
-            + "}"
-        )
+        pairs = [f"{quoted(key)} = {inline(inner)}" for key, inner in value.items()]
+        return "{" + ", ".join(pairs) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(inline, value)) + "]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dt.date | dt.time):
         return value.isoformat()
-    return quoted(value) if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        return quoted(value)
+    return repr(value)
 
 
 def quoted(text: str) -> str:
-    """A TOML string with everything escaped that may have to be."""
-    escaped = (char if char.isalnum() else f"\\U{ord(char):08x}" for char in text)
+    """Return a TOML string in which everything but letters and digits is escaped."""
+    escaped = [char if char.isalnum() else f"\\U{ord(char):08x}" for char in text]
     return f'"{"".join(escaped)}"'
 
 
 @given(documents, environments)
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-def test_nothing_but_a_config_error_comes_of_any_table_and_environment(
+def test_any_table_and_environment_load_or_raise_config_error(
     document: dict[str, Any], environ: dict[str, str]
 ) -> None:
-    loaded(document, environ)
+    load_and_show(document, environ)
 
 
 @given(st.binary(max_size=200), environments)
@@ -153,10 +149,10 @@ def test_nothing_but_a_config_error_comes_of_any_table_and_environment(
 @example(b"[kafka.client]\n" + b".".join([b"a"] * 5_000) + b" = 1", {})
 @example(b"[[feeds]]\nthresholds." + b".".join([b"a"] * 5_000) + b" = {}", {})
 @settings(deadline=None)
-def test_nothing_but_a_config_error_comes_of_any_file(
+def test_any_file_loads_or_raises_config_error(
     content: bytes, environ: dict[str, str]
 ) -> None:
-    loaded(content, environ)
+    load_and_show(content, environ)
 
 
 @given(
@@ -186,20 +182,19 @@ def test_no_secret_is_shown_whatever_else_is_wrong(
             "GEX_HTTP__LISTEN": key,
         }
 
-    seen = loaded(document, environ)
+    shown = load_and_show(document, environ)
 
-    assert SECRET[:8] not in seen
-    assert SECRET[8:] not in seen
+    assert SECRET[:8] not in shown
+    assert SECRET[8:] not in shown
 
 
 @given(texts.filter(lambda text: "\0" not in text))
-def test_a_configuration_with_secrets_shows_none(text: str) -> None:
+def test_a_valid_configuration_shows_no_secret(text: str) -> None:
+    client = {"sasl.password": f"{SECRET}{text}"}
     environ = {
         "GEX_UPSTREAM__API_KEY": SECRET,
         "GEX_SYMBOLS": "BTCUSDT",
-        "GEX_KAFKA__CLIENT": msgspec.json.encode(
-            {"sasl.password": f"{SECRET}{text}"}
-        ).decode(),
+        "GEX_KAFKA__CLIENT": msgspec.json.encode(client).decode(),
     }
     config = load(None, environ)
 

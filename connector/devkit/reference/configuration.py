@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
+import inspect
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from connector.config.model import IGNORE_PATHS, REFUSED, SECTIONS
-from connector.config.options import THRESHOLD_PATHS, expected, variable
+from connector.config.model import IGNORE_PATHS, REFUSED, TABLES, THRESHOLD_PATHS
+from connector.config.option import declared_options
+
+if TYPE_CHECKING:
+    from connector.config.option import DeclaredOption
 
 _INTRODUCTION: Final = """\
 # Configuration
@@ -36,51 +40,43 @@ _TABLE_HEAD: Final = """\
 def configuration_reference() -> str:
     """Return the content of `docs/configuration.md`."""
     parts = [_INTRODUCTION]
-    parts += [_section(name, struct) for name, struct in SECTIONS.items()]
+    parts += [_table(name, struct) for name, struct in TABLES.items()]
     parts.append(_paths())
     parts.append(_refused_client_options())
     return "\n\n".join(parts) + "\n"
 
 
-def _section(name: str, struct: type[msgspec.Struct]) -> str:
+def _table(name: str, struct: type[msgspec.Struct]) -> str:
     # A TOML array of tables has double brackets.
     title = "[[feeds]]" if name == "feeds" else f"[{name}]"
-    rows = [_row(name, field) for field in msgspec.structs.fields(struct)]
-    table = "\n".join([_TABLE_HEAD, *rows])
-    return f"## `{title}`\n\n{struct.__doc__}\n\n{table}"
+    options = declared_options(name, struct).values()
+    rows = "\n".join([_TABLE_HEAD, *map(_row, options)])
+    return f"## `{title}`\n\n{inspect.getdoc(struct)}\n\n{rows}"
 
 
-def _row(section: str, field: msgspec.structs.FieldInfo) -> str:
-    meaning = field.type.__metadata__[-1]
+def _row(option: DeclaredOption) -> str:
+    _, _, name = option.key.partition(".")
     cells = [
-        f"`{field.name}`",
-        expected(field.type),
-        _default(field),
-        _variable(section, field.name),
-        meaning,
+        f"`{name}`",
+        option.expected,
+        _default(option),
+        f"`{option.variable}`" if option.variable else "",
+        option.help,
     ]
     return "| " + " | ".join(cells) + " |"
 
 
-def _default(field: msgspec.structs.FieldInfo) -> str:
-    if field.required:
+def _default(option: DeclaredOption) -> str:
+    if option.is_required:
         return "required"
 
-    default = None if field.default is msgspec.NODEFAULT else field.default
+    default = None if option.default is msgspec.NODEFAULT else option.default
     if isinstance(default, tuple):
         default = ", ".join(default)
 
     # `False` is a value worth showing; an empty list or table is not.
     shown = default is False or bool(default)
     return f"`{default}`" if shown else "none"
-
-
-def _variable(section: str, key: str) -> str:
-    name = variable(f"{section}.{key}")
-    # A table in a list has no variable, except through the short names.
-    if name.startswith("GEX_FEEDS__"):
-        return ""
-    return f"`{name}`"
 
 
 def _paths() -> str:

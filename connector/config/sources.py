@@ -1,0 +1,177 @@
+"""Read the raw configuration from the file and the environment, as nested dictionaries.
+
+Each value keeps its origin. Both sources have the same form, so that one can override the other:
+a table holds options, and an option is a value or, for client settings and thresholds, a dictionary
+whose names are joined by dots: `[kafka.client] sasl.username` becomes `sasl.username` in `client`.
+
+A value that stands in place of a table is a mistake. It is kept under the empty name, so that it can
+be reported together with all other faults.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from connector.config.option import SHORT_VARIABLES
+from connector.config.secrets import printable
+from connector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+
+class RawOption(NamedTuple):
+    """A value before it is checked, and its origin.
+
+    The value of an environment variable is text, which may stand for another type.
+    """
+
+    value: Any
+    origin: str
+    is_from_environment: bool = False
+
+
+Table = dict[str, RawOption | dict[str, RawOption]]
+Tables = dict[str, Table | list[Table]]
+"""The tables by name. `feeds` is a list of tables, unless variables make the only feed."""
+
+
+def read_file(path: Path | None) -> Tables:
+    """Return the tables of a TOML file. Raises ConfigError if it cannot be read."""
+    if path is None:
+        return {}
+
+    origin = str(path)
+    tables: Tables = {}
+    try:
+        document = tomllib.loads(path.read_text("utf-8-sig"))
+        for name, value in document.items():
+            if isinstance(value, dict):
+                tables[name] = _table(value, origin)
+            elif _is_list_of_tables(value) and name == "feeds":
+                tables[name] = [_table(feed, origin) for feed in value]
+            else:
+                tables[name] = {"": RawOption(value, origin)}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            [printable(f"'{path}': cannot be read as TOML: {reason_of(error)}")]
+        ) from None
+    return tables
+
+
+def read_environment(environ: Mapping[str, str]) -> Tables:
+    """Return the tables that the variables `GEX_*` make. An empty variable counts as not set."""
+    keys_of_short_variables = {
+        variable: key for key, variable in SHORT_VARIABLES.items()
+    }
+    ignored = _kubernetes_prefixes(environ)
+    tables: dict[str, Table] = {}
+    # Sorted, so that a variable for one client setting follows, and overrides, the one for all.
+    for variable, text in sorted(environ.items()):
+        if not text or not variable.startswith("GEX_") or variable.startswith(ignored):
+            continue
+        raw = RawOption(text, f"environment {variable}", is_from_environment=True)
+        if variable in keys_of_short_variables:
+            table_name, _, name = keys_of_short_variables[variable].partition(".")
+        else:
+            key = variable.removeprefix("GEX_").lower()
+            table_name, _, name = key.partition("__")
+
+        _put(tables.setdefault(table_name, {}), name, raw)
+    return dict(tables)
+
+
+def merge(base: Tables, override: Tables) -> Tables:
+    """Return `base` with every table, option and client setting that `override` has."""
+    merged: Tables = dict(base)
+    for name, table in override.items():
+        below = base.get(name)
+        if isinstance(table, dict) and isinstance(below, dict):
+            merged[name] = _merge_tables(below, table)
+        else:
+            merged[name] = table
+    return merged
+
+
+def reason_of(error: Exception) -> str:
+    """Return the message of an error, without the number and path that an OSError adds."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _merge_tables(base: Table, override: Table) -> Table:
+    merged: Table = dict(base)
+    for name, option in override.items():
+        below = base.get(name)
+        if isinstance(option, dict) and isinstance(below, dict):
+            merged[name] = below | option
+        else:
+            merged[name] = option
+    return merged
+
+
+def _table(document: dict[str, Any], origin: str) -> Table:
+    table: Table = {}
+    for name, value in document.items():
+        if isinstance(value, dict):
+            table[name] = dict(_dotted(value, RawOption(None, origin)))
+        else:
+            table[name] = RawOption(value, origin)
+    return table
+
+
+def _dotted(
+    document: dict[str, Any], template: RawOption, prefix: str = ""
+) -> Iterator[tuple[str, RawOption]]:
+    """Yield every value of a nested dictionary by its dotted name, as a copy of `template`."""
+    for name, value in document.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, template, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", template._replace(value=value)
+
+
+def _is_list_of_tables(value: Any) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(item, dict) for item in value)
+
+
+def _put(table: Table, name: str, raw: RawOption) -> None:
+    """Add a variable to its table: an option, a client setting, or all client settings as JSON."""
+    if name == "client":
+        settings = _settings_from_json(raw)
+        table[name] = {"": raw} if settings is None else settings
+    elif name.startswith("client__"):
+        # Client settings have dots in their names; variables cannot.
+        setting = name.removeprefix("client__").replace("__", "_").replace("_", ".")
+        client = table.setdefault("client", {})
+        if isinstance(client, dict):
+            client[setting] = raw
+    else:
+        table[name] = raw
+
+
+def _settings_from_json(raw: RawOption) -> dict[str, RawOption] | None:
+    try:
+        document = json.loads(raw.value)
+        if not isinstance(document, dict):
+            return None
+        return dict(_dotted(document, raw))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _kubernetes_prefixes(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the prefixes of the variables that Kubernetes sets for each service.
+
+    A service called `gex-connector` would otherwise look like options of ours.
+    """
+    prefixes = []
+    for variable in environ:
+        if variable.endswith("SERVICE_HOST"):
+            service = variable.removesuffix("SERVICE_HOST")
+            prefixes += [f"{service}SERVICE_", f"{service}PORT"]
+    return tuple(prefixes)
