@@ -1,43 +1,54 @@
-"""Every error that is ours, one tree.
+"""All exceptions of the connector, in one tree.
 
 ::
 
+    exception                       meaning                              retry
+    ------------------------------  -----------------------------------  ---------------------------
     ConnectorError
-    ├── ConfigError                 the configuration; exit 2
-    ├── UpstreamError               a check that brought no observations
-    │   ├── KeyRefused              401, 403: stop, try again slowly
-    │   ├── RequestRefused          400, 422: our request; never repeated unchanged
-    │   │   └── NothingFound        404: nothing is cached for any of the symbols
-    │   ├── RateLimited             429: wait as told
-    │   ├── UpstreamUnavailable     5xx, no connection, time-outs: back off
-    │   └── BadResponse             an answer that is no response of the API: back off
-    ├── EntryError                  one symbol's entry: to quarantine, the others go on
-    └── KafkaError                  anything of Kafka or the registry
-        ├── KafkaUnavailable        waiting may cure it: back off (exit 3 while starting)
-        │   └── AccessDenied        a right is missing
-        ├── SetupError              a topic, right or schema that does not fit; exit 3
-        ├── Unpublishable           the broker refuses what a record holds: it is given up, and the shard goes on
-        ├── ShardFenced             another worker has opened the shard since
-        └── ShardCorrupt            what no waiting cures; exit 4
+    ├── ConfigError                 the configuration; exit 2            no
+    ├── UpstreamError               a check brought no observations
+    │   ├── KeyRefused              401, 403                             when the key changes, or
+    │   │                                                                after a long wait
+    │   ├── RequestRefused          400, 422: our request is wrong       no, not unchanged
+    │   │   └── NothingFound        404: no data for any symbol          at the next check
+    │   ├── RateLimited             429                                  when the server allows it
+    │   ├── UpstreamUnavailable     5xx, no connection, time-outs        yes, back off
+    │   └── BadResponse             not a response of the API            yes, back off
+    ├── EntryError                  one symbol's entry is bad data       no: quarantine it, go on
+    └── KafkaError                  Kafka or the schema registry
+        ├── KafkaUnavailable        not usable at the moment             yes, back off; exit 3 if it
+        │   │                                                            lasts through the start
+        │   └── AccessDenied        a permission is missing              yes: it may be granted
+        ├── SetupError              a topic, permission, credential      no; exit 3
+        │                           or schema does not fit
+        ├── Unpublishable           the broker refuses a record          no: give it up, go on
+        ├── ShardFenced             another worker opened the shard      open the shard again, if
+        │                                                                it is still assigned to us
+        └── ShardCorrupt            bad data in a topic of ours          no; exit 4
 
-No message holds the API key, and none holds a value that came from outside at full length.
+No message contains the API key, nor a value from outside at full length.
 """
 
 from __future__ import annotations
 
 EXIT_CONFIG = 2
+"""The configuration is not valid. A restart does not help."""
+
 EXIT_KAFKA = 3
+"""Kafka or the schema registry was not usable in time, or does not fit. A restart may help."""
+
 EXIT_FATAL = 4
+"""A topic holds data that is not ours, or the connector has a defect."""
 
 
 class ConnectorError(Exception):
-    """Base of the tree. `exit_code` is the status of a process that dies of it."""
+    """Base of the tree. `exit_code` is the exit status of a process that ends with it."""
 
     exit_code = EXIT_FATAL
 
 
 class ConfigError(ConnectorError):
-    """Every fault of the configuration at once, one line each."""
+    """The configuration has faults. `faults` lists all of them, one line each."""
 
     exit_code = EXIT_CONFIG
 
@@ -47,10 +58,11 @@ class ConfigError(ConnectorError):
 
 
 class UpstreamError(ConnectorError):
-    """A check without observations.
+    """A check brought no observations.
 
-    `outcome` is the label of `gex_upstream_request_duration_seconds`; `retry_after_seconds` is what the server
-    asked for, where it did; `request_id` is the upstream's, for its support.
+    `outcome` is the label of `gex_upstream_request_duration_seconds`. `retry_after_seconds` is the
+    server's request to wait, if it made one. `request_id` identifies the request to the vendor's
+    support.
     """
 
     outcome = "error"
@@ -70,41 +82,44 @@ class UpstreamError(ConnectorError):
 
 
 class KeyRefused(UpstreamError):
-    """401 or 403: polling with this key stops until it changes or a long wait is over."""
+    """401 or 403: the API key is not accepted. Retry when it changes, or after a long wait."""
 
     outcome = "key_refused"
 
 
 class RequestRefused(UpstreamError):
-    """400 or 422: a symbol, `include` or `exchanges` of ours is not accepted."""
+    """400 or 422: a symbol, `include` or `exchanges` is not accepted. Do not retry unchanged."""
 
     outcome = "refused"
 
 
 class NothingFound(RequestRefused):
-    """404, NOT_FOUND: a cold cache; not asked again at once."""
+    """404 (NOT_FOUND): the server has no data for any of the symbols. Retry at the next check."""
 
 
 class RateLimited(UpstreamError):
-    """429: over the quota."""
+    """429: the request limit is exceeded. Retry when the server allows it."""
 
     outcome = "rate_limited"
 
 
 class UpstreamUnavailable(UpstreamError):
-    """5xx, no connection, or nothing within the time-out."""
+    """5xx, no connection, or a time-out. Back off and retry."""
 
     outcome = "unavailable"
 
 
 class BadResponse(UpstreamError):
-    """A body that is no response of the API: HTML, empty, cut off, too large, a redirect."""
+    """The body is HTML, empty, truncated, too large or a redirect. Back off and retry."""
 
     outcome = "bad_response"
 
 
 class EntryError(ConnectorError):
-    """One symbol's entry cannot be used. `reason` is the label of `gex_quarantined_total`."""
+    """One symbol's entry cannot be used: quarantine it, and go on with the other symbols.
+
+    `reason` is the label of `gex_quarantined_total`.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason
@@ -112,32 +127,32 @@ class EntryError(ConnectorError):
 
 
 class KafkaError(ConnectorError):
-    """Anything of Kafka or the schema registry."""
+    """Kafka or the schema registry failed."""
 
     exit_code = EXIT_KAFKA
 
 
 class KafkaUnavailable(KafkaError):
-    """Waiting may cure it."""
+    """Kafka or the registry is not usable at the moment. Back off and retry."""
 
 
 class AccessDenied(KafkaUnavailable):
-    """A right is missing; somebody may grant it."""
+    """A permission is missing. Retry: an administrator may grant it."""
 
 
 class Unpublishable(KafkaError):
-    """The broker refuses what a record holds: the same record again would be refused again."""
+    """The broker refuses a record because of its content, and would refuse it again."""
 
 
 class SetupError(KafkaError):
-    """A topic, a right, a credential or a schema that does not fit; the message says the way out."""
+    """A topic, permission, credential or schema does not fit. The message says how to fix it."""
 
 
 class ShardFenced(KafkaError):
-    """Another worker opened the shard after us: what we hold of it is worth nothing."""
+    """Another worker has opened the shard. Our state of it is stale and must be dropped."""
 
 
 class ShardCorrupt(KafkaError):
-    """What a shard's topic holds cannot be ours, and no waiting changes that."""
+    """The topic holds records that this connector did not write. Not recoverable."""
 
     exit_code = EXIT_FATAL

@@ -1,4 +1,4 @@
-"""What a line of the log looks like, and what is never in it."""
+"""The form of a log line, and the things that must never be in it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LOG = logging.getLogger("connector.test")
 
 
 @pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    """Leave logging as it was found."""
+def _restore_logging() -> Iterator[None]:
+    """Undo everything that `configure` changes."""
     root, ours = logging.getLogger(), logging.getLogger("connector")
     before = (root.level, root.handlers[:], ours.level)
     root.handlers[:] = []
@@ -35,33 +35,33 @@ class Terminal(io.StringIO):
         return True
 
 
-def said(
-    say: Callable[[], object],
+def logged(
+    write: Callable[[], object],
     *,
     json: bool | None = False,
     stream: io.StringIO | None = None,
     secret: str = KEY,
 ) -> str:
-    """What is written when `say` logs."""
+    """Return everything that is written while `write` logs."""
     stream = stream or io.StringIO()
     configure("INFO", stream=stream, json=json, secrets=lambda: [secret, ""])
-    say()
+    write()
     return stream.getvalue()
 
 
-def as_json(say: Callable[[], object], **options: Any) -> dict[str, Any]:
-    line = said(say, json=True, **options)
+def logged_as_json(write: Callable[[], object]) -> dict[str, Any]:
+    line = logged(write, json=True)
     assert line.count("\n") == 1
-    found: dict[str, Any] = json.loads(line)
-    return found
+    fields: dict[str, Any] = json.loads(line)
+    return fields
 
 
 def fail(message: str) -> None:
     LOG.error("failed", exc_info=ValueError(message))
 
 
-def test_a_line_of_text_is_time_level_logger_message_and_values() -> None:
-    line = said(
+def test_a_text_line_has_time_level_logger_message_and_fields() -> None:
+    line = logged(
         lambda: LOG.warning(
             "check of %d",
             8,
@@ -72,14 +72,14 @@ def test_a_line_of_text_is_time_level_logger_message_and_values() -> None:
 
     assert at[10] == "T"
     assert (at[-5], at[-1]) == (".", "Z")
-    assert (
-        rest
-        == 'WARNING connector.test check of 8 symbol=BTCUSDT reason="no answer" retry=2.5\n'
+    assert rest == (
+        "WARNING connector.test check of 8"
+        ' symbol=BTCUSDT reason="no answer" retry=2.5\n'
     )
 
 
-def test_a_line_of_json_has_every_extra_field() -> None:
-    line = as_json(
+def test_a_json_line_has_every_extra_field() -> None:
+    line = logged_as_json(
         lambda: LOG.info(
             "ready", extra={"shards": 2, "lag": None, "level": "x", "at": float("nan")}
         )
@@ -97,26 +97,26 @@ def test_a_line_of_json_has_every_extra_field() -> None:
     }
 
 
-def test_people_get_text_and_machines_json() -> None:
-    assert said(lambda: LOG.info("a"), json=None).startswith("{")
-    assert said(lambda: LOG.info("a"), json=None, stream=Terminal()).startswith("2")
+def test_a_terminal_gets_text_and_anything_else_json() -> None:
+    assert logged(lambda: LOG.info("a"), json=None).startswith("{")
+    assert logged(lambda: LOG.info("a"), json=None, stream=Terminal()).startswith("2")
 
 
-def test_libraries_speak_from_warning_on() -> None:
-    def say() -> None:
+def test_libraries_log_from_warning() -> None:
+    def write() -> None:
         LOG.debug("a")
         LOG.info("b")
         logging.getLogger("httpx").info("c")
         logging.getLogger("httpx").warning("d")
 
-    assert [line.split(" ", 3)[3] for line in said(say).splitlines()] == ["b", "d"]
+    assert [line.split(" ", 3)[3] for line in logged(write).splitlines()] == ["b", "d"]
 
 
-def test_configuring_again_does_not_say_everything_twice() -> None:
+def test_configuring_again_does_not_duplicate_lines() -> None:
     stream = io.StringIO()
     configure("INFO", stream=io.StringIO(), secrets=list)
 
-    assert said(lambda: LOG.info("once"), stream=stream).count("once") == 1
+    assert logged(lambda: LOG.info("once"), stream=stream).count("once") == 1
 
 
 @pytest.mark.parametrize(
@@ -132,46 +132,48 @@ def test_configuring_again_does_not_say_everything_twice() -> None:
         "a\0b",
     ],
 )
-def test_no_text_from_outside_can_make_a_line_or_move_the_cursor(evil: str) -> None:
-    def say() -> None:
+def test_no_outside_text_can_start_a_line_or_control_the_terminal(evil: str) -> None:
+    def write() -> None:
         LOG.info(evil, extra={"value": evil, evil: 1})
 
-    text = said(say)
+    text = logged(write)
 
     assert text.count("\n") == 1
     assert text[:-1].isprintable()
-    assert said(say, json=True).isascii()
-    assert as_json(say)["value"] == evil
+    assert logged(write, json=True).isascii()
+    assert logged_as_json(write)["value"] == evil
 
 
-def test_a_traceback_of_text_is_indented_and_cannot_pass_for_a_line() -> None:
-    lines = said(lambda: fail("one\n2030-01-01T00:00:00.000Z INFO forged")).splitlines()
+def test_a_traceback_in_text_is_indented_so_that_it_cannot_fake_a_line() -> None:
+    lines = logged(
+        lambda: fail("one\n2030-01-01T00:00:00.000Z INFO forged")
+    ).splitlines()
 
     assert lines[0].endswith("ERROR connector.test failed")
     assert all(line.startswith("    ") for line in lines[1:])
     assert lines[-1] == "    2030-01-01T00:00:00.000Z INFO forged"
 
 
-def test_a_traceback_of_json_is_a_field() -> None:
-    assert as_json(lambda: fail("why"))["exception"].endswith("ValueError: why")
+def test_a_traceback_in_json_is_a_field() -> None:
+    assert logged_as_json(lambda: fail("why"))["exception"].endswith("ValueError: why")
 
 
-def test_values_and_messages_are_bounded() -> None:
-    def say() -> None:
+def test_long_values_messages_and_tracebacks_are_cut() -> None:
+    def write() -> None:
         LOG.info("m" * 5_000, extra={"value": ["v" * 5_000]})
 
-    line = as_json(say)
+    line = logged_as_json(write)
 
     assert len(line["message"]) == 4_000
     assert len(line["value"]) == 2_000
-    assert len(said(say)) < 6_100
-    assert len(as_json(lambda: fail("x" * 50_000))["exception"]) == 16_000
+    assert len(logged(write)) < 6_100
+    assert len(logged_as_json(lambda: fail("x" * 50_000))["exception"]) == 16_000
 
 
 @pytest.mark.parametrize("structured", [False, True])
 @pytest.mark.parametrize("secret", [KEY, 'quoted"key\\', "newline\nkey", "12345678"])
-def test_no_secret_is_in_a_line(structured: bool, secret: str) -> None:
-    def say() -> None:
+def test_no_line_shows_a_secret(structured: bool, secret: str) -> None:
+    def write() -> None:
         LOG.info(
             "key %s",
             secret,
@@ -181,26 +183,26 @@ def test_no_secret_is_in_a_line(structured: bool, secret: str) -> None:
         logging.getLogger(f"lib.{secret}").error("loud")
         fail(f"refused: {secret}")
 
-    line = said(say, json=structured, secret=secret)
+    line = logged(write, json=structured, secret=secret)
 
     assert "***" in line
     assert secret not in line
-    assert secret not in line.replace("\\n", "\n").replace('\\"', '"').replace(
-        "\\\\", "\\"
-    )
+    unescaped = line.replace("\\n", "\n").replace('\\"', '"').replace("\\\\", "\\")
+    assert secret not in unescaped
+    # Half a secret, left by cutting a message, is a leak too.
     assert secret[:6] not in line
 
 
-def test_a_record_that_cannot_be_written_does_not_show_its_arguments(
+def test_a_record_that_fails_to_format_does_not_show_its_arguments(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text = said(lambda: LOG.info("%d keys", KEY))
+    text = logged(lambda: LOG.info("%d keys", KEY))
 
-    assert text == "a log record of connector.test could not be written\n"
+    assert text == "cannot write a log record of connector.test\n"
     assert KEY not in "".join(capsys.readouterr())
 
 
-def test_a_stream_that_is_gone_is_not_our_end(
+def test_a_closed_stream_is_ignored(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     stream = io.StringIO()
@@ -212,7 +214,7 @@ def test_a_stream_that_is_gone_is_not_our_end(
 
 
 class TestBounded:
-    def test_the_same_is_said_once_per_interval_with_how_often_it_was_not(self) -> None:
+    def test_admits_a_message_once_per_interval_and_counts_the_suppressed(self) -> None:
         now = 100.0
         bounded = Bounded(10.0, lambda: now)
 
@@ -223,7 +225,7 @@ class TestBounded:
         now = 120.0
         assert bounded.admit("a") == 1
 
-    def test_the_longest_unsaid_is_forgotten_first(self) -> None:
+    def test_forgets_the_message_that_is_unused_longest(self) -> None:
         now = 0.0
         bounded = Bounded(10.0, lambda: now, max_keys=2)
 
