@@ -1,4 +1,4 @@
-"""The status page in a real browser (Chromium, driven by the system's chromedriver, so that nothing is fetched)."""
+"""The status page in Chromium, driven by the system's chromedriver so that nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -27,36 +27,110 @@ if TYPE_CHECKING:
 
 TOKEN = "a-token-that-nobody-knows"
 PATIENCE_SECONDS = 30
-DESKTOP, PHONE = (1100, 720), (360, 800)
+DESKTOP = (1100, 720)
+PHONE = (360, 800)
+BROWSER_OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+)
+
+
+class Page:
+    """The status page of a worker, open in the browser."""
+
+    def __init__(self, browser: webdriver.Chrome, worker: Program) -> None:
+        self.browser = browser
+        browser.get(f"{worker.url}/status")
+
+    def script(self, text: str) -> Any:
+        return self.browser.execute_script(text)
+
+    def wait(self, condition: Callable[[], Any], description: str) -> Any:
+        """Return the condition's value once it is true."""
+        patience = WebDriverWait(self.browser, PATIENCE_SECONDS, 0.1)
+        return patience.until(lambda _: condition(), description)
+
+    def look(self, size: tuple[int, int], colour_scheme: str) -> None:
+        """Emulate a screen of this size with a light or dark colour scheme."""
+        width, height = size
+        metrics = {
+            "width": width,
+            "height": height,
+            "deviceScaleFactor": 1,
+            "mobile": size == PHONE,
+        }
+        feature = {"name": "prefers-color-scheme", "value": colour_scheme}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [feature]}
+        )
+
+    def cells(self) -> list[list[str]]:
+        """Return the texts of the table of symbols, row by row."""
+        found: list[list[str]] = self.script(
+            "return [...document.querySelectorAll('#symbols tbody tr:not([hidden])')]"
+            ".filter(row => row.children.length > 1)"
+            ".map(row => [...row.children].map(cell => cell.textContent))"
+        )
+        return found
+
+    def statuses(self) -> dict[str, str]:
+        return {row[0]: row[1] for row in self.cells()}
+
+    def ages(self) -> set[str]:
+        return {row[2] for row in self.cells()}
+
+    def events(self) -> list[str]:
+        """Return the texts of the list of events, newest first."""
+        found: list[str] = self.script(
+            "return [...document.querySelectorAll('#events li')]"
+            ".map(item => item.textContent)"
+        )
+        return found
+
+    def has_event(self, *words: str) -> bool:
+        """Return True if one event's text contains all the words."""
+        return any(all(word in event for word in words) for event in self.events())
+
+    def text(self, element: str) -> str:
+        found = self.script(f"return document.getElementById('{element}').textContent")
+        return str(found)
+
+    def background(self) -> str:
+        found = self.script("return getComputedStyle(document.body).backgroundColor")
+        return str(found)
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Where screenshots go: PICTURES=docs renews those of the documentation."""
+    """Return the folder for screenshots. PICTURES=docs renews the documentation's."""
     return Path(os.environ.get("PICTURES", tmp_path))
 
 
 @pytest.fixture
 def browser() -> Iterator[webdriver.Chrome]:
+    chromium = shutil.which("chromium")
+    driver = shutil.which("chromedriver")
+    assert chromium, "apt-get install chromium chromium-driver"
     options = webdriver.ChromeOptions()
-    found, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert found, "apt-get install chromium chromium-driver"
-    options.binary_location = found
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-    ):
-        options.add_argument(argument)
+    options.binary_location = chromium
+    for option in BROWSER_OPTIONS:
+        options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield chrome
-    said = [line["message"] for line in chrome.get_log("browser")]  # type: ignore[no-untyped-call]  # selenium's
+
+    log = chrome.get_log("browser")  # type: ignore[no-untyped-call]  # selenium's
     chrome.quit()
-    assert [
-        line for line in said if "Content Security Policy" in line or "Uncaught" in line
-    ] == []
+    messages = [line["message"] for line in log]
+    faults = [
+        message
+        for message in messages
+        if "Content Security Policy" in message or "Uncaught" in message
+    ]
+    assert faults == []
 
 
 @pytest.fixture
@@ -67,56 +141,10 @@ def simulator() -> Iterator[Program]:
 
 @pytest.fixture
 def variables(kafka: LocalKafka, names: Names, simulator: Program) -> dict[str, str]:
-    """Without a limit of ours, so that the server's is shown."""
-    given = variables_for(kafka, names, simulator)
-    return {
-        name: value
-        for name, value in given.items()
-        if name != "GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE"
-    }
-
-
-def look(browser: webdriver.Chrome, size: tuple[int, int], scheme: str) -> None:
-    metrics = {
-        "width": size[0],
-        "height": size[1],
-        "deviceScaleFactor": 1,
-        "mobile": size == PHONE,
-    }
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-
-
-def script(browser: webdriver.Chrome, text: str) -> Any:
-    return browser.execute_script(text)
-
-
-def until(browser: webdriver.Chrome, true: Callable[[], Any], what: str) -> Any:
-    return WebDriverWait(browser, PATIENCE_SECONDS, 0.1).until(lambda _: true(), what)
-
-
-def cells(browser: webdriver.Chrome) -> list[list[str]]:
-    rows = "[...document.querySelectorAll('#symbols tbody tr:not([hidden])')]"
-    found: list[list[str]] = script(
-        browser,
-        f"return {rows}.filter(r => r.children.length > 1).map(r => [...r.children].map(c => c.textContent))",
-    )
+    """Return a worker's variables without a request limit, so that the server's shows."""
+    found = variables_for(kafka, names, simulator)
+    found.pop("GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE", None)
     return found
-
-
-def events(browser: webdriver.Chrome) -> list[str]:
-    found: list[str] = script(
-        browser,
-        "return [...document.querySelectorAll('#events li')].map(e => e.textContent)",
-    )
-    return found
-
-
-def text(browser: webdriver.Chrome, element: str) -> str:
-    return str(
-        script(browser, f"return document.getElementById('{element}').textContent")
-    )
 
 
 def test_the_page_shows_symbols_budget_group_and_events_as_they_come(
@@ -127,193 +155,161 @@ def test_the_page_shows_symbols_budget_group_and_events_as_they_come(
     browser: webdriver.Chrome,
     pictures: Path,
 ) -> None:
-    look(browser, DESKTOP, "dark")
-    with start_worker(variables) as worker, start_worker(variables) as other:
-        owner = next(
-            one for one in (worker, other) if one.ask("/api/status")["worker"]["shards"]
-        )
-        browser.get(f"{owner.url}/status")
-        until(
-            browser,
-            lambda: (
-                all(row[1] == "● LIVE" for row in cells(browser)) and cells(browser)
-            ),
-            "the table",
-        )
-        assert sorted(row[0] for row in cells(browser)) == sorted(DEFAULT_SYMBOLS)
-        assert text(browser, "ready") == "● ready"
-        until(browser, lambda: "(this one)" in text(browser, "members"), "the group")
-        assert "stands by" in text(browser, "members")
-        ages = until(
-            browser,
-            lambda: {row[2] for row in cells(browser) if row[2].endswith(" s")},
-            "ages",
-        )
-        until(browser, lambda: {row[2] for row in cells(browser)} != ages, "ages tick")
-        until(
-            browser,
-            lambda: any("CHANGED" in one for one in events(browser)),
-            "an event",
-        )
-        published = {
-            (e.symbol, e.sequence) for e in checker.events(kafka, names.topic_prefix)
-        }
-        newest = events(browser)[-1]
-        assert any(
-            newest.startswith(f"{symbol} #{sequence} ")
-            for symbol, sequence in published
-        )
+    with start_worker(variables) as first, start_worker(variables) as second:
+        owner = first if first.ask("/api/status")["worker"]["shards"] else second
+        page = Page(browser, owner)
+        page.look(DESKTOP, "dark")
+        page.wait(lambda: set(page.statuses().values()) == {"● LIVE"}, "the table")
+        assert sorted(page.statuses()) == sorted(DEFAULT_SYMBOLS)
+        assert page.text("ready") == "● ready"
+
+        page.wait(lambda: "(this worker)" in page.text("members"), "the group")
+        assert "standby" in page.text("members")
+        page.wait(lambda: any(age.endswith(" s") for age in page.ages()), "ages")
+        ages = page.ages()
+        page.wait(lambda: page.ages() != ages, "ages that tick")
+
+        page.wait(lambda: page.has_event("CHANGED"), "an event")
+        expect_published(page.events()[-1], kafka, names)
         browser.save_screenshot(str(pictures / "status-dark.png"))
-        dark = script(browser, "return getComputedStyle(document.body).backgroundColor")
-        look(browser, PHONE, "light")
-        assert (
-            script(browser, "return getComputedStyle(document.body).backgroundColor")
-            != dark
-        )
-        assert script(
-            browser, "return [document.documentElement.scrollWidth, innerWidth]"
-        ) == [360, 360]
-        wide = "return [...document.querySelectorAll('#symbols th[scope=row]')].every(h => h.offsetHeight < 40)"
-        assert script(browser, wide), "a symbol is broken into lines"
-        browser.save_screenshot(str(pictures / "status-phone.png"))
+        expect_a_phone_shows_all(page, pictures / "status-phone.png")
+
         simulator.ask("/_control/faults", {"fault": "missing", "symbols": ["BTCUSDT"]})
-        until(
-            browser,
-            lambda: ["BTCUSDT", "○ MISSING"] in [row[:2] for row in cells(browser)],
-            "what is missing",
-        )
-        until(
-            browser,
-            lambda: any(
-                "BTCUSDT" in one and "MISSING" in one for one in events(browser)
-            ),
-            "its event",
-        )
+        page.wait(lambda: page.statuses()["BTCUSDT"] == "○ MISSING", "the status")
+        page.wait(lambda: page.has_event("BTCUSDT", "MISSING"), "the event")
+
         owner.terminate()
-        until(
-            browser,
-            lambda: "does not answer" in text(browser, "trouble"),
-            "that it is gone",
-        )
+        page.wait(lambda: "No answer" in page.text("error"), "that the worker is gone")
 
 
-def test_what_came_from_outside_is_text(
+def expect_published(event: str, kafka: LocalKafka, names: Names) -> None:
+    """Check that the event's text names one that is in the topic."""
+    published = checker.events(kafka, names.topic_prefix)
+    heads = [f"{record.symbol} #{record.sequence} " for record in published]
+    assert any(event.startswith(head) for head in heads)
+
+
+def expect_a_phone_shows_all(page: Page, picture: Path) -> None:
+    dark = page.background()
+    page.look(PHONE, "light")
+    assert page.background() != dark
+    widths = page.script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert widths == [360, 360], "the page scrolls sideways"
+    on_one_line = page.script(
+        "return [...document.querySelectorAll('#symbols th[scope=row]')]"
+        ".every(head => head.offsetHeight < 40)"
+    )
+    assert on_one_line, "a symbol is broken into lines"
+    page.browser.save_screenshot(str(picture))
+
+
+def test_data_is_shown_as_text(
     variables: dict[str, str], browser: webdriver.Chrome
 ) -> None:
+    attack = "document.title='taken'"
+    evil = f"<img src=x onerror={attack}><script>{attack}</script>"
     with start_worker(variables) as worker:
-        browser.get(f"{worker.url}/status")
-        until(browser, lambda: cells(browser), "the table")
-        evil = "<img src=x onerror=document.title='taken'><script>document.title='taken'</script>"
-        event = {
-            "event_id": "a/b/1",
-            "feed": evil,
-            "symbol": evil,
-            "sequence": 1,
-            "kind": evil,
-            "status": evil,
-        }
-        more = {
-            "reason": evil,
-            "computed_at": 1,
-            "observed_at": 1,
-            "changed_sections": [evil],
-        }
-        levels = [{"path": evil, "before": 1, "after": None}]
-        script(
-            browser,
-            f"happened({json.dumps({**event, **more, 'changed_levels': levels})})",
-        )
-        assert evil in "".join(events(browser))
-        script(
-            browser,
-            f"told.symbols.push({json.dumps(row(evil))}); told.group.error = {json.dumps(evil)}; show()",
-        )
-        assert evil in [cell for found in cells(browser) for cell in found]
+        page = Page(browser, worker)
+        page.wait(page.cells, "the table")
+        page.script(f"addEvent({json.dumps(event_of(evil))})")
+        assert evil in "".join(page.events())
+
+        page.script(f"latest.symbols.push({json.dumps(row_of(evil))})")
+        page.script(f"latest.group.error = {json.dumps(evil)}; show()")
+        assert any(evil in row for row in page.cells())
         assert browser.find_elements(By.CSS_SELECTOR, "img, main script") == []
         assert browser.title == "GEX levels connector"
         worker.terminate()
 
 
-def row(evil: str) -> dict[str, Any]:
-    moments = dict.fromkeys(
-        ("computed_at", "observed_at", "changed_at", "next_check_at"), 1
-    )
+def event_of(text: str) -> dict[str, Any]:
     return {
-        "feed": evil,
-        "symbol": evil,
-        "shard": evil,
-        "owned": True,
-        "status": evil,
+        "event_id": "a/b/1",
+        "feed": text,
+        "symbol": text,
         "sequence": 1,
-        **moments,
+        "kind": text,
+        "status": text,
+        "reason": text,
+        "computed_at": 1,
+        "observed_at": 1,
+        "changed_levels": [{"path": text, "before": 1, "after": None}],
+        "changed_sections": [text],
     }
 
 
-def test_beyond_this_machine_the_page_asks_for_the_token(
+def row_of(text: str) -> dict[str, Any]:
+    return {
+        "feed": text,
+        "symbol": text,
+        "shard": text,
+        "owned": True,
+        "status": text,
+        "sequence": 1,
+        "computed_at": 1,
+        "observed_at": 1,
+        "changed_at": 1,
+        "next_check_at": 1,
+    }
+
+
+def test_off_loopback_the_page_asks_for_the_token(
     variables: dict[str, str], browser: webdriver.Chrome
 ) -> None:
-    more = {"GEX_HTTP__LISTEN": f"0.0.0.0:{free_port()}", "GEX_HTTP__TOKEN": TOKEN}
-    with start_worker({**variables, **more}) as worker:
-        browser.get(f"{worker.url}/status")
+    variables["GEX_HTTP__LISTEN"] = f"0.0.0.0:{free_port()}"
+    variables["GEX_HTTP__TOKEN"] = TOKEN
+    with start_worker(variables) as worker:
+        page = Page(browser, worker)
+
+        def all_symbols() -> bool:
+            return len(page.cells()) == len(DEFAULT_SYMBOLS)
+
         field = browser.find_element(By.ID, "token")
-        until(browser, field.is_displayed, "the field")
+        page.wait(field.is_displayed, "the field for the token")
         field.send_keys("x" * 20 + "\n")
-        until(
-            browser,
-            lambda: text(browser, "trouble") == "That was not the token.",
-            "that it was wrong",
-        )
-        assert cells(browser) == []
+        page.wait(lambda: page.text("error") == "Wrong token.", "the refusal")
+        assert page.cells() == []
+
         field.send_keys(TOKEN + "\n")
-        until(browser, lambda: len(cells(browser)) == len(DEFAULT_SYMBOLS), "the table")
-        until(browser, lambda: events(browser), "events")
+        page.wait(all_symbols, "the table")
+        page.wait(page.events, "events")
         assert not field.is_displayed()
         assert TOKEN not in browser.current_url
+
         browser.refresh()
-        until(
-            browser,
-            lambda: len(cells(browser)) == len(DEFAULT_SYMBOLS),
-            "the table without asking again",
-        )
+        page.wait(all_symbols, "the table, without the token's being entered again")
         worker.terminate()
 
 
-def test_a_page_that_nobody_sees_asks_for_nothing(
+def test_a_hidden_page_sends_no_requests(
     variables: dict[str, str], browser: webdriver.Chrome
 ) -> None:
     with start_worker(variables) as worker:
-        browser.get(f"{worker.url}/status")
-        until(browser, lambda: cells(browser), "the table")
-        script(
-            browser,
-            "window.asked = 0; const before = fetch; fetch = (...a) => { asked += 1; return before(...a); };"
-            "Object.defineProperty(document, 'hidden', {get: () => window.unseen ?? false, configurable: true});",
+        page = Page(browser, worker)
+        page.wait(page.cells, "the table")
+        page.script(
+            "window.requests = 0;"
+            "const realFetch = fetch;"
+            "fetch = (...args) => { requests += 1; return realFetch(...args); };"
+            "Object.defineProperty(document, 'hidden',"
+            " {get: () => window.isHidden ?? false, configurable: true});"
         )
-        until(
-            browser,
-            lambda: script(browser, "return asked") >= 1,
-            "it asks while it is seen",
+        page.wait(lambda: page.script("return requests") >= 1, "a request")
+
+        toggle = "document.dispatchEvent(new Event('visibilitychange'))"
+        page.script(f"isHidden = true; {toggle}")
+        page.wait(
+            lambda: page.script("return !isRequesting && !stream"),
+            "the end of its requests",
         )
-        script(
-            browser,
-            "unseen = true; document.dispatchEvent(new Event('visibilitychange'))",
-        )
-        until(
-            browser,
-            lambda: script(browser, "return !asking && !reader"),
-            "its requests have ended",
-        )
-        asked = script(browser, "return asked")
-        script(browser, "window.turns = 0; setInterval(() => { turns += 1; }, 1000)")
-        until(browser, lambda: script(browser, "return turns") >= 3, "three turns")
-        assert script(browser, "return asked") == asked
-        script(
-            browser,
-            "unseen = false; document.dispatchEvent(new Event('visibilitychange'))",
-        )
-        until(
-            browser,
-            lambda: script(browser, "return asked") >= asked + 2,
-            "status and events",
+        requests = page.script("return requests")
+        page.script("window.turns = 0; setInterval(() => { turns += 1; }, 1000)")
+        page.wait(lambda: page.script("return turns") >= 3, "three turns")
+        assert page.script("return requests") == requests
+
+        page.script(f"isHidden = false; {toggle}")
+        page.wait(
+            lambda: page.script("return requests") >= requests + 2,
+            "requests for status and events",
         )
         worker.terminate()
