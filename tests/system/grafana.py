@@ -1,4 +1,4 @@
-"""What Grafana does with a dashboard: fill in its variables, ask Prometheus, name what comes back."""
+"""Does Grafana's part with a dashboard: fills in variables, queries Prometheus, names the results."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 JOB = "gex-connector"
+REQUEST_SECONDS = 30
+GRAPH_POINTS = 600
+"""Grafana asks for about a point per pixel of a panel's width."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: its query's letter, its legend, its labels, and moments with values, only those that are numbers."""
+    """One line of a panel: its query's letter, its legend, its labels and its points.
+
+    `points` are (moment, value) pairs without those that are not numbers.
+    """
 
     ref: str
     name: str
@@ -32,30 +38,28 @@ class Series:
 
     @property
     def last(self) -> float:
-        return self.points[-1][1]
+        _, value = self.points[-1]
+        return value
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A panel as it is drawn; one that is repeated, for one value of its variable."""
+    """A panel as Grafana draws it. A repeated panel has one for each value."""
 
     panel: Mapping[str, Any]
     title: str
     series: Sequence[Series]
 
     def empty(self) -> list[str]:
-        """The queries that brought nothing."""
-        brought = {series.ref for series in self.series}
-        return [
-            target["refId"]
-            for target in self.panel["targets"]
-            if target["refId"] not in brought
-        ]
+        """Return the letters of the queries without results."""
+        found = {series.ref for series in self.series}
+        refs = [target["refId"] for target in self.panel["targets"]]
+        return [ref for ref in refs if ref not in found]
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The time chosen in Grafana, and what its datasource says of the scrapes."""
+    """The time range chosen in Grafana, and the datasource's scrape interval."""
 
     start: float
     end: float
@@ -63,8 +67,8 @@ class Window:
 
     @property
     def step_seconds(self) -> int:
-        """As for a panel 600 points wide."""
-        return max(self.scrape_seconds, math.ceil((self.end - self.start) / 600))
+        step = math.ceil((self.end - self.start) / GRAPH_POINTS)
+        return max(self.scrape_seconds, step)
 
     @property
     def variables(self) -> dict[str, str]:
@@ -77,112 +81,131 @@ class Window:
 
 
 class Prometheus:
-    """A running one."""
+    """A running Prometheus."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
 
     def ask(self, path: str, **parameters: object) -> Any:
-        """What it answers; AssertionError with its own words where it refuses."""
+        """Return the data of its answer. AssertionError with its text if it refuses."""
+        query = urllib.parse.urlencode(parameters, doseq=True)
+        url = f"{self.program.url}/api/v1/{path}?{query}"
         try:
-            url = f"{self.program.url}/api/v1/{path}?{urllib.parse.urlencode(parameters, doseq=True)}"
-            with urllib.request.urlopen(url, timeout=30) as response:
+            with urllib.request.urlopen(url, timeout=REQUEST_SECONDS) as response:
                 return json.load(response)["data"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from error
 
     def values(self, query: str, window: Window) -> list[str]:
-        """What `label_values(selector, label)` stands for."""
+        """Return the result of `label_values(selector, label)`."""
         found = re.fullmatch(r"label_values\((.*), (\w+)\)", query)
         assert found, query
-        between = {"start": window.start, "end": window.end}
+        selector, label = found.groups()
         values: list[str] = self.ask(
-            f"label/{found[2]}/values", **{"match[]": found[1]}, **between
+            f"label/{label}/values",
+            start=window.start,
+            end=window.end,
+            **{"match[]": selector},
         )
         return sorted(values)
 
     def series(
         self, target: Mapping[str, Any], variables: Mapping[str, str], window: Window
     ) -> list[Series]:
-        """What a query of a panel brings."""
+        """Return the results of a panel's query."""
         expression = filled(target["expr"], variables)
         if target.get("instant"):
-            found = self.ask("query", query=expression, time=window.end)
+            answer = self.ask("query", query=expression, time=window.end)
         else:
-            step = window.step_seconds
-            found = self.ask(
+            answer = self.ask(
                 "query_range",
                 query=expression,
                 start=window.start,
                 end=window.end,
-                step=step,
+                step=window.step_seconds,
             )
-        made = []
-        for one in found["result"]:
-            points = [
-                (float(at), float(value))
-                for at, value in one.get("values") or [one["value"]]
-            ]
-            if numbers := [point for point in points if math.isfinite(point[1])]:
-                made.append(
-                    Series(
-                        target["refId"],
-                        named(target["legendFormat"], one["metric"]),
-                        one["metric"],
-                        numbers,
-                    )
-                )
-        return made
+        found = []
+        for result in answer["result"]:
+            labels = result["metric"]
+            points = numbers(result.get("values") or [result["value"]])
+            if points:
+                name = legend_of(target["legendFormat"], labels)
+                found.append(Series(target["refId"], name, labels, points))
+        return found
 
     def shown(self, board: Mapping[str, Any], window: Window) -> list[Shown]:
-        """Every panel of a dashboard, as it opens: each variable at its first value, or at all of them."""
-        chosen, options = dict(window.variables), dict[str, list[str]]()
-        for variable in board["templating"]["list"]:
+        """Return every panel of a dashboard as it opens.
+
+        Variables have their first value, or all of them if several can be chosen.
+        """
+        chosen, options = self._choose(board["templating"]["list"], window)
+        shown = []
+        for panel in board["panels"]:
+            repeated = panel.get("repeat")
+            for value in options[repeated] if repeated else [""]:
+                variables = dict(chosen)
+                if repeated:
+                    variables[repeated] = value
+                series: list[Series] = []
+                for target in panel.get("targets", []):
+                    series += self.series(target, variables, window)
+                title = filled(panel["title"], variables)
+                shown.append(Shown(panel, title, series))
+        return shown
+
+    def _choose(
+        self, variables: Sequence[Mapping[str, Any]], window: Window
+    ) -> tuple[dict[str, str], dict[str, list[str]]]:
+        """Return the value of every variable, and the options of those with a query."""
+        chosen = dict(window.variables)
+        options: dict[str, list[str]] = {}
+        for variable in variables:
             name = variable["name"]
             if variable["type"] == "query":
                 options[name] = self.values(filled(variable["query"], chosen), window)
                 assert options[name], f"the variable {name} has no value"
-                chosen[name] = (
-                    variable["allValue"] if variable.get("multi") else options[name][0]
-                )
+                chosen[name] = options[name][0]
+                if variable.get("multi"):
+                    chosen[name] = variable["allValue"]
             elif variable["type"] == "textbox":
                 chosen[name] = variable["query"]
-        made = []
-        for panel in board["panels"]:
-            over = panel.get("repeat")
-            for value in options[over] if over else [""]:
-                variables = chosen | ({over: value} if over else {})
-                found = [
-                    one
-                    for target in panel.get("targets", [])
-                    for one in self.series(target, variables, window)
-                ]
-                made.append(Shown(panel, filled(panel["title"], variables), found))
-        return made
+        return chosen, options
 
 
-def named(legend: str, labels: Mapping[str, str]) -> str:
-    """A legend with the values of its labels."""
-    return re.sub(
-        r"\{\{\s*(\w+)\s*\}\}", lambda label: labels.get(label[1], ""), legend
-    )
+def numbers(samples: Sequence[tuple[float, str]]) -> list[tuple[float, float]]:
+    """Return the samples as numbers, without NaN and infinity."""
+    points = [(float(at), float(value)) for at, value in samples]
+    return [point for point in points if math.isfinite(point[1])]
+
+
+def legend_of(template: str, labels: Mapping[str, str]) -> str:
+    """Return a legend with the values of its labels."""
+
+    def value(found: re.Match[str]) -> str:
+        return labels.get(found[1], "")
+
+    return re.sub(r"\{\{\s*(\w+)\s*\}\}", value, template)
 
 
 def filled(text: str, variables: Mapping[str, str]) -> str:
-    """A query or title with its variables; KeyError where one is unknown."""
-    return re.sub(r"\$(\w+)", lambda found: variables[found[1]], text)
+    """Return a query or title with its variables. KeyError for an unknown one."""
+
+    def value(found: re.Match[str]) -> str:
+        return variables[found[1]]
+
+    return re.sub(r"\$(\w+)", value, text)
 
 
 @contextmanager
 def start_scraping(
     folder: Path, workers: Sequence[Program], scrape_seconds: int
 ) -> Iterator[Prometheus]:
-    """One that scrapes these workers, once it is ready."""
-    scraped = [{"targets": [worker.url.removeprefix("http://") for worker in workers]}]
-    every = f"{scrape_seconds}s"
+    """Run a Prometheus that scrapes these workers, and yield it when it is ready."""
+    targets = [worker.url.removeprefix("http://") for worker in workers]
+    interval = f"{scrape_seconds}s"
     config = {
-        "global": {"scrape_interval": every, "scrape_timeout": every},
-        "scrape_configs": [{"job_name": JOB, "static_configs": scraped}],
+        "global": {"scrape_interval": interval, "scrape_timeout": interval},
+        "scrape_configs": [{"job_name": JOB, "static_configs": [{"targets": targets}]}],
     }
     with start_prometheus(folder, config) as program:
         yield Prometheus(program)

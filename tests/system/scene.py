@@ -1,4 +1,4 @@
-"""A worker and a standby, watched by a Prometheus while the upstream, the worker and a broker's address fail."""
+"""A worker and a standby, scraped by Prometheus, while the upstream, the worker and a broker's address fail."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast all goes, in seconds: the refreshes, the scrapes, each calm part and each fault."""
+    """Durations in seconds: between refreshes and scrapes, of a calm part and of a fault."""
 
     refresh: int
     scrape: int
@@ -39,7 +39,7 @@ class Pace:
 
 
 def faults(pace: Pace) -> list[dict[str, Any]]:
-    """Of the upstream: a symbol is missing, one is of no use, one stands still; then nothing answers for a moment."""
+    """Return the upstream's faults: three symbols with one each, then an outage."""
     return [
         {"fault": "missing", "symbols": ["ETHUSDT"], "for_seconds": pace.fault},
         {"fault": "wrong_types", "symbols": ["SOLUSDT"], "for_seconds": pace.fault},
@@ -52,42 +52,41 @@ def faults(pace: Pace) -> list[dict[str, Any]]:
 def watched(
     kafka: LocalKafka, names: Names, folder: Path, pace: Pace
 ) -> Iterator[tuple[Prometheus, Window]]:
-    """Prometheus and the time that it saw, once everything that is to go wrong went wrong and is well again."""
+    """Yield Prometheus and the time it has seen, after every fault and its recovery."""
     pause = Event().wait
     with ExitStack() as stack:
         simulator = stack.enter_context(
             start_simulator("--period", str(pace.refresh), "--limit", "300")
         )
         variables = variables_for(kafka, names, simulator)
-        # The second address is nobody's: clients say so, and go on with the first.
+        # Nothing listens on the second address. Clients report that, and use the first.
         variables["GEX_KAFKA__BOOTSTRAP_SERVERS"] += f",127.0.0.1:{free_port()}"
-        owner, standby = (
-            stack.enter_context(start_worker(variables)) for _ in range(2)
-        )
+        owner = stack.enter_context(start_worker(variables))
+        standby = stack.enter_context(start_worker(variables))
         prometheus = stack.enter_context(
             start_scraping(folder, [owner, standby], pace.scrape)
         )
         start = time.time()
         pause(pace.calm)
+
         simulator.ask("/_control/faults", faults(pace))
-        for seconds in (
-            2 * pace.fault,
-            pace.calm,
-        ):  # twice: what is spent as a minute ends is noticed by nobody
+        # Another client spends requests, twice: nobody notices those at a minute's end.
+        for seconds in (2 * pace.fault, pace.calm):
             simulator.ask("/_control/spend", {"requests": 60})
             pause(seconds)
-        _frozen(owner, standby)
+
+        _fail_over(owner, standby)
         pause(pace.calm)
         yield prometheus, Window(start, time.time(), pace.scrape)
 
 
-def _frozen(owner: Program, standby: Program) -> None:
-    """Stop the owner until the standby has its shard, and let it go on."""
+def _fail_over(owner: Program, standby: Program) -> None:
+    """Freeze the owner until the standby has taken its shard, and let it continue."""
     owner.signal(signal.SIGSTOP)
     try:
         wait_until(
             lambda: standby.metric("gex_shards_owned"),
-            "the standby has the shard",
+            "the standby owns the shard",
             standby,
         )
     finally:

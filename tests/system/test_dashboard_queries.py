@@ -1,4 +1,4 @@
-"""Every query of both dashboards, asked as Grafana asks it of a real Prometheus that scraped real workers."""
+"""Every query of both dashboards, sent as Grafana does to a Prometheus that scraped real workers."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 PACE = Pace(refresh=5, scrape=1, calm=12, fault=10)
+CODES = {status: code for code, status in enumerate(Status, 1)}
 
 
 def board(name: str) -> dict[str, Any]:
@@ -29,64 +30,70 @@ def board(name: str) -> dict[str, Any]:
     return found
 
 
-def named(shown: Iterable[Shown], title: str) -> dict[str, Series]:
-    """The lines of a panel by their names."""
-    (panel,) = [one for one in shown if one.title == title]
+def lines(shown: Iterable[Shown], title: str) -> dict[str, Series]:
+    """Return the lines of the panel with this title, by name."""
+    (panel,) = [panel for panel in shown if panel.title == title]
     return {series.name: series for series in panel.series}
 
 
-def ever(series: Series) -> set[float]:
+def values(series: Series) -> set[float]:
     return {value for _, value in series.points}
 
 
+def empty_queries(shown: Iterable[Shown]) -> dict[str, list[str]]:
+    """Return the queries without results, by the title of their panel."""
+    empty = {}
+    for panel in shown:
+        if panel.panel["type"] != "row" and panel.empty():
+            empty[panel.title] = panel.empty()
+    return empty
+
+
 @pytest.mark.timeout(300)
-def test_every_query_brings_something_and_the_panels_show_what_went_wrong(
+def test_every_query_has_results_and_the_panels_show_the_faults(
     kafka: LocalKafka,
     names: Names,
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
     with watched(kafka, names, tmp_path, PACE) as (prometheus, window):
-        levels, connector = (
-            prometheus.shown(board(name), window)
-            for name in ("gex-levels", "connector")
-        )
-    for name, shown in {"gex-levels": levels, "connector": connector}.items():
-        record_property(
-            name,
-            f"{sum(len(one.series) for one in shown)} lines in {len(shown)} panels",
-        )
-        assert {
-            one.title: one.empty()
-            for one in shown
-            if one.panel["type"] != "row" and one.empty()
-        } == {}
+        levels = prometheus.shown(board("gex-levels"), window)
+        connector = prometheus.shown(board("connector"), window)
+    for name, shown in (("gex-levels", levels), ("connector", connector)):
+        count = sum(len(panel.series) for panel in shown)
+        record_property(name, f"{count} lines in {len(shown)} panels")
+        assert empty_queries(shown) == {}
         draw(name, shown, tmp_path / f"{name}.png")
 
-    code = {status: number for number, status in enumerate(Status, 1)}
-    statuses = named(levels, "Status")
+    expect_the_symbols_faults(levels)
+    expect_the_fleets_faults(connector)
+
+
+def expect_the_symbols_faults(levels: list[Shown]) -> None:
+    statuses = lines(levels, "Status")
     assert set(statuses) == set(DEFAULT_SYMBOLS)
-    assert ever(statuses["ETHUSDT"]) >= {code[Status.LIVE], code[Status.MISSING]}
-    assert ever(statuses["BTCUSDT"]) == {code[Status.LIVE]}
-    prices = named(levels, "BTCUSDT")
-    assert (
-        prices["all_expiry.put_support"].last
-        < prices["spot_price"].last
-        < prices["all_expiry.call_resistance"].last
-    )
-    (table,) = [one for one in levels if one.panel["type"] == "table"]
+    assert values(statuses["ETHUSDT"]) >= {CODES[Status.LIVE], CODES[Status.MISSING]}
+    assert values(statuses["BTCUSDT"]) == {CODES[Status.LIVE]}
+
+    prices = lines(levels, "BTCUSDT")
+    support = prices["all_expiry.put_support"].last
+    resistance = prices["all_expiry.call_resistance"].last
+    assert support < prices["spot_price"].last < resistance
+
+    (table,) = [panel for panel in levels if panel.panel["type"] == "table"]
     assert len(table.series) == len(table.panel["targets"]) * len(DEFAULT_SYMBOLS)
 
-    assert max(ever(named(connector, "Requests by outcome")["unavailable"])) > 0
-    assert max(ever(named(connector, "Checks by result")["missing, all"])) > 0
-    assert (
-        max(ever(named(connector, "Quarantine and contradictions")["wrong_type"])) > 0
-    )
-    assert max(ever(named(connector, "Budget")["other clients"])) > 0
-    assert set(named(connector, "Kafka errors")) >= {"_TRANSPORT"}
-    assert len(named(connector, "Assignment")) == 2, "first the one, then the other"
-    assert ever(named(connector, "Shards owned")["owned"]) >= {0, 1}, (
-        "a time without owner"
-    )
-    assert named(connector, "Shards without owner")["shards"].last == 0
-    assert named(connector, "Workers")["workers"].last == 2
+
+def expect_the_fleets_faults(connector: list[Shown]) -> None:
+    quarantine = lines(connector, "Quarantine and contradictions")
+    assert max(values(lines(connector, "Requests by outcome")["unavailable"])) > 0
+    assert max(values(lines(connector, "Checks by result")["missing, all"])) > 0
+    assert max(values(quarantine["wrong_type"])) > 0
+    assert max(values(lines(connector, "Budget")["other clients"])) > 0
+    assert set(lines(connector, "Kafka errors")) >= {"_TRANSPORT"}
+
+    # The failover: first the owner has the shard, then nobody, then the standby.
+    assert len(lines(connector, "Assignment")) == 2
+    assert values(lines(connector, "Shards owned")["owned"]) >= {0, 1}
+    assert lines(connector, "Shards without owner")["shards"].last == 0
+    assert lines(connector, "Workers")["workers"].last == 2

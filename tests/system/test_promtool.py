@@ -1,4 +1,4 @@
-"""What Prometheus' own tool says of our metrics."""
+"""Prometheus' own tool checks a worker's metrics."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
 
+NO_CHANGES = b'gex_events_total{feed="all",kind="CHANGED"} 0.0'
 
-def test_promtool_finds_nothing_wrong_with_the_metrics_of_a_worker(
+
+def test_promtool_finds_no_fault_in_a_workers_metrics(
     kafka: LocalKafka, names: Names
 ) -> None:
     with (
@@ -27,16 +29,11 @@ def test_promtool_finds_nothing_wrong_with_the_metrics_of_a_worker(
     ):
 
         def metrics() -> bytes:
-            with urllib.request.urlopen(
-                f"{worker.url}/metrics", timeout=10
-            ) as response:
+            url = f"{worker.url}/metrics"
+            with urllib.request.urlopen(url, timeout=10) as response:
                 return bytes(response.read())
 
-        wait_until(
-            lambda: b'gex_events_total{feed="all",kind="CHANGED"} 0.0' not in metrics(),
-            "changes",
-            worker,
-        )
+        wait_until(lambda: NO_CHANGES not in metrics(), "a CHANGED event", worker)
         checked = subprocess.run(
             ["promtool", "check", "metrics"],
             input=metrics(),
