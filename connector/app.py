@@ -1,4 +1,4 @@
-"""One worker process: started in a fixed order, given shards by the group, stopped inside one deadline."""
+"""The composition root: a configuration comes in, a running worker goes out."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import secrets
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from connector import __version__
 from connector.core.diff import Rules
 from connector.core.model import Source
 from connector.core.transition import FeedRules
-from connector.errors import EXIT_FATAL, ConnectorError, KafkaUnavailable
 from connector.kafka import admin
 from connector.kafka.assignment import Group
 from connector.kafka.avro import Codec
@@ -29,11 +29,13 @@ from connector.kafka.shard_log import ShardLog
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
 from connector.runtime.poller import Poller
-from connector.runtime.ports import ShardContext, StartupDeadline
-from connector.runtime.shard import CLOSE_SECONDS, Shard
+from connector.runtime.ports import ShardContext, ShardSpec
+from connector.runtime.shard import Shard
+from connector.runtime.shards import CLOSE_SECONDS, Shards
+from connector.runtime.startup import StartupDeadline, retry_until_usable
+from connector.runtime.ticker import Ticker
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import KafkaClientObserver, MetricsObserver
-from connector.upstream.api_key import ApiKey
 from connector.upstream.budget import Budget
 from connector.upstream.client import Client
 from connector.web.api import Api
@@ -41,367 +43,262 @@ from connector.web.server import Listener
 from connector.web.views import LiveView, WorkerView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import Executor
 
     from connector.config.model import Config, Feed
-    from connector.runtime.inbox import Inbox
+    from connector.kafka.framing import Framing
+    from connector.runtime.ports import TransactionalLog
+    from connector.runtime.supervisor import Supervisor
+    from connector.upstream.api_key import ApiKey
+
+    NewLog = Callable[[ShardId], TransactionalLog]
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 STOP_SECONDS: Final = 25
-"""For all of a graceful stop; Kubernetes kills after 30."""
+"""Deadline of a graceful stop. Kubernetes kills a container after 30 s by default."""
 
-_GROUP, _TICKER = "group", "ticker"
-_GROUP_LIMIT_SECONDS: Final = 60
-_TICKER_LIMIT_SECONDS: Final = 30
-_TICK_SECONDS: Final = 1.0
-_FIRST_PAUSE_SECONDS: Final = 0.2
+_GROUP_LOOP: Final = "group"
+_GROUP_LOOP_LIMIT_SECONDS: Final = 60
+_EXTRA_THREADS: Final = 2
+"""For the start-up and the status page, which must not wait for a hanging shard."""
 
 
-class Worker:
-    """Everything that runs in one process."""
+async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int:
+    """Start a worker, let it work until the supervisor stops it, and stop it.
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self.key = ApiKey(config.upstream)
-        self._me = Source(
-            __version__,
-            config.kafka.group_id,
-            f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}",
+    Returns the exit status.
+
+    Raises:
+        ConfigError: The listener's address cannot be used.
+        KafkaError: Kafka or the registry were not usable in time.
+    """
+    source = Source(__version__, config.kafka.group_id, _worker_name())
+    rules = {feed.name: rules_of(feed) for feed in config.feeds}
+    topics = Topics(config.kafka.topic_prefix)
+    total_shards = config.kafka.shards * len(config.feeds)
+
+    # Parts that work before Kafka is there: a worker that waits for it can be asked why.
+    clock = Clock()
+    health = Health(time.monotonic, Clock.now)
+    metrics = _new_metrics(config, health)
+    observer = MetricsObserver(metrics, config.http.level_symbols)
+    budget = Budget(config.upstream.max_requests_per_minute)
+    client = Client(config.upstream, key, budget)
+    poller = Poller(config, (client, key, budget), (observer, clock, health), source)
+
+    def used_fraction() -> float:
+        return budget.spending(time.monotonic()).used_fraction
+
+    shards = Shards(poller, observer, supervisor, used_fraction)
+    view = WorkerView(config, source, health=health, clock=clock, shards=shards.owned)
+    api = Api(config.http, view)
+    listener = Listener(
+        metrics, health, config.http.host, config.http.port, api.routes()
+    )
+    await listener.start()
+    _log.info("listening", extra={"url": listener.url, "worker": source.worker})
+
+    client_observer = KafkaClientObserver(metrics)
+    clients = Clients(config.kafka, client_observer.error, client_observer.statistics)
+    executor = ThreadPoolExecutor(
+        total_shards + _EXTRA_THREADS, thread_name_prefix="kafka"
+    )
+    try:
+        prepared = await supervisor.until_stopped(
+            _prepare_kafka(config, clients, topics, rules, executor)
         )
-        self._rules = {feed.name: rules_of(feed) for feed in config.feeds}
-        self._topics = Topics(config.kafka.topic_prefix)
-        self._clock = Clock()
-        self._health = Health(time.monotonic, Clock.now)
-        self._metrics = Metrics(
-            (feed.name for feed in config.feeds), self._health.progressed_at
-        )
-        self._metrics.set("gex_build_info", 1, __version__)
-        self._observer = MetricsObserver(self._metrics, config.http.level_symbols)
-        clients_observer = KafkaClientObserver(self._metrics)
-        self._clients = Clients(
-            config.kafka, clients_observer.error, clients_observer.statistics
-        )
-        shards = config.kafka.shards * len(config.feeds)
-        self._executor = ThreadPoolExecutor(shards + 2, thread_name_prefix="kafka")
-        self._shards: dict[ShardId, tuple[Shard, asyncio.Task[None]]] = {}
-        self._inboxes: dict[ShardId, Inbox] = {}
-        self._status = WorkerView(
-            config,
-            self._me,
-            health=self._health,
-            clock=self._clock,
-            shards=self._shards,
-        )
-        self._api = Api(config.http, self._status)
-        self.listener = Listener(
-            self._metrics,
-            self._health,
-            config.http.host,
-            config.http.port,
-            self._api.routes(),
-        )
-        self._stopping = asyncio.Event()
-        self._exit_code = 0
-
-    def stop(self) -> None:
-        """Stop as asked; exit status 0."""
-        self._stopping.set()
-
-    async def run(self) -> int:
-        """Start, work until `stop`, and stop. Returns the exit status.
-
-        Raises:
-            ConfigError: the listener's address.
-            KafkaError: Kafka or the registry were not usable in time.
-        """
-        self._loop = asyncio.get_running_loop()
-        await self.listener.start()
-        _log.info(
-            "listening", extra={"url": self.listener.url, "worker": self._me.worker}
-        )
-        try:
-            await self._until_stopped(self._start())
-            if not self._stopping.is_set():
-                await self._work()
-        finally:
-            self._api.close()
-            await self.listener.stop()
-            self._executor.shutdown(wait=False, cancel_futures=True)
-        return self._exit_code
-
-    async def _start(self) -> None:
-        """Registry, topics, reader: each tried again until the start's time-out is over."""
-        kafka, registry = self._config.kafka, self._config.schema_registry
-        self._framing = await self._in_time(
-            "the registry",
-            lambda: prepare_framing(registry, self._topics, self._rules),
-        )
-        wanted = admin.topic_specs(self._topics, self._rules, kafka)
-        await self._in_time(
-            "Kafka",
-            lambda: admin.prepare_topics(
-                self._clients, wanted, kafka.replication_factor
+        if prepared is None or supervisor.is_stopping:
+            return supervisor.exit_code
+        new_log, reader = prepared
+        context = ShardContext(
+            observer=observer,
+            clock=clock,
+            executor=executor,
+            source=source,
+            grace_seconds=2 * config.upstream.timeout_seconds,
+            polling_changed=shards.update_polling,
+            startup=StartupDeadline(
+                time.monotonic() + config.kafka.start_timeout_seconds
             ),
+            used_fraction=used_fraction,
+            published=view.published,
         )
-        self._reader = await self._in_time("Kafka", self._warm_reader)
+        for shard in _new_shards(config, rules, new_log, context):
+            shards.add(shard)
 
-    async def _work(self) -> None:
-        budget = Budget(self._config.upstream.max_requests_per_minute)
-        client = Client(self._config.upstream, self.key, budget)
-        tools = (self._observer, self._clock, self._health)
-        self._poller = Poller(self._config, (client, self.key, budget), tools, self._me)
-        currents = {self._topics.current(feed): feed for feed in self._rules}
-        self._tools = ShardContext(
-            observer=self._observer,
-            clock=self._clock,
-            executor=self._executor,
-            source=self._me,
-            grace_seconds=2 * self._config.upstream.timeout_seconds,
-            trial=StartupDeadline(
-                time.monotonic() + self._config.kafka.start_timeout_seconds
-            ),
-            changed=self._cover,
-            spent=lambda: budget.spending(time.monotonic()).used_fraction,
-            published=self._status.published,
-        )
-        members = Members(self._clients.admin(), self._me.group, currents)
-        self._status.live = LiveView(self._poller, budget, members.now, self._executor)
-        named = {"client.id": self._me.worker, **self._config.kafka.client}["client.id"]
-        self._group = Group(
-            self._clients.group() | {"client.id": named},
-            currents,
-            self,
-            lambda: self._health.progress(_GROUP),
-        )
-        self._health.register(_GROUP, _GROUP_LIMIT_SECONDS)
-        self._health.require(self._why_not_ready)
-        for feed in self._rules:
-            self._metrics.set("gex_shards", self._config.kafka.shards, feed)
-        self._group.start()
-        loops = [self._watched(self._poller.run()), self._watched(self._tick())]
+        feed_of_topic = {topics.current(feed): feed for feed in rules}
+        members = Members(clients.admin(), source.group, feed_of_topic)
+        view.live = LiveView(poller, budget, members.now, executor)
+        group = _new_group(config, source, clients, feed_of_topic, shards, health)
+        health.require(lambda: _why_not_ready(group, shards, poller))
+        refresh_key = partial(_refresh_key, key, poller)
+        ticker = Ticker([refresh_key, shards.tick, reader.serve_callbacks], health)
+        group.start()
+        loops = [supervisor.watch(poller.run()), supervisor.watch(ticker.run())]
         try:
-            await self._until_stopped(
-                self._in_time("the consumer group", self._group.wait_joined)
-            )
-            await self._stopping.wait()
-        finally:
-            await self._end(loops)
-            await client.close()
-
-    async def _end(self, loops: list[asyncio.Task[None]]) -> None:
-        """Stop polling, finish transactions, close shards, leave the group; all of it inside one deadline."""
-        deadline = time.monotonic() + STOP_SECONDS
-        _log.info("stopping")
-        for loop in loops:
-            loop.cancel()
-        await asyncio.wait(loops)
-        left = await asyncio.to_thread(
-            self._group.stop, STOP_SECONDS - CLOSE_SECONDS / 2
-        )
-        await self._close(list(self._shards), max(deadline - time.monotonic(), 0.1))
-        self._health.unregister(_GROUP)
-        _log.log(
-            logging.INFO if left else logging.WARNING,
-            "stopped",
-            extra={"group_left_in_time": left},
-        )
-
-    def assigned(self, shards: list[ShardId]) -> None:
-        """From the group's thread: these are ours."""
-        self._loop.call_soon_threadsafe(self._open, shards)
-
-    def revoked(self, shards: list[ShardId]) -> None:
-        """From the group's thread: finish these before they go to another worker."""
-        closed = asyncio.run_coroutine_threadsafe(
-            self._close(shards, CLOSE_SECONDS), self._loop
-        )
-        try:
-            closed.result(CLOSE_SECONDS + 1)
-        except TimeoutError:
-            _log.warning(
-                "shards were not closed in time; their new owner fences them",
-                extra={"shards": len(shards)},
-            )
-
-    def lost(self, shards: list[ShardId]) -> None:
-        """From the group's thread: these belong to others already."""
-        self._loop.call_soon_threadsafe(self._lose, shards)
-
-    def failed(self, error: Exception) -> None:
-        """From the group's thread: it has ended by a defect."""
-        _log.critical("a defect of the connector", exc_info=error)
-        self._loop.call_soon_threadsafe(
-            self._incurable,
-            f"the group's thread ended: {type(error).__name__}: {error}",
-        )
-
-    def _open(self, shards: list[ShardId]) -> None:
-        kafka = self._config.kafka
-        for shard in shards:
-            if shard.partition >= kafka.shards:
-                self._incurable(
-                    f"{shard} was assigned, but {kafka.shards} shards are configured: were partitions added?"
+            await supervisor.until_stopped(
+                retry_until_usable(
+                    "the consumer group",
+                    group.wait_joined,
+                    executor,
+                    config.kafka.start_timeout_seconds,
                 )
-                return
-            configured = next(
-                feed.symbols for feed in self._config.feeds if feed.name == shard.feed
             )
-            symbols = frozenset(
-                s
-                for s in configured
-                if partition_of(s, kafka.shards) == shard.partition
-            )
-            log = ShardLog(
-                shard,
-                kafka.shards,
-                topics=self._topics,
-                clients=self._clients,
-                reader=self._reader,
-                codec=Codec(self._framing),
-            )
-            owned = Shard(
-                shard,
-                self._rules[shard.feed],
-                symbols,
-                log,
-                self._tools,
-                self._inboxes.pop(shard, None),
-            )
-            _log.info(
-                "shard assigned", extra={"shard": str(shard), "symbols": len(symbols)}
-            )
-            self._shards[shard] = (owned, self._watched(owned.run()))
+            await supervisor.wait_stopped()
+        finally:
+            await _stop(loops, group, shards)
+            health.unregister(_GROUP_LOOP)
+    finally:
+        await client.close()
+        api.close()
+        await listener.stop()
+        # A call that hangs in a thread must not delay the end of the process.
+        executor.shutdown(wait=False, cancel_futures=True)
+    return supervisor.exit_code
 
-    async def _close(self, shards: list[ShardId], seconds: float) -> None:
-        closing = [self._shards.pop(shard) for shard in shards if shard in self._shards]
-        spent = (
-            self._tools.spent()
-        )  # before the first is given up: a part of what is left would look like all
-        for shard, _ in closing:
-            shard.close(spent)
-        if closing:
-            await asyncio.wait([task for _, task in closing], timeout=seconds)
-        for shard, _ in closing:
-            shard.lose()  # nothing more for those that are done; the others are fenced by their next owner
-            self._inboxes[shard.id] = shard.inbox
-            _log.info("shard handed over", extra={"shard": str(shard.id)})
-        self._cover()
 
-    def _lose(self, shards: list[ShardId]) -> None:
-        for shard in shards:
-            if shard in self._shards:
-                owned, _ = self._shards.pop(shard)
-                owned.lose()
-                self._inboxes[shard] = owned.inbox
-                _log.warning("shard lost", extra={"shard": str(shard)})
-        self._cover()
+def _new_metrics(config: Config, health: Health) -> Metrics:
+    """Create the metrics, with those that never change."""
+    feeds = [feed.name for feed in config.feeds]
+    metrics = Metrics(feeds, health.progressed_at)
+    metrics.set("gex_build_info", 1, __version__)
+    for feed in feeds:
+        metrics.set("gex_shards", config.kafka.shards, feed)
+    return metrics
 
-    def _cover(self) -> None:
-        """What is polled has changed."""
-        owned = [shard for shard, _ in self._shards.values()]
-        self._poller.cover(shard for shard in owned if shard.is_polled)
-        for feed in self._rules:
-            self._observer.shards_owned(
-                feed, sum(shard.is_open for shard in owned if shard.id.feed == feed)
-            )
 
-    async def _tick(self) -> None:
-        self._health.register(_TICKER, _TICKER_LIMIT_SECONDS)
-        while True:
-            await asyncio.sleep(_TICK_SECONDS)
-            self._health.progress(_TICKER)
-            if self.key.refresh():
-                self._poller.key_changed()
-            for shard, _ in self._shards.values():
-                shard.tick()
-            self._observer.queue_length(
-                sum(shard.waiting for shard, _ in self._shards.values())
-            )
-            self._reader.serve_callbacks()
+async def _prepare_kafka(
+    config: Config,
+    clients: Clients,
+    topics: Topics,
+    rules: Mapping[str, FeedRules],
+    executor: Executor,
+) -> tuple[NewLog, Reader]:
+    """Prepare registry, topics and reader, and wait for those that are not usable yet."""
+    limit_seconds = config.kafka.start_timeout_seconds
+    specs = admin.topic_specs(topics, rules, config.kafka)
 
-    def _why_not_ready(self) -> list[str]:
-        reasons = [] if self._group.joined else ["the group has not been joined yet"]
-        reasons += [f"topic {topic} is gone" for topic in self._group.missing_topics]
-        reasons += [
-            why
-            for shard, _ in self._shards.values()
-            if (why := shard.why_not_ready()) is not None
-        ]
-        return (
-            [*reasons, "the upstream refuses the API key"]
-            if self._poller.key_refused
-            else reasons
-        )
+    def prepare_registry() -> Framing:
+        return prepare_framing(config.schema_registry, topics, rules)
 
-    def _watched(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """A task whose failure ends the process: nothing of ours dies in silence."""
+    def prepare_topics() -> None:
+        admin.prepare_topics(clients, specs, config.kafka.replication_factor)
 
-        def ended(task: asyncio.Task[None]) -> None:
-            error = None if task.cancelled() else task.exception()
-            if isinstance(error, ConnectorError):
-                self._incurable(str(error), error.exit_code)
-            elif error is not None:
-                _log.critical("a defect of the connector", exc_info=error)
-                self._incurable(f"a defect of the connector: {type(error).__name__}")
-
-        task = self._loop.create_task(work)
-        task.add_done_callback(ended)
-        return task
-
-    def _incurable(self, why: str, exit_code: int = EXIT_FATAL) -> None:
-        _log.critical("cannot go on", extra={"error": why})
-        self._exit_code = exit_code
-        self._stopping.set()
-
-    def _warm_reader(self) -> Reader:
-        """The first use of a consumer costs half a second: have it now."""
-        reader = Reader(self._clients)
-        reader.warm_up(self._topics.current(next(iter(self._rules))))
+    def warm_up_reader() -> Reader:
+        # The first use of a consumer costs half a second, which no shard should wait for.
+        reader = Reader(clients)
+        reader.warm_up(topics.current(next(iter(rules))))
         return reader
 
-    async def _in_time(self, what: str, call: Callable[[], _T]) -> _T:
-        """Try until it works or the start's time-out is over. Raises the last KafkaError."""
-        limit = self._config.kafka.start_timeout_seconds
-        deadline, pause = self._loop.time() + limit, _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                return await self._loop.run_in_executor(self._executor, call)
-            except KafkaUnavailable as error:
-                level = (
-                    logging.WARNING if pause > _FIRST_PAUSE_SECONDS else logging.DEBUG
-                )  # a new topic needs a moment
-                _log.log(
-                    level, "%s is not usable yet", what, extra={"error": str(error)}
-                )
-                if self._loop.time() + pause > deadline:
-                    raise KafkaUnavailable(
-                        f"{what} was not usable within {limit:g} s: {error}"
-                    ) from None
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _TICK_SECONDS)
+    framing = await retry_until_usable(
+        "the registry", prepare_registry, executor, limit_seconds
+    )
+    await retry_until_usable("Kafka", prepare_topics, executor, limit_seconds)
+    reader = await retry_until_usable("Kafka", warm_up_reader, executor, limit_seconds)
 
-    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run it, but not longer than until `stop`."""
-        task, stop = (
-            self._loop.create_task(work),
-            self._loop.create_task(self._stopping.wait()),
+    def new_log(shard: ShardId) -> TransactionalLog:
+        return ShardLog(
+            shard,
+            config.kafka.shards,
+            topics=topics,
+            clients=clients,
+            reader=reader,
+            codec=Codec(framing),
         )
-        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if task.done():
-            task.result()
-        else:
-            task.cancel()
+
+    return new_log, reader
+
+
+def _new_shards(
+    config: Config,
+    rules: Mapping[str, FeedRules],
+    new_log: NewLog,
+    context: ShardContext,
+) -> Iterator[Shard]:
+    """Create every configured shard."""
+    for feed in config.feeds:
+        for partition in range(config.kafka.shards):
+            shard = ShardId(feed.name, partition)
+            symbols = _symbols_of(feed, partition, config.kafka.shards)
+            spec = ShardSpec(shard, rules[feed.name], symbols)
+            yield Shard(spec, partial(new_log, shard), context)
+
+
+async def _stop(loops: list[asyncio.Task[None]], group: Group, shards: Shards) -> None:
+    """Stop polling, finish transactions, close shards and leave the group, in time."""
+    deadline = time.monotonic() + STOP_SECONDS
+    _log.info("stopping")
+    for loop in loops:
+        loop.cancel()
+    await asyncio.wait(loops)
+    # Leaving revokes the shards, which closes them.
+    left = await asyncio.to_thread(group.stop, STOP_SECONDS - CLOSE_SECONDS / 2)
+    remaining_seconds = max(deadline - time.monotonic(), 0.1)
+    await shards.close(list(shards.owned), remaining_seconds)
+    level = logging.INFO if left else logging.WARNING
+    _log.log(level, "stopped", extra={"group_left_in_time": left})
+
+
+def _symbols_of(feed: Feed, partition: int, shards: int) -> frozenset[str]:
+    """Return the symbols of a feed whose keys hash to a partition."""
+    symbols = []
+    for symbol in feed.symbols:
+        if partition_of(symbol, shards) == partition:
+            symbols.append(symbol)
+    return frozenset(symbols)
+
+
+def _new_group(
+    config: Config,
+    source: Source,
+    clients: Clients,
+    feed_of_topic: Mapping[str, str],
+    shards: Shards,
+    health: Health,
+) -> Group:
+    """Create the membership in the consumer group, whose thread is watched."""
+    health.register(_GROUP_LOOP, _GROUP_LOOP_LIMIT_SECONDS)
+    # The client id shows which worker owns which shard.
+    client_id = config.kafka.client.get("client.id", source.worker)
+    return Group(
+        clients.group() | {"client.id": client_id},
+        feed_of_topic,
+        shards,
+        lambda: health.progress(_GROUP_LOOP),
+    )
+
+
+def _refresh_key(key: ApiKey, poller: Poller) -> None:
+    if key.refresh():
+        poller.key_changed()
+
+
+def _why_not_ready(group: Group, shards: Shards, poller: Poller) -> list[str]:
+    reasons = []
+    if not group.joined:
+        reasons.append("the group has not been joined yet")
+    reasons += [f"topic {topic} is gone" for topic in group.missing_topics]
+    reasons += shards.why_not_ready()
+    if poller.key_refused:
+        reasons.append("the upstream refuses the API key")
+    return reasons
+
+
+def _worker_name() -> str:
+    """Return a name that no other process has, however often a pod is recreated."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 def rules_of(feed: Feed) -> FeedRules:
-    """What a feed's configuration says of its events."""
-    asked = f"exchanges={','.join(sorted(feed.exchanges))};include={','.join(sorted(feed.include))}"
+    """Return the rules that decide which changes of a feed become events."""
+    exchanges = ",".join(sorted(feed.exchanges))
+    include = ",".join(sorted(feed.include))
+    request = f"exchanges={exchanges};include={include}"
     return FeedRules(
         feed=feed.name,
-        request_fingerprint=hashlib.sha256(asked.encode()).hexdigest()[:16],
+        request_fingerprint=hashlib.sha256(request.encode()).hexdigest()[:16],
         rules=Rules.of(feed.ignore, feed.thresholds),
         stale_after_seconds=feed.stale_after_seconds,
     )

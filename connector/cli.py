@@ -145,16 +145,16 @@ def _run(options: argparse.Namespace) -> int:
 
 async def _work(config: Config, log_level: str) -> int:
     # Kafka and HTTP clients take a while to import; tools that need neither do not wait.
-    from connector.app import Worker  # noqa: PLC0415
+    from connector.app import run_worker  # noqa: PLC0415
+    from connector.runtime.supervisor import Supervisor  # noqa: PLC0415
+    from connector.upstream.api_key import ApiKey  # noqa: PLC0415
 
-    worker = Worker(config)
-    configure(
-        log_level, secrets=lambda: (*config.secrets(), worker.key.secret.reveal())
-    )
+    key, supervisor = ApiKey(config.upstream), Supervisor()
+    configure(log_level, secrets=lambda: (*config.secrets(), key.secret.reveal()))
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, worker.stop)
+        asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)
     try:
-        return await worker.run()
+        return await run_worker(config, key, supervisor)
     except ConnectorError as error:
         _log.critical("not started", extra={"error": str(error)})
         return error.exit_code

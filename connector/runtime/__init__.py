@@ -1,1 +1,1 @@
-"""What runs: the worker that says when, metrics, health, and the HTTP listener."""
+"""The running worker: shards, polling, supervision and health."""

@@ -1,4 +1,4 @@
-"""Our clock, and the upstream's as well as it is known."""
+"""Our wall clock, and an estimate of the upstream's."""
 
 from __future__ import annotations
 
@@ -7,64 +7,82 @@ from collections import deque
 from statistics import median
 from typing import Final
 
-from connector.core.model import MICROS
+from connector.core.model import MICROS, Moment
 
 MAX_CORRECTION_SECONDS: Final = 300
-"""A server further off than this is not believed any further."""
+"""A server whose clock is further off than this is not followed any further."""
 
 _SAMPLES: Final = 15
-_LEAST_SAMPLES: Final = 3
+"""The median of this many follows a step of the server's clock within half of them."""
 
+_MIN_SAMPLES: Final = 3
+"""With fewer, a single bogus timestamp could be the median."""
 
-_STEP_MICROS: Final = MICROS // 2
-"""By how much our clock must be set to be noticed at once."""
+_MIN_STEP_MICROS: Final = MICROS // 2
+"""Smaller changes of our clock are NTP at work, and are learnt from the next answers."""
 
 
 class Clock:
-    """Wall time in microseconds since the epoch, and the correction that makes the upstream's of it."""
+    """Wall time in microseconds since the epoch, by our clock and by the upstream's."""
 
     def __init__(self) -> None:
+        self.correction = 0
+        """Estimated upstream clock minus ours, in microseconds."""
         self._samples: deque[int] = deque(maxlen=_SAMPLES)
         self._ahead = self._ahead_of_monotonic()
-        self.correction = 0
 
     @staticmethod
     def now() -> int:
-        """Our wall clock."""
+        """Return the present by our clock."""
         return time.time_ns() // 1000
 
     def upstream(self, ours: int) -> int:
-        """The upstream's clock at a moment of ours."""
-        self._follow()
+        """Return the upstream's time at a moment of our clock."""
+        self._follow_steps()
         return ours + self.correction
 
-    def learn(self, sent_at: int, received_at: int, server_at: int) -> None:
-        """Take a response's `meta.timestamp`, which was made between sending and receiving.
+    def moment(self) -> Moment:
+        """Return the present by our clock and by the upstream's."""
+        local_at = self.now()
+        return Moment(local_at, self.upstream(local_at))
 
-        What of a difference the way there and back explains is not corrected; the median of the last few is taken,
-        so that one bogus timestamp does nothing.
+    def learn(self, sent_at: int, received_at: int, server_at: int) -> None:
+        """Learn from a response's `meta.timestamp`, created between sending and receiving.
+
+        A difference that the round trip can explain is not corrected. The median of the
+        last samples counts, so that a bogus timestamp changes nothing.
         """
-        self._follow()
+        self._follow_steps()
+        # A timestamp in whole seconds may stand for any moment of its second.
         resolution = MICROS if server_at % MICROS == 0 else 0
-        least, most = server_at - received_at, server_at + resolution - sent_at
-        sample = 0 if least <= 0 <= most else min(least, most, key=abs)
+        smallest = server_at - received_at
+        largest = server_at + resolution - sent_at
+        if smallest <= 0 <= largest:
+            sample = 0
+        else:
+            sample = min(smallest, largest, key=abs)
         self._samples.append(sample)
         self._settle()
 
     def _settle(self) -> None:
-        if len(self._samples) >= _LEAST_SAMPLES:
-            limit = MAX_CORRECTION_SECONDS * MICROS
-            self.correction = max(-limit, min(limit, round(median(self._samples))))
+        if len(self._samples) < _MIN_SAMPLES:
+            return
+        limit = MAX_CORRECTION_SECONDS * MICROS
+        correction = round(median(self._samples))
+        self.correction = max(-limit, min(limit, correction))
 
     def _ahead_of_monotonic(self) -> int:
-        """Of one that goes on while the machine is suspended, or else a suspension would look like a step."""
+        # CLOCK_BOOTTIME continues while the machine is suspended. With time.monotonic a
+        # suspension would look like a step of the wall clock.
         return self.now() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 
-    def _follow(self) -> None:
-        """Where our clock was set, what was learnt of the upstream's moves with it."""
+    def _follow_steps(self) -> None:
+        """Shift the samples when our clock is stepped."""
         ahead = self._ahead_of_monotonic()
         step = ahead - self._ahead
-        if abs(step) >= _STEP_MICROS:
-            self._ahead = ahead
-            self._samples = deque((sample - step for sample in self._samples), _SAMPLES)
-            self._settle()
+        if abs(step) < _MIN_STEP_MICROS:
+            return
+        self._ahead = ahead
+        shifted = [sample - step for sample in self._samples]
+        self._samples = deque(shifted, maxlen=_SAMPLES)
+        self._settle()

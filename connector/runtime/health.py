@@ -1,4 +1,4 @@
-"""Alive and ready, and if not, why. Pure: both clocks are passed in."""
+"""The answers to the liveness and readiness probes. Pure: both clocks are passed in."""
 
 from __future__ import annotations
 
@@ -17,58 +17,68 @@ class _Loop:
 
 
 class Health:
-    """What the probes ask. Every method may be called from any thread.
+    """Liveness and readiness. Every method may be called from any thread.
 
-    Live means that each registered loop made progress within its own limit, and nothing else: what is outside
-    this process (upstream, key, Kafka) must never get it killed. Ready means that every check that is required
-    has nothing to say; before the first one is required, the worker is starting.
+    Live means that each registered loop made progress within its own limit, and nothing
+    else: trouble outside this process (upstream, key, Kafka) must never get it killed.
+    Ready means that every required check has nothing to object. Until the first check is
+    required the worker is starting.
     """
 
     def __init__(self, monotonic: Callable[[], float], wall: Callable[[], int]) -> None:
-        """`monotonic` in seconds, `wall` in microseconds since the Unix epoch."""
+        """`monotonic` returns seconds, `wall` microseconds since the Unix epoch."""
         self._monotonic = monotonic
         self._wall = wall
         self._loops: dict[str, _Loop] = {}
         self._checks: list[Callable[[], Iterable[str]]] = []
 
     def register(self, loop: str, limit_seconds: float) -> None:
-        """From now on the loop must make progress at least every `limit_seconds`."""
+        """Expect progress of a loop at least every `limit_seconds`."""
         self._loops[loop] = _Loop(limit_seconds, self._monotonic(), self._wall())
 
     def unregister(self, loop: str) -> None:
-        """The loop has ended as it should."""
+        """Expect no more progress: the loop has ended as it should."""
         self._loops.pop(loop, None)
 
     def progress(self, loop: str) -> None:
-        """The loop did something, or woke with nothing to do. Ignored for one that is not registered (any more)."""
-        if (found := self._loops.get(loop)) is not None:
-            found.monotonic_at, found.at = self._monotonic(), self._wall()
+        """Note that a loop did something, or woke up with nothing to do.
+
+        Ignored if the loop is not registered, since one that ends may report once more.
+        """
+        found = self._loops.get(loop)
+        if found is not None:
+            found.monotonic_at = self._monotonic()
+            found.at = self._wall()
 
     def require(self, check: Callable[[], Iterable[str]]) -> None:
-        """Ready only while `check()` gives no reason against it."""
+        """Be ready only while `check()` returns no reason against it."""
         self._checks.append(check)
 
     def why_not_live(self) -> list[str]:
-        """The loops that have stalled; empty: live."""
-        loops, now = self._loops.copy(), self._monotonic()
-        silent = [
-            (name, now - loop.monotonic_at, loop.limit_seconds)
-            for name, loop in loops.items()
-        ]
-        return [
-            f"loop {name} has made no progress for {seconds:.1f} s, its limit is {limit:g} s"
-            for name, seconds, limit in silent
-            if seconds > limit
-        ]
+        """Return the loops that have stalled. The worker is live if there are none."""
+        now = self._monotonic()
+        reasons = []
+        for name, loop in self._loops.copy().items():
+            silent_seconds = now - loop.monotonic_at
+            if silent_seconds > loop.limit_seconds:
+                reasons.append(
+                    f"loop {name} has made no progress for {silent_seconds:.1f} s, "
+                    f"its limit is {loop.limit_seconds:g} s"
+                )
+        return reasons
 
     def why_not_ready(self) -> list[str]:
-        """Every reason of every check; empty: ready."""
-        return (
-            [reason for check in self._checks for reason in check()]
-            if self._checks
-            else ["starting"]
-        )
+        """Return the reasons of every check. The worker is ready if there are none."""
+        if not self._checks:
+            return ["starting"]
+        reasons: list[str] = []
+        for check in self._checks:
+            reasons += check()
+        return reasons
 
     def progressed_at(self) -> dict[str, int]:
-        """When each loop last made progress, in microseconds since the Unix epoch."""
-        return {name: loop.at for name, loop in self._loops.copy().items()}
+        """Return when each loop last made progress (microseconds since the epoch)."""
+        progressed_at = {}
+        for name, loop in self._loops.copy().items():
+            progressed_at[name] = loop.at
+        return progressed_at

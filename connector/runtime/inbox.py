@@ -1,4 +1,4 @@
-"""What waits to be committed to one shard. Pure."""
+"""Observations and entries that wait to be committed to one shard. Pure."""
 
 from __future__ import annotations
 
@@ -10,118 +10,142 @@ from msgspec.structs import replace
 from connector.core.model import Observation, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from connector.core.model import Event, State
+    from connector.core.transition import Transition
     from connector.kafka.shard_log import Quarantined, Writer
 
 MAX_WAITING: Final = 8
-"""Observations of one symbol kept apart; more of them overtake each other, so that memory stays bounded."""
+"""Observations kept per symbol. Further ones collapse, so that memory stays bounded."""
 
 
 class Work(Value, frozen=True):
-    """What goes into one transaction: observations in order of arrival per symbol, and entries to quarantine."""
+    """The contents of one transaction: observations in order per symbol, and bad entries."""
 
-    seen: tuple[Observation, ...] = ()
+    observations: tuple[Observation, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
 
     @property
     def symbols(self) -> set[str]:
-        """Whose it is."""
-        return {one.symbol for one in self.seen} | {
-            one.symbol for one in self.quarantined
-        }
+        """The symbols of all observations and entries."""
+        symbols = {observation.symbol for observation in self.observations}
+        symbols.update(entry.symbol for entry in self.quarantined)
+        return symbols
 
 
 class Attempt(Value, frozen=True):
-    """A transaction of which nobody knows whether it was committed: what it was made of, and what it said."""
+    """A transaction: the work, and the events and states that came of it."""
 
     work: Work
-    events: tuple[Event, ...]
-    states: Mapping[str, State]
+    events: tuple[Event, ...] = ()
+    states: Mapping[str, State] = {}
+
+    @classmethod
+    def of(cls, work: Work, transitions: Iterable[Transition]) -> Attempt:
+        """Collect the events, and the last state of each symbol."""
+        events = []
+        states = {}
+        for transition in transitions:
+            if transition.event is not None:
+                events.append(transition.event)
+            if transition.state is not None:
+                states[transition.state.symbol] = transition.state
+        return cls(work, tuple(events), states)
+
+    def __bool__(self) -> bool:
+        """Return False if there is nothing to write."""
+        return bool(self.events or self.states or self.work.quarantined)
 
     def was_committed(self, restored: Mapping[str, State]) -> bool:
-        """Whether a restore by its own writer, before anybody else wrote, shows that it was committed."""
-        found = [(restored.get(symbol), state) for symbol, state in self.states.items()]
-        return bool(found) and all(
-            there is not None
-            and (there.sequence, there.observed_at)
-            == (state.sequence, state.observed_at)
-            for there, state in found
-        )
+        """Return True if a restore shows that this attempt was committed.
+
+        That holds only for a restore by the worker that made the attempt, before another one
+        has written. A transaction without states leaves no trace, so it counts as failed.
+        """
+        if not self.states:
+            return False
+        for symbol, state in self.states.items():
+            found = restored.get(symbol)
+            if found is None:
+                return False
+            # A refresh without an event keeps the sequence, but not the moment.
+            is_same_event = found.sequence == state.sequence
+            if not is_same_event or found.observed_at != state.observed_at:
+                return False
+        return True
 
 
 class Inbox:
-    """Collects observations while a transaction is under way or Kafka is away. `dropped` hears of each overtaken.
+    """Collects observations while a transaction is in progress or Kafka is away.
 
-    It outlives the shard's object: what waits when Kafka is away for so long that the group gives the shard up is
-    published by the same worker, if it gets the shard again before another one has written to it. `writer`: who had
-    written last when the shard was opened last.
+    It outlives the shard's assignments: observations that wait when the group takes the
+    shard away are published if this worker gets it back before another one has written.
+    `last_writer` wrote the last record as of the last opening.
     """
 
-    def __init__(self, dropped: Callable[[], None]) -> None:
-        self._seen: dict[str, list[Observation]] = {}
+    def __init__(self, on_collapsed: Callable[[], None]) -> None:
+        """`on_collapsed` is called for each observation that a newer one replaces."""
+        self.last_writer: Writer | None = None
+        self._observations: dict[str, list[Observation]] = {}
         self._quarantined: dict[str, Quarantined] = {}
         self._attempt: Attempt | None = None
-        self._apart: set[str] = set()
-        self.writer: Writer | None = None
-        self._dropped = dropped
+        self._isolated: set[str] = set()
+        self._on_collapsed = on_collapsed
 
     def __bool__(self) -> bool:
-        return bool(self._seen or self._quarantined or self._attempt)
+        return bool(self._observations or self._quarantined or self._attempt)
 
     def add(self, observation: Observation) -> None:
-        """One more; the newest overtakes the one before it where too many wait."""
-        waiting = self._seen.setdefault(observation.symbol, [])
+        """Add an observation. If too many wait, it replaces the newest one before it."""
+        waiting = self._observations.setdefault(observation.symbol, [])
         if len(waiting) >= MAX_WAITING:
-            overtaken = waiting.pop()
-            observation = replace(
-                observation, collapsed=observation.collapsed + overtaken.collapsed + 1
-            )
-            self._dropped()
+            replaced = waiting.pop()
+            collapsed = observation.collapsed + replaced.collapsed + 1
+            observation = replace(observation, collapsed=collapsed)
+            self._on_collapsed()
         waiting.append(observation)
 
     def quarantine(self, entry: Quarantined) -> None:
-        """The newest of each symbol."""
+        """Keep the newest bad entry of each symbol."""
         self._quarantined[entry.symbol] = entry
 
     def take(self) -> Work:
-        """All of it; but a symbol whose records may be refused is taken alone, after the others."""
-        waiting = list({**self._seen, **self._quarantined})
-        taken = [symbol for symbol in waiting if symbol not in self._apart] or waiting[
-            :1
-        ]
-        self._apart.difference_update(taken)
-        return Work(
-            tuple(
-                observation
-                for symbol in taken
-                for observation in self._seen.pop(symbol, ())
-            ),
-            tuple(
-                self._quarantined.pop(symbol)
-                for symbol in taken
-                if symbol in self._quarantined
-            ),
-        )
+        """Take everything, except for isolated symbols: each of those comes alone, later."""
+        waiting = list({**self._observations, **self._quarantined})
+        taken = [symbol for symbol in waiting if symbol not in self._isolated]
+        if not taken:
+            taken = waiting[:1]
+        self._isolated.difference_update(taken)
+        observations = []
+        quarantined = []
+        for symbol in taken:
+            observations += self._observations.pop(symbol, [])
+            if symbol in self._quarantined:
+                quarantined.append(self._quarantined.pop(symbol))
+        return Work(tuple(observations), tuple(quarantined))
 
     def refuse(self, work: Work, *, alone: bool) -> int:
-        """The broker will not take what some symbol's records hold: each is to be tried alone from now on.
+        """Isolate the symbols of work that the broker will never take.
 
-        What was `alone` in its transaction is given up. Returns how many observations that were.
+        A record of one of them is refused, but the broker does not say which. Work that was
+        `alone` in its transaction is given up. Returns the number of observations given up.
         """
-        self._apart |= work.symbols
+        self._isolated |= work.symbols
         if alone:
-            return len(work.seen)
+            return len(work.observations)
         self._put_back(work)
         return 0
 
     def keep(self, attempt: Attempt) -> None:
-        """Until a restore says whether it was committed."""
+        """Keep an attempt until a restore shows if it was committed."""
         self._attempt = attempt
 
     def settle(self, restored: Mapping[str, State]) -> Attempt | None:
-        """What was not committed goes before what came meanwhile; an attempt that was is returned."""
+        """Return the attempt if it was committed; otherwise its work waits again.
+
+        The work goes before everything that came meanwhile.
+        """
         attempt, self._attempt = self._attempt, None
         if attempt is None or attempt.was_committed(restored):
             return attempt
@@ -129,16 +153,19 @@ class Inbox:
         return None
 
     def clear(self) -> int:
-        """Forget it all: the shard is another worker's. Returns how many observations that were."""
-        tried = () if self._attempt is None else self._attempt.work.seen
-        forgotten = sum(map(len, self._seen.values())) + len(tried)
-        self._seen, self._quarantined, self._attempt = {}, {}, None
-        return forgotten
+        """Forget everything. Returns the number of observations that were lost."""
+        lost = sum(len(waiting) for waiting in self._observations.values())
+        if self._attempt is not None:
+            lost += len(self._attempt.work.observations)
+        self._observations = {}
+        self._quarantined = {}
+        self._attempt = None
+        return lost
 
     def _put_back(self, work: Work) -> None:
-        seen, quarantined = self._seen, self._quarantined
-        self._seen, self._quarantined = {}, {}
-        for observation in (*work.seen, *chain.from_iterable(seen.values())):
+        newer, newer_entries = self._observations, self._quarantined
+        self._observations, self._quarantined = {}, {}
+        for observation in (*work.observations, *chain.from_iterable(newer.values())):
             self.add(observation)
-        for entry in (*work.quarantined, *quarantined.values()):
+        for entry in (*work.quarantined, *newer_entries.values()):
             self.quarantine(entry)

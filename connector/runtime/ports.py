@@ -6,25 +6,25 @@ Each interface says what the runtime needs. `connector.kafka` implements the log
 
 from __future__ import annotations
 
-import asyncio
-import math
-import time
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from connector.core.model import Value
+from connector.runtime.backoff import BACKOFF, FENCED_BACKOFF
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from concurrent.futures import Executor
 
     from connector.core.decode import RateLimit
     from connector.core.model import Event, Source, State, Status
+    from connector.core.transition import FeedRules
     from connector.kafka.names import ShardId
     from connector.kafka.shard_log import Quarantined, Restored, Transaction
+    from connector.runtime.backoff import Backoff
     from connector.runtime.clock import Clock
+    from connector.runtime.startup import StartupDeadline
     from connector.schedule.batches import Batch
     from connector.schedule.scheduler import Purpose
 
@@ -188,22 +188,13 @@ class Observer(RequestObserver, ShardObserver, Protocol):
     """Told about everything the runtime does. Nothing in the runtime reads from it."""
 
 
-@dataclass(slots=True)
-class StartupDeadline:
-    """The end of the start-up.
+@dataclass(frozen=True, slots=True)
+class ShardSpec:
+    """A shard as it is configured."""
 
-    Until then a missing right ends the process. Afterwards it is waited for, since somebody
-    may be changing the rights of a worker that has been running.
-    """
-
-    until: float
-    """Monotonic seconds."""
-    passed: bool = False
-    """A transaction has been committed."""
-
-    def failed(self) -> bool:
-        """Return True if the time is over and no transaction has been committed."""
-        return not self.passed and time.monotonic() > self.until
+    id: ShardId
+    rules: FeedRules
+    symbols: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +202,7 @@ class ShardContext:
     """The tools that all shards of a worker share.
 
     `source` says who writes. `grace_seconds` is how long a shard that was just opened waits
-    for its first answer before it calls old levels stale.
+    for its first answers before it calls old levels stale.
     """
 
     observer: ShardObserver
@@ -219,17 +210,15 @@ class ShardContext:
     executor: Executor
     source: Source
     grace_seconds: float
-    changed: Callable[[], None]
-    """Called when a shard begins or ceases to be polled."""
-    trial: StartupDeadline = field(default_factory=lambda: StartupDeadline(math.inf))
-    spent: Callable[[], float] = lambda: 0.0
-    """Return the part of the budget that was used within a minute."""
+    polling_changed: Callable[[], None]
+    """Called when a shard begins or ceases to be open or polled."""
+    startup: StartupDeadline
+    used_fraction: Callable[[], float] = lambda: 0.0
+    """Return the part of the request budget used within a minute, 0 to 1."""
     published: Callable[[Event], object] = lambda _: None
     """Called with every committed event."""
-    turns: Mapping[ShardId, asyncio.Lock] = field(
-        default_factory=lambda: defaultdict(asyncio.Lock)
-    )
-    """Held by the one object that works on a shard."""
+    backoff: Backoff = BACKOFF
+    fenced_backoff: Backoff = FENCED_BACKOFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +226,10 @@ class AnswerTimes:
     """The moments of an answer, and where it came from.
 
     `asked_at` is monotonic seconds. `at` is when the answer was complete by our clock, and
-    `age_at` the same moment by the upstream's clock (microseconds).
+    `upstream_at` the same moment by the upstream's clock (microseconds).
     """
 
     asked_at: float
     at: int
-    age_at: int
+    upstream_at: int
     source: Source

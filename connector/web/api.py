@@ -97,7 +97,7 @@ class Api:
             )
 
         _log.info("snapshot requested", extra={"shard": str(found), "symbol": symbol})
-        snapshot = shard.ask(symbol)
+        snapshot = shard.request_snapshot(symbol)
         # `wait` leaves the snapshot pending at the time limit; `wait_for` would cancel
         # it for everybody who waits for it.
         await asyncio.wait([snapshot], timeout=COMMIT_WAIT_SECONDS)

@@ -134,7 +134,7 @@ class WorkerView:
         *,
         health: Health,
         clock: Clock,
-        shards: Mapping[ShardId, tuple[Shard, object]],
+        shards: Mapping[ShardId, Shard],
     ) -> None:
         """`shards` are the worker's own; it keeps changing the mapping."""
         self._config = config
@@ -160,8 +160,7 @@ class WorkerView:
 
     def owned_shard(self, shard_id: ShardId) -> Shard | None:
         """Return the shard, or None if it is another worker's."""
-        owned = self._shards.get(shard_id)
-        return None if owned is None else owned[0]
+        return self._shards.get(shard_id)
 
     async def owner_of(self, shard_id: ShardId) -> str | None:
         """Return the name of the worker that owns a shard, or None if it is unknown."""
@@ -222,7 +221,7 @@ class WorkerView:
         reasons = self._health.why_not_ready()
         shards = [
             answers.OwnedShard(shard=str(shard_id), open=shard.is_open)
-            for shard_id, (shard, _) in sorted(self._shards.items())
+            for shard_id, shard in sorted(self._shards.items())
         ]
         return answers.Worker(
             name=self._me.worker,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
@@ -21,8 +22,9 @@ from connector.kafka.shard_log import ShardLog, Transaction
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
 from connector.runtime.poller import Poller
-from connector.runtime.ports import ShardContext
+from connector.runtime.ports import ShardContext, ShardSpec
 from connector.runtime.shard import Shard
+from connector.runtime.startup import StartupDeadline
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
 from connector.upstream.api_key import ApiKey
@@ -132,28 +134,32 @@ async def latency(
         SOURCE,
     )
     reader = Reader(clients)
-    log = ShardLog(
-        ShardId(_FEED, 0),
-        1,
-        topics=topics,
-        clients=clients,
-        reader=reader,
-        codec=Codec(SingleObject()),
-    )
+
+    def new_log() -> ShardLog:
+        return ShardLog(
+            ShardId(_FEED, 0),
+            1,
+            topics=topics,
+            clients=clients,
+            reader=reader,
+            codec=Codec(SingleObject()),
+        )
+
     with ThreadPoolExecutor(1) as executor:
-        tools = ShardContext(
+        context = ShardContext(
             observer,
             clock,
             executor,
             SOURCE,
-            20.0,
-            lambda: poller.cover([shard] if shard.is_polled else []),
+            grace_seconds=20.0,
+            polling_changed=lambda: poller.cover([shard] if shard.is_polled else []),
+            startup=StartupDeadline(math.inf),
         )
-        shard = Shard(ShardId(_FEED, 0), rules(name), frozenset(SYMBOLS), log, tools)
-        owner, asking = (
-            asyncio.create_task(shard.run()),
-            asyncio.create_task(poller.run()),
-        )
+        spec = ShardSpec(ShardId(_FEED, 0), rules(name), frozenset(SYMBOLS))
+        shard = Shard(spec, new_log, context)
+        owner = asyncio.create_task(shard.run())
+        asking = asyncio.create_task(poller.run())
+        shard.assign()
         try:
             async with asyncio.timeout(60 + checks * interval_seconds * 3):
                 while len(observer.published_ms) < (checks + _WARM_UP) * len(SYMBOLS):  # noqa: ASYNC110 -- a list does not wake
@@ -161,6 +167,8 @@ async def latency(
         finally:
             asking.cancel()
             shard.close()
+            await shard.wait_closed()
+            owner.cancel()
             await asyncio.wait([owner, asking])
             await client.close()
     reader.close()

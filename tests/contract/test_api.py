@@ -23,8 +23,9 @@ from connector.core.transition import FeedRules
 from connector.kafka.names import ShardId
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
-from connector.runtime.ports import AnswerTimes, ShardContext
+from connector.runtime.ports import AnswerTimes, ShardContext, ShardSpec
 from connector.runtime.shard import Shard
+from connector.runtime.startup import StartupDeadline
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
 from connector.web import api as runtime_api
@@ -70,7 +71,7 @@ class Stack:
             Metrics(["a", "b"]),
         )
         self.pool = ThreadPoolExecutor(2)
-        shards: dict[ShardId, tuple[Shard, object]] = {}
+        shards: dict[ShardId, Shard] = {}
         self.status = Shown(
             config,
             ME,
@@ -78,19 +79,20 @@ class Stack:
             clock=Clock(),
             shards=shards,
         )
-        tools = ShardContext(
+        context = ShardContext(
             MetricsObserver(self.metrics),
             Clock(),
             self.pool,
             ME,
-            math.inf,
-            lambda: None,
+            grace_seconds=math.inf,
+            polling_changed=lambda: None,
+            startup=StartupDeadline(math.inf),
             published=self.status.published,
         )
-        self.shard = Shard(
-            ShardId("a", 0), FeedRules("a"), frozenset({"BTC", "ETH"}), self.log, tools
-        )
-        shards[self.shard.id] = (self.shard, None)
+        symbols = frozenset({"BTC", "ETH"})
+        spec = ShardSpec(ShardId("a", 0), FeedRules("a"), symbols)
+        self.shard = Shard(spec, lambda: self.log, context)
+        shards[self.shard.id] = self.shard
         self.api = Api(config.http, self.status, write_seconds=0.3)
         self.listener = Listener(
             self.metrics,
@@ -103,14 +105,17 @@ class Stack:
 
     async def start(self) -> None:
         self.running = asyncio.create_task(self.shard.run())
+        self.shard.assign()
         await self.listener.start()
         await until(lambda: self.shard.is_open)
 
     async def stop(self) -> None:
         self.shard.close()
+        await self.shard.wait_closed()
+        self.running.cancel()
         self.api.close()
         await self.listener.stop()
-        await self.running
+        await asyncio.wait([self.running])
         self.pool.shutdown()
 
     async def see(self, symbol: str, answer: bytes | Status) -> None:
@@ -274,13 +279,13 @@ async def test_why_there_is_no_snapshot_is_said(
     status, body = await asked(stack, client, "ETH")
     assert (status, body["detail"]) == (
         409,
-        "no snapshot: nothing has been seen of it yet",
+        "no snapshot: the symbol has not been observed yet",
     )
     await stack.see("ETH", Status.MISSING)
     status, body = await asked(stack, client, "ETH")
     assert (status, body["detail"]) == (
         409,
-        "no snapshot: there are no levels, it is MISSING",
+        "no snapshot: there are no levels to publish; it is MISSING",
     )
     status, body = await asked(stack, client, "SOL")
     assert (status, body["owner"]) == (409, None)
@@ -302,19 +307,19 @@ async def test_a_snapshot_that_is_not_committed_in_time_is_on_its_way_and_stays_
     await stack.see("BTC", b'{"spot_price": 1}')
     monkeypatch.setattr(runtime_api, "COMMIT_WAIT_SECONDS", 0.05)
     going_on = asyncio.Event()
-    commit = stack.shard._commit
+    commit = stack.shard._publisher._commit
 
     async def hanging(*args: Any) -> None:
         await going_on.wait()
         await commit(*args)
 
-    monkeypatch.setattr(stack.shard, "_commit", hanging)
+    monkeypatch.setattr(stack.shard._publisher, "_commit", hanging)
     nothing = {"event_id": None, "sequence": None}
     assert await asked(stack, client, "BTC", "?feed=a") == (202, nothing)
     assert await asked(stack, client, "BTC", "?feed=a") == (202, nothing)
     going_on.set()
     await until(lambda: len(stack.log.events) == 2)
-    await until(lambda: not stack.shard._asked)
+    await until(lambda: not stack.shard._snapshots)
     assert len(stack.log.events) == 2
 
 

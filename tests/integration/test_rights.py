@@ -303,7 +303,7 @@ def test_no_secret_is_shown_anywhere(
         with start_worker(given, arguments=["--log-level", "DEBUG"]) as worker:
             simulator.ask("/_control/faults", {"fault": "nan", "count": 1})
             wait_until(
-                lambda: "entry to quarantine" in worker.log(),
+                lambda: "entry quarantined" in worker.log(),
                 "an entry in quarantine",
                 worker,
             )

@@ -1,11 +1,12 @@
-"""What waits to be committed: in order, bounded, and never lost but where it says so."""
+"""Observations that wait to be committed stay in order, bounded, and accounted for."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.core.model import Levels, Observation
+from connector.core.model import Levels, Observation, Source, State, Status
+from connector.core.transition import Transition
 from connector.kafka.shard_log import Quarantined
 from connector.runtime.inbox import MAX_WAITING, Attempt, Inbox, Work
 from tests.support.levels import seen
@@ -14,110 +15,138 @@ quick = settings(deadline=None, derandomize=True, max_examples=150)
 
 
 def shown(number: int, symbol: str = "A", collapsed: int = 0) -> Observation:
-    return seen(Levels(spot_price=float(number)), symbol=symbol, collapsed=collapsed)
+    levels = Levels(spot_price=float(number))
+    return seen(levels, symbol=symbol, collapsed=collapsed)
 
 
 def bad(symbol: str, number: int) -> Quarantined:
     return Quarantined(symbol, b"", "malformed", str(number), number, None)
 
 
-class Counted(Inbox):
-    """An inbox, and how many observations it gave up."""
+def state(symbol: str = "A", sequence: int = 1, observed_at: int = 1) -> State:
+    source = Source("1", "group", "worker")
+    return State(
+        "all", symbol, sequence, Status.LIVE, None, observed_at, "", source=source
+    )
+
+
+class CountingInbox(Inbox):
+    """Also counts the observations that newer ones replaced."""
 
     def __init__(self) -> None:
-        self.dropped = 0
+        self.collapsed = 0
         super().__init__(self._count)
 
     def _count(self) -> None:
-        self.dropped += 1
+        self.collapsed += 1
 
 
 def test_an_empty_inbox_is_false_and_gives_nothing() -> None:
-    inbox = Counted()
+    inbox = CountingInbox()
     assert not inbox
-    assert inbox.take() == inbox.take()
+    assert inbox.take() == Work()
     inbox.quarantine(bad("A", 1))
     assert inbox
 
 
 def test_observations_of_a_symbol_are_kept_in_order() -> None:
-    inbox = Counted()
+    inbox = CountingInbox()
     for number in range(4):
         inbox.add(shown(number, "AB"[number % 2]))
-    seen_ = inbox.take().seen
-    assert [o for o in seen_ if o.symbol == "A"] == [shown(0, "A"), shown(2, "A")]
-    assert [o for o in seen_ if o.symbol == "B"] == [shown(1, "B"), shown(3, "B")]
+    taken = inbox.take().observations
+    of_a = [observation for observation in taken if observation.symbol == "A"]
+    of_b = [observation for observation in taken if observation.symbol == "B"]
+    assert of_a == [shown(0, "A"), shown(2, "A")]
+    assert of_b == [shown(1, "B"), shown(3, "B")]
     assert not inbox
 
 
-def test_the_newest_overtakes_and_counts_where_too_many_wait() -> None:
-    inbox = Counted()
+def test_if_too_many_wait_the_newest_are_collapsed_and_counted() -> None:
+    inbox = CountingInbox()
     for number in range(MAX_WAITING + 3):
         inbox.add(shown(number))
-    waiting = inbox.take().seen
-    assert waiting == (
-        *map(shown, range(MAX_WAITING - 1)),
-        shown(MAX_WAITING + 2, collapsed=3),
-    )
-    assert inbox.dropped == 3
+    oldest = [shown(number) for number in range(MAX_WAITING - 1)]
+    newest = shown(MAX_WAITING + 2, collapsed=3)
+    assert inbox.take().observations == (*oldest, newest)
+    assert inbox.collapsed == 3
 
 
-def test_one_symbol_never_crowds_out_another() -> None:
-    inbox = Counted()
+def test_a_symbol_never_crowds_out_another() -> None:
+    inbox = CountingInbox()
     inbox.add(shown(0, "B"))
     for number in range(50):
         inbox.add(shown(number, "A"))
-    assert [o for o in inbox.take().seen if o.symbol == "B"] == [shown(0, "B")]
+    assert shown(0, "B") in inbox.take().observations
 
 
-def test_what_was_not_committed_goes_before_what_came_meanwhile() -> None:
-    inbox = Counted()
+def test_uncommitted_work_goes_before_newer_work() -> None:
+    inbox = CountingInbox()
     inbox.add(shown(1))
     inbox.quarantine(bad("A", 1))
     inbox.quarantine(bad("B", 1))
     work = inbox.take()
     inbox.add(shown(2))
     inbox.quarantine(bad("A", 2))
-    inbox.keep(Attempt(work, (), {}))
+    inbox.keep(Attempt(work))
     assert inbox.settle({}) is None
     again = inbox.take()
-    assert again.seen == (shown(1), shown(2))
+    assert again.observations == (shown(1), shown(2))
     assert set(again.quarantined) == {bad("A", 2), bad("B", 1)}
+
+
+def test_an_attempt_collects_events_and_the_last_state_of_each_symbol() -> None:
+    transitions = [Transition(state(sequence=1)), Transition(state(sequence=2))]
+    attempt = Attempt.of(Work(), transitions)
+    assert attempt.states == {"A": state(sequence=2)}
+    assert attempt
+    assert not Attempt.of(Work((shown(1),)), [Transition(dropped="older")])
+
+
+def test_an_attempt_is_committed_if_every_state_of_it_is_found() -> None:
+    attempt = Attempt(Work(), (), {"A": state(sequence=2, observed_at=5)})
+    assert attempt.was_committed({"A": state(sequence=2, observed_at=5)})
+    assert not attempt.was_committed({"A": state(sequence=2, observed_at=4)})
+    assert not attempt.was_committed({"A": state(sequence=1, observed_at=5)})
+    assert not attempt.was_committed({})
+    assert not Attempt(Work((), (bad("A", 1),))).was_committed({})
 
 
 @quick
 @given(
     st.lists(st.sampled_from("AB"), max_size=60), st.lists(st.booleans(), max_size=12)
 )
-def test_through_any_failures_order_is_kept_and_what_is_given_up_is_counted(
-    symbols: str, commits: list[bool]
+def test_through_any_failures_order_is_kept_and_losses_are_counted(
+    symbols: list[str], commits: list[bool]
 ) -> None:
-    inbox, committed = Counted(), list[Observation]()
+    inbox = CountingInbox()
+    committed: list[Observation] = []
     for number, symbol in enumerate(symbols):
         inbox.add(shown(number, symbol))
         if number % 5 == 4 and commits:
             work = inbox.take()
             if commits.pop():
-                committed += work.seen
+                committed += work.observations
             else:
-                inbox.keep(Attempt(work, (), {}))
+                inbox.keep(Attempt(work))
                 inbox.settle({})
-    committed += inbox.take().seen
-    assert len(committed) + inbox.dropped == len(symbols)
-    assert sum(observation.collapsed for observation in committed) == inbox.dropped
+    committed += inbox.take().observations
+    assert len(committed) + inbox.collapsed == len(symbols)
+    collapsed = sum(observation.collapsed for observation in committed)
+    assert collapsed == inbox.collapsed
     for symbol in "AB":
-        values = [
-            o.entry.levels.spot_price
-            for o in committed
-            if o.symbol == symbol and o.entry is not None
-        ]
-        assert values == sorted(values, key=lambda value: value or 0.0)
-        newest = [number for number, other in enumerate(symbols) if other == symbol]
-        assert (values[-1:] or [None]) == ([float(newest[-1])] if newest else [None])
+        prices = []
+        for observation in committed:
+            if observation.symbol == symbol and observation.entry is not None:
+                prices.append(observation.entry.levels.spot_price or 0.0)
+        numbers = [number for number, other in enumerate(symbols) if other == symbol]
+        assert prices == sorted(prices)
+        assert prices[-1:] == [float(number) for number in numbers[-1:]]
 
 
-def test_what_the_broker_refuses_is_tried_symbol_by_symbol_and_given_up_alone() -> None:
-    inbox, refused, committed = Counted(), 0, []
+def test_refused_symbols_are_tried_alone_and_given_up_alone() -> None:
+    inbox = CountingInbox()
+    refused = 0
+    committed = []
     for number in range(6):
         inbox.add(shown(number, "ABC"[number % 3]))
     inbox.quarantine(bad("A", 1))
@@ -131,18 +160,20 @@ def test_what_the_broker_refuses_is_tried_symbol_by_symbol_and_given_up_alone() 
         Work((shown(0, "A"), shown(3, "A")), (bad("A", 1),)),
         Work((shown(2, "C"), shown(5, "C"))),
     ]
-    assert (refused, inbox.dropped) == (2, 0)
+    assert (refused, inbox.collapsed) == (2, 0)
     for symbol in "AABC":
         inbox.add(shown(7, symbol))
     assert [sorted(inbox.take().symbols) for _ in range(2)] == [["A", "C"], ["B"]]
     inbox.add(shown(8, "B"))
     inbox.add(shown(8, "C"))
-    assert inbox.take().symbols == {"B", "C"}  # B went through
+    assert inbox.take().symbols == {"B", "C"}, "B was committed"
 
 
-def test_clearing_forgets_everything() -> None:
-    inbox = Counted()
+def test_clearing_forgets_everything_and_returns_the_number_of_observations() -> None:
+    inbox = CountingInbox()
     inbox.add(shown(1))
+    inbox.keep(Attempt(inbox.take()))
+    inbox.add(shown(2))
     inbox.quarantine(bad("A", 1))
-    assert inbox.clear() == 1
+    assert inbox.clear() == 2
     assert not inbox

@@ -1,10 +1,11 @@
-"""What a shard makes of the answers it is shown, with its log in memory."""
+"""The life of a shard and the events it makes of answers, with its log in memory."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -19,14 +20,17 @@ from connector.errors import (
     AccessDenied,
     KafkaUnavailable,
     SetupError,
+    ShardCorrupt,
     ShardFenced,
     Unpublishable,
 )
 from connector.kafka.names import ShardId
 from connector.kafka.shard_log import Writer
+from connector.runtime.backoff import FENCED_BACKOFF, Backoff
 from connector.runtime.clock import Clock
-from connector.runtime.ports import AnswerTimes, ShardContext, StartupDeadline
+from connector.runtime.ports import AnswerTimes, Phase, ShardContext, ShardSpec
 from connector.runtime.shard import Shard
+from connector.runtime.startup import StartupDeadline
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
 from tests.support.memory_log import MemoryLog
@@ -34,454 +38,581 @@ from tests.support.memory_log import MemoryLog
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from connector.errors import KafkaError
+    from connector.kafka.shard_log import Restored
 
 ME = Source("test", "group", "worker")
 SHARD = ShardId("all", 0)
 SECOND = 1_000_000
+AT_ONCE = Backoff(0.001, 0.001)
+
+
+class FaultyLog(MemoryLog):
+    """A log whose opening can be delayed, and can fail or find another writer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_open = threading.Event()
+        self.may_open.set()
+        self.open_error: KafkaError | None = None
+        self.writer_at_next_open: Writer | None = None
+
+    def open(self) -> Restored:
+        assert self.may_open.wait(10)
+        if self.open_error is not None:
+            raise self.open_error
+        if self.writer_at_next_open is not None:
+            self.writer = self.writer_at_next_open
+        return super().open()
+
+
+class RecordingObserver(MetricsObserver):
+    """Also records the phases of the shard."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__(metrics)
+        self.phases: list[Phase] = []
+
+    def shard_changed(
+        self, shard: ShardId, phase: Phase, polled: frozenset[str]
+    ) -> None:
+        super().shard_changed(shard, phase, polled)
+        self.phases.append(phase)
 
 
 class Bench:
-    """A shard that runs, its log, and the moment that answers are of."""
+    """A shard whose task runs, its log, and its metrics."""
 
-    def __init__(self, trial: StartupDeadline | None = None) -> None:
-        self.log = MemoryLog()
+    def __init__(
+        self,
+        startup: StartupDeadline | None = None,
+        fenced_backoff: Backoff = AT_ONCE,
+    ) -> None:
+        self.log = FaultyLog()
+        self.logs_created = 0
         self.metrics = Metrics(["all"])
-        self.polled = asyncio.Event()
+        self.observer = RecordingObserver(self.metrics)
         self.pool = ThreadPoolExecutor(2)
-        tools = ShardContext(
-            MetricsObserver(self.metrics),
-            Clock(),
-            self.pool,
-            ME,
-            1.0,
-            self._changed,
-            trial or StartupDeadline(math.inf),
+        context = ShardContext(
+            observer=self.observer,
+            clock=Clock(),
+            executor=self.pool,
+            source=ME,
+            grace_seconds=1.0,
+            polling_changed=lambda: None,
+            startup=startup or StartupDeadline(math.inf),
+            backoff=AT_ONCE,
+            fenced_backoff=fenced_backoff,
         )
-        self.shard = Shard(
-            SHARD, FeedRules("all"), frozenset({"BTC", "ETH"}), self.log, tools
-        )
+        spec = ShardSpec(SHARD, FeedRules("all"), frozenset({"BTC", "ETH"}))
+        self.shard = Shard(spec, self._new_log, context)
         self.task = asyncio.create_task(self.shard.run())
 
-    def _changed(self) -> None:
-        if self.shard.is_polled:
-            self.polled.set()
+    def _new_log(self) -> FaultyLog:
+        self.logs_created += 1
+        return self.log
 
-    def show(
+    async def open(self) -> None:
+        self.shard.assign()
+        await self.until(lambda: self.shard.is_open)
+
+    async def close(self) -> None:
+        self.shard.close()
+        await self.shard.wait_closed()
+
+    async def end(self) -> None:
+        self.log.goes_on.set()
+        await self.close()
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        self.pool.shutdown()
+
+    def answer(
         self,
         answer: dict[str, Any] | bytes | Status,
-        asked_ago_seconds: float = 0.0,
+        *,
         symbol: str = "BTC",
-    ) -> None:
-        now = Clock.now()
+        asked_ago_seconds: float = 0.0,
+        at: int | None = None,
+    ) -> int | None:
+        """Give an answer to the shard, complete now unless `at` says otherwise."""
         raw = json.dumps(answer).encode() if isinstance(answer, dict) else answer
-        self.shard.observe(
-            symbol, raw, AnswerTimes(time.monotonic() - asked_ago_seconds, now, now, ME)
-        )
+        at = Clock.now() if at is None else at
+        asked_at = time.monotonic() - asked_ago_seconds
+        return self.shard.observe(symbol, raw, AnswerTimes(asked_at, at, at, ME))
 
-    async def until(self, true: Callable[[], object]) -> None:
+    async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(10):
-            while not true():  # noqa: ASYNC110 -- what is waited for is in the shard, and tells nobody
+            while not condition():  # noqa: ASYNC110 -- the shard tells nobody
                 await asyncio.sleep(0)
 
     async def settled(self) -> None:
-        """Whatever was shown is committed, or was nothing new."""
-        await self.until(
-            lambda: not self.shard.inbox and self.shard._publishing_since is None
-        )
+        """Wait until all answers are committed, or have turned out to be no news."""
+        await self.until(lambda: self.shard.is_open)
+        await self.until(lambda: not self.shard.inbox)
+        await self.until(lambda: not self.shard.is_publishing)
+        await self.idle()
+
+    async def idle(self) -> None:
+        """Give every task the time to do what it can do without Kafka."""
         for _ in range(50):
             await asyncio.sleep(0)
+
+    async def publishing(self) -> None:
+        """Wait until a transaction is in progress."""
+        await self.until(lambda: self.shard.is_publishing)
+
+    async def hang_in_a_commit(self, answer: dict[str, Any]) -> None:
+        self.log.goes_on.clear()
+        self.answer(answer)
+        await self.publishing()
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+    def dropped(self, reason: str) -> float | None:
+        name = "gex_observations_dropped_total"
+        return self.sample(name, feed="all", reason=reason)
+
+    def kinds(self) -> list[Kind]:
+        return [event.kind for event in self.log.events]
+
+    def spot_prices(self) -> list[float | None]:
+        """Return the spot price of each symbol in the topic."""
+        prices = []
+        for state in self.log.states.values():
+            if state.levels is not None:
+                prices.append(state.levels.spot_price)
+        return prices
 
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     made = Bench()
-    await made.polled.wait()
+    await made.open()
     yield made
-    made.shard.close()
-    await made.task
-    made.pool.shutdown()
+    await made.end()
 
 
-def kinds(bench: Bench) -> list[Kind]:
-    return [event.kind for event in bench.log.events]
+def computed(seconds_ago: int) -> dict[str, Any]:
+    at = datetime.fromtimestamp(Clock.now() // SECOND - seconds_ago, UTC)
+    return {"spot_price": 1, "computed_at": at.isoformat()}
+
+
+# --- answers ---
+
+
+async def test_an_answer_returns_when_the_newest_levels_were_computed(
+    bench: Bench,
+) -> None:
+    newest = computed(seconds_ago=5)
+    expected = datetime.fromisoformat(newest["computed_at"]).timestamp() * SECOND
+    assert bench.answer({"spot_price": 1}) is None
+    assert bench.answer(newest) == expected
+    assert bench.answer(computed(seconds_ago=9)) == expected
+    assert bench.answer(Status.MISSING) == expected
 
 
 async def test_the_same_answer_makes_stale_levels_fresh_again(bench: Bench) -> None:
-    bench.show({"spot_price": 1})
+    bench.answer({"spot_price": 1})
     await bench.settled()
-    bench.shard._states["BTC"] = replace(bench.log.states["BTC"], status=Status.STALE)
-    bench.show({"spot_price": 1})
+    stale = replace(bench.log.states["BTC"], status=Status.STALE)
+    assert bench.shard._opened is not None
+    bench.shard._opened.states["BTC"] = stale
+    bench.answer({"spot_price": 1})
     await bench.settled()
-    assert kinds(bench) == [Kind.SNAPSHOT, Kind.FRESH]
+    assert bench.kinds() == [Kind.SNAPSHOT, Kind.FRESH]
 
 
-async def test_an_entry_that_was_of_no_use_is_looked_at_again_and_quarantined_once(
+async def test_a_refused_entry_is_decoded_again_and_quarantined_once(
     bench: Bench,
 ) -> None:
-    ahead = Clock.now() + 61 * SECOND
-    entry = {
-        "spot_price": 1,
-        "computed_at": datetime.fromtimestamp(ahead / SECOND, UTC).isoformat(),
-    }
-    bench.show(entry)
-    bench.show(entry)
+    entry = computed(seconds_ago=-61)
+    bench.answer(entry)
+    bench.answer(entry)
     await bench.settled()
-    assert (kinds(bench), len(bench.log.quarantined)) == ([], 1)
-    later = Clock.now() + 5 * SECOND
-    bench.shard.observe(
-        "BTC",
-        json.dumps(entry).encode(),
-        AnswerTimes(time.monotonic(), later, later, ME),
-    )
+    assert bench.kinds() == []
+    assert len(bench.log.quarantined) == 1
+    bench.answer(entry, at=Clock.now() + 5 * SECOND)
     await bench.settled()
-    assert kinds(bench) == [Kind.SNAPSHOT]
+    assert bench.kinds() == [Kind.SNAPSHOT]
 
 
-async def test_what_was_asked_before_the_restore_is_not_taken_where_another_has_written_meanwhile(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    bench.log.errors = [ShardFenced("another")]
-    bench.log.writer = Writer("another", "others", 99)
-    bench.shard._failures = -10  # no long wait for the next try
-    bench.show({"spot_price": 1})
+async def test_after_a_restore_the_same_answer_is_compared_again(bench: Bench) -> None:
+    bench.log.errors = [Unpublishable("too large")]
+    bench.answer({"spot_price": 1})
     await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
-    assert "another fleet uses these topics" in caplog.text
-    bench.show(Status.MISSING, asked_ago_seconds=60)
+    bench.answer({"spot_price": 1})
     await bench.settled()
-    assert kinds(bench) == []
-    bench.show(Status.MISSING)
-    await bench.settled()
-    assert kinds(bench) == [Kind.MISSING]
+    assert bench.kinds() == [Kind.SNAPSHOT]
 
 
-async def test_what_was_asked_before_a_restore_of_our_own_words_is_taken(
-    bench: Bench,
-) -> None:
-    bench.log.errors = [KafkaUnavailable("away")]
-    bench.show({"spot_price": 1})
-    await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
-    bench.show(Status.MISSING, asked_ago_seconds=60)
-    await bench.settled()
-    assert kinds(bench) == [Kind.SNAPSHOT, Kind.MISSING]
+# --- phases ---
 
 
-async def test_what_a_lost_commit_had_written_after_all_is_not_said_again(
-    bench: Bench,
-) -> None:
-    bench.show({"spot_price": 1})
-    await bench.settled()
-    bench.log.errors, bench.log.committed_all_the_same = (
-        [KafkaUnavailable("no answer")],
-        True,
-    )
-    bench.show(Status.MISSING)
-    bench.show({"spot_price": 2})
-    await bench.until(lambda: bench.log.opened == 2)
-    await bench.settled()
-    assert kinds(bench) == [Kind.SNAPSHOT, Kind.MISSING, Kind.RESTORED]
-    events = bench.metrics.registry.get_sample_value(
-        "gex_events_total", {"feed": "all", "kind": "RESTORED"}
-    )
-    assert events == 1
-
-
-@pytest.mark.parametrize("another_has_written", [False, True])
-async def test_what_waits_when_the_group_gives_a_shard_up_is_published_unless_another_has_written_since(
-    another_has_written: bool,
-) -> None:
-    first = Bench()
-    await first.polled.wait()
-    first.show({"spot_price": 1})
-    await first.settled()
-    first.log.errors = [KafkaUnavailable("away")]
-    first.show({"spot_price": 2})
-    await first.until(lambda: not first.log.errors)
-    first.shard.lose()
-    await first.task
-    if another_has_written:
-        first.log.writer = Writer("another", "others", 99)
-    second = Shard(
-        SHARD,
-        FeedRules("all"),
-        frozenset({"BTC"}),
-        first.log,
-        first.shard._tools,
-        first.shard.inbox,
-    )
-    task = asyncio.create_task(second.run())
-    await first.until(lambda: second.is_open and not second.inbox)
-    second.close()
-    await task
-    first.pool.shutdown()
-    published = [
-        state.levels.spot_price for state in first.log.states.values() if state.levels
+async def test_a_shard_opens_and_closes_in_order() -> None:
+    bench = Bench()
+    assert bench.shard.phase is Phase.CLOSED
+    await bench.open()
+    await bench.close()
+    assert bench.observer.phases == [
+        Phase.OPENING,
+        Phase.OPEN,
+        Phase.CLOSING,
+        Phase.CLOSED,
     ]
-    lost = first.metrics.registry.get_sample_value(
-        "gex_observations_dropped_total", {"feed": "all", "reason": "lost"}
-    )
-    assert (published, lost) == (([1.0], 1.0) if another_has_written else ([2.0], 0.0))
+    await bench.open()
+    assert bench.logs_created == 2
+    await bench.end()
 
 
-async def test_what_waits_is_kept_where_the_last_word_of_another_was_known_before() -> (
-    None
-):
-    first = Bench()
-    first.log.writer = Writer("another", "group", 7)
-    await first.polled.wait()
-    first.log.errors = [KafkaUnavailable("away")]
-    first.show({"spot_price": 2})
-    await first.until(lambda: first.log.opened == 2)
-    await first.settled()
-    first.shard.close()
-    await first.task
-    first.pool.shutdown()
-    assert [
-        state.levels.spot_price for state in first.log.states.values() if state.levels
-    ] == [2.0]
+async def test_an_assignment_that_ends_at_once_opens_nothing() -> None:
+    bench = Bench()
+    bench.shard.assign()
+    bench.shard.close()
+    await bench.shard.wait_closed()
+    bench.shard.assign()
+    bench.shard.abandon()
+    await bench.idle()
+    assert bench.log.opened == 0
+    await bench.end()
 
 
-async def test_what_is_inside_a_commit_that_hangs_while_the_shard_goes_and_comes_back_is_not_lost() -> (
-    None
-):
-    first = Bench()
-    await first.polled.wait()
-    first.show({"spot_price": 1})
-    await first.settled()
-    first.log.goes_on.clear()
-    first.log.errors = [KafkaUnavailable("away")]
-    first.show({"spot_price": 2})
-    await first.until(lambda: first.shard._publishing_since is not None)
-    first.shard.lose()
-    second = Shard(
-        SHARD,
-        FeedRules("all"),
-        frozenset({"BTC"}),
-        first.log,
-        first.shard._tools,
-        first.shard.inbox,
-    )
-    task = asyncio.create_task(second.run())
-    first.log.goes_on.set()
-    await first.until(lambda: second.is_open and not second.inbox)
-    second.close()
-    await asyncio.wait([task, first.task])
-    first.pool.shutdown()
-    assert [
-        state.levels.spot_price for state in first.log.states.values() if state.levels
-    ] == [2.0]
+async def test_a_shard_that_is_assigned_twice_is_opened_once(bench: Bench) -> None:
+    bench.shard.assign()
+    await bench.settled()
+    assert bench.log.opened == 1
 
 
-async def test_what_waits_is_committed_before_a_shard_is_handed_over(
+async def test_a_shard_that_is_lost_while_a_call_hangs_waits_for_it_before_it_reopens(
     bench: Bench,
 ) -> None:
-    bench.log.goes_on.clear()
-    bench.show({"spot_price": 1})
-    await bench.until(lambda: bench.shard._publishing_since is not None)
-    bench.show({"spot_price": 2})
-    bench.shard.close(0.25)
+    await bench.hang_in_a_commit({"spot_price": 1})
+    bench.shard.abandon()
+    bench.shard.assign()
+    await bench.idle()
+    assert bench.shard.phase is Phase.CLOSING
+    assert bench.log.opened == 1
     bench.log.goes_on.set()
-    await bench.task
-    assert bench.log.spent == [0.0, 0.25], "as it was when the shard was given up"
-    assert [
-        state.levels.spot_price for state in bench.log.states.values() if state.levels
-    ] == [2.0]
+    await bench.until(lambda: bench.shard.is_open)
+    assert bench.log.opened == 2
+    assert bench.observer.phases[-3:] == [Phase.CLOSED, Phase.OPENING, Phase.OPEN]
 
 
-async def test_a_commit_is_not_taken_for_made_where_only_a_refresh_without_an_event_was_in_it(
-    bench: Bench,
-) -> None:
-    def entry(second: int) -> dict[str, Any]:
-        return {
-            "spot_price": 1,
-            "computed_at": datetime.fromtimestamp(
-                Clock.now() // SECOND - 9 + second, UTC
-            ).isoformat(),
-        }
-
-    bench.show(entry(0))
-    await bench.settled()
-    bench.log.errors = [KafkaUnavailable("away")]
-    bench.show(refreshed := entry(1))
-    await bench.until(lambda: bench.log.opened == 2)
-    await bench.settled()
-    computed_at = bench.log.states["BTC"].computed_at
-    assert computed_at is not None
-    assert (
-        datetime.fromtimestamp(computed_at / SECOND, UTC).isoformat()
-        == refreshed["computed_at"]
-    )
+async def test_a_shard_that_is_lost_while_it_is_opened_is_not_opened() -> None:
+    bench = Bench()
+    bench.log.may_open.clear()
+    bench.shard.assign()
+    await bench.until(lambda: bench.shard.phase is Phase.OPENING)
+    bench.shard.abandon()
+    bench.log.may_open.set()
+    await bench.shard.wait_closed()
+    assert Phase.OPEN not in bench.observer.phases
+    await bench.end()
 
 
-async def test_after_a_restore_the_same_answer_is_looked_at_again(bench: Bench) -> None:
-    bench.log.errors = [Unpublishable("too large")]
-    bench.show({"spot_price": 1})
-    await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
-    bench.show({"spot_price": 1})
-    await bench.settled()
-    assert kinds(bench) == [Kind.SNAPSHOT]
+async def test_an_error_that_no_retry_cures_ends_the_task_and_closes_the_shard() -> (
+    None
+):
+    bench = Bench()
+    bench.log.open_error = ShardCorrupt("a record of somebody else")
+    bench.shard.assign()
+    with pytest.raises(ShardCorrupt):
+        await bench.task
+    assert bench.shard.phase is Phase.CLOSED
+    bench.pool.shutdown()
 
 
-async def test_nothing_gets_to_kafka_while_a_shard_is_not_open(bench: Bench) -> None:
-    found = [bench.shard.is_stuck]
-    bench.shard._publishing_since = time.monotonic() - 6
-    found.append(bench.shard.is_stuck)
-    bench.shard._publishing_since = None
-    bench.shard._set(is_open=False, is_polled=True)
-    found.append(bench.shard.is_stuck)
-    assert found == [False, True, True]
-
-
-async def test_what_was_not_committed_is_compared_again_with_what_is_restored(
-    bench: Bench,
-) -> None:
-    bench.log.errors = [KafkaUnavailable("away")]
-    bench.show({"spot_price": 1})
-    await bench.until(lambda: bench.log.opened == 2)
-    await bench.settled()
-    assert kinds(bench) == [Kind.SNAPSHOT]
-
-
-async def test_what_the_broker_never_takes_is_given_up_and_the_shard_goes_on(
-    bench: Bench,
-) -> None:
-    bench.log.errors = [Unpublishable("too large")]
-    bench.show({"spot_price": 1})
-    await bench.until(lambda: bench.log.opened == 2)
-    bench.show({"spot_price": 2})
-    await bench.settled()
-    assert [event.after.spot_price for event in bench.log.events if event.after] == [
-        2.0
-    ]
-
-
-async def test_what_the_broker_never_takes_takes_no_other_symbol_along(
-    bench: Bench,
-) -> None:
-    bench.log.errors = [Unpublishable("too large"), Unpublishable("too large")]
-    bench.show({"spot_price": 1})
-    bench.show({"spot_price": 2}, symbol="ETH")
-    await bench.until(lambda: bench.log.opened == 3)
-    await bench.settled()
-    assert [(event.symbol, event.kind) for event in bench.log.events] == [
-        ("ETH", Kind.SNAPSHOT)
-    ]
-    dropped = {"feed": "all", "reason": "unpublishable"}
-    assert (
-        bench.metrics.registry.get_sample_value(
-            "gex_observations_dropped_total", dropped
-        )
-        == 1
-    )
-
-
-async def test_a_snapshot_that_the_broker_refuses_takes_no_observation_along(
-    bench: Bench,
-) -> None:
-    bench.show({"spot_price": 1})
-    await bench.settled()
-    bench.log.errors = [Unpublishable("too large")]
-    asked = bench.shard.ask("BTC")
-    bench.show({"spot_price": 2}, symbol="ETH")
-    assert "too large" in str(await asked)
-    await bench.until(lambda: bench.log.opened == 2)
-    await bench.settled()
-    assert [event.symbol for event in bench.log.events] == ["BTC", "ETH"]
-    dropped = {"feed": "all", "reason": "unpublishable"}
-    assert (
-        bench.metrics.registry.get_sample_value(
-            "gex_observations_dropped_total", dropped
-        )
-        == 0
-    )
-
-
-async def test_a_fenced_shard_takes_nothing_until_it_is_open_again(
-    bench: Bench,
-) -> None:
-    bench.log.errors = [ShardFenced("another")]
-    bench.show({"spot_price": 1})
-    await bench.until(lambda: not bench.shard.is_polled)
-    waiting = bench.shard.inbox.clear()
-    bench.show({"spot_price": 1})
-    assert (waiting, bool(bench.shard.inbox)) == (1, False)
-    assert kinds(bench) == []
-
-
-async def test_two_objects_of_one_shard_never_work_at_the_same_time() -> None:
-    first = Bench()
-    await first.polled.wait()
-    second = Shard(
-        SHARD, FeedRules("all"), frozenset({"BTC"}), first.log, first.shard._tools
-    )
-    waiting = asyncio.create_task(second.run())
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert (first.log.opened, second.is_open) == (1, False)
-    first.shard.close()
-    await first.until(lambda: second.is_open)
-    assert first.log.opened == 2
-    second.close()
-    await asyncio.wait([waiting, first.task])
-    first.pool.shutdown()
+async def test_a_closed_shard_is_not_polled_and_takes_no_answers(bench: Bench) -> None:
+    await bench.close()
+    bench.answer({"spot_price": 1})
+    assert not bench.shard.is_polled
+    assert not bench.shard.inbox
 
 
 @pytest.mark.parametrize(("until", "ends"), [(0.0, True), (math.inf, False)])
-async def test_a_right_that_is_missing_ends_the_start_and_is_waited_for_later(
-    until: float, ends: bool
+async def test_a_missing_right_ends_the_start_and_is_waited_for_later(
+    until: float, *, ends: bool
 ) -> None:
     bench = Bench(StartupDeadline(until))
+    await bench.open()
     bench.log.errors = [AccessDenied("no right to write")]
-    await bench.polled.wait()
-    bench.show({"spot_price": 1})
+    bench.answer({"spot_price": 1})
     if ends:
         with pytest.raises(SetupError, match="no right to write"):
             await bench.task
     else:
         await bench.until(lambda: bench.log.opened == 2)
-        bench.shard.close()
-        await bench.task
-    bench.pool.shutdown()
+    await bench.end()
 
 
-async def test_a_snapshot_that_is_asked_for_says_the_levels_last_seen_in_one_event(
-    bench: Bench,
+# --- observations in hand ---
+
+
+@pytest.mark.parametrize("another_has_written", [False, True])
+async def test_waiting_observations_survive_a_lost_shard_unless_another_has_written(
+    bench: Bench, *, another_has_written: bool
 ) -> None:
-    bench.show({"spot_price": 1, "all_expiry": {"hvl": 5}})
-    await bench.settled()
-    bench.show({"spot_price": 1, "all_expiry": {"hvl": 5}, "new": "and no difference"})
-    await bench.settled()
-    asked, again = bench.shard.ask("BTC"), bench.shard.ask("BTC")
-    event = await asked
-    assert again is asked
-    assert bench.log.events[1:] == [event]
-    assert not isinstance(event, str)
-    assert (event.kind, event.status, event.sequence, event.reason) == (
-        Kind.SNAPSHOT,
-        Status.LIVE,
-        2,
-        "asked",
-    )
-    state = bench.log.states["BTC"]
-    assert event.after is not None
-    assert event.after.extra == '{"new":"and no difference"}'
-    assert (event.after, state.published, state.sequence) == (state.levels, None, 2)
-    bench.show({"spot_price": 1, "all_expiry": {"hvl": 6}})
-    await bench.settled()
-    assert kinds(bench) == [Kind.SNAPSHOT, Kind.SNAPSHOT, Kind.CHANGED]
-
-
-async def test_a_snapshot_follows_what_is_committed_with_it(bench: Bench) -> None:
-    bench.show({"spot_price": 1})
+    bench.answer({"spot_price": 1})
     await bench.settled()
     bench.log.goes_on.clear()
-    bench.show({"spot_price": 1}, symbol="ETH")
-    await bench.until(lambda: bench.shard._publishing_since is not None)
-    bench.show({"spot_price": 1, "all_expiry": {"hvl": 6}})
-    asked = bench.shard.ask("BTC")
+    bench.log.errors = [KafkaUnavailable("away")]
+    bench.answer({"spot_price": 2})
+    await bench.publishing()
+    bench.shard.abandon()
     bench.log.goes_on.set()
-    event = await asked
-    assert kinds(bench) == [Kind.SNAPSHOT, Kind.SNAPSHOT, Kind.CHANGED, Kind.SNAPSHOT]
+    await bench.shard.wait_closed()
+    if another_has_written:
+        bench.log.writer = Writer("another", "others", 99)
+    await bench.open()
+    await bench.settled()
+    if another_has_written:
+        assert (bench.spot_prices(), bench.dropped("lost")) == ([1.0], 1.0)
+    else:
+        assert (bench.spot_prices(), bench.dropped("lost")) == ([2.0], 0.0)
+
+
+async def test_waiting_observations_survive_if_the_last_writer_was_known_before() -> (
+    None
+):
+    bench = Bench()
+    bench.log.writer = Writer("another", "group", 7)
+    await bench.open()
+    bench.log.errors = [KafkaUnavailable("away")]
+    bench.answer({"spot_price": 2})
+    await bench.until(lambda: bench.log.opened == 2)
+    await bench.settled()
+    assert bench.spot_prices() == [2.0]
+    await bench.end()
+
+
+async def test_observations_in_a_hanging_commit_survive_a_lost_shard(
+    bench: Bench,
+) -> None:
+    bench.answer({"spot_price": 1})
+    await bench.settled()
+    bench.log.errors = [KafkaUnavailable("away")]
+    await bench.hang_in_a_commit({"spot_price": 2})
+    bench.shard.abandon()
+    bench.shard.assign()
+    bench.log.goes_on.set()
+    await bench.settled()
+    assert bench.spot_prices() == [2.0]
+
+
+async def test_a_lost_shard_publishes_nothing_after_the_hanging_commit(
+    bench: Bench,
+) -> None:
+    await bench.hang_in_a_commit({"spot_price": 1})
+    bench.answer({"spot_price": 2})
+    bench.shard.abandon()
+    bench.log.goes_on.set()
+    await bench.shard.wait_closed()
+    assert bench.spot_prices() == [1.0]
+
+
+async def test_waiting_observations_are_committed_before_a_shard_is_handed_over(
+    bench: Bench,
+) -> None:
+    await bench.hang_in_a_commit({"spot_price": 1})
+    bench.answer({"spot_price": 2})
+    bench.shard.close(0.25)
+    bench.log.goes_on.set()
+    await bench.shard.wait_closed()
+    assert bench.log.spent == [0.0, 0.25], "as it was when the shard was given up"
+    assert bench.spot_prices() == [2.0]
+
+
+async def test_an_uncommitted_observation_is_compared_with_the_restored_state(
+    bench: Bench,
+) -> None:
+    bench.log.errors = [KafkaUnavailable("away")]
+    bench.answer({"spot_price": 1})
+    await bench.until(lambda: bench.log.opened == 2)
+    await bench.settled()
+    assert bench.kinds() == [Kind.SNAPSHOT]
+
+
+async def test_a_commit_whose_answer_was_lost_is_not_repeated(bench: Bench) -> None:
+    bench.answer({"spot_price": 1})
+    await bench.settled()
+    bench.log.errors = [KafkaUnavailable("no answer")]
+    bench.log.committed_all_the_same = True
+    bench.answer(Status.MISSING)
+    bench.answer({"spot_price": 2})
+    await bench.until(lambda: bench.log.opened == 2)
+    await bench.settled()
+    assert bench.kinds() == [Kind.SNAPSHOT, Kind.MISSING, Kind.RESTORED]
+    assert bench.sample("gex_events_total", feed="all", kind="RESTORED") == 1
+
+
+async def test_a_failed_commit_of_a_refresh_without_an_event_is_repeated(
+    bench: Bench,
+) -> None:
+    bench.answer(computed(seconds_ago=9))
+    await bench.settled()
+    bench.log.errors = [KafkaUnavailable("away")]
+    refreshed = computed(seconds_ago=8)
+    bench.answer(refreshed)
+    await bench.until(lambda: bench.log.opened == 2)
+    await bench.settled()
+    computed_at = bench.log.states["BTC"].computed_at
+    assert computed_at is not None
+    moment = datetime.fromtimestamp(computed_at / SECOND, UTC)
+    assert moment.isoformat() == refreshed["computed_at"]
+
+
+async def test_an_answer_to_an_older_question_counts_if_only_this_worker_has_written(
+    bench: Bench,
+) -> None:
+    bench.log.errors = [KafkaUnavailable("away")]
+    bench.answer({"spot_price": 1})
+    await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
+    bench.answer(Status.MISSING, asked_ago_seconds=60)
+    await bench.settled()
+    assert bench.kinds() == [Kind.SNAPSHOT, Kind.MISSING]
+
+
+# --- fencing ---
+
+
+async def test_an_answer_to_an_older_question_is_ignored_if_another_has_written(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.log.errors = [ShardFenced("another")]
+    bench.log.writer = Writer("another", "others", 99)
+    bench.answer({"spot_price": 1})
+    await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
+    assert "another fleet uses these topics" in caplog.text
+    bench.answer(Status.MISSING, asked_ago_seconds=60)
+    await bench.settled()
+    assert bench.kinds() == []
+    bench.answer(Status.MISSING)
+    await bench.settled()
+    assert bench.kinds() == [Kind.MISSING]
+
+
+async def test_a_fenced_shard_takes_no_answers_until_it_is_open_again() -> None:
+    bench = Bench(fenced_backoff=Backoff(60, 60))
+    await bench.open()
+    bench.log.errors = [ShardFenced("another")]
+    bench.answer({"spot_price": 1})
+    await bench.until(lambda: not bench.shard.is_polled)
+    assert bench.shard.phase is Phase.OPENING
+    assert bench.shard.inbox.clear() == 1
+    bench.answer({"spot_price": 1})
+    assert not bench.shard.inbox
+    assert bench.kinds() == []
+    await bench.end()
+
+
+def test_a_fenced_shard_backs_off_two_heartbeats_at_least_and_doubles() -> None:
+    backoff = FENCED_BACKOFF
+    assert backoff.first_seconds >= 2 * 1.5
+    for _ in range(100):
+        assert 3.0 <= backoff.pause_seconds(1) <= 4.5
+        assert 6.0 <= backoff.pause_seconds(2) <= 9.0
+        assert 30.0 <= backoff.pause_seconds(5_000) <= 45.0
+
+
+# --- records that the broker refuses ---
+
+
+async def test_a_refused_record_is_given_up_and_the_shard_continues(
+    bench: Bench,
+) -> None:
+    bench.log.errors = [Unpublishable("too large")]
+    bench.answer({"spot_price": 1})
+    await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
+    bench.answer({"spot_price": 2})
+    await bench.settled()
+    prices = [event.after.spot_price for event in bench.log.events if event.after]
+    assert prices == [2.0]
+
+
+async def test_a_refused_record_takes_no_other_symbol_along(bench: Bench) -> None:
+    bench.log.errors = [Unpublishable("too large"), Unpublishable("too large")]
+    bench.answer({"spot_price": 1})
+    bench.answer({"spot_price": 2}, symbol="ETH")
+    await bench.until(lambda: bench.log.opened == 3)
+    await bench.settled()
+    [event] = bench.log.events
+    assert (event.symbol, event.kind) == ("ETH", Kind.SNAPSHOT)
+    assert bench.dropped("unpublishable") == 1
+
+
+async def test_a_refused_snapshot_takes_no_observation_along(bench: Bench) -> None:
+    bench.answer({"spot_price": 1})
+    await bench.settled()
+    bench.log.errors = [Unpublishable("too large")]
+    request = bench.shard.request_snapshot("BTC")
+    bench.answer({"spot_price": 2}, symbol="ETH")
+    assert "too large" in str(await request)
+    await bench.until(lambda: bench.log.opened == 2)
+    await bench.settled()
+    assert [event.symbol for event in bench.log.events] == ["BTC", "ETH"]
+    assert bench.dropped("unpublishable") == 0
+
+
+# --- readiness ---
+
+
+async def test_a_shard_is_stuck_while_it_is_not_open_or_a_commit_is_slow(
+    bench: Bench,
+) -> None:
+    found = [(bench.shard.is_stuck, bench.shard.why_not_ready())]
+    bench.shard._publisher._started_at = time.monotonic() - 6
+    found.append((bench.shard.is_stuck, bench.shard.why_not_ready()))
+    bench.shard._publisher._started_at = None
+    await bench.close()
+    found.append((bench.shard.is_stuck, bench.shard.why_not_ready()))
+    assert found == [
+        (False, None),
+        (True, "shard all-0 has been committing for 6 s"),
+        (True, "shard all-0 is not open"),
+    ]
+
+
+# --- snapshots ---
+
+
+async def test_requests_for_a_snapshot_share_one_event_with_the_latest_levels(
+    bench: Bench,
+) -> None:
+    bench.answer({"spot_price": 1, "all_expiry": {"hvl": 5}})
+    await bench.settled()
+    bench.answer({"spot_price": 1, "all_expiry": {"hvl": 5}, "new": "no difference"})
+    await bench.settled()
+    request = bench.shard.request_snapshot("BTC")
+    assert bench.shard.request_snapshot("BTC") is request
+    event = await request
+    assert bench.log.events[1:] == [event]
     assert not isinstance(event, str)
+    assert (event.kind, event.status) == (Kind.SNAPSHOT, Status.LIVE)
+    assert (event.sequence, event.reason) == (2, "asked")
+    assert event.after is not None
+    assert event.after.extra == '{"new":"no difference"}'
+    state = bench.log.states["BTC"]
+    assert (event.after, state.published, state.sequence) == (state.levels, None, 2)
+    bench.answer({"spot_price": 1, "all_expiry": {"hvl": 6}})
+    await bench.settled()
+    assert bench.kinds() == [Kind.SNAPSHOT, Kind.SNAPSHOT, Kind.CHANGED]
+
+
+async def test_a_snapshot_follows_the_observations_of_its_transaction(
+    bench: Bench,
+) -> None:
+    bench.answer({"spot_price": 1})
+    await bench.settled()
+    bench.log.goes_on.clear()
+    bench.answer({"spot_price": 1}, symbol="ETH")
+    await bench.publishing()
+    bench.answer({"spot_price": 1, "all_expiry": {"hvl": 6}})
+    request = bench.shard.request_snapshot("BTC")
+    bench.log.goes_on.set()
+    event = await request
+    assert not isinstance(event, str)
+    assert bench.kinds()[2:] == [Kind.CHANGED, Kind.SNAPSHOT]
     assert event.after == bench.log.events[2].after
 
 
@@ -489,53 +620,60 @@ async def test_a_snapshot_follows_what_is_committed_with_it(bench: Bench) -> Non
 async def test_a_snapshot_whose_commit_is_unknown_is_published_once(
     bench: Bench, *, committed: bool
 ) -> None:
-    bench.show({"spot_price": 1})
+    bench.answer({"spot_price": 1})
     await bench.settled()
-    bench.log.errors, bench.log.committed_all_the_same = (
-        [KafkaUnavailable("time-out")],
-        committed,
-    )
-    event = await bench.shard.ask("BTC")
+    bench.log.errors = [KafkaUnavailable("time-out")]
+    bench.log.committed_all_the_same = committed
+    event = await bench.shard.request_snapshot("BTC")
     await bench.settled()
     assert not isinstance(event, str)
-    assert [(one.kind, one.sequence) for one in bench.log.events] == [
-        (Kind.SNAPSHOT, 1),
-        (Kind.SNAPSHOT, 2),
-    ]
     assert event.sequence == 2
+    published = [(event.kind, event.sequence) for event in bench.log.events]
+    assert published == [(Kind.SNAPSHOT, 1), (Kind.SNAPSHOT, 2)]
 
 
-async def test_a_snapshot_is_not_published_once_more_after_another_has_written(
+async def test_a_snapshot_is_not_repeated_after_another_worker_has_written(
     bench: Bench,
 ) -> None:
-    bench.show({"spot_price": 1})
+    bench.answer({"spot_price": 1})
     await bench.settled()
-    bench.log.errors, bench.log.committed_all_the_same = [ShardFenced("another")], True
-    asked = bench.shard.ask("BTC")
-    await bench.until(lambda: not bench.log.errors)
-    bench.log.writer = Writer("another", "group", 99)
-    assert "`changes` says" in str(await asked)
-    await bench.until(lambda: bench.shard.is_open)
+    bench.log.goes_on.clear()
+    bench.log.errors = [ShardFenced("another")]
+    bench.log.committed_all_the_same = True
+    request = bench.shard.request_snapshot("BTC")
+    await bench.publishing()
+    bench.log.writer_at_next_open = Writer("another", "group", 99)
+    bench.log.goes_on.set()
+    assert "see the topic `changes`" in str(await request)
     await bench.settled()
     assert len(bench.log.events) == 2
 
 
-async def test_a_snapshot_that_the_broker_refuses_is_given_up(bench: Bench) -> None:
-    bench.show({"spot_price": 1})
+async def test_a_refused_snapshot_is_given_up(bench: Bench) -> None:
+    bench.answer({"spot_price": 1})
     await bench.settled()
     bench.log.errors = [Unpublishable("too large")]
-    assert "too large" in str(await bench.shard.ask("BTC"))
-    await bench.until(lambda: bench.shard.is_open)
+    assert "too large" in str(await bench.shard.request_snapshot("BTC"))
+    await bench.settled()
     assert len(bench.log.events) == 1
 
 
-async def test_a_snapshot_of_a_shard_that_is_lost_is_answered(bench: Bench) -> None:
-    bench.show({"spot_price": 1})
+async def test_a_snapshot_of_a_lost_shard_is_answered(bench: Bench) -> None:
+    bench.answer({"spot_price": 1})
     await bench.settled()
     bench.log.goes_on.clear()
-    asked = bench.shard.ask("BTC")
-    await bench.until(lambda: bench.shard._publishing_since is not None)
-    bench.shard.lose()
-    assert "another worker" in str(await asked)
-    assert "another worker" in str(await bench.shard.ask("ETH"))
+    request = bench.shard.request_snapshot("BTC")
+    await bench.publishing()
+    bench.shard.abandon()
+    assert "another worker" in str(await request)
+    assert "another worker" in str(await bench.shard.request_snapshot("ETH"))
     bench.log.goes_on.set()
+
+
+async def test_a_snapshot_without_levels_is_refused_with_the_reason(
+    bench: Bench,
+) -> None:
+    assert "has not been observed" in str(await bench.shard.request_snapshot("BTC"))
+    bench.answer(Status.MISSING)
+    await bench.settled()
+    assert "it is MISSING" in str(await bench.shard.request_snapshot("BTC"))

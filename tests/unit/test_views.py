@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,9 +19,11 @@ from connector.kafka.members import Member
 from connector.kafka.names import ShardId
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
+from connector.runtime.open_shard import OpenShard
 from connector.runtime.poller import Poller
-from connector.runtime.ports import ShardContext
+from connector.runtime.ports import Phase, ShardContext, ShardSpec
 from connector.runtime.shard import Shard
+from connector.runtime.startup import StartupDeadline
 from connector.schedule.batches import Batch
 from connector.schedule.scheduler import ComputedTimes, Outcome
 from connector.telemetry.metrics import Metrics
@@ -53,16 +56,22 @@ class Bench:
         self.pool = ThreadPoolExecutor(1)
         self.members: list[Member] | KafkaUnavailable = []
         self.asked = 0
-        tools = ShardContext(observer, clock, self.pool, ME, 0.0, lambda: None)
-        self.shard = Shard(
-            SHARD,
-            rules_of(config.feeds[0]),
-            frozenset(BATCH.symbols),
-            MemoryLog(),
-            tools,
+        context = ShardContext(
+            observer,
+            clock,
+            self.pool,
+            ME,
+            grace_seconds=0.0,
+            polling_changed=lambda: None,
+            startup=StartupDeadline(math.inf),
         )
-        self.shard.is_open = self.shard.is_polled = True
-        self.shards: dict[ShardId, tuple[Shard, object]] = {SHARD: (self.shard, None)}
+        rules = rules_of(config.feeds[0])
+        spec = ShardSpec(SHARD, rules, frozenset(BATCH.symbols))
+        self.shard = Shard(spec, MemoryLog, context)
+        opened = OpenShard(MemoryLog().open(), rules, ME, 0.0)
+        self.shard._enter(Phase.OPENING, None)
+        self.shard._enter(Phase.OPEN, opened)
+        self.shards: dict[ShardId, Shard] = {SHARD: self.shard}
         self.status = WorkerView(
             config, ME, health=health, clock=clock, shards=self.shards
         )
@@ -123,7 +132,7 @@ async def test_why_a_check_is_when_it_is_follows_what_is_known(bench: Bench) -> 
 
 async def test_what_holds_all_batches_is_the_reason_while_it_does(bench: Bench) -> None:
     schedule, now = bench.poller.schedule, time.monotonic()
-    bench.shard.is_open = False
+    bench.shard._enter(Phase.OPENING, None)
     assert bench.batch()["why"].startswith("Kafka accepts no events")
     schedule.hold(now + 100)
     said = json.loads(bench.status.schedule_json())

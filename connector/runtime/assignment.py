@@ -1,0 +1,30 @@
+"""One period during which the group assigns a shard to this worker."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from connector.runtime.ports import TransactionalLog
+
+
+class Assignment:
+    """One period during which the group assigns a shard to this worker.
+
+    It has a log of its own: abandoning the calls of one assignment must not abandon those
+    of the next.
+    """
+
+    def __init__(self, log: TransactionalLog) -> None:
+        self.log = log
+        self.over = asyncio.Event()
+        """Set when the shard is revoked or lost."""
+        self.is_abandoned = False
+        """The shard is lost: publish nothing more, whatever is in hand."""
+        self.used_fraction: float | None = None
+        """Part of the request budget that was used when the shard was revoked."""
+        self.failures = 0
+        """Failed attempts to open or publish, in a row."""
+        self.was_fenced = False
+        """The last failure was that another worker had opened the shard."""

@@ -1,0 +1,148 @@
+"""Turns raw answers into observations. Pure: clock values come in with each answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from connector.core.entry import decode_entry
+from connector.core.model import MICROS, Observation, Status, Value
+from connector.errors import EntryError
+from connector.kafka.shard_log import Quarantined
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from connector.runtime.ports import AnswerTimes
+
+
+class Reading(Value, frozen=True):
+    """The outcome of an answer. Both parts are None if the answer brought nothing new.
+
+    `computed_at` is set if these levels are newer than all before them, and
+    `detection_seconds` if earlier ones are known, so that this is a refresh.
+    """
+
+    observation: Observation | None = None
+    quarantined: Quarantined | None = None
+    computed_at: int | None = None
+    detection_seconds: float | None = None
+
+
+class Intake:
+    """Compares each answer with the last one, and decodes it if it may differ."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, bytes | Status] = {}
+        self._refused: dict[str, bytes] = {}
+        self._answered_at: dict[str, int] = {}
+        self._computed_at: dict[str, int] = {}
+        self._observed_at: dict[str, int] = {}
+
+    def restart(self) -> None:
+        """Forget the answers.
+
+        The shard was restored, so each answer has to be compared with the restored state,
+        and an answer counts for a symbol's freshness only from here on.
+        """
+        self._last.clear()
+        self._refused.clear()
+        self._answered_at.clear()
+
+    def learn_computed_at(self, symbol: str, computed_at: int | None) -> None:
+        """Take note of levels that somebody has published."""
+        newest = self._computed_at.get(symbol, 0)
+        if computed_at is not None and computed_at > newest:
+            self._computed_at[symbol] = computed_at
+
+    def accept(
+        self,
+        symbol: str,
+        answer: bytes | Status,
+        times: AnswerTimes,
+        reason: str | None = None,
+        *,
+        is_stale: bool = False,
+    ) -> Reading:
+        """Take an answer: an entry's bytes, or the status of a symbol without levels.
+
+        `is_stale` says that the symbol's levels are stale, so that the same answer makes
+        them fresh again. Recognizing an answer that is the same as the last one costs next
+        to nothing, which matters since most are.
+        """
+        self._observed_at[symbol] = times.at
+        # A refused entry may become valid: `computed_at` is no longer in the future.
+        may_differ = is_stale or symbol in self._refused
+        if self._last.get(symbol) == answer and not may_differ:
+            self._answered_at[symbol] = times.upstream_at
+            return Reading()
+        self._last[symbol] = answer
+        if isinstance(answer, Status):
+            self._answered_at[symbol] = times.upstream_at
+            return Reading(
+                Observation(
+                    symbol,
+                    answer,
+                    None,
+                    observed_at=times.at,
+                    upstream_at=times.upstream_at,
+                    source=times.source,
+                    reason=reason,
+                )
+            )
+        return self._decode(symbol, answer, times)
+
+    def answered_at(self) -> Mapping[str, int]:
+        """Return each symbol's last valid answer since `restart`, by the upstream's clock."""
+        return self._answered_at
+
+    def computed_at(self, symbol: str) -> int | None:
+        """Return when the newest levels of a symbol were computed, published or not."""
+        return self._computed_at.get(symbol)
+
+    def observed_at(self, symbol: str) -> int | None:
+        """Return when the last answer for a symbol was complete, by our clock."""
+        return self._observed_at.get(symbol)
+
+    def _decode(self, symbol: str, raw: bytes, times: AnswerTimes) -> Reading:
+        try:
+            entry = decode_entry(raw, times.upstream_at)
+        except EntryError as error:
+            return self._refuse(symbol, raw, times, error)
+        self._refused.pop(symbol, None)
+        self._answered_at[symbol] = times.upstream_at
+        observation = Observation(
+            symbol,
+            Status.LIVE,
+            entry,
+            observed_at=times.at,
+            upstream_at=times.upstream_at,
+            source=times.source,
+        )
+        known = self._computed_at.get(symbol)
+        if entry.computed_at is None or entry.computed_at <= (known or 0):
+            return Reading(observation)
+        self._computed_at[symbol] = entry.computed_at
+        delay_seconds = (times.upstream_at - entry.computed_at) / MICROS
+        return Reading(
+            observation,
+            computed_at=entry.computed_at,
+            detection_seconds=None if known is None else delay_seconds,
+        )
+
+    def _refuse(
+        self, symbol: str, raw: bytes, times: AnswerTimes, error: EntryError
+    ) -> Reading:
+        """Quarantine an entry once, however often the upstream repeats it."""
+        if self._refused.get(symbol) == raw:
+            return Reading()
+        self._refused[symbol] = raw
+        return Reading(
+            quarantined=Quarantined(
+                symbol,
+                raw,
+                error.reason,
+                str(error),
+                observed_at=times.at,
+                request_id=times.source.request_id,
+            )
+        )

@@ -1,0 +1,101 @@
+"""The state of a shard from one restore to the next. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from connector.core.transition import expire, remove, snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from connector.core.model import Moment, Source, State
+    from connector.core.transition import FeedRules, Transition
+    from connector.kafka.shard_log import Restored
+    from connector.runtime.snapshot_requests import SnapshotRequests
+
+
+class OpenShard:
+    """The last committed state of every symbol, and the transitions that nobody observed.
+
+    Anything but a commit that returned invalidates it: then the shard is restored into
+    another object.
+    """
+
+    def __init__(
+        self,
+        restored: Restored,
+        rules: FeedRules,
+        source: Source,
+        first_answers_until: float,
+    ) -> None:
+        """Until `first_answers_until` (monotonic) a symbol may still get its first answer."""
+        self.restored = restored
+        self.states = dict(restored.states)
+        self.expiry_is_due = False
+        self._rules = rules
+        self._source = source
+        self._first_answers_until = first_answers_until
+
+    def commit(self, states: Mapping[str, State]) -> None:
+        """Replace the states of these symbols: the transaction that holds them returned."""
+        self.states.update(states)
+
+    def removals(self, configured: Collection[str], at: int) -> list[Transition]:
+        """Return the transitions of symbols that are no longer configured."""
+        transitions = []
+        for symbol, state in self.states.items():
+            if symbol not in configured:
+                transitions.append(remove(state, at, self._source, self._rules))
+        return transitions
+
+    def expired(
+        self,
+        moment: Moment,
+        monotonic: float,
+        answered_at: Mapping[str, int],
+        just_seen: Collection[str],
+    ) -> list[Transition]:
+        """Return the transitions of symbols whose levels have become stale.
+
+        Levels restored a moment ago are not called stale before their first answer had time
+        to come.
+        """
+        is_early = monotonic < self._first_answers_until
+        transitions = []
+        for symbol, state in self.states.items():
+            last_answer = answered_at.get(symbol)
+            if symbol in just_seen or (is_early and last_answer is None):
+                continue
+            transition = expire(state, moment, last_answer, self._source, self._rules)
+            if transition.event is not None:
+                transitions.append(transition)
+        return transitions
+
+    def snapshots(
+        self,
+        requests: SnapshotRequests,
+        before: Iterable[Transition],
+        moment: Moment,
+    ) -> list[Transition]:
+        """Return the transitions that were requested, and refuse those without levels.
+
+        `before` are the transitions of the same transaction: a snapshot follows them.
+        """
+        latest = dict(self.states)
+        for transition in before:
+            if transition.state is not None:
+                latest[transition.state.symbol] = transition.state
+        transitions = []
+        for symbol in requests.symbols:
+            state = latest.get(symbol)
+            transition = snapshot(state, moment, self._source, self._rules)
+            if transition.event is not None:
+                transitions.append(transition)
+            elif state is None:
+                requests.refuse(symbol, "the symbol has not been observed yet")
+            else:
+                requests.refuse(
+                    symbol, f"there are no levels to publish; it is {state.status}"
+                )
+        return transitions

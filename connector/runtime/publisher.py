@@ -1,0 +1,236 @@
+"""Publishes the observations, timers and snapshots of one shard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from connector.core.model import Kind
+from connector.core.transition import REASON_ASKED, observe_all
+from connector.errors import KafkaError, Unpublishable
+from connector.kafka.shard_log import Transaction
+from connector.logs import Bounded
+from connector.runtime.inbox import Attempt, Work
+from connector.runtime.ports import Commit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from connector.core.model import Event
+    from connector.core.transition import Transition
+    from connector.kafka.shard_log import Quarantined
+    from connector.runtime.assignment import Assignment
+    from connector.runtime.inbox import Inbox
+    from connector.runtime.intake import Intake
+    from connector.runtime.open_shard import OpenShard
+    from connector.runtime.ports import ShardContext, ShardSpec, TransactionalLog
+    from connector.runtime.snapshot_requests import SnapshotRequests
+
+_log = logging.getLogger(__name__)
+
+SLOW_COMMIT_SECONDS: Final = 5
+"""A commit takes milliseconds. One that is still running by then waits for the broker."""
+
+_LOG_INTERVAL_SECONDS: Final = 60
+
+
+class Publisher:
+    """Publishes whatever an open shard has to say, one transaction at a time."""
+
+    def __init__(
+        self,
+        spec: ShardSpec,
+        inbox: Inbox,
+        intake: Intake,
+        snapshots: SnapshotRequests,
+        context: ShardContext,
+    ) -> None:
+        self._spec = spec
+        self._inbox = inbox
+        self._intake = intake
+        self._snapshots = snapshots
+        self._context = context
+        self._work_came = asyncio.Event()
+        self._started_at: float | None = None
+        self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
+
+    def wake(self) -> None:
+        """Look for work: an answer, a timer, a request or the end of the assignment."""
+        self._work_came.set()
+
+    @property
+    def is_committing(self) -> bool:
+        """True while a transaction is in progress."""
+        return self._started_at is not None
+
+    @property
+    def committing_seconds(self) -> float:
+        """Seconds since the transaction in progress began, 0 if there is none."""
+        if self._started_at is None:
+            return 0.0
+        return time.monotonic() - self._started_at
+
+    @property
+    def is_slow(self) -> bool:
+        """True if the transaction in progress takes far longer than usual."""
+        return self.committing_seconds > SLOW_COMMIT_SECONDS
+
+    async def serve(self, assignment: Assignment, opened: OpenShard) -> None:
+        """Publish observations, timers and snapshots until the assignment is over.
+
+        Raises:
+            KafkaError: A transaction failed, so the state has to be restored.
+        """
+        removals = opened.removals(self._spec.symbols, self._context.clock.now())
+        await self._commit(assignment, opened, removals, Work())
+        while not assignment.is_abandoned:
+            self._work_came.clear()
+            work = self._inbox.take()
+            transitions = self._transitions(assignment, opened, work)
+            await self._commit(assignment, opened, transitions, work)
+            # More may have come while the transaction was under way.
+            if self._inbox or self._snapshots:
+                continue
+            if assignment.over.is_set():
+                return
+            await self._work_came.wait()
+
+    def _transitions(
+        self, assignment: Assignment, opened: OpenShard, work: Work
+    ) -> list[Transition]:
+        transitions = observe_all(opened.states, work.observations, self._spec.rules)
+        if opened.expiry_is_due:
+            opened.expiry_is_due = False
+            just_seen = {observation.symbol for observation in work.observations}
+            transitions += opened.expired(
+                self._context.clock.moment(),
+                time.monotonic(),
+                self._intake.answered_at(),
+                just_seen,
+            )
+            assignment.log.serve_callbacks()
+        if self._snapshots:
+            transitions += opened.snapshots(
+                self._snapshots, transitions, self._context.clock.moment()
+            )
+        return transitions
+
+    async def _commit(
+        self,
+        assignment: Assignment,
+        opened: OpenShard,
+        transitions: Sequence[Transition],
+        work: Work,
+    ) -> None:
+        """Publish in one transaction. The states are replaced only after it returned."""
+        for transition in transitions:
+            if transition.dropped is not None:
+                self._context.observer.dropped(self._spec.id.feed, transition.dropped)
+        attempt = Attempt.of(work, transitions)
+        if not attempt:
+            return
+        used_fraction = assignment.used_fraction
+        if used_fraction is None:
+            used_fraction = self._context.used_fraction()
+        await self._publish(assignment.log, attempt, used_fraction)
+        assignment.failures = 0
+        self._context.startup.passed = True
+        opened.commit(attempt.states)
+        for state in attempt.states.values():
+            self._context.observer.state_replaced(state)
+
+    def report(self, attempt: Attempt) -> None:
+        """Tell everybody that a transaction was committed."""
+        now = self._context.clock.moment()
+        self._context.observer.committed(
+            Commit(
+                tuple(attempt.events),
+                attempt.work.quarantined,
+                at=now.local_at,
+                upstream_at=now.upstream_at,
+            )
+        )
+        for event in attempt.events:
+            self._context.published(event)
+            if event.reason == REASON_ASKED:
+                self._snapshots.answer(event)
+        _log_events(attempt.events)
+        self._log_quarantined(attempt.work.quarantined)
+
+    async def _publish(
+        self, log: TransactionalLog, attempt: Attempt, used_fraction: float
+    ) -> None:
+        """Commit an attempt, and report it.
+
+        After an error it is unknown if the transaction was committed. The inbox keeps the
+        attempt until a restore settles that.
+        """
+        transaction = Transaction(
+            attempt.events,
+            tuple(attempt.states.values()),
+            attempt.work.quarantined,
+            used_fraction,
+        )
+        self._started_at = time.monotonic()
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._context.executor, log.publish, transaction)
+        except KafkaError as error:
+            self._context.observer.aborted()
+            if isinstance(error, Unpublishable):
+                self._refuse(attempt, error)
+            else:
+                self._inbox.keep(attempt)
+            raise
+        finally:
+            was_slow = self.is_slow
+            self._started_at = None
+        if was_slow:
+            # The poller has postponed checks that could not be published.
+            self._context.polling_changed()
+        self.report(attempt)
+
+    def _refuse(self, attempt: Attempt, error: Unpublishable) -> None:
+        """Narrow down the records that the broker refuses to take.
+
+        A symbol that was alone in its transaction is given up. Otherwise each is tried alone
+        next time. A timer or a snapshot can be the cause as well as an observation.
+        """
+        self._snapshots.refuse_all(f"the broker refused a record: {error}")
+        symbols = attempt.work.symbols | attempt.states.keys()
+        given_up = self._inbox.refuse(attempt.work, alone=len(symbols) == 1)
+        if given_up:
+            self._context.observer.dropped(
+                self._spec.id.feed, "unpublishable", given_up
+            )
+
+    def _log_quarantined(self, entries: Iterable[Quarantined]) -> None:
+        for entry in entries:
+            suppressed = self._bounded.admit((entry.symbol, entry.reason))
+            if suppressed is None:
+                continue
+            _log.warning(
+                "entry quarantined",
+                extra={
+                    "feed": self._spec.id.feed,
+                    "symbol": entry.symbol,
+                    "request_id": entry.request_id,
+                    "reason": entry.reason,
+                    "fault": entry.message,
+                    "not_logged_before": suppressed,
+                },
+            )
+
+
+def _log_events(events: Iterable[Event]) -> None:
+    for event in events:
+        # Changes come every few seconds and are in the topic anyway.
+        level = logging.DEBUG if event.kind is Kind.CHANGED else logging.INFO
+        fields = {
+            "event_id": event.event_id,
+            "kind": event.kind,
+            "status": event.status,
+        }
+        _log.log(level, "event", extra=fields)

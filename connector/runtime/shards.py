@@ -1,0 +1,154 @@
+"""The shards of this worker, and the callbacks of its consumer group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+    from connector.kafka.names import ShardId
+    from connector.runtime.poller import Poller
+    from connector.runtime.ports import ShardObserver
+    from connector.runtime.shard import Shard
+    from connector.runtime.supervisor import Supervisor
+
+_log = logging.getLogger(__name__)
+
+CLOSE_SECONDS: Final = 10
+"""Time for revoked shards to finish their transactions. Until then the group waits."""
+
+
+class Shards:
+    """Every shard that is configured, and which of them are assigned to this worker.
+
+    The group calls `assigned`, `revoked`, `lost` and `failed` from its own thread. They
+    hand over to the event loop, on which everything else is called.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        observer: ShardObserver,
+        supervisor: Supervisor,
+        used_fraction: Callable[[], float],
+    ) -> None:
+        self.owned: dict[ShardId, Shard] = {}
+        """The shards that are assigned to this worker."""
+        self._configured: dict[ShardId, Shard] = {}
+        self._poller = poller
+        self._observer = observer
+        self._supervisor = supervisor
+        self._used_fraction = used_fraction
+        self._loop = asyncio.get_running_loop()
+
+    def add(self, shard: Shard) -> None:
+        """Add a configured shard. It is served once it is assigned."""
+        self._configured[shard.id] = shard
+        self._supervisor.watch(shard.run())
+
+    # --- called from the group's thread ---
+
+    def assigned(self, shards: list[ShardId]) -> None:
+        """Open shards: they belong to this worker."""
+        self._loop.call_soon_threadsafe(self._assign, shards)
+
+    def revoked(self, shards: list[ShardId]) -> None:
+        """Close shards. They go to another worker as soon as this call returns."""
+        self._wait(self.close(shards, CLOSE_SECONDS), shards)
+
+    def lost(self, shards: list[ShardId]) -> None:
+        """Abandon shards: they already belong to others."""
+        self._loop.call_soon_threadsafe(self._lose, shards)
+
+    def failed(self, error: Exception) -> None:
+        """Stop the worker: the group's thread has ended."""
+        self._loop.call_soon_threadsafe(
+            self._supervisor.fail_by_defect, "the group's thread ended", error
+        )
+
+    # --- called on the event loop ---
+
+    async def close(self, shards: Iterable[ShardId], timeout_seconds: float) -> None:
+        """Close shards, and abandon those that are not done in time."""
+        closing = [self.owned.pop(shard) for shard in shards if shard in self.owned]
+        if not closing:
+            return
+        used_fraction = self._used_fraction()
+        for shard in closing:
+            shard.close(used_fraction)
+        waits = [asyncio.create_task(shard.wait_closed()) for shard in closing]
+        await asyncio.wait(waits, timeout=timeout_seconds)
+        for wait in waits:
+            wait.cancel()
+        for shard in closing:
+            # Does nothing if the shard is closed. The next owner fences the others.
+            shard.abandon()
+            _log.info("shard handed over", extra={"shard": str(shard.id)})
+        self.update_polling()
+
+    def update_polling(self) -> None:
+        """Poll the symbols of those shards that are open or will be again in a moment."""
+        self._poller.cover([shard for shard in self.owned.values() if shard.is_polled])
+        open_shards: Counter[str] = Counter()
+        for shard in self.owned.values():
+            open_shards[shard.id.feed] += shard.is_open
+        for feed in {shard.feed for shard in self._configured}:
+            self._observer.shards_owned(feed, open_shards[feed])
+
+    def tick(self) -> None:
+        """Let shards look for stale levels. Call once a second."""
+        waiting = 0
+        for shard in self.owned.values():
+            shard.tick()
+            waiting += shard.waiting
+        self._observer.queue_length(waiting)
+
+    def why_not_ready(self) -> list[str]:
+        """Return each reason against being ready."""
+        reasons = []
+        for shard in self.owned.values():
+            reason = shard.why_not_ready()
+            if reason is not None:
+                reasons.append(reason)
+        return reasons
+
+    def _assign(self, shards: Sequence[ShardId]) -> None:
+        for shard_id in shards:
+            shard = self._configured.get(shard_id)
+            if shard is None:
+                known = [one for one in self._configured if one.feed == shard_id.feed]
+                self._supervisor.fail(
+                    f"{shard_id} was assigned, but kafka.shards is {len(known)}; "
+                    "partitions have been added to the topic"
+                )
+                return
+            _log.info(
+                "shard assigned",
+                extra={"shard": str(shard_id), "symbols": len(shard.symbols)},
+            )
+            self.owned[shard_id] = shard
+            shard.assign()
+
+    def _lose(self, shards: Sequence[ShardId]) -> None:
+        for shard_id in shards:
+            shard = self.owned.pop(shard_id, None)
+            if shard is not None:
+                shard.abandon()
+                _log.warning("shard lost", extra={"shard": str(shard_id)})
+        self.update_polling()
+
+    def _wait(
+        self, closing: Coroutine[None, None, None], shards: Sequence[ShardId]
+    ) -> None:
+        closed = asyncio.run_coroutine_threadsafe(closing, self._loop)
+        try:
+            closed.result(CLOSE_SECONDS + 1)
+        except TimeoutError:
+            _log.warning(
+                "shards not closed in time; their next owner fences them",
+                extra={"shards": len(shards)},
+            )

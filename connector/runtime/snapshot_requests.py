@@ -1,0 +1,53 @@
+"""Requests to publish a symbol's levels again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from connector.core.model import Event
+
+
+class SnapshotRequests:
+    """The requests that have not been answered yet, at most one per symbol.
+
+    Each is answered exactly once: with the committed event, or with the reason why there is
+    none.
+    """
+
+    def __init__(self) -> None:
+        self._futures: dict[str, asyncio.Future[Event | str]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._futures)
+
+    @property
+    def symbols(self) -> list[str]:
+        """The symbols that a snapshot is requested of."""
+        return list(self._futures)
+
+    def request(self, symbol: str) -> asyncio.Future[Event | str]:
+        """Add a request. Whoever asks again before the answer gets the same future."""
+        if symbol not in self._futures:
+            self._futures[symbol] = asyncio.get_running_loop().create_future()
+        return self._futures[symbol]
+
+    def answer(self, event: Event) -> None:
+        """Answer the request for the event's symbol, if there is one."""
+        self._answer(event.symbol, event)
+
+    def refuse(self, symbol: str, reason: str) -> None:
+        """Answer a request without an event."""
+        self._answer(symbol, reason)
+
+    def refuse_all(self, reason: str) -> None:
+        """Answer every request without an event."""
+        for symbol in self.symbols:
+            self._answer(symbol, reason)
+
+    def _answer(self, symbol: str, answer: Event | str) -> None:
+        future = self._futures.pop(symbol, None)
+        # Whoever asked may have been cancelled meanwhile.
+        if future is not None and not future.done():
+            future.set_result(answer)

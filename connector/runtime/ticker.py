@@ -1,0 +1,32 @@
+"""Calls what has to be done once a second."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from connector.runtime.health import Health
+
+_LOOP: Final = "ticker"
+_LOOP_LIMIT_SECONDS: Final = 30
+_INTERVAL_SECONDS: Final = 1.0
+
+
+class Ticker:
+    """Looks for stale levels and a changed API key, and serves the clients' callbacks."""
+
+    def __init__(self, calls: Sequence[Callable[[], None]], health: Health) -> None:
+        self._calls = calls
+        self._health = health
+
+    async def run(self) -> None:
+        """Make the calls until cancelled."""
+        self._health.register(_LOOP, _LOOP_LIMIT_SECONDS)
+        while True:
+            await asyncio.sleep(_INTERVAL_SECONDS)
+            self._health.progress(_LOOP)
+            for call in self._calls:
+                call()

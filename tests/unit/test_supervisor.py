@@ -1,0 +1,55 @@
+"""When a worker stops, and with which exit status."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from connector.errors import EXIT_FATAL, EXIT_KAFKA, SetupError
+from connector.runtime.supervisor import Supervisor
+
+
+async def fails(error: Exception) -> None:
+    raise error
+
+
+async def test_a_worker_that_is_asked_to_stop_exits_with_0() -> None:
+    supervisor = Supervisor()
+    assert not supervisor.is_stopping
+    supervisor.stop()
+    await supervisor.wait_stopped()
+    assert (supervisor.is_stopping, supervisor.exit_code) == (True, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [(SetupError("a topic does not fit"), EXIT_KAFKA), (ValueError("x"), EXIT_FATAL)],
+)
+async def test_a_task_that_fails_stops_the_worker_with_its_exit_status(
+    error: Exception, exit_code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = Supervisor()
+    supervisor.watch(fails(error))
+    await supervisor.wait_stopped()
+    assert supervisor.exit_code == exit_code
+    is_defect = "a defect of the connector" in caplog.text
+    assert is_defect == isinstance(error, ValueError)
+
+
+async def test_a_task_that_is_cancelled_stops_nothing() -> None:
+    supervisor = Supervisor()
+    task = supervisor.watch(asyncio.sleep(3600))
+    task.cancel()
+    await asyncio.wait([task])
+    assert not supervisor.is_stopping
+
+
+async def test_work_ends_with_its_result_or_when_the_worker_stops() -> None:
+    async def work() -> int:
+        return 7
+
+    supervisor = Supervisor()
+    assert await supervisor.until_stopped(work()) == 7
+    supervisor.stop()
+    assert await supervisor.until_stopped(asyncio.sleep(3600, 7)) is None
