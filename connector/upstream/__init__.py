@@ -1,1 +1,1 @@
-"""The upstream over HTTP: the client, its errors, its rate limit."""
+"""The upstream over HTTP: sending requests, decoding replies, and the request budget."""

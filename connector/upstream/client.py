@@ -1,6 +1,9 @@
-"""Send requests to the upstream.
+"""Send requests to the upstream: HTTP/1.1 over connections that are kept open.
 
-httpx over aiohttp's transport, which costs less than half of httpx's own (`make bench`).
+The transport is httpx-aiohttp: with httpx's own a request costs more than twice as much
+CPU (`make bench`). There is no `httpx.AsyncClient` on top: it would cost another 98 µs a
+request (365 instead of 267 µs, measured with four symbols), and its cookies, redirects
+and authentication are not wanted, since they could carry the key elsewhere.
 """
 
 from __future__ import annotations
@@ -46,10 +49,10 @@ _HEADERS: Final = {
     "user-agent": f"gex-levels-connector/{__version__}",
 }
 
-# Far more than requests are ever in flight: the budget is the limit, not the pool.
+# More than are ever in flight: the budget limits requests, not the pool.
 _MAX_CONNECTIONS: Final = 64
 
-# Longer than the longest interval between two checks, so that connections are reused.
+# Longer than `schedule.max_interval_seconds` (60 s unless set): connections are reused.
 _KEEP_ALIVE_SECONDS: Final = 120
 
 

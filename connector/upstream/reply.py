@@ -1,4 +1,8 @@
-"""Decode HTTP replies: the body's compression, refusals, and figures in headers."""
+"""Decode HTTP replies: compression, refusals, and the figures in headers.
+
+Everything in a reply is untrusted. It may be of any size, and it may repeat the API key,
+which is removed from every text that leaves this module.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +31,22 @@ if TYPE_CHECKING:
 
     from connector.core.decode import ResponseMeta
 
-# A server that asks for more is mistaken, and is tried again after an hour.
+# A server that asks for more is probably mistaken: try again after an hour.
 _MAX_RETRY_AFTER_SECONDS: Final = 3600
 
-# For a 429 without Retry-After: long enough to calm down, short enough to lose little.
+# For a 429 without Retry-After: a fraction of a minute, in which the server counts.
 _PAUSE_AFTER_429_SECONDS: Final = 5.0
 
-# Enough for Unix seconds; `int` of thousands of digits would take long.
+# Enough for Unix seconds. Python refuses to convert thousands of digits.
 _MAX_DIGITS: Final = 12
 
+# Texts from outside are cut before they reach logs, errors and events.
 _MAX_MESSAGE_CHARACTERS: Final = 500
 _MAX_DETAILS_CHARACTERS: Final = 200
 _MAX_REQUEST_ID_CHARACTERS: Final = 200
 _MAX_ENCODING_CHARACTERS: Final = 20
 
-# This much of the key would help somebody who wants to guess the rest.
+# A cut text may end within the key. A part this long is worth hiding.
 _REVEALING_CHARACTERS: Final = 8
 
 # zlib's code for "expect a gzip header".
@@ -67,9 +72,9 @@ _ERRORS_BY_STATUS: Final[dict[int, type[UpstreamError]]] = {
 
 
 class Reply(Value, frozen=True):
-    """One HTTP response as read, without the API key in it.
+    """An HTTP response as read, without the API key.
 
-    `fault` says why the body cannot be read; `body` is empty then.
+    If the body cannot be read, it is empty and `fault` says why.
     """
 
     status: int
@@ -97,8 +102,7 @@ def clean_body(body: bytes, key: str) -> bytes:
 def clean_text(text: str, key: str) -> str:
     """Return a text from outside, bounded and without the API key.
 
-    The text may have been cut in the midst of the key. Hide all of it if a part of the
-    key is left.
+    If the text was cut within the key, hide all of it.
     """
     text = text.replace(key, MASK)
     for start in range(len(key) - _REVEALING_CHARACTERS + 1):

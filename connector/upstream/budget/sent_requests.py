@@ -12,7 +12,7 @@ from connector.upstream.budget.units import MINUTE_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# With every counted request in flight, nobody knows when the first one ends.
+# With every counted request in flight, the moment at which the first ends is unknown.
 _LOOK_AGAIN_SECONDS: Final = 1.0
 
 # A server window can have begun up to a minute before the sliding minute did.

@@ -14,7 +14,7 @@ SAME_RESET_SECONDS: Final = 2.0
 
 @dataclass(slots=True)
 class ServerWindow:
-    """One window in which the server counts requests.
+    """A window in which the server counts requests.
 
     `reset_at_seconds` (Unix time of the server) identifies it, `ends_at` is the latest
     estimate of that moment on our clock. At least `left` more requests may start in it.
