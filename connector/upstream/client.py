@@ -49,7 +49,7 @@ _HEADERS: Final = {
     "user-agent": f"gex-levels-connector/{__version__}",
 }
 
-# More than are ever in flight: the budget limits requests, not the pool.
+# The budget limits requests, so the pool need not: this only bounds sockets.
 _MAX_CONNECTIONS: Final = 64
 
 # Longer than `schedule.max_interval_seconds` (60 s unless set): connections are reused.

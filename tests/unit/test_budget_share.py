@@ -43,7 +43,7 @@ def test_feed_counts_by_its_batches() -> None:
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 5))
 def test_shares_of_all_workers_add_up_to_one(sizes: list[int], workers: int) -> None:
     configured = {}
-    symbols = []
+    symbols: list[tuple[str, str]] = []
     for number, size in enumerate(sizes):
         feed = f"feed{number}"
         configured[feed] = size
