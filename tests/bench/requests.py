@@ -1,4 +1,4 @@
-"""Client-side CPU of one request: the client as used, what it is made of, and what else there is, in one run."""
+"""Client-side CPU of one request: our client, its parts, and the alternatives."""
 
 from __future__ import annotations
 
@@ -28,54 +28,59 @@ if TYPE_CHECKING:
 
 AS_USED: Final = "connector: budget, request, envelope"
 BARE: Final = "aiohttp, bare"
-_AT_ONCE: Final = 50
-_KEY: Final = {"X-API-Key": DEFAULT_KEY, "accept-encoding": "gzip"}
+
+# Long enough for the clock of the process, short enough to take turns often.
+_REQUESTS_PER_TURN: Final = 50
+
+_HEADERS: Final = {"X-API-Key": DEFAULT_KEY, "accept-encoding": "gzip"}
 
 
 async def requests(upstream: Upstream, name: str, rounds: int) -> dict[str, float]:
-    """CPU of one request for eight symbols, µs, by client: the least of so many rounds, in which they take turns."""
-    url = f"{upstream.base_url}/multi/gex/levels?symbols={','.join(SYMBOLS)}&include={','.join(INCLUDED[name])}"
-    spent: dict[str, list[float]] = {}
+    """Return the CPU time of one request for eight symbols, in µs, by client.
+
+    The clients take turns, so that a busy machine disturbs all alike; the round with
+    the least time counts.
+    """
+    symbols = ",".join(SYMBOLS)
+    include = ",".join(INCLUDED[name])
+    query = f"symbols={symbols}&include={include}"
+    url = f"{upstream.base_url}/multi/gex/levels?{query}"
+
     async with AsyncExitStack() as stack:
+        httpx_client = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport())
+        over_aiohttp = httpx.AsyncClient(transport=AiohttpTransport())
+        session = aiohttp.ClientSession(auto_decompress=False)
         clients: dict[str, Get] = {
-            "httpx": _httpx(
-                await stack.enter_async_context(
-                    httpx.AsyncClient(transport=httpx.AsyncHTTPTransport())
-                ),
-                url,
-            ),
+            "httpx": _httpx(await stack.enter_async_context(httpx_client), url),
             "httpx over aiohttp": _httpx(
-                await stack.enter_async_context(
-                    httpx.AsyncClient(transport=AiohttpTransport())
-                ),
-                url,
+                await stack.enter_async_context(over_aiohttp), url
             ),
-            BARE: _aiohttp(
-                await stack.enter_async_context(
-                    aiohttp.ClientSession(auto_decompress=False)
-                ),
-                url,
-            ),
+            BARE: _aiohttp(await stack.enter_async_context(session), url),
             AS_USED: _as_used(stack, upstream, name),
         }
-        for one in range(rounds + 1):
+
+        # The first round only connects.
+        for get in clients.values():
+            await _cpu_micros(get)
+
+        least: dict[str, float] = {}
+        for _ in range(rounds):
             for client, get in clients.items():
                 micros = await _cpu_micros(get)
-                if one:  # the first round connects
-                    spent.setdefault(client, []).append(micros)
-    return {client: min(values) for client, values in spent.items()}
+                least[client] = min(micros, least.get(client, micros))
+    return least
 
 
 async def _cpu_micros(get: Get) -> float:
     started = time.process_time_ns()
-    for _ in range(_AT_ONCE):
+    for _ in range(_REQUESTS_PER_TURN):
         await get()
-    return (time.process_time_ns() - started) / 1000 / _AT_ONCE
+    return (time.process_time_ns() - started) / 1000 / _REQUESTS_PER_TURN
 
 
 def _httpx(client: httpx.AsyncClient, url: str) -> Get:
     async def get() -> bytes:
-        async with client.stream("GET", url, headers=_KEY) as response:
+        async with client.stream("GET", url, headers=_HEADERS) as response:
             return b"".join([chunk async for chunk in response.aiter_raw()])
 
     return get
@@ -83,7 +88,7 @@ def _httpx(client: httpx.AsyncClient, url: str) -> Get:
 
 def _aiohttp(session: aiohttp.ClientSession, url: str) -> Get:
     async def get() -> bytes:
-        async with session.get(url, headers=_KEY) as response:
+        async with session.get(url, headers=_HEADERS) as response:
             return await response.read()
 
     return get
@@ -94,10 +99,10 @@ def _as_used(stack: AsyncExitStack, upstream: Upstream, name: str) -> Get:
     budget = Budget(UNLIMITED)
     client = Client(settings, ApiKey(settings), budget)
     stack.push_async_callback(client.close)
-    levels = LevelsRequest(SYMBOLS, (), INCLUDED[name])
+    request = LevelsRequest(SYMBOLS, (), INCLUDED[name])
 
     async def get() -> object:
         async with budget.request() as permit:
-            return await client.fetch_levels(levels, permit)
+            return await client.fetch_levels(request, permit)
 
     return get

@@ -1,4 +1,4 @@
-"""The budget of a key holds in real time: beside another program, and over several workers that come and go."""
+"""The budget of a key holds in real time, with another program and with many workers."""
 
 from __future__ import annotations
 
@@ -29,118 +29,130 @@ if TYPE_CHECKING:
 
 MINUTE = 60
 MICROS = 1_000_000
-MANY = (*DEFAULT_SYMBOLS, *(f"SYM{number:02d}USDT" for number in range(72)))
+
+# Ten batches, so that every worker has some.
+MANY_SYMBOLS = (*DEFAULT_SYMBOLS, *(f"SYM{number:02d}USDT" for number in range(72)))
 
 
-def without_a_limit_of_ours(variables: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in variables.items()
-        if name != "GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE"
-    }
+def without_our_cap(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a worker whose only limit is the server's."""
+    kept = dict(variables)
+    kept.pop("GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE", None)
+    return kept
 
 
-def answers(simulator: Program) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = simulator.ask("/_control/truth")["answers"]
-    return found
+def answers_of(simulator: Program) -> list[dict[str, Any]]:
+    """Return all answers of the simulator, with their moments and statuses."""
+    answers: list[dict[str, Any]] = simulator.ask("/_control/truth")["answers"]
+    return answers
 
 
 def most_in_a_minute(received_at: Sequence[int]) -> int:
-    """Moments in microseconds, ascending: how many at most in any minute."""
-    return max(
-        bisect_left(received_at, moment + MINUTE * MICROS) - index
-        for index, moment in enumerate(received_at)
-    )
+    """Return the most requests in any minute; moments are microseconds, ascending."""
+    most = 0
+    for index, moment in enumerate(received_at):
+        end = bisect_left(received_at, moment + MINUTE * MICROS)
+        most = max(most, end - index)
+    return most
+
+
+class OtherProgram:
+    """A thread that sends forty requests a minute with our key."""
+
+    def __init__(self, url: str) -> None:
+        self.refused_at: list[float] = []
+        self._url = url
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(1.5):
+            headers = {"X-API-Key": DEFAULT_KEY}
+            request = urllib.request.Request(self._url, headers=headers)
+            try:
+                urllib.request.urlopen(request, timeout=10).close()
+            except urllib.error.HTTPError:
+                self.refused_at.append(time.time())
 
 
 @pytest.mark.timeout(600)
-def test_two_programs_share_a_key_and_neither_sees_a_429_after_the_first_minute(
+def test_two_programs_share_a_key_and_neither_gets_a_429_after_the_first_minute(
     kafka: LocalKafka, names: Names, record_property: Callable[[str, object], None]
 ) -> None:
     with start_simulator("--limit", "60") as simulator:
         url = f"{simulator.url}/v2/multi/gex/levels?symbols=BTCUSDT"
-        ended, refused = threading.Event(), list[float]()
-
-        def other_program() -> None:
-            """Forty requests a minute."""
-            while not ended.wait(1.5):
-                request = urllib.request.Request(
-                    url, headers={"X-API-Key": DEFAULT_KEY}
-                )
-                try:
-                    urllib.request.urlopen(request, timeout=10).close()
-                except urllib.error.HTTPError:
-                    refused.append(time.time())
-
-        other = threading.Thread(target=other_program)
+        other = OtherProgram(url)
         other.start()
         try:
-            with start_worker(
-                without_a_limit_of_ours(variables_for(kafka, names, simulator))
-            ):
-                settled = time.time() + MINUTE
-                ended.wait(6 * MINUTE)
+            variables = without_our_cap(variables_for(kafka, names, simulator))
+            with start_worker(variables):
+                settled_at = time.time() + MINUTE
+                threading.Event().wait(6 * MINUTE)
         finally:
-            ended.set()
-            other.join()
-        found = answers(simulator)
-    assert [moment for moment in refused if moment > settled] == []
-    late = [answer for answer in found if answer["received_at"] / MICROS > settled]
+            other.stop()
+        answers = answers_of(simulator)
+
+    late_refusals = [moment for moment in other.refused_at if moment > settled_at]
+    assert late_refusals == []
+    late = [answer for answer in answers if answer["received_at"] / MICROS > settled_at]
     assert {answer["status"] for answer in late} == {200}
+
+    # The other program requests a single symbol.
     ours = [answer for answer in late if len(answer["symbols"]) > 1]
-    record_property("started at second", round(settled % MINUTE))
+    record_property("started at second", round(settled_at % MINUTE))
     record_property("our requests a minute", len(ours) / 5)
-    assert len(ours) > 5 * 6, "what the other leaves is used"
+    assert len(ours) > 5 * 6, "the rest of the budget is used"
 
 
 @pytest.mark.timeout(600)
 def test_three_workers_keep_one_budget_while_one_is_killed_and_one_joins(
     kafka: LocalKafka, names: Names, record_property: Callable[[str, object], None]
 ) -> None:
-    with start_simulator("--limit", "60", "--symbols", ",".join(MANY)) as simulator:
-        variables = without_a_limit_of_ours(
-            variables_for(kafka, names, simulator, MANY)
-        ) | {"GEX_KAFKA__SHARDS": "6"}
+    symbols = ",".join(MANY_SYMBOLS)
+    with start_simulator("--limit", "60", "--symbols", symbols) as simulator:
+        variables = without_our_cap(
+            variables_for(kafka, names, simulator, MANY_SYMBOLS)
+        )
+        variables["GEX_KAFKA__SHARDS"] = "6"
         with (
-            start_worker(variables) as one,
-            start_worker(variables) as two,
-            start_worker(variables) as three,
+            start_worker(variables) as first,
+            start_worker(variables) as second,
+            start_worker(variables) as third,
         ):
             pause = threading.Event().wait
             pause(1.5 * MINUTE)
-            two.kill()
+            second.kill()
             pause(1.25 * MINUTE)
-            with start_worker(variables) as four:
+            with start_worker(variables) as fourth:
                 pause(1.25 * MINUTE)
+                running = (first, third, fourth)
                 wait_until(
-                    lambda: one.ready() and three.ready() and four.ready(),
+                    lambda: all(worker.ready() for worker in running),
                     "all are ready",
-                    one,
+                    first,
                 )
-                assert [program.terminate() for program in (one, three, four)] == [
-                    0,
-                    0,
-                    0,
-                ]
-        found = answers(simulator)
-    most = most_in_a_minute([answer["received_at"] for answer in found])
+                exit_codes = [worker.terminate() for worker in running]
+                assert exit_codes == [0, 0, 0]
+        answers = answers_of(simulator)
+
+    received_at = [answer["received_at"] for answer in answers]
+    most = most_in_a_minute(received_at)
+    seconds = (received_at[-1] - received_at[0]) / MICROS
     record_property("most requests in a sliding minute", most)
-    record_property(
-        "requests a minute",
-        round(
-            60
-            * MICROS
-            * len(found)
-            / (found[-1]["received_at"] - found[0]["received_at"]),
-            1,
-        ),
-    )
+    record_property("requests a minute", round(MINUTE * len(answers) / seconds, 1))
     assert most <= 60
-    assert {answer["status"] for answer in found} == {200}
-    assert len(found) > 3 * 40, "the budget is used"
-    assert {symbol for answer in found for symbol in answer["symbols"]} == set(MANY)
-    events, current = (
-        checker.events(kafka, names.topic_prefix),
-        checker.states(kafka, names.topic_prefix),
-    )
+    assert {answer["status"] for answer in answers} == {200}
+    assert len(answers) > 3 * 40, "the budget is used"
+
+    requested = {symbol for answer in answers for symbol in answer["symbols"]}
+    assert requested == set(MANY_SYMBOLS)
+    events = checker.events(kafka, names.topic_prefix)
+    current = checker.states(kafka, names.topic_prefix)
     assert checker.violations(events, current) == []
