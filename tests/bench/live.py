@@ -1,6 +1,7 @@
-"""`python -m tests.bench.live`: the schedule against the simulator over real HTTP, in real time, at default settings.
+"""Delay and requests of the schedule over real HTTP, in real time, with default settings.
 
-Prints how late each refresh was seen and what was asked, while it was learnt and after.
+Run `python -m tests.bench.live`. It prints how late each refresh was observed and how
+many requests were sent, while the rhythm was being learnt and after.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tests.support.processes import Program
 
 SYMBOLS: Final = DEFAULT_SYMBOLS[:4]
+
+# Symbols that are refreshed together, and each in a phase of its own.
 PHASES: Final = ("together", "own")
 
 
@@ -40,7 +43,36 @@ class Run:
     prefix: str
 
 
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A part of the measured time, in Unix seconds."""
+
+    label: str
+    begin: float
+    end: float
+
+
 def main() -> None:
+    options = _parser().parse_args()
+    learn_seconds = 60 * options.learn
+    with (
+        tempfile.TemporaryDirectory(prefix="gex-live-") as folder,
+        ExitStack() as stack,
+    ):
+        kafka = stack.enter_context(LocalKafka(Path(folder) / "kafka"))
+        runs = [_start(stack, kafka, phase) for phase in PHASES]
+        started = time.time()
+        time.sleep(learn_seconds + 60 * options.minutes)
+        learnt = started + learn_seconds
+        periods = (
+            Period(f"first {options.learn:g} min", started, learnt),
+            Period(f"next {options.minutes:g} min", learnt, time.time()),
+        )
+        for run in runs:
+            _print(kafka, run, periods)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.live", description=__doc__
     )
@@ -49,69 +81,72 @@ def main() -> None:
         type=float,
         default=5,
         metavar="MINUTES",
-        help="not counted in the result",
+        help="time to learn the rhythm (default %(default)s)",
     )
     parser.add_argument(
-        "--minutes", type=float, default=10, help="that count (default %(default)s)"
+        "--minutes",
+        type=float,
+        default=10,
+        help="time to measure after that (default %(default)s)",
     )
-    options = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(prefix="gex-live-") as folder,
-        ExitStack() as stack,
-    ):
-        kafka = stack.enter_context(LocalKafka(Path(folder) / "kafka"))
-        runs = [_start(stack, kafka, phase) for phase in PHASES]
-        started = time.time()
-        time.sleep(60 * (options.learn + options.minutes))
-        ended = time.time()
-        for run in runs:
-            answers = run.simulator.ask("/_control/truth")["answers"]
-            print(
-                f"{run.phase}, 30 s, jitter 0.3 s, {len(SYMBOLS)} symbols, default settings"
-            )
-            for name, begin, end in (
-                (f"first {options.learn:g} min", started, started + 60 * options.learn),
-                (f"next {options.minutes:g} min", started + 60 * options.learn, ended),
-            ):
-                print(f"  {name:12} {_figures(kafka, run, answers, begin, end)}")
+    return parser
 
 
 def _start(stack: ExitStack, kafka: LocalKafka, phase: str) -> Run:
+    symbols = ",".join(SYMBOLS)
     simulator = stack.enter_context(
-        start_simulator("--phase", phase, "--symbols", ",".join(SYMBOLS))
+        start_simulator("--phase", phase, "--symbols", symbols)
     )
     unique = uuid.uuid4().hex[:8]
-    variables = {
-        "GEX_UPSTREAM__BASE_URL": f"{simulator.url}/v2",
-        "GEX_UPSTREAM__API_KEY": DEFAULT_KEY,
-        "GEX_SYMBOLS": ",".join(SYMBOLS),
-        "GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
-        "GEX_KAFKA__TOPIC_PREFIX": f"live.{unique}",
-        "GEX_KAFKA__GROUP_ID": f"live-{unique}",
-    }
-    return Run(
-        phase, simulator, stack.enter_context(start_worker(variables)), f"live.{unique}"
+    prefix = f"live.{unique}"
+    worker = stack.enter_context(
+        start_worker(
+            {
+                "GEX_UPSTREAM__BASE_URL": f"{simulator.url}/v2",
+                "GEX_UPSTREAM__API_KEY": DEFAULT_KEY,
+                "GEX_SYMBOLS": symbols,
+                "GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+                "GEX_KAFKA__TOPIC_PREFIX": prefix,
+                "GEX_KAFKA__GROUP_ID": f"live-{unique}",
+            }
+        )
     )
+    return Run(phase, simulator, worker, prefix)
+
+
+def _print(kafka: LocalKafka, run: Run, periods: Sequence[Period]) -> None:
+    answers = run.simulator.ask("/_control/truth")["answers"]
+    print(f"{run.phase}, 30 s, jitter 0.3 s, {len(SYMBOLS)} symbols, default settings")
+    for period in periods:
+        figures = _figures(kafka, run, answers, period)
+        print(f"  {period.label:12} {figures}")
 
 
 def _figures(
-    kafka: LocalKafka,
-    run: Run,
-    answers: Sequence[Mapping[str, Any]],
-    begin: float,
-    end: float,
+    kafka: LocalKafka, run: Run, answers: Sequence[Mapping[str, Any]], period: Period
 ) -> str:
-    """Of the refreshes computed between two moments (Unix seconds), and the requests in that time."""
-    delays = sorted(
-        (event.observed_at - event.computed_at) / MICROS
-        for event in checker.events(kafka, run.prefix)
-        if event.computed_at is not None
-        and begin <= event.computed_at / MICROS < end - 1
-    )
-    asked = sum(begin <= answer["received_at"] / MICROS < end for answer in answers)
+    """Return the delays of the period's refreshes, and its requests a minute."""
+    delays = []
+    for event in checker.events(kafka, run.prefix):
+        if event.computed_at is None:
+            continue
+        # The refreshes of the last second may not have been observed yet.
+        computed_at = event.computed_at / MICROS
+        if period.begin <= computed_at < period.end - 1:
+            delays.append((event.observed_at - event.computed_at) / MICROS)
+    delays.sort()
+
+    requests = 0
+    for answer in answers:
+        if period.begin <= answer["received_at"] / MICROS < period.end:
+            requests += 1
+
     p95 = delays[int(0.95 * len(delays))]
-    rate = asked * 60 / (end - begin)
-    return f"mean {mean(delays):.3f} s  p95 {p95:.3f} s  {rate:.1f} requests a minute  {len(delays)} refreshes"
+    rate = requests * 60 / (period.end - period.begin)
+    return (
+        f"mean {mean(delays):.3f} s  p95 {p95:.3f} s  "
+        f"{rate:.1f} requests a minute  {len(delays)} refreshes"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""Restore time after a week: 80 symbols that refresh every 30 s, written with a week of timestamps in minutes.
+"""Time to restore a shard's topic that has a week of states: 80 symbols, every 30 s.
 
-`python -m tests.bench.week [--days 7]`. Kafka rolls and compacts segments by the records' timestamps, so the topic
-ends up as it would in real time but for the broker's cleaner, which wakes every second here (15 s by default). The
-records are written outside transactions: commit markers carry the broker's clock, and segments would not roll.
+Run `python -m tests.bench.week [--days 7]`; writing a week takes minutes.
+
+Kafka rolls and compacts segments by the timestamps of the records, so the topic ends up
+as it would in real time. Only the broker's cleaner differs: it wakes every second here
+instead of every 15 s. The records are written outside transactions, since commit markers
+would carry the broker's clock and no segment would roll.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import confluent_kafka as ck
 
@@ -29,13 +32,26 @@ from connector.kafka.shard_log import ShardLog
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SYMBOLS = tuple(f"COIN{number:02}USDT" for number in range(80))
-PERIOD_SECONDS = 30
-ROUNDS_ENCODED_ONCE = 20
-CLEANER_SECONDS = 30
-ENTRY = b"""{"all_expiry": {"hvl": 99500.5, "call_resistance": 103000, "call_wall_2": 104000, "call_wall_3": 105000,
-"put_support": 98000, "put_wall_2": 97000, "put_wall_3": 96000}, "odte": {"hvl": 99700, "call_resistance": 101000,
-"put_support": 99000}, "spot_price": 100005.25, "computed_at": "2026-01-01T00:00:00Z"}"""
+SYMBOLS: Final = tuple(f"COIN{number:02}USDT" for number in range(80))
+PERIOD_SECONDS: Final = 30
+SECONDS_PER_DAY: Final = 86_400
+
+# Encoding takes longer than writing: reuse the values, only the timestamps must differ.
+ROUNDS_PER_ENCODING: Final = 20
+
+# Time in which the broker's cleaner compacts everything it can.
+CLEANER_SECONDS: Final = 30
+
+ENTRY: Final = b"""{
+    "all_expiry": {
+        "hvl": 99500.5,
+        "call_resistance": 103000, "call_wall_2": 104000, "call_wall_3": 105000,
+        "put_support": 98000, "put_wall_2": 97000, "put_wall_3": 96000
+    },
+    "odte": {"hvl": 99700, "call_resistance": 101000, "put_support": 99000},
+    "spot_price": 100005.25,
+    "computed_at": "2026-01-01T00:00:00Z"
+}"""
 
 
 def main() -> None:
@@ -47,7 +63,8 @@ def main() -> None:
         LocalKafka(Path(folder)) as broker,
     ):
         kafka = Kafka(bootstrap_servers=broker.bootstrap_servers)
-        clients, names = Clients(kafka), Topics(kafka.topic_prefix)
+        clients = Clients(kafka)
+        names = Topics(kafka.topic_prefix)
         admin.prepare_topics(clients, admin.topic_specs(names, ["all"], kafka), 1)
         log = ShardLog(
             ShardId("all", 0),
@@ -57,30 +74,36 @@ def main() -> None:
             reader=Reader(clients),
             codec=Codec(SingleObject()),
         )
+
         started = time.monotonic()
         written = _write(broker, names.current("all"), days)
+        seconds = time.monotonic() - started
         print(
-            f"{written:,} states of {len(SYMBOLS)} symbols, {days:g} days, in {time.monotonic() - started:.0f} s"
+            f"wrote {written:,} states of {len(SYMBOLS)} symbols, {days:g} days, "
+            f"in {seconds:.0f} s"
         )
-        _report("restored at once", log)
+
+        _restore(log, "restored at once")
         time.sleep(CLEANER_SECONDS)
-        _report(f"restored {CLEANER_SECONDS} s later", log)
+        _restore(log, f"restored {CLEANER_SECONDS} s later")
 
 
 def _write(broker: LocalKafka, topic: str, days: float) -> int:
-    """A state per symbol and round, as a shard writes them, but with values encoded once for several rounds."""
+    """Write a state per symbol and round, as a shard does. Return their number."""
     producer = ck.Producer(
         {"bootstrap.servers": broker.bootstrap_servers, "enable.idempotence": True}
     )
-    codec, end, written = Codec(SingleObject()), time.time(), 0
-    moments = [
-        end - days * 86_400 + at
-        for at in range(0, round(days * 86_400), PERIOD_SECONDS)
-    ]
-    for first in range(0, len(moments), ROUNDS_ENCODED_ONCE):
-        batch = moments[first : first + ROUNDS_ENCODED_ONCE]
-        values = [codec.state(topic, state) for state in _states(first + 1, batch[-1])]
-        for moment in batch:
+    codec = Codec(SingleObject())
+    seconds = days * SECONDS_PER_DAY
+    begin = time.time() - seconds
+    moments = [begin + after for after in range(0, round(seconds), PERIOD_SECONDS)]
+
+    written = 0
+    for first in range(0, len(moments), ROUNDS_PER_ENCODING):
+        rounds = moments[first : first + ROUNDS_PER_ENCODING]
+        states = _states(first + 1, rounds[-1])
+        values = [codec.state(topic, state) for state in states]
+        for moment in rounds:
             for symbol, value in zip(SYMBOLS, values, strict=True):
                 _produce(producer, topic, symbol, value, round(moment * 1000))
             written += len(SYMBOLS)
@@ -108,21 +131,25 @@ def _states(sequence: int, moment: float) -> Iterator[State]:
 def _produce(
     producer: ck.Producer, topic: str, symbol: str, value: bytes, timestamp_ms: int
 ) -> None:
+    """Produce, and wait as long as the client's queue is full."""
     while True:
         try:
-            return producer.produce(
+            producer.produce(
                 topic, value, symbol.encode(), partition=0, timestamp=timestamp_ms
             )
         except BufferError:
             producer.poll(0.05)
+        else:
+            return
 
 
-def _report(what: str, log: ShardLog) -> None:
+def _restore(log: ShardLog, label: str) -> None:
     started = time.monotonic()
     restored = log.open()
     seconds = time.monotonic() - started
     print(
-        f"{what}: {len(restored.states)} states from {restored.records:,} records in {seconds:.2f} s, fencing included"
+        f"{label}: {len(restored.states)} states from {restored.records:,} records "
+        f"in {seconds:.2f} s, fencing included"
     )
     log.drop()
 
