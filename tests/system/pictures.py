@@ -1,6 +1,7 @@
-"""Dashboards as pictures: each panel drawn from what its queries brought, where and about as Grafana would.
+"""Dashboards as pictures: draws every panel from its queries' results, about as Grafana does.
 
-`python -m tests.system.pictures FOLDER` makes the pictures of docs/dashboards, in about five minutes.
+`python -m tests.system.pictures FOLDER` makes the pictures of docs/dashboards, in about
+five minutes.
 """
 
 from __future__ import annotations
@@ -33,9 +34,23 @@ if TYPE_CHECKING:
     from tests.system.grafana import Series, Shown
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
+# Long enough for a symbol to become STALE.
 PACE = Pace(refresh=10, scrape=2, calm=45, fault=50)
-INCHES_WIDE, INCHES_TALL, DPI = 0.66, 0.34, 88
-BACKGROUND, BOX, INK, FAINT = "#111217", "#1b1d22", "#d5d6dd", "#8e9099"
+
+# One cell of Grafana's grid, which is 24 columns wide.
+GRID_WIDTH = 24
+CELL_WIDTH_INCHES = 0.66
+CELL_HEIGHT_INCHES = 0.34
+DPI = 88
+PICTURE_COLOURS = 96
+"""Enough for the palette below; a PNG of all colours is several times larger."""
+
+BACKGROUND = "#111217"
+BOX = "#1b1d22"
+INK = "#d5d6dd"
+FAINT = "#8e9099"
+GRID = "#2c2f36"
+HEADING = "#6E9FFF"
 PALETTE = (
     "#73BF69",
     "#F2CC0C",
@@ -50,43 +65,67 @@ PALETTE = (
 )
 COLOURS = {
     "light-blue": "#8AB8FF",
-    "green": "#56A64B", "orange": "#E57B12", "red": "#E02F44", "blue": "#3274D9", "purple": "#A352CC", "text": INK,
-    "light-red": "#FF7383", "super-light-red": "#FFA6B0", "light-green": "#96D98D", "super-light-green": "#C8F2C2",
-}  # fmt: skip
-LETTERS_PER_INCH = 17
-UNITS: dict[str, tuple[tuple[float, float, str], ...]] = {
+    "green": "#56A64B",
+    "orange": "#E57B12",
+    "red": "#E02F44",
+    "blue": "#3274D9",
+    "purple": "#A352CC",
+    "text": INK,
+    "light-red": "#FF7383",
+    "super-light-red": "#FFA6B0",
+    "light-green": "#96D98D",
+    "super-light-green": "#C8F2C2",
+}
+
+Scale = tuple[float, float, str]
+UNITS: dict[str, tuple[Scale, ...]] = {
     "s": ((120, 1 / 60, " min"), (1, 1, " s"), (0, 1000, " ms")),
     "percentunit": ((0, 100, " %"),),
     "bytes": ((0, 2**-20, " MiB"),),
     "short": ((1000, 0.001, " K"), (0, 1, "")),
-    **dict.fromkeys(("reqpm", "epm", "opm"), ((0, 1, " /min"),)),
+    "reqpm": ((0, 1, " /min"),),
+    "epm": ((0, 1, " /min"),),
+    "opm": ((0, 1, " /min"),),
     "locale": ((0, 1, ""),),
 }
-"""From which absolute value on: factor and suffix."""
+"""Scales of each unit: the absolute value from which one applies, factor and suffix."""
 
-LONG, FEW = 12, 3
+LOCALE_DECIMALS = 3
+
+# Estimates for the layout of a legend and of the labels beside states.
+LETTERS_PER_INCH = 17
+LEGEND_MARK_LETTERS = 6
+LONG_NAME_LETTERS = 12
+FEW_LINES = 3
+
+SECONDS_PER_DAY = 86_400
 
 Rect = tuple[float, float, float, float]
 
 
-def written(value: float, unit: str, decimals: int | None = None) -> str:
-    """A value in its unit, as short as Grafana has it."""
-    factor, suffix = next(
-        (factor, suffix) for least, factor, suffix in UNITS[unit] if abs(value) >= least
-    )
+def format_value(value: float, unit: str, decimals: int | None = None) -> str:
+    """Return a value in its unit, as short as in Grafana."""
+    factor, suffix = scale_of(value, unit)
     scaled = value * factor
     if unit == "locale":
-        return f"{scaled:,.{3 if decimals is None else decimals}f}".rstrip("0").rstrip(
-            "."
-        )
-    usual = (
-        0
-        if scaled == round(scaled) or abs(scaled) >= 100
-        else 1
-        if abs(scaled) >= 10
-        else 2
-    )
-    return f"{scaled:.{usual if decimals is None else decimals}f}{suffix}"
+        digits = LOCALE_DECIMALS if decimals is None else decimals
+        return f"{scaled:,.{digits}f}".rstrip("0").rstrip(".")
+    digits = usual_decimals(scaled) if decimals is None else decimals
+    return f"{scaled:.{digits}f}{suffix}"
+
+
+def scale_of(value: float, unit: str) -> tuple[float, str]:
+    for least, factor, suffix in UNITS[unit]:
+        if abs(value) >= least:
+            return factor, suffix
+    raise AssertionError(f"the last scale of {unit!r} must start at 0")
+
+
+def usual_decimals(value: float) -> int:
+    """Return the decimals for about three significant digits."""
+    if value == round(value) or abs(value) >= 100:
+        return 0
+    return 1 if abs(value) >= 10 else 2
 
 
 def colour_of(name: str) -> str:
@@ -98,65 +137,65 @@ def defaults(panel: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def mapped(look: Mapping[str, Any], value: float) -> Mapping[str, str]:
-    """Text and colour that a value has by itself; empty where it has none."""
+def mapping_of(look: Mapping[str, Any], value: float) -> Mapping[str, str]:
+    """Return the text and colour that a value is mapped to, or nothing."""
     for mapping in look.get("mappings", []):
-        if found := mapping["options"].get(f"{value:g}"):
+        found = mapping["options"].get(f"{value:g}")
+        if found:
             return {"text": found["text"], "color": colour_of(found["color"])}
     return {}
 
 
-def by_thresholds(look: Mapping[str, Any], value: float) -> str:
-    steps = look["thresholds"]["steps"] if "thresholds" in look else []
-    held = [
-        step["color"]
-        for step in steps
-        if step["value"] is None or value >= step["value"]
-    ]
-    return colour_of(held[-1]) if held else BOX
+def threshold_colour(look: Mapping[str, Any], value: float) -> str:
+    """Return the colour of the highest threshold that the value reaches."""
+    colour = BOX
+    for step in look.get("thresholds", {"steps": []})["steps"]:
+        if step["value"] is None or value >= step["value"]:
+            colour = colour_of(step["color"])
+    return colour
 
 
 def overrides(panel: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a field of this name has of its own."""
-    return {
-        one["id"]: one["value"]
-        for override in panel["fieldConfig"]["overrides"]
-        if fits(override["matcher"], name)
-        for one in override["properties"]
-    }
+    """Return the properties that a field of this name overrides."""
+    found = {}
+    for override in panel["fieldConfig"]["overrides"]:
+        if matches(override["matcher"], name):
+            for field in override["properties"]:
+                found[field["id"]] = field["value"]
+    return found
 
 
-def fits(matcher: Mapping[str, str], name: str) -> bool:
-    """As Grafana has it: a pattern between slashes is searched for, another one must be all of the name."""
-    wanted = matcher["options"]
+def matches(matcher: Mapping[str, str], name: str) -> bool:
+    """Return True if Grafana's matcher selects the name.
+
+    A pattern between slashes is searched for; any other must match the whole name.
+    """
+    pattern = matcher["options"]
     if matcher["id"] == "byName":
-        return wanted == name
-    return bool(
-        re.search(wanted[1:-1], name)
-        if wanted.startswith("/")
-        else re.fullmatch(wanted, name)
-    )
+        return pattern == name
+    if pattern.startswith("/"):
+        return re.search(pattern[1:-1], name) is not None
+    return re.fullmatch(pattern, name) is not None
 
 
-def stat(axes: Axes, shown: Shown) -> None:
+def draw_stat(axes: Axes, shown: Shown) -> None:
     look = defaults(shown.panel)
+    named = "{{" in shown.panel["targets"][0]["legendFormat"]
     axes.axis("off")
+    width = 1 / len(shown.series)
     for place, series in enumerate(shown.series):
-        known = mapped(look, series.last)
-        text = known.get("text") or written(
-            series.last, look["unit"], look.get("decimals")
-        )
-        colour = known.get("color") or by_thresholds(look, series.last)
-        width = 1 / len(shown.series)
+        known = mapping_of(look, series.last)
+        text = known.get("text")
+        if text is None:
+            text = format_value(series.last, look["unit"], look.get("decimals"))
+        colour = known.get("color") or threshold_colour(look, series.last)
         axes.add_patch(
             Rectangle(
                 (place * width, 0), width, 1, transform=axes.transAxes, color=colour
             )
         )
-        at = (place + 0.5) * width
-        named = "{{" in shown.panel["targets"][0]["legendFormat"]
         axes.text(
-            at,
+            (place + 0.5) * width,
             0.5,
             f"{series.name}: {text}" if named else text,
             transform=axes.transAxes,
@@ -167,307 +206,335 @@ def stat(axes: Axes, shown: Shown) -> None:
         )
 
 
-def states(axes: Axes, shown: Shown) -> None:
+def draw_states(axes: Axes, shown: Shown) -> None:
     look = defaults(shown.panel)
-    seen = dict[str, str]()
-    lines = sorted(shown.series, key=lambda series: series.name, reverse=True)
-    for row, series in enumerate(lines):
-        moments = [at for at, _ in series.points]
-        step = (
-            min(b - a for a, b in itertools.pairwise(moments))
-            if len(moments) > 1
-            else 1
-        )
+    colours = dict[str, str]()
+    rows = sorted(shown.series, key=lambda series: series.name, reverse=True)
+    for row, series in enumerate(rows):
+        # Slightly wider than a step, so that neighbours leave no gap.
+        width = days(shortest_step(series) * 1.05)
         for at, value in series.points:
-            known = mapped(look, value)
-            seen[known["text"]] = known["color"]
+            known = mapping_of(look, value)
+            colours[known["text"]] = known["color"]
             axes.broken_barh(
-                [(moment(at), step * 1.05 / 86400)],
+                [(days(at), width)],
                 (row - 0.4, 0.8),
                 color=known["color"],
                 linewidth=0,
             )
-    axes.set_yticks(range(len(lines)), [series.name for series in lines])
-    for text, colour in seen.items():
+    axes.set_yticks(range(len(rows)), [series.name for series in rows])
+    for text, colour in colours.items():
         axes.plot([], [], color=colour, linewidth=6, label=f" {text}")
-    legend(axes, list(seen))
+    draw_legend(axes, list(colours))
 
 
-def moment(at: float) -> float:
-    """Matplotlib's days."""
-    return at / 86400
+def days(seconds: float) -> float:
+    """Return seconds in days, matplotlib's unit of time."""
+    return seconds / SECONDS_PER_DAY
 
 
-def legend(axes: Axes, names: Sequence[str]) -> None:
-    """Beneath the panel, in as many columns as fit."""
+def steps_of(points: Sequence[tuple[float, float]]) -> list[float]:
+    """Return the seconds between neighbouring points."""
+    return [after[0] - before[0] for before, after in itertools.pairwise(points)]
+
+
+def shortest_step(series: Series) -> float:
+    return min(steps_of(series.points), default=1)
+
+
+def draw_legend(axes: Axes, names: Sequence[str]) -> None:
+    """Draw a legend below the panel, in as many columns as fit."""
     inches = axes.figure.get_size_inches()[0]  # type: ignore[union-attr]
     room = inches * axes.get_position().width * LETTERS_PER_INCH
-    columns = max(
-        1, min(len(names), int(room // (max(map(len, names), default=1) + 6)))
-    )
+    longest = max(map(len, names), default=1) + LEGEND_MARK_LETTERS
+    columns = max(1, min(len(names), int(room // longest)))
     axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=columns, frameon=False, fontsize=7.5, labelcolor=INK,
-        handlelength=1.2, columnspacing=1.2, labelspacing=0.3, borderaxespad=0.2,
-    )  # fmt: skip
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.1),
+        ncols=columns,
+        frameon=False,
+        fontsize=7.5,
+        labelcolor=INK,
+        handlelength=1.2,
+        columnspacing=1.2,
+        labelspacing=0.3,
+        borderaxespad=0.2,
+    )
 
 
-def gaps(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """Moments and values, with a hole where more than three steps are missing, as Prometheus leaves one."""
-    steps = sorted(b[0] - a[0] for a, b in itertools.pairwise(points))
+def with_gaps(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Return days and values, with NaN where more than three steps are missing."""
+    steps = sorted(steps_of(points))
     usual = steps[len(steps) // 2] if steps else 1
-    moments, values = list[float](), list[float]()
+    moments = list[float]()
+    values = list[float]()
     for at, value in points:
-        if moments and moment(at) - moments[-1] > moment(3 * usual):
-            moments.append(moments[-1] + moment(usual))
+        if moments and days(at) - moments[-1] > days(3 * usual):
+            moments.append(moments[-1] + days(usual))
             values.append(float("nan"))
-        moments.append(moment(at))
+        moments.append(days(at))
         values.append(value)
     return moments, values
 
 
-def lines(axes: Axes, shown: Shown) -> None:
+def draw_graph(axes: Axes, shown: Shown) -> None:
     look = defaults(shown.panel)
     unit, custom = look["unit"], look["custom"]
-    beneath = defaultdict[float, float](float)
+    bottoms = defaultdict[float, float](float)
     names = list[str]()
     for number, series in enumerate(shown.series):
         own = overrides(shown.panel, series.name)
-        colour = (
-            colour_of(own["color"]["fixedColor"])
-            if own
-            else PALETTE[number % len(PALETTE)]
-        )
-        name = own.get("displayName", series.name)
-        if shown.panel["options"]["legend"]["calcs"]:
-            most = max(value for _, value in series.points)
-            name += f"  {written(series.last, unit)}, max {written(most, unit)}"
+        colour = PALETTE[number % len(PALETTE)]
+        if own:
+            colour = colour_of(own["color"]["fixedColor"])
+        name = line_name(shown, series, own.get("displayName", series.name))
         names.append(name)
         if custom.get("drawStyle") == "bars":
-            bars(axes, series, colour, beneath, name)
+            draw_bars(axes, series, colour, bottoms, name)
         else:
-            style = (
-                "steps-post"
-                if own.get("custom.lineInterpolation") == "stepAfter"
-                else "default"
-            )
-            width = own.get("custom.lineWidth", 1.3)
-            axes.plot(
-                *gaps(series.points),
-                color=colour,
-                linewidth=width,
-                drawstyle=style,
-                label=f" {name}",
-            )
-    for step in look["thresholds"]["steps"][1:] if "thresholdsStyle" in custom else ():
-        axes.axhline(
-            step["value"], color=colour_of(step["color"]), linestyle="--", linewidth=1
-        )
+            draw_line(axes, series, colour, own, name)
+
+    if "thresholdsStyle" in custom:
+        draw_thresholds(axes, look["thresholds"]["steps"])
     if all(value == 0 for series in shown.series for _, value in series.points):
         axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(lambda value, _: written(value, unit))
+    axes.yaxis.set_major_formatter(lambda value, _: format_value(value, unit))
     if names:
-        legend(axes, names)
+        draw_legend(axes, names)
 
 
-def bars(
-    axes: Axes, series: Series, colour: str, beneath: dict[float, float], name: str
+def line_name(shown: Shown, series: Series, name: str) -> str:
+    """Return a line's text in the legend, with its last and highest value if shown."""
+    if not shown.panel["options"]["legend"]["calcs"]:
+        return name
+    unit = defaults(shown.panel)["unit"]
+    highest = max(value for _, value in series.points)
+    last = format_value(series.last, unit)
+    return f"{name}  {last}, max {format_value(highest, unit)}"
+
+
+def draw_line(
+    axes: Axes, series: Series, colour: str, own: Mapping[str, Any], name: str
 ) -> None:
-    """Upon what is `beneath`, by moment; that grows. Where all is zero only the legend says so."""
-    step = min((b[0] - a[0] for a, b in itertools.pairwise(series.points)), default=1)
-    at, values = zip(*series.points, strict=True)
-    bottoms = [beneath[one] for one in at]
-    axes.bar(
-        [moment(one) for one in at],
+    steps = own.get("custom.lineInterpolation") == "stepAfter"
+    moments, values = with_gaps(series.points)
+    axes.plot(
+        moments,
         values,
-        step / 86400,
-        bottoms,
+        color=colour,
+        linewidth=own.get("custom.lineWidth", 1.3),
+        drawstyle="steps-post" if steps else "default",
+        label=f" {name}",
+    )
+
+
+def draw_bars(
+    axes: Axes, series: Series, colour: str, bottoms: dict[float, float], name: str
+) -> None:
+    """Stack bars on `bottoms`, by moment, and raise these."""
+    moments, values = zip(*series.points, strict=True)
+    axes.bar(
+        [days(at) for at in moments],
+        values,
+        days(shortest_step(series)),
+        [bottoms[at] for at in moments],
         color=colour,
         linewidth=0,
         label=f" {name}",
     )
-    for one, value in series.points:
-        beneath[one] += value
+    for at, value in series.points:
+        bottoms[at] += value
 
 
-def table(axes: Axes, shown: Shown) -> None:
+def draw_thresholds(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
+    # The first step has no value: it covers everything below the second.
+    for step in steps[1:]:
+        colour = colour_of(step["color"])
+        axes.axhline(step["value"], color=colour, linestyle="--", linewidth=1)
+
+
+def draw_table(axes: Axes, shown: Shown) -> None:
     axes.axis("off")
-    arranged = next(
-        one["options"]
-        for one in shown.panel["transformations"]
-        if one["id"] == "organize"
-    )
-    columns = {
-        name: arranged["renameByName"][name]
-        for name in sorted(arranged["indexByName"], key=arranged["indexByName"].get)
-    }
+    columns = columns_of(shown.panel)
     rows = defaultdict[str, dict[str, float]](dict)
     for series in shown.series:
-        rows[series.labels["symbol"]][columns[f"Value #{series.ref}"]] = series.last
-    names = list(columns.values())
+        name = columns[f"Value #{series.ref}"]
+        rows[series.labels["symbol"]][name] = series.last
+
+    width = 1 / len(columns)
     height = 1 / (len(rows) + 1)
-    for column, name in enumerate(names):
-        left = column / len(names)
-        axes.text(
-            left,
-            1 - height / 2,
-            name,
-            color="#6E9FFF",
-            fontsize=9,
-            va="center",
-            transform=axes.transAxes,
-        )
+    for column, name in enumerate(columns.values()):
+        left = column * width
+        draw_text(axes, left, 1 - height / 2, name, HEADING)
         for row, (symbol, values) in enumerate(sorted(rows.items()), 1):
             middle = 1 - (row + 0.5) * height
-            text, colour = symbol if column == 0 else "", INK
+            text = symbol if column == 0 else ""
+            colour = INK
             if name in values:
                 text, colour = cell(shown.panel, name, values[name])
             if colour != INK:
-                place = (
-                    (left - 0.004, middle - height / 2),
-                    1 / len(names) - 0.01,
-                    height,
+                corner = (left - 0.004, middle - height / 2)
+                box = Rectangle(
+                    corner, width - 0.01, height, transform=axes.transAxes, color=colour
                 )
-                axes.add_patch(
-                    Rectangle(*place, transform=axes.transAxes, color=colour)
-                )
-            axes.text(
-                left,
-                middle,
-                text,
-                color="white",
-                fontsize=9,
-                va="center",
-                transform=axes.transAxes,
-            )
+                axes.add_patch(box)
+            draw_text(axes, left, middle, text, "white")
+
+
+def columns_of(panel: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of a table's columns by field, in order."""
+    for transformation in panel["transformations"]:
+        if transformation["id"] == "organize":
+            options = transformation["options"]
+    positions, names = options["indexByName"], options["renameByName"]
+    return {field: names[field] for field in sorted(positions, key=positions.get)}
+
+
+def draw_text(axes: Axes, left: float, middle: float, text: str, colour: str) -> None:
+    axes.text(
+        left,
+        middle,
+        text,
+        color=colour,
+        fontsize=9,
+        va="center",
+        transform=axes.transAxes,
+    )
 
 
 def cell(panel: Mapping[str, Any], name: str, value: float) -> tuple[str, str]:
-    """Text, and the colour of a cell that has one."""
+    """Return the text of a cell, and its colour."""
     look = dict(defaults(panel)) | overrides(panel, name)
-    known = mapped(look, value)
-    return known.get("text") or written(
-        value, look["unit"], look.get("decimals")
-    ), known.get("color", INK)
+    known = mapping_of(look, value)
+    text = known.get("text")
+    if text is None:
+        text = format_value(value, look["unit"], look.get("decimals"))
+    return text, known.get("color", INK)
 
 
-KINDS = {"stat": stat, "state-timeline": states, "timeseries": lines, "table": table}
+KINDS = {
+    "stat": draw_stat,
+    "state-timeline": draw_states,
+    "timeseries": draw_graph,
+    "table": draw_table,
+}
 
 
-def placed(shown: Sequence[Shown]) -> Iterator[tuple[Shown, Mapping[str, int]]]:
-    """Each panel and its place; the repeats of one side by side, as many as it says, then in further rows."""
+def with_places(shown: Sequence[Shown]) -> Iterator[tuple[Shown, Mapping[str, int]]]:
+    """Yield each panel and its place. Repeats go side by side, then into further rows."""
     for _, group in itertools.groupby(shown, key=lambda one: one.panel["id"]):
         for number, one in enumerate(group):
             place = dict(one.panel["gridPos"])
             if one.panel.get("repeat"):
-                down, right = divmod(number, one.panel["maxPerRow"])
-                place["x"], place["y"] = (
-                    right * place["w"],
-                    place["y"] + down * place["h"],
-                )
+                row, column = divmod(number, one.panel["maxPerRow"])
+                place["x"] = column * place["w"]
+                place["y"] += row * place["h"]
             yield one, place
 
 
 def draw(title: str, shown: Sequence[Shown], path: Path) -> None:
-    """The dashboard, as PNG."""
-    places = list(placed(shown))
-    tall = max(place["y"] + place["h"] for _, place in places) + 1
-    figure = Figure(
-        figsize=(24 * INCHES_WIDE, tall * INCHES_TALL), facecolor=BACKGROUND
-    )
+    """Write the dashboard as PNG."""
+    places = list(with_places(shown))
+    rows = max(place["y"] + place["h"] for _, place in places) + 1
+    size = (GRID_WIDTH * CELL_WIDTH_INCHES, rows * CELL_HEIGHT_INCHES)
+    figure = Figure(figsize=size, facecolor=BACKGROUND)
+    heading = 1 - 0.6 / rows
     figure.text(
-        0.006, 1 - 0.6 / tall, title, color=INK, fontsize=15, va="center", weight="bold"
+        0.006, heading, title, color=INK, fontsize=15, va="center", weight="bold"
     )
     for one, place in places:
-        left, width, height = place["x"] / 24, place["w"] / 24, place["h"] / tall
-        bottom = 1 - (place["y"] + place["h"] + 1) / tall
-        if one.panel["type"] == "row":
-            figure.text(
-                left + 0.006,
-                bottom + height / 2,
-                f"⌄ {one.title}",
-                color=INK,
-                fontsize=12,
-                va="center",
-            )
-            continue
-        across, up = 0.1 / 24, 0.1 / tall
-        box = Rectangle(
-            (left + across, bottom + up),
-            width - 2 * across,
-            height - 2 * up,
-            color=BOX,
-            zorder=-1,
-        )
-        figure.add_artist(box)
-        figure.text(
-            left + 0.006,
-            bottom + height - 0.55 / tall,
-            one.title,
-            color=INK,
-            fontsize=10,
-            va="center",
-        )
-        axes = figure.add_axes(
-            inner(one, left, bottom, width, height, tall), facecolor=BOX
-        )
-        KINDS[one.panel["type"]](axes, one)
-        if one.panel["type"] in {"timeseries", "state-timeline"}:
-            axes.xaxis_date()
-            axes.xaxis.set_major_formatter(DateFormatter("%H:%M:%S"))  # type: ignore[no-untyped-call] # matplotlib's
-            axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=6))  # type: ignore[no-untyped-call] # as above
-            axes.tick_params(colors=FAINT, labelsize=7.5, length=0)
-            axes.grid(color="#2c2f36", linewidth=0.6)
-            axes.set_axisbelow(True)
-            axes.spines[:].set_visible(False)
+        left = place["x"] / GRID_WIDTH
+        width = place["w"] / GRID_WIDTH
+        height = place["h"] / rows
+        # The first row of the picture is its heading, and matplotlib counts from below.
+        bottom = 1 - (place["y"] + place["h"] + 1) / rows
+        draw_panel(figure, one, (left, bottom, width, height), rows)
     save(figure, path)
 
 
-def inner(
-    shown: Shown, left: float, bottom: float, width: float, height: float, tall: float
-) -> Rect:
-    """Where the content of a panel lies: beneath its title, and above its legend."""
+def draw_panel(figure: Figure, shown: Shown, area: Rect, rows: int) -> None:
+    left, bottom, width, height = area
+    if shown.panel["type"] == "row":
+        text = f"⌄ {shown.title}"
+        middle = bottom + height / 2
+        figure.text(left + 0.006, middle, text, color=INK, fontsize=12, va="center")
+        return
+
+    margin_x, margin_y = 0.1 / GRID_WIDTH, 0.1 / rows
+    box = Rectangle(
+        (left + margin_x, bottom + margin_y),
+        width - 2 * margin_x,
+        height - 2 * margin_y,
+        color=BOX,
+        zorder=-1,
+    )
+    figure.add_artist(box)
+    top = bottom + height - 0.55 / rows
+    figure.text(left + 0.006, top, shown.title, color=INK, fontsize=10, va="center")
+    axes = figure.add_axes(content_area(shown, area, rows), facecolor=BOX)
+    KINDS[shown.panel["type"]](axes, shown)
+    if shown.panel["type"] in {"timeseries", "state-timeline"}:
+        style_time_axis(axes)
+
+
+def style_time_axis(axes: Axes) -> None:
+    clock = DateFormatter("%H:%M:%S")  # type: ignore[no-untyped-call]  # matplotlib's
+    ticks = AutoDateLocator(minticks=2, maxticks=6)  # type: ignore[no-untyped-call]  # as above
+    axes.xaxis_date()
+    axes.xaxis.set_major_formatter(clock)
+    axes.xaxis.set_major_locator(ticks)
+    axes.tick_params(colors=FAINT, labelsize=7.5, length=0)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+
+
+def content_area(shown: Shown, area: Rect, rows: int) -> Rect:
+    """Return the area of a panel's content, below its title and above its legend."""
+    left, bottom, width, height = area
     if shown.panel["type"] in {"stat", "table"}:
-        edge = 0.3 / 24
-        return left + edge, bottom + 0.35 / tall, width - 2 * edge, height - 1.45 / tall
-    names = max((len(series.name) for series in shown.series), default=0)
-    label = (
-        2.6 if shown.panel["type"] == "state-timeline" and names > LONG else 1.3
-    ) / 24
-    under = (2.2 if len(shown.series) <= FEW else 3) / tall
+        edge = 0.3 / GRID_WIDTH
+        return left + edge, bottom + 0.35 / rows, width - 2 * edge, height - 1.45 / rows
+
+    longest = max((len(series.name) for series in shown.series), default=0)
+    has_long_names = (
+        shown.panel["type"] == "state-timeline" and longest > LONG_NAME_LETTERS
+    )
+    label = (2.6 if has_long_names else 1.3) / GRID_WIDTH
+    legend = (2.2 if len(shown.series) <= FEW_LINES else 3) / rows
     return (
         left + label,
-        bottom + under,
-        width - label - 0.3 / 24,
-        height - under - 1.2 / tall,
+        bottom + legend,
+        width - label - 0.3 / GRID_WIDTH,
+        height - legend - 1.2 / rows,
     )
 
 
 def save(figure: Figure, path: Path) -> None:
-    """With as many colours as it needs, so that it is small."""
+    """Write the figure with few colours, so that the file is small."""
     raw = io.BytesIO()
     figure.savefig(raw, dpi=DPI, facecolor=BACKGROUND)
-    Image.open(raw).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(
-        path, optimize=True
-    )
+    picture = Image.open(raw).convert("RGB")
+    small = picture.quantize(PICTURE_COLOURS, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
 
 
 def main(folder: Path) -> None:
-    """Live through a scene that is long enough for a symbol to become STALE, and draw it."""
-    boards = {
-        path.stem: json.loads(path.read_text("utf-8"))
-        for path in GRAFANA.glob("*.json")
-    }
+    """Run the scene and draw both dashboards."""
+    boards = {}
+    for path in GRAFANA.glob("*.json"):
+        boards[path.stem] = json.loads(path.read_text("utf-8"))
     names = Names(uuid.uuid4().hex[:12])
+    shown = {}
     with (
         tempfile.TemporaryDirectory() as scratch,
         LocalKafka(Path(scratch) / "kafka") as kafka,
         watched(kafka, names, Path(scratch), PACE) as (prometheus, window),
     ):
-        shown = {
-            stem: prometheus.shown(board, window) for stem, board in boards.items()
-        }
-    for stem, panels in shown.items():
-        draw(boards[stem]["title"], panels, folder / f"{stem}.png")
+        for name, board in boards.items():
+            shown[name] = prometheus.shown(board, window)
+    for name, panels in shown.items():
+        draw(boards[name]["title"], panels, folder / f"{name}.png")
 
 
 if __name__ == "__main__":
