@@ -1,4 +1,4 @@
-"""The dashboards: what the generator writes, readable by Grafana's types, and naming only what the catalogue has."""
+"""The dashboards are the generator's, readable by Grafana's types, and use metrics that exist."""
 
 from __future__ import annotations
 
@@ -24,205 +24,223 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from grafana_foundation_sdk.models import dashboard
 
-GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 DOCS = Path(__file__).parents[2] / "docs"
-BOARDS = {
-    path.stem: json.loads(path.read_text("utf-8"))
-    for path in sorted(GRAFANA.glob("*.json"))
-}
-OF_PROMETHEUS = {"job", "instance"}
-NOT_SHOWN = {"gex_rate_limit_reset_timestamp_seconds"}
-"""The end of the upstream's minute: of no use to the eye."""
+GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
+GRID_WIDTH = 24
 
-OF_CLIENT = {
-    family.name + ("_total" if family.type == "counter" else "")
-    for family in prometheus_client.ProcessCollector(registry=None).collect()
-}
-SELECTED = re.compile(r"\b((?:gex|process)_\w+)\{([^}]*)\}")
-UNITS = {
-    value
-    for name, value in vars(units).items()
-    if isinstance(value, str) and not name.startswith("_")
-}
+
+def read_boards() -> dict[str, dict[str, Any]]:
+    boards = {}
+    for path in sorted(GRAFANA.glob("*.json")):
+        boards[path.stem] = json.loads(path.read_text("utf-8"))
+    return boards
+
+
+def process_metrics() -> set[str]:
+    """Return the metrics of a process that Prometheus' client library exports."""
+    names = set()
+    for family in prometheus_client.ProcessCollector(registry=None).collect():
+        suffix = "_total" if family.type == "counter" else ""
+        names.add(family.name + suffix)
+    return names
+
+
+BOARDS = read_boards()
+TARGET_LABELS = {"job", "instance"}
+PROCESS_METRICS = process_metrics()
+UNITS = {value for name, value in vars(units).items() if not name.startswith("_")}
+
+NOT_SHOWN = {"gex_rate_limit_reset_timestamp_seconds"}
+"""The end of the upstream's minute tells a reader nothing."""
+
+METRIC_NAME = re.compile(r"\b(?:gex|process)_\w+")
+SELECTOR = re.compile(r"\b((?:gex|process)_\w+)\{([^}]*)\}")
+MATCHED_LABEL = re.compile(r"(\w+)\s*(?:=~|!=|!~|=)\s*\"")
+GROUPING = re.compile(r"\b(?:by|on|ignoring)\s*\(([^)]*)\)")
+LEGEND_LABEL = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 
 def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
     return [panel for panel in board["panels"] if panel["type"] != "row"]
 
 
-def targets(board: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Title of the panel, and query."""
-    return [
-        (panel["title"], target)
-        for panel in panels(board)
-        for target in panel["targets"]
-    ]
+def queries() -> list[tuple[str, str, dict[str, Any]]]:
+    """Return each query with the names of its dashboard and its panel."""
+    found = []
+    for name, board in BOARDS.items():
+        for panel in panels(board):
+            found += [(name, panel["title"], target) for target in panel["targets"]]
+    return found
 
 
-QUERIES = [(name, *found) for name, board in BOARDS.items() for found in targets(board)]
+QUERIES = queries()
 
 
 def series(name: str) -> tuple[Metric, set[str]] | None:
-    """The metric that a series belongs to, and its labels; None where there is none."""
+    """Return the metric that a series belongs to and its labels, or None."""
     for metric in METRICS:
-        if name == metric.name and not metric.buckets:
-            return metric, set(metric.labels)
-        if metric.buckets and name in {
-            f"{metric.name}_{suffix}" for suffix in ("bucket", "sum", "count")
-        }:
-            return metric, {
-                *metric.labels,
-                *(("le",) if name.endswith("_bucket") else ()),
-            }
+        labels = set(metric.labels)
+        if not metric.buckets:
+            if name == metric.name:
+                return metric, labels
+        elif name in {f"{metric.name}_sum", f"{metric.name}_count"}:
+            return metric, labels
+        elif name == f"{metric.name}_bucket":
+            return metric, labels | {"le"}
     return None
 
 
 def faults(expression: str, legend: str = "") -> list[str]:
-    """What of a query is in no catalogue."""
-    found, known = [], set[str]()
-    if unscoped := set(re.findall(r"\b(?:gex|process)_\w+", expression)) - {
-        n for n, _ in SELECTED.findall(expression)
-    }:
+    """Return the names in a query that do not exist, and metrics without a selector."""
+    found = []
+    selected = SELECTOR.findall(expression)
+    unscoped = set(METRIC_NAME.findall(expression)) - {name for name, _ in selected}
+    if unscoped:
         found.append(f"without selector: {unscoped}")
-    for name, matchers in SELECTED.findall(expression):
-        labels = set(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)\s*\"", matchers))
-        if ours := series(name):
-            metric, of_metric = ours
-            known |= of_metric
-            if metric.labels and metric.values:
-                value = re.search(rf'\b{metric.labels[-1]}=~?"([^"$]*)"', matchers)
-                found += [
-                    f"{name}: {one}"
-                    for one in (value[1].split("|") if value else ())
-                    if one not in metric.values
-                ]
-        else:
-            of_metric = set()
-            if name not in OF_CLIENT:
-                found.append(f"no metric: {name}")
-        if wrong := labels - of_metric - OF_PROMETHEUS:
+
+    known = set[str]()
+    for name, matchers in selected:
+        labels = set[str]()
+        ours = series(name)
+        if ours is not None:
+            metric, labels = ours
+            known |= labels
+            found += wrong_values(metric, name, matchers)
+        elif name not in PROCESS_METRICS:
+            found.append(f"no metric: {name}")
+        wrong = set(MATCHED_LABEL.findall(matchers)) - labels - TARGET_LABELS
+        if wrong:
             found.append(f"{name} has no {wrong}")
-    grouped = {
-        one.strip()
-        for group in re.findall(r"\b(?:by|on|ignoring)\s*\(([^)]*)\)", expression)
-        for one in group.split(",")
-    }
-    if (
-        wrong := {*grouped, *re.findall(r"\{\{\s*(\w+)\s*\}\}", legend)}
-        - known
-        - OF_PROMETHEUS
-    ):
-        found.append(f"no label of what is asked for: {wrong}")
+
+    used = set(LEGEND_LABEL.findall(legend))
+    for group in GROUPING.findall(expression):
+        used |= {label.strip() for label in group.split(",")}
+    unknown = used - known - TARGET_LABELS
+    if unknown:
+        found.append(f"no metric of the query has: {unknown}")
     return found
 
 
-def test_the_files_are_what_the_generator_writes(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, GRAFANA / "generate.py", tmp_path], check=True, timeout=60
-    )
-    written = {path.name: path.read_text("utf-8") for path in tmp_path.iterdir()}
-    assert written == {
-        path.name: path.read_text("utf-8") for path in GRAFANA.glob("*.json")
-    }
-    assert set(BOARDS) == {"gex-levels", "connector"}
+def wrong_values(metric: Metric, name: str, matchers: str) -> list[str]:
+    """Return the values in a selector that the metric's last label does not have."""
+    if not metric.labels or not metric.values:
+        return []
+    value = re.search(rf'\b{metric.labels[-1]}=~?"([^"$]*)"', matchers)
+    choices = value[1].split("|") if value else []
+    return [f"{name}: {choice}" for choice in choices if choice not in metric.values]
+
+
+def test_the_files_are_the_generators(tmp_path: Path) -> None:
+    script = GRAFANA / "generate.py"
+    subprocess.run([sys.executable, script, tmp_path], check=True, timeout=60)
+    for name in ("gex-levels.json", "connector.json"):
+        generated = (tmp_path / name).read_text("utf-8")
+        assert generated == (GRAFANA / name).read_text("utf-8")
+    assert len(list(tmp_path.iterdir())) == len(BOARDS) == 2
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_grafanas_types_read_it_and_lose_nothing(name: str) -> None:
+def test_grafanas_types_read_a_dashboard_without_loss(name: str) -> None:
     register_default_plugins()
     read = dashboard.Dashboard.from_json(BOARDS[name])
     assert json.loads(json.dumps(read, cls=JSONEncoder)) == BOARDS[name]
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_every_panel_has_an_id_and_a_title_and_a_unit_of_its_own_and_says_what_to_do(
-    name: str,
-) -> None:
-    board = BOARDS[name]
-    ids, titles = ([panel[key] for panel in board["panels"]] for key in ("id", "title"))
-    assert len(set(ids)) == len(ids)
-    assert len(set(titles)) == len(titles)
-    for panel in panels(board):
-        assert all(
-            re.search(rf"{said}\S", panel["description"])
-            for said in ("^", r"\*\*Bad:\*\* ", r"\*\*Do:\*\* ")
-        )
-        if panel["type"] != "state-timeline":
-            assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
-        if panel["type"] == "stat":
-            assert {"thresholds", "mappings"} & set(panel["fieldConfig"]["defaults"]), (
-                f"no colours: {panel['title']}"
-            )
-        for steps in [
-            panel["fieldConfig"]["defaults"].get("thresholds", {"steps": []})["steps"]
-        ]:
-            assert [step["value"] for step in steps[1:]] == sorted(
-                step["value"] for step in steps[1:]
-            )
+@pytest.mark.parametrize("key", ["id", "title"])
+def test_a_panels_id_and_title_are_unique(key: str, name: str) -> None:
+    values = [panel[key] for panel in BOARDS[name]["panels"]]
+    assert len(set(values)) == len(values)
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_no_panel_lies_on_another_or_beyond_the_edge(name: str) -> None:
+def test_a_panel_says_its_meaning_the_signs_of_trouble_and_the_remedy(
+    name: str,
+) -> None:
+    for panel in panels(BOARDS[name]):
+        for head in ("^", r"\*\*Bad:\*\* ", r"\*\*Do:\*\* "):
+            assert re.search(rf"{head}\S", panel["description"]), panel["title"]
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_panel_has_a_unit_colours_and_rising_thresholds(name: str) -> None:
+    for panel in panels(BOARDS[name]):
+        look = panel["fieldConfig"]["defaults"]
+        if panel["type"] != "state-timeline":
+            assert look["unit"] in UNITS, panel["title"]
+        if panel["type"] == "stat":
+            assert {"thresholds", "mappings"} & set(look), panel["title"]
+        steps = look.get("thresholds", {"steps": []})["steps"]
+        # The first step has no value: it covers everything below the second.
+        values = [step["value"] for step in steps[1:]]
+        assert values == sorted(values)
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_panels_do_not_overlap_and_stay_within_the_grid(name: str) -> None:
     taken = set[tuple[int, int]]()
     for panel in BOARDS[name]["panels"]:
         place = panel["gridPos"]
-        columns, rows = (
-            range(place[at], place[at] + place[size])
-            for at, size in (("x", "w"), ("y", "h"))
-        )
+        columns = range(place["x"], place["x"] + place["w"])
+        rows = range(place["y"], place["y"] + place["h"])
         cells = set(itertools.product(columns, rows))
-        assert columns.stop <= 24, panel["title"]
+        assert columns.stop <= GRID_WIDTH, panel["title"]
         assert not cells & taken, panel["title"]
         taken |= cells
 
 
 @pytest.mark.parametrize(("name", "title", "target"), QUERIES)
-def test_a_query_names_only_what_the_catalogue_has(
+def test_a_query_uses_metrics_labels_and_variables_that_exist(
     name: str, title: str, target: dict[str, Any]
 ) -> None:
     assert faults(target["expr"], target["legendFormat"]) == []
-    used = set(re.findall(r"\$(\w+)", target["expr"])) - {"__rate_interval", "__range"}
-    assert used <= {variable["name"] for variable in BOARDS[name]["templating"]["list"]}
+    own = {variable["name"] for variable in BOARDS[name]["templating"]["list"]}
+    used = set(re.findall(r"\$(\w+)", target["expr"]))
+    assert used <= own | {"__rate_interval", "__range"}
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_a_variable_asks_for_what_there_is(name: str) -> None:
+def test_a_variable_queries_a_label_that_exists(name: str) -> None:
     for variable in BOARDS[name]["templating"]["list"]:
-        if variable["type"] == "query":
-            asked = re.fullmatch(
-                r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variable["query"]
-            )
-            assert asked
-            metric, label = asked.groups()
-            found = series(metric)
-            assert found
-            assert label in found[1] | OF_PROMETHEUS
+        if variable["type"] != "query":
+            continue
+        query = re.fullmatch(
+            r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variable["query"]
+        )
+        assert query
+        metric, label = query.groups()
+        found = series(metric)
+        assert found
+        assert label in found[1] | TARGET_LABELS
 
 
 def test_every_metric_is_on_a_dashboard() -> None:
-    asked = {
-        name for *_, target in QUERIES for name, _ in SELECTED.findall(target["expr"])
-    }
-    shown = {found[0].name for name in asked if (found := series(name))}
+    shown = set()
+    for _, _, target in QUERIES:
+        for name, _ in SELECTOR.findall(target["expr"]):
+            found = series(name)
+            if found is not None:
+                shown.add(found[0].name)
     assert {metric.name for metric in METRICS} - shown == NOT_SHOWN
 
 
-def test_every_section_that_a_panel_points_to_is_there() -> None:
-    pointed = {
-        found for board in BOARDS.values() for panel in panels(board)
-        for found in re.findall(r"docs/(\S+\.md)#(\S+)", panel["description"])
-    }  # fmt: skip
-    assert len(pointed) > 5
-    for page, anchor in pointed:
-        headings = re.findall(
-            r"^#+ (.*)$", (DOCS / page).read_text("utf-8"), re.MULTILINE
-        )
-        assert anchor in {
-            re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
-            for heading in headings
-        }
+def test_every_section_that_a_panel_links_to_exists() -> None:
+    links = set()
+    for board in BOARDS.values():
+        for panel in panels(board):
+            links |= set(re.findall(r"docs/(\S+\.md)#(\S+)", panel["description"]))
+    assert len(links) > 5
+    for page, anchor in links:
+        assert anchor in anchors(DOCS / page), f"{page}#{anchor}"
 
 
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    words = [re.sub(r"[^\w -]", "", heading) for heading in headings]
+    return {heading.lower().replace(" ", "-") for heading in words}
+
+
+# XX stands for gex: test_metric_names.py searches this file too.
 @pytest.mark.parametrize(
     ("expression", "legend"),
     [
@@ -236,5 +254,5 @@ def test_every_section_that_a_panel_points_to_is_there() -> None:
         ('process_resident_bytes{job="$job"}', ""),
     ],
 )
-def test_what_is_in_no_catalogue_is_found(expression: str, legend: str) -> None:
+def test_a_name_that_does_not_exist_is_found(expression: str, legend: str) -> None:
     assert faults(expression.replace("XX", "gex"), legend)

@@ -1,4 +1,4 @@
-"""Wherever a metric is named, it is one of the catalogue's."""
+"""Every metric that is named anywhere in the repository exists in the catalogue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLACES = (
     "CHANGELOG.md",
     "pyproject.toml",
 )
-TEXT = {
+TEXT_SUFFIXES = {
     ".avsc",
     ".css",
     ".html",
@@ -37,60 +37,62 @@ TEXT = {
     ".yml",
     "",
 }
-NAMED = re.compile(r"(?<![A-Za-z0-9_])gex_[a-z0-9_]+")
+METRIC_NAME = re.compile(r"(?<![A-Za-z0-9_])gex_[a-z0-9_]+")
 
-NO_METRIC = {"gex_levels_connector", "gex_http_token"}
-"""The distribution's name in a wheel's, and an example's file."""
+OTHER_NAMES = {"gex_levels_connector", "gex_http_token"}
+"""A wheel's name for the distribution, and the name of a file in an example."""
 
-KNOWN = {metric.name for metric in METRICS} | {
-    metric.name + suffix
-    for metric in METRICS
-    if metric.buckets
-    for suffix in ("_bucket", "_sum", "_count")
-}
+
+def names_of_series() -> set[str]:
+    names = set()
+    for metric in METRICS:
+        names.add(metric.name)
+        if metric.buckets:
+            names |= {f"{metric.name}_{part}" for part in ("bucket", "sum", "count")}
+    return names
+
+
+KNOWN = names_of_series()
 
 
 def misspelt(text: str) -> set[str]:
-    """Names that are in no catalogue. One that ends in `_` stands for all that begin so, as in a pattern."""
-    return {
-        name
-        for name in set(NAMED.findall(text)) - KNOWN - NO_METRIC
-        if not (name.endswith("_") and any(known.startswith(name) for known in KNOWN))
-    }
+    """Return the names that are not in the catalogue.
+
+    A name that ends in `_` stands for all names that begin with it, as in a pattern.
+    """
+    wrong = set()
+    for name in set(METRIC_NAME.findall(text)) - KNOWN - OTHER_NAMES:
+        is_prefix = any(known.startswith(name) for known in KNOWN)
+        if not (name.endswith("_") and is_prefix):
+            wrong.add(name)
+    return wrong
 
 
 def files() -> list[Path]:
-    found = [
-        path
-        for place in PLACES
-        for path in (ROOT / place, *(ROOT / place).rglob("*"))
-        if path.is_file()
-    ]
-    return [
-        path
-        for path in found
-        if path.suffix in TEXT and "__pycache__" not in path.parts
-    ]
+    found = []
+    for place in PLACES:
+        for path in (ROOT / place, *(ROOT / place).rglob("*")):
+            is_text = path.is_file() and path.suffix in TEXT_SUFFIXES
+            if is_text and "__pycache__" not in path.parts:
+                found.append(path)
+    return found
 
 
-def test_every_name_in_the_repository_is_in_the_catalogue() -> None:
-    wrong = {
-        str(path.relative_to(ROOT)): found
-        for path in files()
-        if (found := misspelt(path.read_text("utf-8")))
-    }
-    assert not wrong
+def test_every_metric_named_in_the_repository_is_in_the_catalogue() -> None:
+    wrong = {}
+    for path in files():
+        names = misspelt(path.read_text("utf-8"))
+        if names:
+            wrong[str(path.relative_to(ROOT))] = names
+    assert wrong == {}
 
 
-def test_the_places_that_matter_are_looked_at() -> None:
-    assert {path.name for path in files()} >= {
-        "catalogue.py",
-        "metrics.md",
-        "README.md",
-        Path(__file__).name,
-    }
+def test_the_important_files_are_searched() -> None:
+    names = {path.name for path in files()}
+    assert names >= {"catalogue.py", "metrics.md", "README.md", Path(__file__).name}
 
 
+# XX stands for gex, since this file is searched as well.
 @pytest.mark.parametrize(
     "text",
     [
@@ -109,10 +111,10 @@ def test_a_misspelt_name_is_found(text: str) -> None:
     "text",
     [
         "rate(XX_events_total[5m])",
-        "histogram_quantile(0.9, sum by (le) (rate(XX_publish_duration_seconds_bucket[5m])))",
+        "histogram_quantile(0.9, rate(XX_publish_duration_seconds_bucket[5m]))",
         '{__name__=~"XX_symbols_.*_total"}',
         "noXX_nope",
     ],
 )
-def test_a_name_of_the_catalogue_is_no_mistake(text: str) -> None:
+def test_a_name_in_the_catalogue_is_accepted(text: str) -> None:
     assert not misspelt(text.replace("XX", "gex"))
