@@ -1,12 +1,18 @@
-"""A consumer that keeps no file: restores what holds now from `current`, then follows `changes`, no gap, no duplicate.
+"""Follow a feed without a gap or a duplicate, and without storing an offset.
 
-An event and the state after it are one transaction, but each partition learns of its commit by itself, so a reader may
-see one before the other. So that no event falls in between, `main` keeps this order:
+The consumer restores the present state from `current`, then follows `changes`.
 
-1. Note where the committed events of `changes` end (E), and only then where `current` ends (H), uncommitted included.
-2. Read `current` as far as H, committed records only. A transaction with an event below E has its state below H, for
-   it was committed after all of it was written. So whatever happened below E is restored.
-3. Follow `changes` from E, skip what is not newer than the state's `sequence`, and see that it then grows by one.
+An event and the state after it are one transaction. Each partition learns of the commit by
+itself, however, so a reader may see one before the other. To miss no event in between,
+`main` keeps this order:
+
+1. Note where the committed events of `changes` end (E). Only then note where `current`
+   ends (H), open transactions included.
+2. Read the committed records of `current` up to H. A transaction with an event below E has
+   its state below H, because it was committed after all its records were written. So every
+   change below E is restored.
+3. Follow `changes` from E. Skip events that are not newer than the `sequence` of the state,
+   and check that the sequence then grows by one.
 """
 
 from __future__ import annotations
@@ -36,62 +42,69 @@ from confluent_kafka import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SCHEMAS, EVENT, STATE = (
-    Path(__file__).parent.parent / "schemas",
-    "gex.levels.LevelsEvent",
-    "gex.levels.LevelsState",
-)
+SCHEMAS = Path(__file__).parent.parent / "schemas"
+EVENT = "gex.levels.LevelsEvent"
+STATE = "gex.levels.LevelsState"
 TIMEOUT_SECONDS = 10
+POLL_SECONDS = 0.2
+
+# Confluent framing: a zero byte and the schema's id in the registry.
+# Avro single-object encoding: C3 01 and the schema's fingerprint.
+CONFLUENT_PREFIX_BYTES = 5
+SINGLE_OBJECT_PREFIX_BYTES = 10
 
 
 class Decoder:
-    """Avro, framed as Confluent's registry has it (a zero byte, an id) or by itself (C3 01, a fingerprint)."""
+    """Decode values that were written with any version of the schemas."""
 
     def __init__(self, registry: str | None) -> None:
         self._registry = registry
-        # load_schema puts in the types that a schema refers to, from the files beside it; released/ has older ones.
-        self._ours = {
+        # load_schema inserts the named types that a schema uses, from the files beside it.
+        self._readers = {
             name: fastavro.schema.load_schema(str(SCHEMAS / f"{name}.avsc"))
             for name in (EVENT, STATE)
         }
+        # The folder schemas/released has the older versions.
         self._writers: dict[bytes, Any] = {}
-        for schema in (
-            fastavro.schema.load_schema(str(path))
-            for path in SCHEMAS.rglob("*Levels[ES]*.avsc")
-        ):
-            digits = fastavro.schema.fingerprint(
-                fastavro.schema.to_parsing_canonical_form(schema), "CRC-64-AVRO"
-            )
+        for path in SCHEMAS.rglob("*Levels[ES]*.avsc"):
+            schema = fastavro.schema.load_schema(str(path))
+            canonical = fastavro.schema.to_parsing_canonical_form(schema)
+            digits = fastavro.schema.fingerprint(canonical, "CRC-64-AVRO")
             self._writers[b"\xc3\x01" + bytes.fromhex(digits)] = schema
 
     def decode(self, value: bytes, name: str) -> Any:
-        """The record as our schema `name` has it, whichever version of it wrote it."""
-        prefix = value[: 5 if value[0] == 0 else 10]
-        writer = self._writers.get(prefix) or self._writers.setdefault(
-            prefix, self._fetch(prefix)
-        )
+        """Return the record in the newest version of schema `name`."""
+        is_confluent = value[0] == 0
+        size = CONFLUENT_PREFIX_BYTES if is_confluent else SINGLE_OBJECT_PREFIX_BYTES
+        prefix = value[:size]
+        if prefix not in self._writers:
+            self._writers[prefix] = self._fetch(prefix)
+        content = io.BytesIO(value[size:])
         return fastavro.schemaless_reader(
-            io.BytesIO(value[len(prefix) :]), writer, self._ours[name]
+            content, self._writers[prefix], self._readers[name]
         )
 
     def _fetch(self, prefix: bytes) -> Any:
         if prefix[0] != 0 or self._registry is None:
             raise SystemExit(
-                f"unknown schema {prefix.hex()}: newer files in schemas/, or --registry, are needed"
+                f"unknown schema {prefix.hex()}: update schemas/, or pass --registry"
             )
-        url = f"{self._registry.rstrip('/')}/schemas/ids/{int.from_bytes(prefix[1:], 'big')}"
+        schema_id = int.from_bytes(prefix[1:], "big")
+        url = f"{self._registry.rstrip('/')}/schemas/ids/{schema_id}"
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 -- the user's own address
-            return fastavro.parse_schema(json.loads(json.load(response)["schema"]))
+            schema = json.load(response)["schema"]
+        return fastavro.parse_schema(json.loads(schema))
 
 
-def consumer(bootstrap: str, isolation: str) -> Consumer:
-    """Assigned by hand: librdkafka wants the name of a group, but none is joined and no offset committed."""
+def consumer(bootstrap: str, isolation_level: str) -> Consumer:
+    """Create a consumer that assigns its partitions itself.
+
+    librdkafka requires a group name, but no group is joined and no offset committed.
+    """
     settings: dict[str, Any] = {
         "bootstrap.servers": bootstrap,
         "group.id": "unused",
-        "isolation.level": isolation,
-    }
-    settings |= {
+        "isolation.level": isolation_level,
         "auto.offset.reset": "error",
         "enable.auto.commit": False,
         "enable.partition.eof": True,
@@ -100,25 +113,38 @@ def consumer(bootstrap: str, isolation: str) -> Consumer:
 
 
 def ends(reader: Consumer, topic: str) -> dict[int, int]:
-    """Where each partition ends: for a read_committed consumer, before the first transaction that is still open."""
-    places = [
-        TopicPartition(topic, p)
-        for p in reader.list_topics(topic, TIMEOUT_SECONDS).topics[topic].partitions
-    ]
-    if not places:
+    """Return the end of each partition.
+
+    To a read_committed consumer, a partition ends before its first open transaction.
+    """
+    partitions = reader.list_topics(topic, TIMEOUT_SECONDS).topics[topic].partitions
+    if not partitions:
         raise SystemExit(f"no topic {topic}: see --prefix and --feed")
-    return {
-        p.partition: reader.get_watermark_offsets(p, TIMEOUT_SECONDS, cached=False)[1]
-        for p in places
-    }
+
+    found = {}
+    for number in partitions:
+        partition = TopicPartition(topic, number)
+        _, end = reader.get_watermark_offsets(partition, TIMEOUT_SECONDS, cached=False)
+        found[number] = end
+    return found
+
+
+def assign(reader: Consumer, topic: str, offsets: dict[int, int]) -> None:
+    """Read the partitions of a topic from these offsets."""
+    partitions = []
+    for number, offset in offsets.items():
+        partitions.append(TopicPartition(topic, number, offset))
+    reader.assign(partitions)
 
 
 def messages(reader: Consumer, until: float = math.inf) -> Iterator[Message]:
-    """Records and ends of partitions, as they come. Raises KafkaException for any other error."""
+    """Yield records and ends of partitions. Raises KafkaException for other errors."""
     while time.monotonic() < until:
-        if (message := reader.poll(0.2)) is None:
+        message = reader.poll(POLL_SECONDS)
+        if message is None:
             continue
-        if (error := message.error()) and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own
+        error = message.error()
+        if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own
             raise KafkaException(error)
         yield message
 
@@ -126,19 +152,20 @@ def messages(reader: Consumer, until: float = math.inf) -> Iterator[Message]:
 def restore(
     reader: Consumer, topic: str, high: dict[int, int], decoder: Decoder
 ) -> dict[str, Any]:
-    """The last state of each symbol, of all that is committed below `high`."""
-    reader.assign(
-        [TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in high]
-    )
-    states, waiting = {}, set(high)
+    """Return the last state of each symbol that is committed below `high`."""
+    assign(reader, topic, dict.fromkeys(high, OFFSET_BEGINNING))
+    states: dict[str, Any] = {}
+    waiting = set(high)
     for message in messages(reader):
         if message.error() is None:
             state = decoder.decode(bytes(message.value() or b""), STATE)
             states[state["symbol"]] = state
-        elif (message.offset() or 0) >= high[
-            message.partition() or 0
-        ]:  # said again whenever the end has moved
-            waiting.discard(message.partition() or 0)
+            continue
+
+        # The end of a partition. A commit moves it, and it is then reported again.
+        partition = message.partition() or 0
+        if (message.offset() or 0) >= high[partition]:
+            waiting.discard(partition)
             if not waiting:
                 break
     return states
@@ -147,41 +174,43 @@ def restore(
 def follow(
     reader: Consumer, known: dict[str, int], decoder: Decoder, until: float
 ) -> Iterator[Any]:
-    """Every event newer than `known`, the last sequence of each symbol: once and in order."""
+    """Yield every newer event once and in order.
+
+    `known` has the last sequence of each symbol.
+    """
     for message in messages(reader, until):
-        if message.error():
+        if message.error() is not None:
             continue
         event = decoder.decode(bytes(message.value() or b""), EVENT)
-        last = known.get(event["symbol"], 0)
-        if event["sequence"] > last + 1:
-            raise SystemExit(f"{event['event_id']} follows {last}")
-        if event["sequence"] == last + 1:
-            known[event["symbol"]] = last + 1
+        expected = known.get(event["symbol"], 0) + 1
+        if event["sequence"] > expected:
+            raise SystemExit(f"{event['event_id']} follows {expected - 1}")
+        if event["sequence"] == expected:
+            known[event["symbol"]] = expected
             yield event
 
 
-def show(what: str, record: Any, levels: Any) -> None:
-    """Where a trading system would act: LIVE levels are to be used, STALE ones with care, and else there are none."""
-    status, said = record["status"], "no levels"
-    if status in {
-        "LIVE",
-        "STALE",
-    }:  # in `current` the last levels stay whatever the status
-        said = " ".join(
-            f"{name}={levels['all_expiry'][name]}"
-            for name in ("hvl", "call_resistance", "put_support")
-        )
+def show(kind: str, record: Any, levels: Any) -> None:
+    """Print a record; a trading system would act here.
+
+    Use LIVE levels, use STALE levels with care, and use none with any other status.
+    """
+    status = record["status"]
+    text = "no levels"
+    # In `current` a state keeps the last levels whatever its status, so look at that first.
+    if status in {"LIVE", "STALE"}:
+        all_expiry = levels["all_expiry"]
+        names = ("hvl", "call_resistance", "put_support")
+        text = " ".join(f"{name}={all_expiry[name]}" for name in names)
     warning = " (old: careful)" if status == "STALE" else ""
-    print(
-        f"{record['symbol']} #{record['sequence']} {what} {status} {said}{warning}",
-        flush=True,
-    )
+    number = f"#{record['sequence']}"
+    print(f"{record['symbol']} {number} {kind} {status} {text}{warning}", flush=True)
 
 
-def main() -> None:
-    """Follow one feed until Ctrl-C, or for as long as the options say."""
+def parse_options() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description="Follows one feed of gex-levels-connector."
+        description="Follow one feed of gex-levels-connector until Ctrl-C."
     )
     parser.add_argument("--bootstrap", default="127.0.0.1:9092", metavar="HOST:PORT")
     parser.add_argument(
@@ -189,38 +218,41 @@ def main() -> None:
     )
     parser.add_argument("--feed", default="all")
     parser.add_argument(
-        "--registry",
-        metavar="URL",
-        help="of the schema registry, where the connector uses one",
+        "--registry", metavar="URL", help="schema registry, if the connector uses one"
     )
     parser.add_argument(
-        "--seconds", type=float, default=math.inf, help="end so long after the restore"
+        "--seconds",
+        type=float,
+        default=math.inf,
+        help="end this long after the states are restored",
     )
-    parser.add_argument("--max-events", type=int, help="end after so many")
-    options = parser.parse_args()
-    changes, current = (
-        f"{options.prefix}.{options.feed}.{topic}" for topic in ("changes", "current")
+    parser.add_argument(
+        "--max-events", type=int, help="end after this number of events"
     )
-    decoder, reader = (
-        Decoder(options.registry),
-        consumer(options.bootstrap, "read_committed"),
-    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Restore the states of a feed, then follow its events."""
+    options = parse_options()
+    changes = f"{options.prefix}.{options.feed}.changes"
+    current = f"{options.prefix}.{options.feed}.current"
+    decoder = Decoder(options.registry)
+    reader = consumer(options.bootstrap, "read_committed")
+
+    # 1. Note both ends, in this order.
     start = ends(reader, changes)
-    states = restore(
-        reader,
-        current,
-        ends(consumer(options.bootstrap, "read_uncommitted"), current),
-        decoder,
-    )
-    for state in states.values():
+    high = ends(consumer(options.bootstrap, "read_uncommitted"), current)
+
+    # 2. Restore.
+    states = restore(reader, current, high, decoder)
+    known = {}
+    for symbol, state in states.items():
+        known[symbol] = state["sequence"]
         show("state", state, state["levels"])
-    reader.assign(
-        [
-            TopicPartition(changes, partition, offset)
-            for partition, offset in start.items()
-        ]
-    )
-    known = {symbol: state["sequence"] for symbol, state in states.items()}
+
+    # 3. Follow.
+    assign(reader, changes, start)
     events = follow(reader, known, decoder, time.monotonic() + options.seconds)
     for event in islice(events, options.max_events):
         show(event["kind"], event, event["after"])
