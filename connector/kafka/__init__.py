@@ -1,1 +1,1 @@
-"""Kafka: settings, topics, Avro, the group that assigns shards, and the shard that publishes exactly once."""
+"""Kafka: clients, topics, Avro, the assignment of shards, and exactly-once publishing."""

@@ -32,16 +32,16 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 REQUEST_TIMEOUT_SECONDS: Final = 10
+# Longer than the request: a future that never completes has been seen.
 _FUTURE_TIMEOUT_SECONDS: Final = 2 * REQUEST_TIMEOUT_SECONDS
-"""Longer than the request: a future that never completes has been seen."""
 
 _FIRST_ANSWER_SECONDS: Final = 3
 
+# From this many replicas on, two of them must acknowledge a record.
 _SAFE_REPLICAS: Final = 3
-"""From this many replicas on, two of them must acknowledge a record."""
 
+# The largest record: an entry is at most 64 KiB, and events and states hold two.
 _LARGE_RECORD_BYTES: Final = 192 * 1024
-"""The largest record: an entry is at most 64 KiB, and events and states hold two."""
 
 _DAY_MS: Final = 86_400_000
 _COMPACTION: Final = {

@@ -1,11 +1,13 @@
 """Describe one consumer group in a process of its own, which `connector.kafka.members` starts.
 
-`describe_consumer_groups` can abort its process when brokers come back while it waits for the coordinator
-(https://github.com/confluentinc/librdkafka/issues/4605). Here that ends nothing but one question.
+`describe_consumer_groups` can abort its process when brokers come back while it waits
+for the coordinator (https://github.com/confluentinc/librdkafka/issues/4605). Here that
+ends only one request.
 
-Standard input is a JSON object: `settings` for librdkafka, `group_id` and `request_seconds`. The settings hold
-secrets, and nobody else can read a pipe. Standard output is a JSON object: `members`, and `error` with librdkafka's
-`code` and `text`, or null.
+Standard input is a JSON object: `settings` for librdkafka, `group_id` and
+`request_seconds`. The settings hold secrets, and nobody else can read a pipe. Standard
+output is a JSON object: `members`, and `error` with librdkafka's `code` and `text`, or
+null.
 
 Import nothing of the connector: that would double the CPU time of a start.
 """
@@ -23,14 +25,14 @@ from typing import Any, Final
 import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient
 
+# Longer than the worker waits. The kernel ends a process whose worker died before it.
 LIFE_SECONDS: Final = 6
-"""Longer than the worker waits. The kernel ends a process whose worker has died before it."""
 
 
 def main() -> None:
     """Answer the question on standard input."""
     signal.alarm(LIFE_SECONDS)
-    # An abort is to be expected, and a core file would hold the secrets. A sandbox may forbid to change limits.
+    # A core file of an abort would hold the secrets. A sandbox may forbid the change.
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     json.dump(_answer(json.load(sys.stdin)), sys.stdout)

@@ -26,16 +26,16 @@ _T = TypeVar("_T")
 
 _POLL_SECONDS: Final = 0.2
 _MAX_MESSAGES: Final = 1000
+# Brokers abort a dead worker's transaction after 60 s, and look for it every 10 s.
 _STALLED_SECONDS: Final = 90
-"""Brokers abort a dead worker's transaction after 60 s, and look for it every 10 s."""
 
 _END_OF_PARTITION: Final = ck.KafkaError._PARTITION_EOF  # noqa: SLF001 -- librdkafka's name
 
 BEGINNING: Final = ck.OFFSET_BEGINNING
 END: Final = ck.OFFSET_END
 
+# A topic and the number of one of its partitions.
 Partition = tuple[str, int]
-"""A topic and the number of one of its partitions."""
 
 
 class Record(Value, frozen=True):
@@ -201,11 +201,12 @@ class Log:
 
     def _messages(self) -> list[ck.Message]:
         """Wait for a message, and return all that are there, ends of partitions too."""
-        # `consume` alone would wait for as many messages as it may return.
-        first = self._consumer.poll(_POLL_SECONDS)
-        if first is None:
-            return []
-        messages = [first, *self._consumer.consume(_MAX_MESSAGES, timeout=0)]
+        with translating("reading", self._clients):
+            # `consume` alone would wait for as many messages as it may return.
+            first = self._consumer.poll(_POLL_SECONDS)
+            if first is None:
+                return []
+            messages = [first, *self._consumer.consume(_MAX_MESSAGES, timeout=0)]
         for message in messages:
             error = message.error()
             if error is not None and error.code() != _END_OF_PARTITION:

@@ -25,14 +25,19 @@ _log = logging.getLogger(__name__)
 
 _DOING: Final = "describing the group"
 _REQUEST_SECONDS: Final = 3
+# The request, and the start of a process on a busy machine. Shorter than the child's
+# own limit.
 _CHILD_SECONDS: Final = 5.0
-"""The request, and the start of a process on a busy machine. Shorter than the child's own limit."""
 
 _STDERR_CHARACTERS: Final = 500
 
 
 class Member(Value, frozen=True):
-    """A worker, by the `client.id` of its membership, which is its name unless one was configured."""
+    """A worker and its shards.
+
+    `name` is the `client.id` of its membership: the worker's own name, unless one is
+    configured.
+    """
 
     name: str
     host: str
@@ -55,7 +60,7 @@ class _Error(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """Everything the child process says: the members, or why there are none."""
+    """The answer of the child process: the members, or an error."""
 
     members: list[_Described]
     error: _Error | None
@@ -65,10 +70,11 @@ _DECODER: Final = msgspec.json.Decoder(_Answer)
 
 
 class Members:
-    """Ask for the members of a group, in a child process. Needs DESCRIBE on the group.
+    """The members of a group, as a child process asks for them.
 
-    librdkafka can abort the process that asks (see `connector.kafka.describe_group`), and a worker must outlive every
-    look at its status page.
+    librdkafka can abort the process that asks (see `connector.kafka.describe_group`),
+    and a worker must outlive every look at its status page. Needs the right DESCRIBE on
+    the group.
     """
 
     def __init__(
@@ -84,7 +90,10 @@ class Members:
         self._question = msgspec.json.encode(question)
 
     def now(self) -> tuple[Member, ...]:
-        """Return the members, by name. Blocks for a few seconds at most. Raises KafkaUnavailable."""
+        """Return the members, sorted by name. Blocks for a few seconds at most.
+
+        Raises KafkaUnavailable.
+        """
         answer = self._ask()
         if answer.error is not None:
             raise translate(ck.KafkaError(answer.error.code, answer.error.text), _DOING)
@@ -92,7 +101,8 @@ class Members:
         return tuple(sorted(members, key=lambda member: (member.name, member.host)))
 
     def _ask(self) -> _Answer:
-        # By path and with -P: neither the working directory nor this folder can shadow a module of the child's.
+        # By path and with -P, so that neither the working directory nor this folder can
+        # shadow a module that the child imports.
         command = [sys.executable, "-P", describe_group.__file__]
         try:
             child = subprocess.run(  # noqa: S603 -- a file of ours
@@ -111,7 +121,7 @@ class Members:
                 f"{_DOING}: cannot start a process: {error.strerror}"
             ) from None
         if child.returncode != 0:
-            # Only its end, and for whoever debugs: the reason of an abort is in the last line.
+            # The last line has the reason of an abort.
             details = {
                 "status": child.returncode,
                 "stderr": child.stderr.decode(errors="replace")[-_STDERR_CHARACTERS:],

@@ -36,8 +36,8 @@ _NEEDED_OPERATIONS: Final = (
 )
 _LARGEST_INT32: Final = 2**31 - 1
 _MISSING_PARTITION: Final = _LARGEST_INT32
+# Longer than any `transaction.max.timeout.ms`.
 _REFUSED_TIMEOUT_MS: Final = _LARGEST_INT32
-"""Longer than any `transaction.max.timeout.ms`."""
 
 _POLL_SECONDS: Final = 0.1
 _COMMIT_SECONDS: Final = 2 * REQUEST_TIMEOUT_SECONDS
@@ -211,24 +211,25 @@ class Preflight:
         }
         consumer = new_client(ck.Consumer, settings)
         missing = ck.TopicPartition(topic, _MISSING_PARTITION, 0)
-        consumer.commit(offsets=[missing], asynchronous=True)
-
+        action = f"group {group_id}"
         deadline = time.monotonic() + _COMMIT_SECONDS
-        while not results:
-            if time.monotonic() > deadline:
-                raise KafkaUnavailable(
-                    f"group {group_id}: no answer within {_COMMIT_SECONDS} s"
-                )
-            message = consumer.poll(_POLL_SECONDS)
-            # Nothing is assigned, so that a message can only be an error: we may not
-            # look for the coordinator.
-            if message is not None:
-                results.append(message.error())
-        consumer.close()
+        with translating(action, self._clients):
+            consumer.commit(offsets=[missing], asynchronous=True)
+            while not results:
+                if time.monotonic() > deadline:
+                    raise KafkaUnavailable(
+                        f"{action}: no answer within {_COMMIT_SECONDS} s"
+                    )
+                message = consumer.poll(_POLL_SECONDS)
+                # Nothing is assigned, so that a message can only be an error: we may
+                # not look for the coordinator.
+                if message is not None:
+                    results.append(message.error())
+            consumer.close()
 
         error = results[0]
         if error is not None and error.code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
-            raise translate(error, f"group {group_id}", self._clients.last_error)
+            raise translate(error, action, self._clients.last_error)
 
 
 def _missing_rights(topic: str, allowed: Collection[Any]) -> list[str]:

@@ -28,8 +28,8 @@ _REQUEST_TIMEOUT_SECONDS: Final = 10
 _STALLED_SECONDS: Final = 30
 _REPORT_SECONDS: Final = 5
 _MAX_MESSAGES: Final = 10_000
+# `consume` always waits this long, unless it gets all the messages it may return.
 _CONSUME_SECONDS: Final = 0.05
-"""`consume` always waits this long, unless it gets all the messages it may return."""
 
 _END_OF_PARTITION: Final = ck.KafkaError._PARTITION_EOF  # noqa: SLF001 -- librdkafka's name
 _UNKNOWN_PARTITION: Final = ck.KafkaError._UNKNOWN_PARTITION  # noqa: SLF001 -- librdkafka's name

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[str, str | bytes | None]]
 
+# The fraction of its budget that the writer of a state used within a minute.
 SPENT_HEADER: Final = "spent"
-"""The fraction of its budget that the writer of a state used within a minute."""
 
 GROUP_HEADER: Final = "group"
 WORKER_HEADER: Final = "worker"
 
+# The producer's partitioner chooses by the key.
 ANY_PARTITION: Final = -1
-"""The producer's partitioner chooses by the key."""
 
 _MAX_QUARANTINED_BYTES: Final = 64 * 1024
 

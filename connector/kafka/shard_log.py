@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 _CALL_SECONDS: Final = 10
 _RETRY_SECONDS: Final = 30
 _ABORT_SECONDS: Final = 5
+# Of a key in an error message.
 _MAX_KEY_BYTES: Final = 40
-"""Of a key in an error message."""
 
 
 class Quarantined(Value, frozen=True):

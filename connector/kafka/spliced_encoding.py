@@ -19,13 +19,13 @@ from connector.core.model import Levels, Ranked, Row
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# A schema as JSON, or as fastavro parsed it.
 Schema = Any
-"""A schema as JSON, or as fastavro parsed it."""
 
 _NULL_BRANCH: Final = b"\x00"
 _LEVELS_BRANCH: Final = b"\x02"
+# The levels last seen, last published, and about to be published.
 _ENCODED_PER_SYMBOL: Final = 3
-"""The levels last seen, last published, and about to be published."""
 
 
 class LevelsEncoder:

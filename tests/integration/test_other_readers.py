@@ -1,4 +1,4 @@
-"""What we write is read by programs that share no code with us: kafka-python, and Apache's `avro`."""
+"""Programs that share no code with us read our topics: kafka-python, Apache's `avro`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from connector.devkit.local_kafka import LocalKafka
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # kafka-python's own
-    from kafka import KafkaConsumer
-    from kafka import TopicPartition as Place
+    from kafka import KafkaConsumer, TopicPartition
     from kafka.partitioner.default import murmur2
 
 pytestmark = pytest.mark.filterwarnings(
@@ -43,46 +43,42 @@ pytestmark = pytest.mark.filterwarnings(
 )  # kafka-python's own
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
+SCHEMA_NAMES = ("Status", "Source", "Levels", "LevelsEvent", "LevelsState")
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "NOSUCH")
 COLD = "ETHUSDT"
-MISSING_AND_BACK = {"SNAPSHOT", "CHANGED", "MISSING", "RESTORED", "INVALID"}
+EXPECTED_KINDS = {"SNAPSHOT", "CHANGED", "MISSING", "RESTORED", "INVALID"}
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+CREATE_TIME = 0
 
 
-class Other:
-    """Apache's Avro. Schemas come from our files, or from the registry over its REST API."""
+class ApacheReader:
+    """Apache's Avro, with schemas from our files or from a registry's REST API."""
 
     def __init__(self, registry: str | None) -> None:
         self._registry = registry
-        named = ("Status", "Source", "Levels", "LevelsEvent", "LevelsState")
-        files = [
-            json.loads((SCHEMAS / f"gex.levels.{name}.avsc").read_text())
-            for name in named
-        ]
-        names, simple_names = avro.name.Names(), avro.name.Names()
-        self._by_fingerprint = {
-            avro.schema.make_avsc_object(
-                simple(file), simple_names
-            ).fingerprint(): avro.schema.make_avsc_object(file, names)
-            for file in files
-        }
+        names, plain_names = avro.name.Names(), avro.name.Names()
+        self._by_fingerprint = {}
+        for name in SCHEMA_NAMES:
+            file = json.loads((SCHEMAS / f"gex.levels.{name}.avsc").read_text())
+            # The fingerprint is that of the schema without logical types.
+            plain_schema = avro.schema.make_avsc_object(plain_types(file), plain_names)
+            schema = avro.schema.make_avsc_object(file, names)
+            self._by_fingerprint[plain_schema.fingerprint()] = schema
 
     def decode(self, topic: str, value: bytes) -> Any:
-        """The record as plain values, moments in microseconds."""
-        schema, datum = (
-            self._framed_by_id(topic, value)
-            if self._registry
-            else self._framed_by_itself(value)
-        )
-        record = avro.io.DatumReader(schema).read(
-            avro.io.BinaryDecoder(io.BytesIO(datum))
-        )
-        return plain(record)
+        """Return the record as plain values, moments in microseconds."""
+        if self._registry is None:
+            schema, datum = self._by_prefix(value)
+        else:
+            schema, datum = self._by_id(topic, value)
+        decoder = avro.io.BinaryDecoder(io.BytesIO(datum))
+        return plain(avro.io.DatumReader(schema).read(decoder))
 
-    def _framed_by_itself(self, value: bytes) -> tuple[Any, bytes]:
+    def _by_prefix(self, value: bytes) -> tuple[Any, bytes]:
         assert value[:2] == b"\xc3\x01"
         return self._by_fingerprint[value[2:10]], value[10:]
 
-    def _framed_by_id(self, topic: str, value: bytes) -> tuple[Any, bytes]:
+    def _by_id(self, topic: str, value: bytes) -> tuple[Any, bytes]:
         assert value[0] == 0
         latest = self._ask(f"/subjects/{topic}-value/versions/latest")
         assert latest["id"] == int.from_bytes(value[1:5], "big")
@@ -91,98 +87,99 @@ class Other:
         return avro.schema.parse(by_id["schema"]), value[5:]
 
     def _ask(self, path: str) -> Any:
-        with urllib.request.urlopen(
-            f"{self._registry}{path}", timeout=PATIENCE_SECONDS
-        ) as response:
+        url = f"{self._registry}{path}"
+        with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as response:
             return json.load(response)
 
 
-class Topics(NamedTuple):
-    """What a worker wrote, raw, and what decodes it: theirs, and ours."""
+class Written(NamedTuple):
+    """The records of a worker, and both decoders."""
 
     changes: list[Any]
     current: list[Any]
-    other: Other
+    apache: ApacheReader
     ours: Codec
     partitions: int
     prefix: str
 
+    def decode(self, record: Any) -> Any:
+        """Decode a record by Apache's package."""
+        return self.apache.decode(record.topic, record.value)
+
 
 def plain(value: Any) -> Any:
+    """Return plain values, with moments in microseconds."""
     if isinstance(value, msgspec.Struct):
         return plain(msgspec.to_builtins(value))
     if isinstance(value, datetime):
-        return round(
-            (value - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000
-        )
+        return round((value - EPOCH).total_seconds() * 1_000_000)
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
 
 
-def simple(schema: Any) -> Any:
-    """Primitive types by their names alone, as the specification's canonical form has them.
+def plain_types(schema: Any) -> Any:
+    """Return primitive types by their names, as the canonical form has them.
 
-    `avro` 1.12 leaves `{"type": "long"}` of a logical type there, and so has other fingerprints than Java.
+    `avro` 1.12 leaves `{"type": "long"}` of a logical type there, so that its
+    fingerprints differ from Java's.
     """
-    if isinstance(schema, dict):
-        if "logicalType" in schema:
-            return schema["type"]
-        return {key: simple(value) for key, value in schema.items()}
-    return [simple(item) for item in schema] if isinstance(schema, list) else schema
+    if isinstance(schema, list):
+        return [plain_types(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "logicalType" in schema:
+        return schema["type"]
+    return {key: plain_types(value) for key, value in schema.items()}
 
 
 def read(kafka: LocalKafka, topic: str) -> tuple[list[Any], int]:
-    """Every committed record, and how many partitions there are."""
+    """Return every committed record, and the number of partitions."""
     consumer = KafkaConsumer(
         bootstrap_servers=kafka.bootstrap_servers, isolation_level="read_committed"
     )
     try:
-        places = [
-            Place(topic, partition)
-            for partition in sorted(consumer.partitions_for_topic(topic))
-        ]
-        consumer.assign(places)
-        consumer.seek_to_beginning(*places)
-        ends = consumer.end_offsets(places)
+        partitions = []
+        for number in sorted(consumer.partitions_for_topic(topic)):
+            partitions.append(TopicPartition(topic, number))
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
         records: list[Any] = []
 
         def read_all() -> bool:
             for batch in consumer.poll(timeout_ms=200).values():
                 records.extend(batch)
-            return all(consumer.position(place) >= ends[place] for place in places)
+            return all(consumer.position(one) >= ends[one] for one in partitions)
 
         wait_until(read_all, f"all of {topic} is read")
-        return records, len(places)
+        return records, len(partitions)
     finally:
         consumer.close()
 
 
-def kinds_so_far(worker: Program) -> set[str]:
-    with urllib.request.urlopen(
-        f"{worker.url}/metrics", timeout=PATIENCE_SECONDS
-    ) as response:
-        text = response.read().decode()
-    counted = [
-        line.split()
-        for line in text.splitlines()
-        if line.startswith("gex_events_total")
-    ]
-    return {
-        series.split('kind="')[1].split('"')[0]
-        for series, count in counted
-        if float(count) > 0
-    }
+def published_kinds(worker: Program) -> set[str]:
+    """Return the kinds of the events that the worker has published."""
+    kinds = set()
+    for line in worker.text("/metrics").splitlines():
+        if line.startswith("gex_events_total"):
+            series, count = line.split()
+            if float(count) > 0:
+                kinds.add(series.split('kind="')[1].split('"')[0])
+    return kinds
 
 
 @pytest.fixture(params=["single-object", "registry"], scope="module")
-def written(request: pytest.FixtureRequest, kafka: LocalKafka) -> Iterator[Topics]:
-    """A worker's events of many kinds, with every section, once with a registry and once without."""
+def written(request: pytest.FixtureRequest, kafka: LocalKafka) -> Iterator[Written]:
+    """Return events of many kinds with every section, with and without a registry."""
     names = Names(f"others-{request.param}")
-    registry = (
-        request.getfixturevalue("registry").url if request.param == "registry" else None
-    )
+    registry = None
+    if request.param == "registry":
+        registry = request.getfixturevalue("registry").url
     framing = Registry(registry, {}) if registry else SingleObject()
+
     with start_simulator(
         "--period", "0.5", "--jitter", "0.1", "--limit", "0"
     ) as simulator:
@@ -192,113 +189,104 @@ def written(request: pytest.FixtureRequest, kafka: LocalKafka) -> Iterator[Topic
             variables["GEX_SCHEMA_REGISTRY__URL"] = registry
         with start_worker(variables) as worker:
             wait_until(
-                lambda: {"CHANGED", "INVALID"} <= kinds_so_far(worker),
+                lambda: published_kinds(worker) >= {"CHANGED", "INVALID"},
                 "levels change",
                 worker,
             )
             simulator.ask("/_control/set", {"cold": [COLD]})
             wait_until(
-                lambda: "MISSING" in kinds_so_far(worker), "one goes missing", worker
+                lambda: "MISSING" in published_kinds(worker), "one is missing", worker
             )
             simulator.ask("/_control/set", {"cold": []})
             wait_until(
-                lambda: kinds_so_far(worker) >= MISSING_AND_BACK, "it is back", worker
+                lambda: published_kinds(worker) >= EXPECTED_KINDS, "it is back", worker
             )
             assert worker.terminate() == 0
+
     changes, partitions = read(kafka, f"{names.topic_prefix}.all.changes")
     current, _ = read(kafka, f"{names.topic_prefix}.all.current")
-    yield Topics(
+    yield Written(
         changes,
         current,
-        Other(registry),
+        ApacheReader(registry),
         Codec(framing),
         partitions,
         names.topic_prefix,
     )
     if isinstance(framing, Registry):
-        framing._client.close()
+        framing.close()
 
 
-def test_every_event_says_the_same_to_both(written: Topics) -> None:
-    events = [
-        written.other.decode(record.topic, record.value) for record in written.changes
-    ]
-    assert events == [
-        plain(written.ours.decode_event(record.value)) for record in written.changes
-    ]
-    assert {event["kind"] for event in events} >= MISSING_AND_BACK
+def test_every_event_is_the_same_for_both(written: Written) -> None:
+    events = [written.decode(record) for record in written.changes]
+    ours = [written.ours.decode_event(record.value) for record in written.changes]
+    assert events == plain(ours)
+    assert {event["kind"] for event in events} >= EXPECTED_KINDS
     assert any(event["after"] and event["after"]["zones"] for event in events)
 
 
-def test_every_state_says_the_same_to_both(written: Topics) -> None:
-    states = [
-        written.other.decode(record.topic, record.value) for record in written.current
-    ]
-    assert states == [
-        plain(written.ours.decode_state(record.value)) for record in written.current
-    ]
+def test_every_state_is_the_same_for_both(written: Written) -> None:
+    states = [written.decode(record) for record in written.current]
+    ours = [written.ours.decode_state(record.value) for record in written.current]
+    assert states == plain(ours)
     assert {state["symbol"] for state in states} == set(SYMBOLS)
 
 
-def test_each_symbols_sequence_has_no_gap_and_ends_where_its_state_says(
-    written: Topics,
+def test_the_sequence_of_a_symbol_has_no_gap_and_ends_with_its_state(
+    written: Written,
 ) -> None:
     sequences: dict[str, list[int]] = {symbol: [] for symbol in SYMBOLS}
     for record in written.changes:
-        event = written.other.decode(record.topic, record.value)
+        event = written.decode(record)
         sequences[event["symbol"]].append(event["sequence"])
-    assert sequences == {
-        symbol: list(range(1, len(found) + 1)) for symbol, found in sequences.items()
-    }
-    states = [
-        written.other.decode(record.topic, record.value) for record in written.current
-    ]
-    assert {state["symbol"]: state["sequence"] for state in states} == {
-        s: len(n) for s, n in sequences.items()
-    }
+    for sequence in sequences.values():
+        assert sequence == list(range(1, len(sequence) + 1))
 
-
-def test_key_and_partition_are_the_symbols_as_java_decides(written: Topics) -> None:
-    for record in written.changes:
-        event = written.other.decode(record.topic, record.value)
-        assert record.key == event["symbol"].encode()
-        assert (
-            record.partition == (murmur2(record.key) & 0x7FFFFFFF) % written.partitions
-        )
+    last_sequences = {}
     for record in written.current:
-        assert (
-            record.key
-            == written.other.decode(record.topic, record.value)["symbol"].encode()
-        )
+        state = written.decode(record)
+        last_sequences[state["symbol"]] = state["sequence"]
+    expected = {symbol: len(sequence) for symbol, sequence in sequences.items()}
+    assert last_sequences == expected
+
+
+def test_key_and_partition_are_those_that_java_chooses(written: Written) -> None:
+    for record in written.changes:
+        event = written.decode(record)
+        assert record.key == event["symbol"].encode()
+        positive = murmur2(record.key) & 0x7FFFFFFF
+        assert record.partition == positive % written.partitions
+    for record in written.current:
+        assert record.key == written.decode(record)["symbol"].encode()
     assert len({record.partition for record in written.changes}) > 1
 
 
-def test_the_timestamp_is_when_it_was_observed(written: Topics) -> None:
+def test_the_timestamp_is_the_moment_of_the_observation(written: Written) -> None:
     for record in (*written.changes, *written.current):
-        observed_at = written.other.decode(record.topic, record.value)["observed_at"]
-        assert (record.timestamp, record.timestamp_type) == (
-            observed_at // 1000,
-            0,
-        )  # 0: CreateTime
+        assert record.timestamp == written.decode(record)["observed_at"] // 1000
+        assert record.timestamp_type == CREATE_TIME
 
 
-def test_the_headers_are_a_cloud_event_and_who_wrote_it(written: Topics) -> None:
+def test_the_headers_are_a_cloud_event_and_the_writer(written: Written) -> None:
     for record in (*written.changes, *written.current):
-        value = written.other.decode(record.topic, record.value)
+        value = written.decode(record)
         headers = {name: content.decode() for name, content in record.headers}
         at = datetime.fromisoformat(headers.pop("ce_time"))
         assert plain(at) == value["observed_at"]
-        assert (0 <= float(headers.pop("spent", "-1")) <= 1) == (
-            record in written.current
-        )
-        event_id = (
-            value.get("event_id")
-            or f"all/{value['symbol']}/{value['sequence']}/{value['observed_at']}"
-        )
+
+        if record in written.current:
+            assert 0 <= float(headers.pop("spent")) <= 1
+            record_id = (
+                f"all/{value['symbol']}/{value['sequence']}/{value['observed_at']}"
+            )
+            kind = "state"
+        else:
+            record_id = value["event_id"]
+            kind = value["kind"].lower()
         assert headers == {
             "ce_specversion": "1.0",
-            "ce_id": event_id,
-            "ce_type": f"gex.levels.{value.get('kind', 'state').lower()}",
+            "ce_id": record_id,
+            "ce_type": f"gex.levels.{kind}",
             "ce_source": f"/{written.prefix}/all",
             "group": value["source"]["group"],
             "worker": value["source"]["worker"],

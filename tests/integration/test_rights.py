@@ -1,4 +1,7 @@
-"""On a broker that asks who comes and what for: with the README's rights a worker publishes, with one fewer it ends."""
+"""A worker on a broker with authentication and ACLs.
+
+With the rights of the README it publishes. With one right fewer it does not start.
+"""
 
 from __future__ import annotations
 
@@ -33,26 +36,26 @@ if TYPE_CHECKING:
     from tests.support.processes import Program
     from tests.support.registry import LocalRegistry
 
+Right = tuple[admin_api.ResourceType, admin_api.AclOperation]
+
 TOPIC, GROUP = admin_api.ResourceType.TOPIC, admin_api.ResourceType.GROUP
 TRANSACTIONAL_ID = admin_api.ResourceType.TRANSACTIONAL_ID
-READ, WRITE, CREATE, DESCRIBE_CONFIGS = (
-    admin_api.AclOperation.READ,
-    admin_api.AclOperation.WRITE,
-    admin_api.AclOperation.CREATE,
-    admin_api.AclOperation.DESCRIBE_CONFIGS,
-)
-NEEDED = {
-    "topic READ": (TOPIC, READ),
-    "topic WRITE": (TOPIC, WRITE),
-    "topic CREATE": (TOPIC, CREATE),
-    "topic DESCRIBE_CONFIGS": (TOPIC, DESCRIBE_CONFIGS),
-    "transactional id WRITE": (TRANSACTIONAL_ID, WRITE),
-    "group READ": (GROUP, READ),
+NEEDED: dict[str, Right] = {
+    "topic READ": (TOPIC, admin_api.AclOperation.READ),
+    "topic WRITE": (TOPIC, admin_api.AclOperation.WRITE),
+    "topic CREATE": (TOPIC, admin_api.AclOperation.CREATE),
+    "topic DESCRIBE_CONFIGS": (TOPIC, admin_api.AclOperation.DESCRIBE_CONFIGS),
+    "transactional id WRITE": (TRANSACTIONAL_ID, admin_api.AclOperation.WRITE),
+    "group READ": (GROUP, admin_api.AclOperation.READ),
 }
-WAYS = {
+AUTHENTICATIONS = {
     "SCRAM over TLS": GuardedKafka.by_password,
     "a certificate": GuardedKafka.by_certificate,
 }
+
+CLIENT = "GEX_KAFKA__CLIENT__"
+# An invalid secret, which no log may show.
+WRONG_SECRET = "hunter22"
 
 
 @pytest.fixture(scope="module")
@@ -73,56 +76,71 @@ def simulator() -> Iterator[Program]:
 def variables(
     guarded: GuardedKafka, names: Names, simulator: Program
 ) -> dict[str, str]:
-    given = variables_for(guarded.broker, names, simulator, ["BTCUSDT"])
-    return {**given, **guarded.by_password(), "GEX_KAFKA__START_TIMEOUT_SECONDS": "6"}
+    """Return the variables of a worker that authenticates with the password."""
+    return {
+        **variables_for(guarded.broker, names, simulator, ["BTCUSDT"]),
+        **guarded.by_password(),
+        "GEX_KAFKA__START_TIMEOUT_SECONDS": "6",
+    }
 
 
-def grant(
-    guarded: GuardedKafka,
-    names: Names,
-    rights: Mapping[str, tuple[admin_api.ResourceType, admin_api.AclOperation]],
-) -> None:
-    """To our user, on what has this test's names; topics and transactional ids by their prefix."""
-    given = []
+def grant(guarded: GuardedKafka, names: Names, rights: Mapping[str, Right]) -> None:
+    """Grant our user rights on everything that has this test's names."""
+    bindings = []
     for resource, operation in rights.values():
-        exact = resource is GROUP
-        pattern = (
-            admin_api.ResourcePatternType.LITERAL
-            if exact
-            else admin_api.ResourcePatternType.PREFIXED
-        )
-        name = names.group_id if exact else f"{names.topic_prefix}."
-        allow = admin_api.AclPermissionType.ALLOW
-        given.append(
+        # Topics and transactional ids are granted by their prefix.
+        pattern = admin_api.ResourcePatternType.PREFIXED
+        name = f"{names.topic_prefix}."
+        if resource is GROUP:
+            pattern = admin_api.ResourcePatternType.LITERAL
+            name = names.group_id
+        bindings.append(
             admin_api.AclBinding(
-                resource, name, pattern, f"User:{USER}", "*", operation, allow
+                resource,
+                name,
+                pattern,
+                f"User:{USER}",
+                "*",
+                operation,
+                admin_api.AclPermissionType.ALLOW,
             )
         )
-    admin = guarded.admin()
-    for future in admin.create_acls(given).values():
+    for future in guarded.admin().create_acls(bindings).values():
         future.result(30)
 
 
-@pytest.mark.parametrize("way", WAYS)
+def create_topics(guarded: GuardedKafka, names: Names) -> None:
+    """Create the worker's topics as an administrator would."""
+    kafka = Kafka(
+        bootstrap_servers=guarded.broker.bootstrap_servers,
+        topic_prefix=names.topic_prefix,
+    )
+    specs = admin.topic_specs(Topics(names.topic_prefix), ["all"], kafka)
+    admin.prepare_topics(Clients(kafka), specs, -1)
+
+
+@pytest.mark.parametrize("authentication", AUTHENTICATIONS)
 def test_the_rights_of_the_readme_are_enough(
-    guarded: GuardedKafka, names: Names, variables: dict[str, str], way: str
+    guarded: GuardedKafka,
+    names: Names,
+    variables: dict[str, str],
+    authentication: str,
 ) -> None:
-    given = {
-        name: value
-        for name, value in variables.items()
-        if not name.startswith("GEX_KAFKA__CLIENT__")
-    }
     grant(guarded, names, NEEDED)
+    settings = {
+        name: value for name, value in variables.items() if not name.startswith(CLIENT)
+    }
+    settings |= AUTHENTICATIONS[authentication](guarded)
     reader = ck.Consumer(
         {
             "bootstrap.servers": guarded.broker.bootstrap_servers,
             "group.id": names.unique,
         }
     )
-    with start_worker({**given, **WAYS[way](guarded)}) as worker:
-        place = ck.TopicPartition(f"{names.topic_prefix}.all.current", 0)
+    current = ck.TopicPartition(f"{names.topic_prefix}.all.current", 0)
+    with start_worker(settings) as worker:
         wait_until(
-            lambda: max(reader.get_watermark_offsets(place, timeout=10)),
+            lambda: max(reader.get_watermark_offsets(current, timeout=10)),
             "a state",
             worker,
         )
@@ -136,17 +154,9 @@ def test_one_right_fewer_ends_the_start_and_names_the_remedy(
     guarded: GuardedKafka, names: Names, variables: dict[str, str], missing: str
 ) -> None:
     if missing != "topic CREATE":
-        there = Kafka(
-            bootstrap_servers=guarded.broker.bootstrap_servers,
-            topic_prefix=names.topic_prefix,
-        )
-        wanted = admin.topic_specs(Topics(names.topic_prefix), ["all"], there)
-        admin.prepare_topics(Clients(there), wanted, -1)
-    grant(
-        guarded,
-        names,
-        {name: right for name, right in NEEDED.items() if name != missing},
-    )
+        create_topics(guarded, names)
+    others = {name: right for name, right in NEEDED.items() if name != missing}
+    grant(guarded, names, others)
     with start_worker(variables, wait_ready=False) as worker:
         assert worker.wait() == 3, worker.log()
         assert "README, Rights" in worker.log()
@@ -156,113 +166,124 @@ def test_one_right_fewer_ends_the_start_and_names_the_remedy(
 def test_a_certificate_without_rights_opens_nothing(
     guarded: GuardedKafka, variables: dict[str, str]
 ) -> None:
-    with start_worker(
-        {**variables, **guarded.by_certificate()}, wait_ready=False
-    ) as worker:
+    settings = {**variables, **guarded.by_certificate()}
+    with start_worker(settings, wait_ready=False) as worker:
         assert worker.wait() == 3, worker.log()
         assert "README, Rights" in worker.log()
 
 
-CLIENT = "GEX_KAFKA__CLIENT__"
+def unknown_server_name(kafka: GuardedKafka) -> dict[str, str]:
+    address = kafka.scram.replace("127.0.0.1", "localhost")
+    return {"GEX_KAFKA__BOOTSTRAP_SERVERS": address}
+
+
+def plaintext_listener(kafka: GuardedKafka) -> dict[str, str]:
+    return {"GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.broker.bootstrap_servers}
+
+
+def no_certificate(kafka: GuardedKafka) -> dict[str, str]:
+    return {
+        **kafka.by_certificate(),
+        f"{CLIENT}SSL_CERTIFICATE_LOCATION": "",
+        f"{CLIENT}SSL_KEY_LOCATION": "",
+    }
+
+
+def untrusted_certificate(kafka: GuardedKafka) -> dict[str, str]:
+    return {
+        **kafka.by_certificate(),
+        f"{CLIENT}SSL_CERTIFICATE_LOCATION": kafka.stranger.certificate,
+        f"{CLIENT}SSL_KEY_LOCATION": kafka.stranger.key,
+    }
+
+
+def untrusted_server(kafka: GuardedKafka) -> dict[str, str]:
+    return {f"{CLIENT}SSL_CA_LOCATION": kafka.stranger.authority}
+
+
+def constant(name: str, value: str) -> Callable[[GuardedKafka], dict[str, str]]:
+    return lambda _: {f"{CLIENT}{name}": value}
+
+
 UNTRUSTED = ("certificate verify failed", "ssl.*")
+# The settings that are wrong, and the reasons that the worker's last line names.
 WRONG: dict[str, tuple[Callable[[GuardedKafka], dict[str, str]], tuple[str, ...]]] = {
     "a wrong password": (
-        lambda _: {f"{CLIENT}SASL_PASSWORD": "hunter22"},
+        constant("SASL_PASSWORD", WRONG_SECRET),
         ("Authentication failed", "sasl.password"),
     ),
     "an unknown user": (
-        lambda _: {f"{CLIENT}SASL_USERNAME": "hunter22"},
+        constant("SASL_USERNAME", WRONG_SECRET),
         ("Authentication failed", "sasl.username"),
     ),
     "another mechanism": (
-        lambda _: {f"{CLIENT}SASL_MECHANISM": "PLAIN"},
+        constant("SASL_MECHANISM", "PLAIN"),
         ("SCRAM-SHA-512", "sasl.mechanism"),
     ),
-    "a server that others vouch for": (
-        lambda kafka: {f"{CLIENT}SSL_CA_LOCATION": kafka.stranger.authority},
-        UNTRUSTED,
-    ),
-    "a server nobody vouches for": (
-        lambda _: {f"{CLIENT}SSL_CA_LOCATION": ""},
-        UNTRUSTED,
-    ),
-    "a server of another name": (
-        lambda kafka: {
-            "GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.scram.replace(
-                "127.0.0.1", "localhost"
-            )
-        },
-        UNTRUSTED,
-    ),
-    "no TLS where there is TLS": (
-        lambda _: {f"{CLIENT}SECURITY_PROTOCOL": "SASL_PLAINTEXT"},
+    "a server of another authority": (untrusted_server, UNTRUSTED),
+    "a server of an unknown authority": (constant("SSL_CA_LOCATION", ""), UNTRUSTED),
+    "a server with another name": (unknown_server_name, UNTRUSTED),
+    "no TLS for a listener with TLS": (
+        constant("SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
         ("security.protocol",),
     ),
-    "TLS where there is none": (
-        lambda kafka: {"GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.broker.bootstrap_servers},
+    "TLS for a listener without TLS": (
+        plaintext_listener,
         ("PLAINTEXT broker listener?", "security.protocol"),
     ),
-    "no certificate of ours": (
-        lambda kafka: {
-            **kafka.by_certificate(),
-            f"{CLIENT}SSL_CERTIFICATE_LOCATION": "",
-            f"{CLIENT}SSL_KEY_LOCATION": "",
-        },
-        ("certificate required", "ssl.*"),
-    ),
-    "a certificate of ours that others vouch for": (
-        lambda kafka: {
-            **kafka.by_certificate(),
-            f"{CLIENT}SSL_CERTIFICATE_LOCATION": kafka.stranger.certificate,
-            f"{CLIENT}SSL_KEY_LOCATION": kafka.stranger.key,
-        },
+    "no client certificate": (no_certificate, ("certificate required", "ssl.*")),
+    "a client certificate of another authority": (
+        untrusted_certificate,
         ("certificate required", "ssl.*"),
     ),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_who_is_not_let_in_or_not_trusted_ends_the_start_with_the_reason(
+def test_failed_authentication_ends_the_start_with_the_reason(
     guarded: GuardedKafka, variables: dict[str, str], wrong: str
 ) -> None:
     change, reasons = WRONG[wrong]
-    given = {**variables, **change(guarded), "GEX_KAFKA__START_TIMEOUT_SECONDS": "8"}
-    with start_worker(given, wait_ready=False) as worker:
+    settings = {
+        **variables,
+        **change(guarded),
+        "GEX_KAFKA__START_TIMEOUT_SECONDS": "8",
+    }
+    with start_worker(settings, wait_ready=False) as worker:
         assert worker.wait() == 3, worker.log()
         log = worker.log()
-    last = log.splitlines()[-1]
-    assert [
-        reason for reason in ("not started", *reasons) if reason not in last
-    ] == [], last
+    last_line = log.splitlines()[-1]
+    for expected in ("not started", *reasons):
+        assert expected in last_line
     assert "Traceback" not in log
-    assert not [
-        secret for secret in ("hunter22", PASSWORD, KEY_PASSWORD) if secret in log
-    ]
+    for secret in (WRONG_SECRET, PASSWORD, KEY_PASSWORD):
+        assert secret not in log
 
 
 def test_watching_with_a_wrong_password_says_so(
     guarded: GuardedKafka, variables: dict[str, str]
 ) -> None:
     command = [sys.executable, "-m", "connector", "watch"]
-    with start(command, {**variables, f"{CLIENT}SASL_PASSWORD": "hunter22"}) as watch:
+    settings = {**variables, f"{CLIENT}SASL_PASSWORD": WRONG_SECRET}
+    with start(command, settings) as watch:
         assert watch.wait() == 3
         assert "Authentication failed" in watch.log()
         assert "sasl.password" in watch.log()
-        assert "hunter22" not in watch.log()
+        assert WRONG_SECRET not in watch.log()
 
 
-def test_a_key_that_cannot_be_opened_is_a_fault_of_the_configuration(
+def test_a_key_that_cannot_be_decrypted_is_a_fault_of_the_configuration(
     guarded: GuardedKafka, variables: dict[str, str]
 ) -> None:
-    wrong = {
+    settings = {
         **variables,
         **guarded.by_certificate(),
-        "GEX_KAFKA__CLIENT__SSL_KEY_PASSWORD": "hunter22",
+        f"{CLIENT}SSL_KEY_PASSWORD": WRONG_SECRET,
     }
-    with start_worker(wrong, wait_ready=False) as worker:
+    with start_worker(settings, wait_ready=False) as worker:
         assert worker.wait() == 2, worker.log()
         assert "ssl.key" in worker.log()
-        assert "hunter22" not in worker.log()
+        assert WRONG_SECRET not in worker.log()
 
 
 REGISTRY_PASSWORD = "registry-pass-90bb1f"
@@ -287,50 +308,53 @@ def test_no_secret_is_shown_anywhere(
     """Neither while all is well nor while the API sends rubbish and refuses the key."""
     grant(guarded, names, NEEDED)
     user_info = f"gex:{REGISTRY_PASSWORD}"
-    given = {
+    settings = {
         **variables,
-        **{
-            name: value
-            for name, value in guarded.by_certificate().items()
-            if name.startswith(f"{CLIENT}SSL_")
-        },
         f"{CLIENT}DEBUG": "conf,security,broker",
         "GEX_SCHEMA_REGISTRY__URL": registry.url,
         "GEX_SCHEMA_REGISTRY__CLIENT__BASIC_AUTH_USER_INFO": user_info,
     }
+    for name, value in guarded.by_certificate().items():
+        if name.startswith(f"{CLIENT}SSL_"):
+            settings[name] = value
+
     with start_simulator("--limit", "0", "--period", "1") as simulator:
-        given["GEX_UPSTREAM__BASE_URL"] = f"{simulator.url}/v2"
-        with start_worker(given, arguments=["--log-level", "DEBUG"]) as worker:
+        settings["GEX_UPSTREAM__BASE_URL"] = f"{simulator.url}/v2"
+        with start_worker(settings, arguments=["--log-level", "DEBUG"]) as worker:
             simulator.ask("/_control/faults", {"fault": "nan", "count": 1})
             wait_until(
                 lambda: "entry quarantined" in worker.log(),
                 "an entry in quarantine",
                 worker,
             )
-            shown = [page(worker, path) for path in PAGES]
+            texts = [page(worker, path) for path in PAGES]
             simulator.ask("/_control/set", {"keys": ["bq_live_" + "x" * 32]})
             wait_until(
                 lambda: "key_refused" in worker.log(), "the key is refused", worker
             )
-            shown += [page(worker, path) for path in PAGES]
+            texts += [page(worker, path) for path in PAGES]
             assert worker.terminate() == 0
-            shown.append(worker.log())
-    kept = [
-        record.value + record.key + b"".join(record.headers.values())
-        for name in ("all.changes", "all.current", "quarantine")
-        for record in checker.records(guarded.broker, f"{names.topic_prefix}.{name}")
-    ]
+            texts.append(worker.log())
+
+    kept = []
+    for name in ("all.changes", "all.current", "quarantine"):
+        for record in checker.records(guarded.broker, f"{names.topic_prefix}.{name}"):
+            kept.append(record.value + record.key + b"".join(record.headers.values()))
     assert len(kept) >= 3
-    texts = [*shown, *(value.decode(errors="replace") for value in kept)]
-    hidden = (*SECRETS, base64.b64encode(user_info.encode()).decode())
-    assert [secret for secret in hidden for text in texts if secret in text] == []
+    texts += [record.decode(errors="replace") for record in kept]
+
+    encoded_user_info = base64.b64encode(user_info.encode()).decode()
+    for secret in (*SECRETS, encoded_user_info):
+        for text in texts:
+            assert secret not in text
 
 
 def page(worker: Program, path: str) -> str:
-    """Its status, headers and text, whatever the status."""
-    request = http.client.HTTPConnection(worker.url.removeprefix("http://"), timeout=10)
-    request.request("GET", path)
-    response = request.getresponse()
+    """Return the status, the headers and the text of a page."""
+    address = worker.url.removeprefix("http://")
+    connection = http.client.HTTPConnection(address, timeout=10)
+    connection.request("GET", path)
+    response = connection.getresponse()
     text = f"{response.status} {response.headers} {response.read().decode()}"
-    request.close()
+    connection.close()
     return text

@@ -1,4 +1,7 @@
-"""Reads what a connector left in Kafka, and says what of it breaks the invariants. Independent of the restore code."""
+"""Reads what a connector left in Kafka, and finds violations of the invariants.
+
+It shares no code with the restore of a shard.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,11 @@ if TYPE_CHECKING:
     from connector.core.model import Event, Levels, State
 
 PATIENCE_SECONDS = 30.0
+_MAX_MESSAGES = 1000
 
 
 class Brokers(Protocol):
-    """Whatever has an address: one broker or several."""
+    """A cluster of one broker or more."""
 
     @property
     def bootstrap_servers(self) -> str: ...
@@ -27,7 +31,7 @@ class Brokers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as it lies in its topic."""
+    """A record of a topic."""
 
     key: bytes
     value: bytes
@@ -40,93 +44,91 @@ class Record:
 def records(
     kafka: Brokers, topic: str, isolation: str = "read_committed"
 ) -> list[Record]:
-    """Every record of a topic up to its end now, partition by partition."""
+    """Return every record of a topic up to its end, partition by partition."""
     consumer = ck.Consumer(
         {
             "bootstrap.servers": kafka.bootstrap_servers,
             "group.id": "checker-unused",
             "isolation.level": isolation,
             "enable.partition.eof": True,
-            "fetch.wait.max.ms": 20,  # else a partition that is written to more often never has an end
+            # With a longer wait, a busy partition never reports its end.
+            "fetch.wait.max.ms": 20,
             "enable.auto.commit": False,
         }
     )
-    found: list[Record] = []
     try:
-        partitions = set(
-            consumer.list_topics(topic, timeout=PATIENCE_SECONDS)
-            .topics[topic]
-            .partitions
-        )
-        consumer.assign(
-            [
-                ck.TopicPartition(topic, partition, ck.OFFSET_BEGINNING)
-                for partition in partitions
-            ]
-        )
-        while partitions:
-            first = consumer.poll(PATIENCE_SECONDS)
-            assert first is not None, f"{topic}: no end within {PATIENCE_SECONDS} s"
-            for message in (first, *consumer.consume(1000, timeout=0)):
-                if (error := message.error()) is not None:
-                    assert error.code() == ck.KafkaError._PARTITION_EOF, error
-                    partitions.discard(message.partition())
-                    continue
-                found.append(_record(message))
+        return _read_to_end(consumer, topic)
     finally:
         consumer.close()
+
+
+def _read_to_end(consumer: ck.Consumer, topic: str) -> list[Record]:
+    metadata = consumer.list_topics(topic, timeout=PATIENCE_SECONDS)
+    unfinished = set(metadata.topics[topic].partitions)
+    assignment = []
+    for partition in unfinished:
+        assignment.append(ck.TopicPartition(topic, partition, ck.OFFSET_BEGINNING))
+    consumer.assign(assignment)
+
+    found: list[Record] = []
+    while unfinished:
+        first = consumer.poll(PATIENCE_SECONDS)
+        assert first is not None, f"{topic}: no end within {PATIENCE_SECONDS} s"
+        for message in (first, *consumer.consume(_MAX_MESSAGES, timeout=0)):
+            error = message.error()
+            if error is None:
+                found.append(_record(message))
+            else:
+                assert error.code() == ck.KafkaError._PARTITION_EOF, error
+                unfinished.discard(message.partition())
     return found
 
 
 def _record(message: ck.Message) -> Record:
-    key, value, partition, offset = (
-        message.key(),
-        message.value(),
-        message.partition(),
-        message.offset(),
-    )
+    key, value = message.key(), message.value()
+    partition, offset = message.partition(), message.offset()
     assert isinstance(key, bytes)
     assert isinstance(value, bytes)
     assert partition is not None
     assert offset is not None
-    headers = {
-        name: text
-        for name, text in dict(message.headers() or {}).items()
-        if isinstance(text, bytes)
-    }
+    headers = {}
+    for name, text in dict(message.headers() or {}).items():
+        if isinstance(text, bytes):
+            headers[name] = text
     return Record(key, value, headers, partition, offset, message.timestamp()[1])
 
 
 def events(kafka: Brokers, prefix: str, feed: str = "all") -> list[Event]:
-    """Every committed event of a feed."""
+    """Return every committed event of a feed."""
     codec = Codec(SingleObject())
-    return [
-        codec.decode_event(record.value)
-        for record in records(kafka, f"{prefix}.{feed}.changes")
-    ]
+    found = records(kafka, f"{prefix}.{feed}.changes")
+    return [codec.decode_event(record.value) for record in found]
 
 
 def states(kafka: Brokers, prefix: str, feed: str = "all") -> dict[str, State]:
-    """The last committed state of each symbol."""
+    """Return the last committed state of each symbol."""
     codec = Codec(SingleObject())
-    found = (
-        codec.decode_state(record.value)
-        for record in records(kafka, f"{prefix}.{feed}.current")
-    )
-    return {state.symbol: state for state in found}
+    found = {}
+    for record in records(kafka, f"{prefix}.{feed}.current"):
+        state = codec.decode_state(record.value)
+        found[state.symbol] = state
+    return found
 
 
 def shown(answers: Iterable[Mapping[str, Any]]) -> set[tuple[str, int]]:
-    """Symbol and `computed_at` (microseconds) of every entry that the simulator's truth log says was shown."""
-    return {
-        (symbol, moment_or_none(entry["computed_at"]) or 0)
-        for answer in answers
-        for symbol, entry in answer["shown"].items()
-    }
+    """Return symbol and `computed_at` of every entry in the simulator's truth log.
+
+    `computed_at` is in microseconds.
+    """
+    found = set()
+    for answer in answers:
+        for symbol, entry in answer["shown"].items():
+            found.add((symbol, moment_or_none(entry["computed_at"]) or 0))
+    return found
 
 
 def by_symbol(all_events: Iterable[Event]) -> dict[str, list[Event]]:
-    """The events of each symbol in their order."""
+    """Return the events of each symbol, in their order."""
     found: dict[str, list[Event]] = {}
     for event in all_events:
         found.setdefault(event.symbol, []).append(event)
@@ -134,31 +136,28 @@ def by_symbol(all_events: Iterable[Event]) -> dict[str, list[Event]]:
 
 
 def violations(all_events: Iterable[Event], current: Mapping[str, State]) -> list[str]:
-    """What breaks invariants 1, 2 and 5; empty where nothing does."""
+    """Return the violations of invariants 1, 2 and 5."""
     grouped = by_symbol(all_events)
-    found = [
-        f"{symbol}: has a state but no event"
-        for symbol in current.keys() - grouped.keys()
-    ]
-    for symbol, its in grouped.items():
-        found += [
-            f"{symbol}: {fault}"
-            for fault in (
-                *_sequence_faults(its),
-                *_state_faults(its, current.get(symbol)),
-            )
-        ]
+    found = []
+    for symbol in current.keys() - grouped.keys():
+        found.append(f"{symbol}: has a state but no event")
+    for symbol, its_events in grouped.items():
+        faults = _sequence_faults(its_events)
+        faults += _state_faults(its_events, current.get(symbol))
+        found += [f"{symbol}: {fault}" for fault in faults]
     return found
 
 
 def counted(levels: Levels | None) -> object:
-    """What of levels counts with the default `ignore`: everything but the spot price and what is not documented."""
+    """Return the part of levels that counts with the default `ignore`.
+
+    The spot price and undocumented fields do not count.
+    """
     if levels is None:
         return None
-    ranked = [
-        None if rows is None else [row.strike for row in rows]
-        for rows in (levels.ranked.all_expiry_top_10, levels.ranked.odte_top_10)
-    ]
+    ranked = []
+    for rows in (levels.ranked.all_expiry_top_10, levels.ranked.odte_top_10):
+        ranked.append(None if rows is None else [row.strike for row in rows])
     return (
         levels.all_expiry,
         levels.odte,
@@ -169,17 +168,20 @@ def counted(levels: Levels | None) -> object:
     )
 
 
-def _sequence_faults(its: list[Event]) -> list[str]:
+def _sequence_faults(its_events: list[Event]) -> list[str]:
     found = []
-    if (numbers := [event.sequence for event in its]) != list(range(1, len(its) + 1)):
+    numbers = [event.sequence for event in its_events]
+    if numbers != list(range(1, len(numbers) + 1)):
         found.append(f"sequence is {numbers}")
-    said, newest = None, 0
-    for event in its:
-        if counted(event.before) != counted(said):
+
+    last_after: Levels | None = None
+    newest = 0
+    for event in its_events:
+        if counted(event.before) != counted(last_after):
             found.append(
-                f"#{event.sequence}: before is not the after of the last event that had one"
+                f"#{event.sequence}: before is not the last after that had levels"
             )
-        said = event.after or said
+        last_after = event.after or last_after
         if event.computed_at is not None:
             if event.computed_at < newest:
                 found.append(f"#{event.sequence}: computed_at goes back")
@@ -187,23 +189,24 @@ def _sequence_faults(its: list[Event]) -> list[str]:
     return found
 
 
-def _state_faults(its: list[Event], state: State | None) -> list[str]:
+def _state_faults(its_events: list[Event], state: State | None) -> list[str]:
     if state is None:
         return ["has events but no state"]
-    last = its[-1]
-    said = next(
-        (event.after for event in reversed(its) if event.after is not None), None
-    )
-    faults = {
-        f"current has sequence {state.sequence}, the last event {last.sequence}": state.sequence
-        != last.sequence,
-        f"current is {state.status}, the last event {last.status}": state.status
-        != last.status,
-        "current does not say what the last event with levels said": counted(
-            state.last_published
+    last_event = its_events[-1]
+    last_after: Levels | None = None
+    for event in its_events:
+        last_after = event.after or last_after
+
+    found = []
+    if state.sequence != last_event.sequence:
+        found.append(
+            f"current has sequence {state.sequence}, "
+            f"the last event {last_event.sequence}"
         )
-        != counted(said),
-        "current is older than the last event": (state.computed_at or 0)
-        < (last.computed_at or 0),
-    }
-    return [fault for fault, there in faults.items() if there]
+    if state.status != last_event.status:
+        found.append(f"current is {state.status}, the last event {last_event.status}")
+    if counted(state.last_published) != counted(last_after):
+        found.append("current does not have the levels of the last event with levels")
+    if (state.computed_at or 0) < (last_event.computed_at or 0):
+        found.append("current is older than the last event")
+    return found

@@ -1,4 +1,4 @@
-"""A broker that asks who comes: SCRAM over TLS, certificates on both sides, ACLs."""
+"""A broker with SCRAM over TLS, mutual TLS, and ACLs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ USER = "gex"
 PASSWORD = "scram-pass-7f3a9c"
 KEY_PASSWORD = "key-pass-51d2e8"
 
+_PROTOCOLS = "CLIENT:PLAINTEXT,SCRAM:SASL_SSL,MUTUAL:SSL,CONTROLLER:PLAINTEXT"
+_SCRAM_LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+_AUTHORIZER = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Paths of PEM files: who is trusted, and a certificate with its key, encrypted with KEY_PASSWORD."""
+    """Paths of PEM files: the authority, and a certificate with its encrypted key."""
 
     authority: str
     certificate: str
@@ -32,66 +36,67 @@ class Files:
 
 
 class GuardedKafka:
-    """Listens at `scram` (SASL_SSL) and `mutual` (SSL, certificate required); at its own address all is allowed to all.
+    """A broker with three listeners.
 
-    Its certificate is for 127.0.0.1, and not for localhost. The principal of a certificate is its common name.
+    `scram` needs a password (SASL_SSL), `mutual` a certificate (SSL), and the broker's
+    own address allows everything. The broker's certificate is for 127.0.0.1, and not for
+    localhost. The principal of a certificate is its common name.
     """
 
     def __init__(self, folder: Path) -> None:
         authority = trustme.CA()
-        server = _written(folder / "server", authority, LOOPBACK)
-        self.files = _written(
-            folder / "client", authority, f"{USER}@client.test", KEY_PASSWORD
-        )
-        self.stranger = _written(
-            folder / "stranger", trustme.CA(), f"{USER}@client.test", KEY_PASSWORD
-        )
-        ports = {
-            name: free_port() for name in ("CLIENT", "SCRAM", "MUTUAL", "CONTROLLER")
-        }
-        addresses = {name: f"{LOOPBACK}:{port}" for name, port in ports.items()}
+        client = f"{USER}@client.test"
+        server = _issue(folder / "server", authority, LOOPBACK)
+        self.files = _issue(folder / "client", authority, client, KEY_PASSWORD)
+        # A client with the same name, whose authority the broker does not trust.
+        self.stranger = _issue(folder / "stranger", trustme.CA(), client, KEY_PASSWORD)
+
+        port = free_port()
+        addresses = {"CLIENT": f"{LOOPBACK}:{port}"}
+        for name in ("SCRAM", "MUTUAL", "CONTROLLER"):
+            addresses[name] = f"{LOOPBACK}:{free_port()}"
         self.scram, self.mutual = addresses["SCRAM"], addresses["MUTUAL"]
-        extra = {
-            "listeners": ",".join(
-                f"{name}://{address}" for name, address in addresses.items()
-            ),
-            "listener.security.protocol.map": "CLIENT:PLAINTEXT,SCRAM:SASL_SSL,MUTUAL:SSL,CONTROLLER:PLAINTEXT",
+
+        listeners = [f"{name}://{address}" for name, address in addresses.items()]
+        settings = {
+            "listeners": ",".join(listeners),
+            "listener.security.protocol.map": _PROTOCOLS,
             "controller.quorum.voters": f"1@{addresses['CONTROLLER']}",
             "sasl.enabled.mechanisms": "SCRAM-SHA-512",
-            "listener.name.scram.scram-sha-512.sasl.jaas.config": (
-                "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-            ),
+            "listener.name.scram.scram-sha-512.sasl.jaas.config": _SCRAM_LOGIN,
             "listener.name.mutual.ssl.client.auth": "required",
-            "listener.name.mutual.ssl.principal.mapping.rules": "RULE:^CN=([^,]+).*$/$1/",
+            "listener.name.mutual.ssl.principal.mapping.rules": (
+                "RULE:^CN=([^,]+).*$/$1/"
+            ),
             "ssl.keystore.type": "PEM",
             "ssl.keystore.location": server.key,
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": server.authority,
-            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "authorizer.class.name": _AUTHORIZER,
             "super.users": "User:ANONYMOUS",
         }
-        self.broker = LocalKafka(folder / "broker", port=ports["CLIENT"], extra=extra)
+        self.broker = LocalKafka(folder / "broker", port=port, extra=settings)
 
     def admit(self) -> None:
-        """Make the user known, once the broker runs."""
+        """Create the user. The broker must run."""
         mechanism = admin_api.ScramCredentialInfo(
             admin_api.ScramMechanism.SCRAM_SHA_512, 4096
         )
         credential = admin_api.UserScramCredentialUpsertion(
             USER, mechanism, PASSWORD.encode()
         )
-        admin = self.admin()
-        for future in admin.alter_user_scram_credentials([credential]).values():
+        futures = self.admin().alter_user_scram_credentials([credential])
+        for future in futures.values():
             future.result(30)
 
     def admin(self) -> admin_api.AdminClient:
-        """Of one who may do everything."""
+        """Return a client that may do everything."""
         return admin_api.AdminClient(
             {"bootstrap.servers": self.broker.bootstrap_servers}
         )
 
     def by_password(self) -> dict[str, str]:
-        """A worker's variables."""
+        """Return the variables of a worker with a password."""
         return {
             "GEX_KAFKA__BOOTSTRAP_SERVERS": self.scram,
             "GEX_KAFKA__CLIENT__SECURITY_PROTOCOL": "SASL_SSL",
@@ -102,7 +107,7 @@ class GuardedKafka:
         }
 
     def by_certificate(self) -> dict[str, str]:
-        """A worker's variables."""
+        """Return the variables of a worker with a certificate."""
         return {
             "GEX_KAFKA__BOOTSTRAP_SERVERS": self.mutual,
             "GEX_KAFKA__CLIENT__SECURITY_PROTOCOL": "SSL",
@@ -113,24 +118,26 @@ class GuardedKafka:
         }
 
 
-def _written(
-    folder: Path, authority: trustme.CA, name: str, password: str = ""
-) -> Files:
-    """A certificate for a name, its key in the only form Kafka reads (PKCS #8), the certificate after it."""
+def _issue(folder: Path, authority: trustme.CA, name: str, password: str = "") -> Files:
+    """Write a certificate for `name`, and its key in PKCS #8 with the certificate."""
     folder.mkdir()
     issued = authority.issue_cert(name, common_name=name.partition("@")[0])
     encryption: KeySerializationEncryption = serialization.NoEncryption()
     if password:
         encryption = serialization.BestAvailableEncryption(password.encode())
+
+    # Kafka reads keys in PKCS #8 only, and trustme writes another form.
     key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
     )
     certificate = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
-    files = Files(
-        *(str(folder / f"{part}.pem") for part in ("authority", "certificate", "key"))
-    )
-    authority.cert_pem.write_to_path(files.authority)
+
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
     (folder / "certificate.pem").write_bytes(certificate)
     (folder / "key.pem").write_bytes(pem + certificate)
-    return files
+    return Files(
+        authority=str(folder / "authority.pem"),
+        certificate=str(folder / "certificate.pem"),
+        key=str(folder / "key.pem"),
+    )

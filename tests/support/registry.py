@@ -1,4 +1,4 @@
-"""A real schema registry on loopback: Apicurio Registry, which speaks Confluent's API."""
+"""A real schema registry on loopback: Apicurio Registry, with Confluent's API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _COMPATIBILITY = "FULL_TRANSITIVE"
 
 
 class LocalRegistry:
-    """One registry, its schemas in memory: what `start` brings is empty. `data_dir` holds its log."""
+    """A registry with its schemas in memory: it is empty after each start.
+
+    `data_dir` holds its log.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir.absolute()
@@ -31,7 +34,7 @@ class LocalRegistry:
 
     @property
     def url(self) -> str:
-        """Base of the Confluent API."""
+        """Return the base of the Confluent API."""
         return f"http://{LOOPBACK}:{self._port}/apis/ccompat/v7"
 
     @property
@@ -41,7 +44,7 @@ class LocalRegistry:
         return self._process.pid
 
     def start(self, timeout_seconds: float = START_TIMEOUT_SECONDS) -> None:
-        """Start and return once it answers and its global compatibility is FULL_TRANSITIVE."""
+        """Start, and wait until the registry enforces FULL_TRANSITIVE."""
         self._data_dir.mkdir(parents=True, exist_ok=True)
         # Without the management settings it opens port 9000 on every address.
         settings = {
@@ -50,15 +53,12 @@ class LocalRegistry:
             "quarkus.management.host": LOOPBACK,
             "quarkus.management.port": free_port(),
         }
-        arguments = [
-            "-Xmx512m",
-            *(f"-D{name}={value}" for name, value in settings.items()),
-        ]
-        program = [*arguments, "-jar", str(_unpacked() / "quarkus-run.jar")]
-        process = JavaProcess(
-            "Apicurio Registry", program, self._data_dir / "registry.log"
-        )
-        process.wait_until(self._sets_compatibility, timeout_seconds)
+        arguments = ["-Xmx512m"]
+        arguments += [f"-D{name}={value}" for name, value in settings.items()]
+        arguments += ["-jar", str(_unpacked() / "quarkus-run.jar")]
+        log = self._data_dir / "registry.log"
+        process = JavaProcess("Apicurio Registry", arguments, log)
+        process.wait_until(self._set_compatibility, timeout_seconds)
         self._process = process
 
     def stop(self) -> None:
@@ -76,7 +76,7 @@ class LocalRegistry:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _sets_compatibility(self) -> bool:
+    def _set_compatibility(self) -> bool:
         request = urllib.request.Request(
             f"{self.url}/config",
             json.dumps({"compatibility": _COMPATIBILITY}).encode(),
@@ -91,12 +91,13 @@ class LocalRegistry:
 
 
 def _unpacked() -> Path:
-    """Return the folder of the unpacked distribution, in the cache beside its archive; complete or absent."""
+    """Return the folder of the unpacked distribution, in the cache with its archive."""
     (archive,) = jars.fetch_set("apicurio")
     cache = jars.cache_folder()
     folder = cache / archive.name.removesuffix(".tar.gz")
     with jars.exclusive(cache):
         if not folder.exists():
+            # The rename makes the folder complete or absent, even after a crash.
             partial = cache / "unpacking"
             shutil.rmtree(partial, ignore_errors=True)
             with tarfile.open(archive) as tar:
