@@ -12,12 +12,12 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from confluent_kafka import KafkaError
+
 from connector.logs import Bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from confluent_kafka import KafkaError
 
     from connector.config.model import Kafka
 
@@ -58,6 +58,7 @@ _MANUAL_COMMIT: Final[Settings] = {
     "enable.auto.offset.store": False,
 }
 
+_ALL_BROKERS_DOWN: Final = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 -- librdkafka's name
 _LOG_INTERVAL_SECONDS: Final = 60
 _NUMBERS: Final = re.compile(r"\d+")
 
@@ -150,7 +151,11 @@ class Clients:
         return settings
 
     def _report(self, error: KafkaError) -> None:
-        self.last_error = error
+        # "All brokers are down" follows the error that explains it, such as a wrong
+        # password.
+        follows = self.last_error is not None and error.code() == _ALL_BROKERS_DOWN
+        if not follows:
+            self.last_error = error
         self._on_error(error.name())
 
 

@@ -248,7 +248,7 @@ def test_the_log_level_can_be_changed(
         )
         assert set_log_level(worker, "ERROR")[0] == 200
         worker.terminate()
-        assert '"message": "the log level was set"' in worker.log()
+        assert '"message": "log level changed"' in worker.log()
         assert '"message": "stopped"' not in worker.log()
 
 

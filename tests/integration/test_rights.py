@@ -105,7 +105,9 @@ def grant(guarded: GuardedKafka, names: Names, rights: Mapping[str, Right]) -> N
                 admin_api.AclPermissionType.ALLOW,
             )
         )
-    for future in guarded.admin().create_acls(bindings).values():
+    # A client that is dropped cancels its requests: keep it.
+    client = guarded.admin()
+    for future in client.create_acls(bindings).values():
         future.result(30)
 
 

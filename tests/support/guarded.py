@@ -85,8 +85,9 @@ class GuardedKafka:
         credential = admin_api.UserScramCredentialUpsertion(
             USER, mechanism, PASSWORD.encode()
         )
-        futures = self.admin().alter_user_scram_credentials([credential])
-        for future in futures.values():
+        # A client that is dropped cancels its requests: keep it.
+        admin = self.admin()
+        for future in admin.alter_user_scram_credentials([credential]).values():
             future.result(30)
 
     def admin(self) -> admin_api.AdminClient:

@@ -1,0 +1,209 @@
+"""librdkafka's errors as the connector's, and the calls around them."""
+
+from __future__ import annotations
+
+import itertools
+
+import confluent_kafka as ck
+import pytest
+
+from connector.config.model import Kafka
+from connector.config.secrets import ClientSettings
+from connector.errors import (
+    AccessDenied,
+    ConfigError,
+    KafkaError,
+    KafkaUnavailable,
+    ShardFenced,
+    Unpublishable,
+)
+from connector.kafka.clients import Clients
+from connector.kafka.errors import (
+    new_client,
+    retry_retriable,
+    serve_callbacks,
+    translate,
+    translating,
+)
+
+TIMED_OUT = ck.KafkaError(ck.KafkaError._TIMED_OUT, "no answer")
+WRONG_PASSWORD = ck.KafkaError(ck.KafkaError._AUTHENTICATION, "Authentication failed")
+BROKERS_DOWN = ck.KafkaError(ck.KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down")
+RETRIABLE = ck.KafkaError(ck.KafkaError._TIMED_OUT, "no answer", retriable=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (ck.KafkaError._FENCED, ShardFenced),
+        (ck.KafkaError.INVALID_PRODUCER_EPOCH, ShardFenced),
+        (ck.KafkaError.PRODUCER_FENCED, ShardFenced),
+        (ck.KafkaError.TOPIC_AUTHORIZATION_FAILED, AccessDenied),
+        (ck.KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, AccessDenied),
+        (ck.KafkaError.MSG_SIZE_TOO_LARGE, Unpublishable),
+        (ck.KafkaError._TIMED_OUT, KafkaUnavailable),
+        (ck.KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaUnavailable),
+    ],
+)
+def test_each_code_has_its_kind_of_error(code: int, kind: type[KafkaError]) -> None:
+    error = translate(ck.KafkaError(code, "reason"), "opening shard all-0")
+    assert type(error) is kind
+    assert str(error).startswith("opening shard all-0: ")
+    assert "reason" in str(error)
+
+
+def test_the_reported_error_names_the_remedy_of_a_timed_out_call() -> None:
+    message = str(translate(TIMED_OUT, "listing topics", WRONG_PASSWORD))
+    assert "no answer; Authentication failed; check sasl.mechanism" in message
+
+
+def test_a_missing_right_needs_no_other_explanation() -> None:
+    denied = ck.KafkaError(ck.KafkaError.GROUP_AUTHORIZATION_FAILED, "denied")
+    assert "grant READ on the group" in str(translate(denied, "joining", TIMED_OUT))
+
+
+def test_translating_adds_the_error_that_the_clients_reported() -> None:
+    clients = Clients(Kafka())
+    clients._report(WRONG_PASSWORD)
+    expected = "listing topics: .*Authentication failed"
+    with (
+        pytest.raises(KafkaUnavailable, match=expected),
+        translating("listing topics", clients),
+    ):
+        raise ck.KafkaException(TIMED_OUT)
+
+
+def test_that_all_brokers_are_down_does_not_hide_the_reason() -> None:
+    reported: list[str] = []
+    clients = Clients(Kafka(), reported.append)
+    for error in (BROKERS_DOWN, WRONG_PASSWORD, BROKERS_DOWN):
+        clients._report(error)
+    assert clients.last_error is WRONG_PASSWORD
+    assert reported == ["_ALL_BROKERS_DOWN", "_AUTHENTICATION", "_ALL_BROKERS_DOWN"]
+
+
+def test_a_refused_setting_is_a_fault_of_the_configuration() -> None:
+    with pytest.raises(ConfigError, match=r"kafka\.client: .*no\.such\.setting"):
+        new_client(ck.Producer, {"no.such.setting": "1"})
+
+
+class Client:
+    """A client whose poll raises, as that of a fenced producer does."""
+
+    def __init__(self, error: ck.KafkaError | None) -> None:
+        self.error = error
+        self.polled = 0
+
+    def poll(self, timeout: float, /) -> None:
+        assert timeout == 0
+        self.polled += 1
+        if self.error is not None:
+            raise ck.KafkaException(self.error)
+
+
+def test_a_failed_client_keeps_no_other_from_its_callbacks() -> None:
+    failed, sound = Client(TIMED_OUT), Client(None)
+    serve_callbacks(failed, sound)
+    assert (failed.polled, sound.polled) == (1, 1)
+
+
+def test_a_retriable_error_is_retried() -> None:
+    calls = Calls(RETRIABLE, RETRIABLE)
+    retry_retriable(calls, 10, lambda: False)
+    assert calls.made == 3
+
+
+def test_another_error_is_raised_at_once() -> None:
+    calls = Calls(TIMED_OUT)
+    with pytest.raises(ck.KafkaException):
+        retry_retriable(calls, 10, lambda: False)
+    assert calls.made == 1
+
+
+def test_retries_end_after_their_time() -> None:
+    calls = Calls(*itertools.repeat(RETRIABLE, 5))
+    with pytest.raises(ck.KafkaException):
+        retry_retriable(calls, 0, lambda: False)
+    assert calls.made == 1
+
+
+def test_an_abandoned_call_is_not_retried() -> None:
+    calls = Calls(RETRIABLE, RETRIABLE)
+    with pytest.raises(ck.KafkaException):
+        retry_retriable(calls, 10, lambda: calls.made == 2)
+    assert calls.made == 2
+
+
+class Calls:
+    """Fails with each of `errors` in turn, then succeeds."""
+
+    def __init__(self, *errors: ck.KafkaError) -> None:
+        self._errors = list(errors)
+        self.made = 0
+
+    def __call__(self) -> None:
+        self.made += 1
+        if self._errors:
+            raise ck.KafkaException(self._errors.pop(0))
+
+
+# Everything that exactly-once publishing rests on, set to something else.
+WEAKENED = Kafka(
+    client=ClientSettings(
+        {
+            "acks": "1",
+            "enable.idempotence": False,
+            "transactional.id": "other",
+            "partitioner": "random",
+            "isolation.level": "read_uncommitted",
+            "enable.auto.commit": True,
+            "enable.partition.eof": False,
+        }
+    )
+)
+
+
+@pytest.mark.parametrize("isolation", ["read_committed", "read_uncommitted"])
+def test_no_configured_setting_weakens_a_reader(isolation: str) -> None:
+    settings = Clients(WEAKENED).reader(isolation)
+    assert settings["isolation.level"] == isolation
+    assert settings["enable.auto.commit"] is False
+    assert settings["enable.partition.eof"] is True
+
+
+def test_no_configured_setting_weakens_a_producer() -> None:
+    settings = Clients(WEAKENED).producer("levels.all.current-0")
+    assert settings["transactional.id"] == "levels.all.current-0"
+    assert settings["enable.idempotence"] is True
+    assert settings["acks"] == "all"
+    assert settings["partitioner"] == "murmur2_random"
+
+
+def test_the_group_has_the_classic_protocols_settings_by_default() -> None:
+    settings = Clients(Kafka()).group()
+    assert settings["session.timeout.ms"] == 6_000
+    assert settings["heartbeat.interval.ms"] == 1_000
+    assert settings["partition.assignment.strategy"] == "cooperative-sticky"
+
+
+def test_the_consumer_protocol_leaves_the_session_to_the_broker() -> None:
+    kafka = Kafka(client=ClientSettings({"group.protocol": "consumer"}))
+    settings = Clients(kafka).group()
+    assert settings["group.protocol"] == "consumer"
+    for name in (
+        "session.timeout.ms",
+        "heartbeat.interval.ms",
+        "partition.assignment.strategy",
+    ):
+        assert name not in settings
+
+
+def test_only_the_group_has_the_settings_of_a_member() -> None:
+    clients = Clients(Kafka(client=ClientSettings({"session.timeout.ms": "9000"})))
+    assert clients.group()["session.timeout.ms"] == "9000"
+    for settings in (
+        clients.admin(),
+        clients.reader("read_committed"),
+        clients.producer("id"),
+    ):
+        assert "session.timeout.ms" not in settings
