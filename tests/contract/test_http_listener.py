@@ -1,10 +1,11 @@
-"""The listener, over real HTTP on loopback."""
+"""The HTTP listener: metrics, health probes, limits and errors, over real HTTP on loopback."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 LOOPBACK = "127.0.0.1"
-OURS = ("/metrics", "/health/live", "/health/ready")
+PATHS = ("/metrics", "/health/live", "/health/ready")
 
 
 class Worker:
-    """A worker as the listener sees it."""
+    """The parts of a worker that the listener uses."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -70,50 +71,68 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def raw(url: str, request: bytes) -> bytes:
-    """Everything that comes back until the server hangs up."""
-    reader, writer = await asyncio.open_connection(
-        LOOPBACK, int(url.rpartition(":")[2])
-    )
+    """Return all the server sends until it closes the connection."""
+    port = int(url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection(LOOPBACK, port)
     writer.write(request)
     answer = await reader.read()
     writer.close()
     return answer
 
 
-async def test_metrics_are_openmetrics_for_a_scraper(
+@asynccontextmanager
+async def serving(
+    worker: Worker,
+    *routes: web.AbstractRouteDef,
+    request_seconds: float = REQUEST_SECONDS,
+) -> AsyncIterator[str]:
+    """Serve further routes, and yield the listener's URL."""
+    listener = worker.listener(*routes, request_seconds=request_seconds)
+    await listener.start()
+    yield listener.url
+    await listener.stop()
+
+
+async def expect_probe(
+    client: aiohttp.ClientSession, url: str, status: int, reasons: list[str]
+) -> None:
+    async with client.get(url) as response:
+        assert response.status == status
+        assert response.content_type == "application/json"
+        assert await response.json() == {"ok": not reasons, "reasons": reasons}
+
+
+async def test_a_scraper_gets_openmetrics(
     worker: Worker, url: str, client: aiohttp.ClientSession
 ) -> None:
     batch = Batch("all", ("BTCUSDT",))
     for _ in range(7):
         worker.observer.request_sent(batch, Purpose.EXPECTED)
-    accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
+    preferred = "application/openmetrics-text;version=1.0.0;q=0.5"
+    accept = f"{preferred},text/plain;version=0.0.4;q=0.3"
     async with client.get(f"{url}/metrics", headers={"Accept": accept}) as response:
-        assert response.status == 200
-        assert (
-            response.headers["Content-Type"]
-            == "application/openmetrics-text; version=1.0.0; charset=utf-8"
-        )
+        content_type = response.headers["Content-Type"]
         text = await response.text()
+    assert response.status == 200
+    assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     parser: Any = openmetrics
-    samples = [
-        s
-        for family in parser.text_string_to_metric_families(text)
-        for s in family.samples
-    ]
-    assert [s.value for s in samples if s.name == "gex_symbols_requested_total"] == [7]
+    values = []
+    for family in parser.text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "gex_symbols_requested_total":
+                values.append(sample.value)
+    assert values == [7]
 
 
-async def test_metrics_are_plain_text_for_a_browser(
+async def test_a_browser_gets_metrics_as_plain_text(
     url: str, client: aiohttp.ClientSession
 ) -> None:
-    async with client.get(
-        f"{url}/metrics", headers={"Accept": "text/html,*/*;q=0.8"}
-    ) as response:
-        assert (
-            response.headers["Content-Type"]
-            == "text/plain; version=0.0.4; charset=utf-8"
-        )
-        assert "# TYPE gex_events_total counter" in await response.text()
+    headers = {"Accept": "text/html,*/*;q=0.8"}
+    async with client.get(f"{url}/metrics", headers=headers) as response:
+        content_type = response.headers["Content-Type"]
+        text = await response.text()
+    assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+    assert "# TYPE gex_events_total counter" in text
 
 
 async def test_metrics_are_rendered_outside_the_event_loop(
@@ -126,58 +145,42 @@ async def test_metrics_are_rendered_outside_the_event_loop(
     assert threading.get_ident() not in threads
 
 
-async def test_a_stalled_loop_fails_live_and_nothing_else(
+async def test_a_stalled_loop_fails_the_liveness_probe_only(
     worker: Worker, url: str, client: aiohttp.ClientSession
 ) -> None:
     worker.health.register("poll", 30)
-    async with client.get(f"{url}/health/live") as response:
-        assert (response.status, await response.json()) == (
-            200,
-            {"ok": True, "reasons": []},
-        )
+    await expect_probe(client, f"{url}/health/live", 200, [])
     worker.seconds = 31
-    async with client.get(f"{url}/health/live") as response:
-        assert (response.status, response.content_type) == (503, "application/json")
-        reason = "loop poll has made no progress for 31.0 s, its limit is 30 s"
-        assert await response.json() == {"ok": False, "reasons": [reason]}
-    async with client.get(f"{url}/health/ready") as response:
-        assert response.status == 200
+    reason = "loop poll has made no progress for 31.0 s, its limit is 30 s"
+    await expect_probe(client, f"{url}/health/live", 503, [reason])
+    await expect_probe(client, f"{url}/health/ready", 200, [])
 
 
-async def test_what_is_missing_fails_ready_and_not_live(
+async def test_a_missing_requirement_fails_the_readiness_probe_only(
     worker: Worker, url: str, client: aiohttp.ClientSession
 ) -> None:
-    async with client.get(f"{url}/health/ready") as response:
-        assert (response.status, await response.json()) == (
-            200,
-            {"ok": True, "reasons": []},
-        )
+    await expect_probe(client, f"{url}/health/ready", 200, [])
     worker.reasons = ["shard all/0 is not open"]
-    async with client.get(f"{url}/health/ready") as response:
-        assert (response.status, await response.json()) == (
-            503,
-            {"ok": False, "reasons": worker.reasons},
-        )
-    async with client.get(f"{url}/health/live") as response:
-        assert response.status == 200
+    await expect_probe(client, f"{url}/health/ready", 503, worker.reasons)
+    await expect_probe(client, f"{url}/health/live", 200, [])
 
 
-async def test_routes_are_served_beside_our_own(
+async def test_further_routes_are_served(
     worker: Worker, client: aiohttp.ClientSession
 ) -> None:
     async def extra(request: web.Request) -> web.Response:
         return web.json_response(dict(request.match_info))
 
-    listener = worker.listener(web.post("/api/symbols/{symbol}", extra))
-    await listener.start()
-    async with client.post(f"{listener.url}/api/symbols/BTCUSDT") as response:
+    async with (
+        serving(worker, web.post("/api/symbols/{symbol}", extra)) as url,
+        client.post(f"{url}/api/symbols/BTCUSDT") as response,
+    ):
         assert await response.json() == {"symbol": "BTCUSDT"}
         assert "Server" not in response.headers
-    await listener.stop()
 
 
-@pytest.mark.parametrize("path", OURS)
-async def test_a_page_can_be_read_and_nothing_else(
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_path_can_be_read_only(
     path: str, url: str, client: aiohttp.ClientSession
 ) -> None:
     async with client.head(url + path) as response:
@@ -191,15 +194,15 @@ async def test_a_page_can_be_read_and_nothing_else(
 @pytest.mark.parametrize(
     "path", ["/metrics/", "/health", "/favicon.ico", "/..%2f..%2fetc/passwd", "/status"]
 )
-async def test_anything_else_is_not_found(
+async def test_other_paths_are_not_found(
     path: str, url: str, client: aiohttp.ClientSession
 ) -> None:
     async with client.get(url + path) as response:
         assert response.status == 404
 
 
-@pytest.mark.parametrize("path", [*OURS, "/nowhere"])
-async def test_headers_tell_nothing_of_the_server(
+@pytest.mark.parametrize("path", [*PATHS, "/nowhere"])
+async def test_headers_do_not_name_the_server(
     path: str, url: str, client: aiohttp.ClientSession
 ) -> None:
     async with client.get(url + path) as response:
@@ -214,66 +217,67 @@ async def test_requests_are_not_logged(
     assert caplog.records == []
 
 
-async def test_a_fault_of_ours_is_logged_and_not_told(
+async def test_a_defect_is_logged_and_not_shown(
     worker: Worker, client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def faulty(_: web.Request) -> web.Response:
         raise ValueError("inner workings")
 
-    listener = worker.listener(web.get("/faulty", faulty))
-    await listener.start()
-    async with client.get(f"{listener.url}/faulty") as response:
+    async with (
+        serving(worker, web.get("/faulty", faulty)) as url,
+        client.get(f"{url}/faulty") as response,
+    ):
         assert response.status == 500
         assert "inner workings" not in await response.text()
-    await listener.stop()
     assert [record.name for record in caplog.records] == ["connector.web.server"]
     assert "inner workings" in caplog.text
 
 
-async def test_a_request_that_takes_too_long_is_ended(
-    worker: Worker, client: aiohttp.ClientSession
-) -> None:
+async def test_a_slow_request_is_ended(worker: Worker) -> None:
     async def slow(request: web.Request) -> web.Response:
         return web.Response(body=await request.read())
 
-    listener = worker.listener(web.post("/slow", slow), request_seconds=0.05)
-    await listener.start()
-    head = b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\n"
-    assert (await raw(listener.url, head + b"12")).startswith(b"HTTP/1.1 408 ")
-    await listener.stop()
+    request = (
+        b"POST /slow HTTP/1.1\r\n"
+        b"Host: a\r\n"
+        b"Content-Length: 5\r\n"
+        b"Connection: close\r\n"
+        b"\r\n"
+        b"12"  # the rest of the body never comes
+    )
+    async with serving(worker, web.post("/slow", slow), request_seconds=0.05) as url:
+        answer = await raw(url, request)
+    assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_time_out_of_a_handlers_own_is_a_fault_of_ours(
+async def test_a_handlers_own_timeout_is_a_defect(
     worker: Worker, client: aiohttp.ClientSession
 ) -> None:
     async def impatient(_: web.Request) -> web.Response:
         raise TimeoutError
 
-    listener = worker.listener(web.get("/impatient", impatient))
-    await listener.start()
-    async with client.get(f"{listener.url}/impatient") as response:
+    async with (
+        serving(worker, web.get("/impatient", impatient)) as url,
+        client.get(f"{url}/impatient") as response,
+    ):
         assert response.status == 504
-    await listener.stop()
 
 
-async def test_a_body_that_is_too_large_is_refused(
-    worker: Worker, client: aiohttp.ClientSession
+@pytest.mark.parametrize(("size", "status"), [(BODY_BYTES, 200), (BODY_BYTES + 1, 413)])
+async def test_a_large_body_is_refused(
+    size: int, status: int, worker: Worker, client: aiohttp.ClientSession
 ) -> None:
     async def echo(request: web.Request) -> web.Response:
         return web.Response(body=await request.read())
 
-    listener = worker.listener(web.post("/echo", echo))
-    await listener.start()
-    async with client.post(f"{listener.url}/echo", data=b"x" * BODY_BYTES) as response:
-        assert response.status == 200
-    async with client.post(
-        f"{listener.url}/echo", data=b"x" * (BODY_BYTES + 1)
-    ) as response:
-        assert response.status == 413
-    await listener.stop()
+    async with (
+        serving(worker, web.post("/echo", echo)) as url,
+        client.post(f"{url}/echo", data=b"x" * size) as response,
+    ):
+        assert response.status == status
 
 
-async def test_an_address_that_is_taken_is_an_error_of_the_configuration(
+async def test_an_address_in_use_is_a_configuration_error(
     worker: Worker, url: str
 ) -> None:
     port = int(url.rpartition(":")[2])
@@ -285,26 +289,24 @@ async def test_an_address_that_is_taken_is_an_error_of_the_configuration(
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
-async def test_an_address_that_is_not_ours_is_an_error_of_the_configuration(
+async def test_an_address_of_another_machine_is_a_configuration_error(
     host: str, worker: Worker
 ) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"^http\.listen: cannot listen on http://{host}:9464: "
-    ):
+    message = rf"^http\.listen: cannot listen on http://{host}:9464: "
+    with pytest.raises(ConfigError, match=message):
         await Listener(worker.metrics, worker.health, host, 9464).start()
 
 
-async def test_the_url_names_the_port_that_was_taken_and_brackets_ipv6(
+async def test_the_url_has_the_chosen_port_and_brackets_ipv6(
     worker: Worker, url: str
 ) -> None:
     assert url.startswith("http://127.0.0.1:")
     assert not url.endswith(":0")
-    assert (
-        Listener(worker.metrics, worker.health, "::1", 9464).url == "http://[::1]:9464"
-    )
+    ipv6 = Listener(worker.metrics, worker.health, "::1", 9464)
+    assert ipv6.url == "http://[::1]:9464"
 
 
-async def test_after_stopping_nobody_answers_and_stopping_twice_is_harmless(
+async def test_a_stopped_listener_does_not_answer_and_can_be_stopped_again(
     worker: Worker, client: aiohttp.ClientSession
 ) -> None:
     listener = worker.listener()
@@ -315,5 +317,5 @@ async def test_after_stopping_nobody_answers_and_stopping_twice_is_harmless(
         await client.get(listener.url)
 
 
-async def test_stopping_what_never_started_is_harmless(worker: Worker) -> None:
+async def test_a_listener_that_never_started_can_be_stopped(worker: Worker) -> None:
     await worker.listener().stop()

@@ -1,4 +1,4 @@
-"""What is said of a worker: why the next check is when it is, and who else is in the group."""
+"""The worker's views: the reason for the next check, the group, and symbols of other workers."""
 
 from __future__ import annotations
 
@@ -40,22 +40,23 @@ BATCH = Batch("all", ("BTC", "ETH"))
 
 
 class Bench:
-    """A worker's parts as after its start; its one shard is open, and nothing runs."""
+    """A started worker's parts. Its one shard is open, and no loop runs."""
 
     def __init__(self) -> None:
-        config = load(
-            None, {"GEX_UPSTREAM__API_KEY": "demo-key", "GEX_SYMBOLS": "BTC,ETH"}
-        )
-        health, clock = Health(time.monotonic, Clock.now), Clock()
+        variables = {"GEX_UPSTREAM__API_KEY": "demo-key", "GEX_SYMBOLS": "BTC,ETH"}
+        config = load(None, variables)
+        health = Health(time.monotonic, Clock.now)
+        clock = Clock()
         observer = MetricsObserver(Metrics(["all"]))
-        budget, key = Budget(60), ApiKey(config.upstream)
+        budget = Budget(60)
+        key = ApiKey(config.upstream)
         client = Client(config.upstream, key, budget)
         self.poller = Poller(
             config, (client, key, budget), (observer, clock, health), ME
         )
         self.pool = ThreadPoolExecutor(1)
         self.members: list[Member] | KafkaUnavailable = []
-        self.asked = 0
+        self.questions = 0
         context = ShardContext(
             observer,
             clock,
@@ -72,30 +73,36 @@ class Bench:
         self.shard._enter(Phase.OPENING, None)
         self.shard._enter(Phase.OPEN, opened)
         self.shards: dict[ShardId, Shard] = {SHARD: self.shard}
-        self.status = WorkerView(
+        self.view = WorkerView(
             config, ME, health=health, clock=clock, shards=self.shards
         )
-        self.status.live = LiveView(self.poller, budget, self._ask, self.pool)
+        self.view.live = LiveView(self.poller, budget, self._ask_group, self.pool)
         self.poller.cover([self.shard])
 
-    def _ask(self) -> tuple[Member, ...]:
-        self.asked += 1
+    def _ask_group(self) -> tuple[Member, ...]:
+        self.questions += 1
         if isinstance(self.members, KafkaUnavailable):
             raise self.members
         return tuple(self.members)
 
-    def batch(self) -> Any:
-        [found] = json.loads(self.status.schedule_json())["batches"]
-        return found
+    def schedule(self) -> Any:
+        return json.loads(self.view.schedule_json())
 
-    def answered(self, *moments: float) -> None:
-        """Refreshes of both symbols at these moments, each shown at once."""
+    def batch(self) -> Any:
+        [batch] = self.schedule()["batches"]
+        return batch
+
+    def status(self) -> Any:
+        self.view._cached_at = -math.inf
+        return json.loads(self.view.status_json())
+
+    def answer(self, *moments: float) -> None:
+        """Answer checks with refreshes of both symbols, each seen as it is computed."""
         for at in moments:
             self.poller.schedule.started(BATCH)
-            dates = dict.fromkeys(BATCH.symbols, round(at * MICROS))
-            self.poller.schedule.finished(
-                BATCH, Outcome.ANSWERED, at, at, ComputedTimes(dates, 0.0)
-            )
+            computed_at = dict.fromkeys(BATCH.symbols, round(at * MICROS))
+            times = ComputedTimes(computed_at, 0.0)
+            self.poller.schedule.finished(BATCH, Outcome.ANSWERED, at, at, times)
 
 
 @pytest.fixture
@@ -103,95 +110,93 @@ async def bench() -> Bench:
     return Bench()
 
 
-async def test_why_a_check_is_when_it_is_follows_what_is_known(bench: Bench) -> None:
-    now, schedule = time.monotonic(), bench.poller.schedule
+async def test_the_first_check_has_its_reason(bench: Bench) -> None:
     assert bench.batch()["why"] == "the current state is not known yet"
-    schedule.started(BATCH)
-    assert (bench.batch()["why"], bench.batch()["next_check_at"]) == (
-        "a request is in progress",
-        None,
-    )
-    schedule.finished(BATCH, Outcome.FAILED, now, now)
+
+
+async def test_a_request_in_progress_has_no_next_check(bench: Bench) -> None:
+    bench.poller.schedule.started(BATCH)
+    assert bench.batch()["why"] == "a request is in progress"
+    assert bench.batch()["next_check_at"] is None
+
+
+async def test_the_reason_counts_failed_checks(bench: Bench) -> None:
+    now = time.monotonic()
+    bench.poller.schedule.started(BATCH)
+    bench.poller.schedule.finished(BATCH, Outcome.FAILED, now, now)
     assert bench.batch()["why"] == "the previous check failed (1 in a row)"
-    bench.answered(now)
-    assert (
-        bench.batch()["why"]
-        == "no rhythm is known, or the next refresh is long overdue"
-    )
-    bench.answered(now + 30, now + 60)
+
+
+async def test_the_reason_follows_the_rhythm_that_is_learnt(bench: Bench) -> None:
+    now = time.monotonic()
+    bench.answer(now)
+    reason = "no rhythm is known, or the next refresh is long overdue"
+    assert bench.batch()["why"] == reason
+
+    bench.answer(now + 30, now + 60)
     batch = bench.batch()
+    expected = f"{batch['expected_refreshes']:.2f} refreshes are expected by then"
     assert batch["purpose"] == "expected"
-    assert batch["why"].startswith(
-        f"{batch['expected_refreshes']:.2f} refreshes are expected by then"
-    )
-    assert batch["symbols"][0]["period_seconds"] == pytest.approx(30)
-    assert batch["symbols"][0]["expected_at"] == pytest.approx(
-        Clock.now() + 90 * MICROS, abs=5 * MICROS
-    )
+    assert batch["why"].startswith(expected)
+
+    rhythm = batch["symbols"][0]
+    next_refresh = pytest.approx(Clock.now() + 90 * MICROS, abs=5 * MICROS)
+    assert rhythm["period_seconds"] == pytest.approx(30)
+    assert rhythm["expected_at"] == next_refresh
 
 
-async def test_what_holds_all_batches_is_the_reason_while_it_does(bench: Bench) -> None:
-    schedule, now = bench.poller.schedule, time.monotonic()
+async def test_a_reason_that_holds_all_batches_comes_first(bench: Bench) -> None:
+    schedule = bench.poller.schedule
+    now = time.monotonic()
     bench.shard._enter(Phase.OPENING, None)
     assert bench.batch()["why"].startswith("Kafka accepts no events")
+
     schedule.hold(now + 100)
-    said = json.loads(bench.status.schedule_json())
     assert bench.batch()["why"] == "the upstream asked not to be called before then"
-    assert said["held_until"] == said["batches"][0]["next_check_at"] > said["at"]
+    answer = bench.schedule()
+    next_check_at = answer["batches"][0]["next_check_at"]
+    assert answer["held_until"] == next_check_at > answer["at"]
+
     schedule.hold_for_key(now + 200)
     assert "refuses the API key" in bench.batch()["why"]
 
 
-async def test_the_group_is_asked_in_the_background_and_not_by_every_look(
+async def test_the_group_is_asked_in_the_background_and_its_answer_is_kept(
     bench: Bench,
 ) -> None:
     bench.members = [Member("me", "h", ()), Member("other", "h", (SHARD,))]
-    assert json.loads(bench.status.status_json())["group"] == {
-        "id": "group",
-        "members": None,
-        "error": None,
-    }
-    assert await bench.status.owner_of(SHARD) == "other"
-    bench.status._cached_at = float("-inf")
-    shown = json.loads(bench.status.status_json())["group"]["members"]
-    assert [(one["name"], one["me"], one["shards"]) for one in shown] == [
-        ("me", True, []),
-        ("other", False, ["all-0"]),
+    unknown = {"id": "group", "members": None, "error": None}
+    assert bench.status()["group"] == unknown
+
+    assert await bench.view.owner_of(SHARD) == "other"
+    members = bench.status()["group"]["members"]
+    assert members == [
+        {"name": "me", "host": "h", "me": True, "shards": []},
+        {"name": "other", "host": "h", "me": False, "shards": ["all-0"]},
     ]
-    assert await bench.status.owner_of(SHARD) == "other"
-    assert bench.asked == 1
+    assert await bench.view.owner_of(SHARD) == "other"
+    assert bench.questions == 1
 
 
-async def test_looks_at_the_same_time_share_one_question(bench: Bench) -> None:
+async def test_simultaneous_requests_share_one_question(bench: Bench) -> None:
     bench.members = [Member("other", "h", (SHARD,))]
-    owners = await asyncio.gather(*(bench.status.owner_of(SHARD) for _ in range(5)))
-    assert owners == ["other"] * 5
-    assert bench.asked == 1
+    requests = [bench.view.owner_of(SHARD) for _ in range(5)]
+    assert await asyncio.gather(*requests) == ["other"] * 5
+    assert bench.questions == 1
 
 
-async def test_a_group_that_cannot_be_asked_is_said_to_be(bench: Bench) -> None:
+async def test_a_group_that_cannot_be_described_shows_the_error(bench: Bench) -> None:
     bench.members = KafkaUnavailable("describing the group: no answer")
-    assert await bench.status.owner_of(SHARD) is None
-    shown = json.loads(bench.status.status_json())["group"]
-    assert shown == {
-        "id": "group",
-        "members": None,
-        "error": "describing the group: no answer",
-    }
+    assert await bench.view.owner_of(SHARD) is None
+    group = bench.status()["group"]
+    assert group["members"] is None
+    assert group["error"] == "describing the group: no answer"
 
 
-async def test_what_the_shard_of_another_worker_holds_is_not_known(
-    bench: Bench,
-) -> None:
+async def test_a_symbol_of_another_worker_has_no_state(bench: Bench) -> None:
     bench.shards.clear()
-    rows = json.loads(bench.status.status_json())["symbols"]
-    unknown = {
-        "status",
-        "sequence",
-        "computed_at",
-        "observed_at",
-        "changed_at",
-        "next_check_at",
-    }
-    assert all(row[name] is None for row in rows for name in unknown)
-    assert [row["owned"] for row in rows] == [False, False]
+    known = {"feed", "symbol", "shard", "owned"}
+    for row in bench.status()["symbols"]:
+        assert row["owned"] is False
+        for name in row.keys() - known:
+            assert row[name] is None, name
