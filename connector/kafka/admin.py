@@ -35,6 +35,7 @@ REQUEST_TIMEOUT_SECONDS: Final = 10
 # Longer than the request: a future that never completes has been seen.
 _FUTURE_TIMEOUT_SECONDS: Final = 2 * REQUEST_TIMEOUT_SECONDS
 
+# Short, because the start tries again, and reports each attempt.
 _FIRST_ANSWER_SECONDS: Final = 3
 
 # From this many replicas on, two of them must acknowledge a record.
@@ -117,6 +118,7 @@ def prepare_topics(
     missing = [spec for spec in specs if spec.name not in existing]
     _create(admin, missing, replication_factor)
 
+    # New topics fit: only those that existed before are checked.
     sizes = {}
     for spec in specs:
         if spec.name in existing:
@@ -124,6 +126,7 @@ def prepare_topics(
             sizes[spec.name] = TopicSize(len(partitions), len(partitions[0].replicas))
     checks = check_topics(admin, specs, sizes)
 
+    # Report every fault at once.
     faults = []
     for name, check in checks.items():
         faults += check.faults

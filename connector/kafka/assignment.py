@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 0.5
 _FIRST_JOIN_SECONDS: Final = 3
 _RETRY_SECONDS: Final = 5
+# Each kind of error is logged once in this time.
 _REPORT_SECONDS: Final = 60
 _TOPIC_CHECK_SECONDS: Final = 30
 
@@ -109,6 +110,7 @@ class Group:
                 except ck.KafkaException as exception:
                     self._report(kafka_error(exception))
 
+                # Leave the group. After an error, join again with a new consumer.
                 self._consumer.close()
                 self._joined.clear()
                 stopping = self._stopping.wait(_RETRY_SECONDS)
@@ -171,6 +173,7 @@ class Group:
     def _on_assign(
         self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]
     ) -> None:
+        # Nothing is read: the shards restore their states with other consumers.
         for partition in partitions:
             partition.offset = ck.OFFSET_END
         consumer.incremental_assign(partitions)
@@ -190,6 +193,7 @@ class Group:
     def _on_lost(
         self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]
     ) -> None:
+        # The group has expelled us: other workers may already own these.
         self._joined.clear()
         self._listener.lost(self._shards(partitions))
         consumer.incremental_unassign(partitions)

@@ -30,6 +30,7 @@ EVENT: Final = "LevelsEvent"
 STATE: Final = "LevelsState"
 _NAMESPACE: Final = "gex.levels"
 
+# The marker, and with the fingerprint the whole prefix.
 _SINGLE_OBJECT: Final = b"\xc3\x01"
 _SINGLE_OBJECT_PREFIX_BYTES: Final = 10
 
@@ -55,7 +56,7 @@ def _load(path: Path) -> Schema:
 
 
 class Framing(Protocol):
-    """How a value names the schema that it was written with."""
+    """A way for a value to name the schema that it was written with."""
 
     def prepare(self, topic: str, name: str) -> None:
         """Make schema `name` known for `topic`, before anything is written to it.

@@ -26,8 +26,13 @@ Settings = dict[str, Any]
 # A dead worker's shards wait this long for their next owner.
 SESSION_TIMEOUT_SECONDS: Final = 6
 
+# Longer than closing the shards, which happens inside `poll`.
 MAX_POLL_INTERVAL_SECONDS: Final = 60
+
+# Members learn of a rebalance with a heartbeat: a clean hand-over takes about one.
 _HEARTBEAT_MS: Final = 1000
+
+# librdkafka's default of 10 s would lengthen every outage of a broker.
 _RECONNECT_BACKOFF_MAX_MS: Final = 2_000
 _STATISTICS_INTERVAL_SECONDS: Final = 10
 
@@ -100,10 +105,13 @@ class Clients:
 
         if settings.get("group.protocol") == "consumer":
             for name in _BROKER_DECIDES:
+                # librdkafka refuses them together with this protocol.
                 del settings[name]
         else:
             settings["partition.assignment.strategy"] = "cooperative-sticky"
 
+        # There is no `group.instance.id`: with one, a worker that stops would not leave
+        # the group, and its shards would wait for a session time-out.
         settings |= _MANUAL_COMMIT
         settings["group.id"] = self._kafka.group_id
         return settings
@@ -127,9 +135,11 @@ class Clients:
         Its transactional id fences the shard's previous owners.
         """
         return {
+            # A commit flushes: waiting for a fuller batch would only delay it.
             "linger.ms": 0,
             "retry.backoff.ms": _RETRY_BACKOFF_MS,
             **self._common(f"shard-{transactional_id}"),
+            # Exactly-once publishing rests on the following.
             "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
             "transactional.id": transactional_id,
             "enable.idempotence": True,

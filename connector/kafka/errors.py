@@ -20,17 +20,20 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 # librdkafka's own codes begin with an underscore.
+# Another worker has opened the shard.
 _FENCED: Final = {
     ck.KafkaError._FENCED,  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError.INVALID_PRODUCER_EPOCH,
     ck.KafkaError.PRODUCER_FENCED,
 }
+# An administrator must grant a right.
 _DENIED: Final = {
     ck.KafkaError.TOPIC_AUTHORIZATION_FAILED,
     ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     ck.KafkaError.GROUP_AUTHORIZATION_FAILED,
     ck.KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
+# The broker refuses the record: it would refuse it again.
 _UNPUBLISHABLE: Final = {
     ck.KafkaError.MSG_SIZE_TOO_LARGE,
     ck.KafkaError.INVALID_RECORD,

@@ -84,6 +84,8 @@ class Log:
         self._clients = clients
         self._consumer = new_client(ck.Consumer, clients.reader("read_committed"))
         metadata = cluster_metadata(self._consumer, clients, "listing topics")
+
+        # Feeds are known by their topics: the configuration may not list them here.
         self.partitions = {}
         self.feeds = []
         for name, topic in sorted(metadata.topics.items()):
@@ -142,11 +144,12 @@ class Log:
     def read(
         self, starts: Mapping[Partition, int], ends: Mapping[Partition, int]
     ) -> Iterator[Record]:
-        """Return the committed records from each start to its end.
+        """Yield the committed records from each start to its end.
 
         Waits for the transactions that are open in between. Raises KafkaUnavailable,
         also if nothing comes for 90 s.
         """
+        # Empty partitions have nothing to wait for.
         unfinished = set()
         for partition, start in starts.items():
             if start < ends[partition]:
@@ -170,9 +173,9 @@ class Log:
     def follow(
         self, starts: Mapping[Partition, int], stopped: Callable[[], bool]
     ) -> Iterator[Record | None]:
-        """Return all records from `starts` on until `stopped()`.
+        """Yield all records from `starts` on until `stopped()`.
 
-        Returns None if nothing came for 0.2 s. Raises KafkaUnavailable.
+        Yields None if nothing came for 0.2 s. Raises KafkaUnavailable.
         """
         self._assign(starts)
         while not stopped():
@@ -245,9 +248,9 @@ class Events:
         self._starts = dict.fromkeys(self._log.partitions_of(*self.topics), start)
 
     def until(self, stopped: Callable[[], bool]) -> Iterator[ReceivedEvent | None]:
-        """Return every event until `stopped()`, in order per symbol.
+        """Yield every event until `stopped()`, in order per symbol.
 
-        Returns None if nothing came for 0.2 s. Raises KafkaUnavailable, ShardCorrupt.
+        Yields None if nothing came for 0.2 s. Raises KafkaUnavailable, ShardCorrupt.
         """
         for record in self._log.follow(self._starts, stopped):
             if record is None:

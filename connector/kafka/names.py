@@ -12,6 +12,7 @@ from typing import Final
 
 from connector.core.model import Value
 
+# The constants of murmur2 in Java's clients.
 _SEED: Final = 0x9747B28C
 _M: Final = 0x5BD1E995
 _WORD: Final = 0xFFFFFFFF
@@ -69,6 +70,7 @@ def _murmur2(data: bytes) -> int:
         word = (word ^ word >> 24) * _M & _WORD
         mixed = mixed * _M & _WORD ^ word
 
+    # The last one to three bytes.
     rest = data[whole:]
     if rest:
         mixed = (mixed ^ int.from_bytes(rest, "little")) * _M & _WORD

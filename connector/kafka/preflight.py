@@ -84,6 +84,7 @@ class Preflight:
         described, denied = self._describe(specs)
         absent = []
         sizes = {}
+        # A topic that we may not describe is in neither: its denial is reported.
         for spec in specs:
             if spec.name not in described:
                 continue

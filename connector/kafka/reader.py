@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _REQUEST_TIMEOUT_SECONDS: Final = 10
+# Without a record for this long, the restore fails and is tried again.
 _STALLED_SECONDS: Final = 30
 _REPORT_SECONDS: Final = 5
 _MAX_MESSAGES: Final = 10_000

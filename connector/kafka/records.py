@@ -52,7 +52,7 @@ class RecordWriter:
         self._codec = codec
 
     def records(self, transaction: Transaction) -> Iterator[OutgoingRecord]:
-        """Return the records of a transaction, in order."""
+        """Yield the records of a transaction, in order."""
         for event in transaction.events:
             yield self._event(event)
         for state in transaction.states:
@@ -90,6 +90,7 @@ class RecordWriter:
         return OutgoingRecord(
             self._quarantine,
             entry.symbol.encode(),
+            # Cut, so that no response of the upstream can exceed the record limit.
             entry.raw[:_MAX_QUARANTINED_BYTES],
             entry.observed_at // 1000,
             [

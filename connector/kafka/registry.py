@@ -36,6 +36,7 @@ class Registry:
     """Framing with a registry. `prepare` every topic before writing to it."""
 
     def __init__(self, url: str, client: Mapping[str, Any]) -> None:
+        # Callers retry: the client's own retries would only hide an outage.
         settings = {"timeout": _TIMEOUT_SECONDS, "max.retries": 0, **client, "url": url}
         try:
             self._client = SchemaRegistryClient(settings)
@@ -56,6 +57,7 @@ class Registry:
             schema_id = self._schema_id(subject, definition)
             if schema_id is None:
                 schema_id = self._client.register_schema(subject, definition)
+        # Confluent's wire format: magic byte 0, then the id.
         self._prefixes[topic, name] = b"\x00" + schema_id.to_bytes(4, "big")
 
     def has_schema(self, topic: str, name: str) -> bool:

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from connector.kafka.names import ShardId, Topics
     from connector.kafka.reader import Contents, Reader
 
+# Of one call to librdkafka, which is repeated for `_RETRY_SECONDS` if it may help.
 _CALL_SECONDS: Final = 10
 _RETRY_SECONDS: Final = 30
+# Short: if the abort fails, the next owner aborts the transaction.
 _ABORT_SECONDS: Final = 5
 # Of a key in an error message.
 _MAX_KEY_BYTES: Final = 40
@@ -148,6 +150,8 @@ class ShardLog:
         # Fence the predecessors before reading the state that they left.
         producer = self._fence()
         contents = self._read_committed()
+
+        # Refuse states of other programs, and those that belong to another shard.
         states = {}
         for key, value in contents.values.items():
             state = self._decode_state(key, value)
