@@ -140,7 +140,7 @@ class Codec:
         for kind in (Event, State):
             msgspec.json.Decoder(kind)
 
-    def event(self, topic: str, event: Event) -> bytes:
+    def encode_event(self, topic: str, event: Event) -> bytes:
         """Return the value of a record of `changes`."""
         head = {name: getattr(event, name) for name in _EVENT_HEAD}
         changed = [msgspec.structs.asdict(change) for change in event.changed_levels]
@@ -151,7 +151,7 @@ class Codec:
             prefix, head, event.symbol, event.before, event.after
         )
 
-    def state(self, topic: str, state: State) -> bytes:
+    def encode_state(self, topic: str, state: State) -> bytes:
         """Return the value of a record of `current`."""
         head = {name: getattr(state, name) for name in _STATE_HEAD}
         head["source"] = msgspec.structs.asdict(state.source)

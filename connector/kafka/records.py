@@ -65,7 +65,7 @@ class RecordWriter:
         return OutgoingRecord(
             self._changes,
             event.symbol.encode(),
-            self._codec.event(self._changes, event),
+            self._codec.encode_event(self._changes, event),
             event.observed_at // 1000,
             self._headers(event, event.event_id, kind),
         )
@@ -78,7 +78,7 @@ class RecordWriter:
         return OutgoingRecord(
             self._current,
             state.symbol.encode(),
-            self._codec.state(self._current, state),
+            self._codec.encode_state(self._current, state),
             state.observed_at // 1000,
             headers,
             # Explicit, so that only this shard's transactional id ever writes to it.

@@ -65,14 +65,14 @@ class _Encoded(Codec):
         super().__init__(SingleObject())
         self._done: dict[int, bytes] = {}
 
-    def event(self, topic: str, event: Event) -> bytes:
+    def encode_event(self, topic: str, event: Event) -> bytes:
         return self._done.get(id(event)) or self._done.setdefault(
-            id(event), super().event(topic, event)
+            id(event), super().encode_event(topic, event)
         )
 
-    def state(self, topic: str, state: State) -> bytes:
+    def encode_state(self, topic: str, state: State) -> bytes:
         return self._done.get(id(state)) or self._done.setdefault(
-            id(state), super().state(topic, state)
+            id(state), super().encode_state(topic, state)
         )
 
 

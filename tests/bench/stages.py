@@ -70,8 +70,8 @@ def sizes(name: str) -> dict[str, int]:
     codec = Codec(SingleObject())
     return {
         "response": len(response.body),
-        "event": len(codec.event("changes", response.events[0])),
-        "state": len(codec.state("current", response.states[0])),
+        "event": len(codec.encode_event("changes", response.events[0])),
+        "state": len(codec.encode_state("current", response.states[0])),
     }
 
 
@@ -106,12 +106,12 @@ def _encoding(made: Sequence[Checked], rounds: int) -> dict[str, float]:
 
 def _events(codec: Codec, response: Checked) -> None:
     for event in response.events:
-        codec.event("gex.levels.bench.changes", event)
+        codec.encode_event("gex.levels.bench.changes", event)
 
 
 def _states(codec: Codec, response: Checked) -> None:
     for state in response.states:
-        codec.state("gex.levels.bench.current", state)
+        codec.encode_state("gex.levels.bench.current", state)
 
 
 def _report(observer: MetricsObserver, response: Checked) -> None:

@@ -102,7 +102,7 @@ def _write(broker: LocalKafka, topic: str, days: float) -> int:
     for first in range(0, len(moments), ROUNDS_PER_ENCODING):
         rounds = moments[first : first + ROUNDS_PER_ENCODING]
         states = _states(first + 1, rounds[-1])
-        values = [codec.state(topic, state) for state in states]
+        values = [codec.encode_state(topic, state) for state in states]
         for moment in rounds:
             for symbol, value in zip(SYMBOLS, values, strict=True):
                 _produce(producer, topic, symbol, value, round(moment * 1000))

@@ -501,8 +501,12 @@ def test_verify_reads_the_states_of_events_that_came_meanwhile(
     def write(sequence: int) -> None:
         numbered = replace(event, sequence=sequence, event_id=f"all/BTCUSDT/{sequence}")
         numbered = replace(numbered, before=None if sequence == 1 else event.after)
-        producer.produce(topics.changes("all"), codec.event("", numbered), b"BTCUSDT")
-        value = codec.state("", replace(codec.decode_state(state), sequence=sequence))
+        producer.produce(
+            topics.changes("all"), codec.encode_event("", numbered), b"BTCUSDT"
+        )
+        value = codec.encode_state(
+            "", replace(codec.decode_state(state), sequence=sequence)
+        )
         producer.produce(topics.current("all"), value, b"BTCUSDT")
         assert producer.flush(30) == 0
 
@@ -602,13 +606,13 @@ def test_verify_finds_what_was_tampered_with(
     for event in new_events:
         producer.produce(
             f"{prefix}.all.changes",
-            codec.event(f"{prefix}.all.changes", event),
+            codec.encode_event(f"{prefix}.all.changes", event),
             b"BTCUSDT",
         )
     for state in new_states:
         producer.produce(
             f"{prefix}.all.current",
-            codec.state(f"{prefix}.all.current", state),
+            codec.encode_state(f"{prefix}.all.current", state),
             b"BTCUSDT",
         )
     assert producer.flush(30) == 0
@@ -635,24 +639,24 @@ def test_verify_finds_records_that_are_not_what_or_where_they_should_be(
     right = partition_of("BTCUSDT", 2)
     producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
     producer.produce(
-        changes, codec.event(changes, events[0]), b"ETHUSDT", partition=right
+        changes, codec.encode_event(changes, events[0]), b"ETHUSDT", partition=right
     )
     producer.produce(
         changes,
-        codec.event(changes, replace(events[1], event_id="1")),
+        codec.encode_event(changes, replace(events[1], event_id="1")),
         b"BTCUSDT",
         partition=right,
     )
     strange = replace(events[2], before=None)
     producer.produce(
-        changes, codec.event(changes, strange), b"BTCUSDT", partition=right
+        changes, codec.encode_event(changes, strange), b"BTCUSDT", partition=right
     )
     producer.produce(changes, b"not avro", b"BTCUSDT", partition=right)
     producer.flush(30)
     other = replace(events[0], symbol="SOLUSDT", event_id="all/SOLUSDT/1")
     producer.produce(
         changes,
-        codec.event(changes, other),
+        codec.encode_event(changes, other),
         b"SOLUSDT",
         partition=1 - partition_of("SOLUSDT", 2),
     )

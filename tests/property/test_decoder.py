@@ -118,11 +118,11 @@ def published(said: list[Observation], states: dict[str, State]) -> list[Event]:
     for step in observe_all(states, said, FEED):
         assert step.event is None or step.state is not None
         if step.state is not None:
-            value = CODEC.state("t", step.state)
+            value = CODEC.encode_state("t", step.state)
             assert CODEC.decode_state(value) == step.state
             assert len(value) < 3 * 64 * 1024
         if step.event is not None:
-            assert CODEC.decode_event(CODEC.event("t", step.event)) == step.event
+            assert CODEC.decode_event(CODEC.encode_event("t", step.event)) == step.event
             events.append(step.event)
     return events
 

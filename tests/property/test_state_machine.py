@@ -335,7 +335,7 @@ class OneSymbol(RuleBasedStateMachine):
         return step
 
     def _restored(self, state: State) -> State:
-        read = CODEC.decode_state(CODEC.state("t", state))
+        read = CODEC.decode_state(CODEC.encode_state("t", state))
         assert read == state
         return read
 

@@ -158,7 +158,7 @@ def crc_64_avro(data: bytes) -> int:
 @given(events)
 def test_apaches_reader_finds_in_an_event_the_values_written(event: Event) -> None:
     codec = Codec(SingleObject())
-    value = codec.event("t", event)
+    value = codec.encode_event("t", event)
     assert read_by_apache(value, EVENT) == plain(msgspec.to_builtins(event))
     assert codec.decode_event(value) == event
 
@@ -167,7 +167,7 @@ def test_apaches_reader_finds_in_an_event_the_values_written(event: Event) -> No
 @given(states)
 def test_apaches_reader_finds_in_a_state_the_values_written(state: State) -> None:
     codec = Codec(SingleObject())
-    value = codec.state("t", state)
+    value = codec.encode_state("t", state)
     assert read_by_apache(value, STATE) == plain(msgspec.to_builtins(state))
     assert codec.decode_state(value) == state
 
@@ -192,7 +192,9 @@ def test_levels_encoded_before_never_show_in_another_value(
             levels=data.draw(some_levels),
             published=data.draw(some_levels),
         )
-        assert codec.state("t", state) == Codec(SingleObject()).state("t", state)
+        assert codec.encode_state("t", state) == Codec(SingleObject()).encode_state(
+            "t", state
+        )
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -310,12 +312,12 @@ def test_a_value_of_an_unknown_schema_is_corrupt(value: bytes) -> None:
 def test_a_state_is_no_event() -> None:
     codec = Codec(SingleObject())
     with pytest.raises(ShardCorrupt):
-        codec.decode_event(codec.state("t", STATE_SAMPLE))
+        codec.decode_event(codec.encode_state("t", STATE_SAMPLE))
 
 
 def test_a_truncated_value_is_corrupt() -> None:
     codec = Codec(SingleObject())
-    value = codec.state("t", STATE_SAMPLE)
+    value = codec.encode_state("t", STATE_SAMPLE)
     assert codec.decode_state(value) == STATE_SAMPLE
     for length in range(len(value)):
         with pytest.raises(ShardCorrupt):
@@ -328,7 +330,7 @@ def test_a_damaged_value_is_some_state_or_corrupt(
     state: State, data: st.DataObject
 ) -> None:
     codec = Codec(SingleObject())
-    value = bytearray(codec.state("t", state))
+    value = bytearray(codec.encode_state("t", state))
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(PREFIX_BYTES, len(value) - 1))
         value[position] = data.draw(st.integers(0, 255))
@@ -380,6 +382,6 @@ for thread in threads:
 @pytest.mark.parametrize("process", range(8))
 def test_the_first_shards_of_a_process_are_decoded_in_parallel(process: int) -> None:
     """Without the codec's precaution every second process dies."""
-    value = Codec(SingleObject()).state("topic", STATE_SAMPLE)
+    value = Codec(SingleObject()).encode_state("topic", STATE_SAMPLE)
     command = [sys.executable, "-c", DECODE_IN_EIGHT_THREADS, value.hex()]
     assert subprocess.run(command, check=False, timeout=60).returncode == 0
