@@ -1,8 +1,8 @@
-"""The table of kinds and the table of questions, row by row."""
+"""The table of kinds, row by row, and the rules for the state between two events."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pytest
 from msgspec.structs import replace
@@ -32,46 +32,59 @@ from connector.core.transition import (
 from tests.support.levels import ME, NOW, NUMBERS, SECOND, at, number, seen
 
 FEED: Final = FeedRules("majors", "fp", Rules.of(ignore=("spot_price",)))
-OTHER: Final = replace(FEED, request_fingerprint="other")
-ONE: Final = at("odte.hvl", 100.0, at("spot_price", 1.0))
-TWO: Final = at("odte.hvl", 200.0, at("spot_price", 2.0))
+OTHER_REQUEST: Final = replace(FEED, request_fingerprint="other")
 TOLERANT: Final = replace(
     FEED, rules=Rules.of(("spot_price",), {"odte.hvl": Threshold(absolute=10)})
 )
 
+ONE: Final = at("odte.hvl", 100.0, at("spot_price", 1.0))
+TWO: Final = at("odte.hvl", 200.0, at("spot_price", 2.0))
+
+OLD: Final = NOW + 91 * SECOND
+"""A moment at which levels computed at `NOW` are stale."""
+
+ABSENT: Final = [Status.MISSING, Status.INVALID]
+WITHOUT_LEVELS: Final = [*ABSENT, Status.REMOVED]
+
+
+class Outcome(NamedTuple):
+    """The parts of an event that consumers act on."""
+
+    kind: Kind
+    status: Status
+    before: Levels | None
+    after: Levels | None
+
 
 class History:
-    """What happens to one symbol, one step after another."""
+    """One symbol of one feed, and everything that happens to it."""
 
     def __init__(self, feed: FeedRules = FEED) -> None:
         self.feed = feed
         self.state: State | None = None
         self.events: list[Event] = []
 
-    def see(
+    def observe(
         self, levels: Levels, computed_at: int | None = NOW, **others: Any
     ) -> Transition:
-        return self._take(
-            observe(self.state, seen(levels, computed_at, **others), self.feed)
-        )
+        observation = seen(levels, computed_at, **others)
+        return self._apply(observe(self.state, observation, self.feed))
 
-    def lack(self, status: Status, **others: Any) -> Transition:
-        return self._take(
-            observe(self.state, seen(None, None, status=status, **others), self.feed)
-        )
+    def lapse(self, status: Status, **others: Any) -> Transition:
+        """Observe an absence, or remove the symbol."""
+        if status is Status.REMOVED:
+            return self._apply(remove(self.known, NOW, ME, self.feed))
+        observation = seen(None, None, status=status, **others)
+        return self._apply(observe(self.state, observation, self.feed))
 
     def tick(self, seconds: float, answered_seconds: float | None = None) -> Transition:
-        """The timer, and the last answer, so many seconds after `NOW`."""
-        now = NOW + round(seconds * SECOND)
-        answered_at = (
-            None if answered_seconds is None else NOW + round(answered_seconds * SECOND)
-        )
-        return self._take(
-            expire(self.known, Moment(now + 7, now), answered_at, ME, self.feed)
-        )
-
-    def remove(self) -> Transition:
-        return self._take(remove(self.known, NOW, ME, self.feed))
+        """Run the timer; both times are in seconds after `NOW` on the upstream's clock."""
+        upstream_at = NOW + round(seconds * SECOND)
+        now = Moment(upstream_at + 7, upstream_at)
+        answered_at = None
+        if answered_seconds is not None:
+            answered_at = NOW + round(answered_seconds * SECOND)
+        return self._apply(expire(self.known, now, answered_at, ME, self.feed))
 
     @property
     def known(self) -> State:
@@ -79,242 +92,235 @@ class History:
         return self.state
 
     @property
-    def kinds(self) -> list[Kind]:
-        return [event.kind for event in self.events]
+    def sequences(self) -> list[int]:
+        return [event.sequence for event in self.events]
 
-    def _take(self, step: Transition) -> Transition:
-        self.state = step.state or self.state
-        if step.event is not None:
-            self.events.append(step.event)
-        return step
-
-
-def said(step: Transition) -> tuple[Kind, Status, Levels | None, Levels | None]:
-    """Kind, status, before and after."""
-    assert step.event is not None
-    assert step.state is not None
-    assert step.state.status is step.event.status
-    return step.event.kind, step.event.status, step.event.before, step.event.after
+    def _apply(self, transition: Transition) -> Transition:
+        self.state = transition.state or self.state
+        if transition.event is not None:
+            self.events.append(transition.event)
+        return transition
 
 
-def test_the_first_sight_of_levels_is_a_snapshot_with_sequence_1() -> None:
-    step = History().see(ONE)
-    assert said(step) == (Kind.SNAPSHOT, Status.LIVE, None, ONE)
-    assert step.event is not None
-    assert (step.event.sequence, step.event.event_id) == (1, "majors/BTCUSDT/1")
-    assert (step.event.computed_at, step.event.previous_computed_at) == (NOW, None)
-    assert {change.path for change in step.event.changed_levels} == {"odte.hvl"}
+def event_of(transition: Transition) -> Event:
+    assert transition.event is not None
+    return transition.event
 
 
-@pytest.mark.parametrize("status", [Status.MISSING, Status.INVALID])
-def test_the_first_sight_of_nothing_is_an_event_too(status: Status) -> None:
-    history = History()
-    step = history.lack(status)
-    assert said(step) == (Kind(status), status, None, None)
-    assert step.event is not None
-    assert (step.event.sequence, step.event.computed_at, step.event.changed_levels) == (
-        1,
-        None,
-        (),
-    )
-    assert said(history.see(ONE)) == (Kind.SNAPSHOT, Status.LIVE, None, ONE)
+def outcome(transition: Transition) -> Outcome:
+    event = event_of(transition)
+    assert transition.state is not None
+    assert transition.state.status is event.status
+    return Outcome(event.kind, event.status, event.before, event.after)
 
 
-@pytest.mark.parametrize("status", [Status.MISSING, Status.INVALID])
-def test_absence_is_said_once_and_keeps_the_last_levels_in_the_state(
-    status: Status,
-) -> None:
-    history = History()
-    history.see(ONE)
-    step = history.lack(status, reason="refused")
-    assert said(step) == (Kind(status), status, ONE, None)
-    assert step.event is not None
-    assert step.event.changed_levels == (LevelChange("odte.hvl", 100.0, None),)
-    assert (
-        step.event.reason,
-        step.event.computed_at,
-        step.event.previous_computed_at,
-    ) == ("refused", None, NOW)
-    assert (history.known.levels, history.known.computed_at) == (ONE, NOW)
-    assert history.lack(status) == NO_TRANSITION
+def observed_once(feed: FeedRules = FEED) -> History:
+    """A symbol whose levels `ONE`, computed at `NOW`, were published."""
+    history = History(feed)
+    history.observe(ONE)
+    return history
 
 
-def test_missing_then_invalid_then_missing_are_three_events() -> None:
-    history = History()
-    history.see(ONE)
-    for status in (Status.MISSING, Status.INVALID, Status.MISSING):
-        assert said(history.lack(status)) == (Kind(status), status, ONE, None)
-    assert [event.sequence for event in history.events] == [1, 2, 3, 4]
+# Snapshots.
 
 
-@pytest.mark.parametrize("status", [Status.MISSING, Status.INVALID])
-def test_levels_after_an_absence_are_restored_changed_or_not(status: Status) -> None:
-    for levels in (ONE, TWO):
-        history = History()
-        history.see(ONE)
-        history.lack(status)
-        step = history.see(levels)
-        assert said(step) == (Kind.RESTORED, Status.LIVE, ONE, levels)
-        assert step.event is not None
-        assert len(step.event.changed_levels) == (levels is TWO)
-        assert history.see(levels) == NO_TRANSITION
+def test_the_first_levels_are_a_snapshot_with_sequence_1() -> None:
+    transition = History().observe(ONE)
 
-
-def test_removed_is_said_once_and_never_starts_again_from_1() -> None:
-    history = History()
-    history.see(ONE)
-    assert said(history.remove()) == (Kind.REMOVED, Status.REMOVED, ONE, None)
-    assert history.remove() == NO_TRANSITION
-    assert said(history.see(TWO)) == (Kind.RESTORED, Status.LIVE, ONE, TWO)
-    assert [event.sequence for event in history.events] == [1, 2, 3]
-
-
-@pytest.mark.parametrize("status", [Status.MISSING, Status.INVALID])
-def test_a_removed_symbol_that_is_absent_when_configured_again_is_an_event(
-    status: Status,
-) -> None:
-    history = History()
-    history.see(ONE)
-    history.remove()
-    assert said(history.lack(status)) == (Kind(status), status, ONE, None)
-
-
-@pytest.mark.parametrize("status", [Status.MISSING, Status.INVALID, Status.REMOVED])
-def test_an_absent_symbol_can_be_removed_and_a_removed_one_was_never_seen(
-    status: Status,
-) -> None:
-    history = History()
-    history.lack(Status.MISSING if status is Status.REMOVED else status)
-    assert said(history.remove()) == (Kind.REMOVED, Status.REMOVED, None, None)
-    assert said(history.see(ONE))[0] is Kind.SNAPSHOT
+    assert outcome(transition) == (Kind.SNAPSHOT, Status.LIVE, None, ONE)
+    event = event_of(transition)
+    assert (event.sequence, event.event_id) == (1, "majors/BTCUSDT/1")
+    assert (event.computed_at, event.previous_computed_at) == (NOW, None)
+    assert {change.path for change in event.changed_levels} == {"odte.hvl"}
 
 
 def test_another_request_is_a_snapshot_even_of_the_same_levels() -> None:
-    history = History()
-    history.see(ONE)
-    history.feed = OTHER
-    assert said(history.see(ONE)) == (Kind.SNAPSHOT, Status.LIVE, ONE, ONE)
+    history = observed_once()
+    history.feed = OTHER_REQUEST
+
+    assert outcome(history.observe(ONE)) == (Kind.SNAPSHOT, Status.LIVE, ONE, ONE)
     assert history.known.request_fingerprint == "other"
-    assert history.see(ONE) == NO_TRANSITION
+    assert history.observe(ONE) == NO_TRANSITION
 
 
-@pytest.mark.parametrize("status", [Status.MISSING, Status.INVALID, Status.REMOVED])
-def test_another_request_is_a_snapshot_before_it_is_restored(status: Status) -> None:
-    history = History()
-    history.see(ONE)
-    if status is Status.REMOVED:
-        history.remove()
-    else:
-        history.lack(status)
-    history.feed = OTHER
-    assert said(history.see(TWO)) == (Kind.SNAPSHOT, Status.LIVE, ONE, TWO)
+@pytest.mark.parametrize("status", WITHOUT_LEVELS)
+def test_another_request_is_a_snapshot_rather_than_restored(status: Status) -> None:
+    history = observed_once()
+    history.lapse(status)
+    history.feed = OTHER_REQUEST
+
+    assert outcome(history.observe(TWO)) == (Kind.SNAPSHOT, Status.LIVE, ONE, TWO)
 
 
-def test_another_request_is_a_snapshot_before_it_is_stale_or_fresh() -> None:
-    history = History()
-    history.see(ONE)
-    history.feed = OTHER
-    assert said(history.see(ONE, NOW, upstream_at=NOW + 91 * SECOND)) == (
-        Kind.SNAPSHOT,
-        Status.STALE,
-        ONE,
-        ONE,
-    )
+def test_another_request_is_a_snapshot_rather_than_stale_or_fresh() -> None:
+    history = observed_once()
+    history.feed = OTHER_REQUEST
+    stale = history.observe(ONE, NOW, upstream_at=OLD)
+    assert outcome(stale) == (Kind.SNAPSHOT, Status.STALE, ONE, ONE)
+
     history.feed = FEED
-    assert said(history.see(ONE, NOW + 60 * SECOND)) == (
-        Kind.SNAPSHOT,
-        Status.LIVE,
-        ONE,
-        ONE,
-    )
+    live = history.observe(ONE, NOW + 60 * SECOND)
+    assert outcome(live) == (Kind.SNAPSHOT, Status.LIVE, ONE, ONE)
 
 
-def test_a_request_is_another_only_when_levels_come_of_it() -> None:
-    history = History()
-    history.see(ONE)
-    history.feed = OTHER
-    history.lack(Status.MISSING)
+def test_a_request_without_an_answer_does_not_count_as_another() -> None:
+    history = observed_once()
+    history.feed = OTHER_REQUEST
+    history.lapse(Status.MISSING)
     history.feed = FEED
-    assert said(history.see(ONE))[0] is Kind.RESTORED
+
+    assert outcome(history.observe(ONE)).kind is Kind.RESTORED
 
 
-def test_levels_seen_first_when_they_are_old_are_a_stale_snapshot() -> None:
+def test_first_levels_that_are_old_are_a_stale_snapshot() -> None:
     history = History()
-    assert said(history.see(ONE, upstream_at=NOW + 91 * SECOND)) == (
-        Kind.SNAPSHOT,
-        Status.STALE,
-        None,
-        ONE,
-    )
+
+    first = history.observe(ONE, upstream_at=OLD)
+    assert outcome(first) == (Kind.SNAPSHOT, Status.STALE, None, ONE)
     assert history.tick(200) == NO_TRANSITION
-    assert said(history.see(ONE, NOW + 100 * SECOND)) == (
-        Kind.FRESH,
-        Status.LIVE,
-        ONE,
-        ONE,
+    fresh = history.observe(ONE, NOW + 100 * SECOND)
+    assert outcome(fresh) == (Kind.FRESH, Status.LIVE, ONE, ONE)
+
+
+# Absence and restoration.
+
+
+@pytest.mark.parametrize("status", ABSENT)
+def test_a_first_absence_is_an_event(status: Status) -> None:
+    history = History()
+
+    transition = history.lapse(status)
+
+    assert outcome(transition) == (Kind(status), status, None, None)
+    event = event_of(transition)
+    assert (event.sequence, event.computed_at, event.changed_levels) == (1, None, ())
+    assert outcome(history.observe(ONE)) == (Kind.SNAPSHOT, Status.LIVE, None, ONE)
+
+
+@pytest.mark.parametrize("status", ABSENT)
+def test_an_absence_is_published_once_and_the_state_keeps_the_levels(
+    status: Status,
+) -> None:
+    history = observed_once()
+
+    transition = history.lapse(status, reason="refused")
+
+    assert outcome(transition) == (Kind(status), status, ONE, None)
+    event = event_of(transition)
+    assert event.changed_levels == (LevelChange("odte.hvl", 100.0, None),)
+    assert event.reason == "refused"
+    assert (event.computed_at, event.previous_computed_at) == (None, NOW)
+    assert (history.known.levels, history.known.computed_at) == (ONE, NOW)
+    assert history.lapse(status) == NO_TRANSITION
+
+
+def test_missing_invalid_and_missing_again_are_three_events() -> None:
+    history = observed_once()
+
+    for status in (Status.MISSING, Status.INVALID, Status.MISSING):
+        transition = history.lapse(status)
+        assert outcome(transition) == (Kind(status), status, ONE, None)
+    assert history.sequences == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("levels", [ONE, TWO], ids=["same", "changed"])
+@pytest.mark.parametrize("status", ABSENT)
+def test_levels_after_an_absence_are_restored(status: Status, levels: Levels) -> None:
+    history = observed_once()
+    history.lapse(status)
+
+    transition = history.observe(levels)
+
+    assert outcome(transition) == (Kind.RESTORED, Status.LIVE, ONE, levels)
+    assert len(event_of(transition).changed_levels) == (levels is TWO)
+    assert history.observe(levels) == NO_TRANSITION
+
+
+def test_restored_levels_that_are_old_are_stale() -> None:
+    history = observed_once()
+    history.lapse(Status.MISSING)
+
+    restored = history.observe(TWO, upstream_at=OLD)
+    assert outcome(restored) == (Kind.RESTORED, Status.STALE, ONE, TWO)
+    assert history.observe(TWO, upstream_at=OLD + SECOND) == NO_TRANSITION
+
+
+# Removal.
+
+
+def test_a_removal_is_published_once_and_the_sequence_continues() -> None:
+    history = observed_once()
+
+    removed = history.lapse(Status.REMOVED)
+    assert outcome(removed) == (Kind.REMOVED, Status.REMOVED, ONE, None)
+    assert history.lapse(Status.REMOVED) == NO_TRANSITION
+    assert outcome(history.observe(TWO)) == (Kind.RESTORED, Status.LIVE, ONE, TWO)
+    assert history.sequences == [1, 2, 3]
+
+
+@pytest.mark.parametrize("status", ABSENT)
+def test_a_removed_symbol_that_comes_back_absent_is_an_event(status: Status) -> None:
+    history = observed_once()
+    history.lapse(Status.REMOVED)
+
+    assert outcome(history.lapse(status)) == (Kind(status), status, ONE, None)
+
+
+@pytest.mark.parametrize("status", ABSENT)
+def test_a_symbol_that_never_had_levels_can_be_removed(status: Status) -> None:
+    history = History()
+    history.lapse(status)
+
+    removed = history.lapse(Status.REMOVED)
+    assert outcome(removed) == (Kind.REMOVED, Status.REMOVED, None, None)
+    assert outcome(history.observe(ONE)).kind is Kind.SNAPSHOT
+
+
+# Stale and fresh.
+
+
+def test_levels_are_stale_when_older_than_the_limit() -> None:
+    history = observed_once()
+    limit = NOW + 90 * SECOND
+    assert history.observe(ONE, upstream_at=limit) == NO_TRANSITION
+
+    transition = history.observe(ONE, upstream_at=limit + 1)
+
+    assert outcome(transition) == (Kind.STALE, Status.STALE, ONE, ONE)
+    event = event_of(transition)
+    assert (event.reason, event.changed_levels) == ("old", ())
+    assert event.computed_at == NOW
+    assert history.observe(ONE, upstream_at=limit + 9 * SECOND) == NO_TRANSITION
+
+
+def test_levels_that_become_stale_and_change_at_once_are_one_event() -> None:
+    history = observed_once()
+
+    transition = history.observe(TWO, NOW + 1, upstream_at=OLD)
+
+    assert outcome(transition) == (Kind.STALE, Status.STALE, ONE, TWO)
+    assert event_of(transition).changed_levels == (
+        LevelChange("odte.hvl", 100.0, 200.0),
     )
 
 
-def test_levels_restored_when_they_are_old_are_stale() -> None:
-    history = History()
-    history.see(ONE)
-    history.lack(Status.MISSING)
-    assert said(history.see(TWO, upstream_at=NOW + 91 * SECOND)) == (
-        Kind.RESTORED,
-        Status.STALE,
-        ONE,
-        TWO,
-    )
-    assert history.see(TWO, upstream_at=NOW + 92 * SECOND) == NO_TRANSITION
-
-
-def test_levels_are_stale_when_older_than_the_limit_and_not_before() -> None:
-    history = History()
-    history.see(ONE)
-    assert history.see(ONE, upstream_at=NOW + 90 * SECOND) == NO_TRANSITION
-    step = history.see(ONE, upstream_at=NOW + 90 * SECOND + 1)
-    assert said(step) == (Kind.STALE, Status.STALE, ONE, ONE)
-    assert step.event is not None
-    assert (step.event.reason, step.event.changed_levels, step.event.computed_at) == (
-        "old",
-        (),
-        NOW,
-    )
-    assert history.see(ONE, upstream_at=NOW + 99 * SECOND) == NO_TRANSITION
-
-
-def test_levels_that_turn_stale_and_change_at_once_say_both() -> None:
-    history = History()
-    history.see(ONE)
-    step = history.see(TWO, NOW + 1, upstream_at=NOW + 91 * SECOND)
-    assert said(step) == (Kind.STALE, Status.STALE, ONE, TWO)
-    assert step.event is not None
-    assert step.event.changed_levels == (LevelChange("odte.hvl", 100.0, 200.0),)
-
-
-def test_levels_that_change_while_stale_are_changed_and_stay_stale() -> None:
-    history = History()
-    history.see(ONE)
+def test_levels_that_change_while_stale_stay_stale() -> None:
+    history = observed_once()
     history.tick(91)
-    assert said(history.see(TWO, NOW + 1, upstream_at=NOW + 99 * SECOND)) == (
-        Kind.CHANGED,
-        Status.STALE,
-        ONE,
-        TWO,
-    )
+
+    transition = history.observe(TWO, NOW + 1, upstream_at=OLD + 8 * SECOND)
+
+    assert outcome(transition) == (Kind.CHANGED, Status.STALE, ONE, TWO)
 
 
-def test_stale_levels_are_fresh_again_changed_or_not() -> None:
-    for levels in (ONE, TWO):
-        history = History()
-        history.see(ONE)
-        history.tick(91, 91)
-        assert said(history.see(levels, NOW + 80 * SECOND)) == (
-            Kind.FRESH,
-            Status.LIVE,
-            ONE,
-            levels,
-        )
+@pytest.mark.parametrize("levels", [ONE, TWO], ids=["same", "changed"])
+def test_stale_levels_become_fresh(levels: Levels) -> None:
+    history = observed_once()
+    history.tick(91, 91)
+
+    transition = history.observe(levels, NOW + 80 * SECOND)
+
+    assert outcome(transition) == (Kind.FRESH, Status.LIVE, ONE, levels)
 
 
 @pytest.mark.parametrize(
@@ -327,291 +333,295 @@ def test_stale_levels_are_fresh_again_changed_or_not() -> None:
         (91, "old"),
     ],
 )
-def test_the_timer_says_whether_the_levels_are_old_or_nothing_answers(
+def test_the_timer_tells_old_levels_from_a_silent_upstream(
     answered_seconds: float | None, reason: str
 ) -> None:
-    history = History()
-    history.see(ONE)
-    step = history.tick(91, answered_seconds)
-    assert said(step) == (Kind.STALE, Status.STALE, ONE, ONE)
-    assert step.event is not None
-    assert (
-        step.event.reason,
-        step.event.changed_levels,
-        step.event.changed_sections,
-    ) == (reason, (), ())
-    assert (step.event.computed_at, step.event.previous_computed_at) == (NOW, NOW)
-    assert step.event.observed_at == NOW + 91 * SECOND + 7
+    history = observed_once()
+
+    transition = history.tick(91, answered_seconds)
+
+    assert outcome(transition) == (Kind.STALE, Status.STALE, ONE, ONE)
+    event = event_of(transition)
+    assert event.reason == reason
+    assert (event.changed_levels, event.changed_sections) == ((), ())
+    assert (event.computed_at, event.previous_computed_at) == (NOW, NOW)
+    assert event.observed_at == OLD + 7
     assert history.tick(92, answered_seconds) == NO_TRANSITION
 
 
-def test_the_timer_waits_until_the_limit_is_over() -> None:
-    history = History(replace(FEED, stale_after_seconds=10.5))
-    history.see(ONE)
-    assert history.tick(10.5, None) == NO_TRANSITION
-    assert history.tick(10.500001, None).event is not None
+def test_the_timer_waits_until_the_limit_is_exceeded() -> None:
+    history = observed_once(replace(FEED, stale_after_seconds=10.5))
+
+    assert history.tick(10.5) == NO_TRANSITION
+    assert history.tick(10.500001).event is not None
 
 
-@pytest.mark.parametrize("status", [Status.MISSING, Status.INVALID, Status.REMOVED])
-def test_the_timer_says_nothing_of_what_is_absent(status: Status) -> None:
-    history = History()
-    history.see(ONE)
-    if status is Status.REMOVED:
-        history.remove()
-    else:
-        history.lack(status)
+@pytest.mark.parametrize("status", WITHOUT_LEVELS)
+def test_the_timer_ignores_symbols_without_levels(status: Status) -> None:
+    history = observed_once()
+    history.lapse(status)
+
     assert history.tick(1000) == NO_TRANSITION
 
 
-def test_the_timer_says_what_the_last_event_said_not_what_was_seen_since() -> None:
-    history = History(TOLERANT)
-    history.see(ONE)
-    history.see(at("odte.hvl", 105.0), NOW + SECOND)
-    assert said(history.tick(100)) == (Kind.STALE, Status.STALE, ONE, ONE)
+def test_the_timer_publishes_the_last_published_levels_not_the_latest() -> None:
+    history = observed_once(TOLERANT)
+    history.observe(at("odte.hvl", 105.0), NOW + SECOND)
+
+    assert outcome(history.tick(100)) == (Kind.STALE, Status.STALE, ONE, ONE)
 
 
-def test_levels_of_unknown_age_are_stale_when_nothing_answered_for_so_long() -> None:
+def test_levels_of_unknown_age_are_stale_if_no_answer_came_within_the_limit() -> None:
     history = History()
-    history.see(ONE, None)
+    history.observe(ONE, None)
     assert history.tick(300, answered_seconds=210) == NO_TRANSITION
-    step = history.tick(300.000001, answered_seconds=210)
-    assert said(step) == (Kind.STALE, Status.STALE, ONE, ONE)
-    assert step.event is not None
-    assert (step.event.reason, step.event.computed_at) == ("no_answer", None)
-    assert said(history.see(ONE, None))[0] is Kind.FRESH
+
+    transition = history.tick(300.000001, answered_seconds=210)
+
+    assert outcome(transition) == (Kind.STALE, Status.STALE, ONE, ONE)
+    event = event_of(transition)
+    assert (event.reason, event.computed_at) == ("no_answer", None)
+    assert outcome(history.observe(ONE, None)).kind is Kind.FRESH
 
 
-def test_levels_of_unknown_age_seen_by_an_owner_before_are_as_old_as_that_whatever_our_clock_says() -> (
-    None
-):
-    state = observe(
-        None, seen(ONE, None, observed_at=NOW, upstream_at=NOW + 50 * SECOND), FEED
-    ).state
+@pytest.mark.parametrize(("seconds", "is_stale"), [(90, False), (91, True)])
+def test_levels_of_unknown_age_count_from_a_previous_owners_answer_on_our_clock(
+    seconds: int, is_stale: bool
+) -> None:
+    # The upstream's clock is ahead, which must not make the levels look older.
+    ahead = 50 * SECOND
+    first = seen(ONE, None, observed_at=NOW, upstream_at=NOW + ahead)
+    state = observe(None, first, FEED).state
     assert state is not None
-    for seconds, stale in ((90, False), (91, True)):
-        ours = NOW + seconds * SECOND
-        assert (
-            expire(state, Moment(ours, ours + 50 * SECOND), None, ME, FEED).event
-            is not None
-        ) == stale
+
+    local_at = NOW + seconds * SECOND
+    transition = expire(state, Moment(local_at, local_at + ahead), None, ME, FEED)
+
+    assert (transition.event is not None) == is_stale
 
 
-def test_a_difference_that_counts_is_changed() -> None:
+def test_levels_that_never_had_a_date_are_live_at_any_age() -> None:
     history = History()
-    history.see(ONE)
-    step = history.see(TWO, NOW + SECOND)
-    assert said(step) == (Kind.CHANGED, Status.LIVE, ONE, TWO)
-    assert step.event is not None
-    assert step.event.changed_levels == (LevelChange("odte.hvl", 100.0, 200.0),)
-    assert (step.event.computed_at, step.event.previous_computed_at) == (
-        NOW + SECOND,
-        NOW,
-    )
+    first = history.observe(ONE, None, upstream_at=NOW)
+
+    assert outcome(first).status is Status.LIVE
+    assert history.observe(ONE, None, upstream_at=NOW + 9_999 * SECOND) == NO_TRANSITION
 
 
-def test_a_change_of_a_list_is_named_among_the_sections() -> None:
-    history = History()
-    history.see(ONE)
-    step = history.see(at("zones", (Row(None, "{}"),), ONE), NOW + SECOND)
-    assert step.event is not None
-    assert (step.event.changed_levels, step.event.changed_sections) == ((), ("zones",))
+# Changes.
+
+
+def test_a_difference_that_counts_is_a_change() -> None:
+    history = observed_once()
+
+    transition = history.observe(TWO, NOW + SECOND)
+
+    assert outcome(transition) == (Kind.CHANGED, Status.LIVE, ONE, TWO)
+    event = event_of(transition)
+    assert event.changed_levels == (LevelChange("odte.hvl", 100.0, 200.0),)
+    assert (event.computed_at, event.previous_computed_at) == (NOW + SECOND, NOW)
+
+
+def test_other_levels_with_the_same_computed_at_are_a_change() -> None:
+    history = observed_once()
+
+    assert outcome(history.observe(TWO)) == (Kind.CHANGED, Status.LIVE, ONE, TWO)
+
+
+def test_a_changed_list_is_named_among_the_sections() -> None:
+    history = observed_once()
+    zones = (Row(None, "{}"),)
+
+    event = event_of(history.observe(at("zones", zones, ONE), NOW + SECOND))
+
+    assert (event.changed_levels, event.changed_sections) == ((), ("zones",))
 
 
 @pytest.mark.parametrize("path", [path for path in NUMBERS if path != "spot_price"])
-def test_a_section_that_is_no_longer_there_is_all_its_levels_null(path: str) -> None:
+def test_a_section_that_disappears_has_all_its_levels_null(path: str) -> None:
     history = History()
-    history.see(at(path, 5.0))
-    step = history.see(Levels(), NOW + SECOND)
-    assert step.event is not None
-    assert step.event.changed_levels == (LevelChange(path, 5.0, None),)
-    assert step.event.after is not None
-    assert number(step.event.after, path) is None
+    history.observe(at(path, 5.0))
+
+    event = event_of(history.observe(Levels(), NOW + SECOND))
+
+    assert event.changed_levels == (LevelChange(path, 5.0, None),)
+    assert event.after is not None
+    assert number(event.after, path) is None
 
 
-def test_what_is_ignored_updates_the_state_and_makes_no_event() -> None:
-    history = History()
-    history.see(ONE)
+def test_an_ignored_difference_updates_the_state_without_an_event() -> None:
+    history = observed_once()
     newer = at("spot_price", 9.0, ONE)
-    step = history.see(newer, NOW + SECOND)
-    assert step.event is None
-    assert (history.known.levels, history.known.published) == (newer, None)
-    assert (history.known.sequence, history.known.computed_at) == (1, NOW + SECOND)
-    event = history.see(TWO, NOW + 2 * SECOND).event
-    assert event is not None
+
+    assert history.observe(newer, NOW + SECOND).event is None
+    state = history.known
+    assert (state.levels, state.published) == (newer, None)
+    assert (state.sequence, state.computed_at) == (1, NOW + SECOND)
+    event = event_of(history.observe(TWO, NOW + 2 * SECOND))
     assert event.before in {ONE, newer}
 
 
-def test_what_nobody_documented_updates_the_state_and_makes_no_event() -> None:
-    history = History()
-    history.see(ONE)
-    step = history.see(replace(ONE, extra='{"x":1}'), NOW)
-    assert step.event is None
-    assert history.known.levels == replace(ONE, extra='{"x":1}')
+def test_an_undocumented_field_updates_the_state_without_an_event() -> None:
+    history = observed_once()
+    extended = replace(ONE, extra='{"x":1}')
+
+    assert history.observe(extended, NOW).event is None
+    assert history.known.levels == extended
 
 
-def test_a_refresh_that_brings_the_same_levels_is_written_once_without_an_event() -> (
-    None
-):
-    history = History()
-    history.see(ONE)
-    step = history.see(ONE, NOW + 30 * SECOND)
-    assert (step.event, step.dropped) == (None, None)
-    assert step.state == replace(
+def test_a_refresh_with_the_same_levels_is_written_once_without_an_event() -> None:
+    history = observed_once()
+    refreshed_at = NOW + 30 * SECOND
+
+    transition = history.observe(ONE, refreshed_at)
+
+    assert (transition.event, transition.dropped) == (None, None)
+    assert transition.state == replace(
         history.known,
-        computed_at=NOW + 30 * SECOND,
-        observed_at=NOW + 30 * SECOND,
+        computed_at=refreshed_at,
+        observed_at=refreshed_at,
         event_computed_at=NOW,
-        recent_computed_at=(NOW, NOW + 30 * SECOND),
+        recent_computed_at=(NOW, refreshed_at),
     )
-    assert (
-        history.see(ONE, NOW + 30 * SECOND, upstream_at=NOW + 45 * SECOND)
-        == NO_TRANSITION
-    )
+    later = refreshed_at + 15 * SECOND
+    assert history.observe(ONE, refreshed_at, upstream_at=later) == NO_TRANSITION
 
 
-def test_the_state_has_the_last_refreshes_in_ascending_order() -> None:
+def test_the_event_counts_the_collapsed_observations() -> None:
+    event = event_of(History().observe(ONE, collapsed=3))
+
+    assert event.collapsed_observations == 3
+
+
+# Recent refreshes.
+
+
+def test_the_state_has_the_latest_refreshes_in_ascending_order() -> None:
     history = History()
     refreshes = []
     for count in range(RECENT_REFRESHES_KEPT + 3):
         refreshes.append(NOW + count * SECOND)
-        history.see(ONE if count % 2 else TWO, refreshes[-1])
+        history.observe(ONE if count % 2 else TWO, refreshes[-1])
+
         expected = tuple(refreshes[-RECENT_REFRESHES_KEPT:])
         assert history.known.recent_computed_at == expected
 
 
-def test_an_answer_that_is_no_new_refresh_adds_none() -> None:
-    history = History()
-    history.see(ONE)
-    history.see(TWO)
-    history.see(ONE, None)
-    history.see(TWO, NOW - SECOND)
-    history.lack(Status.MISSING)
-    history.see(ONE)
+def test_an_answer_that_is_not_a_new_refresh_adds_none() -> None:
+    history = observed_once()
+    history.observe(TWO)
+    history.observe(ONE, None)
+    history.observe(TWO, NOW - SECOND)
+    history.lapse(Status.MISSING)
+    history.observe(ONE)
     history.tick(200)
-    history.remove()
+    history.lapse(Status.REMOVED)
+
     assert history.known.recent_computed_at == (NOW,)
 
 
 def test_a_symbol_without_dates_has_no_refreshes() -> None:
     history = History()
-    history.see(ONE, None)
-    history.see(TWO, None)
+    history.observe(ONE, None)
+    history.observe(TWO, None)
+
     assert history.known.recent_computed_at == ()
 
 
-def test_slow_drift_is_compared_with_what_was_published() -> None:
+# Drift within the thresholds.
+
+
+def test_slow_drift_is_compared_with_the_last_published_levels() -> None:
     history = History(TOLERANT)
-    history.see(at("odte.hvl", 100.0))
+    start = at("odte.hvl", 100.0)
+    history.observe(start)
+
     for count, value in enumerate((104.0, 108.0, 110.0)):
-        assert history.see(at("odte.hvl", value), NOW + count * SECOND).event is None
-        assert (history.known.levels, history.known.published) == (
-            at("odte.hvl", value),
-            at("odte.hvl", 100.0),
-        )
-    event = history.see(at("odte.hvl", 111.0), NOW + 5 * SECOND).event
-    assert event is not None
+        drifted = at("odte.hvl", value)
+        assert history.observe(drifted, NOW + count * SECOND).event is None
+        assert (history.known.levels, history.known.published) == (drifted, start)
+
+    event = event_of(history.observe(at("odte.hvl", 111.0), NOW + 5 * SECOND))
     assert event.changed_levels == (LevelChange("odte.hvl", 100.0, 111.0),)
     assert history.known.published is None
 
 
-def test_drift_that_comes_back_leaves_nothing_published_apart() -> None:
+def test_drift_that_comes_back_needs_no_separate_published_levels() -> None:
     history = History(TOLERANT)
-    history.see(at("odte.hvl", 100.0))
-    history.see(at("odte.hvl", 105.0), NOW + SECOND)
-    history.see(at("odte.hvl", 100.0), NOW + 2 * SECOND)
-    assert (history.known.levels, history.known.published) == (
-        at("odte.hvl", 100.0),
-        None,
-    )
+    start = at("odte.hvl", 100.0)
+    history.observe(start)
+    history.observe(at("odte.hvl", 105.0), NOW + SECOND)
+    history.observe(start, NOW + 2 * SECOND)
+
+    assert (history.known.levels, history.known.published) == (start, None)
 
 
-def test_drift_before_an_absence_is_told_after_it() -> None:
+def test_drift_before_an_absence_is_published_after_it() -> None:
     history = History(TOLERANT)
-    history.see(at("odte.hvl", 100.0))
-    history.see(at("odte.hvl", 105.0), NOW + SECOND)
-    assert said(history.lack(Status.MISSING))[2] == at("odte.hvl", 100.0)
-    assert (history.known.levels, history.known.published) == (
-        at("odte.hvl", 105.0),
-        at("odte.hvl", 100.0),
-    )
-    event = history.see(at("odte.hvl", 105.0), NOW + SECOND).event
-    assert event is not None
-    assert (event.kind, event.before, event.after) == (
-        Kind.RESTORED,
-        at("odte.hvl", 100.0),
-        at("odte.hvl", 105.0),
-    )
+    start = at("odte.hvl", 100.0)
+    drifted = at("odte.hvl", 105.0)
+    history.observe(start)
+    history.observe(drifted, NOW + SECOND)
+
+    assert outcome(history.lapse(Status.MISSING)).before == start
+    assert (history.known.levels, history.known.published) == (drifted, start)
+    restored = history.observe(drifted, NOW + SECOND)
+    assert outcome(restored) == (Kind.RESTORED, Status.LIVE, start, drifted)
 
 
-def test_the_same_computed_at_with_other_content_is_a_change() -> None:
-    history = History()
-    history.see(ONE)
-    assert said(history.see(TWO)) == (Kind.CHANGED, Status.LIVE, ONE, TWO)
+# Dates.
 
 
-def test_an_older_computed_at_is_dropped_whatever_the_status() -> None:
-    for lapse in (None, Status.MISSING, Status.INVALID, Status.STALE, Status.REMOVED):
-        history = History()
-        history.see(ONE)
-        if lapse is Status.STALE:
-            history.tick(100)
-        elif lapse is Status.REMOVED:
-            history.remove()
-        elif lapse is not None:
-            history.lack(lapse)
-        history.feed = OTHER
-        before = history.state
-        assert history.see(TWO, NOW - 1) == Transition(dropped="older")
-        assert history.state == before
+@pytest.mark.parametrize("lapse", [None, Status.STALE, *WITHOUT_LEVELS])
+def test_an_older_computed_at_is_dropped_whatever_the_status(
+    lapse: Status | None,
+) -> None:
+    history = observed_once()
+    if lapse is Status.STALE:
+        history.tick(100)
+    elif lapse is not None:
+        history.lapse(lapse)
+    history.feed = OTHER_REQUEST
+    before = history.state
+
+    assert history.observe(TWO, NOW - 1) == Transition(dropped="older")
+    assert history.state == before
 
 
-def test_entries_without_a_date_are_compared_by_content_and_the_floor_stays() -> None:
-    history = History()
-    history.see(ONE)
-    assert history.see(ONE, None) == NO_TRANSITION
-    step = history.see(TWO, None)
-    assert said(step) == (Kind.CHANGED, Status.LIVE, ONE, TWO)
-    assert step.event is not None
-    assert (step.event.computed_at, step.event.previous_computed_at) == (None, NOW)
+def test_levels_without_a_date_are_compared_and_do_not_move_computed_at() -> None:
+    history = observed_once()
+    assert history.observe(ONE, None) == NO_TRANSITION
+
+    undated = history.observe(TWO, None)
+    assert outcome(undated) == (Kind.CHANGED, Status.LIVE, ONE, TWO)
+    event = event_of(undated)
+    assert (event.computed_at, event.previous_computed_at) == (None, NOW)
     assert history.known.computed_at == NOW
-    assert history.see(ONE, NOW - 1).dropped == "older"
-    dated = history.see(ONE, NOW + 1).event
-    assert dated is not None
+
+    assert history.observe(ONE, NOW - 1).dropped == "older"
+    dated = event_of(history.observe(ONE, NOW + 1))
     assert (dated.computed_at, dated.previous_computed_at) == (NOW + 1, None)
 
 
-def test_an_entry_that_never_had_a_date_is_live_at_any_age() -> None:
-    history = History()
-    assert said(history.see(ONE, None, upstream_at=NOW))[1] is Status.LIVE
-    assert history.see(ONE, None, upstream_at=NOW + 10_000 * SECOND) == NO_TRANSITION
+# Several observations, several feeds.
 
 
-def test_how_many_observations_collapsed_stands_in_the_event() -> None:
-    event = History().see(ONE, collapsed=3).event
-    assert event is not None
-    assert event.collapsed_observations == 3
+def test_each_observation_is_compared_with_the_state_the_one_before_it_left() -> None:
+    state = observed_once().known
+    states = {"BTCUSDT": state}
+    observations = [
+        seen(TWO, NOW + 1),
+        seen(TWO, NOW + 1),
+        seen(ONE, symbol="ETHUSDT"),
+        Observation("BTCUSDT", Status.MISSING, None, NOW, NOW, ME),
+        seen(ONE, NOW),
+        seen(ONE, NOW + 2),
+    ]
 
+    transitions = observe_all(states, observations, FEED)
 
-def test_each_observation_of_a_transaction_is_compared_with_the_one_before_it() -> None:
-    states: dict[str, State] = {}
-    first = observe_all(states, [seen(ONE)], FEED)
-    assert states == {}
-    states = {"BTCUSDT": first[0].state} if first[0].state is not None else {}
-    before = dict(states)
-    absent = Observation("BTCUSDT", Status.MISSING, None, NOW, NOW, ME)
-    steps = observe_all(
-        states,
-        [
-            seen(TWO, NOW + 1),
-            seen(TWO, NOW + 1),
-            seen(ONE, symbol="ETHUSDT"),
-            absent,
-            seen(ONE, NOW),
-            seen(ONE, NOW + 2),
-        ],
-        FEED,
-    )
-    assert [step.event and step.event.kind for step in steps] == [
+    events = [transition.event for transition in transitions]
+    assert [event and event.kind for event in events] == [
         Kind.CHANGED,
         None,
         Kind.SNAPSHOT,
@@ -619,20 +629,14 @@ def test_each_observation_of_a_transaction_is_compared_with_the_one_before_it() 
         None,
         Kind.RESTORED,
     ]
-    assert steps[1] == NO_TRANSITION
-    assert steps[4].dropped == "older"
-    assert [step.event.sequence for step in steps if step.event is not None] == [
-        2,
-        1,
-        3,
-        4,
-    ]
-    assert states == before
+    assert transitions[1] == NO_TRANSITION
+    assert transitions[4].dropped == "older"
+    assert [event.sequence for event in events if event] == [2, 1, 3, 4]
+    # The caller keeps the old states until the transaction is committed.
+    assert states == {"BTCUSDT": state}
 
 
-def test_two_feeds_share_nothing_of_a_symbol() -> None:
-    ids = {observe(None, seen(ONE), FeedRules(name)).event for name in ("a", "b")}
-    assert {event.event_id for event in ids if event is not None} == {
-        "a/BTCUSDT/1",
-        "b/BTCUSDT/1",
-    }
+def test_feeds_number_the_events_of_a_symbol_independently() -> None:
+    for name in ("a", "b"):
+        event = event_of(observe(None, seen(ONE), FeedRules(name)))
+        assert event.event_id == f"{name}/BTCUSDT/1"
