@@ -1,6 +1,6 @@
-"""Whatever a server sends, it is a response or an error of ours, and what was taken of it can be published.
+"""Any reply of a server is a response or an error of ours, and all it holds can be published.
 
-`make fuzz` tries more of it. A body that was ever too much for us is kept in `corpus/`.
+`make fuzz` tries more replies. Bodies that once made the client fail are kept in `corpus/`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from connector.config.model import Upstream
 from connector.config.secrets import Secret
 from connector.core.diff import compare
 from connector.core.entry import decode_entry
-from connector.core.model import Observation, Status
+from connector.core.model import MICROS, Observation, Status
 from connector.core.transition import FeedRules, observe_all
 from connector.errors import BadResponse, EntryError, UpstreamError
 from connector.kafka.avro import Codec, SingleObject
@@ -26,8 +26,16 @@ from connector.upstream.api_key import ApiKey
 from connector.upstream.budget import Budget
 from connector.upstream.client import Client
 from connector.upstream.reply import Reply, decode_levels, decompress
-from tests.support.levels import ME, NOW, changed, levels_of, number, prices, seen
-from tests.support.levels import NUMBERS as PATHS
+from tests.support.levels import (
+    ME,
+    NOW,
+    NUMBERS,
+    changed,
+    levels_of,
+    number,
+    prices,
+    seen,
+)
 from tests.support.mutation import SYMBOLS, headers, packed, spoilt, spoilt_entry
 from tests.support.profiles import FUZZING, cases
 
@@ -47,122 +55,139 @@ REASONS: Final = frozenset(
         "computed_at_future",
     }
 )
-LONGEST: Final = 600
-"""Characters of a message."""
+MAX_MESSAGE_CHARACTERS: Final = 600
+MAX_RECORD_BYTES: Final = 3 * 64 * 1024
+MAX_DECOMPRESSED_BYTES: Final = 100_000
+MAX_WAIT_SECONDS: Final = 3_600
 
-LIMIT: Final = 100_000
 FEED: Final = FeedRules("f")
 UPSTREAM: Final = Upstream(api_key=Secret(KEY))
 CLIENT: Final = Client(UPSTREAM, ApiKey(UPSTREAM), Budget(None))
 CODEC: Final = Codec(SingleObject())
 
 codes = st.binary(max_size=24)
+"""Programs for `tests.support.mutation`, which change a valid body."""
+
 statuses = st.sampled_from([200, 200, 200, 404, 422, 429, 503, 418])
 
 
-def taken(status: int, said: dict[str, str], body: bytes) -> Response | UpstreamError:
-    """What the client makes of a reply, held to what everybody relies on."""
-    response = decode_levels(Reply(status, said, body), SYMBOLS, KEY)
-    CLIENT._budget = budget = Budget(None)
-    CLIENT._learn(budget.start(time.monotonic()), said, response)
-    spending = budget.spending(time.monotonic())
-    assert 0 <= spending.wait_seconds <= 3_600 + 60
-    assert spending.limit_per_minute >= 0
+def decode_reply(
+    status: int, headers: dict[str, str], body: bytes
+) -> Response | UpstreamError:
+    """Decode a reply as the client does, and check the bounds that others rely on."""
+    response = decode_levels(Reply(status, headers, body), SYMBOLS, KEY)
+    check_budget(headers, response)
     if isinstance(response, UpstreamError):
-        assert len(str(response)) < LONGEST
+        assert len(str(response)) < MAX_MESSAGE_CHARACTERS
         assert len(response.request_id or "") <= 200
-        assert 0 <= (response.retry_after_seconds or 0) <= 3_600
+        assert 0 <= (response.retry_after_seconds or 0) <= MAX_WAIT_SECONDS
         return response
+
     assert tuple(response.answers) == SYMBOLS
-    assert len(response.meta.request_id or "") <= 200
-    assert sum(map(len, response.meta.exchanges)) <= 16 * 40
-    if response.meta.server_at is not None:
+    meta = response.meta
+    assert len(meta.request_id or "") <= 200
+    assert sum(len(name) for name in meta.exchanges) <= 16 * 40
+    if meta.server_at is not None:
         clock = Clock()
         for _ in range(3):
-            clock.learn(NOW, NOW + 1, response.meta.server_at)
-        assert abs(clock.correction) <= 300_000_000
+            clock.learn(NOW, NOW + 1, meta.server_at)
+        assert abs(clock.correction) <= 300 * MICROS
     return response
 
 
-def observations(response: Response) -> list[Observation]:
-    """What each entry says, where it says anything."""
-    source = changed(
-        ME,
-        {"request_id": response.meta.request_id, "exchanges": response.meta.exchanges},
-    )
-    found = []
+def check_budget(headers: dict[str, str], response: Response | UpstreamError) -> None:
+    """Check that no server can stop the client for long."""
+    CLIENT._budget = budget = Budget(None)
+    CLIENT._learn(budget.start(time.monotonic()), headers, response)
+    spending = budget.spending(time.monotonic())
+    assert 0 <= spending.wait_seconds <= MAX_WAIT_SECONDS + 60
+    assert spending.limit_per_minute >= 0
+
+
+def observations_of(response: Response) -> list[Observation]:
+    """Return the observation of each symbol, except those with a rejected entry."""
+    meta = response.meta
+    source = changed(ME, {"request_id": meta.request_id, "exchanges": meta.exchanges})
+    observations = []
     for symbol, answer in response.answers.items():
         if isinstance(answer, Status):
-            found.append(Observation(symbol, answer, None, NOW, NOW, source))
-        elif (taken_of_it := entry(answer)) is not None:
-            found.append(
-                Observation(symbol, Status.LIVE, taken_of_it, NOW, NOW, source)
-            )
-    return found
+            status, entry = answer, None
+        else:
+            status, entry = Status.LIVE, entry_or_none(answer)
+            if entry is None:
+                continue
+        observations.append(Observation(symbol, status, entry, NOW, NOW, source))
+    return observations
 
 
-def entry(raw: bytes) -> Entry | None:
-    """None where it is refused."""
+def entry_or_none(raw: bytes) -> Entry | None:
+    """Decode an entry, or return None if it is rejected as documented."""
     try:
         return decode_entry(raw, NOW)
     except EntryError as caught:
         error = caught
     assert error.reason in REASONS
-    assert len(str(error)) < LONGEST
+    assert len(str(error)) < MAX_MESSAGE_CHARACTERS
     return None
 
 
-def published(said: list[Observation], states: dict[str, State]) -> list[Event]:
-    """The events of observations, as whoever reads them has them."""
+def publish(observations: list[Observation], states: dict[str, State]) -> list[Event]:
+    """Return the events of observations, and check that all records survive Avro."""
     events = []
-    for step in observe_all(states, said, FEED):
-        assert step.event is None or step.state is not None
-        if step.state is not None:
-            value = CODEC.encode_state("t", step.state)
-            assert CODEC.decode_state(value) == step.state
-            assert len(value) < 3 * 64 * 1024
-        if step.event is not None:
-            assert CODEC.decode_event(CODEC.encode_event("t", step.event)) == step.event
-            events.append(step.event)
+    for transition in observe_all(states, observations, FEED):
+        event, state = transition.event, transition.state
+        assert event is None or state is not None
+        if state is not None:
+            value = CODEC.encode_state("t", state)
+            assert CODEC.decode_state(value) == state
+            assert len(value) < MAX_RECORD_BYTES
+        if event is not None:
+            assert CODEC.decode_event(CODEC.encode_event("t", event)) == event
+            events.append(event)
     return events
 
 
-def survives(status: int, said: dict[str, str], body: bytes) -> None:
-    """Nothing but errors of ours comes of it; what is taken is finite, itself, and can be published."""
-    response = taken(status, said, body)
-    if isinstance(response, UpstreamError):
-        return
-    said_of_it = observations(response)
-    for observation in said_of_it:
-        if observation.entry is not None:
-            levels = observation.entry.levels
-            assert all(math.isfinite(number(levels, path) or 0.0) for path in PATHS)
-            assert not compare(levels, levels, FEED.rules)
-            assert (
-                observation.entry.computed_at is None
-                or observation.entry.computed_at <= NOW + 60_000_000
-            )
-    before = {
-        step.state.symbol: step.state
-        for step in observe_all({}, [seen(BEFORE, symbol="AAA")], FEED)
-        if step.state
-    }
-    for events in (published(said_of_it, {}), published(said_of_it, before)):
-        assert len(events) <= len(said_of_it)
-        assert all(
-            event.symbol in SYMBOLS and event.sequence in {1, 2} for event in events
-        )
+def state_after(levels: Levels) -> State:
+    """Return the state of the symbol `AAA` after its first levels."""
+    (transition,) = observe_all({}, [seen(levels, symbol="AAA")], FEED)
+    assert transition.state is not None
+    return transition.state
 
 
-BEFORE: Final = decode_entry(
+SOME_LEVELS: Final = decode_entry(
     b'{"spot_price":1,"odte":{"hvl":2},"zones":[1],"ranked":{"odte_top_10":[1]}}', NOW
 ).levels
 
 
-def holds(status: int, said: dict[str, str], body: bytes) -> None:
-    """`survives`; in a fuzzing run the body of a failure is kept, the last one being the smallest."""
+def check_reply(status: int, headers: dict[str, str], body: bytes) -> None:
+    """Check a reply all the way to its events, with and without earlier levels."""
+    response = decode_reply(status, headers, body)
+    if isinstance(response, UpstreamError):
+        return
+
+    observations = observations_of(response)
+    for observation in observations:
+        if observation.entry is not None:
+            check_entry(observation.entry)
+    for states in ({}, {"AAA": state_after(SOME_LEVELS)}):
+        events = publish(observations, states)
+        assert len(events) <= len(observations)
+        for event in events:
+            assert event.symbol in SYMBOLS
+            assert event.sequence in {1, 2}
+
+
+def check_entry(entry: Entry) -> None:
+    for path in NUMBERS:
+        assert math.isfinite(number(entry.levels, path) or 0.0)
+    assert not compare(entry.levels, entry.levels, FEED.rules)
+    assert (entry.computed_at or 0) <= NOW + 60 * MICROS
+
+
+def check_and_keep_failures(status: int, headers: dict[str, str], body: bytes) -> None:
+    """Check a reply. A fuzzing run keeps the body of a failure; the last one is the smallest."""
     try:
-        survives(status, said, body)
+        check_reply(status, headers, body)
     except BaseException:
         if FUZZING:
             CORPUS.mkdir(exist_ok=True)
@@ -172,33 +197,34 @@ def holds(status: int, said: dict[str, str], body: bytes) -> None:
 
 @cases(400, weight=8)
 @given(statuses, codes, codes)
-def test_a_response_that_was_spoilt_is_taken_or_refused(
-    status: int, said: bytes, code: bytes
+def test_a_spoilt_response_is_accepted_or_rejected(
+    status: int, header_code: bytes, body_code: bytes
 ) -> None:
-    holds(status, headers(said), spoilt(code))
+    check_and_keep_failures(status, headers(header_code), spoilt(body_code))
 
 
 @cases(100, weight=8)
 @given(codes, st.booleans())
-def test_whatever_one_entry_is_the_others_are_answered_as_they_came(
-    code: bytes, before: bool
-) -> None:
+def test_a_spoilt_entry_does_not_affect_the_others(code: bytes, is_first: bool) -> None:
+    bad = spoilt_entry(code)
     good = b'{"spot_price":1.5,"note":"}"}'
-    pairs = [b'"AAA":%b' % spoilt_entry(code), b'"BBB" : %b' % good]
-    body = b'{"data":{"results":{%b},"missing":[]},"meta":{}}' % b",".join(
-        pairs if before else reversed(pairs)
-    )
+    pairs = [b'"AAA":%b' % bad, b'"BBB" : %b' % good]
+    if not is_first:
+        pairs.reverse()
+    body = b'{"data":{"results":{%b},"missing":[]},"meta":{}}' % b",".join(pairs)
     assume(len(body) <= UPSTREAM.max_response_bytes)
-    response = taken(200, {}, body)
+
+    response = decode_reply(200, {}, body)
+
     assert not isinstance(response, UpstreamError)
     assert response.answers["BBB"] == good
-    assert response.answers["AAA"] in {spoilt_entry(code).strip(), Status.MISSING}
+    assert response.answers["AAA"] in {bad.strip(), Status.MISSING}
 
 
 @cases(100, weight=8)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
-    holds(200, {}, body)
+def test_any_bytes_are_accepted_or_rejected(body: bytes) -> None:
+    check_and_keep_failures(200, {}, body)
 
 
 @cases(100, weight=8)
@@ -207,48 +233,46 @@ def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
     codes,
     st.sampled_from(["gzip", "x-gzip", "GZIP", "", "identity", "br", "gzip, gzip"]),
 )
-def test_a_compressed_response_that_was_spoilt_is_unpacked_within_its_limit_or_refused(
+def test_a_spoilt_compressed_response_is_decompressed_within_the_limit_or_rejected(
     code: bytes, more: bytes, encoding: str
 ) -> None:
-    body = unpacked(packed(spoilt(code), more), encoding)
-    if body is not None:
-        assert encoding.lower() not in {"gzip", "x-gzip"} or len(body) <= LIMIT
-        holds(200, {}, body)
+    body = decompressed_or_none(packed(spoilt(code), more), encoding)
+    if body is None:
+        return
+    if encoding.lower() in {"gzip", "x-gzip"}:
+        assert len(body) <= MAX_DECOMPRESSED_BYTES
+    check_and_keep_failures(200, {}, body)
 
 
-def unpacked(body: bytes, encoding: str) -> bytes | None:
-    """None where it is refused."""
+def decompressed_or_none(body: bytes, encoding: str) -> bytes | None:
     try:
-        return decompress(body, encoding, LIMIT)
+        return decompress(body, encoding, MAX_DECOMPRESSED_BYTES)
     except BadResponse as caught:
         error = caught
-    assert len(str(error)) < LONGEST
+    assert len(str(error)) < MAX_MESSAGE_CHARACTERS
     return None
 
 
 @cases(100, weight=8)
 @given(levels_of(prices), st.lists(codes, max_size=3))
-def test_what_comes_after_other_levels_is_the_next_event_of_its_symbol(
+def test_each_later_response_makes_the_next_event_of_its_symbol(
     first: Levels, later: list[bytes]
 ) -> None:
-    states = {
-        step.state.symbol: step.state
-        for step in observe_all({}, [seen(first, symbol="AAA")], FEED)
-        if step.state
-    }
-    last = states["AAA"]
+    states = {"AAA": state_after(first)}
     for code in later:
         response = decode_levels(Reply(200, {}, spoilt(code)), SYMBOLS, KEY)
         if isinstance(response, UpstreamError):
             continue
-        for step in observe_all(states, observations(response), FEED):
-            if step.state is not None:
-                states[step.state.symbol] = step.state
-        for event in published(observations(response), {"AAA": last}):
-            assert event.symbol != "AAA" or event.sequence == last.sequence + 1
+        observations = observations_of(response)
         last = states["AAA"]
+        for event in publish(observations, {"AAA": last}):
+            if event.symbol == "AAA":
+                assert event.sequence == last.sequence + 1
+        for transition in observe_all(states, observations, FEED):
+            if transition.state is not None:
+                states[transition.state.symbol] = transition.state
 
 
-def test_every_body_that_was_too_much_once_is_taken_or_refused() -> None:
+def test_bodies_that_once_failed_are_accepted_or_rejected() -> None:
     for file in CORPUS.glob("*"):
-        survives(200, {}, file.read_bytes())
+        check_reply(200, {}, file.read_bytes())

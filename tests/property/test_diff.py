@@ -1,4 +1,4 @@
-"""What differs between two entries, for every pair of them."""
+"""The difference between two entries, for every pair of entries."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from tests.support.levels import (
     SECOND,
     any_levels,
     at,
+    changed,
     encoded,
     number,
     prices,
@@ -37,6 +38,7 @@ from tests.support.profiles import cases
 PATHS = [*NUMBERS, *LISTS]
 ALL = Rules()
 CODEC = Codec(SingleObject())
+
 quick = cases(150)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 ignored = st.frozensets(st.sampled_from([*PATHS, *FIELDS, "ranked"]), max_size=4)
@@ -45,7 +47,7 @@ ignored = st.frozensets(st.sampled_from([*PATHS, *FIELDS, "ranked"]), max_size=4
 def apply(
     before: Levels | None, difference: Difference, after: Levels | None
 ) -> Levels:
-    """`before` with every number of the difference, and every list that it names taken from `after`."""
+    """Return `before` with the changed numbers, and the changed lists of `after`."""
     result = before or Levels()
     for change in difference.levels:
         assert number(result, change.path) == change.before
@@ -55,8 +57,22 @@ def apply(
     return result
 
 
-def paths(difference: Difference) -> set[str]:
+def paths_of(difference: Difference) -> set[str]:
     return {change.path for change in difference.levels} | set(difference.lists)
+
+
+def with_value(path: str) -> Levels:
+    """Return levels with a value at one path only."""
+    value: Any = 1.0 if path in NUMBERS else (Row(1.0, "1"),)
+    return at(path, value)
+
+
+def through_avro(levels: Levels) -> Levels:
+    """Return the levels as restored from the topic."""
+    state = State("f", "S", 1, Status.LIVE, None, 0, "", ME, levels=levels)
+    restored = CODEC.decode_state(CODEC.encode_state("t", state)).levels
+    assert restored is not None
+    return restored
 
 
 @quick
@@ -65,20 +81,21 @@ def test_the_difference_applied_to_before_gives_after_in_everything_that_counts(
     before: Levels | None, after: Levels | None, ignore: frozenset[str]
 ) -> None:
     difference = compare(before, after, Rules.of(ignore))
-    assert what_counts(apply(before, difference, after), ignore) == what_counts(
-        after, ignore
-    )
+
+    applied = apply(before, difference, after)
+    assert what_counts(applied, ignore) == what_counts(after, ignore)
 
 
 @quick
 @given(any_levels, any_levels, ignored)
-def test_exactly_what_differs_and_counts_is_named_once(
+def test_every_path_that_differs_and_counts_is_named_once(
     before: Levels, after: Levels, ignore: frozenset[str]
 ) -> None:
     difference = compare(before, after, Rules.of(ignore))
-    was, now = what_counts(before, ignore), what_counts(after, ignore)
-    differing = {path for path in was if was[path] != now[path]}
-    assert paths(difference) == differing
+
+    old, new = what_counts(before, ignore), what_counts(after, ignore)
+    differing = {path for path in old if old[path] != new[path]}
+    assert paths_of(difference) == differing
     assert len(difference.levels) + len(difference.lists) == len(differing)
     assert bool(difference) == bool(differing)
 
@@ -86,196 +103,184 @@ def test_exactly_what_differs_and_counts_is_named_once(
 @quick
 @given(any_levels, ignored)
 def test_equal_entries_do_not_differ(levels: Levels, ignore: frozenset[str]) -> None:
-    state = State("f", "S", 1, Status.LIVE, None, 0, "", ME, levels=levels)
-    copy = CODEC.decode_state(CODEC.encode_state("t", state)).levels
+    copy = through_avro(levels)
+
     assert copy is not levels
     assert not compare(levels, copy, Rules.of(ignore))
 
 
 @quick
 @given(any_levels, any_levels)
-def test_what_differs_does_not_depend_on_the_direction(
+def test_the_difference_does_not_depend_on_the_direction(
     one: Levels, other: Levels
 ) -> None:
-    there, back = compare(one, other, ALL), compare(other, one, ALL)
-    assert there.lists == back.lists
-    assert [(c.path, c.before, c.after) for c in there.levels] == [
-        (c.path, c.after, c.before) for c in back.levels
+    forward = compare(one, other, ALL)
+    backward = compare(other, one, ALL)
+
+    assert forward.lists == backward.lists
+    reversed_levels = [
+        LevelChange(change.path, change.after, change.before)
+        for change in backward.levels
     ]
+    assert list(forward.levels) == reversed_levels
 
 
 @quick
 @given(any_levels, any_levels)
-def test_what_nobody_documented_never_counts(levels: Levels, other: Levels) -> None:
+def test_undocumented_fields_never_count(levels: Levels, other: Levels) -> None:
     for extra in (None, '{"x":1}', other.extra):
-        changed = Levels(
-            **{
-                **{f: getattr(levels, f) for f in levels.__struct_fields__},
-                "extra": extra,
-            }
-        )
-        assert not compare(levels, changed, ALL)
+        assert not compare(levels, changed(levels, {"extra": extra}), ALL)
+
+
+row = st.dictionaries(st.sampled_from(["strike", "a", "b"]), st.integers(0, 3))
+all_expiry = st.dictionaries(
+    st.sampled_from([*FIELDS["all_expiry"], "new"]), st.integers(0, 9)
+)
+entries = st.fixed_dictionaries(
+    {
+        "all_expiry": all_expiry,
+        "ranked": st.fixed_dictionaries({"odte_top_10": st.lists(row, max_size=2)}),
+        "zones": st.lists(row, max_size=2),
+        "unknown": row,
+    }
+)
 
 
 @quick
-@given(st.data())
-def test_the_order_of_keys_never_matters(data: st.DataObject) -> None:
-    row = st.dictionaries(st.sampled_from(["strike", "a", "b"]), st.integers(0, 3))
-    entry = data.draw(
-        st.fixed_dictionaries(
-            {
-                "all_expiry": st.dictionaries(
-                    st.sampled_from([*FIELDS["all_expiry"], "new"]), st.integers(0, 9)
-                ),
-                "ranked": st.fixed_dictionaries(
-                    {"odte_top_10": st.lists(row, max_size=2)}
-                ),
-                "zones": st.lists(row, max_size=2),
-                "unknown": row,
-            }
-        )
-    )
-
+@given(st.data(), entries)
+def test_the_order_of_keys_never_matters(
+    data: st.DataObject, entry: dict[str, Any]
+) -> None:
     def shuffled(value: Any) -> Any:
         if isinstance(value, dict):
-            return {
-                key: shuffled(value[key])
-                for key in data.draw(st.permutations(sorted(value)))
-            }
-        return [shuffled(item) for item in value] if isinstance(value, list) else value
+            keys = data.draw(st.permutations(sorted(value)))
+            return {key: shuffled(value[key]) for key in keys}
+        if isinstance(value, list):
+            return [shuffled(item) for item in value]
+        return value
 
-    one, other = (
-        decode_entry(encoded(form), NOW).levels for form in (entry, shuffled(entry))
-    )
+    one = decode_entry(encoded(entry), NOW).levels
+    other = decode_entry(encoded(shuffled(entry)), NOW).levels
+
     assert one == other
     assert not compare(one, other, ALL)
 
 
 @pytest.mark.parametrize("path", NUMBERS)
 def test_every_number_counts_by_itself(path: str) -> None:
-    assert compare(at(path, 1.0), at(path, 2.0), ALL).levels == (
-        LevelChange(path, 1.0, 2.0),
-    )
+    difference = compare(at(path, 1.0), at(path, 2.0), ALL)
+
+    assert difference.levels == (LevelChange(path, 1.0, 2.0),)
 
 
 @pytest.mark.parametrize("path", LISTS)
 def test_every_list_counts_by_itself(path: str) -> None:
     before, after = at(path, (Row(1.0, "1"),)), at(path, (Row(2.0, "2"),))
+
     assert compare(before, after, ALL) == Difference((), (path,))
 
 
-@quick
-@given(
-    st.sampled_from(NUMBERS),
-    finite,
-    st.builds(Threshold, st.none() | st.just(1e300), st.none() | st.just(1e300)),
-)
-def test_null_against_a_number_always_counts(
-    path: str, value: float, threshold: Threshold
-) -> None:
-    rules = Rules.of(thresholds={path: threshold})
-    assert paths(compare(at(path, None), at(path, value), rules)) == {path}
-    assert paths(compare(at(path, value), at(path, None), rules)) == {path}
-    assert paths(compare(None, at(path, value), rules)) == {path}
-    assert paths(compare(at(path, value), None, rules)) == {path}
+class TestThresholds:
+    huge = st.none() | st.just(1e300)
 
+    @quick
+    @given(st.sampled_from(NUMBERS), finite, st.builds(Threshold, huge, huge))
+    def test_null_against_a_number_always_counts(
+        self, path: str, value: float, threshold: Threshold
+    ) -> None:
+        rules = Rules.of(thresholds={path: threshold})
+        null, with_number = at(path, None), at(path, value)
 
-@pytest.mark.parametrize(
-    ("before", "after", "threshold", "counts"),
-    [
-        (100.0, 105.0, Threshold(absolute=5), False),
-        (100.0, 105.25, Threshold(absolute=5), True),
-        (100.0, 95.0, Threshold(absolute=5), False),
-        (100.0, 94.75, Threshold(absolute=5), True),
-        (100.0, 125.0, Threshold(relative=0.25), False),
-        (100.0, 125.5, Threshold(relative=0.25), True),
-        (-100.0, -125.0, Threshold(relative=0.25), False),
-        (-100.0, -125.5, Threshold(relative=0.25), True),
-        (100.0, 74.5, Threshold(relative=0.25), True),
-        (0.0, 1e-300, Threshold(relative=0.25), True),
-        (-0.0, -1e-300, Threshold(relative=0.25), True),
-        (0.0, 5.0, Threshold(absolute=5), False),
-        (0.0, 1e-300, Threshold(absolute=5), False),
-        (0.0, 1e-300, Threshold(absolute=5, relative=0.25), True),
-        (100.0, 104.0, Threshold(absolute=5, relative=0.03), True),
-        (100.0, 104.0, Threshold(absolute=3, relative=0.05), True),
-        (100.0, 104.0, Threshold(absolute=5, relative=0.05), False),
-        (100.0, 100.0 + 2**-40, Threshold(), True),
-        (100.0, 100.0 + 2**-40, Threshold(absolute=0), True),
-        (100.0, 100.0 + 2**-40, Threshold(relative=0), True),
-        (1e308, -1e308, Threshold(absolute=1e308), True),
-        (0.0, -0.0, Threshold(), False),
-    ],
-)
-def test_exceeding_either_threshold_counts(
-    before: float, after: float, threshold: Threshold, counts: bool
-) -> None:
-    for path in NUMBERS:
-        difference = compare(
-            at(path, before), at(path, after), Rules.of(thresholds={path: threshold})
+        assert paths_of(compare(null, with_number, rules)) == {path}
+        assert paths_of(compare(with_number, null, rules)) == {path}
+        assert paths_of(compare(None, with_number, rules)) == {path}
+        assert paths_of(compare(with_number, None, rules)) == {path}
+
+    @pytest.mark.parametrize(
+        ("before", "after", "threshold", "counts"),
+        [
+            (100.0, 105.0, Threshold(absolute=5), False),
+            (100.0, 105.25, Threshold(absolute=5), True),
+            (100.0, 95.0, Threshold(absolute=5), False),
+            (100.0, 94.75, Threshold(absolute=5), True),
+            (100.0, 125.0, Threshold(relative=0.25), False),
+            (100.0, 125.5, Threshold(relative=0.25), True),
+            (-100.0, -125.0, Threshold(relative=0.25), False),
+            (-100.0, -125.5, Threshold(relative=0.25), True),
+            (100.0, 74.5, Threshold(relative=0.25), True),
+            (0.0, 1e-300, Threshold(relative=0.25), True),
+            (-0.0, -1e-300, Threshold(relative=0.25), True),
+            (0.0, 5.0, Threshold(absolute=5), False),
+            (0.0, 1e-300, Threshold(absolute=5), False),
+            (0.0, 1e-300, Threshold(absolute=5, relative=0.25), True),
+            (100.0, 104.0, Threshold(absolute=5, relative=0.03), True),
+            (100.0, 104.0, Threshold(absolute=3, relative=0.05), True),
+            (100.0, 104.0, Threshold(absolute=5, relative=0.05), False),
+            (100.0, 100.0 + 2**-40, Threshold(), True),
+            (100.0, 100.0 + 2**-40, Threshold(absolute=0), True),
+            (100.0, 100.0 + 2**-40, Threshold(relative=0), True),
+            (1e308, -1e308, Threshold(absolute=1e308), True),
+            (0.0, -0.0, Threshold(), False),
+        ],
+    )
+    def test_exceeding_either_limit_counts(
+        self, before: float, after: float, threshold: Threshold, counts: bool
+    ) -> None:
+        for path in NUMBERS:
+            rules = Rules.of(thresholds={path: threshold})
+            difference = compare(at(path, before), at(path, after), rules)
+            assert bool(difference) == counts
+
+    @quick
+    @given(finite, finite, st.floats(0, 1e6), st.floats(0, 2))
+    def test_hold_for_all_numbers(
+        self, before: float, after: float, absolute: float, relative: float
+    ) -> None:
+        def counts(path: str, threshold: Threshold) -> bool:
+            rules = Rules.of(thresholds={path: threshold})
+            return bool(compare(at("odte.hvl", before), at("odte.hvl", after), rules))
+
+        distance = abs(after - before)
+        differs = before != after
+        exceeds_absolute = differs and distance > absolute
+        exceeds_relative = differs and (
+            before == 0 or distance > relative * abs(before)
         )
-        assert bool(difference) == counts
+        both = Threshold(absolute=absolute, relative=relative)
 
+        assert counts("odte.hvl", Threshold(absolute=absolute)) == exceeds_absolute
+        assert counts("odte", Threshold(relative=relative)) == exceeds_relative
+        assert counts("odte.hvl", both) == (exceeds_absolute or exceeds_relative)
 
-@quick
-@given(finite, finite, st.floats(0, 1e6), st.floats(0, 2))
-def test_a_threshold_is_held_for_all_numbers(
-    before: float, after: float, absolute: float, relative: float
-) -> None:
-    levels = at("odte.hvl", before), at("odte.hvl", after)
-    far = before != after and abs(after - before) > absolute
-    assert (
-        bool(
-            compare(
-                *levels, Rules.of(thresholds={"odte.hvl": Threshold(absolute=absolute)})
-            )
+    def test_of_a_path_take_precedence_over_those_of_its_section(self) -> None:
+        rules = Rules.of(
+            thresholds={
+                "odte": Threshold(absolute=10),
+                "odte.hvl": Threshold(absolute=1),
+            }
         )
-        == far
-    )
-    wide = before != after and (
-        before == 0 or abs(after - before) > relative * abs(before)
-    )
-    assert (
-        bool(
-            compare(
-                *levels, Rules.of(thresholds={"odte": Threshold(relative=relative)})
-            )
-        )
-        == wide
-    )
-    both = Threshold(absolute=absolute, relative=relative)
-    assert bool(compare(*levels, Rules.of(thresholds={"odte.hvl": both}))) == (
-        far or wide
-    )
 
+        def counts(path: str, distance: float) -> bool:
+            return bool(compare(at(path, 0.0), at(path, distance), rules))
 
-def test_a_paths_threshold_wins_over_its_sections_and_leaves_the_others() -> None:
-    rules = Rules.of(
-        thresholds={"odte": Threshold(absolute=10), "odte.hvl": Threshold(absolute=1)}
-    )
-    assert compare(at("odte.hvl", 0.0), at("odte.hvl", 5.0), rules)
-    assert not compare(at("odte.put_support", 0.0), at("odte.put_support", 5.0), rules)
-    assert compare(at("all_expiry.hvl", 0.0), at("all_expiry.hvl", 0.5), rules)
+        assert counts("odte.hvl", 5.0)
+        assert not counts("odte.put_support", 5.0)
+        assert counts("all_expiry.hvl", 0.5)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_what_is_ignored_by_path_or_section_never_counts(path: str) -> None:
-    one: Any = 1.0 if path in NUMBERS else (Row(1.0, "1"),)
-    section = path.split(".", maxsplit=1)[0]
+def test_paths_ignored_by_themselves_or_by_their_section_never_count(path: str) -> None:
+    section, _, _ = path.partition(".")
+    levels = with_value(path)
     for ignore in ({path}, {section}):
-        for rules in (
-            Rules.of(ignore),
-            Rules.of(ignore, {path: Threshold(absolute=0)}),
-        ):
-            assert not compare(Levels(), at(path, one), rules)
-            assert not compare(at(path, one), None, rules.exact())
+        for thresholds in ({}, {path: Threshold(absolute=0)}):
+            rules = Rules.of(ignore, thresholds)
+            assert not compare(Levels(), levels, rules)
+            assert not compare(levels, None, rules.exact())
+
     for other in PATHS:
-        if other.split(".")[0] != section:
-            assert compare(
-                Levels(),
-                at(other, 1.0 if other in NUMBERS else (Row(1.0, "1"),)),
-                Rules.of({section}),
-            )
+        if other.partition(".")[0] != section:
+            assert compare(Levels(), with_value(other), Rules.of({section}))
 
 
 @pytest.mark.parametrize(
@@ -295,24 +300,23 @@ def test_what_is_ignored_by_path_or_section_never_counts(path: str) -> None:
         (None, None, False),
     ],
 )
-def test_ranked_is_compared_by_ordered_strikes_where_every_row_has_one_else_whole(
+def test_ranked_lists_are_compared_by_their_strikes_if_every_row_has_one(
     before: list[Any] | None, after: list[Any] | None, differs: bool
 ) -> None:
-    was, now = (
-        None if given is None else tuple(Row(*row) for row in given)
-        for given in (before, after)
-    )
+    def as_rows(pairs: list[Any] | None) -> tuple[Row, ...] | None:
+        return None if pairs is None else tuple(Row(*pair) for pair in pairs)
+
     for name in Ranked.__struct_fields__:
         path = f"ranked.{name}"
-        assert compare(at(path, was), at(path, now), ALL).lists == (
-            (path,) if differs else ()
-        )
+        difference = compare(at(path, as_rows(before)), at(path, as_rows(after)), ALL)
+        assert difference.lists == ((path,) if differs else ())
 
 
-def test_zones_are_compared_whole() -> None:
-    assert compare(
-        at("zones", (Row(1.0, "a"),)), at("zones", (Row(1.0, "b"),)), ALL
-    ).lists == ("zones",)
+def test_zones_are_compared_by_complete_rows() -> None:
+    before = at("zones", (Row(1.0, "a"),))
+    after = at("zones", (Row(1.0, "b"),))
+
+    assert compare(before, after, ALL).lists == ("zones",)
 
 
 @quick
@@ -320,30 +324,32 @@ def test_zones_are_compared_whole() -> None:
 def test_drift_below_the_threshold_adds_up_until_it_is_published(
     steps: list[float],
 ) -> None:
-    feed = FeedRules(
-        "f", rules=Rules.of(thresholds={"odte.hvl": Threshold(absolute=1)})
-    )
-    value, said, state = (
-        1000.0,
-        1000.0,
-        observe(None, seen(at("odte.hvl", 1000.0)), feed).state,
-    )
+    rules = Rules.of(thresholds={"odte.hvl": Threshold(absolute=1)})
+    feed = FeedRules("f", rules=rules)
+    value = published = 1000.0
+    state = observe(None, seen(at("odte.hvl", value)), feed).state
     for count, step in enumerate(steps, 1):
         value += step
-        moved = observe(state, seen(at("odte.hvl", value), NOW + count * SECOND), feed)
-        assert (moved.event is not None) == (abs(value - said) > 1)
-        if moved.event is not None:
-            assert moved.event.changed_levels == (LevelChange("odte.hvl", said, value),)
-            said = value
-        state = moved.state or state
+        observation = seen(at("odte.hvl", value), NOW + count * SECOND)
+        transition = observe(state, observation, feed)
+
+        event = transition.event
+        assert (event is not None) == (abs(value - published) > 1)
+        if event is not None:
+            change = LevelChange("odte.hvl", published, value)
+            assert event.changed_levels == (change,)
+            published = value
+
+        state = transition.state or state
         assert state is not None
         assert state.last_published is not None
-        assert state.last_published.odte.hvl == said
+        assert state.last_published.odte.hvl == published
         assert state.levels is not None
         assert state.levels.odte.hvl == value
 
 
-def bits(value: float) -> bytes:
+def bits(value: float | None) -> bytes:
+    assert value is not None
     return struct.pack(">d", value)
 
 
@@ -354,41 +360,36 @@ def bits(value: float) -> bytes:
 def test_every_finite_number_survives_json_and_avro_to_the_bit(
     one: float, other: float
 ) -> None:
-    raw = json.dumps(
-        {"spot_price": one, "odte": {"hvl": other}, "zones": [{"strike": one}]}
-    ).encode()
-    levels = decode_entry(raw, NOW).levels
-    state = State("f", "S", 1, Status.LIVE, None, 0, "", ME, levels=levels)
-    read = CODEC.decode_state(CODEC.encode_state("t", state)).levels
-    assert read == levels
-    for found in (levels, read):
-        assert found.spot_price is not None
-        assert found.odte.hvl is not None
-        assert found.zones is not None
-        assert found.zones[0].strike is not None
-        assert (bits(found.spot_price), bits(found.odte.hvl)) == (
-            bits(one),
-            bits(other),
-        )
-        assert bits(found.zones[0].strike) == bits(one)
-        assert bits(json.loads(found.zones[0].json)["strike"]) == bits(one)
+    entry = {"spot_price": one, "odte": {"hvl": other}, "zones": [{"strike": one}]}
+    levels = decode_entry(json.dumps(entry).encode(), NOW).levels
+    restored = through_avro(levels)
+
+    assert restored == levels
+    for copy in (levels, restored):
+        assert bits(copy.spot_price) == bits(one)
+        assert bits(copy.odte.hvl) == bits(other)
+        assert copy.zones is not None
+        (zone,) = copy.zones
+        assert bits(zone.strike) == bits(one)
+        assert bits(json.loads(zone.json)["strike"]) == bits(one)
 
 
 @quick
 @given(st.integers(-(2**53), 2**53))
-def test_an_integer_is_the_same_number(value: int) -> None:
-    read = decode_entry(encoded({"spot_price": value}), NOW).levels.spot_price
-    assert isinstance(read, float)
-    assert read == value
+def test_an_integer_becomes_the_same_number(value: int) -> None:
+    spot_price = decode_entry(encoded({"spot_price": value}), NOW).levels.spot_price
+
+    assert isinstance(spot_price, float)
+    assert spot_price == value
 
 
 @pytest.mark.parametrize(
     "value", [2**53 + 1, -(2**53) - 1, 2**63, 2**64 - 1, 2**64, 10**30]
 )
-def test_a_larger_integer_is_the_nearest_float(value: int) -> None:
-    assert decode_entry(encoded({"spot_price": value}), NOW).levels.spot_price == float(
-        value
-    )
+def test_a_larger_integer_becomes_the_nearest_float(value: int) -> None:
+    levels = decode_entry(encoded({"spot_price": value}), NOW).levels
+
+    assert levels.spot_price == float(value)
 
 
 @quick

@@ -122,7 +122,7 @@ def test_the_example_of_the_documentation_is_an_empty_result(flat: bool) -> None
 
 
 def test_absent_or_null_success_means_true() -> None:
-    data = {"data": {"results": {"AAA": {}}}}
+    data: dict[str, Any] = {"data": {"results": {"AAA": {}}}}
     for success in ({}, {"success": None}, {"success": True}):
         response = decode_response(encoded({**success, **data}), ["AAA"])
         assert response.answers == {"AAA": b"{}"}
