@@ -1,9 +1,13 @@
-"""A worker that can be told to die or freeze at a given point of a transaction, and whose clock can be set.
+"""A worker that can be ordered to die or freeze at a point of a transaction, and whose clock can be set.
 
-`python -m tests.chaos.armed run ...` is `gex-connector run ...` with faults around librdkafka's producer and the
-clock: nothing of that is in the product. The folder `CHAOS_ORDERS` holds the orders: a file `point` with a point
-and a signal's number, carried out once; a file `clock` with seconds to add to the wall clock. With `CHAOS_UNFENCED`
-each process has transactional ids of its own, so that nobody is fenced: the control.
+`python -m tests.chaos.armed run ...` is `gex-connector run ...` with a wrapper around librdkafka's
+producer and the wall clock; the product knows nothing of it. The folder `CHAOS_ORDERS` holds the orders:
+
+- a file `point` with the name of a point and the number of a signal, carried out once;
+- a file `clock` with the seconds to add to the wall clock.
+
+With `CHAOS_UNFENCED` each process has transactional ids of its own, so that the broker fences nobody:
+the control.
 """
 
 from __future__ import annotations
@@ -21,84 +25,94 @@ from connector.cli import main
 from connector.kafka import shard_log
 
 POINTS = ("opened", "begin", "produced", "inside", "committed")
+"""Points of a transaction; `inside` is while the commit waits for its answer."""
+
 _INSIDE_SECONDS = 0.003
-_CLOCK_EVERY_SECONDS = 0.05
-_time_ns = time.time_ns
+"""A commit takes a few milliseconds at least."""
+
+_READ_CLOCK_EVERY_SECONDS = 0.05
+_real_time_ns = time.time_ns
 
 
 class Orders:
-    """What the folder says now."""
+    """The orders in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._point = folder / "point"
         self._clock = folder / "clock"
-        self._looked_at = 0.0
-        self._ahead = 0
+        self._read_at = 0.0
+        self._ahead_ns = 0
 
     def reached(self, point: str) -> None:
-        """Carry out what was ordered for this point."""
+        """Carry out the order for this point, if there is one."""
         try:
-            wanted, number = self._point.read_text().split()
-            if wanted != point:
+            ordered, number = self._point.read_text().split()
+            if ordered != point:
                 return
-            self._point.rename(
-                self._point.with_name("done")
-            )  # only one thread carries it out
+            # Only one thread succeeds in renaming the file, and carries the order out.
+            self._point.rename(self._point.with_name("done"))
         except FileNotFoundError:
-            return  # nothing was ordered, or it was withdrawn just now
+            # Nothing is ordered, or another thread was first, or the order was withdrawn.
+            return
         if point == "inside":
-            threading.Timer(
-                _INSIDE_SECONDS, os.kill, (os.getpid(), int(number))
-            ).start()
+            kill = threading.Timer(_INSIDE_SECONDS, os.kill, (os.getpid(), int(number)))
+            kill.start()
         else:
             os.kill(os.getpid(), int(number))
 
     def time_ns(self) -> int:
-        """The wall clock as it is to be believed."""
-        looked_at = time.monotonic()
-        if looked_at - self._looked_at > _CLOCK_EVERY_SECONDS:
-            self._looked_at = looked_at
-            self._ahead = (
-                round(float(self._clock.read_text()) * 1e9)
-                if self._clock.exists()
-                else 0
-            )
-        return _time_ns() + self._ahead
+        """Return the time of the wall clock as it was set."""
+        now = time.monotonic()
+        if now - self._read_at > _READ_CLOCK_EVERY_SECONDS:
+            self._read_at = now
+            self._ahead_ns = 0
+            if self._clock.exists():
+                self._ahead_ns = round(float(self._clock.read_text()) * 1e9)
+        return _real_time_ns() + self._ahead_ns
 
 
-def _armed(orders: Orders) -> type[ck.Producer]:
-    class Armed(ck.Producer):
-        def init_transactions(self, *given: Any) -> None:
-            super().init_transactions(*given)
+def _armed_producer(orders: Orders) -> type[ck.Producer]:
+    class ArmedProducer(ck.Producer):
+        def init_transactions(self, *arguments: Any) -> None:
+            super().init_transactions(*arguments)
             orders.reached("opened")
 
         def begin_transaction(self) -> None:
             orders.reached("begin")
             super().begin_transaction()
 
-        def commit_transaction(self, *given: Any) -> None:
+        def commit_transaction(self, *arguments: Any) -> None:
             orders.reached("produced")
             orders.reached("inside")
-            super().commit_transaction(*given)
+            super().commit_transaction(*arguments)
             orders.reached("committed")
 
-    return Armed
+    return ArmedProducer
 
 
 def arm() -> None:
+    """Replace the producer and the wall clock of this process."""
     orders = Orders(Path(os.environ["CHAOS_ORDERS"]))
-    armed, made = _armed(orders), shard_log.new_client
+    armed = _armed_producer(orders)
+    new_client = shard_log.new_client
 
-    def make(kind: Any, settings: Any) -> Any:
-        return made(armed if kind is ck.Producer else kind, settings)
+    def new_armed_client(kind: Any, settings: Any) -> Any:
+        if kind is ck.Producer:
+            kind = armed
+        return new_client(kind, settings)
 
-    shard_log.new_client = make
-    time.time_ns = orders.time_ns  # all that the connector reads the wall clock by
+    shard_log.new_client = new_armed_client
+    # The connector reads the wall clock of events and levels by this function.
+    time.time_ns = orders.time_ns
     if "CHAOS_UNFENCED" in os.environ:
-        own = uuid.uuid4().hex
-        fenced: Any = vars(shard_log.ShardLog)["transactional_id"]
-        own_id = property(lambda log: f"{fenced.fget(log)}-{own}")
-        setattr(shard_log.ShardLog, "transactional_id", own_id)  # noqa: B010 -- mypy
+        _use_own_transactional_ids()
+
+
+def _use_own_transactional_ids() -> None:
+    suffix = uuid.uuid4().hex
+    shared: Any = vars(shard_log.ShardLog)["transactional_id"]
+    own = property(lambda log: f"{shared.fget(log)}-{suffix}")
+    setattr(shard_log.ShardLog, "transactional_id", own)  # noqa: B010 -- mypy
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Three real brokers (KRaft), each a controller too, whose workers' listener lies behind a proxy."""
+"""Three real brokers (KRaft), each a controller too. Workers reach them through a bad network only."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import confluent_kafka.admin
@@ -16,42 +17,74 @@ if TYPE_CHECKING:
 
 BROKERS = 3
 _START_SECONDS = 120.0
+_TRANSACTIONS_TOPIC = "__transaction_state"
+
+_SETTINGS = {
+    "listener.security.protocol.map": (
+        "CLIENT:PLAINTEXT,WORKER:PLAINTEXT,CONTROLLER:PLAINTEXT"
+    ),
+    # Every broker has a copy, and two of them must be in sync: one broker may die.
+    "offsets.topic.num.partitions": "3",
+    "offsets.topic.replication.factor": "3",
+    "transaction.state.log.num.partitions": "3",
+    "transaction.state.log.replication.factor": "3",
+    "transaction.state.log.min.isr": "2",
+    "min.insync.replicas": "2",
+    # Elections of a second instead of many.
+    "controller.quorum.election.timeout.ms": "500",
+    "controller.quorum.fetch.timeout.ms": "1500",
+    "replica.lag.time.max.ms": "5000",
+    # The judge reads everything that was ever written.
+    "log.cleaner.enable": "false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ports:
+    """The listeners of one broker: for observers, for workers behind the proxy, for controllers."""
+
+    observers: int
+    workers: int
+    controllers: int
 
 
 class Cluster:
-    """`bootstrap_servers` is for those that look on; `for_workers` leads through the bad network."""
+    """Three brokers.
+
+    Attributes:
+        bootstrap_servers: the address for observers, which no fault of the network touches.
+        for_workers: the address that leads through the bad network.
+    """
 
     def __init__(self, folder: Path) -> None:
-        ports = [(free_port(), free_port(), free_port()) for _ in range(BROKERS)]
-        self.network = Network([worker for _, worker, _ in ports])
-        voters = ",".join(
-            f"{number}@{LOOPBACK}:{control}"
-            for number, (_, _, control) in enumerate(ports, 1)
-        )
+        ports = []
+        for _ in range(BROKERS):
+            ports.append(_Ports(free_port(), free_port(), free_port()))
+        self.network = Network([port.workers for port in ports])
+        voters = []
+        for number, port in enumerate(ports, 1):
+            voters.append(f"{number}@{LOOPBACK}:{port.controllers}")
         self.brokers = []
-        for number, (direct, worker, control) in enumerate(ports, 1):
+        for number, port in enumerate(ports, 1):
             proxied = self.network.proxies[number - 1].port
             extra = {
+                **_SETTINGS,
                 "node.id": str(number),
-                "controller.quorum.voters": voters,
-                "listener.security.protocol.map": "CLIENT:PLAINTEXT,WORKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+                "controller.quorum.voters": ",".join(voters),
                 "listeners": (
-                    f"CLIENT://{LOOPBACK}:{direct},WORKER://{LOOPBACK}:{worker},CONTROLLER://{LOOPBACK}:{control}"
+                    f"CLIENT://{LOOPBACK}:{port.observers},"
+                    f"WORKER://{LOOPBACK}:{port.workers},"
+                    f"CONTROLLER://{LOOPBACK}:{port.controllers}"
                 ),
-                "advertised.listeners": f"CLIENT://{LOOPBACK}:{direct},WORKER://{LOOPBACK}:{proxied}",
-                "offsets.topic.num.partitions": "3",
-                "offsets.topic.replication.factor": "3",
-                "transaction.state.log.num.partitions": "3",
-                "transaction.state.log.replication.factor": "3",
-                "transaction.state.log.min.isr": "2",
-                "min.insync.replicas": "2",
-                "controller.quorum.election.timeout.ms": "500",
-                "controller.quorum.fetch.timeout.ms": "1500",
-                "replica.lag.time.max.ms": "5000",
-                "log.cleaner.enable": "false",  # the judge reads everything that was ever written
+                "advertised.listeners": (
+                    f"CLIENT://{LOOPBACK}:{port.observers},"
+                    f"WORKER://{LOOPBACK}:{proxied}"
+                ),
             }
             self.brokers.append(
-                LocalKafka(folder / f"broker-{number}", port=direct, extra=extra)
+                LocalKafka(
+                    folder / f"broker-{number}", port=port.observers, extra=extra
+                )
             )
         self.bootstrap_servers = ",".join(
             broker.bootstrap_servers for broker in self.brokers
@@ -62,24 +95,27 @@ class Cluster:
         self._threads = ThreadPoolExecutor(BROKERS, thread_name_prefix="broker")
 
     def start(self) -> None:
-        """Start all that do not run, side by side: one alone has no quorum."""
-        for started in [
-            self._threads.submit(broker.start, _START_SECONDS)
-            for broker in self.brokers
-        ]:
-            started.result()
+        """Start all brokers at once: one alone has no quorum, and would not become ready."""
+        starts = []
+        for broker in self.brokers:
+            starts.append(self._threads.submit(broker.start, _START_SECONDS))
+        for start in starts:
+            start.result()
 
     def coordinator(self) -> LocalKafka:
-        """The broker that leads the first partition of the transactions' log; any where nobody answers."""
+        """Return the broker that leads the first partition of the transactions' log.
+
+        Return any broker if nobody answers.
+        """
         admin = confluent_kafka.admin.AdminClient(
             {"bootstrap.servers": self.bootstrap_servers, "log_level": 0}
         )
         try:
-            topic = admin.list_topics("__transaction_state", timeout=5).topics[
-                "__transaction_state"
-            ]
+            topics = admin.list_topics(_TRANSACTIONS_TOPIC, timeout=5).topics
+            topic = topics[_TRANSACTIONS_TOPIC]
         except (confluent_kafka.KafkaException, KeyError):
             return self.brokers[0]
+        # A topic that is unknown just now has no partitions; a partition without a leader has -1.
         leader = topic.partitions[0].leader if topic.partitions else 1
         return self.brokers[max(leader, 1) - 1]
 
@@ -90,6 +126,7 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         for broker in self.brokers:
-            broker.kill() if broker.running else None
+            if broker.running:
+                broker.kill()
         self._threads.shutdown()
         self.network.__exit__()

@@ -1,6 +1,8 @@
-"""What can go wrong. A fault is a generator: it does harm, yields how long to wait, and mends what it broke.
+"""The faults of a chaos run.
 
-Everything random is drawn before the first harm, so that a seed says what happens, though not what comes of it.
+A fault is a generator: it does harm, yields how many seconds to wait, and repairs what it broke.
+It draws everything random before its first yield, so that a seed determines which faults come, though
+not what they lead to.
 """
 
 from __future__ import annotations
@@ -16,105 +18,119 @@ from tests.chaos.fleet import SLOTS, Life, is_frozen
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import ThreadPoolExecutor
     from typing import TypeAlias
 
     from connector.devkit.local_kafka import LocalKafka
     from tests.chaos.cluster import Cluster
     from tests.chaos.fleet import Fleet
+    from tests.chaos.proxy import Proxy
     from tests.support.processes import Program
     from tests.support.registry import LocalRegistry
 
     Fault: TypeAlias = Iterator[float]
 
 SESSION_SECONDS = 6.0
+"""Session time-out of the workers' group: a worker frozen for longer loses its shards."""
+
 _TURN_SECONDS = 0.1
-_REACHED_SECONDS = 6.0
+_POINT_REACHED_SECONDS = 6.0
+"""How long a worker may take to the ordered point: three refreshes of the upstream."""
+
+_BROKER_START_SECONDS = 120.0
 
 
 @dataclass(slots=True)
 class World:
-    """What faults harm."""
+    """Everything that faults can harm."""
 
     cluster: Cluster
     fleet: Fleet
     simulator: Program
     registry: LocalRegistry | None
     symbols: tuple[str, ...]
+    shards: int
     threads: ThreadPoolExecutor
     points: tuple[str, ...] = POINTS
-    brokers_down: bool = False
+    are_brokers_down: bool = False
 
     def victim(self, part: float) -> Life | None:
-        """A running worker; `part`, 0 to 1, says which."""
+        """Return a running worker, chosen by `part` between 0 and 1."""
         running = self.fleet.running()
-        return running[int(part * len(running))] if running else None
+        if not running:
+            return None
+        return running[int(part * len(running))]
 
 
 def kill(world: World, chance: random.Random) -> Fault:
-    """kill -9 of a worker, at any moment."""
+    """Kill a worker (SIGKILL) at any moment."""
     part = chance.random()
     yield 0
-    if life := world.victim(part):
+    life = world.victim(part)
+    if life is not None:
         life.program.kill()
 
 
 def kill_at_a_point(world: World, chance: random.Random) -> Fault:
-    """kill -9 of a worker at a point of a transaction."""
-    part, point = chance.random(), chance.choice(world.points)
+    """Kill a worker (SIGKILL) at a point of a transaction."""
+    part = chance.random()
+    point = chance.choice(world.points)
     yield 0
-    if life := world.victim(part):
-        yield from _ordered(world, life, point, signal.SIGKILL)
+    life = world.victim(part)
+    if life is not None:
+        yield from _signal_at_point(world, life, point, signal.SIGKILL)
 
 
 def freeze(world: World, chance: random.Random) -> Fault:
-    """SIGSTOP for longer than the session time-out, then SIGCONT."""
-    part, seconds = (
-        chance.random(),
-        chance.uniform(SESSION_SECONDS + 1, SESSION_SECONDS + 5),
-    )
+    """Freeze a worker (SIGSTOP) for longer than the session time-out."""
+    part = chance.random()
+    seconds = _longer_than_session(chance)
     yield 0
-    if life := world.victim(part):
+    life = world.victim(part)
+    if life is not None:
         life.program.signal(signal.SIGSTOP)
-        yield from _frozen(life, seconds)
+        yield from _thaw_after(life, seconds)
 
 
 def freeze_at_a_point(world: World, chance: random.Random) -> Fault:
-    """The same at a point of a transaction."""
-    part, point = chance.random(), chance.choice(world.points)
-    seconds = chance.uniform(SESSION_SECONDS + 1, SESSION_SECONDS + 5)
+    """Freeze a worker for longer than the session time-out, at a point of a transaction."""
+    part = chance.random()
+    point = chance.choice(world.points)
+    seconds = _longer_than_session(chance)
     yield 0
-    if life := world.victim(part):
-        yield from _ordered(world, life, point, signal.SIGSTOP)
+    life = world.victim(part)
+    if life is not None:
+        yield from _signal_at_point(world, life, point, signal.SIGSTOP)
         if is_frozen(life):
-            yield from _frozen(life, seconds)
+            yield from _thaw_after(life, seconds)
 
 
 def hiccup(world: World, chance: random.Random) -> Fault:
-    """SIGSTOP for less than the session time-out."""
-    part, seconds = chance.random(), chance.uniform(0.2, SESSION_SECONDS - 2)
+    """Freeze a worker for less than the session time-out."""
+    part = chance.random()
+    seconds = chance.uniform(0.2, SESSION_SECONDS - 2)
     yield 0
-    if life := world.victim(part):
+    life = world.victim(part)
+    if life is not None:
         life.program.signal(signal.SIGSTOP)
-        yield from _frozen(life, seconds)
+        yield from _thaw_after(life, seconds)
 
 
 def restart(world: World, chance: random.Random) -> Fault:
-    """A clean stop of a worker, which is started again."""
+    """Stop a worker as asked (SIGTERM). The fleet starts another one."""
     part = chance.random()
     yield 0
-    if life := world.victim(part):
+    life = world.victim(part)
+    if life is not None:
         world.fleet.stop(life)
 
 
 def scale(world: World, chance: random.Random) -> Fault:
-    """Another number of workers for a while."""
-    wanted, seconds, before = (
-        chance.randint(1, SLOTS),
-        chance.uniform(6, 14),
-        world.fleet.wanted,
-    )
+    """Change the number of workers for a while."""
+    wanted = chance.randint(1, SLOTS)
+    seconds = chance.uniform(6, 14)
+    before = world.fleet.wanted
     yield 0
     world.fleet.wanted = wanted
     yield seconds
@@ -122,32 +138,31 @@ def scale(world: World, chance: random.Random) -> Fault:
 
 
 def broker(world: World, chance: random.Random) -> Fault:
-    """kill -9 of a broker, which is started again."""
-    number, seconds = chance.randrange(3), chance.uniform(0, 5)
+    """Kill a broker, and start it again."""
+    number = chance.randrange(3)
+    seconds = chance.uniform(0, 5)
     yield 0
-    yield from _down(world, [world.cluster.brokers[number]], seconds)
+    yield from _kill_brokers(world, [world.cluster.brokers[number]], seconds)
 
 
 def coordinator(world: World, chance: random.Random) -> Fault:
-    """The same of the transaction coordinator's leader."""
+    """Kill the broker that coordinates transactions, and start it again."""
     seconds = chance.uniform(0, 5)
     yield 0
-    yield from _down(world, [world.cluster.coordinator()], seconds)
+    yield from _kill_brokers(world, [world.cluster.coordinator()], seconds)
 
 
 def all_brokers(world: World, chance: random.Random) -> Fault:
-    """The same of all three at once."""
+    """Kill all brokers at once, and start them again."""
     seconds = chance.uniform(0, 8)
     yield 0
-    yield from _down(world, world.cluster.brokers, seconds)
+    yield from _kill_brokers(world, world.cluster.brokers, seconds)
 
 
 def network_cut(world: World, chance: random.Random) -> Fault:
-    """Every connection to some brokers is closed, and none accepted for a while."""
-    proxies, seconds = (
-        _some(world, chance),
-        chance.choice([0.0, chance.uniform(0.5, 9)]),
-    )
+    """Close every connection to some brokers, and refuse new ones for a while."""
+    proxies = _some_proxies(world, chance)
+    seconds = chance.choice([0.0, chance.uniform(0.5, 9)])
     yield 0
     world.cluster.network.tell(lambda proxy: proxy.refuse(True), proxies)
     yield seconds
@@ -155,8 +170,9 @@ def network_cut(world: World, chance: random.Random) -> Fault:
 
 
 def network_stall(world: World, chance: random.Random) -> Fault:
-    """Connections to some brokers stay and nothing passes."""
-    proxies, seconds = _some(world, chance), chance.uniform(0.5, 12)
+    """Keep the connections to some brokers open, but let no data pass."""
+    proxies = _some_proxies(world, chance)
+    seconds = chance.uniform(0.5, 12)
     yield 0
     world.cluster.network.tell(lambda proxy: proxy.stall(True), proxies)
     yield seconds
@@ -164,25 +180,20 @@ def network_stall(world: World, chance: random.Random) -> Fault:
 
 
 def network_delay(world: World, chance: random.Random) -> Fault:
-    """What passes to some brokers takes longer."""
-    proxies, seconds, delay = (
-        _some(world, chance),
-        chance.uniform(2, 10),
-        chance.uniform(0.02, 0.4),
-    )
+    """Delay the data to and from some brokers."""
+    proxies = _some_proxies(world, chance)
+    seconds = chance.uniform(2, 10)
+    delay_seconds = chance.uniform(0.02, 0.4)
     yield 0
-    world.cluster.network.tell(
-        lambda proxy: setattr(proxy, "delay_seconds", delay), proxies
-    )
+    world.cluster.network.tell(lambda proxy: proxy.delay(delay_seconds), proxies)
     yield seconds
-    world.cluster.network.tell(
-        lambda proxy: setattr(proxy, "delay_seconds", 0.0), proxies
-    )
+    world.cluster.network.tell(lambda proxy: proxy.delay(0.0), proxies)
 
 
 def upstream(world: World, chance: random.Random) -> Fault:
-    """The upstream is down, slow, refuses, or answers badly or by halves."""
+    """Let the upstream fail, be slow, refuse, or answer badly."""
     some = chance.sample(world.symbols, 3)
+    older = {"fault": "computed_at", "variant": "older"}
     fault: dict[str, Any] = chance.choice(
         [
             {"fault": "503"},
@@ -197,12 +208,7 @@ def upstream(world: World, chance: random.Random) -> Fault:
             {"fault": "absent", "symbols": some},
             {"fault": "nan", "symbols": some},
             {"fault": "wrong_types", "symbols": some},
-            {
-                "fault": "computed_at",
-                "variant": "older",
-                "symbols": some,
-                "probability": 0.5,
-            },
+            {**older, "symbols": some, "probability": 0.5},
             {"fault": "null_levels", "symbols": some, "probability": 0.5},
         ]
     )
@@ -213,84 +219,105 @@ def upstream(world: World, chance: random.Random) -> Fault:
 
 
 def clock(world: World, chance: random.Random) -> Fault:
-    """A worker's wall clock is set."""
-    part, seconds = (
-        chance.random(),
-        chance.choice([-1, 1]) * 10 ** chance.uniform(-1, 2.3),
-    )
+    """Set a worker's wall clock forward or back, by 0.1 to 200 seconds."""
+    part = chance.random()
+    seconds = chance.choice([-1, 1]) * 10 ** chance.uniform(-1, 2.3)
     yield 0
-    if life := world.victim(part):
+    life = world.victim(part)
+    if life is not None:
         world.fleet.order(life, "clock", str(seconds))
 
 
 def registry(world: World, chance: random.Random) -> Fault:
-    """The schema registry does not answer, and a worker is started again meanwhile."""
-    part, seconds = chance.random(), chance.uniform(2, 12)
+    """Freeze the schema registry, and kill a worker, which must start without it."""
+    part = chance.random()
+    seconds = chance.uniform(2, 12)
     yield 0
     if world.registry is None:
         return
     os.kill(world.registry.pid, signal.SIGSTOP)
-    if life := world.victim(part):
+    life = world.victim(part)
+    if life is not None:
         life.program.kill()
     yield seconds
     os.kill(world.registry.pid, signal.SIGCONT)
 
 
-FAULTS: dict[str, tuple[Callable[[World, random.Random], Fault], float]] = {
-    "kill": (kill, 2),
-    "kill at a point": (kill_at_a_point, 4),
-    "freeze": (freeze, 1),
-    "freeze at a point": (freeze_at_a_point, 2),
-    "hiccup": (hiccup, 1),
-    "restart": (restart, 2),
-    "scale": (scale, 1.5),
-    "broker": (broker, 1.5),
-    "coordinator": (coordinator, 1),
-    "all brokers": (all_brokers, 0.7),
-    "network cut": (network_cut, 1.5),
-    "network stall": (network_stall, 1.5),
-    "network delay": (network_delay, 1.5),
-    "upstream": (upstream, 3),
-    "clock": (clock, 1.5),
-    "registry": (registry, 1),
+@dataclass(frozen=True, slots=True)
+class FaultKind:
+    """A kind of fault, and how often it is drawn in proportion to the others."""
+
+    start: Callable[[World, random.Random], Fault]
+    weight: float
+
+
+FAULTS = {
+    "kill": FaultKind(kill, 2),
+    "kill at a point": FaultKind(kill_at_a_point, 4),
+    "freeze": FaultKind(freeze, 1),
+    "freeze at a point": FaultKind(freeze_at_a_point, 2),
+    "hiccup": FaultKind(hiccup, 1),
+    "restart": FaultKind(restart, 2),
+    "scale": FaultKind(scale, 1.5),
+    "broker": FaultKind(broker, 1.5),
+    "coordinator": FaultKind(coordinator, 1),
+    "all brokers": FaultKind(all_brokers, 0.7),
+    "network cut": FaultKind(network_cut, 1.5),
+    "network stall": FaultKind(network_stall, 1.5),
+    "network delay": FaultKind(network_delay, 1.5),
+    "upstream": FaultKind(upstream, 3),
+    "clock": FaultKind(clock, 1.5),
+    "registry": FaultKind(registry, 1),
 }
-"""With how often each is drawn."""
 
 
-def _ordered(world: World, life: Life, point: str, number: int) -> Fault:
-    """Until it is carried out or withdrawn: one that is left would freeze a worker that nobody wakes."""
+def _longer_than_session(chance: random.Random) -> float:
+    return chance.uniform(SESSION_SECONDS + 1, SESSION_SECONDS + 5)
+
+
+def _signal_at_point(world: World, life: Life, point: str, number: int) -> Fault:
+    """Order a signal at a point of a transaction, and wait until it is carried out.
+
+    An order that is not carried out in time is withdrawn: it would freeze a worker that nobody wakes.
+    """
     world.fleet.order(life, "point", f"{point} {int(number)}")
-    for _ in range(int(_REACHED_SECONDS / _TURN_SECONDS)):
+    for _ in range(int(_POINT_REACHED_SECONDS / _TURN_SECONDS)):
         if not world.fleet.is_ordered(life) or not life.program.running:
             break
         yield _TURN_SECONDS
     world.fleet.withdraw(life)
-    yield _TURN_SECONDS  # it may have been at the point just then
+    # The worker may have read the order just before it was withdrawn.
+    yield _TURN_SECONDS
 
 
-def _frozen(life: Life, seconds: float) -> Fault:
-    began = time.time()
+def _thaw_after(life: Life, seconds: float) -> Fault:
+    """Wake a frozen worker (SIGCONT) after a while."""
+    began_at = time.time()
     yield seconds
     life.program.signal(signal.SIGCONT)
-    life.frozen.append((began, time.time()))
+    life.frozen.append((began_at, time.time()))
 
 
-def _down(world: World, brokers: list[LocalKafka], seconds: float) -> Fault:
-    if world.brokers_down:  # two faults of brokers are one of all
+def _kill_brokers(world: World, brokers: Sequence[LocalKafka], seconds: float) -> Fault:
+    """Kill brokers, and start them again after a while."""
+    # Two faults of brokers at once would leave no quorum for longer than either means to.
+    if world.are_brokers_down:
         return
-    world.brokers_down = True
+    world.are_brokers_down = True
     for one in brokers:
         one.kill()
     yield seconds
-    started = [world.threads.submit(one.start, 120.0) for one in brokers]
-    while not all(each.done() for each in started):
+    starts = []
+    for one in brokers:
+        starts.append(world.threads.submit(one.start, _BROKER_START_SECONDS))
+    while not all(start.done() for start in starts):
         yield _TURN_SECONDS
-    world.brokers_down = False
-    for each in started:
-        each.result()
+    world.are_brokers_down = False
+    for start in starts:
+        start.result()
 
 
-def _some(world: World, chance: random.Random) -> list[Any]:
-    return chance.choice(
-        [world.cluster.network.proxies, [chance.choice(world.cluster.network.proxies)]]
-    )
+def _some_proxies(world: World, chance: random.Random) -> list[Proxy]:
+    """Return the proxy of one broker, or those of all."""
+    proxies = world.cluster.network.proxies
+    return chance.choice([proxies, [chance.choice(proxies)]])

@@ -1,6 +1,6 @@
-"""The workers of a run: started again when they end, and remembered with what they said.
+"""The workers of a run: started again when they end, and remembered with their logs.
 
-Each slot asks the upstream with a key of its own, so that its truth log says who was shown what.
+Each slot has an API key of its own, so that the upstream's truth log tells which worker saw an answer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ ENDED_AS_ASKED = (0, -signal.SIGKILL)
 
 @dataclass(slots=True)
 class Life:
-    """One process of a slot. Moments are Unix seconds of the machine, whatever clock the worker believes in."""
+    """One process of a slot.
+
+    Moments are Unix seconds of the machine, whatever the worker's own clock is set to. `frozen` holds
+    when the process was frozen, and when it was woken.
+    """
 
     slot: int
     program: Program
@@ -39,14 +43,14 @@ class Life:
     frozen: list[tuple[float, float]] = field(default_factory=list)
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """What it logged, line by line."""
+        """Yield the lines of its log, without output that is no JSON."""
         for line in self.program.log().splitlines():
             if line.startswith("{"):
                 yield json.loads(line)
 
 
 class Fleet:
-    """Slots from 0; `wanted` of them have a worker, `python -m module run`."""
+    """Workers in slots 0 to `wanted` - 1, each `python -m module run`."""
 
     def __init__(
         self,
@@ -55,19 +59,20 @@ class Fleet:
         wanted: int,
         module: str = "tests.chaos.armed",
     ) -> None:
-        self._module = module
         self.wanted = wanted
         self.lives: list[Life] = []
+        self._module = module
         self._variables = dict(variables)
         self._folder = folder
         self._now: list[Life | None] = [None] * SLOTS
         self._files = ExitStack()
 
     def tend(self) -> None:
-        """Start what is wanted and does not run, stop what runs and is not wanted, note what has ended."""
+        """Note which workers have ended, start those that are missing, stop those in excess."""
         for slot, life in enumerate(self._now):
             if life is not None and not life.program.running:
-                life.ended_at, life.status = time.time(), life.program.wait()
+                life.ended_at = time.time()
+                life.status = life.program.wait()
                 self._now[slot] = None
             if self._now[slot] is None and slot < self.wanted:
                 self._start(slot)
@@ -75,52 +80,53 @@ class Fleet:
                 self.stop(life)
 
     def running(self) -> list[Life]:
-        """Those that are not about to stop."""
-        return [
-            life
-            for life in self._now
-            if life is not None and life.stopping_at is None and life.program.running
-        ]
+        """Return the processes that run and were not asked to stop."""
+        found = []
+        for life in self._now:
+            if life is None or life.stopping_at is not None:
+                continue
+            if life.program.running:
+                found.append(life)
+        return found
 
     def stop(self, life: Life) -> None:
-        """SIGTERM, once."""
+        """Send SIGTERM, once."""
         if life.stopping_at is None:
             life.stopping_at = time.time()
             life.program.signal(signal.SIGTERM)
 
     def order(self, life: Life, name: str, text: str) -> None:
         """Leave an order for `tests.chaos.armed`."""
-        partial = self._orders(life.slot) / "partial"
+        orders = self._orders(life.slot)
+        partial = orders / "partial"
         partial.write_text(text)
-        partial.rename(self._orders(life.slot) / name)
+        # Rename, so that the worker reads all of it or nothing.
+        partial.rename(orders / name)
 
     def is_ordered(self, life: Life) -> bool:
-        """Whether something is still to be carried out."""
+        """Return whether an order for a point is not carried out yet."""
         return (self._orders(life.slot) / "point").exists()
 
     def withdraw(self, life: Life) -> None:
-        """Take back what was not carried out."""
+        """Take back an order for a point that is not carried out."""
         (self._orders(life.slot) / "point").unlink(missing_ok=True)
 
     def ready(self) -> bool:
-        """Whether as many as are wanted run and say so."""
+        """Return whether as many workers as are wanted run and are ready."""
         running = self.running()
-        return len(running) == self.wanted and all(
-            life.program.ready() for life in running
-        )
+        if len(running) != self.wanted:
+            return False
+        return all(life.program.ready() for life in running)
 
     def shards_owned(self) -> int:
-        """By all that run, as their metrics say."""
+        """Return the sum of the shards that the running workers' metrics show."""
         return sum(life.program.metric("gex_shards_owned") for life in self.running())
 
     def end(self) -> None:
-        """Stop all and wait."""
+        """Stop all workers, and wait for them."""
         self.wanted = 0
         self.tend()
-        wait_until(
-            lambda: not any(life and life.program.running for life in self._now),
-            "all workers stop",
-        )
+        wait_until(self._has_ended, "all workers stop")
         self.tend()
 
     def __enter__(self) -> Self:
@@ -132,25 +138,27 @@ class Fleet:
                 life.program.kill()
         self._files.close()
 
+    def _has_ended(self) -> bool:
+        return not any(life and life.program.running for life in self._now)
+
     def _start(self, slot: int) -> None:
-        listen = f"{LOOPBACK}:{free_port()}"
         orders = self._orders(slot)
         orders.mkdir(parents=True, exist_ok=True)
+        # Orders were for the process before.
         for order in orders.iterdir():
             order.unlink()
+        listen = f"{LOOPBACK}:{free_port()}"
         variables = {
             **self._variables,
             "GEX_HTTP__LISTEN": listen,
             "GEX_UPSTREAM__API_KEY": KEYS[slot],
             "CHAOS_ORDERS": str(orders),
         }
-        log = self._files.enter_context(
-            (self._folder / f"worker-{len(self.lives)}-slot-{slot}.log").open("w+b")
-        )
+        path = self._folder / f"worker-{len(self.lives)}-slot-{slot}.log"
+        log = self._files.enter_context(path.open("w+b"))
         command = [sys.executable, "-m", self._module, "run"]
-        life = Life(
-            slot, Program(command, variables, log, f"http://{listen}"), log, time.time()
-        )
+        program = Program(command, variables, log, f"http://{listen}")
+        life = Life(slot, program, log, time.time())
         self.lives.append(life)
         self._now[slot] = life
 
@@ -159,9 +167,11 @@ class Fleet:
 
 
 def is_frozen(life: Life) -> bool:
-    """Whether the process is stopped by a signal (Linux)."""
+    """Return whether a signal has stopped the process (Linux)."""
     try:
         stat = Path(f"/proc/{life.program.pid}/stat").read_text()
     except FileNotFoundError:
         return False
-    return stat.rpartition(")")[2].split()[0] == "T"
+    # The command's name, in parentheses, can hold spaces; the state follows it.
+    _, _, fields = stat.rpartition(")")
+    return fields.split()[0] == "T"

@@ -1,4 +1,4 @@
-"""A bad network: TCP proxies between the workers and the brokers that delay, stall and cut what passes."""
+"""A bad network: TCP proxies between workers and brokers that delay, stall and cut connections."""
 
 from __future__ import annotations
 
@@ -13,37 +13,44 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _CHUNK_BYTES = 64 * 1024
+_STOP_SECONDS = 10.0
 
 
 class Proxy:
-    """One listener that passes connections on to `target_port`. Its state is set from any thread.
+    """A listener that passes connections on to `target_port`.
 
-    `delay_seconds` holds back each chunk, in both directions; `stalled` keeps connections open and passes nothing;
-    `refused` closes what is there and what comes.
+    Call its methods in the thread of its event loop (see `Network.tell`).
     """
 
     def __init__(self, target_port: int) -> None:
         self.port = free_port()
-        self.delay_seconds = 0.0
         self._target_port = target_port
+        self._delay_seconds = 0.0
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._refused = False
+        self._is_refusing = False
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def serve(self) -> None:
+        """Accept connections until cancelled."""
         server = await asyncio.start_server(self._connected, LOOPBACK, self.port)
         async with server:
             await server.serve_forever()
 
+    def delay(self, seconds: float) -> None:
+        """Hold back each chunk of data, in both directions."""
+        self._delay_seconds = seconds
+
     def stall(self, stalled: bool) -> None:
+        """Keep connections open, but pass nothing on."""
         if stalled:
             self._flowing.clear()
         else:
             self._flowing.set()
 
     def refuse(self, refused: bool) -> None:
-        self._refused = refused
+        """Close every connection, and those to come."""
+        self._is_refusing = refused
         if refused:
             self.cut()
 
@@ -55,29 +62,32 @@ class Proxy:
     async def _connected(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        if self._refused:
+        if self._is_refusing:
             writer.close()
             return
         try:
-            there, back = await asyncio.open_connection(LOOPBACK, self._target_port)
+            target_reader, target_writer = await asyncio.open_connection(
+                LOOPBACK, self._target_port
+            )
         except OSError:
             writer.close()
             return
-        self._writers |= {writer, back}
+        self._writers |= {writer, target_writer}
         try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._pass(reader, back))
-                both.create_task(self._pass(there, writer))
+            async with asyncio.TaskGroup() as both_ways:
+                both_ways.create_task(self._pass(reader, target_writer))
+                both_ways.create_task(self._pass(target_reader, writer))
         finally:
-            self._writers -= {writer, back}
+            self._writers -= {writer, target_writer}
 
     async def _pass(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        """Pass data on until either side closes."""
         with suppress(OSError):
             while chunk := await reader.read(_CHUNK_BYTES):
-                if self.delay_seconds:
-                    await asyncio.sleep(self.delay_seconds)
+                if self._delay_seconds:
+                    await asyncio.sleep(self._delay_seconds)
                 await self._flowing.wait()
                 writer.write(chunk)
                 await writer.drain()
@@ -85,7 +95,7 @@ class Proxy:
 
 
 class Network:
-    """The proxies of a cluster, in a thread of their own."""
+    """The proxies of a cluster, in an event loop and thread of their own."""
 
     def __init__(self, target_ports: list[int]) -> None:
         self._loop = asyncio.new_event_loop()
@@ -93,11 +103,11 @@ class Network:
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
 
     def tell(
-        self, what: Callable[[Proxy], None], proxies: list[Proxy] | None = None
+        self, change: Callable[[Proxy], None], proxies: list[Proxy] | None = None
     ) -> None:
-        """Change proxies, all by default, in their own thread."""
+        """Change some proxies, or all of them. Safe to call from any thread."""
         for proxy in self.proxies if proxies is None else proxies:
-            self._loop.call_soon_threadsafe(what, proxy)
+            self._loop.call_soon_threadsafe(change, proxy)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -105,7 +115,7 @@ class Network:
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(_STOP_SECONDS)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -114,5 +124,6 @@ class Network:
         self._loop.run_forever()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
+        # Let the cancelled tasks end.
         self._loop.run_until_complete(asyncio.sleep(0.1))
         self._loop.close()

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS = 1.0
 _SILENT_SECONDS = 30.0
-"""A loaded machine, a start and a freeze that has just ended explain a shorter silence."""
+"""A loaded machine, a start or a freeze that has just ended explains a shorter silence."""
 
 
 class Viewer:
-    """Ask every worker of a fleet for `/api/status` about once a second, in a thread of its own."""
+    """Asks every worker of a fleet for `/api/status` about once a second, in a thread of its own."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -37,31 +37,37 @@ class Viewer:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.shutdown()
+        # Raise the error of the thread, if it has ended by one.
         if self._looking is not None:
             self._looking.result()
 
     def _look(self) -> None:
         while not self._stopped.wait(_PAUSE_SECONDS):
             for life in self._fleet.running():
-                if is_frozen(life):
-                    self._silent_since.pop(life.program.pid, None)
-                elif self._answers(life):
-                    self.answers += 1
-                    self._silent_since.pop(life.program.pid, None)
-                elif life.program.running:
-                    self._note_silence(life)
+                self._look_at(life)
 
-    def _answers(self, life: Life) -> bool:
-        try:
-            life.program.ask("/api/status")
-        except (OSError, HTTPException):
-            return False
-        return True
+    def _look_at(self, life: Life) -> None:
+        if is_frozen(life):
+            self._silent_since.pop(life.program.pid, None)
+        elif _has_answered(life):
+            self.answers += 1
+            self._silent_since.pop(life.program.pid, None)
+        elif life.program.running:
+            self._note_silence(life)
 
     def _note_silence(self, life: Life) -> None:
         since = self._silent_since.setdefault(life.program.pid, time.monotonic())
         if time.monotonic() - since > _SILENT_SECONDS:
             self.complaints.append(
-                f"slot {life.slot} ran and did not answer /api/status for {_SILENT_SECONDS:g} s"
+                f"slot {life.slot} ran and did not answer /api/status "
+                f"for {_SILENT_SECONDS:g} s"
             )
             del self._silent_since[life.program.pid]
+
+
+def _has_answered(life: Life) -> bool:
+    try:
+        life.program.ask("/api/status")
+    except (OSError, HTTPException):
+        return False
+    return True

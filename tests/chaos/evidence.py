@@ -1,0 +1,197 @@
+"""The evidence that a chaos run leaves: upstream answers, records in Kafka, and the workers' logs."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from connector.core.model import MICROS
+from tests.chaos.fleet import KEYS
+from tests.support.log_messages import LISTENING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from connector.core.model import Event, Levels, State
+    from tests.chaos.fleet import Life
+    from tests.support.checker import Record
+
+SECTIONS = ("all_expiry", "odte")
+
+Numbers = tuple[tuple[str, float], ...]
+"""Paths and values of an entry's levels, sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """A refresh as a consumer can tell it from others: by its moment and its numbers."""
+
+    symbol: str
+    computed_at: int
+    numbers: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """An answer that showed a refresh to a worker.
+
+    The request arrived at `requested_at` and was answered at `answered_at`, in Unix seconds.
+    """
+
+    requested_at: float
+    answered_at: float
+    life: Life
+    sha256: str
+
+
+@dataclass(slots=True)
+class Evidence:
+    """All that is left after a run.
+
+    Attributes:
+        answers: the upstream's truth log.
+        contents: each entry that an answer held, by its SHA-256.
+        current: for each partition the offsets and states of all its records, in order.
+        troubles: when something stood between the workers and Kafka, in Unix seconds.
+    """
+
+    answers: Sequence[Mapping[str, Any]]
+    contents: Mapping[str, str]
+    events: Sequence[Event]
+    current: Mapping[int, Sequence[tuple[int, State]]]
+    quarantined: Sequence[Record]
+    lives: Sequence[Life]
+    shards: int
+    troubles: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardMessage:
+    """A message about a shard in a worker's log. `at` is in Unix seconds."""
+
+    at: float
+    text: str
+
+
+class WorkerLogs:
+    """The workers' logs, parsed once."""
+
+    def __init__(self, lives: Sequence[Life]) -> None:
+        self._workers: dict[int, str] = {}
+        self._messages: dict[tuple[int, str], list[ShardMessage]] = defaultdict(list)
+        for life in lives:
+            for line in life.lines():
+                if line["message"] == LISTENING:
+                    self._workers[id(life)] = str(line["worker"])
+                if "shard" in line:
+                    at = datetime.fromisoformat(line["ts"]).timestamp()
+                    message = ShardMessage(at, line["message"])
+                    self._messages[id(life), str(line["shard"])].append(message)
+
+    def worker(self, life: Life) -> str | None:
+        """Return the name of a process's worker, or None if it ended before it had one."""
+        return self._workers.get(id(life))
+
+    def of_shard(self, life: Life, shard: str) -> Sequence[ShardMessage]:
+        """Return the messages of a process about a shard, in order."""
+        return self._messages.get((id(life), shard), ())
+
+
+def showings_of(evidence: Evidence) -> dict[Refresh, list[Showing]]:
+    """Return for each refresh the first and the last answer that showed it to each process."""
+    by_life: dict[Refresh, dict[int, list[Showing]]] = defaultdict(dict)
+    for answer in _in_order(evidence.answers):
+        if answer["status"] != 200 or answer["key"] not in KEYS:
+            continue
+        requested_at = answer["received_at"] / MICROS
+        answered_at = answer["answered_at"] / MICROS
+        life = _alive(evidence.lives, KEYS.index(answer["key"]), requested_at)
+        if life is None:
+            continue
+        for symbol, shown in answer["shown"].items():
+            refresh = _refresh_shown(symbol, shown, evidence.contents)
+            if refresh is None:
+                continue
+            showing = Showing(requested_at, answered_at, life, shown["sha256"])
+            showings = by_life[refresh].setdefault(id(life), [])
+            # Keep the first, and replace the last one.
+            showings[1:] = [showing]
+    found: dict[Refresh, list[Showing]] = {}
+    for refresh, lives in by_life.items():
+        found[refresh] = [
+            showing for showings in lives.values() for showing in showings
+        ]
+    return found
+
+
+def refresh_of(event: Event) -> Refresh | None:
+    """Return the refresh that an event carries, if any."""
+    if event.after is None or event.computed_at is None:
+        return None
+    return Refresh(event.symbol, event.computed_at, numbers_of(event.after))
+
+
+def numbers_of(levels: Levels) -> Numbers:
+    """Return the numbers of published levels."""
+    found = []
+    for section in SECTIONS:
+        values = msgspec.structs.asdict(getattr(levels, section))
+        for name, value in sorted(values.items()):
+            if value is not None:
+                found.append((f"{section}.{name}", value))
+    return tuple(found)
+
+
+def _in_order(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(answers, key=lambda answer: answer["answered_at"])
+
+
+def _refresh_shown(
+    symbol: str, shown: Mapping[str, Any] | None, contents: Mapping[str, str]
+) -> Refresh | None:
+    """Return the refresh that an answer showed for a symbol, None if it had no usable entry."""
+    if shown is None or shown["computed_at"] is None:
+        return None
+    numbers = _numbers_in(contents[shown["sha256"]])
+    if numbers is None:
+        return None
+    moment = datetime.fromisoformat(shown["computed_at"])
+    return Refresh(symbol, round(moment.timestamp() * MICROS), numbers)
+
+
+def _alive(lives: Sequence[Life], slot: int, at: float) -> Life | None:
+    """Return the process that a slot had at a moment."""
+    for life in lives:
+        ended_at = life.ended_at or time.time()
+        if life.slot == slot and life.started_at <= at <= ended_at:
+            return life
+    return None
+
+
+def _numbers_in(text: str) -> Numbers | None:
+    """Return the numbers of an entry as the upstream sent it, None if they are not usable.
+
+    This decoder is independent of the connector's on purpose.
+    """
+    entry = json.loads(text)
+    if not isinstance(entry, dict):
+        return None
+    found = []
+    for section in SECTIONS:
+        values = entry.get(section) or {}
+        if not isinstance(values, dict):
+            return None
+        for name, value in sorted(values.items()):
+            if value is None:
+                continue
+            if not isinstance(value, int | float) or math.isnan(value):
+                return None
+            found.append((f"{section}.{name}", float(value)))
+    return tuple(found)

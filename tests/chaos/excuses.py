@@ -1,0 +1,280 @@
+"""Reasons why a refresh that the upstream showed may have no event of its own.
+
+A refresh without an event and without an excuse is lost. An excuse must therefore be as narrow as the
+product's promise: "Only a worker that died or was fenced with an observation in hand, or observations
+collapsed while Kafka was away, may leave one out."
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from connector.kafka.names import partition_of
+from tests.chaos.evidence import numbers_of
+from tests.support.log_messages import (
+    SHARD_FENCED,
+    SHARD_HANDED_OVER,
+    SHARD_LOST,
+    SHARD_OPEN,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from connector.core.model import Event, State
+    from tests.chaos.evidence import (
+        Evidence,
+        Numbers,
+        Refresh,
+        ShardMessage,
+        Showing,
+        WorkerLogs,
+    )
+    from tests.chaos.fleet import Life
+
+LEFT = frozenset({SHARD_FENCED, SHARD_LOST})
+"""Messages of a worker whose shard went to another one without its consent."""
+
+GIVEN_UP = LEFT | {SHARD_HANDED_OVER}
+CHANGED_HANDS = GIVEN_UP | {SHARD_OPEN}
+
+IN_FLIGHT_SECONDS = 0.2
+"""An answer shown so shortly before SIGTERM may reach a worker that takes nothing more."""
+
+IN_HAND_SECONDS = 3.0
+"""Longest way of an answer to Kafka in a running worker, if nothing stands between."""
+
+RECOVERY_SECONDS = 35.0
+"""How long a trouble with Kafka has consequences: a commit is retried for 30 s."""
+
+REQUEST_TIMEOUT_SECONDS = 4.0
+"""About the time-out of an upstream request: a worker frozen for longer discards the answer."""
+
+BEFORE_REQUEST_SECONDS = 0.05
+AFTER_ANSWER_SECONDS = 0.25
+"""Allowance for the way between worker and upstream, whose clocks mark a request."""
+
+
+class ContentExcuses:
+    """Excuses that hold whichever worker the refresh was shown to."""
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        by_symbol: Mapping[str, Sequence[Event]],
+        showings: Mapping[Refresh, Sequence[Showing]],
+    ) -> None:
+        self._by_symbol = by_symbol
+        self._quarantined = set()
+        for record in evidence.quarantined:
+            self._quarantined.add(hashlib.sha256(record.value).hexdigest())
+        self._newest = _newest_shown(showings)
+        self._collapsed = Counter[str]()
+
+    def find(self, refresh: Refresh, first: Showing) -> str | None:
+        """Return the excuse for a refresh, None if there is none.
+
+        Each call that finds a collapsed observation uses up one that the event counts.
+        """
+        if self._equals_what_was_published(refresh):
+            return "no difference to what was published"
+        if first.sha256 in self._quarantined:
+            return "quarantined"
+        if self._is_older(refresh, first):
+            return "older than what was shown before"
+        if self._is_collapsed(refresh):
+            return "collapsed, as an event after it says"
+        return None
+
+    def _equals_what_was_published(self, refresh: Refresh) -> bool:
+        events = self._by_symbol.get(refresh.symbol, ())
+        following = following_event(events, refresh)
+        before = events if following is None else events[: following.sequence - 1]
+        # One refresh can have several versions: compare with its own earlier events and without them.
+        older = []
+        for event in before:
+            if (event.computed_at or 0) < refresh.computed_at:
+                older.append(event)
+        published = (_published_numbers(before), _published_numbers(older))
+        return refresh.numbers in published
+
+    def _is_older(self, refresh: Refresh, showing: Showing) -> bool:
+        moments, newest = self._newest[refresh.symbol]
+        index = bisect_right(moments, showing.answered_at) - 1
+        return index >= 0 and newest[index] > refresh.computed_at
+
+    def _is_collapsed(self, refresh: Refresh) -> bool:
+        events = self._by_symbol.get(refresh.symbol, ())
+        candidates = []
+        for event in events:
+            if event.computed_at == refresh.computed_at:
+                candidates.append(event)
+        following = following_event(events, refresh)
+        if following is not None:
+            candidates.append(following)
+        for event in candidates:
+            if self._collapsed[event.event_id] < event.collapsed_observations:
+                self._collapsed[event.event_id] += 1
+                return True
+        return False
+
+
+class WorkerExcuses:
+    """Excuses in what happened to the worker that a refresh was shown to."""
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        by_symbol: Mapping[str, Sequence[Event]],
+        logs: WorkerLogs,
+    ) -> None:
+        self._evidence = evidence
+        self._by_symbol = by_symbol
+        self._logs = logs
+        self.oldest_in_hand_seconds = 0.0
+
+    def find(self, refresh: Refresh, showing: Showing) -> str | None:
+        """Return the excuse for one showing of a refresh, None if there is none."""
+        life = showing.life
+        following = following_event(self._by_symbol.get(refresh.symbol, ()), refresh)
+        # If this worker published the next event itself, it had no reason to leave one out before.
+        is_last_word = (
+            following is None or following.source.worker != self._logs.worker(life)
+        )
+        for message in self._messages(refresh, life):
+            has_left = message.text in LEFT and message.at >= showing.requested_at
+            if has_left and (
+                is_last_word or self._others_wrote(refresh, following, life)
+            ):
+                return "in hand of a worker that was fenced"
+            if message.text in CHANGED_HANDS and _is_during(message, showing):
+                return "under way when its shard was opened, lost or handed over"
+        if _was_frozen_during(showing):
+            return "under way to a worker that was frozen"
+        if is_last_word:
+            return self._excuse_in_its_end(refresh, showing)
+        return None
+
+    def _excuse_in_its_end(self, refresh: Refresh, showing: Showing) -> str | None:
+        life = showing.life
+        was_asked_to_stop = life.stopping_at is not None
+        if (
+            life.ended_at is not None
+            and was_asked_to_stop
+            and self._was_in_trouble(showing)
+        ):
+            return "in hand of a worker that was stopped while Kafka was away"
+        for message in self._messages(refresh, life):
+            if message.text in GIVEN_UP and message.at >= showing.requested_at:
+                return None
+        if life.ended_at is not None and life.status not in {0, None}:
+            waited_seconds = life.ended_at - showing.answered_at
+            if waited_seconds < IN_HAND_SECONDS or self._was_in_trouble(showing):
+                self.oldest_in_hand_seconds = max(
+                    self.oldest_in_hand_seconds, waited_seconds
+                )
+                return "in hand of a worker that died"
+        if was_asked_to_stop and _is_just_before_stop(showing):
+            return "under way to a worker that stopped"
+        return None
+
+    def _messages(self, refresh: Refresh, life: Life) -> Sequence[ShardMessage]:
+        partition = partition_of(refresh.symbol, self._evidence.shards)
+        return self._logs.of_shard(life, f"all-{partition}")
+
+    def _was_in_trouble(self, showing: Showing) -> bool:
+        """Return whether something stood between the worker and Kafka from the showing to its end."""
+        ended_at = showing.life.ended_at
+        assert ended_at is not None
+        for began_at, over_at in self._evidence.troubles:
+            if began_at < ended_at and showing.answered_at < over_at + RECOVERY_SECONDS:
+                return True
+        return False
+
+    def _others_wrote(
+        self, refresh: Refresh, following: Event | None, life: Life
+    ) -> bool:
+        """Return whether another worker wrote to the shard around the refresh.
+
+        That is between the last older state that this worker wrote and the event that follows.
+        """
+        if following is None:
+            return True
+        partition = partition_of(refresh.symbol, self._evidence.shards)
+        states = [state for _, state in self._evidence.current[partition]]
+        until = _index_of_sequence(states, refresh.symbol, following.sequence)
+        worker = self._logs.worker(life)
+        since = 0
+        for index, state in enumerate(states[:until]):
+            is_its_own = (
+                state.symbol == refresh.symbol and state.source.worker == worker
+            )
+            if is_its_own and (state.computed_at or 0) < refresh.computed_at:
+                since = index + 1
+        return any(state.source.worker != worker for state in states[since:until])
+
+
+def following_event(events: Sequence[Event], refresh: Refresh) -> Event | None:
+    """Return the first event of a later refresh of the symbol."""
+    for event in events:
+        if (event.computed_at or 0) > refresh.computed_at:
+            return event
+    return None
+
+
+def _newest_shown(
+    showings: Mapping[Refresh, Sequence[Showing]],
+) -> dict[str, tuple[list[float], list[int]]]:
+    """Return for each symbol the moments of first showings, and the newest `computed_at` by then."""
+    first_shown: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for refresh, its_showings in showings.items():
+        moment = its_showings[0].answered_at
+        first_shown[refresh.symbol].append((moment, refresh.computed_at))
+    found = {}
+    for symbol, pairs in first_shown.items():
+        pairs.sort()
+        moments = [moment for moment, _ in pairs]
+        newest = list(accumulate((computed_at for _, computed_at in pairs), max))
+        found[symbol] = (moments, newest)
+    return found
+
+
+def _published_numbers(events: Sequence[Event]) -> Numbers | None:
+    """Return the numbers of the last event that had levels."""
+    for event in reversed(events):
+        if event.after is not None:
+            return numbers_of(event.after)
+    return None
+
+
+def _index_of_sequence(states: Sequence[State], symbol: str, sequence: int) -> int:
+    """Return the index of the symbol's first state with this sequence or a later one."""
+    for index, state in enumerate(states):
+        if state.symbol == symbol and state.sequence >= sequence:
+            return index
+    return len(states)
+
+
+def _is_during(message: ShardMessage, showing: Showing) -> bool:
+    earliest = showing.requested_at - BEFORE_REQUEST_SECONDS
+    latest = showing.answered_at + AFTER_ANSWER_SECONDS
+    return earliest <= message.at <= latest
+
+
+def _was_frozen_during(showing: Showing) -> bool:
+    for began_at, over_at in showing.life.frozen:
+        is_long = over_at - began_at > REQUEST_TIMEOUT_SECONDS
+        earliest = began_at - BEFORE_REQUEST_SECONDS
+        if is_long and earliest < showing.requested_at < over_at:
+            return True
+    return False
+
+
+def _is_just_before_stop(showing: Showing) -> bool:
+    stopping_at = showing.life.stopping_at
+    assert stopping_at is not None
+    return showing.answered_at > stopping_at - IN_FLIGHT_SECONDS
