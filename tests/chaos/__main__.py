@@ -1,9 +1,14 @@
-"""`python -m tests.chaos`: a long run of seeded faults. Exit status 1 where an invariant broke."""
+"""`python -m tests.chaos`: a long run of seeded faults. Exit status 1 if an invariant broke.
+
+The folder with the logs of workers and brokers and the upstream's truth log is kept if an invariant
+broke, or if the run did not come to its end.
+"""
 
 from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -12,51 +17,81 @@ from pathlib import Path
 from tests.chaos.faults import FAULTS
 from tests.chaos.run import Plan, run
 
+FAULTS_A_MINUTE = 10
+PART_WITH_FAULTS = 0.75
+"""Part of the time in which faults come; the rest is calm."""
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument(
+VIOLATIONS_SHOWN = 50
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    found.add_argument(
         "--minutes",
         type=float,
         default=20.0,
         help="how long faults go on (default %(default)g)",
     )
-    parser.add_argument("--faults", type=int, help="how many (default: ten a minute)")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    parser.add_argument(
+    found.add_argument(
+        "--faults",
+        type=int,
+        help=f"number of faults (default {FAULTS_A_MINUTE} a minute)",
+    )
+    found.add_argument("--seed", type=int, default=random.randrange(2**32))
+    found.add_argument(
         "--kinds", default=",".join(FAULTS), help="of faults, separated by commas"
     )
-    parser.add_argument(
+    found.add_argument(
         "--unfenced",
         action="store_true",
-        help="the control: transactional ids of each process's own",
+        help="the control: each process has transactional ids of its own",
     )
-    parser.add_argument("--without-registry", action="store_true")
-    parser.add_argument(
-        "--keep", type=Path, help="a folder for everything that was written"
+    found.add_argument("--without-registry", action="store_true")
+    found.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="keep everything that was written there, also if all went well",
     )
-    given = parser.parse_args()
-    faults = given.faults or round(10 * given.minutes)
-    plan = Plan(
-        seed=given.seed,
+    return found
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    faults = options.faults or round(FAULTS_A_MINUTE * options.minutes)
+    return Plan(
+        seed=options.seed,
         faults=faults,
-        pause_seconds=0.75 * 60 * given.minutes / faults,  # the rest is calm
-        kinds=tuple(given.kinds.split(",")),
-        with_registry=not given.without_registry,
-        fenced=not given.unfenced,
+        pause_seconds=PART_WITH_FAULTS * 60 * options.minutes / faults,
+        kinds=tuple(options.kinds.split(",")),
+        with_registry=not options.without_registry,
+        fenced=not options.unfenced,
     )
+
+
+def main() -> int:
+    options = parser().parse_args()
+    plan = plan_of(options)
     print(f"seed {plan.seed}", flush=True)
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="gex-chaos-") as folder:
-        outcome = run(
-            plan,
-            given.keep or Path(folder),
-            lambda text: print(f"{time.monotonic() - began:7.1f} {text}", flush=True),
-        )
-    print(outcome.text())
-    for violation in outcome.verdict.violations[:50]:
-        print(f"  {violation}")
-    return bool(outcome.verdict.violations)
+    folder = options.keep or Path(tempfile.mkdtemp(prefix="gex-chaos-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    began_at = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began_at:7.1f} {text}", flush=True)
+
+    is_clean = False
+    try:
+        outcome = run(plan, folder, say)
+        print(outcome.text())
+        for violation in outcome.verdict.violations[:VIOLATIONS_SHOWN]:
+            print(f"  {violation}")
+        is_clean = not outcome.verdict.violations
+    finally:
+        if is_clean and options.keep is None:
+            shutil.rmtree(folder)
+        else:
+            print(f"evidence is in {folder}", flush=True)
+    return 0 if is_clean else 1
 
 
 if __name__ == "__main__":
