@@ -161,18 +161,15 @@ class WorkerExcuses:
 
     def _excuse_in_its_end(self, refresh: Refresh, showing: Showing) -> str | None:
         life = showing.life
+        has_ended = life.ended_at is not None
         was_asked_to_stop = life.stopping_at is not None
-        if (
-            life.ended_at is not None
-            and was_asked_to_stop
-            and self._was_in_trouble(showing)
-        ):
+        if has_ended and was_asked_to_stop and self._was_in_trouble(showing):
             return "in hand of a worker that was stopped while Kafka was away"
         for message in self._messages(refresh, life):
             if message.text in GIVEN_UP and message.at >= showing.requested_at:
                 return None
-        if life.ended_at is not None and life.status not in {0, None}:
-            waited_seconds = life.ended_at - showing.answered_at
+        if has_ended and life.status not in {0, None}:
+            waited_seconds = seconds_awake(life, showing.answered_at)
             if waited_seconds < IN_HAND_SECONDS or self._was_in_trouble(showing):
                 self.oldest_in_hand_seconds = max(
                     self.oldest_in_hand_seconds, waited_seconds
@@ -224,6 +221,24 @@ def following_event(events: Sequence[Event], refresh: Refresh) -> Event | None:
         if (event.computed_at or 0) > refresh.computed_at:
             return event
     return None
+
+
+def seconds_awake(life: Life, since: float) -> float:
+    """Return how long a process that has ended ran after a moment, without the time it was frozen.
+
+    A process killed while it is frozen has in hand all that it had before the freeze.
+    """
+    assert life.ended_at is not None
+    seconds = life.ended_at - since
+    counted_until = since
+    # Freezes can overlap: count each second once.
+    for frozen_at, woken_at in sorted(life.frozen):
+        from_at = max(frozen_at, counted_until)
+        until = min(woken_at, life.ended_at)
+        if until > from_at:
+            seconds -= until - from_at
+            counted_until = until
+    return seconds
 
 
 def _newest_shown(
