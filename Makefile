@@ -53,10 +53,10 @@ sbom: install ## dist/sbom.cdx.json: what runs in production, with versions and 
 	$(BIN)/python -W ignore -m cyclonedx_py requirements requirements/run.txt --pyproject pyproject.toml --output-reproducible --validate -o dist/sbom.cdx.json
 
 test: install ## unit, property, contract, integration and a short chaos run, with real Kafka and a real registry
-	$(BIN)/pytest -m 'not system' $(IN_PARALLEL)
+	$(BIN)/pytest -m 'not system and not long' $(IN_PARALLEL)
 
-test-all: test ## also what needs system packages, with alerts, dashboards and status page: prometheus, chromium, chromium-driver
-	$(BIN)/pytest -m system
+test-all: test ## also long chaos scenes, and alerts, dashboards and status page, which need prometheus, chromium, chromium-driver
+	$(BIN)/pytest -m 'system or long'
 
 chaos: install ## seeded faults on three brokers, workers, network and upstream, judged (MINUTES=20 SEED=1)
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(UNFENCED)
