@@ -1,10 +1,13 @@
-"""`python -m tests.bench.capacity`: what one worker takes for 80, 800 and 8,000 symbols, and whether that was foreseen.
+"""`python -m tests.bench.capacity`: the cost of one worker for 80, 800 and 8,000 symbols.
 
-One feed, all includes, refreshed every 30 s at moments of each symbol's own; the simulator without a limit, and as many
-requests as show each batch twice a refresh. A worker learns for some minutes; then follow three windows: as it is; with
-an upstream that stands still, so that checks bring nothing; and with one that refuses (429), so that nothing is asked.
-CPU is the worker's alone, all threads, simulator and broker apart; times are of a machine that all three share. What
-else runs there adds to CPU too: a piece of work that is always the same says how much.
+One feed, all includes, refreshed every 30 s at each symbol's own moments; the simulator without a limit,
+and as many requests as show each batch twice per refresh. A worker learns for some minutes; then three
+windows follow: as it is; with an upstream that stands still, so that checks bring nothing new; and with one
+that refuses (429), so that nothing is requested.
+
+CPU is the worker's alone, all threads, without simulator and broker; times are of a machine that all three
+share. Other programs on the machine add to CPU times too: a yardstick, a piece of work that is always the
+same, shows by how much.
 """
 
 from __future__ import annotations
@@ -40,19 +43,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 REFRESH_SECONDS: Final = 30
-CHECKS_A_REFRESH: Final = 2
-"""That may be made of each batch: enough for the target delay where a batch's symbols are refreshed together."""
+CHECKS_PER_REFRESH: Final = 2
+"""Of each batch: enough for the target delay if a batch's symbols are refreshed together."""
 
 _SIZES: Final = "80,800,8000,8000x4"
-_PROBE_SECONDS: Final = 0.25
+_PROBE_EVERY_SECONDS: Final = 0.25
 _QUIET_SECONDS: Final = 40
-"""Less than levels take to become stale (90 s), with what comes before."""
+"""With the time before it, less than levels take to become stale (90 s)."""
+
+_SETTLE_SECONDS: Final = 2
+"""After a fault begins: let the answers under way arrive."""
 
 _RECOVERY_SECONDS: Final = 45
 """Until all levels are fresh again."""
 
-_TEXT: Final = json.dumps([{"strike": n / 7, "gex": [n] * 3} for n in range(1000)])
-_COUNTED: Final = {
+_REFUSED_SECONDS: Final = 600
+_YARDSTICK: Final = json.dumps([{"strike": n / 7, "gex": [n] * 3} for n in range(1000)])
+_METRICS: Final = {
     "events": "gex_events_total",
     "requests": "gex_upstream_requests_total",
     "transactions": "gex_transactions_total",
@@ -63,27 +70,28 @@ _COUNTED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """So many symbols in so many shards of one worker."""
+    """A number of symbols, in some shards of one worker."""
 
     symbols: int
     shards: int
 
     @classmethod
-    def of(cls, text: str) -> Size:
-        """`800`, or `8000x4`: four shards."""
+    def parse(cls, text: str) -> Size:
+        """Parse `800`, or `8000x4` for four shards."""
         symbols, _, shards = text.partition("x")
         return cls(int(symbols), int(shards or 1))
 
     def __str__(self) -> str:
-        return (
-            f"{self.symbols}" if self.shards == 1 else f"{self.symbols}x{self.shards}"
-        )
+        if self.shards == 1:
+            return str(self.symbols)
+        return f"{self.symbols}x{self.shards}"
 
     @property
     def names(self) -> list[str]:
-        return [*DEFAULT_SYMBOLS, *(f"T{n:04d}USDT" for n in range(self.symbols))][
-            : self.symbols
-        ]
+        """Return the symbols' names, the simulator's own first."""
+        invented = [f"T{number:04d}USDT" for number in range(self.symbols)]
+        names = [*DEFAULT_SYMBOLS, *invented]
+        return names[: self.symbols]
 
     @property
     def batches(self) -> int:
@@ -91,30 +99,27 @@ class Size:
 
     @property
     def cap_per_minute(self) -> int:
-        return round(self.batches * CHECKS_A_REFRESH * 60 / REFRESH_SECONDS)
+        """Return the requests that the worker is allowed."""
+        refreshes_per_minute = 60 / REFRESH_SECONDS
+        return round(self.batches * CHECKS_PER_REFRESH * refreshes_per_minute)
 
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """What `/metrics` says, each metric summed over its series; and what it took to say it."""
+    """The answer of `/metrics`, each metric summed over its series, and the time it took."""
 
     totals: Mapping[str, float]
     series: int
-    size: int
+    size_bytes: int
     seconds: float
 
     @classmethod
     def of(cls, worker: Program) -> Scrape:
-        started = time.monotonic()
-        with urllib.request.urlopen(
-            f"{worker.url}/metrics", timeout=PATIENCE_SECONDS
-        ) as response:
-            body = response.read()
-        seconds, totals, series = (
-            time.monotonic() - started,
-            defaultdict[str, float](float),
-            0,
-        )
+        started_at = time.monotonic()
+        body = _get(f"{worker.url}/metrics")
+        seconds = time.monotonic() - started_at
+        totals: dict[str, float] = defaultdict(float)
+        series = 0
         for line in body.decode().splitlines():
             if not line.startswith("#"):
                 name, _, value = line.rpartition(" ")
@@ -125,7 +130,7 @@ class Scrape:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What happened between two looks, a minute; CPU in seconds of one core."""
+    """Figures of a worker between two moments, for each minute. CPU is in seconds of one core."""
 
     cpu: float
     broker_cpu: float
@@ -139,59 +144,67 @@ class Window:
     yardstick_micros: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """The counters at a moment. Written bytes are by topic."""
+
+    at: float
+    worker_cpu_seconds: float
+    broker_cpu_seconds: float
+    written: Mapping[str, int]
+
+
 class Bench:
     """A broker, and one size after another."""
 
-    def __init__(self, kafka: LocalKafka, phase: str) -> None:
+    def __init__(
+        self, kafka: LocalKafka, phase: str, learn_seconds: float, seconds: float
+    ) -> None:
         self._kafka = kafka
         self._phase = phase
+        self._learn_seconds = learn_seconds
+        self._seconds = seconds
 
-    def measure(
-        self, size: Size, learn_seconds: float, seconds: float
-    ) -> dict[str, Any]:
+    def measure(self, size: Size) -> dict[str, Any]:
+        """Return every figure of one size."""
         prefix = f"capacity.{uuid.uuid4().hex[:8]}"
-        simulated = (
-            "--symbols",
-            ",".join(size.names),
-            "--limit",
-            "0",
-            "--phase",
-            self._phase,
-        )
-        with start_simulator(*simulated) as simulator:
+        symbols = ("--symbols", ",".join(size.names))
+        options = ("--limit", "0", "--phase", self._phase)
+        with start_simulator(*symbols, *options) as simulator:
             variables = self._variables(size, prefix, simulator)
-            started = time.monotonic()
+            started_at = time.monotonic()
             with start_worker(variables) as worker:
-                found: dict[str, Any] = {"ready": time.monotonic() - started}
-                every = max(0.2, size.symbols / 1000)
-                while Scrape.of(worker).totals["gex_events_total"] < size.symbols:
-                    assert worker.running, worker.log()[-2000:]
-                    time.sleep(every)
-                found["all published"] = time.monotonic() - started
-                time.sleep(learn_seconds)
-                found["polled"] = asdict(self._watch(worker, prefix, seconds))
-                found |= _resident(worker)
-                simulator.ask("/_control/faults", {"fault": "freeze"})
-                time.sleep(2)
-                found["nothing new"] = asdict(
-                    self._watch(worker, prefix, _QUIET_SECONDS)
-                )
-                urllib.request.urlopen(
-                    _cleared(simulator), timeout=PATIENCE_SECONDS
-                ).close()
-                time.sleep(_RECOVERY_SECONDS)
-                simulator.ask(
-                    "/_control/faults", {"fault": "429", "retry_after_seconds": 600}
-                )
-                time.sleep(2)
-                found["nothing asked"] = asdict(
-                    self._watch(worker, prefix, _QUIET_SECONDS)
-                )
-                found |= _scraped(worker)
+                found: dict[str, Any] = {"ready": time.monotonic() - started_at}
+                _wait_until_all_published(worker, size)
+                found["all published"] = time.monotonic() - started_at
+                found |= self._measure_windows(worker, simulator, prefix)
                 assert worker.terminate() == 0
             with start_worker(variables, wait_ready=False) as again:
                 found |= _restart(again)
-        return found | {"least_yardstick_micros": cpu_micros(_yardstick, 1000)}
+        # The machine is quiet by now.
+        found["least_yardstick_micros"] = cpu_micros(_yardstick, 1000)
+        return found
+
+    def _measure_windows(
+        self, worker: Program, simulator: Program, prefix: str
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        time.sleep(self._learn_seconds)
+        found["polled"] = asdict(self._watch(worker, prefix, self._seconds))
+        found |= _resident(worker)
+
+        simulator.ask("/_control/faults", {"fault": "freeze"})
+        time.sleep(_SETTLE_SECONDS)
+        found["nothing new"] = asdict(self._watch(worker, prefix, _QUIET_SECONDS))
+        _clear_faults(simulator)
+        time.sleep(_RECOVERY_SECONDS)
+
+        refusal = {"fault": "429", "retry_after_seconds": _REFUSED_SECONDS}
+        simulator.ask("/_control/faults", refusal)
+        time.sleep(_SETTLE_SECONDS)
+        found["nothing asked"] = asdict(self._watch(worker, prefix, _QUIET_SECONDS))
+        found |= _scraped(worker)
+        return found
 
     def _variables(self, size: Size, prefix: str, simulator: Program) -> dict[str, str]:
         return {
@@ -207,67 +220,92 @@ class Bench:
         }
 
     def _watch(self, worker: Program, prefix: str, seconds: float) -> Window:
-        """CPU and bytes between two scrapes, which cost CPU of their own; a probe now and then tells of stalls."""
-        counted_from, before, began = (
-            time.monotonic(),
-            Scrape.of(worker).totals,
-            time.monotonic(),
-        )
-        used, broker, bytes_before = (
-            Usage.of(worker.pid),
-            Usage.of(self._kafka.pid),
-            self._bytes(prefix),
-        )
-        slowest, yardsticks = 0.0, []
-        while time.monotonic() - began < seconds:
-            asked = time.monotonic()
-            urllib.request.urlopen(
-                f"{worker.url}/health/live", timeout=PATIENCE_SECONDS
-            ).close()
-            slowest = max(slowest, time.monotonic() - asked)
+        """Measure CPU and bytes for a while.
+
+        Scrapes cost CPU themselves, so they come before and after. A probe now and then shows stalls.
+        """
+        counted_from = time.monotonic()
+        totals_before = Scrape.of(worker).totals
+        before = self._read(worker, prefix)
+        slowest_probe_seconds = 0.0
+        yardsticks = []
+        while time.monotonic() - before.at < seconds:
+            probed_at = time.monotonic()
+            _get(f"{worker.url}/health/live")
+            probe_seconds = time.monotonic() - probed_at
+            slowest_probe_seconds = max(slowest_probe_seconds, probe_seconds)
             yardsticks.append(cpu_micros(_yardstick, 1))
-            time.sleep(_PROBE_SECONDS)
-        passed, bytes_after = time.monotonic() - began, self._bytes(prefix)
-        cpu = Usage.of(worker.pid).cpu_seconds - used.cpu_seconds
-        broker_cpu = Usage.of(self._kafka.pid).cpu_seconds - broker.cpu_seconds
-        counted, after = time.monotonic() - counted_from, Scrape.of(worker).totals
-        more = {
-            name: (after[metric] - before[metric]) * 60 / counted
-            for name, metric in _COUNTED.items()
-        }
-        a_minute = 60 / passed
+            time.sleep(_PROBE_EVERY_SECONDS)
+        after = self._read(worker, prefix)
+        counted_seconds = time.monotonic() - counted_from
+        totals_after = Scrape.of(worker).totals
+
+        per_minute = {}
+        for name, metric in _METRICS.items():
+            more = totals_after[metric] - totals_before[metric]
+            per_minute[name] = more * 60 / counted_seconds
+        minutes = (after.at - before.at) / 60
+        cpu_seconds = after.worker_cpu_seconds - before.worker_cpu_seconds
+        broker_cpu_seconds = after.broker_cpu_seconds - before.broker_cpu_seconds
+        changes_bytes = after.written["changes"] - before.written["changes"]
+        current_bytes = after.written["current"] - before.written["current"]
+        # Without an event there is no delay: avoid dividing by zero.
+        delays = max(per_minute["delays"], 1e-9)
         return Window(
-            cpu=cpu * a_minute,
-            broker_cpu=broker_cpu * a_minute,
-            events=more["events"],
-            requests=more["requests"],
-            transactions=more["transactions"],
-            changes_bytes=(bytes_after["changes"] - bytes_before["changes"]) * a_minute,
-            current_bytes=(bytes_after["current"] - bytes_before["current"]) * a_minute,
-            mean_delay_seconds=more["delay_seconds"] / max(more["delays"], 1e-9),
-            slowest_probe_seconds=slowest,
+            cpu=cpu_seconds / minutes,
+            broker_cpu=broker_cpu_seconds / minutes,
+            events=per_minute["events"],
+            requests=per_minute["requests"],
+            transactions=per_minute["transactions"],
+            changes_bytes=changes_bytes / minutes,
+            current_bytes=current_bytes / minutes,
+            mean_delay_seconds=per_minute["delay_seconds"] / delays,
+            slowest_probe_seconds=slowest_probe_seconds,
             yardstick_micros=mean(yardsticks),
         )
 
-    def _bytes(self, prefix: str) -> dict[str, int]:
-        """Of the segments of each topic as they lie on the disk, indexes apart."""
+    def _read(self, worker: Program, prefix: str) -> _Reading:
+        return _Reading(
+            time.monotonic(),
+            Usage.of(worker.pid).cpu_seconds,
+            Usage.of(self._kafka.pid).cpu_seconds,
+            self._written(prefix),
+        )
+
+    def _written(self, prefix: str) -> dict[str, int]:
+        """Return the bytes of each topic's segments on disk, without indexes."""
         data = self._kafka.data_dir / "data"
-        return {
-            topic: sum(
-                file.stat().st_size
-                for file in data.glob(f"{prefix}.all.{topic}-*/*.log")
-            )
-            for topic in ("changes", "current")
-        }
+        found = {}
+        for topic in ("changes", "current"):
+            segments = data.glob(f"{prefix}.all.{topic}-*/*.log")
+            found[topic] = sum(segment.stat().st_size for segment in segments)
+        return found
+
+
+def _get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as response:
+        body: bytes = response.read()
+    return body
 
 
 def _yardstick() -> None:
-    """The same work again and again: how much more CPU it takes than the least says what else runs here."""
-    json.loads(_TEXT)
+    """Do a piece of work that is always the same."""
+    json.loads(_YARDSTICK)
 
 
-def _cleared(simulator: Program) -> urllib.request.Request:
-    return urllib.request.Request(f"{simulator.url}/_control/faults", method="DELETE")
+def _clear_faults(simulator: Program) -> None:
+    request = urllib.request.Request(
+        f"{simulator.url}/_control/faults", method="DELETE"
+    )
+    urllib.request.urlopen(request, timeout=PATIENCE_SECONDS).close()
+
+
+def _wait_until_all_published(worker: Program, size: Size) -> None:
+    # A scrape of thousands of symbols takes long: scrape more seldom.
+    pause_seconds = max(0.2, size.symbols / 1000)
+    while Scrape.of(worker).totals["gex_events_total"] < size.symbols:
+        assert worker.running, worker.log()[-2000:]
+        time.sleep(pause_seconds)
 
 
 def _resident(worker: Program) -> dict[str, float]:
@@ -279,27 +317,29 @@ def _resident(worker: Program) -> dict[str, float]:
 
 
 def _scraped(worker: Program) -> dict[str, float]:
-    """What one scrape takes of a worker that does nothing else, and what is resident after it."""
-    used = Usage.of(worker.pid).cpu_seconds
+    """Return the cost of a scrape of a worker that does nothing else, and its memory afterwards."""
+    cpu_seconds = Usage.of(worker.pid).cpu_seconds
     scrapes = [Scrape.of(worker) for _ in range(3)]
+    cpu_seconds = Usage.of(worker.pid).cpu_seconds - cpu_seconds
     return {
         "scrape_seconds": min(scrape.seconds for scrape in scrapes),
-        "scrape_cpu": (Usage.of(worker.pid).cpu_seconds - used) / len(scrapes),
-        "scrape_bytes": scrapes[-1].size,
+        "scrape_cpu": cpu_seconds / len(scrapes),
+        "scrape_bytes": scrapes[-1].size_bytes,
         "scrape_series": scrapes[-1].series,
         "resident_mib_after_scrapes": Usage.of(worker.pid).resident_bytes / MIB,
     }
 
 
 def _restart(worker: Program) -> dict[str, float]:
-    started = time.monotonic()
+    """Return the cost of a start with states to restore."""
+    started_at = time.monotonic()
     wait_until(worker.ready, "the worker is ready again", worker)
-    found = {
-        "ready again": time.monotonic() - started,
-        "ready again cpu": Usage.of(worker.pid).cpu_seconds,
-    }
+    ready_seconds = time.monotonic() - started_at
+    ready_cpu_seconds = Usage.of(worker.pid).cpu_seconds
     totals = Scrape.of(worker).totals
-    return found | {
+    return {
+        "ready again": ready_seconds,
+        "ready again cpu": ready_cpu_seconds,
         "restore_records": totals["gex_restore_records_total"],
         "restore_seconds": totals["gex_restore_duration_seconds_sum"],
         "resident_mib_ready_again": Usage.of(worker.pid).resident_bytes / MIB,
@@ -307,69 +347,85 @@ def _restart(worker: Program) -> dict[str, float]:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """One column a size."""
+    """Return a table with a column for each size."""
     rows: dict[str, list[str]] = defaultdict(list)
     for text, found in results.items():
-        size, polled, quiet, idle = (
-            Size.of(text),
-            found["polled"],
-            found["nothing new"],
-            found["nothing asked"],
-        )
-        least = found["least_yardstick_micros"]
-        rows["symbols x shards"].append(text)
-        rows["batches"].append(f"{size.batches}")
-        rows["requests a minute, cap"].append(f"{size.cap_per_minute}")
-        rows["requests a minute, planned"].append(
-            f"{PLANNED_FRACTION * size.cap_per_minute:.0f}"
-        )
-        rows["requests a minute"].append(f"{polled['requests']:.0f}")
-        rows["mean delay, s"].append(f"{polled['mean_delay_seconds']:.2f}")
-        rows["events a minute"].append(f"{polled['events']:.0f}")
-        rows["transactions a minute"].append(f"{polled['transactions']:.0f}")
-        rows["bytes an event: changes"].append(
-            f"{polled['changes_bytes'] / polled['events']:.0f}"
-        )
-        whole = (
-            polled["current_bytes"] > 0
-        )  # after ten minutes it is compacted, and shrinks
-        rows["bytes an event: current"].append(
-            f"{polled['current_bytes'] / polled['events']:.0f}" if whole else "?"
-        )
-        rows["MB a minute: changes"].append(f"{polled['changes_bytes'] / 1e6:.2f}")
-        rows["worker: CPU seconds a minute"].append(f"{polled['cpu']:.2f}")
-        rows["  where nothing is new"].append(f"{quiet['cpu']:.2f}")
-        rows["  where nothing is asked"].append(f"{idle['cpu']:.2f}")
-        rows["  an event, µs, all in"].append(
-            f"{(polled['cpu'] - idle['cpu']) / polled['events'] * MICROS:.0f}"
-        )
-        rows["  the same work took, times"].append(
-            f"{polled['yardstick_micros'] / least:.1f}"
-        )
-        rows["broker: CPU seconds a minute"].append(f"{polled['broker_cpu']:.2f}")
-        rows["resident, MiB"].append(f"{found['resident_mib']:.0f}")
-        rows["  after three scrapes"].append(
-            f"{found['resident_mib_after_scrapes']:.0f}"
-        )
-        rows["  ready again"].append(f"{found['resident_mib_ready_again']:.0f}")
-        rows["threads"].append(f"{found['threads']}")
-        rows["slowest probe, s"].append(f"{polled['slowest_probe_seconds']:.2f}")
-        rows["/metrics: series"].append(f"{found['scrape_series']}")
-        rows["/metrics: MB"].append(f"{found['scrape_bytes'] / 1e6:.2f}")
-        rows["/metrics: s"].append(f"{found['scrape_seconds']:.2f}")
-        rows["/metrics: CPU s"].append(f"{found['scrape_cpu']:.2f}")
-        rows["start → ready, no states, s"].append(f"{found['ready']:.1f}")
-        rows["start → all published, s"].append(f"{found['all published']:.1f}")
-        rows["start → ready, states, s"].append(f"{found['ready again']:.1f}")
-        rows["  CPU s"].append(f"{found['ready again cpu']:.1f}")
-        rows["  records read"].append(f"{found['restore_records']:.0f}")
-    return "\n".join(
-        f"{label:30}" + "".join(f"{cell:>12}" for cell in cells)
-        for label, cells in rows.items()
-    )
+        for label, cell in _column(Size.parse(text), found).items():
+            rows[label].append(cell)
+    lines = []
+    for label, cells in rows.items():
+        lines.append(f"{label:30}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)
 
 
-def main() -> None:
+def _column(size: Size, found: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        **_work_cells(size, found["polled"]),
+        **_cost_cells(found),
+        **_process_cells(found),
+    }
+
+
+def _work_cells(size: Size, polled: Mapping[str, float]) -> dict[str, str]:
+    """Return how much the worker did."""
+    events = polled["events"]
+    bytes_per_state = "?"
+    # After ten minutes the topic is compacted, and shrinks.
+    if polled["current_bytes"] > 0:
+        bytes_per_state = f"{polled['current_bytes'] / events:.0f}"
+    planned = PLANNED_FRACTION * size.cap_per_minute
+    return {
+        "symbols x shards": str(size),
+        "batches": f"{size.batches}",
+        "requests a minute, cap": f"{size.cap_per_minute}",
+        "requests a minute, planned": f"{planned:.0f}",
+        "requests a minute": f"{polled['requests']:.0f}",
+        "mean delay, s": f"{polled['mean_delay_seconds']:.2f}",
+        "events a minute": f"{events:.0f}",
+        "transactions a minute": f"{polled['transactions']:.0f}",
+        "bytes an event: changes": f"{polled['changes_bytes'] / events:.0f}",
+        "bytes an event: current": bytes_per_state,
+        "MB a minute: changes": f"{polled['changes_bytes'] / 1e6:.2f}",
+    }
+
+
+def _cost_cells(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return the CPU time of worker and broker."""
+    polled = found["polled"]
+    idle = found["nothing asked"]
+    event_micros = (polled["cpu"] - idle["cpu"]) / polled["events"] * MICROS
+    slowdown = polled["yardstick_micros"] / found["least_yardstick_micros"]
+    return {
+        "worker: CPU seconds a minute": f"{polled['cpu']:.2f}",
+        "  if nothing is new": f"{found['nothing new']['cpu']:.2f}",
+        "  if nothing is requested": f"{idle['cpu']:.2f}",
+        "  an event, µs, all in": f"{event_micros:.0f}",
+        "  the yardstick took, times": f"{slowdown:.1f}",
+        "broker: CPU seconds a minute": f"{polled['broker_cpu']:.2f}",
+    }
+
+
+def _process_cells(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return memory, scrapes and starts."""
+    return {
+        "resident, MiB": f"{found['resident_mib']:.0f}",
+        "  after three scrapes": f"{found['resident_mib_after_scrapes']:.0f}",
+        "  ready again": f"{found['resident_mib_ready_again']:.0f}",
+        "threads": f"{found['threads']}",
+        "slowest probe, s": f"{found['polled']['slowest_probe_seconds']:.2f}",
+        "/metrics: series": f"{found['scrape_series']}",
+        "/metrics: MB": f"{found['scrape_bytes'] / 1e6:.2f}",
+        "/metrics: s": f"{found['scrape_seconds']:.2f}",
+        "/metrics: CPU s": f"{found['scrape_cpu']:.2f}",
+        "start → ready, no states, s": f"{found['ready']:.1f}",
+        "start → all published, s": f"{found['all published']:.1f}",
+        "start → ready, states, s": f"{found['ready again']:.1f}",
+        "  CPU s": f"{found['ready again cpu']:.1f}",
+        "  records read": f"{found['restore_records']:.0f}",
+    }
+
+
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.capacity", description=__doc__
     )
@@ -395,21 +451,25 @@ def main() -> None:
         help="of the symbols' refreshes",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = options()
     results: dict[str, Any] = {}
     with (
         tempfile.TemporaryDirectory(prefix="gex-capacity-") as folder,
         LocalKafka(Path(folder) / "kafka") as kafka,
     ):
-        for text in options.sizes.split(","):
-            size = Size.of(text)
-            results[str(size)] = Bench(kafka, options.phase).measure(
-                size, options.learn, options.seconds
-            )
-            print(json.dumps({str(size): results[str(size)]}), flush=True)
+        bench = Bench(kafka, chosen.phase, chosen.learn, chosen.seconds)
+        for text in chosen.sizes.split(","):
+            size = Size.parse(text)
+            found = bench.measure(size)
+            results[str(size)] = found
+            print(json.dumps({str(size): found}), flush=True)
     print(table(results))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    if chosen.json:
+        chosen.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

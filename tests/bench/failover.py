@@ -1,8 +1,8 @@
-"""How long symbols are dark when a worker dies or leaves, or the broker dies: `python -m tests.bench.failover`.
+"""`python -m tests.bench.failover`: how long symbols are dark when a worker or the broker ends.
 
-Two workers and one shard, a real broker and the simulator. Dark: from the signal until an answer to the other worker
-is complete; published: until its first event is committed. Session time-outs below six seconds need a broker that
-allows them (`group.min.session.timeout.ms`).
+Two workers, one shard, a real broker and the simulator. Dark is the time from the signal until the other
+worker has its first complete answer; published is the time until its first event is committed. Session
+time-outs below six seconds need a broker that allows them (`group.min.session.timeout.ms`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from connector.core.model import MICROS
 from connector.devkit.local_kafka import LocalKafka
 from tests.bench.measure import percentile
 from tests.chaos.fleet import KEYS, Fleet
@@ -23,85 +25,119 @@ from tests.support import checker
 from tests.support.processes import start_simulator, variables_for, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
 
     from tests.chaos.fleet import Life
     from tests.support.processes import Program
 
-SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "HYPEUSDT")
-MICROS = 1_000_000
-ROUNDS = {3: 20, 6: 20, 10: 10, 30: 4}
-"""Session time-out in seconds: how many kills."""
+    T = TypeVar("T")
 
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "HYPEUSDT")
+SESSION_TIMEOUT_SECONDS = 6
+"""The product's default."""
+
+KILLS_BY_SESSION_SECONDS = {3: 20, 6: 20, 10: 10, 30: 4}
 STOPS = 20
 BROKER_DEATHS = 10
+QUICK_ROUNDS = 3
+BROKER_AWAY_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """Seconds from a worker's end to the other worker's first answer, and to its first event."""
+
+    dark_seconds: float
+    published_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """Seconds that the broker took to start, and then to the first events."""
+
+    start_seconds: float
+    events_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer of the upstream: to which key, and when in Unix seconds."""
+
+    key: str
+    at: float
 
 
 class Bench:
-    """Two workers of one group; one of them owns the shard."""
+    """Two workers of one group; one of them owns the only shard."""
 
     def __init__(
         self, kafka: LocalKafka, simulator: Program, fleet: Fleet, names: Names
     ) -> None:
-        self._kafka, self._simulator, self._fleet, self._names = (
-            kafka,
-            simulator,
-            fleet,
-            names,
-        )
+        self._kafka = kafka
+        self._simulator = simulator
+        self._fleet = fleet
+        self._names = names
         self._cursor = 0
 
     def settle(self) -> tuple[Life, Life]:
-        """The owner and the standby, once both are ready and the owner has asked since."""
+        """Wait until both workers are ready, and return the owner and the standby."""
         self._fleet.tend()
         wait_until(self._fleet.ready, "both are ready")
-        self._answers()
-        keys = wait_until(lambda: {key for key, _ in self._answers()}, "somebody asks")
-        running = self._fleet.running()
-        owner = next(life for life in running if KEYS[life.slot] in keys)
-        return owner, next(life for life in running if life is not owner)
+        # Only who asks from now on is the owner.
+        self._new_answers()
+        keys = wait_until(self._keys_that_ask, "a worker asks")
+        one, other = self._fleet.running()
+        if KEYS[one.slot] in keys:
+            return one, other
+        return other, one
 
-    def dark_and_published(self, end: Callable[[Life], None]) -> tuple[float, float]:
-        """Seconds from the owner's end to the other's first answer, and to its first event."""
-        owner, other = self.settle()
-        before = self._sequence()
-        began = time.time()
+    def take_over(self, end: Callable[[Life], None]) -> Takeover:
+        """End the owner, and wait until the standby has taken over."""
+        owner, standby = self.settle()
+        sequence = self._sequence()
+        began_at = time.time()
         end(owner)
-        seen = wait_until(
-            lambda: [at for key, at in self._answers() if key == KEYS[other.slot]],
-            "the other asks",
+        answers = wait_until(
+            partial(self._new_answers_to, KEYS[standby.slot]), "the standby asks"
         )
-        wait_until(lambda: self._sequence() > before, "the other publishes")
-        published = time.time()
-        wait_until(lambda: not owner.program.running, "the first has ended")
-        return seen[0] - began, published - began
+        wait_until(lambda: self._sequence() > sequence, "the standby publishes")
+        published_at = time.time()
+        wait_until(lambda: not owner.program.running, "the owner has ended")
+        return Takeover(answers[0].at - began_at, published_at - began_at)
 
-    def broker_back(self) -> tuple[float, float]:
-        """Seconds from the broker's return to the first event, after it was dead for ten."""
+    def lose_broker(self) -> Recovery:
+        """Kill the broker, start it again after a while, and wait for events."""
         self.settle()
-        before = self._sequence()
+        sequence = self._sequence()
         self._kafka.kill()
-        time.sleep(10)
-        began = time.time()
+        time.sleep(BROKER_AWAY_SECONDS)
+        began_at = time.time()
         self._kafka.start()
-        back = time.time()
-        wait_until(lambda: self._sequence() > before + len(SYMBOLS), "events flow")
-        return time.time() - back, back - began
+        started_at = time.time()
+        wait_until(lambda: self._sequence() > sequence + len(SYMBOLS), "events flow")
+        return Recovery(started_at - began_at, time.time() - started_at)
 
-    def _answers(self) -> list[tuple[str, float]]:
+    def _keys_that_ask(self) -> set[str]:
+        return {answer.key for answer in self._new_answers()}
+
+    def _new_answers_to(self, key: str) -> list[Answered]:
+        return [answer for answer in self._new_answers() if answer.key == key]
+
+    def _new_answers(self) -> list[Answered]:
+        """Return the upstream's complete answers since the last call."""
         page = self._simulator.ask(f"/_control/truth?since={self._cursor}")
         self._cursor = page["cursor"]
-        return [
-            (one["key"], one["answered_at"] / MICROS)
-            for one in page["answers"]
-            if one["status"] == 200
-        ]
+        found = []
+        for answer in page["answers"]:
+            if answer["status"] == 200:
+                found.append(Answered(answer["key"], answer["answered_at"] / MICROS))
+        return found
 
     def _sequence(self) -> int:
-        return sum(
-            state.sequence
-            for state in checker.states(self._kafka, self._names.topic_prefix).values()
-        )
+        """Return the number of events of all symbols."""
+        states = checker.states(self._kafka, self._names.topic_prefix)
+        return sum(state.sequence for state in states.values())
 
 
 def main() -> None:
@@ -109,53 +145,53 @@ def main() -> None:
         prog="python -m tests.bench.failover", description=__doc__
     )
     parser.add_argument("--quick", action="store_true", help="three rounds of each")
-    quick = parser.parse_args().quick
+    is_quick = parser.parse_args().quick
     print(
-        f"{'':44}{'rounds':>8}{'dark p50':>10}{'p95':>8}{'worst':>8}{'published p50':>16}{'p95':>8}"
+        f"{'':44}{'rounds':>8}{'dark p50':>10}{'p95':>8}{'worst':>8}"
+        f"{'published p50':>16}{'p95':>8}"
     )
-    for seconds, rounds in ROUNDS.items():
-        took = _with(seconds, partial(_ended_by, _kill, 3 if quick else rounds))
-        _row(f"kill -9, session time-out {seconds} s", took)
-    _row("clean stop", _with(6, partial(_ended_by, _stop, 3 if quick else STOPS)))
-    deaths = 3 if quick else BROKER_DEATHS
-    for seconds in (6, 3):
-        took = _with(
-            seconds, lambda bench: [bench.broker_back() for _ in range(deaths)]
-        )
-        back = [first for first, _ in took]
-        print(
-            f"broker killed, back after 10 s, session time-out {seconds} s; ready → events: {len(back)} rounds, "
-            f"p50 {median(back):.1f} s, worst {max(back):.1f} s "
-            f"(the broker itself took {median(start for _, start in took):.1f} s)"
-        )
+    for session_seconds, kills in KILLS_BY_SESSION_SECONDS.items():
+        rounds = QUICK_ROUNDS if is_quick else kills
+        takeovers = with_bench(session_seconds, partial(take_overs, kill, rounds))
+        print_row(f"kill -9, session time-out {session_seconds} s", takeovers)
+    rounds = QUICK_ROUNDS if is_quick else STOPS
+    takeovers = with_bench(SESSION_TIMEOUT_SECONDS, partial(take_overs, stop, rounds))
+    print_row("clean stop", takeovers)
+    rounds = QUICK_ROUNDS if is_quick else BROKER_DEATHS
+    for session_seconds in (6, 3):
+        recoveries = with_bench(session_seconds, partial(broker_deaths, rounds))
+        print_recoveries(session_seconds, recoveries)
 
 
-def _ended_by(
+def kill(life: Life) -> None:
+    life.program.kill()
+
+
+def stop(life: Life) -> None:
+    life.program.terminate()
+
+
+def take_overs(
     end: Callable[[Life], None], rounds: int, bench: Bench
-) -> list[tuple[float, float]]:
-    return [bench.dark_and_published(end) for _ in range(rounds)]
+) -> list[Takeover]:
+    return [bench.take_over(end) for _ in range(rounds)]
 
 
-def _with(
-    session_seconds: int, measure: Callable[[Bench], list[tuple[float, float]]]
-) -> list[tuple[float, float]]:
+def broker_deaths(rounds: int, bench: Bench) -> list[Recovery]:
+    return [bench.lose_broker() for _ in range(rounds)]
+
+
+def with_bench(session_seconds: int, measure: Callable[[Bench], T]) -> T:
+    """Return what `measure` finds with a broker, a simulator and two workers of its own."""
     names = Names(f"failover{session_seconds}")
+    broker_settings = {"group.min.session.timeout.ms": "1000"}
+    refreshes = ("--period", "1", "--jitter", "0.1", "--limit", "0")
     with (
         tempfile.TemporaryDirectory(prefix="gex-failover-") as folder,
-        LocalKafka(
-            Path(folder) / "kafka", extra={"group.min.session.timeout.ms": "1000"}
-        ) as kafka,
-        start_simulator(
-            "--period",
-            "1",
-            "--jitter",
-            "0.1",
-            "--limit",
-            "0",
-            "--symbols",
-            ",".join(SYMBOLS),
-        ) as simulator,
+        LocalKafka(Path(folder) / "kafka", extra=broker_settings) as kafka,
+        start_simulator(*refreshes, "--symbols", ",".join(SYMBOLS)) as simulator,
     ):
+        # The truth log tells by the key which worker asked.
         simulator.ask("/_control/set", {"keys": KEYS})
         variables = variables_for(kafka, names, simulator, SYMBOLS) | {
             "GEX_KAFKA__CLIENT__SESSION_TIMEOUT_MS": str(1000 * session_seconds),
@@ -165,20 +201,26 @@ def _with(
             return measure(Bench(kafka, simulator, fleet, names))
 
 
-def _kill(life: Life) -> None:
-    life.program.kill()
-
-
-def _stop(life: Life) -> None:
-    life.program.terminate()
-
-
-def _row(what: str, took: list[tuple[float, float]]) -> None:
-    dark, published = [first for first, _ in took], [second for _, second in took]
+def print_row(title: str, takeovers: Sequence[Takeover]) -> None:
+    dark = [takeover.dark_seconds for takeover in takeovers]
+    published = [takeover.published_seconds for takeover in takeovers]
     print(
-        f"{what:44}{len(took):8}{median(dark):10.2f}{percentile(dark, 95):8.2f}{max(dark):8.2f}"
+        f"{title:44}{len(takeovers):8}"
+        f"{median(dark):10.2f}{percentile(dark, 95):8.2f}{max(dark):8.2f}"
         f"{median(published):16.2f}{percentile(published, 95):8.2f}",
         flush=True,
+    )
+
+
+def print_recoveries(session_seconds: int, recoveries: Sequence[Recovery]) -> None:
+    events = [recovery.events_seconds for recovery in recoveries]
+    starts = [recovery.start_seconds for recovery in recoveries]
+    print(
+        f"broker killed, back after {BROKER_AWAY_SECONDS} s, "
+        f"session time-out {session_seconds} s; ready → events: "
+        f"{len(recoveries)} rounds, p50 {median(events):.1f} s, "
+        f"worst {max(events):.1f} s "
+        f"(the broker itself took {median(starts):.1f} s)"
     )
 
 

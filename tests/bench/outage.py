@@ -1,14 +1,16 @@
-"""`python -m tests.bench.outage`: the memory of a worker while Kafka takes nothing, second by second, and what follows.
+"""`python -m tests.bench.outage`: a worker's memory while Kafka takes nothing, and what it publishes later.
 
-Two ways for Kafka to be away; sixteen symbols, recomputed every second, all includes, four checks a second:
+Sixteen symbols, recomputed every second, all includes, four checks a second. Kafka is away in two ways:
 
-- `refused`: the feed's topics have two replicas that both must be in sync, and the broker with the second ones is
-  killed. Every transaction fails, while the group goes on. A worker asks seldom for what it cannot publish; here it is
-  told not to (`tests.bench.unstuck`), so that as much comes in as ever: the most that memory could be asked for.
-- `killed`: the only broker is killed and started again; the worker as it is.
+- `refused`: the feed's topics have two replicas that both must be in sync, and the broker with the second
+  replicas is killed. Every transaction fails, while the group goes on. A worker asks seldom for what it
+  cannot publish; here it is told not to (`tests.bench.unstuck`), so that as much comes in as ever. No
+  outage asks for more memory.
+- `killed`: the only broker is killed and started again. The worker is as it is.
 
-Afterwards every event is read: nothing is missing, doubled or out of order, and what was shown to the worker but has no
-event of its own is in the `collapsed_observations` of one that has, or in the worker's count of what it dropped.
+Afterwards every event is read. No event is missing, duplicated or out of order, and a refresh that was
+shown to the worker but has no event is in the `collapsed_observations` of one, or in the worker's count of
+dropped observations.
 """
 
 from __future__ import annotations
@@ -19,14 +21,13 @@ import json
 import sys
 import tempfile
 import time
-import urllib.request
 import uuid
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import linear_regression, mean
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import confluent_kafka as ck
 
@@ -47,14 +48,17 @@ from tests.support.processes import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+
+    from connector.core.model import Event
 
 SYMBOLS: Final = MANY_SYMBOLS[:16]
 _REFRESHES: Final = ("--period", "1", "--jitter", "0.1", "--limit", "0")
-_PUBLISHED: Final = "gex_events_total"
-_ASKED: Final = "gex_upstream_requests_total"
+_EVENTS: Final = "gex_events_total"
+_REQUESTS: Final = "gex_upstream_requests_total"
 _DROPPED: Final = "gex_observations_dropped_total"
-_BOTH: Final = {"min.insync.replicas": "2"}
-"""Where a topic has only one replica, as the broker's own have here, one is enough all the same."""
+_BOTH_IN_SYNC: Final = {"min.insync.replicas": "2"}
+"""A topic with one replica, such as the broker's own have here, needs only that one all the same."""
 
 _TITLES: Final = {
     "refused": "every transaction refused, polling at full speed",
@@ -71,202 +75,249 @@ class Lengths:
     without: float
     after: float
 
+    @property
+    def without_seconds(self) -> float:
+        return 60 * self.without
+
+    @property
+    def end_seconds(self) -> float:
+        """Return the end of the measurement, in seconds from the beginning of the outage."""
+        return 60 * (self.without + self.after)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Resident memory at a moment, in seconds from the beginning of the outage."""
+
+    at: float
+    resident_mib: float
+
 
 @dataclass(slots=True)
 class Course:
-    """What was seen, second by second: time from the beginning of the outage, and MiB resident."""
+    """A sample for each second, and a summary of each part."""
 
-    at: list[float] = field(default_factory=list)
-    resident_mib: list[float] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    summaries: list[str] = field(default_factory=list)
 
-    def between(self, begin: float, end: float) -> tuple[list[float], list[float]]:
-        chosen = [
-            (at, mib)
-            for at, mib in zip(self.at, self.resident_mib, strict=True)
-            if begin <= at < end
-        ]
-        return [at for at, _ in chosen], [mib for _, mib in chosen]
+    def between(self, begin: float, end: float) -> list[Sample]:
+        return [sample for sample in self.samples if begin <= sample.at < end]
 
 
 class Bench:
     """A broker, an upstream and one worker."""
 
     def __init__(self, how: str, folder: Path, stack: ExitStack) -> None:
-        self.prefix = f"outage.{uuid.uuid4().hex[:8]}"
-        self._stuck = how == "refused"
-        self.kafka = stack.enter_context(
-            LocalKafka(folder / "first", extra=_BOTH if self._stuck else None)
-        )
-        self._victim = (
-            stack.enter_context(self._second(folder / "second"))
-            if self._stuck
-            else self.kafka
-        )
-        self.simulator = stack.enter_context(
+        self._is_refused = how == "refused"
+        self._prefix = f"outage.{uuid.uuid4().hex[:8]}"
+        settings = _BOTH_IN_SYNC if self._is_refused else None
+        self._kafka = stack.enter_context(LocalKafka(folder / "first", extra=settings))
+        self._victim = self._kafka
+        if self._is_refused:
+            second = second_broker(self._kafka, folder / "second")
+            self._victim = stack.enter_context(second)
+        self._simulator = stack.enter_context(
             start_simulator("--symbols", ",".join(SYMBOLS), *_REFRESHES)
         )
-        self.worker = stack.enter_context(self._worker())
-        wait_until(self.worker.ready, "the worker is ready", self.worker)
+        self._worker = stack.enter_context(self._start_worker())
+        wait_until(self._worker.ready, "the worker is ready", self._worker)
 
-    def _worker(self) -> Any:
+    def measure(self, lengths: Lengths) -> Course:
+        """Sample the worker's memory before, during and after an outage."""
+        course = Course()
+        outage_at = time.monotonic() + 60 * lengths.before
+        totals = [self._totals()]
+        self._sample_until(0.0, outage_at, course)
+        totals.append(self._totals())
+        self._victim.kill()
+        self._sample_until(lengths.without_seconds, outage_at, course)
+        totals.append(self._totals())
+        self._victim.start()
+        self._sample_until(lengths.end_seconds, outage_at, course)
+        totals.append(self._totals())
+
+        parts = zip(
+            ("before", "without", "after"), itertools.pairwise(totals), strict=True
+        )
+        for name, (at_begin, at_end) in parts:
+            requests = at_end[_REQUESTS] - at_begin[_REQUESTS]
+            events = at_end[_EVENTS] - at_begin[_EVENTS]
+            course.summaries.append(
+                f"{name}: {requests:.0f} requests, {events:.0f} events"
+            )
+        return course
+
+    def account(self) -> Account:
+        """End the worker, and account for all that it was shown."""
+        dropped = 0
+        for name, count in self._totals().items():
+            # Events count those themselves.
+            if name.startswith(_DROPPED) and "collapsed" not in name:
+                dropped += count
+        assert self._worker.terminate() == 0, self._worker.log()[-2000:]
+        events = checker.events(self._kafka, self._prefix)
+        states = checker.states(self._kafka, self._prefix)
+        shown = checker.shown(self._simulator.ask("/_control/truth")["answers"])
+        found = Account(dropped, checker.violations(events, states))
+        for symbol, its_events in checker.by_symbol(events).items():
+            moments = [computed_at for name, computed_at in shown if name == symbol]
+            found.add(symbol, its_events, moments)
+        found.check()
+        return found
+
+    def _start_worker(self) -> AbstractContextManager[Program]:
         listen = f"127.0.0.1:{free_port()}"
         variables = {
-            "GEX_UPSTREAM__BASE_URL": f"{self.simulator.url}/v2",
+            "GEX_UPSTREAM__BASE_URL": f"{self._simulator.url}/v2",
             "GEX_UPSTREAM__API_KEY": DEFAULT_KEY,
             "GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE": "6000",
             "GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0",
             "GEX_SYMBOLS": ",".join(SYMBOLS),
             "GEX_INCLUDE": ",".join(INCLUDES),
-            "GEX_KAFKA__BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
-            "GEX_KAFKA__REPLICATION_FACTOR": "2" if self._stuck else "1",
-            "GEX_KAFKA__TOPIC_PREFIX": self.prefix,
-            "GEX_KAFKA__GROUP_ID": self.prefix,
+            "GEX_KAFKA__BOOTSTRAP_SERVERS": self._kafka.bootstrap_servers,
+            "GEX_KAFKA__REPLICATION_FACTOR": "2" if self._is_refused else "1",
+            "GEX_KAFKA__TOPIC_PREFIX": self._prefix,
+            "GEX_KAFKA__GROUP_ID": self._prefix,
             "GEX_HTTP__LISTEN": listen,
         }
-        module = "tests.bench.unstuck" if self._stuck else "connector"
-        return start(
-            [sys.executable, "-m", module, "run"], variables, f"http://{listen}"
-        )
+        module = "tests.bench.unstuck" if self._is_refused else "connector"
+        command = [sys.executable, "-m", module, "run"]
+        return start(command, variables, f"http://{listen}")
 
-    def _second(self, folder: Path) -> LocalKafka:
-        """A broker that only holds replicas: what groups and transactions need is on the first one already."""
-        address = {"bootstrap.servers": self.kafka.bootstrap_servers}
-        ck.Producer(
-            {**address, "transactional.id": "first", "log_level": 0}
-        ).init_transactions(PATIENCE_SECONDS)
-        consumer = ck.Consumer({**address, "group.id": "first"})
-        consumer.list_topics(timeout=PATIENCE_SECONDS)
-        consumer.committed([ck.TopicPartition("none", 0)], PATIENCE_SECONDS)
-        consumer.close()
-        port = free_port()
-        voters = self.kafka.properties()["controller.quorum.voters"]
-        own = {
-            "node.id": "2",
-            "process.roles": "broker",
-            "listeners": f"CLIENT://{LOOPBACK}:{port}",
-        }
-        return LocalKafka(
-            folder,
-            port=port,
-            extra={**_BOTH, **own, "controller.quorum.voters": voters},
-        )
-
-    def course(self, lengths: Lengths) -> Course:
-        """Before, without Kafka, and after."""
-        course, zero = Course(), time.monotonic() + 60 * lengths.before
-        totals = [self._totals()]
-        for end, turn in (
-            (0.0, self._victim.kill),
-            (60 * lengths.without, self._victim.start),
-            (60 * (lengths.without + lengths.after), lambda: None),
-        ):
-            while (at := time.monotonic() - zero) < end:
-                assert self.worker.running, self.worker.log()[-2000:]
-                course.at.append(at)
-                course.resident_mib.append(
-                    Usage.of(self.worker.pid).resident_bytes / MIB
-                )
-                time.sleep(1)
-            totals.append(self._totals())
-            turn()
-        for name, (then, now) in zip(
-            ("before", "without", "after"), itertools.pairwise(totals), strict=True
-        ):
-            asked, published = (
-                now[_ASKED] - then[_ASKED],
-                now[_PUBLISHED] - then[_PUBLISHED],
-            )
-            course.said.append(f"{name}: {asked:.0f} requests, {published:.0f} events")
-        return course
-
-    def faults(self) -> tuple[list[str], str]:
-        """End the worker, and read what it left: what is wrong with it, and how what was shown is accounted for."""
-        dropped = {
-            name: count
-            for name, count in self._totals().items()
-            if name.startswith(_DROPPED) and count
-        }
-        assert self.worker.terminate() == 0, self.worker.log()[-2000:]
-        events = checker.events(self.kafka, self.prefix)
-        found = checker.violations(events, checker.states(self.kafka, self.prefix))
-        shown = checker.shown(self.simulator.ask("/_control/truth")["answers"])
-        missed: Counter[str] = Counter()
-        seen = told = collapsed = 0
-        for symbol, its in checker.by_symbol(events).items():
-            ours = [event for event in its if event.kind is not Kind.STALE]
-            until = max(event.computed_at or 0 for event in ours)
-            there = sum(one == symbol and at <= until for one, at in shown)
-            more = sum(event.collapsed_observations for event in its)
-            missed[symbol] = there - len(ours) - more
-            seen, told, collapsed = seen + there, told + len(ours), collapsed + more
-        elsewhere = sum(
-            count for name, count in dropped.items() if "collapsed" not in name
-        )
-        if missed.total() != elsewhere or any(count < 0 for count in missed.values()):
-            found.append(
-                f"not accounted for: {missed.total()} but {elsewhere:.0f} dropped; by symbol {dict(missed)}"
-            )
-        return (
-            found,
-            f"{seen} refreshes shown = {told} events + {collapsed} collapsed + {elsewhere:.0f} dropped",
-        )
+    def _sample_until(self, end: float, outage_at: float, course: Course) -> None:
+        """Take a sample each second until `end` seconds after the outage began."""
+        while True:
+            at = time.monotonic() - outage_at
+            if at >= end:
+                return
+            assert self._worker.running, self._worker.log()[-2000:]
+            resident_bytes = Usage.of(self._worker.pid).resident_bytes
+            course.samples.append(Sample(at, resident_bytes / MIB))
+            time.sleep(1)
 
     def _totals(self) -> Counter[str]:
-        """The counters, and each series of what was dropped."""
+        """Return the counters of events and requests, and each series of dropped observations."""
         found: Counter[str] = Counter()
-        for line in _metrics(self.worker):
+        for line in self._worker.text("/metrics").splitlines():
             name, _, value = line.rpartition(" ")
             if name.startswith(_DROPPED):
                 found[name] += int(float(value))
-            elif name.startswith((_PUBLISHED, _ASKED)):
+            elif name.startswith((_EVENTS, _REQUESTS)):
                 found[name.partition("{")[0]] += int(float(value))
         return found
 
 
-def _metrics(worker: Program) -> Iterator[str]:
-    with urllib.request.urlopen(
-        f"{worker.url}/metrics", timeout=PATIENCE_SECONDS
-    ) as response:
-        yield from response.read().decode().splitlines()
+@dataclass(slots=True)
+class Account:
+    """The refreshes that were shown, and what became of them."""
+
+    dropped: int
+    violations: list[str]
+    shown: int = 0
+    events: int = 0
+    collapsed: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
+    """By symbol: refreshes that neither an event nor a count of collapsed ones accounts for."""
+
+    def add(self, symbol: str, events: list[Event], moments: list[int]) -> None:
+        """Account for one symbol: its events, and the moments of the refreshes shown."""
+        of_refreshes = [event for event in events if event.kind is not Kind.STALE]
+        # Refreshes after the last event were under way when the worker ended.
+        last = max(event.computed_at or 0 for event in of_refreshes)
+        shown = sum(moment <= last for moment in moments)
+        collapsed = sum(event.collapsed_observations for event in events)
+        self.missing[symbol] = shown - len(of_refreshes) - collapsed
+        self.shown += shown
+        self.events += len(of_refreshes)
+        self.collapsed += collapsed
+
+    def check(self) -> None:
+        """Add a violation if the figures do not add up."""
+        has_surplus = any(count < 0 for count in self.missing.values())
+        if self.missing.total() != self.dropped or has_surplus:
+            self.violations.append(
+                f"not accounted for: {self.missing.total()} but {self.dropped} dropped; "
+                f"by symbol {dict(self.missing)}"
+            )
+
+    def text(self) -> str:
+        return (
+            f"{self.shown} refreshes shown = {self.events} events "
+            f"+ {self.collapsed} collapsed + {self.dropped} dropped"
+        )
+
+
+def second_broker(first: LocalKafka, folder: Path) -> LocalKafka:
+    """Return a broker that only holds replicas.
+
+    Groups and transactions use topics of the broker's own. They are created here while the first broker
+    is alone, so that they lie on it.
+    """
+    address = {"bootstrap.servers": first.bootstrap_servers}
+    producer = ck.Producer({**address, "transactional.id": "first", "log_level": 0})
+    producer.init_transactions(PATIENCE_SECONDS)
+    consumer = ck.Consumer({**address, "group.id": "first"})
+    consumer.list_topics(timeout=PATIENCE_SECONDS)
+    consumer.committed([ck.TopicPartition("none", 0)], PATIENCE_SECONDS)
+    consumer.close()
+    port = free_port()
+    settings = {
+        **_BOTH_IN_SYNC,
+        "node.id": "2",
+        "process.roles": "broker",
+        "listeners": f"CLIENT://{LOOPBACK}:{port}",
+        "controller.quorum.voters": first.properties()["controller.quorum.voters"],
+    }
+    return LocalKafka(folder, port=port, extra=settings)
 
 
 def report(how: str, course: Course, lengths: Lengths) -> Iterator[str]:
-    """Whether it is flat."""
-    without = 60 * lengths.without
-    yield f"{_TITLES[how]}: {'; '.join(course.said)}"
-    for name, begin, end in (
-        ("the last minute before", -60.0, 0.0),
-        ("the first minute without", 0.0, 60.0),
-        ("the rest of the first half", 60.0, without / 2),
-        ("the second half", without / 2, without),
-        ("after", without, without + 60 * lengths.after),
-    ):
-        at, mib = course.between(begin, end)
-        if len(at) > 1:
-            slope = 60 * linear_regression(at, mib).slope
-            yield f"  {name:26} {mean(mib):6.1f} MiB, {min(mib):.1f} to {max(mib):.1f}, {slope:+.2f} a minute"
+    """Yield a line for each part, with the slope of its memory."""
+    without = lengths.without_seconds
+    parts = {
+        "the last minute before": (-60.0, 0.0),
+        "the first minute without": (0.0, 60.0),
+        "the rest of the first half": (60.0, without / 2),
+        "the second half": (without / 2, without),
+        "after": (without, lengths.end_seconds),
+    }
+    yield f"{_TITLES[how]}: {'; '.join(course.summaries)}"
+    for name, (begin, end) in parts.items():
+        samples = course.between(begin, end)
+        # One sample has no slope.
+        if len(samples) < 2:
+            continue
+        mib = [sample.resident_mib for sample in samples]
+        fit = linear_regression([sample.at for sample in samples], mib)
+        yield (
+            f"  {name:26} {mean(mib):6.1f} MiB, {min(mib):.1f} to {max(mib):.1f}, "
+            f"{60 * fit.slope:+.2f} a minute"
+        )
 
 
 def plot(
     courses: Mapping[str, Course], lengths: Mapping[str, Lengths], path: Path
 ) -> None:
-    """Both curves; the time without Kafka in grey, as dark as many of them are without it."""
+    """Draw memory over time, with each outage in grey."""
     from matplotlib.figure import Figure  # noqa: PLC0415 -- a second to load
 
     figure = Figure(figsize=(8, 2.8), layout="constrained")
     axes = figure.subplots()
+    most_mib = 0.0
     for how, course in courses.items():
-        axes.axvspan(0, lengths[how].without, color="#000000", alpha=0.07, linewidth=0)
-        label = f"{_TITLES[how]}, {lengths[how].without:g} min"
+        minutes = [sample.at / 60 for sample in course.samples]
+        mib = [sample.resident_mib for sample in course.samples]
+        most_mib = max(most_mib, *mib)
+        without = lengths[how].without
+        axes.axvspan(0, without, color="#000000", alpha=0.07, linewidth=0)
         axes.plot(
-            [at / 60 for at in course.at],
-            course.resident_mib,
+            minutes,
+            mib,
             color=_COLOURS[how],
             linewidth=1.2,
-            label=label,
+            label=f"{_TITLES[how]}, {without:g} min",
         )
-    axes.set_ylim(0, 1.4 * max(max(course.resident_mib) for course in courses.values()))
+    axes.set_ylim(0, 1.4 * most_mib)
     axes.set_xlabel("minutes since Kafka took nothing any more", fontsize=9)
     axes.set_ylabel("resident, MiB", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
@@ -275,7 +326,7 @@ def plot(
     figure.savefig(path, dpi=150)
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.outage", description=__doc__
     )
@@ -303,39 +354,43 @@ def main() -> None:
         "--plot", type=Path, metavar="FILE.png", help="draw memory over time"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample")
-    options = parser.parse_args()
-    minutes = {"refused": options.minutes, "killed": options.killed}
-    lengths = {
-        how: Lengths(options.around, without, options.around)
-        for how, without in minutes.items()
-        if without
-    }
-    courses, faults = {}, []
-    for how, its in lengths.items():
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = options()
+    lengths = {}
+    for how, minutes in (("refused", chosen.minutes), ("killed", chosen.killed)):
+        if minutes:
+            lengths[how] = Lengths(chosen.around, minutes, chosen.around)
+    courses = {}
+    is_clean = True
+    for how, its_lengths in lengths.items():
         with (
             tempfile.TemporaryDirectory(prefix="gex-outage-") as folder,
             ExitStack() as stack,
         ):
             bench = Bench(how, Path(folder), stack)
-            courses[how] = bench.course(its)
-            found, account = bench.faults()
-        for line in (
-            *report(how, courses[how], its),
-            f"  {account}",
-            f"  violations: {found}",
-        ):
+            courses[how] = bench.measure(its_lengths)
+            account = bench.account()
+        for line in report(how, courses[how], its_lengths):
             print(line, flush=True)
-        faults += found
-    if options.json:
-        samples = {
-            how: list(zip(course.at, course.resident_mib, strict=True))
-            for how, course in courses.items()
-        }
-        options.json.write_text(json.dumps(samples) + "\n")
-    if options.plot:
-        plot(courses, lengths, options.plot)
-    if faults:
+        print(f"  {account.text()}", flush=True)
+        print(f"  violations: {account.violations}", flush=True)
+        is_clean = is_clean and not account.violations
+    if chosen.json:
+        write_samples(courses, chosen.json)
+    if chosen.plot:
+        plot(courses, lengths, chosen.plot)
+    if not is_clean:
         sys.exit(1)
+
+
+def write_samples(courses: Mapping[str, Course], path: Path) -> None:
+    samples = {}
+    for how, course in courses.items():
+        samples[how] = [(sample.at, sample.resident_mib) for sample in course.samples]
+    path.write_text(json.dumps(samples) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""CPU per event by stage, as a picture."""
+"""Draws the CPU time of each event by stage."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from matplotlib.figure import Figure
 from tests.bench.report import Results, stage_costs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-_GROUPS: Final = {
+    from matplotlib.axes import Axes
+
+_STAGES_BY_GROUP: Final = {
     "request": ("request",),
     "decode": ("decode: envelope", "decode: entry"),
     "observe": ("observe",),
@@ -29,50 +32,32 @@ _COLOURS: Final = (
     "#b0a9a4",
     "#ffffff",
 )
-_LABELS: Final = {"none": "no include", "all": "all includes"}
 _REST: Final = "the whole worker, less these"
-_LABELLED_FROM_MICROS: Final = 18
+_REST_EDGE: Final = "#888888"
+_LABELS: Final = {"none": "no include", "all": "all includes"}
+_MIN_LABELLED_MICROS: Final = 18
+"""A narrower part has no room for its number."""
 
 
 def plot(results: Results, path: Path) -> None:
-    """Two bars of stages, each measured alone; what the whole worker takes beyond them follows in white."""
+    """Draw a bar of stages, each measured alone, for each choice of includes.
+
+    The rest of the whole worker's time follows in white.
+    """
+    # SVG files must be the same for the same results.
     mpl.rcParams["svg.hashsalt"] = "gex"
+    metadata = {"Date": None} if path.suffix == ".svg" else None
     figure = Figure(figsize=(8, 2.6), layout="constrained")
     axes = figure.subplots()
-    for place, name in enumerate(reversed(_LABELS)):
-        costs = stage_costs(results, name)
-        parts = {
-            group: sum(costs[stage] for stage in stages)
-            for group, stages in _GROUPS.items()
-        }
-        whole = results["steady"].get(name, {}).get("cpu_micros_per_event", 0.0)
-        parts[_REST] = max(whole - sum(parts.values()), 0.0)
-        left = 0.0
-        for (group, micros), colour in zip(parts.items(), _COLOURS, strict=True):
-            edge = "#888888" if group == _REST else colour
-            label = group if place == 0 else None
-            axes.barh(
-                place,
-                micros,
-                left=left,
-                height=0.55,
-                color=colour,
-                edgecolor=edge,
-                linewidth=0.8,
-                label=label,
-            )
-            if micros >= _LABELLED_FROM_MICROS:
-                axes.text(
-                    left + micros / 2,
-                    place,
-                    f"{micros:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                )
-            left += micros
-        total = f"{left:.0f} µs" if whole else f"{left:.0f} µs, stages only"
-        axes.text(left + 6, place, total, va="center", fontsize=9, fontweight="bold")
+    for row, include in enumerate(reversed(_LABELS)):
+        whole_micros = results["steady"].get(include, {}).get("cpu_micros_per_event")
+        parts = _parts(stage_costs(results, include), whole_micros or 0.0)
+        end = _draw_bar(axes, row, parts)
+        total = f"{end:.0f} µs"
+        if not whole_micros:
+            total += ", stages only"
+        axes.text(end + 6, row, total, va="center", fontsize=9, fontweight="bold")
+
     axes.set_yticks(range(len(_LABELS)), reversed(_LABELS.values()))
     axes.set_xlabel(
         "CPU per event, µs: one request and one transaction for eight symbols",
@@ -88,6 +73,41 @@ def plot(results: Results, path: Path) -> None:
         fontsize=8,
         handlelength=1,
     )
-    figure.savefig(
-        path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None
-    )
+    figure.savefig(path, dpi=150, metadata=metadata)
+
+
+def _parts(costs: Mapping[str, float], whole_micros: float) -> dict[str, float]:
+    """Return the µs of each group of stages, and of the rest."""
+    parts = {}
+    for group, stages in _STAGES_BY_GROUP.items():
+        parts[group] = sum(costs[stage] for stage in stages)
+    parts[_REST] = max(whole_micros - sum(parts.values()), 0.0)
+    return parts
+
+
+def _draw_bar(axes: Axes, row: int, parts: Mapping[str, float]) -> float:
+    """Draw the parts one after another, and return where the bar ends."""
+    left = 0.0
+    for (group, micros), colour in zip(parts.items(), _COLOURS, strict=True):
+        axes.barh(
+            row,
+            micros,
+            left=left,
+            height=0.55,
+            color=colour,
+            edgecolor=_REST_EDGE if group == _REST else colour,
+            linewidth=0.8,
+            # One entry in the legend is enough for both bars.
+            label=group if row == 0 else None,
+        )
+        if micros >= _MIN_LABELLED_MICROS:
+            axes.text(
+                left + micros / 2,
+                row,
+                f"{micros:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+            )
+        left += micros
+    return left
