@@ -1,4 +1,4 @@
-"""What a worker that cannot work says, and its exit status."""
+"""A worker that cannot work says why, and ends with the documented exit status."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import confluent_kafka
 import pytest
 
+from tests.support.log_messages import NOT_USABLE_YET, SHARD_OPEN
 from tests.support.processes import (
     start_simulator,
     start_worker,
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from tests.conftest import Names
     from tests.support.processes import Program
 
+NO_BROKER = {"GEX_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+SHORT_START = {"GEX_KAFKA__START_TIMEOUT_SECONDS": "2"}
+
 
 @pytest.fixture
 def simulator() -> Iterator[Program]:
@@ -34,6 +38,7 @@ def variables(kafka: LocalKafka, names: Names, simulator: Program) -> Mapping[st
 
 
 def exit_of(variables: Mapping[str, str]) -> tuple[int, str]:
+    """Return the exit status and the log of a worker that ends by itself."""
     with start_worker(variables, wait_ready=False) as worker:
         return worker.wait(), worker.log()
 
@@ -53,46 +58,35 @@ def test_a_faulty_configuration_is_2_with_every_fault(
     }
     code, log = exit_of({**variables, **wrong})
     assert code == 2
-    assert [
-        name
-        for name in ("base_url", "kafka.shards", "GEX_KAFKA__SHARD")
-        if name not in log
-    ] == []
+    for name in ("base_url", "kafka.shards", "GEX_KAFKA__SHARD"):
+        assert name in log
     assert "Traceback" not in log
 
 
 def test_an_address_in_use_is_2(
     variables: Mapping[str, str], simulator: Program
 ) -> None:
-    code, log = exit_of(
-        {**variables, "GEX_HTTP__LISTEN": simulator.url.removeprefix("http://")}
-    )
+    in_use = simulator.url.removeprefix("http://")
+    code, log = exit_of({**variables, "GEX_HTTP__LISTEN": in_use})
     assert code == 2
     assert "http.listen" in log
     assert "Traceback" not in log
 
 
-def test_an_unreachable_broker_is_3_once_the_time_is_over(
+def test_an_unreachable_broker_is_3_after_the_start_timeout(
     variables: Mapping[str, str],
 ) -> None:
-    nowhere = {
-        "GEX_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
-        "GEX_KAFKA__START_TIMEOUT_SECONDS": "2",
-    }
-    code, log = exit_of({**variables, **nowhere})
+    code, log = exit_of({**variables, **NO_BROKER, **SHORT_START})
     assert code == 3
     assert "check that the broker runs" in log
     assert "Traceback" not in log
 
 
-def test_a_dead_registry_is_3_once_the_time_is_over(
+def test_a_dead_registry_is_3_after_the_start_timeout(
     variables: Mapping[str, str],
 ) -> None:
-    nowhere = {
-        "GEX_SCHEMA_REGISTRY__URL": "http://127.0.0.1:1",
-        "GEX_KAFKA__START_TIMEOUT_SECONDS": "2",
-    }
-    code, log = exit_of({**variables, **nowhere})
+    no_registry = {"GEX_SCHEMA_REGISTRY__URL": "http://127.0.0.1:1"}
+    code, log = exit_of({**variables, **no_registry, **SHORT_START})
     assert code == 3
     assert "the schema registry does not answer" in log
     assert "Traceback" not in log
@@ -115,9 +109,8 @@ def test_a_state_that_cannot_be_ours_is_4(
     with start_worker(variables) as worker:
         worker.terminate()
     producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap_servers})
-    producer.produce(
-        f"{names.topic_prefix}.all.current", b"not avro", b"BTCUSDT", partition=0
-    )
+    topic = f"{names.topic_prefix}.all.current"
+    producer.produce(topic, b"not avro", b"BTCUSDT", partition=0)
     producer.flush()
     code, log = exit_of(variables)
     assert code == 4
@@ -126,20 +119,15 @@ def test_a_state_that_cannot_be_ours_is_4(
 
 
 def test_a_stop_during_the_start_is_0(variables: Mapping[str, str]) -> None:
-    with start_worker(
-        {**variables, "GEX_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}, wait_ready=False
-    ) as worker:
-        wait_until(
-            lambda: "not usable yet" in worker.log(), "it is waiting for Kafka", worker
-        )
+    with start_worker({**variables, **NO_BROKER}, wait_ready=False) as worker:
+        wait_until(lambda: NOT_USABLE_YET in worker.log(), "it waits for Kafka", worker)
         assert worker.terminate() == 0
 
 
-def test_a_worker_joins_by_the_consumer_protocol_of_kip_848_too(
+def test_a_worker_can_join_by_the_consumer_protocol_of_kip_848(
     variables: Mapping[str, str],
 ) -> None:
-    with start_worker(
-        {**variables, "GEX_KAFKA__CLIENT__GROUP_PROTOCOL": "consumer"}
-    ) as worker:
-        wait_until(lambda: "shard open" in worker.log(), "it has its shard", worker)
+    protocol = {"GEX_KAFKA__CLIENT__GROUP_PROTOCOL": "consumer"}
+    with start_worker({**variables, **protocol}) as worker:
+        wait_until(lambda: SHARD_OPEN in worker.log(), "it has its shard", worker)
         assert worker.terminate() == 0
