@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.run import Plan, run
+from tests.chaos.run import SYMBOLS, Plan, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,10 @@ def test_faults_never_lose_duplicate_or_disorder_an_event(
     outcome = run(plan, tmp_path, print)
     record_property("verdict", outcome.verdict.text())
     assert outcome.verdict.violations == [], f"seed {plan.seed}, see {tmp_path}"
-    assert outcome.verdict.published > 50
+    # Every symbol is published at the start and after the last fault, more often in a longer run.
+    assert outcome.verdict.published >= 2 * len(SYMBOLS)
+    if plan.faults >= 12:
+        assert outcome.verdict.published > 50
     assert outcome.looks > 0
 
 
