@@ -29,7 +29,7 @@ from connector.kafka.shard_log import ShardLog
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
 from connector.runtime.poller import Poller
-from connector.runtime.ports import ShardContext, ShardSpec
+from connector.runtime.ports import PollerContext, ShardContext, ShardSpec
 from connector.runtime.shard import Shard
 from connector.runtime.shards import CLOSE_SECONDS, Shards
 from connector.runtime.startup import StartupDeadline, retry_until_usable
@@ -79,19 +79,23 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
     topics = Topics(config.kafka.topic_prefix)
     total_shards = config.kafka.shards * len(config.feeds)
 
-    # Parts that work before Kafka is there: a worker that waits for it can be asked why.
+    # These parts work without Kafka: a worker that waits for it can be asked why.
     clock = Clock()
     health = Health(time.monotonic, Clock.now)
     metrics = _new_metrics(config, health)
     observer = MetricsObserver(metrics, config.http.level_symbols)
     budget = Budget(config.upstream.max_requests_per_minute)
     client = Client(config.upstream, key, budget)
-    poller = Poller(config, (client, key, budget), (observer, clock, health), source)
+    poller = Poller(
+        config, client, budget, PollerContext(observer, clock, health, source)
+    )
 
     def used_fraction() -> float:
         return budget.spending(time.monotonic()).used_fraction
 
     shards = Shards(poller, observer, supervisor, used_fraction)
+
+    # Listen before anything that takes time, so that the probes are answered.
     view = WorkerView(config, source, health=health, clock=clock, shards=shards.owned)
     api = Api(config.http, view)
     listener = Listener(
@@ -100,6 +104,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
     await listener.start()
     _log.info("listening", extra={"url": listener.url, "worker": source.worker})
 
+    # One thread per shard: each has at most one blocking call.
     client_observer = KafkaClientObserver(metrics)
     clients = Clients(config.kafka, client_observer.error, client_observer.statistics)
     executor = ThreadPoolExecutor(
@@ -112,6 +117,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
         if prepared is None or supervisor.is_stopping:
             return supervisor.exit_code
         new_log, reader = prepared
+
         context = ShardContext(
             observer=observer,
             clock=clock,
@@ -128,6 +134,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
         for shard in _new_shards(config, rules, new_log, context):
             shards.add(shard)
 
+        # Join the group last: from then on shards are assigned, from its thread.
         feed_of_topic = {topics.current(feed): feed for feed in rules}
         members = Members(clients.admin(), source.group, feed_of_topic)
         view.live = LiveView(poller, budget, members.now, executor)
@@ -136,6 +143,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
         refresh_key = partial(_refresh_key, key, poller)
         ticker = Ticker([refresh_key, shards.tick, reader.serve_callbacks], health)
         group.start()
+
         loops = [supervisor.watch(poller.run()), supervisor.watch(ticker.run())]
         try:
             await supervisor.until_stopped(

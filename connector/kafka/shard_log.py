@@ -143,7 +143,7 @@ class ShardLog:
             KafkaUnavailable: try again later.
             ShardCorrupt: the topic holds records that the connector did not write.
         """
-        self.drop()
+        self.abort()
         self._abandoned = False
         started_at = time.monotonic()
 
@@ -188,12 +188,12 @@ class ShardLog:
                 self._produce(producer, transaction)
                 self._retry(lambda: producer.commit_transaction(_CALL_SECONDS))
             except BufferError as error:
-                self.drop()
+                self.abort()
                 raise KafkaUnavailable(f"{action}: {error}") from None
             except ck.KafkaException as exception:
                 # Never go on after a successful abort: librdkafka may have acquired an
                 # expired id again inside it.
-                self.drop(fatal=kafka_error(exception).fatal())
+                self.abort(fatal=kafka_error(exception).fatal())
                 raise
 
     def abandon(self) -> None:
@@ -213,7 +213,7 @@ class ShardLog:
         if producer is not None:
             serve_callbacks(producer)
 
-    def drop(self, *, fatal: bool = False) -> None:
+    def abort(self, *, fatal: bool = False) -> None:
         """Abort the open transaction, if there is one, and drop the producer.
 
         After a `fatal` error nothing can be aborted. Never calls `Producer.close`, which

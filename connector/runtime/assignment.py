@@ -1,4 +1,4 @@
-"""One period during which the group assigns a shard to this worker."""
+"""The assignment of a shard to this worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Assignment:
-    """One period during which the group assigns a shard to this worker.
+    """A period during which the group assigns a shard to this worker.
 
     It has a log of its own: abandoning the calls of one assignment must not abandon those
     of the next.

@@ -37,6 +37,15 @@ class Intake:
         self._answered_at: dict[str, int] = {}
         self._computed_at: dict[str, int] = {}
         self._observed_at: dict[str, int] = {}
+        self._asked_after = float("-inf")
+
+    def ignore_asked_before(self, moment: float) -> None:
+        """Call answers outdated if they were asked for before this moment (monotonic)."""
+        self._asked_after = moment
+
+    def is_outdated(self, times: AnswerTimes) -> bool:
+        """Return True if an answer may be older than the records of another worker."""
+        return times.asked_at < self._asked_after
 
     def restart(self) -> None:
         """Forget the answers.

@@ -6,9 +6,10 @@ Each interface says what the runtime needs. `connector.kafka` implements the log
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from connector.core.model import Value
 from connector.runtime.backoff import BACKOFF, FENCED_BACKOFF
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from connector.kafka.shard_log import Quarantined, Restored, Transaction
     from connector.runtime.backoff import Backoff
     from connector.runtime.clock import Clock
+    from connector.runtime.health import Health
     from connector.runtime.startup import StartupDeadline
     from connector.schedule.batches import Batch
     from connector.schedule.scheduler import Purpose
+
+_T = TypeVar("_T")
 
 
 class TransactionalLog(Protocol):
@@ -45,7 +49,7 @@ class TransactionalLog(Protocol):
     def serve_callbacks(self) -> None:
         """Let the client report errors and deliveries."""
 
-    def drop(self) -> None:
+    def abort(self) -> None:
         """Abort an open transaction and let the producer go. Blocks."""
 
     def abandon(self) -> None:
@@ -100,7 +104,7 @@ class ResponseReport(Value, frozen=True):
 
 
 class NextCheck(Value, frozen=True):
-    """When a symbol is checked next (microseconds), and the rhythm this is based on."""
+    """The moment of a symbol's next check (microseconds), and the rhythm behind it."""
 
     feed: str
     symbol: str
@@ -219,6 +223,21 @@ class ShardContext:
     """Called with every committed event."""
     backoff: Backoff = BACKOFF
     fenced_backoff: Backoff = FENCED_BACKOFF
+
+    async def in_thread(self, call: Callable[[], _T]) -> _T:
+        """Make a blocking call in a thread of the pool."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.executor, call)
+
+
+@dataclass(frozen=True, slots=True)
+class PollerContext:
+    """The tools that the parts of the poller share. `source` is this worker."""
+
+    observer: RequestObserver
+    clock: Clock
+    health: Health
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from connector.core.model import Kind
@@ -174,9 +175,8 @@ class Publisher:
             used_fraction,
         )
         self._started_at = time.monotonic()
-        loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._context.executor, log.publish, transaction)
+            await self._context.in_thread(partial(log.publish, transaction))
         except KafkaError as error:
             self._context.observer.aborted()
             if isinstance(error, Unpublishable):

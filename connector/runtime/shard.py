@@ -1,11 +1,10 @@
-"""One shard of this worker: opened when it is assigned, fed with answers, and closed."""
+"""The life of a shard: opened when it is assigned, fed with answers, and closed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from connector.core.model import Status
 from connector.errors import (
@@ -18,17 +17,18 @@ from connector.errors import (
 from connector.runtime.assignment import Assignment
 from connector.runtime.inbox import Inbox
 from connector.runtime.intake import Intake
-from connector.runtime.open_shard import OpenShard
 from connector.runtime.ports import Phase, Sighting
 from connector.runtime.publisher import Publisher
-from connector.runtime.snapshot_requests import SnapshotRequests
+from connector.runtime.restorer import Restorer
+from connector.runtime.snapshot_requests import MOVED_AWAY, SnapshotRequests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from connector.core.model import Event, State
     from connector.kafka.names import ShardId
-    from connector.kafka.shard_log import Restored, Writer
+    from connector.kafka.shard_log import Restored
+    from connector.runtime.open_shard import OpenShard
     from connector.runtime.ports import (
         AnswerTimes,
         ShardContext,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
         TransactionalLog,
     )
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 _NEXT_PHASES: Final = {
@@ -45,11 +44,6 @@ _NEXT_PHASES: Final = {
     Phase.OPEN: {Phase.OPENING, Phase.CLOSING},
     Phase.CLOSING: {Phase.CLOSED},
 }
-
-_MOVED_AWAY: Final = (
-    "the shard moved to another worker; "
-    "see the topic `changes` for whether the snapshot was published before"
-)
 
 
 class Shard:
@@ -64,6 +58,9 @@ class Shard:
     shard was lost are published when it comes back, unless another worker has written since.
     Everything but the calls to the log runs on the event loop.
     """
+
+    # Longer than other classes: every input and every change of the phase is in one place.
+    # Intake, restorer, publisher and snapshot requests do the work.
 
     def __init__(
         self,
@@ -83,10 +80,17 @@ class Shard:
         self._closed.set()
         self._opened: OpenShard | None = None
         self._intake = Intake()
-        self._adopted_at = float("-inf")
         self._snapshots = SnapshotRequests()
         self._publisher = Publisher(
             spec, self.inbox, self._intake, self._snapshots, context
+        )
+        self._restorer = Restorer(
+            spec,
+            context,
+            inbox=self.inbox,
+            intake=self._intake,
+            snapshots=self._snapshots,
+            publisher=self._publisher,
         )
 
     # --- facts ---
@@ -190,7 +194,7 @@ class Shard:
         self._assignment.is_abandoned = True
         self._assignment.log.abandon()
         self._assignment.over.set()
-        self._snapshots.refuse_all(_MOVED_AWAY)
+        self._snapshots.refuse_all(MOVED_AWAY)
         self._start_closing()
 
     async def wait_closed(self) -> None:
@@ -205,8 +209,7 @@ class Shard:
         reason: str | None = None,
     ) -> int | None:
         """Take an answer for a symbol. Return when its newest levels were computed."""
-        # An answer to an older question may be older than another worker's last record.
-        if self.is_polled and times.asked_at >= self._adopted_at:
+        if self.is_polled and not self._intake.is_outdated(times):
             self._accept(symbol, answer, times, reason)
         return self._intake.computed_at(symbol)
 
@@ -220,7 +223,7 @@ class Shard:
         if self.is_assigned:
             self._publisher.wake()
         else:
-            self._snapshots.refuse(symbol, _MOVED_AWAY)
+            self._snapshots.refuse(symbol, MOVED_AWAY)
         return request
 
     def tick(self) -> None:
@@ -244,7 +247,7 @@ class Shard:
             try:
                 while not assignment.over.is_set():
                     await self._open_and_serve(assignment)
-                await self._in_thread(assignment.log.drop)
+                await self._context.in_thread(assignment.log.abort)
             finally:
                 self._finish(assignment)
 
@@ -258,9 +261,12 @@ class Shard:
 
     async def _open_and_serve(self, assignment: Assignment) -> None:
         try:
-            opened = await self._open(assignment)
-            if opened is not None:
-                await self._publisher.serve(assignment, opened)
+            opened = await self._restorer.restore(assignment)
+            if opened is None:
+                return
+            self._enter(Phase.OPEN, opened)
+            _log_opened(self.id, opened.restored)
+            await self._publisher.serve(assignment, opened)
         except (ShardCorrupt, SetupError):
             raise
         except KafkaError as error:
@@ -268,43 +274,6 @@ class Shard:
             if isinstance(error, AccessDenied) and self._context.startup.failed():
                 raise SetupError(str(error)) from None
             await self._back_off(assignment, error)
-
-    async def _open(self, assignment: Assignment) -> OpenShard | None:
-        """Fence the predecessors and restore the state. None if the shard is gone by then."""
-        restored = await self._in_thread(assignment.log.open)
-        if assignment.over.is_set():
-            return None
-        self._context.observer.restored(restored.records, restored.seconds)
-        now = time.monotonic()
-        opened = OpenShard(
-            restored,
-            self.spec.rules,
-            self._context.source,
-            first_answers_until=now + self._context.grace_seconds,
-        )
-        self._intake.restart()
-        self._settle(assignment, opened, now)
-        for state in opened.states.values():
-            self._intake.learn_computed_at(state.symbol, state.computed_at)
-            self._context.observer.state_replaced(state)
-        self._enter(Phase.OPEN, opened)
-        self._log_opened(restored)
-        return opened
-
-    def _settle(self, assignment: Assignment, opened: OpenShard, now: float) -> None:
-        """Decide what becomes of the observations that were in hand before the restore."""
-        writer, known_writer = opened.restored.writer, self.inbox.last_writer
-        self.inbox.last_writer = writer
-        if _is_news_of_another(writer, known_writer, self._context.source.worker):
-            # They may be older than the records the other worker has written.
-            self._adopted_at = now
-            self._drop_inbox()
-            if assignment.was_fenced:
-                self._warn_of_another_fleet(writer)
-            return
-        committed = self.inbox.settle(opened.states)
-        if committed is not None:
-            self._publisher.report(committed)
 
     async def _back_off(self, assignment: Assignment, error: KafkaError) -> None:
         """Wait before the next attempt. The state is restored then, never reused."""
@@ -337,7 +306,7 @@ class Shard:
         """Close, after the last call of an assignment has returned."""
         if self._assignment is assignment:
             self._assignment = None
-            self._snapshots.refuse_all(_MOVED_AWAY)
+            self._snapshots.refuse_all(MOVED_AWAY)
         if self.phase is not Phase.CLOSING:
             self._enter(Phase.CLOSING, None)
         self._enter(Phase.CLOSED, None)
@@ -390,50 +359,18 @@ class Shard:
         )
         self._context.observer.sighted(sighting)
 
-    def _drop_inbox(self) -> None:
-        dropped = self.inbox.clear()
-        if dropped:
-            self._context.observer.dropped(self.id.feed, "lost", dropped)
-        self._snapshots.refuse_all(_MOVED_AWAY)
 
-    def _warn_of_another_fleet(self, writer: Writer | None) -> None:
-        """Warn if a worker of another group has written: both would go on fencing."""
-        if writer is None or writer.group == self._context.source.group:
-            return
-        fields = {
-            "shard": str(self.id),
-            "group": writer.group,
-            "worker": writer.worker,
-        }
-        _log.error(
-            "another fleet uses these topics; stop it or change its kafka.topic_prefix",
-            extra=fields,
-        )
-
-    def _log_opened(self, restored: Restored) -> None:
-        writer = restored.writer
-        last_writer = None
-        if writer is not None:
-            last_writer = f"{writer.worker} of group {writer.group}"
-        fields = {
-            "shard": str(self.id),
-            "symbols": len(restored.states),
-            "records": restored.records,
-            "end": restored.end,
-            "seconds": round(restored.seconds, 3),
-            "last_writer": last_writer,
-        }
-        _log.info("shard open", extra=fields)
-
-    async def _in_thread(self, call: Callable[[], _T]) -> _T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._context.executor, call)
-
-
-def _is_news_of_another(
-    writer: Writer | None, known_writer: Writer | None, worker: str
-) -> bool:
-    """Return True if another worker has written since this one last opened the shard."""
-    if writer is None or writer.worker == worker:
-        return False
-    return writer != known_writer
+def _log_opened(shard: ShardId, restored: Restored) -> None:
+    writer = restored.writer
+    last_writer = None
+    if writer is not None:
+        last_writer = f"{writer.worker} of group {writer.group}"
+    fields = {
+        "shard": str(shard),
+        "symbols": len(restored.states),
+        "records": restored.records,
+        "end": restored.end,
+        "seconds": round(restored.seconds, 3),
+        "last_writer": last_writer,
+    }
+    _log.info("shard open", extra=fields)

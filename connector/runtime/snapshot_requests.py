@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from connector.core.model import Event
+
+MOVED_AWAY: Final = (
+    "the shard moved to another worker; "
+    "see the topic `changes` for whether the snapshot was published before"
+)
 
 
 class SnapshotRequests:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric.
+    """A metric, as data.
 
     `values` are the values of its last label that exist from the start, at zero. A metric
     that `starts_unknown` has no series until it is first set. A metric made `at_scrape` is

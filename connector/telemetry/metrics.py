@@ -26,7 +26,7 @@ _OPENMETRICS: Final = "application/openmetrics-text"
 
 
 class Metrics:
-    """All metrics of one worker. Every method may be called from any thread.
+    """The metrics of one worker. Every method may be called from any thread.
 
     Metrics are named as in the catalogue. Label values come in the catalogue's order.
     """

@@ -1,4 +1,4 @@
-"""One shard in this process, against a real broker: what a transaction costs, and how long an answer takes."""
+"""Measures one shard in this process against a real broker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from connector.kafka.shard_log import ShardLog, Transaction
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
 from connector.runtime.poller import Poller
-from connector.runtime.ports import ShardContext, ShardSpec
+from connector.runtime.ports import PollerContext, ShardContext, ShardSpec
 from connector.runtime.shard import Shard
 from connector.runtime.startup import StartupDeadline
 from connector.telemetry.metrics import Metrics
@@ -39,63 +39,81 @@ if TYPE_CHECKING:
     from connector.runtime.ports import Commit
 
 _FEED: Final = "bench"
-_WARM_UP: Final = 10
-_BROKER_WARM_UP: Final = 10
-"""Its JVM compiles while it runs: the first hundred transactions take twice the time."""
+_SHARD: Final = ShardId(_FEED, 0)
+_WARM_UP_CHECKS: Final = 10
+
+_BROKER_WARM_UP_ROUNDS: Final = 10
+"""The broker's JVM compiles meanwhile: its first 100 transactions take twice as long."""
+
+_START_LIMIT_SECONDS: Final = 60
 
 
 def prepare(
     bootstrap: str, prefix: str, feed_name: str = _FEED
 ) -> tuple[Clients, Topics]:
-    """Make the topics of a feed."""
+    """Create the topics of a feed."""
     kafka = Kafka(bootstrap_servers=bootstrap, topic_prefix=prefix)
     clients, topics = Clients(kafka), Topics(prefix)
-    admin.prepare_topics(
-        clients,
-        admin.topic_specs(topics, [feed_name], kafka),
-        kafka.replication_factor,
-    )
+    specs = admin.topic_specs(topics, [feed_name], kafka)
+    admin.prepare_topics(clients, specs, kafka.replication_factor)
     return clients, topics
 
 
-class _Encoded(Codec):
-    """Encodes each value once and for all, so that what is left is the client's work."""
+class _CachingCodec(Codec):
+    """Encodes each value once, so that only the client's work is measured."""
 
     def __init__(self) -> None:
         super().__init__(SingleObject())
-        self._done: dict[int, bytes] = {}
+        self._encoded: dict[int, bytes] = {}
 
     def encode_event(self, topic: str, event: Event) -> bytes:
-        return self._done.get(id(event)) or self._done.setdefault(
-            id(event), super().encode_event(topic, event)
-        )
+        if id(event) not in self._encoded:
+            self._encoded[id(event)] = super().encode_event(topic, event)
+        return self._encoded[id(event)]
 
     def encode_state(self, topic: str, state: State) -> bytes:
-        return self._done.get(id(state)) or self._done.setdefault(
-            id(state), super().encode_state(topic, state)
-        )
+        if id(state) not in self._encoded:
+            self._encoded[id(state)] = super().encode_state(topic, state)
+        return self._encoded[id(state)]
 
 
 def produce(stack: Stack, name: str, transactions: int) -> dict[str, float]:
-    """Eight events and eight states in a transaction: CPU in µs per event, librdkafka's threads too; and its time."""
+    """Commit eight events and eight states per transaction.
+
+    Returns the CPU time in µs per event, librdkafka's threads included, and the median
+    duration of a transaction in ms.
+    """
     clients, topics = prepare(stack.bootstrap, stack.new_prefix())
-    reader, codec = Reader(clients), _Encoded()
+    reader = Reader(clients)
     log = ShardLog(
-        ShardId(_FEED, 0), 1, topics=topics, clients=clients, reader=reader, codec=codec
+        _SHARD,
+        1,
+        topics=topics,
+        clients=clients,
+        reader=reader,
+        codec=_CachingCodec(),
     )
     log.open()
-    made = [Transaction(one.events, one.states) for one in responses(name, _WARM_UP)]
-    for transaction in made * _BROKER_WARM_UP:
+    samples = []
+    for checked in responses(name, _WARM_UP_CHECKS):
+        samples.append(Transaction(checked.events, checked.states))
+    for transaction in samples * _BROKER_WARM_UP_ROUNDS:
         log.publish(transaction)
-    started, took = time.process_time_ns(), []
-    for n in range(transactions):
-        began = time.perf_counter()
-        log.publish(made[n % len(made)])
-        took.append((time.perf_counter() - began) * 1000)
-    spent = (time.process_time_ns() - started) / 1000 / transactions / len(SYMBOLS)
-    log.drop()
+
+    cpu_started_ns = time.process_time_ns()
+    durations_ms = []
+    for number in range(transactions):
+        started = time.perf_counter()
+        log.publish(samples[number % len(samples)])
+        durations_ms.append((time.perf_counter() - started) * 1000)
+    cpu_micros = (time.process_time_ns() - cpu_started_ns) / 1000
+
+    log.abort()
     reader.close()
-    return {"produce": spent, "begin to committed, ms": median(took)}
+    return {
+        "produce": cpu_micros / transactions / len(SYMBOLS),
+        "begin to committed, ms": median(durations_ms),
+    }
 
 
 class _CommitTimes(MetricsObserver):
@@ -114,9 +132,12 @@ class _CommitTimes(MetricsObserver):
 async def latency(
     stack: Stack, name: str, checks: int, interval_seconds: float
 ) -> dict[str, float]:
-    """Response complete to acknowledged, ms: eight symbols, asked for at an interval; put together as a worker is."""
-    prefix = stack.new_prefix()
-    clients, topics = prepare(stack.bootstrap, prefix)
+    """Check eight symbols at an interval, with the parts of a worker.
+
+    Returns percentiles of the time from the complete response to the acknowledged commit,
+    in ms.
+    """
+    clients, topics = prepare(stack.bootstrap, stack.new_prefix())
     upstream = UpstreamSettings(
         base_url=stack.upstream.base_url,
         api_key=Secret(DEFAULT_KEY),
@@ -124,20 +145,17 @@ async def latency(
     )
     schedule = Schedule(target_delay_seconds=0, min_interval_seconds=interval_seconds)
     config = Config(upstream=upstream, feeds=(feed(name),), schedule=schedule)
-    key, budget = ApiKey(upstream), Budget(UNLIMITED)
     observer, clock = _CommitTimes(), Clock()
-    client = Client(upstream, key, budget)
-    poller = Poller(
-        config,
-        (client, key, budget),
-        (observer, clock, Health(time.monotonic, clock.now)),
-        SOURCE,
-    )
+    budget = Budget(UNLIMITED)
+    client = Client(upstream, ApiKey(upstream), budget)
+    health = Health(time.monotonic, clock.now)
+    polling = PollerContext(observer, clock, health, SOURCE)
+    poller = Poller(config, client, budget, polling)
     reader = Reader(clients)
 
     def new_log() -> ShardLog:
         return ShardLog(
-            ShardId(_FEED, 0),
+            _SHARD,
             1,
             topics=topics,
             clients=clients,
@@ -155,26 +173,28 @@ async def latency(
             polling_changed=lambda: poller.cover([shard] if shard.is_polled else []),
             startup=StartupDeadline(math.inf),
         )
-        spec = ShardSpec(ShardId(_FEED, 0), rules(name), frozenset(SYMBOLS))
+        spec = ShardSpec(_SHARD, rules(name), frozenset(SYMBOLS))
         shard = Shard(spec, new_log, context)
-        owner = asyncio.create_task(shard.run())
-        asking = asyncio.create_task(poller.run())
+        serving = asyncio.create_task(shard.run())
+        polls = asyncio.create_task(poller.run())
         shard.assign()
+        events = (checks + _WARM_UP_CHECKS) * len(SYMBOLS)
+        limit_seconds = _START_LIMIT_SECONDS + checks * interval_seconds * 3
         try:
-            async with asyncio.timeout(60 + checks * interval_seconds * 3):
-                while len(observer.published_ms) < (checks + _WARM_UP) * len(SYMBOLS):  # noqa: ASYNC110 -- a list does not wake
+            async with asyncio.timeout(limit_seconds):
+                while len(observer.published_ms) < events:  # noqa: ASYNC110 -- a list wakes nobody
                     await asyncio.sleep(interval_seconds)
         finally:
-            asking.cancel()
+            polls.cancel()
             shard.close()
             await shard.wait_closed()
-            owner.cancel()
-            await asyncio.wait([owner, asking])
+            serving.cancel()
+            await asyncio.wait([serving, polls])
             await client.close()
     reader.close()
-    took = observer.published_ms[_WARM_UP * len(SYMBOLS) :]
+    durations_ms = observer.published_ms[_WARM_UP_CHECKS * len(SYMBOLS) :]
     return {
-        "p50": percentile(took, 50),
-        "p99": percentile(took, 99),
-        "events": len(took),
+        "p50": percentile(durations_ms, 50),
+        "p99": percentile(durations_ms, 99),
+        "events": len(durations_ms),
     }

@@ -6,6 +6,6 @@ from connector.cli import main
 from connector.runtime import poller
 
 if __name__ == "__main__":
-    assert poller._STUCK_SECONDS > 0
-    vars(poller)["_STUCK_SECONDS"] = 0
+    assert poller._STUCK_INTERVAL_SECONDS > 0
+    vars(poller)["_STUCK_INTERVAL_SECONDS"] = 0
     main()

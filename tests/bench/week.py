@@ -151,7 +151,7 @@ def _restore(log: ShardLog, label: str) -> None:
         f"{label}: {len(restored.states)} states from {restored.records:,} records "
         f"in {seconds:.2f} s, fencing included"
     )
-    log.drop()
+    log.abort()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""When a worker asks, over real HTTP: what it was told to wait, what it knows after a restart, what others left."""
+"""When a worker sends requests, over real HTTP: pauses, rhythms, and shared budgets."""
 
 from __future__ import annotations
 
@@ -29,162 +29,153 @@ MICROS = 1_000_000
 FAST = {"GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.1"}
 
 
-def answers(simulator: Program) -> list[dict[str, Any]]:
+def requests(simulator: Program) -> list[dict[str, Any]]:
+    """Return every request that the simulator has answered, in order."""
     found: list[dict[str, Any]] = simulator.ask("/_control/truth")["answers"]
     return found
 
 
-def without_a_limit_of_ours(variables: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in variables.items()
-        if name != "GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE"
-    }
+def symbols_of(answered: Sequence[Mapping[str, Any]]) -> set[str]:
+    symbols: set[str] = set()
+    for request in answered:
+        symbols.update(request["symbols"])
+    return symbols
 
 
-def metric(worker: Program, series: str) -> float | None:
+def without_own_limit(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return settings under which only the upstream limits the requests."""
+    kept = dict(variables)
+    kept.pop("GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE", None)
+    return kept
+
+
+def metric(worker: Program, series: str) -> float:
+    """Return the value of a series, or 0 if there is none."""
     with urllib.request.urlopen(f"{worker.url}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
-    return next(
-        (float(line.split()[-1]) for line in lines if line.startswith(series)), None
-    )
+    for line in lines:
+        if line.startswith(series):
+            return float(line.split()[-1])
+    return 0.0
 
 
-def test_after_a_429_nothing_is_asked_for_as_long_as_it_says_and_then_at_once(
+def most_in_a_minute(received_at: Sequence[int]) -> int:
+    """Return the most requests that any sliding minute holds."""
+    most = 0
+    for start in received_at:
+        end = start + 60 * MICROS
+        most = max(most, sum(start <= moment < end for moment in received_at))
+    return most
+
+
+def test_a_429_pauses_all_requests_for_as_long_as_it_says(
     kafka: LocalKafka, names: Names, record_property: Callable[[str, object], None]
 ) -> None:
-    """One batch: of several, another request may be under way when the first is refused."""
+    # A single batch: of several, another request may be in flight at the first refusal.
     with start_simulator("--period", "1", "--limit", "0") as simulator:
         with start_worker(variables_for(kafka, names, simulator) | FAST) as worker:
-            wait_until(lambda: len(answers(simulator)) > 10, "it asks", worker)
+            wait_until(lambda: len(requests(simulator)) > 10, "requests", worker)
             simulator.ask(
                 "/_control/faults",
                 {"fault": "429", "retry_after_seconds": 5, "count": 1},
             )
-            wait_until(
-                lambda: any(answer["status"] == 429 for answer in answers(simulator)),
-                "a 429",
-                worker,
-            )
-            wait_until(
-                lambda: answers(simulator)[-1]["status"] == 200, "it asks again", worker
-            )
+
+            def is_refused() -> bool:
+                return any(request["status"] == 429 for request in requests(simulator))
+
+            def is_answered_again() -> bool:
+                return bool(requests(simulator)[-1]["status"] == 200)
+
+            wait_until(is_refused, "a 429", worker)
+            wait_until(is_answered_again, "another request", worker)
             worker.terminate()
-        found = answers(simulator)
-    told = next(answer for answer in found if answer["status"] == 429)
-    after = min(
-        answer["received_at"]
-        for answer in found
-        if answer["received_at"] > told["answered_at"]
-    )
-    seconds = (after - told["answered_at"]) / MICROS
+        sent = requests(simulator)
+    refused = next(request for request in sent if request["status"] == 429)
+    later = []
+    for request in sent:
+        if request["received_at"] > refused["answered_at"]:
+            later.append(request["received_at"])
+    pause_seconds = (min(later) - refused["answered_at"]) / MICROS
     record_property(
-        "seconds from a 429 with Retry-After 5 to the next request", round(seconds, 3)
+        "seconds from a 429 with Retry-After 5 to the next request",
+        round(pause_seconds, 3),
     )
-    assert 5.0 <= seconds < 6.0
+    assert 5.0 <= pause_seconds < 6.0
 
 
-def test_symbols_that_are_refreshed_together_come_to_share_requests(
+def test_symbols_with_a_common_rhythm_come_to_share_requests(
     kafka: LocalKafka, names: Names
 ) -> None:
-    """Packed by name they would be refreshed at every moment of the period."""
+    # Packed by name, each batch would be refreshed at every moment of the period.
     symbols = [f"S{number:02d}USDT" for number in range(16)]
-    with start_simulator(
-        "--period",
-        "4",
-        "--jitter",
-        "0.05",
-        "--limit",
-        "0",
-        "--symbols",
-        ",".join(symbols),
-    ) as simulator:
+    arguments = ["--period", "4", "--jitter", "0.05", "--limit", "0"]
+    arguments += ["--symbols", ",".join(symbols)]
+    with start_simulator(*arguments) as simulator:
         with start_worker(variables_for(kafka, names, simulator, symbols)) as worker:
-            wait_until(lambda: "packed anew" in worker.log(), "other batches", worker)
-            asked = len(answers(simulator))
+            wait_until(
+                lambda: "batches regrouped" in worker.log(), "other batches", worker
+            )
+            before = len(requests(simulator))
 
-            def all_asked() -> bool:
-                """How often each of the two batches is due is chance."""
-                since = answers(simulator)[asked:]
-                return len(since) > 6 and {
-                    symbol for answer in since for symbol in answer["symbols"]
-                } == set(symbols)
+            def every_symbol_is_checked() -> bool:
+                # How often each of the two batches is due is chance.
+                since = requests(simulator)[before:]
+                return len(since) > 6 and symbols_of(since) == set(symbols)
 
-            wait_until(all_asked, "more checks, of every symbol", worker)
+            wait_until(every_symbol_is_checked, "checks of every symbol", worker)
             worker.terminate()
-        found = answers(simulator)
-    by_name = {tuple(symbols[:8]), tuple(symbols[8:])}
-    late = {tuple(answer["symbols"]) for answer in found[-4:]}
-    assert by_name.isdisjoint(late)
-    assert {symbol for answer in found[asked:] for symbol in answer["symbols"]} == set(
-        symbols
-    )
-    events, current = (
-        checker.events(kafka, names.topic_prefix),
-        checker.states(kafka, names.topic_prefix),
-    )
-    assert checker.violations(events, current) == []
+        sent = requests(simulator)
+    packed_by_name = {tuple(symbols[:8]), tuple(symbols[8:])}
+    packed_now = {tuple(request["symbols"]) for request in sent[-4:]}
+    assert packed_by_name.isdisjoint(packed_now)
+    assert symbols_of(sent[before:]) == set(symbols)
+    events = checker.events(kafka, names.topic_prefix)
+    states = checker.states(kafka, names.topic_prefix)
+    assert checker.violations(events, states) == []
 
 
-def test_a_worker_that_takes_over_knows_the_rhythm_and_what_was_asked(
+def test_a_worker_that_takes_over_knows_the_rhythm_and_the_requests_before_it(
     kafka: LocalKafka, names: Names
 ) -> None:
+    period = 'gex_symbol_period_seconds{feed="all",symbol="BTCUSDT"}'
+    expected_checks = 'gex_upstream_requests_total{purpose="expected"}'
     with start_simulator(
         "--period", "5", "--jitter", "0.05", "--phase", "together", "--limit", "60"
     ) as simulator:
-        variables = without_a_limit_of_ours(variables_for(kafka, names, simulator))
-        series = 'gex_symbol_period_seconds{feed="all",symbol="BTCUSDT"}'
+        variables = without_own_limit(variables_for(kafka, names, simulator))
         with start_worker(variables) as worker:
-            wait_until(
-                lambda: (metric(worker, series) or 0) == pytest.approx(5, abs=0.2),
-                "the period",
-                worker,
-            )
-            wait_until(
-                lambda: len(checker.events(kafka, names.topic_prefix)) >= 4 * 8,
-                "refreshes",
-                worker,
-            )
+
+            def knows_the_period() -> bool:
+                return metric(worker, period) == pytest.approx(5, abs=0.2)
+
+            def has_published() -> bool:
+                return len(checker.events(kafka, names.topic_prefix)) >= 4 * 8
+
+            wait_until(knows_the_period, "the period", worker)
+            wait_until(has_published, "refreshes", worker)
             worker.kill()
-        asked = len(answers(simulator))
+        before = len(requests(simulator))
         with start_worker(variables) as worker:
             wait_until(
-                lambda: len(answers(simulator)) > asked, "a first request", worker
+                lambda: len(requests(simulator)) > before, "a first request", worker
             )
-            assert metric(worker, series) == pytest.approx(5, abs=0.2)
+            assert metric(worker, period) == pytest.approx(5, abs=0.2)
+            # The requests before count as used, and not as those of another program.
             budget = metric(worker, "gex_request_budget_per_minute")
-            assert budget is not None
-            # What it asked within a minute counts as spent, and is not taken for another program's.
-            assert 0 < budget <= 60 - asked
+            assert 0 < budget <= 60 - before
             wait_until(
-                lambda: (
-                    (
-                        metric(
-                            worker, 'gex_upstream_requests_total{purpose="expected"}'
-                        )
-                        or 0
-                    )
-                    > 2
-                ),
-                "",
-                worker,
+                lambda: metric(worker, expected_checks) > 2, "expected checks", worker
             )
             worker.terminate()
-        received = sorted(answer["received_at"] for answer in answers(simulator))
-    assert most_in_a_minute(received) <= 60
+        received_at = sorted(request["received_at"] for request in requests(simulator))
+    assert most_in_a_minute(received_at) <= 60
 
 
-def most_in_a_minute(received_at: Sequence[int]) -> int:
-    return max(
-        sum(start <= moment < start + 60 * MICROS for moment in received_at)
-        for start in received_at
-    )
-
-
-def test_what_a_worker_says_last_of_its_budget_is_what_it_has_used(
+def test_the_last_records_of_a_worker_carry_the_budget_it_has_used(
     tmp_path: Path, names: Names
 ) -> None:
-    """Whoever takes over counts it as spent. The last record is committed after the shard was given up."""
+    # The next owner counts it as used. The last record is committed after the shard was
+    # given up, when the worker's share is already gone.
     with (
         LocalKafka(tmp_path / "kafka") as broker,
         start_simulator(
@@ -192,13 +183,13 @@ def test_what_a_worker_says_last_of_its_budget_is_what_it_has_used(
         ) as simulator,
         start_worker(variables_for(broker, names, simulator) | FAST) as worker,
     ):
-        wait_until(lambda: len(answers(simulator)) > 10, "it asks", worker)
+        wait_until(lambda: len(requests(simulator)) > 10, "requests", worker)
         os.kill(broker.pid, signal.SIGSTOP)
         try:
-            asked = len(answers(simulator))
+            before = len(requests(simulator))
             wait_until(
-                lambda: len(answers(simulator)) > asked + 5,
-                "more is seen than is committed",
+                lambda: len(requests(simulator)) > before + 5,
+                "more answers than commits",
                 worker,
             )
             worker.signal(signal.SIGTERM)
@@ -210,5 +201,5 @@ def test_what_a_worker_says_last_of_its_budget_is_what_it_has_used(
         finally:
             os.kill(broker.pid, signal.SIGCONT)
         assert worker.wait() == 0
-        said = checker.records(broker, f"{names.topic_prefix}.all.current")
-    assert max(float(record.headers["spent"]) for record in said) < 0.1
+        states = checker.records(broker, f"{names.topic_prefix}.all.current")
+    assert max(float(record.headers["spent"]) for record in states) < 0.1

@@ -1,4 +1,4 @@
-"""A worker as it runs, against a real broker and the simulator over HTTP: what the design promises a consumer."""
+"""A worker against a real broker and the simulator: the promises to a consumer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.processes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from connector.core.model import Event
@@ -36,6 +36,59 @@ FAST = {
 }
 
 
+class Published:
+    """Everything that the worker has published."""
+
+    def __init__(self, kafka: LocalKafka, names: Names) -> None:
+        self._kafka = kafka
+        self._prefix = names.topic_prefix
+
+    def events(self) -> list[Event]:
+        """Return all events; none if the topic does not exist yet."""
+        try:
+            return checker.events(self._kafka, self._prefix)
+        except KeyError:
+            return []
+
+    def of_kind(self, kind: Kind, symbol: str = "BTCUSDT") -> list[Event]:
+        found = []
+        for event in self.events():
+            if event.kind is kind and event.symbol == symbol:
+                found.append(event)
+        return found
+
+    def kinds(self, *kinds: Kind, symbol: str = "BTCUSDT") -> list[Kind]:
+        """Return the kinds of a symbol's events in order, as far as they are in `kinds`."""
+        found = []
+        for event in checker.by_symbol(self.events())[symbol]:
+            if event.kind in kinds:
+                found.append(event.kind)
+        return found
+
+    def quarantined(self) -> list[checker.Record]:
+        return self.records("quarantine")
+
+    def records(self, topic: str) -> list[checker.Record]:
+        return checker.records(self._kafka, f"{self._prefix}.{topic}")
+
+    def violations(self) -> Sequence[str]:
+        """Return the promises that the records break."""
+        states = checker.states(self._kafka, self._prefix)
+        return checker.violations(self.events(), states)
+
+    def wait_for(self, kind: Kind, worker: Program) -> list[Event]:
+        """Wait for an event of BTCUSDT."""
+        return wait_until(lambda: self.of_kind(kind), f"an event {kind}", worker)
+
+    def wait_for_another_change(self, worker: Program, symbol: str = "BTCUSDT") -> None:
+        before = len(self.of_kind(Kind.CHANGED, symbol))
+        wait_until(
+            lambda: len(self.of_kind(Kind.CHANGED, symbol)) > before,
+            f"another change of {symbol}",
+            worker,
+        )
+
+
 @pytest.fixture
 def simulator() -> Iterator[Program]:
     with start_simulator("--period", "1", "--jitter", "0.1", "--limit", "0") as program:
@@ -47,275 +100,221 @@ def variables(kafka: LocalKafka, names: Names, simulator: Program) -> Mapping[st
     return variables_for(kafka, names, simulator, SYMBOLS) | FAST
 
 
-def events(kafka: LocalKafka, names: Names) -> list[Event]:
-    """None yet where the topic is not there yet."""
-    try:
-        return checker.events(kafka, names.topic_prefix)
-    except KeyError:
-        return []
+@pytest.fixture
+def published(kafka: LocalKafka, names: Names) -> Published:
+    return Published(kafka, names)
 
 
-def of_kind(
-    kafka: LocalKafka, names: Names, kind: Kind, symbol: str = "BTCUSDT"
-) -> list[Event]:
-    return [
-        event
-        for event in events(kafka, names)
-        if event.kind is kind and event.symbol == symbol
-    ]
+def without(variables: Mapping[str, str], removed: str) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if name != removed}
 
 
-def text(worker: Program, path: str) -> str:
-    with urllib.request.urlopen(worker.url + path, timeout=10) as response:
-        return str(response.read().decode())
+def wait_for_more_requests(simulator: Program, worker: Program) -> None:
+    def total() -> int:
+        return int(simulator.ask("/_control/stats")["requests_total"])
+
+    before = total()
+    wait_until(lambda: total() > before + 5, "more requests", worker)
 
 
-def test_every_refresh_that_was_shown_is_one_event_in_its_order(
-    kafka: LocalKafka, names: Names, simulator: Program, variables: Mapping[str, str]
+def clear_faults(simulator: Program) -> None:
+    request = urllib.request.Request(
+        f"{simulator.url}/_control/faults", method="DELETE"
+    )
+    urllib.request.urlopen(request, timeout=10).close()
+
+
+# --- events ---
+
+
+def test_every_refresh_that_was_served_is_one_event_in_order(
+    published: Published, simulator: Program, variables: Mapping[str, str]
 ) -> None:
     with start_worker(variables) as worker:
-        wait_until(lambda: len(events(kafka, names)) >= 15, "some events", worker)
+        wait_until(lambda: len(published.events()) >= 15, "some events", worker)
         assert worker.terminate() == 0
-    shown: dict[str, list[str]] = {symbol: [] for symbol in SYMBOLS}
+    served: dict[str, list[str]] = {symbol: [] for symbol in SYMBOLS}
     for answer in simulator.ask("/_control/truth")["answers"]:
+        if answer["status"] != 200:
+            continue
         for symbol, entry in answer["shown"].items():
-            if answer["status"] == 200 and entry["computed_at"] not in shown[symbol]:
-                shown[symbol].append(entry["computed_at"])
-    published = checker.by_symbol(events(kafka, names))
-    current = checker.states(kafka, names.topic_prefix)
-    assert checker.violations(events(kafka, names), current) == []
+            if entry["computed_at"] not in served[symbol]:
+                served[symbol].append(entry["computed_at"])
+    events = checker.by_symbol(published.events())
+    assert published.violations() == []
     for symbol in SYMBOLS:
         # An answer that the stop cut off was sent, but may not have been received.
-        assert len(shown[symbol]) - len(published[symbol]) in (0, 1)
-        moments = [event.computed_at for event in published[symbol]]
-        assert moments == sorted(set(moments), key=lambda at: at or 0)
+        assert len(served[symbol]) - len(events[symbol]) in (0, 1)
+        moments = [event.computed_at or 0 for event in events[symbol]]
+        assert moments == sorted(set(moments))
 
 
-def test_a_restart_publishes_nothing_but_what_differs(
-    kafka: LocalKafka, names: Names, simulator: Program, variables: Mapping[str, str]
+def test_a_restart_publishes_nothing_but_changes(
+    published: Published, simulator: Program, variables: Mapping[str, str]
 ) -> None:
     with start_worker(variables) as worker:
-        wait_until(
-            lambda: len(of_kind(kafka, names, Kind.CHANGED)) >= 2, "changes", worker
-        )
+        wait_until(lambda: len(published.of_kind(Kind.CHANGED)) >= 2, "changes", worker)
         simulator.ask("/_control/faults", {"fault": "freeze"})
-        asked = simulator.ask("/_control/stats")["requests_total"]
-        wait_until(
-            lambda: simulator.ask("/_control/stats")["requests_total"] > asked + 5,
-            "checks",
-            worker,
-        )
+        wait_for_more_requests(simulator, worker)
         worker.terminate()
-    before = events(kafka, names)
+    before = {event.event_id for event in published.events()}
     with start_worker(variables) as worker:
-        asked = simulator.ask("/_control/stats")["requests_total"]
-        wait_until(
-            lambda: simulator.ask("/_control/stats")["requests_total"] > asked + 5,
-            "checks",
-            worker,
-        )
+        wait_for_more_requests(simulator, worker)
         assert worker.terminate() == 0
-    assert sorted(event.event_id for event in events(kafka, names)) == sorted(
-        event.event_id for event in before
-    )
+    after = [event.event_id for event in published.events()]
+    assert sorted(after) == sorted(before)
 
 
-def test_one_bad_entry_goes_to_quarantine_and_the_others_go_on(
-    kafka: LocalKafka, names: Names, simulator: Program, variables: Mapping[str, str]
+def test_a_bad_entry_is_quarantined_and_other_symbols_are_published(
+    published: Published, simulator: Program, variables: Mapping[str, str]
 ) -> None:
     with start_worker(variables) as worker:
-        wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
+        published.wait_for(Kind.CHANGED, worker)
         simulator.ask("/_control/faults", {"fault": "nan", "symbols": ["BTCUSDT"]})
-        topic = f"{names.topic_prefix}.quarantine"
-        wait_until(
-            lambda: checker.records(kafka, topic), "an entry in quarantine", worker
-        )
-        already = len(of_kind(kafka, names, Kind.CHANGED, "ETHUSDT"))
-        wait_until(
-            lambda: len(of_kind(kafka, names, Kind.CHANGED, "ETHUSDT")) > already,
-            "others",
-            worker,
-        )
-        metrics = text(worker, "/metrics")
+        wait_until(published.quarantined, "an entry in quarantine", worker)
+        published.wait_for_another_change(worker, "ETHUSDT")
+        metrics = worker.text("/metrics")
         worker.terminate()
-    record = checker.records(kafka, topic)[0]
+    record = published.quarantined()[0]
     assert record.key == b"BTCUSDT"
     assert b"NaN" in record.value
     assert record.headers["why"].startswith(b"malformed: ")
     assert 'gex_quarantined_total{reason="malformed"}' in metrics
-    assert (
-        checker.violations(
-            events(kafka, names), checker.states(kafka, names.topic_prefix)
-        )
-        == []
-    )
+    assert published.violations() == []
 
 
-def test_absence_is_said_once_with_its_end(
-    kafka: LocalKafka, names: Names, simulator: Program, variables: Mapping[str, str]
+def test_absence_is_published_once_and_so_is_its_end(
+    published: Published, simulator: Program, variables: Mapping[str, str]
 ) -> None:
+    status = 'gex_symbol_status{feed="all",status="MISSING",symbol="BTCUSDT"} 1.0'
     with start_worker(variables) as worker:
-        wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
+        published.wait_for(Kind.CHANGED, worker)
         simulator.ask("/_control/faults", {"fault": "missing", "symbols": ["BTCUSDT"]})
-        wait_until(lambda: of_kind(kafka, names, Kind.MISSING), "missing", worker)
-        said = 'gex_symbol_status{feed="all",status="MISSING",symbol="BTCUSDT"} 1.0'
+        published.wait_for(Kind.MISSING, worker)
         wait_until(
-            lambda: said in text(worker, "/metrics"), "the metric says so", worker
+            lambda: status in worker.text("/metrics"), "the status as a metric", worker
         )
-        _clear_faults(simulator)
-        wait_until(lambda: of_kind(kafka, names, Kind.RESTORED), "restored", worker)
+        clear_faults(simulator)
+        published.wait_for(Kind.RESTORED, worker)
         simulator.ask("/_control/faults", {"fault": "invalid", "symbols": ["BTCUSDT"]})
-        wait_until(lambda: of_kind(kafka, names, Kind.INVALID), "invalid", worker)
+        published.wait_for(Kind.INVALID, worker)
         worker.terminate()
-    its = checker.by_symbol(events(kafka, names))["BTCUSDT"]
-    absent = [
-        event.kind
-        for event in its
-        if event.kind in (Kind.MISSING, Kind.RESTORED, Kind.INVALID)
-    ]
-    assert absent == [Kind.MISSING, Kind.RESTORED, Kind.INVALID]
-    assert [
-        event.after for event in its if event.kind in (Kind.MISSING, Kind.INVALID)
-    ] == [None, None]
+    expected = [Kind.MISSING, Kind.RESTORED, Kind.INVALID]
+    assert published.kinds(*expected) == expected
+    for event in published.of_kind(Kind.MISSING) + published.of_kind(Kind.INVALID):
+        assert event.after is None
 
 
-def test_levels_become_stale_by_the_timer_while_nothing_answers_and_fresh_again(
-    kafka: LocalKafka,
-    names: Names,
+def test_levels_become_stale_without_answers_and_fresh_again(
+    published: Published,
     simulator: Program,
     variables: Mapping[str, str],
     tmp_path: Path,
 ) -> None:
     config = tmp_path / "stale.toml"
+    symbols = json.dumps(SYMBOLS)
     config.write_text(
-        f'[[feeds]]\nname = "all"\nsymbols = {json.dumps(SYMBOLS)}\nstale_after_seconds = 3\n'
+        f'[[feeds]]\nname = "all"\nsymbols = {symbols}\nstale_after_seconds = 3\n'
     )
-    given = {name: value for name, value in variables.items() if name != "GEX_SYMBOLS"}
-    with start_worker(
-        {**given, "GEX_UPSTREAM__TIMEOUT_SECONDS": "1"},
-        arguments=["--config", str(config)],
-    ) as worker:
-        wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
+    settings = without(variables, "GEX_SYMBOLS")
+    settings["GEX_UPSTREAM__TIMEOUT_SECONDS"] = "1"
+    with start_worker(settings, arguments=["--config", str(config)]) as worker:
+        published.wait_for(Kind.CHANGED, worker)
         simulator.ask("/_control/faults", {"fault": "503"})
-        stale = wait_until(lambda: of_kind(kafka, names, Kind.STALE), "stale", worker)
-        assert (stale[0].status, stale[0].reason) == (Status.STALE, "no_answer")
+        stale = published.wait_for(Kind.STALE, worker)[0]
+        assert (stale.status, stale.reason) == (Status.STALE, "no_answer")
         assert worker.ask("/health/live")["ok"]
         assert worker.ready()
-        _clear_faults(simulator)
-        wait_until(lambda: of_kind(kafka, names, Kind.FRESH), "fresh", worker)
+        clear_faults(simulator)
+        published.wait_for(Kind.FRESH, worker)
         worker.terminate()
-    assert (
-        checker.violations(
-            events(kafka, names), checker.states(kafka, names.topic_prefix)
-        )
-        == []
-    )
+    assert published.violations() == []
 
 
-def test_a_symbol_that_is_no_longer_configured_is_removed_and_comes_back_with_the_next_sequence(
-    kafka: LocalKafka, names: Names, variables: Mapping[str, str]
+def test_a_symbol_that_is_removed_and_added_again_continues_its_sequence(
+    published: Published, variables: Mapping[str, str]
 ) -> None:
     with start_worker(variables) as worker:
-        wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
+        published.wait_for(Kind.CHANGED, worker)
         worker.terminate()
     with start_worker({**variables, "GEX_SYMBOLS": "ETHUSDT"}) as worker:
-        wait_until(lambda: of_kind(kafka, names, Kind.REMOVED), "removed", worker)
+        published.wait_for(Kind.REMOVED, worker)
         worker.terminate()
     with start_worker(variables) as worker:
-        wait_until(lambda: of_kind(kafka, names, Kind.RESTORED), "restored", worker)
+        published.wait_for(Kind.RESTORED, worker)
         worker.terminate()
-    assert (
-        checker.violations(
-            events(kafka, names), checker.states(kafka, names.topic_prefix)
-        )
-        == []
-    )
+    assert published.violations() == []
 
 
 def test_an_older_entry_is_counted_and_dropped(
-    kafka: LocalKafka, names: Names, simulator: Program, variables: Mapping[str, str]
+    published: Published, simulator: Program, variables: Mapping[str, str]
 ) -> None:
+    none_dropped = 'gex_observations_dropped_total{feed="all",reason="older"} 0'
     with start_worker(variables) as worker:
-        wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
+        published.wait_for(Kind.CHANGED, worker)
         simulator.ask(
             "/_control/faults",
             {"fault": "computed_at", "variant": "older", "symbols": ["BTCUSDT"]},
         )
         wait_until(
-            lambda: (
-                'gex_observations_dropped_total{feed="all",reason="older"} 0'
-                not in text(worker, "/metrics")
-            ),
-            "an older one is counted",
+            lambda: none_dropped not in worker.text("/metrics"),
+            "an older entry is counted",
             worker,
         )
-        _clear_faults(simulator)
-        already = len(of_kind(kafka, names, Kind.CHANGED))
-        wait_until(
-            lambda: len(of_kind(kafka, names, Kind.CHANGED)) > already,
-            "newer ones go on",
-            worker,
-        )
+        clear_faults(simulator)
+        published.wait_for_another_change(worker)
         worker.terminate()
-    assert (
-        checker.violations(
-            events(kafka, names), checker.states(kafka, names.topic_prefix)
-        )
-        == []
-    )
+    assert published.violations() == []
 
 
-def test_the_key_is_shown_nowhere(
-    kafka: LocalKafka, names: Names, simulator: Program, variables: Mapping[str, str]
+# --- the API key ---
+
+
+def test_the_key_appears_nowhere(
+    published: Published, simulator: Program, variables: Mapping[str, str]
 ) -> None:
     key = DEFAULT_KEY
     with start_worker(variables, arguments=["--log-level", "DEBUG"]) as worker:
-        wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
+        published.wait_for(Kind.CHANGED, worker)
         simulator.ask("/_control/set", {"keys": ["bq_live_" + "x" * 32]})
-        wait_until(lambda: "key_refused" in worker.log(), "the key is refused", worker)
+        wait_until(lambda: "key_refused" in worker.log(), "a refused key", worker)
         assert not worker.ready()
         assert worker.ask("/health/live")["ok"]
         simulator.ask("/_control/set", {"keys": [key]})
-        pages = "".join(text(worker, path) for path in ("/metrics", "/health/live"))
+        pages = worker.text("/metrics") + worker.text("/health/live")
         worker.terminate()
-        said = worker.log() + pages
-    kept = [
-        record.value + b"".join(record.headers.values())
-        for name in ("all.changes", "all.current", "quarantine")
-        for record in checker.records(kafka, f"{names.topic_prefix}.{name}")
-    ]
-    assert key not in said
-    assert not [value for value in kept if key.encode() in value]
+        shown = worker.log() + pages
+    assert key not in shown
+    for topic in ("all.changes", "all.current", "quarantine"):
+        for record in published.records(topic):
+            assert key.encode() not in record.value
+            for header in record.headers.values():
+                assert key.encode() not in header
 
 
-def test_a_key_that_is_rotated_in_its_file_is_taken_up(
-    kafka: LocalKafka,
-    names: Names,
+def test_a_key_that_is_rotated_in_its_file_is_used(
+    published: Published,
     simulator: Program,
     variables: Mapping[str, str],
     tmp_path: Path,
 ) -> None:
-    file, new = tmp_path / "key", "bq_live_" + "n" * 32
+    file = tmp_path / "key"
+    new_key = "bq_live_" + "n" * 32
     file.write_text(f"  {DEFAULT_KEY}\n")
-    given = {
-        name: value
-        for name, value in variables.items()
-        if name != "GEX_UPSTREAM__API_KEY"
-    }
-    with start_worker({**given, "GEX_UPSTREAM__API_KEY_FILE": str(file)}) as worker:
-        wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
-        simulator.ask("/_control/set", {"keys": [new]})
-        wait_until(lambda: not worker.ready(), "not ready with a refused key", worker)
-        assert "gex_key_refused 1.0" in text(worker, "/metrics")
-        file.write_text(new)
+    settings = without(variables, "GEX_UPSTREAM__API_KEY")
+    settings["GEX_UPSTREAM__API_KEY_FILE"] = str(file)
+    with start_worker(settings) as worker:
+        published.wait_for(Kind.CHANGED, worker)
+        simulator.ask("/_control/set", {"keys": [new_key]})
+        wait_until(lambda: not worker.ready(), "not ready: the key is refused", worker)
+        assert "gex_key_refused 1.0" in worker.text("/metrics")
+        file.write_text(new_key)
         wait_until(worker.ready, "ready again", worker)
-        already = len(of_kind(kafka, names, Kind.CHANGED))
-        wait_until(
-            lambda: len(of_kind(kafka, names, Kind.CHANGED)) > already,
-            "changes go on",
-            worker,
-        )
+        published.wait_for_another_change(worker)
         worker.terminate()
+
+
+# --- trouble ---
 
 
 @pytest.mark.parametrize(
@@ -334,45 +333,27 @@ def test_a_key_that_is_rotated_in_its_file_is_taken_up(
     ],
     ids=lambda fault: fault["fault"],
 )
-def test_an_answer_that_is_none_is_survived(
+def test_a_worker_survives_a_bad_response(
     fault: dict[str, object],
-    kafka: LocalKafka,
-    names: Names,
+    published: Published,
     simulator: Program,
     variables: Mapping[str, str],
 ) -> None:
     with start_worker(variables) as worker:
-        wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
+        published.wait_for(Kind.CHANGED, worker)
         simulator.ask("/_control/faults", {**fault, "count": 2})
         wait_until(
             lambda: "a check failed" in worker.log(),
             "a classified error in the log",
             worker,
         )
-        already = len(of_kind(kafka, names, Kind.CHANGED))
-        wait_until(
-            lambda: len(of_kind(kafka, names, Kind.CHANGED)) > already,
-            "changes go on",
-            worker,
-        )
+        published.wait_for_another_change(worker)
         assert worker.terminate() == 0
         assert "Traceback" not in worker.log()
-    assert (
-        checker.violations(
-            events(kafka, names), checker.states(kafka, names.topic_prefix)
-        )
-        == []
-    )
+    assert published.violations() == []
 
 
-def _clear_faults(simulator: Program) -> None:
-    request = urllib.request.Request(
-        f"{simulator.url}/_control/faults", method="DELETE"
-    )
-    urllib.request.urlopen(request, timeout=10).close()
-
-
-def test_a_worker_is_not_ready_while_a_shard_of_its_own_cannot_be_opened(
+def test_a_worker_is_not_ready_while_one_of_its_shards_cannot_be_opened(
     kafka: LocalKafka, names: Names, variables: Mapping[str, str]
 ) -> None:
     with start_worker(variables) as worker:
@@ -389,22 +370,25 @@ def test_a_worker_is_not_ready_while_a_shard_of_its_own_cannot_be_opened(
     foreign.flush()
     with start_worker(variables, wait_ready=False) as worker:
         wait_until(
-            lambda: "in a transaction of another id" in worker.log(),
-            "it refuses the shard",
+            lambda: "in a transaction with another id" in worker.log(),
+            "the shard is refused",
             worker,
         )
         assert not worker.ready()
         assert worker.ask("/health/live")["ok"]
         foreign.abort_transaction(30)
-        wait_until(worker.ready, "ready once the other has let go", worker)
+        wait_until(worker.ready, "ready after the other has aborted", worker)
         worker.terminate()
 
 
-def test_topics_that_are_deleted_under_a_worker_are_noticed(
-    kafka: LocalKafka, names: Names, variables: Mapping[str, str]
+def test_a_worker_notices_that_its_topics_were_deleted(
+    kafka: LocalKafka,
+    names: Names,
+    published: Published,
+    variables: Mapping[str, str],
 ) -> None:
     with start_worker(variables) as worker:
-        wait_until(lambda: of_kind(kafka, names, Kind.CHANGED), "changes", worker)
+        published.wait_for(Kind.CHANGED, worker)
         admin = confluent_kafka.admin.AdminClient(
             {"bootstrap.servers": kafka.bootstrap_servers}
         )
@@ -414,7 +398,7 @@ def test_topics_that_are_deleted_under_a_worker_are_noticed(
         ]
         for future in admin.delete_topics(topics).values():
             future.result(30)
-        wait_until(lambda: "topics are gone" in worker.log(), "it says so", worker)
+        wait_until(lambda: "topics are gone" in worker.log(), "a log message", worker)
         assert not worker.ready()
         assert worker.ask("/health/live")["ok"]
         assert worker.terminate() == 0

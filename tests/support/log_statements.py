@@ -164,8 +164,8 @@ class LogStatements:
     def test_a_dropped_log_must_be_opened_again(self, shard: ShardUnderTest) -> None:
         log = shard.new_log()
         log.open()
-        log.drop()
-        log.drop()
+        log.abort()
+        log.abort()
         with pytest.raises(KafkaUnavailable, match="not open"):
             log.publish(changed(None, 1))
         log.open()
@@ -176,7 +176,7 @@ class LogStatements:
         log = shard.new_log()
         log.open()
         log.abandon()
-        log.drop()
+        log.abort()
         log.open()
         log.publish(changed(None, 1))
         assert hvl_of(shard.committed()) == [(1, 1.0)]
@@ -187,7 +187,7 @@ class LogStatements:
             log.open,
             lambda: log.publish(changed(None, 1)),
             log.abandon,
-            log.drop,
+            log.abort,
         ]
         log.serve_callbacks()
         for step in steps:

@@ -110,7 +110,7 @@ class MemoryLog:
 
     def serve_callbacks(self) -> None: ...
 
-    def drop(self) -> None:
+    def abort(self) -> None:
         self._is_open = False
 
     def abandon(self) -> None: ...

@@ -1,4 +1,4 @@
-"""The upstream's clock, as far as its responses tell."""
+"""The estimate of the upstream's clock."""
 
 from __future__ import annotations
 
@@ -9,66 +9,100 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.runtime.clock import Clock
+from connector.core.model import Moment
+from connector.runtime.clock import MAX_CORRECTION_SECONDS, Clock
 from tests.support.levels import NOW, SECOND
 
 ODD: Final = 1
-"""A microsecond, so that a moment is not a whole second."""
+"""A microsecond, so that a server's moment is not a whole second."""
+
+Sample = tuple[int, int, int]
+"""When a request was sent and answered, and the server's moment; relative to `NOW`."""
+
+quick = settings(deadline=None, derandomize=True)
 
 
-def learnt(*samples: tuple[int, int, int]) -> int:
-    """The correction after (sent, received, said by the server), relative to `NOW`; one or two are said three times."""
+def learn(clock: Clock, sample: Sample) -> None:
+    sent, received, server = sample
+    clock.learn(NOW + sent, NOW + received, NOW + server)
+
+
+def correction_after(*samples: Sample) -> int:
+    """Return the correction. Fewer samples than a clock needs are repeated."""
     clock = Clock()
-    for sent, received, server in samples if len(samples) >= 3 else samples * 3:
-        clock.learn(NOW + sent, NOW + received, NOW + server)
+    repeated = samples if len(samples) >= 3 else samples * 3
+    for sample in repeated:
+        learn(clock, sample)
     assert clock.upstream(NOW) == NOW + clock.correction
     return clock.correction
 
 
-def test_without_a_response_the_upstreams_clock_is_ours() -> None:
-    assert learnt() == 0
+def clock_ten_seconds_behind() -> Clock:
+    """Return a clock that has learnt from responses that came just now."""
+    clock = Clock()
+    for _ in range(3):
+        now = Clock.now()
+        clock.learn(now, now + 100_000, now + 10 * SECOND + ODD)
+    return clock
+
+
+def test_without_a_response_both_clocks_are_the_same() -> None:
+    assert correction_after() == 0
 
 
 @pytest.mark.parametrize("server", [0, 250_000, 500_000])
-def test_what_the_way_there_and_back_explains_is_not_corrected(server: int) -> None:
-    assert learnt((0, 500_000, server)) == 0
+def test_a_difference_that_the_round_trip_explains_is_not_corrected(
+    server: int,
+) -> None:
+    assert correction_after((0, 500_000, server)) == 0
 
 
 @pytest.mark.parametrize(
     ("server", "correction"),
     [(7 * SECOND + ODD, 6_500_000 + ODD), (-5 * SECOND + ODD, -5 * SECOND + ODD)],
 )
-def test_a_clock_that_differs_is_corrected_by_no_more_than_is_certain(
+def test_a_difference_is_corrected_by_no_more_than_is_certain(
     server: int, correction: int
 ) -> None:
-    assert learnt((0, 500_000, server)) == correction
+    assert correction_after((0, 500_000, server)) == correction
 
 
 def test_a_whole_second_may_be_any_moment_of_it() -> None:
-    assert learnt((100_000, 300_000, 0)) == 0
-    assert learnt((100_000, 300_000, -SECOND)) == -100_000
-    assert learnt((100_000, 300_000, SECOND)) == 700_000
+    assert correction_after((100_000, 300_000, 0)) == 0
+    assert correction_after((100_000, 300_000, -SECOND)) == -100_000
+    assert correction_after((100_000, 300_000, SECOND)) == 700_000
 
 
-def test_the_first_timestamps_are_not_believed_yet() -> None:
+def test_the_first_timestamps_are_not_trusted_yet() -> None:
     clock = Clock()
     for _ in range(2):
-        clock.learn(NOW, NOW + 100_000, NOW - 600 * SECOND)
+        learn(clock, (0, 100_000, -600 * SECOND))
         assert clock.correction == 0
 
 
-def test_one_bogus_timestamp_does_nothing() -> None:
+def test_a_bogus_timestamp_changes_nothing() -> None:
     good = (0, 100_000, 10 * SECOND + ODD)
     bogus = (0, 100_000, -(10**15))
-    assert learnt(good, good, bogus) == learnt(bogus, good, good) == learnt(good)
+    expected = correction_after(good)
+    assert correction_after(good, good, bogus) == expected
+    assert correction_after(bogus, good, good) == expected
 
 
-def test_a_clock_that_was_set_is_followed_after_some_responses() -> None:
-    before, after = (0, 100_000, 10 * SECOND + ODD), (0, 100_000, 20 * SECOND + ODD)
-    assert learnt(*[before] * 50, *[after] * 10) == learnt(after)
+def test_a_step_of_the_servers_clock_is_followed_after_some_responses() -> None:
+    before = (0, 100_000, 10 * SECOND + ODD)
+    after = (0, 100_000, 20 * SECOND + ODD)
+    samples = [before] * 50 + [after] * 10
+    assert correction_after(*samples) == correction_after(after)
 
 
-@settings(deadline=None, derandomize=True)
+def test_the_present_is_told_by_both_clocks() -> None:
+    moment = clock_ten_seconds_behind().moment()
+    assert isinstance(moment, Moment)
+    ahead = moment.upstream_at - moment.local_at
+    assert ahead == pytest.approx(10 * SECOND, abs=SECOND)
+
+
+@quick
 @given(
     st.lists(
         st.tuples(
@@ -79,30 +113,27 @@ def test_a_clock_that_was_set_is_followed_after_some_responses() -> None:
         max_size=40,
     )
 )
-def test_the_correction_is_bounded(samples: list[tuple[int, int, int]]) -> None:
-    assert abs(learnt(*samples)) <= 300 * SECOND
+def test_the_correction_is_bounded(samples: list[Sample]) -> None:
+    assert abs(correction_after(*samples)) <= MAX_CORRECTION_SECONDS * SECOND
 
 
-@settings(deadline=None, derandomize=True)
+@quick
 @given(
     st.integers(-299 * SECOND, 299 * SECOND),
     st.lists(st.tuples(st.integers(0, SECOND), st.integers(0, SECOND)), min_size=1),
 )
-def test_the_correction_is_never_further_off_than_the_way_takes(
+def test_the_correction_is_off_by_no_more_than_the_round_trip(
     offset: int, ways: list[tuple[int, int]]
 ) -> None:
     samples = [(0, there + back, offset + there) for there, back in ways]
-    assert abs(learnt(*samples) - offset) <= 2 * SECOND
+    assert abs(correction_after(*samples) - offset) <= 2 * SECOND
 
 
 @pytest.mark.parametrize("step", [-200 * SECOND, -SECOND, 2 * SECOND, 250 * SECOND])
-def test_when_our_clock_is_set_the_upstreams_stays_where_it_was(
+def test_a_step_of_our_clock_does_not_move_the_upstreams(
     step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
-    for _ in range(3):
-        now = Clock.now()
-        clock.learn(now, now + 100_000, now + 10 * SECOND + ODD)
+    clock = clock_ten_seconds_behind()
     before = clock.upstream(Clock.now())
     real = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: real() + step * 1000)
@@ -110,18 +141,16 @@ def test_when_our_clock_is_set_the_upstreams_stays_where_it_was(
     assert clock.correction == pytest.approx(10 * SECOND - step, abs=SECOND)
 
 
-def test_a_machine_that_was_suspended_has_not_set_its_clock(
+def test_a_suspension_of_the_machine_is_no_step_of_its_clock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = Clock()
-    for _ in range(3):
-        now = Clock.now()
-        clock.learn(now, now + 100_000, now + 10 * SECOND + ODD)
-    before, wall, since_boot = clock.correction, time.time_ns, time.clock_gettime_ns
-    monkeypatch.setattr(time, "time_ns", lambda: wall() + 3600 * 10**9)
+    clock = clock_ten_seconds_behind()
+    before = clock.correction
+    hour_ns = 3600 * 10**9
+    wall, since_boot = time.time_ns, time.clock_gettime_ns
+    monkeypatch.setattr(time, "time_ns", lambda: wall() + hour_ns)
     monkeypatch.setattr(
-        time, "clock_gettime_ns", lambda which: since_boot(which) + 3600 * 10**9
+        time, "clock_gettime_ns", lambda which: since_boot(which) + hour_ns
     )
-    assert clock.upstream(Clock.now()) - Clock.now() == pytest.approx(
-        before, abs=SECOND // 100
-    )
+    now = Clock.now()
+    assert clock.upstream(now) - now == pytest.approx(before, abs=SECOND // 100)

@@ -1,4 +1,4 @@
-"""Alive and ready, and if not, why."""
+"""Liveness and readiness, and the reasons against them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from connector.runtime.health import Health
 
 
-class Clock:
-    """Seconds that pass when told to."""
+class FakeClock:
+    """Two clocks whose seconds pass when a test says so."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
@@ -21,21 +21,24 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def health(clock: Clock) -> Health:
+def health(clock: FakeClock) -> Health:
     return Health(clock.monotonic, clock.wall)
 
 
-def test_a_worker_without_loops_is_alive(health: Health) -> None:
+# --- live ---
+
+
+def test_a_worker_without_loops_is_live(health: Health) -> None:
     assert health.why_not_live() == []
 
 
-def test_a_loop_may_be_silent_up_to_its_own_limit_and_no_longer(
-    health: Health, clock: Clock
+def test_a_loop_may_be_silent_up_to_its_own_limit(
+    health: Health, clock: FakeClock
 ) -> None:
     health.register("poll", 30)
     health.register("group", 5)
@@ -49,8 +52,8 @@ def test_a_loop_may_be_silent_up_to_its_own_limit_and_no_longer(
     assert len(health.why_not_live()) == 2
 
 
-def test_progress_brings_a_stalled_loop_back_to_life(
-    health: Health, clock: Clock
+def test_a_stalled_loop_that_makes_progress_is_live_again(
+    health: Health, clock: FakeClock
 ) -> None:
     health.register("poll", 30)
     clock.seconds += 31
@@ -59,7 +62,9 @@ def test_progress_brings_a_stalled_loop_back_to_life(
     assert health.why_not_live() == []
 
 
-def test_a_loop_that_ended_is_not_waited_for(health: Health, clock: Clock) -> None:
+def test_a_loop_that_ended_is_not_expected_to_make_progress(
+    health: Health, clock: FakeClock
+) -> None:
     health.register("shard", 1)
     health.unregister("shard")
     health.unregister("shard")
@@ -69,7 +74,9 @@ def test_a_loop_that_ended_is_not_waited_for(health: Health, clock: Clock) -> No
     assert health.progressed_at() == {}
 
 
-def test_registering_again_starts_anew(health: Health, clock: Clock) -> None:
+def test_a_loop_that_is_registered_again_has_all_its_time(
+    health: Health, clock: FakeClock
+) -> None:
     health.register("shard", 1)
     clock.seconds += 10
     health.register("shard", 2)
@@ -77,7 +84,7 @@ def test_registering_again_starts_anew(health: Health, clock: Clock) -> None:
     assert health.why_not_live() == []
 
 
-def test_a_clock_set_back_or_forth_stalls_nothing() -> None:
+def test_a_step_of_the_wall_clock_stalls_no_loop() -> None:
     wall = iter([1_700_000_000_000_000, 5, 1_900_000_000_000_000])
     health = Health(lambda: 1.0, lambda: next(wall))
     health.register("poll", 1)
@@ -87,8 +94,8 @@ def test_a_clock_set_back_or_forth_stalls_nothing() -> None:
     assert health.progressed_at() == {"poll": 1_900_000_000_000_000}
 
 
-def test_progress_is_told_in_microseconds_since_the_epoch(
-    health: Health, clock: Clock
+def test_progress_is_reported_in_microseconds_since_the_epoch(
+    health: Health, clock: FakeClock
 ) -> None:
     health.register("poll", 30)
     clock.seconds += 1.5
@@ -96,11 +103,14 @@ def test_progress_is_told_in_microseconds_since_the_epoch(
     assert health.progressed_at() == {"poll": 1_700_000_101_500_000}
 
 
-def test_a_worker_that_nothing_is_required_of_yet_is_starting(health: Health) -> None:
+# --- ready ---
+
+
+def test_a_worker_without_checks_is_starting(health: Health) -> None:
     assert health.why_not_ready() == ["starting"]
 
 
-def test_ready_is_when_no_check_has_anything_to_say(health: Health) -> None:
+def test_a_worker_is_ready_when_no_check_objects(health: Health) -> None:
     reasons: dict[str, list[str]] = {
         "group": ["not joined"],
         "shards": ["all/0 is not open", "all/1 is not open"],
@@ -118,6 +128,6 @@ def test_ready_is_when_no_check_has_anything_to_say(health: Health) -> None:
     assert health.why_not_ready() == []
 
 
-def test_what_is_not_ready_is_alive_all_the_same(health: Health) -> None:
+def test_a_worker_that_is_not_ready_is_live_all_the_same(health: Health) -> None:
     health.require(lambda: ["the key is refused"])
     assert health.why_not_live() == []

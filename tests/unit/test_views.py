@@ -21,7 +21,7 @@ from connector.runtime.clock import Clock
 from connector.runtime.health import Health
 from connector.runtime.open_shard import OpenShard
 from connector.runtime.poller import Poller
-from connector.runtime.ports import Phase, ShardContext, ShardSpec
+from connector.runtime.ports import Phase, PollerContext, ShardContext, ShardSpec
 from connector.runtime.shard import Shard
 from connector.runtime.startup import StartupDeadline
 from connector.schedule.batches import Batch
@@ -49,11 +49,9 @@ class Bench:
         clock = Clock()
         observer = MetricsObserver(Metrics(["all"]))
         budget = Budget(60)
-        key = ApiKey(config.upstream)
-        client = Client(config.upstream, key, budget)
-        self.poller = Poller(
-            config, (client, key, budget), (observer, clock, health), ME
-        )
+        client = Client(config.upstream, ApiKey(config.upstream), budget)
+        polling = PollerContext(observer, clock, health, ME)
+        self.poller = Poller(config, client, budget, polling)
         self.pool = ThreadPoolExecutor(1)
         self.members: list[Member] | KafkaUnavailable = []
         self.questions = 0

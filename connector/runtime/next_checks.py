@@ -1,0 +1,52 @@
+"""Reports each symbol's next check, and the rhythm that it is based on."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from connector.core.model import MICROS
+from connector.runtime.ports import NextCheck
+
+if TYPE_CHECKING:
+    from connector.runtime.clock import Clock
+    from connector.runtime.coverage import Key
+    from connector.runtime.ports import RequestObserver
+    from connector.schedule.batches import Batch
+    from connector.schedule.scheduler import Schedule
+
+
+class NextChecks:
+    """The next check of each symbol, as of its last one."""
+
+    def __init__(
+        self, schedule: Schedule, clock: Clock, observer: RequestObserver
+    ) -> None:
+        self._schedule = schedule
+        self._clock = clock
+        self._observer = observer
+        self._at: dict[Key, int | None] = {}
+
+    def at(self, feed: str, symbol: str) -> int | None:
+        """Return when a symbol is checked next (microseconds since the epoch)."""
+        return self._at.get((feed, symbol))
+
+    def report(self, batch: Batch) -> None:
+        """Report the symbols of a batch that was just checked."""
+        self._observer.visibility_lag_learnt(self._schedule.lag_seconds)
+        at = self._wall_time(self._schedule.next_check_at(batch))
+        for symbol in batch.symbols:
+            forecast = self._schedule.forecast(batch.feed, symbol)
+            # Its shard may have been lost while the request was under way.
+            if forecast is None:
+                continue
+            self._at[batch.feed, symbol] = at
+            self._observer.check_planned(
+                NextCheck(batch.feed, symbol, at, forecast.period, forecast.jitter)
+            )
+
+    def _wall_time(self, monotonic: float | None) -> int | None:
+        if monotonic is None:
+            return None
+        ahead = self._clock.now() - round(time.monotonic() * MICROS)
+        return round(monotonic * MICROS) + ahead

@@ -1,0 +1,95 @@
+"""Gives the answers of the upstream to the shards that own the symbols."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from connector.core.decode import RateLimit
+from connector.core.model import MICROS, Status
+from connector.runtime.ports import AnswerTimes, ResponseReport
+from connector.schedule.scheduler import ComputedTimes
+
+if TYPE_CHECKING:
+    from connector.runtime.coverage import Coverage
+    from connector.runtime.ports import PollerContext
+    from connector.schedule.batches import Batch
+    from connector.upstream.client import LevelsAnswer
+
+
+class Responses:
+    """Learns from each response, and passes on its answers."""
+
+    def __init__(self, coverage: Coverage, context: PollerContext) -> None:
+        self.rate_limit = RateLimit()
+        """The quota as the upstream last reported it."""
+        self._coverage = coverage
+        self._context = context
+
+    def accept(
+        self, batch: Batch, answer: LevelsAnswer, asked_at: float
+    ) -> ComputedTimes:
+        """Give every entry and absence to its shard. Return when levels were computed."""
+        meta = answer.response.meta
+        clock = self._context.clock
+        if meta.server_at is not None:
+            clock.learn(answer.sent_at, answer.received_at, meta.server_at)
+        self.rate_limit = answer.rate_limit
+        self._context.observer.response_decoded(
+            ResponseReport(
+                answer.rate_limit,
+                answer.response.inconsistencies,
+                clock.correction / MICROS,
+            )
+        )
+        source = replace(
+            self._context.source,
+            request_id=meta.request_id,
+            exchanges=meta.exchanges,
+        )
+        times = AnswerTimes(
+            asked_at,
+            answer.received_at,
+            clock.upstream(answer.received_at),
+            source,
+        )
+        computed_at = {}
+        for symbol, entry in answer.response.answers.items():
+            newest = self._give(batch.feed, symbol, entry, times)
+            has_levels = not isinstance(entry, Status)
+            if has_levels and newest is not None:
+                computed_at[symbol] = newest
+        return ComputedTimes(computed_at, self.server_ahead_seconds())
+
+    def give_refused(
+        self, batch: Batch, status: Status, request_id: str | None, asked_at: float
+    ) -> None:
+        """Give every symbol of a refused request the same status."""
+        now = self._context.clock.moment()
+        source = replace(self._context.source, request_id=request_id)
+        times = AnswerTimes(asked_at, now.local_at, now.upstream_at, source)
+        for symbol in batch.symbols:
+            self._give(batch.feed, symbol, status, times, "refused")
+
+    def server_ahead_seconds(self) -> float:
+        """Return the upstream's clock minus our monotonic one."""
+        return self._context.clock.moment().upstream_at / MICROS - time.monotonic()
+
+    def _give(
+        self,
+        feed: str,
+        symbol: str,
+        answer: bytes | Status,
+        times: AnswerTimes,
+        reason: str | None = None,
+    ) -> int | None:
+        """Give an answer to its shard. Return when its newest levels were computed."""
+        status = answer if isinstance(answer, Status) else Status.LIVE
+        self._context.observer.symbol_answered(feed, symbol, status)
+        shard = self._coverage.owner(feed, symbol)
+        # The shard may have been lost while the request was under way.
+        if shard is None:
+            return None
+        return shard.observe(symbol, answer, times, reason)

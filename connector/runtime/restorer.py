@@ -1,0 +1,107 @@
+"""Restores a shard, and settles the observations that were in hand before."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from connector.runtime.open_shard import OpenShard
+from connector.runtime.snapshot_requests import MOVED_AWAY
+
+if TYPE_CHECKING:
+    from connector.kafka.shard_log import Writer
+    from connector.runtime.assignment import Assignment
+    from connector.runtime.inbox import Inbox
+    from connector.runtime.intake import Intake
+    from connector.runtime.ports import ShardContext, ShardSpec
+    from connector.runtime.publisher import Publisher
+    from connector.runtime.snapshot_requests import SnapshotRequests
+
+_log = logging.getLogger(__name__)
+
+
+class Restorer:
+    """Replaces the state of a shard by that in its topic, after it was fenced."""
+
+    def __init__(
+        self,
+        spec: ShardSpec,
+        context: ShardContext,
+        *,
+        inbox: Inbox,
+        intake: Intake,
+        snapshots: SnapshotRequests,
+        publisher: Publisher,
+    ) -> None:
+        self._spec = spec
+        self._context = context
+        self._inbox = inbox
+        self._intake = intake
+        self._snapshots = snapshots
+        self._publisher = publisher
+
+    async def restore(self, assignment: Assignment) -> OpenShard | None:
+        """Fence the predecessors and restore. None if the assignment is over by then."""
+        restored = await self._context.in_thread(assignment.log.open)
+        if assignment.over.is_set():
+            return None
+        self._context.observer.restored(restored.records, restored.seconds)
+        now = time.monotonic()
+        opened = OpenShard(
+            restored,
+            self._spec.rules,
+            self._context.source,
+            first_answers_until=now + self._context.grace_seconds,
+        )
+        self._intake.restart()
+        self._settle(assignment, opened, now)
+        for state in opened.states.values():
+            self._intake.learn_computed_at(state.symbol, state.computed_at)
+            self._context.observer.state_replaced(state)
+        return opened
+
+    def _settle(self, assignment: Assignment, opened: OpenShard, now: float) -> None:
+        """Decide what becomes of the observations that were in hand before the restore."""
+        writer, known_writer = opened.restored.writer, self._inbox.last_writer
+        self._inbox.last_writer = writer
+        if _is_news_of_another(writer, known_writer, self._context.source.worker):
+            # They may be older than the records the other worker has written, and so may
+            # be answers to questions asked before now.
+            self._intake.ignore_asked_before(now)
+            self._drop_inbox()
+            if assignment.was_fenced:
+                self._warn_of_another_fleet(writer)
+            return
+        committed = self._inbox.settle(opened.states)
+        if committed is not None:
+            self._publisher.report(committed)
+
+    def _drop_inbox(self) -> None:
+        dropped = self._inbox.clear()
+        if dropped:
+            self._context.observer.dropped(self._spec.id.feed, "lost", dropped)
+        self._snapshots.refuse_all(MOVED_AWAY)
+
+    def _warn_of_another_fleet(self, writer: Writer | None) -> None:
+        """Warn if a worker of another group has written: both will go on fencing."""
+        if writer is None or writer.group == self._context.source.group:
+            return
+        fields = {
+            "shard": str(self._spec.id),
+            "group": writer.group,
+            "worker": writer.worker,
+        }
+        _log.error(
+            "another fleet uses these topics; stop it or change its kafka.topic_prefix",
+            extra=fields,
+        )
+
+
+def _is_news_of_another(
+    writer: Writer | None, known_writer: Writer | None, worker: str
+) -> bool:
+    """Return True if another worker has written since this one last opened the shard."""
+    if writer is None or writer.worker == worker:
+        return False
+    return writer != known_writer

@@ -1,0 +1,120 @@
+"""This worker's share of the request budget as shards come and go."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from connector.config.model import Feed
+from connector.core.model import Source, State, Status
+from connector.core.transition import FeedRules
+from connector.kafka.names import ShardId
+from connector.kafka.shard_log import Restored, Writer
+from connector.runtime.budget_share import BudgetShare
+from connector.runtime.clock import Clock
+from connector.runtime.coverage import Coverage
+from connector.runtime.open_shard import OpenShard
+from connector.runtime.ports import Phase, ShardContext, ShardSpec
+from connector.runtime.shard import Shard
+from connector.runtime.startup import StartupDeadline
+from connector.telemetry.metrics import Metrics
+from connector.telemetry.observer import MetricsObserver
+from connector.upstream.budget import Budget
+from tests.support.memory_log import MemoryLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ME = Source("1", "group", "me")
+OTHER = Source("1", "group", "other")
+SECOND = 1_000_000
+NOW = 1_800_000_000 * SECOND
+FEED = Feed(name="all", symbols=("A", "B", "C", "D"))
+
+
+class Bench:
+    """Two shards of one feed, half of its symbols in each."""
+
+    def __init__(self) -> None:
+        self.coverage = Coverage([FEED])
+        self.budget = Budget(60)
+        self.share = BudgetShare(self.budget, self.coverage, ME.worker)
+        self.pool = ThreadPoolExecutor(1)
+        self.now = 1000.0
+
+    def shard(
+        self, partition: int, writer: Source | None = None, spent: float | None = None
+    ) -> Shard:
+        """Return an open shard, last written by `writer` just now."""
+        symbols = frozenset(FEED.symbols[2 * partition : 2 * partition + 2])
+        context = ShardContext(
+            MetricsObserver(Metrics(["all"])),
+            Clock(),
+            self.pool,
+            ME,
+            grace_seconds=0.0,
+            polling_changed=lambda: None,
+            startup=StartupDeadline(math.inf),
+        )
+        spec = ShardSpec(ShardId("all", partition), FeedRules("all"), symbols)
+        shard = Shard(spec, MemoryLog, context)
+        restored = Restored({}, 0, 0.0)
+        if writer is not None:
+            symbol = min(symbols)
+            state = State("all", symbol, 1, Status.LIVE, None, NOW, "", source=writer)
+            last = Writer(writer.worker, writer.group, 0)
+            restored = Restored({symbol: state}, 1, 0.0, spent=spent, writer=last)
+        shard._enter(Phase.OPENING, None)
+        shard._enter(Phase.OPEN, OpenShard(restored, spec.rules, ME, 0.0))
+        return shard
+
+    def cover(self, *shards: Shard) -> int:
+        """Poll these shards, and return the requests a minute that may be sent."""
+        gained = self.coverage.set_shards(shards)
+        self.share.update(gained, self.now, NOW)
+        return self.budget.spending(self.now).limit_per_minute
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.pool.shutdown()
+
+
+def test_the_share_is_that_of_the_polled_symbols(bench: Bench) -> None:
+    assert bench.cover(bench.shard(0), bench.shard(1)) == 60
+    assert bench.cover(bench.shard(0)) == 30
+    assert bench.cover() == 0
+
+
+def test_the_requests_of_a_previous_owner_count_except_for_the_first(
+    bench: Bench,
+) -> None:
+    half_used = bench.shard(0, OTHER, spent=0.5)
+    assert bench.cover(half_used) == 16, "half of 30, and one first request"
+
+
+def test_a_previous_owner_that_recorded_nothing_has_used_everything(
+    bench: Bench,
+) -> None:
+    assert bench.cover(bench.shard(0, OTHER)) == 1
+
+
+def test_requests_of_this_worker_are_not_counted_twice(bench: Bench) -> None:
+    assert bench.cover(bench.shard(0, ME, spent=1.0)) == 30
+
+
+def test_a_take_over_counts_for_a_minute_even_if_the_shard_comes_and_goes(
+    bench: Bench,
+) -> None:
+    taken_over = bench.shard(0, OTHER, spent=1.0)
+    returned = bench.shard(0, ME, spent=0.0)
+    assert bench.cover(taken_over) == 1
+    bench.cover()
+    assert bench.cover(returned) == 1
+    bench.now += 61
+    assert bench.cover(returned) == 30
