@@ -45,6 +45,7 @@ class BudgetShare:
                 del self._taken_over[shard_id]
         self._take_over(gained, now, wall_now)
 
+        # What was used of shards that are lost again is counted by their next owner.
         owned = {shard.id for shard in self._coverage.shards}
         counted = []
         for shard_id, taken_over in self._taken_over.items():

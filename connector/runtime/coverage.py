@@ -100,6 +100,7 @@ class Coverage:
                 forecast = schedule.forecast(feed, symbol)
                 if feed != name or forecast is None:
                     continue
+                # Two refreshes must have been seen before there is a rhythm.
                 if forecast.period is not None and forecast.phase is not None:
                     rhythms[symbol] = (forecast.period, forecast.phase)
             if batches.regroup(rhythms):

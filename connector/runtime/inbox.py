@@ -114,6 +114,7 @@ class Inbox:
         """Take everything, except for isolated symbols: each of those comes alone, later."""
         waiting = list({**self._observations, **self._quarantined})
         taken = [symbol for symbol in waiting if symbol not in self._isolated]
+        # Only isolated symbols are left: try one, so that a refusal names the culprit.
         if not taken:
             taken = waiting[:1]
         self._isolated.difference_update(taken)
@@ -163,6 +164,7 @@ class Inbox:
         return lost
 
     def _put_back(self, work: Work) -> None:
+        # Add everything again in order of arrival, within the bounds.
         newer, newer_entries = self._observations, self._quarantined
         self._observations, self._quarantined = {}, {}
         for observation in (*work.observations, *chain.from_iterable(newer.values())):

@@ -65,6 +65,7 @@ class OpenShard:
         transitions = []
         for symbol, state in self.states.items():
             last_answer = answered_at.get(symbol)
+            # A symbol in the same transaction has its transition already.
             if symbol in just_seen or (is_early and last_answer is None):
                 continue
             transition = expire(state, moment, last_answer, self._source, self._rules)

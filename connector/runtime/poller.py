@@ -101,6 +101,7 @@ class Poller:
         self._replan()
         self._resume_postponed(now)
 
+        # Last, since the schedule knows only the symbols of its batches.
         server_ahead = self._responses.server_ahead_seconds()
         for (feed, symbol), shard in gained.items():
             state = shard.state_of(symbol)
@@ -124,6 +125,7 @@ class Poller:
             async with asyncio.TaskGroup() as checks:
                 while True:
                     health.progress(LOOP)
+                    # Waits at most a second, so that progress is reported.
                     batch = await self._wait_for_batch()
                     if batch is not None:
                         self._in_flight += 1
@@ -189,6 +191,7 @@ class Poller:
         now = time.monotonic()
         if now - self._regrouped_at <= _REGROUP_INTERVAL_SECONDS:
             return
+        # Restart the interval either way: computing the groups is the expensive part.
         self._regrouped_at = now
         if self._coverage.regroup(self._schedule):
             self._replan()
@@ -235,6 +238,7 @@ class Poller:
                 self._handle_refusal(batch, error, sent_at)
         else:
             self._failures.check_answered()
+            # An answer acquits the symbols of a batch that was halved.
             batches_changed = self._coverage.answered(batch)
             computed_times = self._responses.accept(batch, answer, sent_at)
             if batches_changed:

@@ -84,9 +84,11 @@ class Publisher:
         Raises:
             KafkaError: A transaction failed, so the state has to be restored.
         """
+        # Nobody polls a removed symbol, so no answer would ever end its LIVE levels.
         removals = opened.removals(self._spec.symbols, self._context.clock.now())
         await self._commit(assignment, opened, removals, Work())
         while not assignment.is_abandoned:
+            # Clear before looking, so that nothing that comes meanwhile is missed.
             self._work_came.clear()
             work = self._inbox.take()
             transitions = self._transitions(assignment, opened, work)
@@ -111,6 +113,7 @@ class Publisher:
                 self._intake.answered_at(),
                 just_seen,
             )
+            # No other call to the log is in progress here.
             assignment.log.serve_callbacks()
         if self._snapshots:
             transitions += opened.snapshots(
@@ -136,6 +139,7 @@ class Publisher:
         if used_fraction is None:
             used_fraction = self._context.used_fraction()
         await self._publish(assignment.log, attempt, used_fraction)
+        # A commit proves that the worker has every right it needs.
         assignment.failures = 0
         self._context.startup.passed = True
         opened.commit(attempt.states)
@@ -198,6 +202,7 @@ class Publisher:
         A symbol that was alone in its transaction is given up. Otherwise each is tried alone
         next time. A timer or a snapshot can be the cause as well as an observation.
         """
+        # A snapshot may be the refused record, and would be refused again and again.
         self._snapshots.refuse_all(f"the broker refused a record: {error}")
         symbols = attempt.work.symbols | attempt.states.keys()
         given_up = self._inbox.refuse(attempt.work, alone=len(symbols) == 1)

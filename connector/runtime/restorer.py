@@ -44,6 +44,7 @@ class Restorer:
     async def restore(self, assignment: Assignment) -> OpenShard | None:
         """Fence the predecessors and restore. None if the assignment is over by then."""
         restored = await self._context.in_thread(assignment.log.open)
+        # Revoked or lost meanwhile: the next owner fences this producer.
         if assignment.over.is_set():
             return None
         self._context.observer.restored(restored.records, restored.seconds)
@@ -73,6 +74,7 @@ class Restorer:
             if assignment.was_fenced:
                 self._warn_of_another_fleet(writer)
             return
+        # Only this worker has written, so the states show what became of its last attempt.
         committed = self._inbox.settle(opened.states)
         if committed is not None:
             self._publisher.report(committed)

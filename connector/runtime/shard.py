@@ -171,6 +171,7 @@ class Shard:
         """Open the shard as soon as no earlier call for it is in progress."""
         if self.is_assigned:
             return
+        # The task picks it up when the assignment before it is finished.
         self._assignment = Assignment(self._new_log())
         self._assigned.set()
 
@@ -191,6 +192,7 @@ class Shard:
         """Publish nothing more: the shard already belongs to another worker."""
         if self._assignment is None:
             return
+        # Flags first: the call in progress may return at any moment.
         self._assignment.is_abandoned = True
         self._assignment.log.abandon()
         self._assignment.over.set()
@@ -304,9 +306,11 @@ class Shard:
 
     def _finish(self, assignment: Assignment) -> None:
         """Close, after the last call of an assignment has returned."""
+        # The shard may have been assigned again while a call of this assignment hung.
         if self._assignment is assignment:
             self._assignment = None
             self._snapshots.refuse_all(MOVED_AWAY)
+        # An error that ends the task leaves an open shard behind.
         if self.phase is not Phase.CLOSING:
             self._enter(Phase.CLOSING, None)
         self._enter(Phase.CLOSED, None)

@@ -58,6 +58,7 @@ class Shards:
 
     def revoked(self, shards: list[ShardId]) -> None:
         """Close shards. They go to another worker as soon as this call returns."""
+        # Block the group's thread: returning gives the shards away.
         self._wait(self.close(shards, CLOSE_SECONDS), shards)
 
     def lost(self, shards: list[ShardId]) -> None:
@@ -77,6 +78,7 @@ class Shards:
         closing = [self.owned.pop(shard) for shard in shards if shard in self.owned]
         if not closing:
             return
+        # Ask before the first shard is given up: the budget shrinks with each of them.
         used_fraction = self._used_fraction()
         for shard in closing:
             shard.close(used_fraction)
@@ -119,6 +121,7 @@ class Shards:
     def _assign(self, shards: Sequence[ShardId]) -> None:
         for shard_id in shards:
             shard = self._configured.get(shard_id)
+            # More partitions than shards would move symbols between them.
             if shard is None:
                 known = [one for one in self._configured if one.feed == shard_id.feed]
                 self._supervisor.fail(
@@ -130,6 +133,7 @@ class Shards:
                 "shard assigned",
                 extra={"shard": str(shard_id), "symbols": len(shard.symbols)},
             )
+            # Owned first: opening the shard updates the polling of all owned shards.
             self.owned[shard_id] = shard
             shard.assign()
 
@@ -146,6 +150,7 @@ class Shards:
     ) -> None:
         closed = asyncio.run_coroutine_threadsafe(closing, self._loop)
         try:
+            # `close` has its own time-out. This one is for an event loop that hangs.
             closed.result(CLOSE_SECONDS + 1)
         except TimeoutError:
             _log.warning(

@@ -62,6 +62,7 @@ class Supervisor:
         stop = loop.create_task(self._stopping.wait())
         await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
+        # Prefer the result if both are done: it may be an error.
         if task.done():
             return task.result()
         task.cancel()

@@ -187,6 +187,7 @@ class KafkaClientObserver:
 
     def error(self, code: str) -> None:
         """Count an error by librdkafka's name of it."""
+        # Codes come from outside, and series are never forgotten.
         if len(self._codes) < MAX_ERROR_CODES:
             self._codes.add(code)
         label = code if code in self._codes else "other"
@@ -200,6 +201,7 @@ class KafkaClientObserver:
             self.error("unreadable_statistics")
             return
         self._metrics.set("gex_kafka_brokers_up", statistics.brokers_up)
+        # Brokers come and go; one that is gone must not keep its last figure.
         self._metrics.clear("gex_kafka_broker_rtt_seconds")
         for broker, seconds in statistics.rtt_seconds.items():
             self._metrics.set("gex_kafka_broker_rtt_seconds", seconds, broker)

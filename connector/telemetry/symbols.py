@@ -83,6 +83,7 @@ class SymbolSeries:
         polled: set[Key] = set()
         for shard, symbols in self._polled.copy().items():
             polled.update((shard.feed, symbol) for symbol in symbols)
+        # Gauges of symbols that others poll would contradict theirs.
         shown = [(key, figures) for key, figures in everything if key in polled]
 
         for count in ("requested", "served", "missing", "invalid"):

@@ -1,4 +1,4 @@
-"""A worker whose upstream sends whatever it likes: it goes on, and what it shows and keeps stays in its form."""
+"""An upstream that sends anything at all, and the worker that survives it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import gzip
 import itertools
 import json
 import threading
-import urllib.request
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,8 +27,10 @@ if TYPE_CHECKING:
 
 SYMBOLS = ("BADUSDT", "GOODUSDT")
 MEGABYTE = 2**20
-METRICS = ("gex_", "process_", "python_")
-MEMORY_BYTES = 256 * MEGABYTE
+METRIC_PREFIXES = ("gex_", "process_", "python_")
+MAX_MEMORY_BYTES = 256 * MEGABYTE
+MAX_LOG_LINE_CHARACTERS = 8_000
+MAX_RECORD_BYTES = 2**16
 REQUEST_IDS = (
     "a\r\nX-Forged: 1\n{}",
     "\0",
@@ -41,56 +42,58 @@ REQUEST_IDS = (
 
 
 class Body(NamedTuple):
-    """What is sent in place of a response; it may promise more than it has."""
+    """A body instead of a response. It may promise more bytes than it has."""
 
     content: bytes
     encoding: str = "identity"
-    promised: int | None = None
+    promised_bytes: int | None = None
 
+
+_DEEP_OBJECT = b'{"a":' * 100_000 + b"1" + b"}" * 100_001
+_MANY_SYMBOLS = b",".join(b'"%d":{}' % number for number in range(80_000))
+_HUGE_QUOTA = b'{"limit":1e400,"remaining":%b}' % (b"9" * 5_000)
 
 BODIES = (
     Body(b"[" * 100_000 + b"]" * 100_000),
-    Body(b'{"data":{"results":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001),
+    Body(b'{"data":{"results":' + _DEEP_OBJECT),
     Body(gzip.compress(bytes(64 * MEGABYTE)), "gzip"),
     Body(b" " * 20 * MEGABYTE),
-    Body(b"{}", promised=2**40),
+    Body(b"{}", promised_bytes=2**40),
     Body(b'"\\' * (MEGABYTE // 2)),
-    Body(
-        b'{"data":{"results":{%b}}}'
-        % b",".join(b'"%d":{}' % number for number in range(80_000))
-    ),
-    Body(
-        b'{"data":{"results":{}},"meta":{"rate_limit":{"limit":1e400,"remaining":%b}}}'
-        % (b"9" * 5_000)
-    ),
+    Body(b'{"data":{"results":{%b}}}' % _MANY_SYMBOLS),
+    Body(b'{"data":{"results":{}},"meta":{"rate_limit":%b}}' % _HUGE_QUOTA),
 )
 
 
 class Upstream:
-    """Answers with responses that are good but for one symbol's entry, and between them once with each of `BODIES`."""
+    """Answers with a bad entry of one symbol and a good one of the other.
+
+    Between these answers it sends each of `BODIES` once.
+    """
 
     def __init__(self) -> None:
-        self._turn = threading.Lock()
-        self._answers = self._all()
+        self._lock = threading.Lock()
+        self._answers = self._all_answers()
         self.rounds = 0
 
     def next(self) -> Body:
-        with self._turn:
+        with self._lock:
             return next(self._answers)
 
-    def _all(self) -> Iterator[Body]:
-        bodies, turns = iter(BODIES), itertools.count()
+    def _all_answers(self) -> Iterator[Body]:
+        bodies = iter(BODIES)
+        numbers = itertools.count()
         while True:
             for entry in BAD_ENTRIES.values():
-                yield self._response(next(turns), entry)
+                yield self._response(next(numbers), entry)
                 yield from itertools.islice(bodies, 1)
             self.rounds += 1
 
-    def _response(self, turn: int, bad: bytes) -> Body:
+    def _response(self, number: int, bad: bytes) -> Body:
         at = datetime.now(UTC).isoformat()
-        good = {"computed_at": at, "all_expiry": {"hvl": turn}}
+        good = {"computed_at": at, "all_expiry": {"hvl": number}}
         meta = {
-            "request_id": REQUEST_IDS[turn % len(REQUEST_IDS)],
+            "request_id": REQUEST_IDS[number % len(REQUEST_IDS)],
             "timestamp": at,
             "exchanges_filtered": REQUEST_IDS,
         }
@@ -104,21 +107,25 @@ class Upstream:
 
 @contextlib.contextmanager
 def serving(upstream: Upstream) -> Iterator[str]:
+    """Serve an upstream on loopback. Yields its URL."""
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
             body = upstream.next()
+            length = body.promised_bytes or len(body.content)
             self.send_response(200)
             self.send_header("Content-Encoding", body.encoding)
-            self.send_header("Content-Length", str(body.promised or len(body.content)))
+            self.send_header("Content-Length", str(length))
             self.end_headers()
-            with contextlib.suppress(OSError):  # it does not read on
+            # The worker stops reading a body that is too large.
+            with contextlib.suppress(OSError):
                 self.wfile.write(body.content)
-            self.close_connection = body.promised is not None
+            self.close_connection = body.promised_bytes is not None
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Keep the test's output clean."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -127,7 +134,16 @@ def serving(upstream: Upstream) -> Iterator[str]:
     server.server_close()
 
 
-def test_whatever_the_upstream_sends_a_worker_goes_on_and_what_it_says_stays_in_its_form(
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that a process ever had."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, value = line.split(":", 1)
+        if name == "VmHWM":
+            return int(value.split()[0]) * 1024
+    raise AssertionError("no VmHWM in /proc")
+
+
+def test_a_worker_survives_whatever_the_upstream_sends(
     kafka: LocalKafka, names: Names
 ) -> None:
     upstream = Upstream()
@@ -144,53 +160,38 @@ def test_whatever_the_upstream_sends_a_worker_goes_on_and_what_it_says_stays_in_
             "GEX_KAFKA__GROUP_ID": names.group_id,
         }
         with start_worker(variables, arguments=["--log-level", "DEBUG"]) as worker:
-            wait_until(lambda: upstream.rounds, "everything was sent", worker)
-            with urllib.request.urlopen(
-                f"{worker.url}/metrics", timeout=10
-            ) as response:
-                metrics = response.read().decode()
+            wait_until(lambda: upstream.rounds, "every answer was sent", worker)
+            metrics = worker.text("/metrics")
             assert worker.ask("/health/live")["ok"]
             assert worker.ready()
-            memory = peak_bytes(worker.pid)
+            memory_bytes = peak_bytes(worker.pid)
             assert worker.terminate() == 0
             log = worker.log()
-    assert memory < MEMORY_BYTES
-    lines = [json.loads(line) for line in log.splitlines()]
+
+    # Memory, log and metrics stay bounded, and nothing is forged in them.
+    assert memory_bytes < MAX_MEMORY_BYTES
     assert "Traceback" not in log
-    assert max(len(json.dumps(line)) for line in lines) < 8_000
-    assert not [
-        family
-        for family in text_string_to_metric_families(metrics)
-        if not family.name.startswith(METRICS)
-    ]
-    events, states = (
-        checker.events(kafka, names.topic_prefix),
-        checker.states(kafka, names.topic_prefix),
-    )
+    for line in log.splitlines():
+        assert len(json.dumps(json.loads(line))) < MAX_LOG_LINE_CHARACTERS
+    for family in text_string_to_metric_families(metrics):
+        assert family.name.startswith(METRIC_PREFIXES)
+
+    # The good symbol is published as if nothing had happened.
+    events = checker.events(kafka, names.topic_prefix)
+    states = checker.states(kafka, names.topic_prefix)
     assert checker.violations(events, states) == []
     assert states["GOODUSDT"].status is Status.LIVE
-    assert (
-        len([event for event in events if event.symbol == "GOODUSDT"])
-        > len(BAD_ENTRIES) // 2
-    )
-    refused = checker.records(kafka, f"{names.topic_prefix}.quarantine")
-    assert len({record.headers["why"].partition(b":")[0] for record in refused}) > 4
-    assert {record.key for record in refused} == {b"BADUSDT"}
-    assert (
-        max(
-            len(value)
-            for record in refused
-            for value in (record.value, *record.headers.values())
-        )
-        <= 2**16
-    )
-    assert max(len(record.headers["where"]) for record in refused) < 1_000
+    good = [event for event in events if event.symbol == "GOODUSDT"]
+    assert len(good) > len(BAD_ENTRIES) // 2
 
-
-def peak_bytes(pid: int) -> int:
-    """The most memory that a process ever had."""
-    status = dict(
-        line.split(":", 1)
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-    )
-    return int(status["VmHWM"].split()[0]) * 1024
+    # The bad one goes to quarantine, in records of bounded size.
+    quarantined = checker.records(kafka, f"{names.topic_prefix}.quarantine")
+    reasons = set()
+    for record in quarantined:
+        assert record.key == b"BADUSDT"
+        assert len(record.headers["where"]) < 1_000
+        for value in (record.value, *record.headers.values()):
+            assert len(value) <= MAX_RECORD_BYTES
+        reason, _, _ = record.headers["why"].partition(b":")
+        reasons.add(reason)
+    assert len(reasons) > 4
