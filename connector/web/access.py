@@ -52,6 +52,8 @@ class Access:
 
         `links_allowed`: other sites may link to it, since it shows no data.
         """
+        # Browsers always send this header, and scripts cannot set it. Other clients omit
+        # it, and they have no user's session to abuse.
         site = request.headers.get("Sec-Fetch-Site", "none")
         if site not in {"none", "same-origin"} and not links_allowed:
             return problem(403, "cross-site requests are not allowed")
@@ -72,7 +74,10 @@ class Access:
                 403,
                 f"this request needs a token, but none is configured; {_REMEDY}",
             )
-        scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        authorization = request.headers.get(hdrs.AUTHORIZATION, "")
+        scheme, _, token = authorization.partition(" ")
+        # A plain comparison takes longer the more characters are right, which gives the
+        # token away. aiohttp keeps bytes that are not UTF-8 as surrogates.
         is_right = hmac.compare_digest(
             token.strip().encode(errors="surrogateescape"),
             self._token.reveal().encode(),
@@ -89,6 +94,7 @@ class Access:
 def _names_loopback(host: str) -> bool:
     """Return True if a Host header names this machine and nothing else."""
     try:
-        return is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
+        hostname = urlsplit(f"//{host}").hostname or ""
+        return is_loopback(hostname)
+    except ValueError:  # such as "["
         return False

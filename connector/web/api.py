@@ -84,6 +84,7 @@ class Api:
         """
         if await request.read():
             return problem(400, "unexpected request body; this request takes none")
+        # Symbols are configured in upper case; accept any from a person who types.
         symbol = request.match_info["symbol"].strip().upper()
         found = self._find_shard(symbol, request.query.get("feed"))
         if isinstance(found, web.Response):
@@ -96,7 +97,8 @@ class Api:
                 owner=await self._view.owner_of(found),
             )
 
-        _log.info("snapshot requested", extra={"shard": str(found), "symbol": symbol})
+        fields = {"shard": str(found), "symbol": symbol}
+        _log.info("snapshot requested", extra=fields)
         snapshot = shard.request_snapshot(symbol)
         # `wait` leaves the snapshot pending at the time limit; `wait_for` would cancel
         # it for everybody who waits for it.

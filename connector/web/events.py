@@ -49,6 +49,7 @@ class EventFeed:
         """Add a committed event."""
         self._events.append(answers.Event.of(event))
         self.position += 1
+        # Readers that wait hold the old event; those that come later get the new one.
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
@@ -115,8 +116,11 @@ class EventStreams:
         ends_at = time.monotonic() + STREAM_SECONDS
         while not self._closed.is_set() and time.monotonic() < ends_at:
             # Take these together before any await, so that no event comes in between.
-            changed, events, end = feed.changed, feed.since(position), feed.position
+            changed = feed.changed
+            events = feed.since(position)
+            end = feed.position
             missed_some = len(events) < end - position
+            # At position 0 nothing was sent: a new connection would get the same events.
             if position and missed_some:
                 return
             position = end

@@ -136,8 +136,9 @@ def _reason(
         )
     if due_at < held_until:
         return "the upstream asked not to be called before then"
-    batch = planned.batch
-    if not any(publishes(batch.feed, symbol) for symbol in batch.symbols):
+    feed = planned.batch.feed
+    can_publish = any(publishes(feed, symbol) for symbol in planned.batch.symbols)
+    if not can_publish:
         return "Kafka accepts no events; checked rarely, to keep the metrics current"
     return _plan_reason(planned, schedule.price)
 

@@ -83,14 +83,16 @@ class Listener:
     async def start(self) -> None:
         """Listen. Raises ConfigError if the address is in use or not this machine's."""
         await self._runner.setup()
+        site = web.TCPSite(self._runner, self._host, self._port)
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
-        except (OSError, UnicodeError) as error:
+            await site.start()
+        except (OSError, UnicodeError) as error:  # the latter for a name like "a..b"
             await self.stop()
             raise ConfigError(
                 [f"http.listen: cannot listen on {self.url}: {error}"]
             ) from error
-        self.url = _url(self._host, self._runner.addresses[0][1])
+        _, port, *_ = self._runner.addresses[0]
+        self.url = _url(self._host, port)
 
     async def stop(self) -> None:
         """Finish the requests in progress and stop listening. Safe to call twice."""
@@ -120,7 +122,8 @@ class Listener:
             return problem(error.status, error.reason, headers)
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
-        accept = ",".join(request.headers.getall(hdrs.ACCEPT, []))
+        accept_headers = request.headers.getall(hdrs.ACCEPT, [])
+        accept = ",".join(accept_headers)
         # In a thread: rendering many symbols would delay the next check.
         body, content_type = await asyncio.to_thread(self._metrics.render, accept)
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})

@@ -40,7 +40,7 @@ class _Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class _Operation:
-    """One method of one path. `problems` describes each error status."""
+    """A method of a path. `problems` describes each error status."""
 
     method: str
     path: str
