@@ -209,7 +209,8 @@ def draw_stat(axes: Axes, shown: Shown) -> None:
 def draw_states(axes: Axes, shown: Shown) -> None:
     look = defaults(shown.panel)
     colours = dict[str, str]()
-    rows = sorted(shown.series, key=lambda series: series.name, reverse=True)
+    # matplotlib counts rows from below, Grafana from above.
+    rows = sorted(shown.series, key=name_of, reverse=True)
     for row, series in enumerate(rows):
         # Slightly wider than a step, so that neighbours leave no gap.
         width = days(shortest_step(series) * 1.05)
@@ -222,10 +223,15 @@ def draw_states(axes: Axes, shown: Shown) -> None:
                 color=known["color"],
                 linewidth=0,
             )
-    axes.set_yticks(range(len(rows)), [series.name for series in rows])
+    names = [series.name for series in rows]
+    axes.set_yticks(range(len(names)), names)
     for text, colour in colours.items():
         axes.plot([], [], color=colour, linewidth=6, label=f" {text}")
     draw_legend(axes, list(colours))
+
+
+def name_of(series: Series) -> str:
+    return series.name
 
 
 def days(seconds: float) -> float:
@@ -235,7 +241,10 @@ def days(seconds: float) -> float:
 
 def steps_of(points: Sequence[tuple[float, float]]) -> list[float]:
     """Return the seconds between neighbouring points."""
-    return [after[0] - before[0] for before, after in itertools.pairwise(points)]
+    steps = []
+    for (before, _), (after, _) in itertools.pairwise(points):
+        steps.append(after - before)
+    return steps
 
 
 def shortest_step(series: Series) -> float:
@@ -247,7 +256,8 @@ def draw_legend(axes: Axes, names: Sequence[str]) -> None:
     inches = axes.figure.get_size_inches()[0]  # type: ignore[union-attr]
     room = inches * axes.get_position().width * LETTERS_PER_INCH
     longest = max(map(len, names), default=1) + LEGEND_MARK_LETTERS
-    columns = max(1, min(len(names), int(room // longest)))
+    fitting = max(1, int(room // longest))
+    columns = max(1, min(len(names), fitting))
     axes.legend(
         loc="upper center",
         bbox_to_anchor=(0.5, -0.1),
@@ -296,11 +306,17 @@ def draw_graph(axes: Axes, shown: Shown) -> None:
 
     if "thresholdsStyle" in custom:
         draw_thresholds(axes, look["thresholds"]["steps"])
-    if all(value == 0 for series in shown.series for _, value in series.points):
+    # matplotlib would centre a line at zero.
+    if not any(has_values(series) for series in shown.series):
         axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(lambda value, _: format_value(value, unit))
     if names:
         draw_legend(axes, names)
+
+
+def has_values(series: Series) -> bool:
+    """Return True if the line is not zero everywhere."""
+    return any(value != 0 for _, value in series.points)
 
 
 def line_name(shown: Shown, series: Series, name: str) -> str:
@@ -422,20 +438,25 @@ KINDS = {
 
 def with_places(shown: Sequence[Shown]) -> Iterator[tuple[Shown, Mapping[str, int]]]:
     """Yield each panel and its place. Repeats go side by side, then into further rows."""
-    for _, group in itertools.groupby(shown, key=lambda one: one.panel["id"]):
-        for number, one in enumerate(group):
-            place = dict(one.panel["gridPos"])
-            if one.panel.get("repeat"):
-                row, column = divmod(number, one.panel["maxPerRow"])
-                place["x"] = column * place["w"]
-                place["y"] += row * place["h"]
-            yield one, place
+    number = 0
+    previous_id = None
+    for one in shown:
+        # Repeats of a panel follow each other and share its id.
+        number = number + 1 if one.panel["id"] == previous_id else 0
+        previous_id = one.panel["id"]
+        place = dict(one.panel["gridPos"])
+        if one.panel.get("repeat"):
+            row, column = divmod(number, one.panel["maxPerRow"])
+            place["x"] = column * place["w"]
+            place["y"] += row * place["h"]
+        yield one, place
 
 
 def draw(title: str, shown: Sequence[Shown], path: Path) -> None:
     """Write the dashboard as PNG."""
     places = list(with_places(shown))
-    rows = max(place["y"] + place["h"] for _, place in places) + 1
+    # One more row for the heading.
+    rows = 1 + max(place["y"] + place["h"] for _, place in places)
     size = (GRID_WIDTH * CELL_WIDTH_INCHES, rows * CELL_HEIGHT_INCHES)
     figure = Figure(figsize=size, facecolor=BACKGROUND)
     heading = 1 - 0.6 / rows

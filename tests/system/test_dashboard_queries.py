@@ -26,7 +26,8 @@ CODES = {status: code for code, status in enumerate(Status, 1)}
 
 
 def board(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((GRAFANA / f"{name}.json").read_text("utf-8"))
+    text = (GRAFANA / f"{name}.json").read_text("utf-8")
+    found: dict[str, Any] = json.loads(text)
     return found
 
 
@@ -70,10 +71,11 @@ def test_every_query_has_results_and_the_panels_show_the_faults(
 
 
 def expect_the_symbols_faults(levels: list[Shown]) -> None:
+    live, missing = CODES[Status.LIVE], CODES[Status.MISSING]
     statuses = lines(levels, "Status")
     assert set(statuses) == set(DEFAULT_SYMBOLS)
-    assert values(statuses["ETHUSDT"]) >= {CODES[Status.LIVE], CODES[Status.MISSING]}
-    assert values(statuses["BTCUSDT"]) == {CODES[Status.LIVE]}
+    assert values(statuses["ETHUSDT"]) >= {live, missing}
+    assert values(statuses["BTCUSDT"]) == {live}
 
     prices = lines(levels, "BTCUSDT")
     support = prices["all_expiry.put_support"].last
@@ -81,7 +83,8 @@ def expect_the_symbols_faults(levels: list[Shown]) -> None:
     assert support < prices["spot_price"].last < resistance
 
     (table,) = [panel for panel in levels if panel.panel["type"] == "table"]
-    assert len(table.series) == len(table.panel["targets"]) * len(DEFAULT_SYMBOLS)
+    columns = len(table.panel["targets"])
+    assert len(table.series) == columns * len(DEFAULT_SYMBOLS)
 
 
 def expect_the_fleets_faults(connector: list[Shown]) -> None:
