@@ -91,7 +91,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     _check_listen(loader, tables["http"])
     if loader.faults:
         raise loader.error()
-    return Config(**tables, feeds=tuple(feed for feed in feeds.values() if feed))
+    return Config(**tables, feeds=_all_built(feeds))
 
 
 def load_kafka(
@@ -114,7 +114,7 @@ def load_feeds(path: Path | None, environ: Mapping[str, str]) -> tuple[Feed, ...
     feeds = loader.build_feeds()
     if loader.faults:
         raise loader.error()
-    return tuple(feed for feed in feeds.values() if feed)
+    return _all_built(feeds)
 
 
 def read_key_file(path: str | Path) -> Secret:
@@ -123,6 +123,10 @@ def read_key_file(path: str | Path) -> Secret:
         return _read_secret_file(path, check_api_key)
     except InvalidValue as error:
         raise ConfigError([printable(f"upstream.api_key_file: {error}")]) from None
+
+
+def _all_built(feeds: Mapping[str, Feed | None]) -> tuple[Feed, ...]:
+    return tuple(feed for feed in feeds.values() if feed is not None)
 
 
 def _read_secret_file(path: str | Path, check: Callable[[Any], Any] | None) -> Secret:
@@ -178,6 +182,7 @@ class _Loader:
         """Build the feeds of the file, or instead the one that variables make, by their labels."""
         labels = [label for label in self._tables if _table_of(label) == "feeds"]
         if not labels:
+            # Without any feed, report the missing symbols of the one that variables would make.
             labels = ["feeds"]
         if labels == ["feeds"]:
             table = self._tables.setdefault("feeds", {})
@@ -193,9 +198,11 @@ class _Loader:
 
     def error(self) -> ConfigError:
         """Return the faults as one error. No line shows a secret."""
-        return ConfigError(
-            [printable(redact(fault, self._secrets)) for fault in self.faults]
-        )
+        # A user may have put the key in place of another option.
+        secrets = [
+            text for text in self._secrets if len(text) >= _MIN_SECRET_CHARACTERS
+        ]
+        return ConfigError([printable(redact(fault, secrets)) for fault in self.faults])
 
     def _add(self, key: str, raw: RawOption, problem: str, *, hide: bool) -> None:
         found = shape(raw.value, hide=hide)
@@ -219,10 +226,11 @@ class _Loader:
                 continue
             values = {"": value} if isinstance(value, RawOption) else value
             for inner, raw in values.items():
-                if not _exists(label, name, inner):
-                    key = ".".join(part for part in (label, name, inner) if part)
-                    problem = f"unknown, did you mean {_most_similar(key, raw)}?"
-                    self._add(quote(key), raw, problem, hide=True)
+                if _exists(label, name, inner):
+                    continue
+                key = ".".join(part for part in (label, name, inner) if part)
+                problem = f"unknown, did you mean {_most_similar(key, raw)}?"
+                self._add(quote(key), raw, problem, hide=True)
 
     def _resolve_secret(self, label: str, name: str, option: DeclaredOption) -> None:
         """Replace the file of a secret by its content, if the secret is in a file."""
@@ -232,6 +240,7 @@ class _Loader:
         if not isinstance(file, RawOption):
             return
         if isinstance(direct, RawOption):
+            # The environment wins. Within one source, only one of them may be set.
             if direct.is_from_environment == file.is_from_environment:
                 self.report(label, name, f"expected either this or {file_name}")
             if direct.is_from_environment or not file.is_from_environment:
@@ -296,6 +305,7 @@ class _Loader:
         by_path: dict[str, dict[str, float]] = {}
         for name, item in raw.items():
             if name not in _THRESHOLD_KEYS:
+                # Reported as unknown before.
                 continue
             path, _, field = name.rpartition(".")
             try:
@@ -365,9 +375,7 @@ def _secret_texts(tables: Mapping[str, Table]) -> list[str]:
         for name, option in _options_of(label).items():
             raw = table.get(name)
             if option.type is Secret and isinstance(raw, RawOption):
-                text = str(raw.value).strip()
-                if len(text) >= _MIN_SECRET_CHARACTERS:
-                    texts.append(text)
+                texts.append(str(raw.value).strip())
     return texts
 
 

@@ -97,7 +97,7 @@ def declared_options(
 def describe_type(annotation: Any) -> str:
     """Return an annotated type and its bounds in words."""
     plain_type, *annotations = get_args(annotation)
-    # The bounds of an optional number belong to the number: Annotated[Annotated[int, …] | None, …].
+    # An optional number has its bounds inside: Annotated[Annotated[int, Meta(...)] | None, ...].
     for member in get_args(plain_type):
         if get_origin(member) is Annotated:
             return describe_type(member)

@@ -54,6 +54,7 @@ class Secret:
     def __hash__(self) -> int:
         return hash(self._value)
 
+    # Called by pickle and copy. Encoders such as msgspec's reject the unknown type by themselves.
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a secret cannot be serialised")
 
@@ -90,8 +91,11 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     """Replace every secret in `text` with `***`, including its escaped forms."""
     forms = set()
     for secret in secrets:
-        forms |= {secret, repr(secret)[1:-1], ascii(secret)[1:-1]}
-        forms.add(json.dumps(secret)[1:-1])
+        forms.add(secret)
+        # The text may have been quoted before it came here; cut off the quotes.
+        for quoted in (repr(secret), ascii(secret), json.dumps(secret)):
+            forms.add(quoted[1:-1])
+    # Replacing the empty text would put a mask between all characters.
     forms.discard("")
     # The longest first: a secret may contain another one.
     for form in sorted(forms, key=len, reverse=True):
@@ -101,10 +105,13 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 
 def printable(text: str) -> str:
     """Escape everything in `text` that could break the line or control a terminal."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in text
-    )
+    escaped = []
+    for char in text:
+        if char.isprintable():
+            escaped.append(char)
+        else:
+            escaped.append(char.encode("unicode_escape").decode())
+    return "".join(escaped)
 
 
 def quote(value: object) -> str:

@@ -4,8 +4,8 @@ Each value keeps its origin. Both sources have the same form, so that one can ov
 a table holds options, and an option is a value or, for client settings and thresholds, a dictionary
 whose names are joined by dots: `[kafka.client] sasl.username` becomes `sasl.username` in `client`.
 
-A value that stands in place of a table is a mistake. It is kept under the empty name, so that it can
-be reported together with all other faults.
+A value in place of a table is a mistake. It is kept under the empty name, so that it is reported
+together with all other faults.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def read_file(path: Path | None) -> Tables:
     origin = str(path)
     tables: Tables = {}
     try:
+        # Editors on Windows may add a byte order mark, which TOML does not allow.
         document = tomllib.loads(path.read_text("utf-8-sig"))
         for name, value in document.items():
             if isinstance(value, dict):
@@ -55,31 +56,24 @@ def read_file(path: Path | None) -> Tables:
                 tables[name] = [_table(feed, origin) for feed in value]
             else:
                 tables[name] = {"": RawOption(value, origin)}
+    # Keys joined by thousands of dots exceed the recursion limit, here or within tomllib.
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            [printable(f"'{path}': cannot be read as TOML: {reason_of(error)}")]
-        ) from None
+        fault = f"'{path}': cannot be read as TOML: {reason_of(error)}"
+        raise ConfigError([printable(fault)]) from None
     return tables
 
 
 def read_environment(environ: Mapping[str, str]) -> Tables:
     """Return the tables that the variables `GEX_*` make. An empty variable counts as not set."""
-    keys_of_short_variables = {
-        variable: key for key, variable in SHORT_VARIABLES.items()
-    }
     ignored = _kubernetes_prefixes(environ)
     tables: dict[str, Table] = {}
     # Sorted, so that a variable for one client setting follows, and overrides, the one for all.
     for variable, text in sorted(environ.items()):
-        if not text or not variable.startswith("GEX_") or variable.startswith(ignored):
+        is_ours = variable.startswith("GEX_") and not variable.startswith(ignored)
+        if not text or not is_ours:
             continue
         raw = RawOption(text, f"environment {variable}", is_from_environment=True)
-        if variable in keys_of_short_variables:
-            table_name, _, name = keys_of_short_variables[variable].partition(".")
-        else:
-            key = variable.removeprefix("GEX_").lower()
-            table_name, _, name = key.partition("__")
-
+        table_name, name = _place_of(variable)
         _put(tables.setdefault(table_name, {}), name, raw)
     return dict(tables)
 
@@ -139,10 +133,22 @@ def _is_list_of_tables(value: Any) -> bool:
     return all(isinstance(item, dict) for item in value)
 
 
+def _place_of(variable: str) -> tuple[str, str]:
+    """Return the table and the name of the option that a variable sets."""
+    for key, short in SHORT_VARIABLES.items():
+        if variable == short:
+            table, _, name = key.partition(".")
+            return table, name
+    # The first double underscore ends the table: both parts may have single ones.
+    table, _, name = variable.removeprefix("GEX_").lower().partition("__")
+    return table, name
+
+
 def _put(table: Table, name: str, raw: RawOption) -> None:
     """Add a variable to its table: an option, a client setting, or all client settings as JSON."""
     if name == "client":
         settings = _settings_from_json(raw)
+        # Text that is not a JSON object is kept as a mistake, beside settings of other variables.
         table[name] = {"": raw} if settings is None else settings
     elif name.startswith("client__"):
         # Client settings have dots in their names; variables cannot.

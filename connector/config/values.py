@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", str, int)
 
+# All patterns are matched with re.ASCII: `\d` and `\w` mean no digits and letters of other scripts.
 HOST: Final = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 PORT: Final = r"(6553[0-5]|655[0-2]\d|65[0-4]\d{2}|6[0-4]\d{3}|[0-5]?\d{1,4})"
 
@@ -56,6 +57,7 @@ def each(
         return re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE) is not None
 
     def check(values: Iterable[str]) -> tuple[str, ...]:
+        # Items of a variable may have blanks after the commas.
         texts = [text.strip() for text in values]
         cleaned = [clean(text) for text in texts]
         rejected = []
@@ -74,15 +76,17 @@ def each(
 def among(known: tuple[str, ...]) -> Callable[[Iterable[str]], tuple[str, ...]]:
     """Accept lists of different known names, and return them in lower case."""
     pattern = "|".join(re.escape(name) for name in known)
-    return each(pattern, f"some of {', '.join(known)}", str.lower)
+    expected = f"some of {', '.join(known)}"
+    return each(pattern, expected, clean=str.lower)
 
 
 def refusing(reasons: Mapping[str, tuple[str, ...]]) -> Callable[[str], str]:
-    """Accept names of client options, except those that match a pattern under one of the reasons."""
+    """Accept names of client options, unless they match one of the patterns of a reason."""
 
     def check(name: str) -> str:
         for reason, patterns in reasons.items():
-            if any(fnmatchcase(name, pattern) for pattern in patterns):
+            is_refused = any(fnmatchcase(name, pattern) for pattern in patterns)
+            if is_refused:
                 raise InvalidValue(f"{quote(name)} is refused: {reason}")
         return name
 

@@ -122,6 +122,7 @@ def decode_response(body: bytes, symbols: Collection[str]) -> Response:
     """
     envelope, entries, duplicates = _take_apart(body)
     meta = _meta(envelope.meta)
+    # Absent or null `success` means true: the documented example has none.
     if envelope.success is False:
         return Response({}, meta, refusal=_refusal(envelope.error))
 
@@ -130,6 +131,7 @@ def decode_response(body: bytes, symbols: Collection[str]) -> Response:
     missing = _names(data.missing)
     invalid = _names(data.invalid)
 
+    # Contradictions do not reject the answer, but somebody should look at them.
     unrequested = entries.keys() - set(symbols)
     inconsistencies = ["duplicate_keys"] * duplicates
     inconsistencies += ["unrequested"] * len(unrequested)
@@ -195,6 +197,7 @@ def _take_apart_by_brackets(body: bytes, reason: str) -> _Parts:
     """
     spans = list(_find_entries(body))
     rest = bytearray(body)
+    # From the end, so that earlier positions stay valid.
     for span in reversed(spans):
         rest[span.start : span.end] = _NULL
     try:
@@ -227,6 +230,7 @@ def _find_entries(body: bytes) -> Iterator[_Span]:
     start = None
     for token in tokens:
         text = token.group()
+        # At depth 0 are the keys and separators of `results` itself; the rest is skipped.
         if depth == 0:
             if text in b",}]":
                 if start is not None:

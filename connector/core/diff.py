@@ -139,6 +139,7 @@ NO_DIFFERENCE: Final = Difference()
 def compare(before: Levels | None, after: Levels | None, rules: Rules) -> Difference:
     """Return the changes from `before` to `after` that count. None equals all-null levels."""
     if before is after:
+        # Cheap and common: the last published levels are usually the latest ones.
         return NO_DIFFERENCE
 
     old_levels = before or Levels()

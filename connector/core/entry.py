@@ -130,6 +130,7 @@ def _levels(entry: _Entry, fields: dict[str, Any]) -> Levels:
 def _rows(rows: list[Any] | None) -> tuple[Row, ...] | None:
     if rows is None:
         return None
+    # A list is faster here than a generator, and there are up to twenty rows per symbol.
     return tuple([Row(_strike(row), canonical_json(row)) for row in rows])
 
 

@@ -250,6 +250,7 @@ def _observe_levels(
     computed_at = entry.computed_at
     if computed_at is None:
         computed_at = known.computed_at
+    # Levels without any date have no age. Only the timer can make them stale.
     is_old = (
         computed_at is not None
         and observation.upstream_at - computed_at > feed.stale_after_micros
@@ -282,6 +283,7 @@ def _observe_levels(
         )
         return _publish(known, observation, draft, new_state)
 
+    # Writing the state again would only cost the broker space.
     is_unchanged = computed_at == known.computed_at and entry.levels == known.levels
     if is_unchanged:
         return NO_TRANSITION
@@ -304,7 +306,10 @@ def _is_older(computed_at: int | None, known: int | None) -> bool:
 def _kind(
     known: State, feed: FeedRules, status: Status, difference: Difference
 ) -> Kind | None:
-    """Return the kind of event that levels cause, or None if they cause none."""
+    """Return the kind of event that levels cause, or None if they cause none.
+
+    The order is that of the table of events: the first kind that fits.
+    """
     if known.last_published is None:
         return Kind.SNAPSHOT
     if known.request_fingerprint != feed.request_fingerprint:
@@ -346,6 +351,7 @@ def _initial_state(observation: Observation, feed: FeedRules) -> State:
 
 def _with_status(known: State, observation: Observation) -> State:
     """Return the known levels under the status of the observation."""
+    # Absent symbols keep their levels: the event that restores them needs a `before`.
     return replace(
         known,
         status=observation.status,
@@ -358,6 +364,7 @@ def _publish(
     known: State, observation: Observation, draft: EventDraft, new_state: State
 ) -> Transition:
     """Complete the event, and number it and its state with the next sequence."""
+    # The id is composed, not drawn: a retry after an aborted transaction has the same one.
     sequence = known.sequence + 1
     event = Event(
         event_id=f"{known.feed}/{observation.symbol}/{sequence}",

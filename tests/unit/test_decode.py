@@ -339,8 +339,12 @@ def test_brackets_and_quotes_in_texts_do_not_mislead_the_search() -> None:
 
 
 def test_a_field_called_results_elsewhere_is_ignored() -> None:
-    envelope = b'{"meta":{"extra":{"results":{"AAA":1}}},"success":true,"data":{"results":{"AAA":{"x":NaN},"BBB":{}}}}'
+    meta = b'{"extra":{"results":{"AAA":1}}}'
+    data = b'{"results":{"AAA":{"x":NaN},"BBB":{}}}'
+    envelope = b'{"meta":%b,"success":true,"data":%b}' % (meta, data)
+
     response = decode_response(envelope, ["AAA", "BBB"])
+
     assert response.answers == {"AAA": b'{"x":NaN}', "BBB": b"{}"}
 
 
