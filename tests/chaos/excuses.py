@@ -109,14 +109,8 @@ class ContentExcuses:
 
     def _is_collapsed(self, refresh: Refresh) -> bool:
         events = self._by_symbol.get(refresh.symbol, ())
-        candidates = []
-        for event in events:
-            if event.computed_at == refresh.computed_at:
-                candidates.append(event)
-        following = following_event(events, refresh)
-        if following is not None:
-            candidates.append(following)
-        for event in candidates:
+        for event in _events_around(events, refresh):
+            # Each of the observations that an event counts excuses one refresh.
             if self._collapsed[event.event_id] < event.collapsed_observations:
                 self._collapsed[event.event_id] += 1
                 return True
@@ -161,10 +155,12 @@ class WorkerExcuses:
 
     def _excuse_in_its_end(self, refresh: Refresh, showing: Showing) -> str | None:
         life = showing.life
+        # A stop has a deadline, within which a commit that Kafka does not answer may not end.
         has_ended = life.ended_at is not None
         was_asked_to_stop = life.stopping_at is not None
         if has_ended and was_asked_to_stop and self._was_in_trouble(showing):
             return "in hand of a worker that was stopped while Kafka was away"
+        # If it gave the shard up before its end, its end explains nothing.
         for message in self._messages(refresh, life):
             if message.text in GIVEN_UP and message.at >= showing.requested_at:
                 return None
@@ -201,6 +197,7 @@ class WorkerExcuses:
         """
         if following is None:
             return True
+        # `current` is not compacted in a chaos run: it has every state that was ever written.
         partition = partition_of(refresh.symbol, self._evidence.shards)
         states = [state for _, state in self._evidence.current[partition]]
         until = _index_of_sequence(states, refresh.symbol, following.sequence)
@@ -221,6 +218,22 @@ def following_event(events: Sequence[Event], refresh: Refresh) -> Event | None:
         if (event.computed_at or 0) > refresh.computed_at:
             return event
     return None
+
+
+def _events_around(events: Sequence[Event], refresh: Refresh) -> list[Event]:
+    """Return the events behind those of older refreshes, up to the one of a later refresh.
+
+    An absence that overtakes a refresh has an event without `computed_at`.
+    """
+    found: list[Event] = []
+    for event in events:
+        if event.computed_at is not None and event.computed_at < refresh.computed_at:
+            found.clear()
+            continue
+        found.append(event)
+        if event.computed_at is not None and event.computed_at > refresh.computed_at:
+            break
+    return found
 
 
 def seconds_awake(life: Life, since: float) -> float:

@@ -193,6 +193,30 @@ def test_a_refresh_in_hand_of_a_worker_that_lost_its_shard_is_excused() -> None:
     assert verdict.without_event == {"in hand of a worker that was fenced": 1}
 
 
+def test_a_refresh_collapsed_into_an_absence_is_excused() -> None:
+    case, _ = killed_case(ended_at=18)
+    at = round((START + 12) * MICROS)
+    source = Source("1", "group", "worker-0")
+    absence = Observation(
+        SYMBOL, Status.MISSING, None, at, at, source, reason=None, collapsed=1
+    )
+    case.observations.insert(1, absence)
+    case.answers.append(
+        {
+            "status": 200,
+            "key": KEYS[0],
+            "faults": ["missing"],
+            "symbols": [SYMBOL],
+            "received_at": at,
+            "answered_at": at + 1000,
+            "shown": {},
+        }
+    )
+    verdict = case.judge()
+    assert verdict.without_event == {"collapsed, as an event after it says": 1}
+    assert verdict.lost == []
+
+
 def test_a_worker_that_writes_after_others_opened_the_shard_is_a_zombie() -> None:
     case, _ = killed_case(ended_at=50)
     case.publish(0, 45)
