@@ -130,6 +130,7 @@ class Agenda:
         while self._steps and self._steps[0][0] <= time.monotonic():
             _, number, kind, fault = heapq.heappop(self._steps)
             pause_seconds = next(fault, None)
+            # Without another step the fault has repaired what it broke.
             if pause_seconds is None:
                 began_at = self._began_at.pop(number)
                 if kind in BETWEEN_WORKERS_AND_KAFKA:
@@ -177,19 +178,19 @@ class Director:
 
     def play(self) -> None:
         """Let all faults of the plan happen."""
-        kinds = [
-            kind
-            for kind in self._plan.kinds
-            if kind != "registry" or self._plan.with_registry
-        ]
+        kinds = list(self._plan.kinds)
+        if not self._plan.with_registry and "registry" in kinds:
+            kinds.remove("registry")
         weights = [FAULTS[kind].weight for kind in kinds]
         for number in range(1, self._plan.faults + 1):
-            # Draw in an order that does not depend on what happens, so that a seed says which faults come.
+            # A fault draws from a generator of its own: how often it draws must not change the others.
             (kind,) = self._chance.choices(kinds, weights)
-            seed = self._chance.getrandbits(32)
+            own_chance = random.Random(self._chance.getrandbits(32))
             self._say(f"{number:4d} {kind}")
             self.struck[kind] += 1
-            self._agenda.add(kind, FAULTS[kind].start(self._world, random.Random(seed)))
+            self._agenda.add(kind, FAULTS[kind].start(self._world, own_chance))
+
+            # Faults come independently of each other (a Poisson process), so that they overlap.
             self._pass(self._chance.expovariate(1 / self._plan.pause_seconds))
             if number % CALM_EVERY_FAULTS == 0 or number == self._plan.faults:
                 seconds = self._recover()
@@ -213,6 +214,7 @@ class Director:
         """Let every fault end, and return how many seconds later all is well again."""
         while self._agenda:
             self._turn()
+        # From here on nothing is broken: the workers must recover without help.
         began_at = time.monotonic()
         while not self._is_fleet_complete():
             self._turn()

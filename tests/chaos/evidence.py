@@ -90,6 +90,7 @@ class WorkerLogs:
             for line in life.lines():
                 if line["message"] == LISTENING:
                     self._workers[id(life)] = str(line["worker"])
+                # Other messages say nothing about who owns a shard.
                 if "shard" in line:
                     at = datetime.fromisoformat(line["ts"]).timestamp()
                     message = ShardMessage(at, line["message"])
@@ -107,8 +108,9 @@ class WorkerLogs:
 def showings_of(evidence: Evidence) -> dict[Refresh, list[Showing]]:
     """Return for each refresh the first and the last answer that showed it to each process."""
     by_life: dict[Refresh, dict[int, list[Showing]]] = defaultdict(dict)
-    for answer in _in_order(evidence.answers):
-        if answer["status"] != 200 or answer["key"] not in KEYS:
+    for answer in complete_answers(evidence.answers):
+        # Whoever else asks, such as the check of a fixture, is no worker.
+        if answer["key"] not in KEYS:
             continue
         requested_at = answer["received_at"] / MICROS
         answered_at = answer["answered_at"] / MICROS
@@ -121,7 +123,7 @@ def showings_of(evidence: Evidence) -> dict[Refresh, list[Showing]]:
                 continue
             showing = Showing(requested_at, answered_at, life, shown["sha256"])
             showings = by_life[refresh].setdefault(id(life), [])
-            # Keep the first, and replace the last one.
+            # Keep the first, and replace the last one: those in between add nothing.
             showings[1:] = [showing]
     found: dict[Refresh, list[Showing]] = {}
     for refresh, lives in by_life.items():
@@ -149,8 +151,14 @@ def numbers_of(levels: Levels) -> Numbers:
     return tuple(found)
 
 
-def _in_order(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return sorted(answers, key=lambda answer: answer["answered_at"])
+def complete_answers(
+    answers: Sequence[Mapping[str, Any]],
+) -> list[Mapping[str, Any]]:
+    """Return the answers with symbols in them, in the order in which they were sent."""
+    complete = [answer for answer in answers if answer["status"] == 200]
+    # The truth log has them in the order in which the requests came.
+    complete.sort(key=lambda answer: answer["answered_at"])
+    return complete
 
 
 def _refresh_shown(
@@ -163,7 +171,8 @@ def _refresh_shown(
     if numbers is None:
         return None
     moment = datetime.fromisoformat(shown["computed_at"])
-    return Refresh(symbol, round(moment.timestamp() * MICROS), numbers)
+    computed_at = round(moment.timestamp() * MICROS)
+    return Refresh(symbol, computed_at, numbers)
 
 
 def _alive(lives: Sequence[Life], slot: int, at: float) -> Life | None:
@@ -191,6 +200,7 @@ def _numbers_in(text: str) -> Numbers | None:
         for name, value in sorted(values.items()):
             if value is None:
                 continue
+            # One wrong number sends the whole entry to quarantine.
             if not isinstance(value, int | float) or math.isnan(value):
                 return None
             found.append((f"{section}.{name}", float(value)))

@@ -74,6 +74,7 @@ class Fleet:
                 life.ended_at = time.time()
                 life.status = life.program.wait()
                 self._now[slot] = None
+            # A worker that ends, for whatever reason, is replaced as a supervisor would.
             if self._now[slot] is None and slot < self.wanted:
                 self._start(slot)
             elif life is not None and slot >= self.wanted:
@@ -154,6 +155,7 @@ class Fleet:
             "GEX_UPSTREAM__API_KEY": KEYS[slot],
             "CHAOS_ORDERS": str(orders),
         }
+        # A file for each process: the judge tells them apart.
         path = self._folder / f"worker-{len(self.lives)}-slot-{slot}.log"
         log = self._files.enter_context(path.open("w+b"))
         command = [sys.executable, "-m", self._module, "run"]

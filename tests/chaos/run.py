@@ -93,6 +93,7 @@ class Outcome:
 def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
     """Carry out a plan and judge it. Everything that is written goes to `folder`."""
     with ExitStack() as stack:
+        # The world that can be harmed.
         cluster = stack.enter_context(Cluster(folder))
         registry = None
         if plan.with_registry:
@@ -114,6 +115,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
             points=plan.points,
         )
 
+        # Start, harm and stop it.
         states = StateCounter(
             cluster.bootstrap_servers, f"{PREFIX}.all.current", SHARDS
         )
@@ -124,6 +126,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
         seconds = time.monotonic() - began_at
         fleet.end()
 
+        # Judge it while the brokers still run: the judge reads their topics.
         say("all workers have stopped; judging")
         director.truth.read()
         _save(folder / "run.json", director, fleet)

@@ -14,7 +14,13 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 from connector.core.model import Event, Kind, State
-from tests.chaos.evidence import Refresh, WorkerLogs, refresh_of, showings_of
+from tests.chaos.evidence import (
+    Refresh,
+    WorkerLogs,
+    complete_answers,
+    refresh_of,
+    showings_of,
+)
 from tests.chaos.excuses import ContentExcuses, WorkerExcuses
 from tests.chaos.fleet import ENDED_AS_ASKED
 from tests.support import checker
@@ -93,6 +99,7 @@ def judge(evidence: Evidence) -> Verdict:
     last_states = _last_states(evidence)
     showings = showings_of(evidence)
 
+    # Invariants that need no excuse.
     _check_sequences(by_symbol, verdict)
     verdict.other += checker.violations(evidence.events, last_states)
     _check_writers(evidence, logs, verdict)
@@ -100,6 +107,7 @@ def judge(evidence: Evidence) -> Verdict:
     _check_absences(evidence.answers, by_symbol, verdict)
     _check_last_states(showings, last_states, verdict)
 
+    # Events and refreshes must match in both directions, but for the excuses.
     published = _published(evidence.events)
     verdict.shown = len(showings)
     verdict.published = len(published)
@@ -166,11 +174,13 @@ def _check_sequences(
 ) -> None:
     """Find gaps, duplicates and disorder in the events of each symbol."""
     for symbol, events in by_symbol.items():
+        # The id holds the sequence number: twice the same is a duplicate.
         counts = Counter(event.event_id for event in events)
         for event_id, count in counts.items():
             if count > 1:
                 verdict.duplicated.append(f"{event_id}: {count} times")
 
+        # A change must differ from what consumers hold in something that counts.
         published = None
         for event in events:
             is_same = checker.counted(event.after) == checker.counted(published)
@@ -214,6 +224,8 @@ def _check_writers(evidence: Evidence, logs: WorkerLogs, verdict: Verdict) -> No
                 openings.append(_Opening(line["shard"], worker, int(line["end"])))
     for partition, records in evidence.current.items():
         shard = f"all-{partition}"
+        # A turn is a run of records by one worker. It must have opened the shard before its turn, and
+        # after the last record of the turn before.
         last_of_others = -1
         for worker, turn in groupby(records, lambda record: record[1].source.worker):
             offsets = [offset for offset, _ in turn]
@@ -260,9 +272,7 @@ def _check_absences(
 def _turns_of_presence(answers: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return for each symbol _SHOWN or the reasons of its absence, in turns."""
     turns: dict[str, list[str]] = defaultdict(list)
-    for answer in sorted(answers, key=lambda answer: answer["answered_at"]):
-        if answer["status"] != 200:
-            continue
+    for answer in complete_answers(answers):
         reasons = "+".join(sorted(_ABSENT.intersection(answer["faults"])))
         for symbol in answer["symbols"]:
             turn = _SHOWN
