@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from connector.core.model import Event
 
 EVENTS_KEPT: Final = 100
-"""Events that a new reader gets first: about a screen of the status page, scrolled."""
+"""Events that a new reader gets first. The status page shows as many."""
 
 MAX_STREAMS: Final = 20
 """Readers at a time. Each one costs a connection and a wake-up for every event."""
@@ -35,7 +35,7 @@ _HEARTBEAT_SECONDS: Final = 15.0
 class EventFeed:
     """The last events of this worker, without their levels.
 
-    A position is the number of events that had been published up to and including one.
+    A position in the feed is the number of events published before it.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,7 @@
-"""The dashboard for operators: is the connector healthy, and if not, which part is not?"""  # noqa: INP001 - beside a script
+"""The dashboard for operators: the health of the connector and of each of its parts.
+
+Imported by the script `generate.py`.
+"""  # noqa: INP001 - beside a script
 
 from __future__ import annotations
 
@@ -17,9 +20,13 @@ from panels import (
     mean,
     per_minute,
     quantiles,
+    share_of_checks,
 )
 
-BUDGET: Final = "sum(gex_request_budget_per_minute and on (instance) sum by (instance) (gex_shards_owned) > 0)"
+BUDGET: Final = (
+    "sum(gex_request_budget_per_minute"
+    " and on (instance) sum by (instance) (gex_shards_owned) > 0)"
+)
 """Requests per minute of the workers that own shards. A standby's budget does not count."""
 
 ROWS: Final = {
@@ -336,10 +343,8 @@ ROWS: Final = {
         Panel(
             "Checks by result",
             {
-                # A scrape between a request and its answer can count more answers than requests.
-                f"{how}, {{{{feed}}}}": f"clamp_max(sum by (feed) (rate(gex_symbols_{how}_total[{INTERVAL}]))"
-                f" / sum by (feed) (rate(gex_symbols_requested_total[{INTERVAL}])), 1)"
-                for how in ("missing", "invalid", "served")
+                f"{result}, {{{{feed}}}}": share_of_checks(result)
+                for result in ("missing", "invalid", "served")
             },
             unit=units.PercentUnit,
             shows=(
@@ -455,7 +460,9 @@ ROWS: Final = {
         Panel(
             "Assignment",
             {
-                "{{feed}} {{shard}}, {{instance}}": "max by (feed, shard, instance) (gex_shard_open)"
+                "{{feed}} {{shard}}, {{instance}}": (
+                    "max by (feed, shard, instance) (gex_shard_open)"
+                )
             },
             shows=(
                 "The worker that owns each shard, and if the shard is open or still "
@@ -504,7 +511,10 @@ ROWS: Final = {
         Panel(
             "Restore duration, mean since the start",
             {
-                "{{instance}}": "gex_restore_duration_seconds_sum / gex_restore_duration_seconds_count"
+                "{{instance}}": (
+                    "gex_restore_duration_seconds_sum"
+                    " / gex_restore_duration_seconds_count"
+                )
             },
             unit=units.Seconds,
             shows="Time to read a shard's state back when it was opened.",
@@ -549,7 +559,10 @@ ROWS: Final = {
         Panel(
             "Loops",
             {
-                "{{loop}}, {{instance}}": "time() - max by (loop, instance) (gex_loop_progress_timestamp_seconds)",
+                "{{loop}}, {{instance}}": (
+                    "time() - max by (loop, instance)"
+                    " (gex_loop_progress_timestamp_seconds)"
+                ),
             },
             unit=units.Seconds,
             shows="Time since each loop of a worker made progress.",

@@ -1,4 +1,7 @@
-"""The dashboard for users of the levels: current values, their age, and how they changed."""  # noqa: INP001 - beside a script
+"""The dashboard for users of the levels: current values, their age and their changes.
+
+Imported by the script `generate.py`.
+"""  # noqa: INP001 - beside a script
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A dashboard's panel as data, and the queries that several panels share."""  # noqa: INP001 - beside a script
+"""A dashboard's panel as data, and the queries that several panels share.
+
+Imported by the script `generate.py`.
+"""  # noqa: INP001 - beside a script
 
 from __future__ import annotations
 
@@ -130,6 +133,14 @@ def mean(histogram: str, window: str) -> str:
 def per_minute(counter: str, by: str) -> str:
     """Return a query for a counter's rate per minute by a label, over all workers."""
     return f"60 * sum by ({by}) (rate({counter}[{INTERVAL}]))"
+
+
+def share_of_checks(result: str) -> str:
+    """Return a query for the share of checks with a result, by feed."""
+    results = f"sum by (feed) (rate(gex_symbols_{result}_total[{INTERVAL}]))"
+    checks = f"sum by (feed) (rate(gex_symbols_requested_total[{INTERVAL}]))"
+    # A scrape between a request and its answer can count more answers than requests.
+    return f"clamp_max({results} / {checks}, 1)"
 
 
 def share_live() -> str:
