@@ -69,7 +69,8 @@ def queries() -> list[tuple[str, str, dict[str, Any]]]:
     found = []
     for name, board in BOARDS.items():
         for panel in panels(board):
-            found += [(name, panel["title"], target) for target in panel["targets"]]
+            for target in panel["targets"]:
+                found.append((name, panel["title"], target))
     return found
 
 
@@ -94,7 +95,8 @@ def faults(expression: str, legend: str = "") -> list[str]:
     """Return the names in a query that do not exist, and metrics without a selector."""
     found = []
     selected = SELECTOR.findall(expression)
-    unscoped = set(METRIC_NAME.findall(expression)) - {name for name, _ in selected}
+    scoped = {name for name, _ in selected}
+    unscoped = set(METRIC_NAME.findall(expression)) - scoped
     if unscoped:
         found.append(f"without selector: {unscoped}")
 
@@ -143,7 +145,8 @@ def test_the_files_are_the_generators(tmp_path: Path) -> None:
 def test_grafanas_types_read_a_dashboard_without_loss(name: str) -> None:
     register_default_plugins()
     read = dashboard.Dashboard.from_json(BOARDS[name])
-    assert json.loads(json.dumps(read, cls=JSONEncoder)) == BOARDS[name]
+    written = json.dumps(read, cls=JSONEncoder)
+    assert json.loads(written) == BOARDS[name]
 
 
 @pytest.mark.parametrize("name", BOARDS)
@@ -194,7 +197,8 @@ def test_a_query_uses_metrics_labels_and_variables_that_exist(
     name: str, title: str, target: dict[str, Any]
 ) -> None:
     assert faults(target["expr"], target["legendFormat"]) == []
-    own = {variable["name"] for variable in BOARDS[name]["templating"]["list"]}
+    variables = BOARDS[name]["templating"]["list"]
+    own = {variable["name"] for variable in variables}
     used = set(re.findall(r"\$(\w+)", target["expr"]))
     assert used <= own | {"__rate_interval", "__range"}
 

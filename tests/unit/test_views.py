@@ -162,7 +162,10 @@ async def test_a_reason_that_holds_all_batches_comes_first(bench: Bench) -> None
 async def test_the_group_is_asked_in_the_background_and_its_answer_is_kept(
     bench: Bench,
 ) -> None:
-    bench.members = [Member("me", "h", ()), Member("other", "h", (SHARD,))]
+    bench.members = [
+        Member("me", "h", ()),
+        Member("other", "h", (SHARD,)),
+    ]
     unknown = {"id": "group", "members": None, "error": None}
     assert bench.status()["group"] == unknown
 
