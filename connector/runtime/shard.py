@@ -281,16 +281,16 @@ class Shard:
         """Wait before the next attempt. The state is restored then, never reused."""
         assignment.failures += 1
         assignment.was_fenced = isinstance(error, ShardFenced)
+        backoff = self._context.backoff
+        message = "shard closed by an error"
+        opened = self._opened
         if assignment.was_fenced:
+            backoff = self._context.fenced_backoff
+            message = "another worker took the shard"
+            opened = None
             self._context.observer.fenced()
-            backoff, message = (
-                self._context.fenced_backoff,
-                "another worker took the shard",
-            )
-        else:
-            backoff, message = self._context.backoff, "shard closed by an error"
         if self.phase is not Phase.CLOSING:
-            self._enter(Phase.OPENING, None if assignment.was_fenced else self._opened)
+            self._enter(Phase.OPENING, opened)
         pause_seconds = backoff.pause_seconds(assignment.failures)
         fields = {
             "shard": str(self.id),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from connector.kafka.names import ShardId
-    from connector.runtime.poller import Poller
     from connector.runtime.ports import ShardObserver
     from connector.runtime.shard import Shard
     from connector.runtime.supervisor import Supervisor
@@ -20,6 +19,13 @@ _log = logging.getLogger(__name__)
 
 CLOSE_SECONDS: Final = 10
 """Time for revoked shards to finish their transactions. Until then the group waits."""
+
+
+class ShardPoller(Protocol):
+    """Polls the symbols of shards. Implemented by the poller."""
+
+    def cover(self, shards: Iterable[Shard]) -> None:
+        """Poll the symbols of these shards and no others."""
 
 
 class Shards:
@@ -31,7 +37,7 @@ class Shards:
 
     def __init__(
         self,
-        poller: Poller,
+        poller: ShardPoller,
         observer: ShardObserver,
         supervisor: Supervisor,
         used_fraction: Callable[[], float],

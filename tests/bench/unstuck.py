@@ -1,4 +1,8 @@
-"""`python -m tests.bench.unstuck run ...`: `gex-connector run ...` that asks on as ever for what it cannot publish."""
+"""Run a worker that keeps checking symbols that it cannot publish.
+
+`python -m tests.bench.unstuck run ...` is `gex-connector run ...` without the longer interval
+between checks while Kafka is away.
+"""
 
 from __future__ import annotations
 
