@@ -1,13 +1,14 @@
 """`python -m tests.bench.capacity`: the cost of one worker for 80, 800 and 8,000 symbols.
 
-One feed, all includes, refreshed every 30 s at each symbol's own moments; the simulator without a limit,
-and as many requests as show each batch twice per refresh. A worker learns for some minutes; then three
-windows follow: as it is; with an upstream that stands still, so that checks bring nothing new; and with one
-that refuses (429), so that nothing is requested.
+One feed, all includes, refreshed every 30 s at each symbol's own moments; the simulator
+without a limit, and as many requests as show each batch twice per refresh. A worker
+learns for some minutes; then three windows follow: as it is; with an upstream that
+stands still, so that checks bring nothing new; and with one that refuses (429), so that
+nothing is requested.
 
-CPU is the worker's alone, all threads, without simulator and broker; times are of a machine that all three
-share. Other programs on the machine add to CPU times too: a yardstick, a piece of work that is always the
-same, shows by how much.
+CPU is the worker's alone, all threads, without simulator and broker; times are of a
+machine that all three share. Other programs on the machine add to CPU times too: a
+yardstick, a piece of work that is always the same, shows by how much.
 """
 
 from __future__ import annotations
@@ -179,6 +180,7 @@ class Bench:
                 found["all published"] = time.monotonic() - started_at
                 found |= self._measure_windows(worker, simulator, prefix)
                 assert worker.terminate() == 0
+            # Once more, now with a state of each symbol to restore.
             with start_worker(variables, wait_ready=False) as again:
                 found |= _restart(again)
         # The machine is quiet by now.
@@ -189,16 +191,19 @@ class Bench:
         self, worker: Program, simulator: Program, prefix: str
     ) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        # As it is, once the schedule knows the rhythm of each symbol.
         time.sleep(self._learn_seconds)
         found["polled"] = asdict(self._watch(worker, prefix, self._seconds))
         found |= _resident(worker)
 
+        # An upstream that stands still: every check brings the same answer.
         simulator.ask("/_control/faults", {"fault": "freeze"})
         time.sleep(_SETTLE_SECONDS)
         found["nothing new"] = asdict(self._watch(worker, prefix, _QUIET_SECONDS))
         _clear_faults(simulator)
         time.sleep(_RECOVERY_SECONDS)
 
+        # An upstream that refuses: only timers and heartbeats are left.
         refusal = {"fault": "429", "retry_after_seconds": _REFUSED_SECONDS}
         simulator.ask("/_control/faults", refusal)
         time.sleep(_SETTLE_SECONDS)
@@ -222,7 +227,8 @@ class Bench:
     def _watch(self, worker: Program, prefix: str, seconds: float) -> Window:
         """Measure CPU and bytes for a while.
 
-        Scrapes cost CPU themselves, so they come before and after. A probe now and then shows stalls.
+        Scrapes cost CPU themselves, so they come before and after. A probe now and then
+        shows stalls.
         """
         counted_from = time.monotonic()
         totals_before = Scrape.of(worker).totals
@@ -317,7 +323,7 @@ def _resident(worker: Program) -> dict[str, float]:
 
 
 def _scraped(worker: Program) -> dict[str, float]:
-    """Return the cost of a scrape of a worker that does nothing else, and its memory afterwards."""
+    """Return the cost of a scrape of an idle worker, and its memory afterwards."""
     cpu_seconds = Usage.of(worker.pid).cpu_seconds
     scrapes = [Scrape.of(worker) for _ in range(3)]
     cpu_seconds = Usage.of(worker.pid).cpu_seconds - cpu_seconds

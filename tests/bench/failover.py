@@ -1,8 +1,9 @@
 """`python -m tests.bench.failover`: how long symbols are dark when a worker or the broker ends.
 
-Two workers, one shard, a real broker and the simulator. Dark is the time from the signal until the other
-worker has its first complete answer; published is the time until its first event is committed. Session
-time-outs below six seconds need a broker that allows them (`group.min.session.timeout.ms`).
+Two workers, one shard, a real broker and the simulator. Dark is the time from the
+signal until the other worker has its first complete answer; published is the time until
+its first event is committed. Session time-outs below six seconds need a broker that
+allows them (`group.min.session.timeout.ms`).
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class Bench:
         )
         wait_until(lambda: self._sequence() > sequence, "the standby publishes")
         published_at = time.time()
+        # A clean stop may take longer than the takeover.
         wait_until(lambda: not owner.program.running, "the owner has ended")
         return Takeover(answers[0].at - began_at, published_at - began_at)
 
@@ -111,10 +113,12 @@ class Bench:
         self.settle()
         sequence = self._sequence()
         self._kafka.kill()
+        # Longer than the session time-outs: the group gives the shard up.
         time.sleep(BROKER_AWAY_SECONDS)
         began_at = time.time()
         self._kafka.start()
         started_at = time.time()
+        # The first events can be those that waited: wait for more than one of each symbol.
         wait_until(lambda: self._sequence() > sequence + len(SYMBOLS), "events flow")
         return Recovery(started_at - began_at, time.time() - started_at)
 
@@ -182,8 +186,9 @@ def broker_deaths(rounds: int, bench: Bench) -> list[Recovery]:
 
 
 def with_bench(session_seconds: int, measure: Callable[[Bench], T]) -> T:
-    """Return what `measure` finds with a broker, a simulator and two workers of its own."""
+    """Return the result of `measure` with a broker, a simulator and two workers of its own."""
     names = Names(f"failover{session_seconds}")
+    # The default would refuse session time-outs below six seconds.
     broker_settings = {"group.min.session.timeout.ms": "1000"}
     refreshes = ("--period", "1", "--jitter", "0.1", "--limit", "0")
     with (

@@ -1,16 +1,17 @@
-"""`python -m tests.bench.outage`: a worker's memory while Kafka takes nothing, and what it publishes later.
+"""`python -m tests.bench.outage`: a worker's memory without Kafka, and its later events.
 
-Sixteen symbols, recomputed every second, all includes, four checks a second. Kafka is away in two ways:
+Sixteen symbols, recomputed every second, all includes, four checks a second. Kafka is
+away in two ways:
 
-- `refused`: the feed's topics have two replicas that both must be in sync, and the broker with the second
-  replicas is killed. Every transaction fails, while the group goes on. A worker asks seldom for what it
-  cannot publish; here it is told not to (`tests.bench.unstuck`), so that as much comes in as ever. No
-  outage asks for more memory.
+- `refused`: the feed's topics have two replicas that both must be in sync, and the broker
+  with the second replicas is killed. Every transaction fails, while the group goes on.
+  A worker rarely checks symbols that it cannot publish. Here it checks them as ever
+  (`tests.bench.unstuck`), so that no outage can ask for more memory.
 - `killed`: the only broker is killed and started again. The worker is as it is.
 
-Afterwards every event is read. No event is missing, duplicated or out of order, and a refresh that was
-shown to the worker but has no event is in the `collapsed_observations` of one, or in the worker's count of
-dropped observations.
+Afterwards every event is read. No event is missing, duplicated or out of order, and a
+refresh that was shown to the worker but has no event is in the `collapsed_observations`
+of one, or in the worker's count of dropped observations.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ _EVENTS: Final = "gex_events_total"
 _REQUESTS: Final = "gex_upstream_requests_total"
 _DROPPED: Final = "gex_observations_dropped_total"
 _BOTH_IN_SYNC: Final = {"min.insync.replicas": "2"}
-"""A topic with one replica, such as the broker's own have here, needs only that one all the same."""
+"""A topic with one replica, as the broker's own topics have here, needs only that one."""
 
 _TITLES: Final = {
     "refused": "every transaction refused, polling at full speed",
@@ -126,6 +127,7 @@ class Bench:
         """Sample the worker's memory before, during and after an outage."""
         course = Course()
         outage_at = time.monotonic() + 60 * lengths.before
+        # Counters have no history: read them at each boundary.
         totals = [self._totals()]
         self._sample_until(0.0, outage_at, course)
         totals.append(self._totals())
@@ -209,7 +211,7 @@ class Bench:
 
 @dataclass(slots=True)
 class Account:
-    """The refreshes that were shown, and what became of them."""
+    """The refreshes that were shown, and their fate."""
 
     dropped: int
     violations: list[str]
@@ -250,8 +252,8 @@ class Account:
 def second_broker(first: LocalKafka, folder: Path) -> LocalKafka:
     """Return a broker that only holds replicas.
 
-    Groups and transactions use topics of the broker's own. They are created here while the first broker
-    is alone, so that they lie on it.
+    Groups and transactions use topics of the broker's own. They are created here while
+    the first broker is alone, so that they lie on it.
     """
     address = {"bootstrap.servers": first.bootstrap_servers}
     producer = ck.Producer({**address, "transactional.id": "first", "log_level": 0})

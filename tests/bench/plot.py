@@ -86,7 +86,7 @@ def _parts(costs: Mapping[str, float], whole_micros: float) -> dict[str, float]:
 
 
 def _draw_bar(axes: Axes, row: int, parts: Mapping[str, float]) -> float:
-    """Draw the parts one after another, and return where the bar ends."""
+    """Draw the parts one after another, and return the end of the bar."""
     left = 0.0
     for (group, micros), colour in zip(parts.items(), _COLOURS, strict=True):
         axes.barh(

@@ -1,7 +1,7 @@
 """`python -m tests.chaos`: a long run of seeded faults. Exit status 1 if an invariant broke.
 
-The folder with the logs of workers and brokers and the upstream's truth log is kept if an invariant
-broke, or if the run did not come to its end.
+The folder with the logs of workers and brokers and the upstream's truth log is kept if
+an invariant broke, or if the run did not come to its end.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
-"""A worker that can be ordered to die or freeze at a point of a transaction, and whose clock can be set.
+"""A worker that dies or freezes at a point of a transaction when ordered to.
 
-`python -m tests.chaos.armed run ...` is `gex-connector run ...` with a wrapper around librdkafka's
-producer and the wall clock; the product knows nothing of it. The folder `CHAOS_ORDERS` holds the orders:
+Its wall clock can be set, too.
+
+`python -m tests.chaos.armed run ...` is `gex-connector run ...` with a wrapper around
+librdkafka's producer and the wall clock; the product knows nothing of it. The folder
+`CHAOS_ORDERS` holds the orders:
 
 - a file `point` with the name of a point and the number of a signal, carried out once;
 - a file `clock` with the seconds to add to the wall clock.
 
-With `CHAOS_UNFENCED` each process has transactional ids of its own, so that the broker fences nobody:
-the control.
+With `CHAOS_UNFENCED` each process has transactional ids of its own, so that the broker
+fences nobody: the control.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Three real brokers (KRaft), each a controller too. Workers reach them through a bad network only."""
+"""Three real brokers (KRaft), each a controller too, behind a bad network for workers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class _Ports:
-    """The listeners of one broker: for observers, for workers behind the proxy, for controllers."""
+    """The listeners of a broker: for observers, for workers (proxied), for controllers."""
 
     observers: int
     workers: int
@@ -115,7 +115,7 @@ class Cluster:
             topic = topics[_TRANSACTIONS_TOPIC]
         except (confluent_kafka.KafkaException, KeyError):
             return self.brokers[0]
-        # A topic that is unknown just now has no partitions; a partition without a leader has -1.
+        # An unknown topic has no partitions, and a partition without leader has -1.
         leader = topic.partitions[0].leader if topic.partitions else 1
         return self.brokers[max(leader, 1) - 1]
 

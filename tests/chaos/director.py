@@ -88,11 +88,11 @@ class StateCounter:
         self._counts: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Begin to read. The topic must exist: the client would look for it again only minutes later."""
+        """Begin to read. The topic must exist: the client looks again only minutes later."""
         self._consumer.assign(self._assigned)
 
     def poll(self) -> None:
-        """Count what has been written since the last call."""
+        """Count the states written since the last call."""
         for message in self._consumer.consume(1_000, timeout=0):
             if message.error() is None:
                 self._counts[(message.key() or b"").decode()] += 1
@@ -183,14 +183,14 @@ class Director:
             kinds.remove("registry")
         weights = [FAULTS[kind].weight for kind in kinds]
         for number in range(1, self._plan.faults + 1):
-            # A fault draws from a generator of its own: how often it draws must not change the others.
+            # A fault has a generator of its own: its draws must not change the others.
             (kind,) = self._chance.choices(kinds, weights)
             own_chance = random.Random(self._chance.getrandbits(32))
             self._say(f"{number:4d} {kind}")
             self.struck[kind] += 1
             self._agenda.add(kind, FAULTS[kind].start(self._world, own_chance))
 
-            # Faults come independently of each other (a Poisson process), so that they overlap.
+            # Faults come independently (a Poisson process), so that they overlap.
             self._pass(self._chance.expovariate(1 / self._plan.pause_seconds))
             if number % CALM_EVERY_FAULTS == 0 or number == self._plan.faults:
                 seconds = self._recover()
@@ -204,6 +204,7 @@ class Director:
             self._turn()
 
     def _turn(self) -> None:
+        # One thread does everything, so that a fault never meets a half-started worker.
         self._agenda.advance()
         self._world.fleet.tend()
         self._states.poll()
@@ -231,6 +232,7 @@ class Director:
 
     def _wait_for_states(self, seconds: float) -> bool:
         """Return whether every symbol gets a new committed state in time."""
+        # Count from here: a state that is already written proves nothing.
         is_more = self._states.more_than_now(self._world.symbols)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -239,10 +241,10 @@ class Director:
             self._turn()
         return False
 
-    def _complain(self, what: str) -> None:
+    def _complain(self, problem: str) -> None:
         logs = []
         for life in self._world.fleet.running():
             logs.append(f"slot {life.slot}: {life.program.log()[-1500:]}")
         self.complaints.append(
-            f"{what} {CALM_SECONDS:g} s after the last fault: {'; '.join(logs)}"
+            f"{problem} {CALM_SECONDS:g} s after the last fault: {'; '.join(logs)}"
         )

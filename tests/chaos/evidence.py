@@ -1,4 +1,4 @@
-"""The evidence that a chaos run leaves: upstream answers, records in Kafka, and the workers' logs."""
+"""The evidence of a chaos run: upstream answers, records in Kafka, and the workers' logs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Refresh:
 class Showing:
     """An answer that showed a refresh to a worker.
 
-    The request arrived at `requested_at` and was answered at `answered_at`, in Unix seconds.
+    The request arrived at `requested_at` and was answered at `answered_at`, in Unix
+    seconds.
     """
 
     requested_at: float
@@ -53,7 +54,7 @@ class Showing:
 
 @dataclass(slots=True)
 class Evidence:
-    """All that is left after a run.
+    """Everything that a run leaves.
 
     Attributes:
         answers: the upstream's truth log.
@@ -109,7 +110,7 @@ def showings_of(evidence: Evidence) -> dict[Refresh, list[Showing]]:
     """Return for each refresh the first and the last answer that showed it to each process."""
     by_life: dict[Refresh, dict[int, list[Showing]]] = defaultdict(dict)
     for answer in complete_answers(evidence.answers):
-        # Whoever else asks, such as the check of a fixture, is no worker.
+        # Other keys are not a worker's.
         if answer["key"] not in KEYS:
             continue
         requested_at = answer["received_at"] / MICROS

@@ -1,8 +1,8 @@
 """Reasons why a refresh that the upstream showed may have no event of its own.
 
-A refresh without an event and without an excuse is lost. An excuse must therefore be as narrow as the
-product's promise: "Only a worker that died or was fenced with an observation in hand, or observations
-collapsed while Kafka was away, may leave one out."
+A refresh without an event and without an excuse is lost. An excuse must therefore be as
+narrow as the product's promise: "Only a worker that died or was fenced with an
+observation in hand, or observations collapsed while Kafka was away, may leave one out."
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class ContentExcuses:
         Each call that finds a collapsed observation uses up one that the event counts.
         """
         if self._equals_what_was_published(refresh):
-            return "no difference to what was published"
+            return "no difference to the last event"
         if first.sha256 in self._quarantined:
             return "quarantined"
         if self._is_older(refresh, first):
-            return "older than what was shown before"
+            return "older than a refresh shown before"
         if self._is_collapsed(refresh):
             return "collapsed, as an event after it says"
         return None
@@ -94,7 +94,7 @@ class ContentExcuses:
         events = self._by_symbol.get(refresh.symbol, ())
         following = following_event(events, refresh)
         before = events if following is None else events[: following.sequence - 1]
-        # One refresh can have several versions: compare with its own earlier events and without them.
+        # One refresh can have several versions: compare with and without its own events.
         older = []
         for event in before:
             if (event.computed_at or 0) < refresh.computed_at:
@@ -118,7 +118,7 @@ class ContentExcuses:
 
 
 class WorkerExcuses:
-    """Excuses in what happened to the worker that a refresh was shown to."""
+    """Excuses in the fate of the worker that a refresh was shown to."""
 
     def __init__(
         self,
@@ -135,16 +135,19 @@ class WorkerExcuses:
         """Return the excuse for one showing of a refresh, None if there is none."""
         life = showing.life
         following = following_event(self._by_symbol.get(refresh.symbol, ()), refresh)
-        # If this worker published the next event itself, it had no reason to leave one out before.
+        # A worker that published the next event itself had no reason to leave one out.
         is_last_word = (
             following is None or following.source.worker != self._logs.worker(life)
         )
         for message in self._messages(refresh, life):
+            # The shard went away while the refresh was in hand, and others may have
+            # written.
             has_left = message.text in LEFT and message.at >= showing.requested_at
             if has_left and (
                 is_last_word or self._others_wrote(refresh, following, life)
             ):
                 return "in hand of a worker that was fenced"
+            # A worker takes answers only from an opening to the end of its ownership.
             if message.text in CHANGED_HANDS and _is_during(message, showing):
                 return "under way when its shard was opened, lost or handed over"
         if _was_frozen_during(showing):
@@ -155,7 +158,8 @@ class WorkerExcuses:
 
     def _excuse_in_its_end(self, refresh: Refresh, showing: Showing) -> str | None:
         life = showing.life
-        # A stop has a deadline, within which a commit that Kafka does not answer may not end.
+        # A stop has a deadline, within which a commit that Kafka does not answer may
+        # not end.
         has_ended = life.ended_at is not None
         was_asked_to_stop = life.stopping_at is not None
         if has_ended and was_asked_to_stop and self._was_in_trouble(showing):
@@ -164,6 +168,7 @@ class WorkerExcuses:
         for message in self._messages(refresh, life):
             if message.text in GIVEN_UP and message.at >= showing.requested_at:
                 return None
+        # A crash takes along the observation in hand, but not one that waited for longer.
         if has_ended and life.status not in {0, None}:
             waited_seconds = seconds_awake(life, showing.answered_at)
             if waited_seconds < IN_HAND_SECONDS or self._was_in_trouble(showing):
@@ -180,7 +185,7 @@ class WorkerExcuses:
         return self._logs.of_shard(life, f"all-{partition}")
 
     def _was_in_trouble(self, showing: Showing) -> bool:
-        """Return whether something stood between the worker and Kafka from the showing to its end."""
+        """Return whether the worker could not reach Kafka between the showing and its end."""
         ended_at = showing.life.ended_at
         assert ended_at is not None
         for began_at, over_at in self._evidence.troubles:
@@ -193,11 +198,13 @@ class WorkerExcuses:
     ) -> bool:
         """Return whether another worker wrote to the shard around the refresh.
 
-        That is between the last older state that this worker wrote and the event that follows.
+        That is between the last older state that this worker wrote and the event that
+        follows.
         """
         if following is None:
             return True
-        # `current` is not compacted in a chaos run: it has every state that was ever written.
+        # `current` is not compacted in a chaos run: it has every state that was ever
+        # written.
         partition = partition_of(refresh.symbol, self._evidence.shards)
         states = [state for _, state in self._evidence.current[partition]]
         until = _index_of_sequence(states, refresh.symbol, following.sequence)
@@ -237,7 +244,7 @@ def _events_around(events: Sequence[Event], refresh: Refresh) -> list[Event]:
 
 
 def seconds_awake(life: Life, since: float) -> float:
-    """Return how long a process that has ended ran after a moment, without the time it was frozen.
+    """Return how long a process ran from a moment to its end, without the time it was frozen.
 
     A process killed while it is frozen has in hand all that it had before the freeze.
     """
@@ -257,7 +264,7 @@ def seconds_awake(life: Life, since: float) -> float:
 def _newest_shown(
     showings: Mapping[Refresh, Sequence[Showing]],
 ) -> dict[str, tuple[list[float], list[int]]]:
-    """Return for each symbol the moments of first showings, and the newest `computed_at` by then."""
+    """Return each symbol's first showings, and the newest `computed_at` by each of them."""
     first_shown: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for refresh, its_showings in showings.items():
         moment = its_showings[0].answered_at

@@ -1,8 +1,8 @@
 """The faults of a chaos run.
 
-A fault is a generator: it does harm, yields how many seconds to wait, and repairs what it broke.
-It draws everything random before its first yield, so that a seed determines which faults come, though
-not what they lead to.
+A fault is a generator: it does harm, yields how many seconds to wait, and repairs what
+it broke. It draws everything random before its first yield, so that a seed determines
+which faults come, though not their consequences.
 """
 
 from __future__ import annotations
@@ -278,7 +278,8 @@ def _longer_than_session(chance: random.Random) -> float:
 def _signal_at_point(world: World, life: Life, point: str, number: int) -> Fault:
     """Order a signal at a point of a transaction, and wait until it is carried out.
 
-    An order that is not carried out in time is withdrawn: it would freeze a worker that nobody wakes.
+    An order that is not carried out in time is withdrawn. Later it would freeze a worker
+    that nobody wakes.
     """
     world.fleet.order(life, "point", f"{point} {int(number)}")
     for _ in range(int(_POINT_REACHED_SECONDS / _TURN_SECONDS)):

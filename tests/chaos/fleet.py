@@ -1,6 +1,7 @@
 """The workers of a run: started again when they end, and remembered with their logs.
 
-Each slot has an API key of its own, so that the upstream's truth log tells which worker saw an answer.
+Each slot has an API key of its own, so that the upstream's truth log tells which worker saw
+an answer.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ ENDED_AS_ASKED = (0, -signal.SIGKILL)
 
 @dataclass(slots=True)
 class Life:
-    """One process of a slot.
+    """A process of a slot.
 
-    Moments are Unix seconds of the machine, whatever the worker's own clock is set to. `frozen` holds
-    when the process was frozen, and when it was woken.
+    Moments are Unix seconds of the machine, whatever the worker's own clock is set to.
+    `frozen` holds when the process was frozen, and when it was woken.
     """
 
     slot: int

@@ -1,4 +1,4 @@
-"""A bad network: TCP proxies between workers and brokers that delay, stall and cut connections."""
+"""A bad network: TCP proxies that delay, stall and cut connections to brokers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One chaos run: a cluster, a fleet and an upstream, seeded faults with calm in between, and a verdict."""
+"""A chaos run: a cluster, a fleet, an upstream, seeded faults, and a verdict."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Outcome:
     """The result of a run.
 
     Attributes:
-        recoveries_seconds: for each calm, the time from the end of the last fault until all was well.
-        looks: answers of status pages to the viewer.
+        recoveries_seconds: the time from the end of all faults until all was well, for
+        each calm. looks: answers of status pages to the viewer.
     """
 
     plan: Plan
@@ -183,7 +183,7 @@ def _variables(
 
 
 def _save(path: Path, director: Director, fleet: Fleet) -> None:
-    """Write down what is in memory only, for whoever looks into a violation later."""
+    """Write the evidence that is in memory only, for a later look into a violation."""
     lives = []
     for life in fleet.lives:
         lives.append(

@@ -70,9 +70,10 @@ def test_a_broker_killed_in_the_middle_loses_and_duplicates_nothing(
         published = {(event.symbol, event.computed_at) for event in all_events}
         assert len(published) == len(all_events)
         assert published <= shown(simulator)
-        # Nobody else has written: what waited when the group gave the shard up is published.
+        # Nobody else has written, so observations that waited with the shard are published.
         assert in_hand <= published
-        # A refresh shown while Kafka was away is carried by the next observation. All others are
-        # published, except answers under way when the broker died and when the worker was stopped.
+        # A refresh shown while Kafka was away is carried by the next observation. All
+        # others are published, except answers under way when the broker died and when
+        # the worker was stopped.
         on_time = shown(simulator) - shown_without_kafka
         assert len(on_time - published) <= 2 * len(SYMBOLS)

@@ -1,4 +1,4 @@
-"""Short runs of `make chaos`: three brokers, three workers, a bad network, an upstream; and the control."""
+"""Short runs of `make chaos`, and its control without fencing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def test_faults_never_lose_duplicate_or_disorder_an_event(
     outcome = run(plan, tmp_path, print)
     record_property("verdict", outcome.verdict.text())
     assert outcome.verdict.violations == [], f"seed {plan.seed}, see {tmp_path}"
-    # Every symbol is published at the start and after the last fault, more often in a longer run.
+    # Every symbol is published at the start and after the last fault, more often in a
+    # longer run.
     assert outcome.verdict.published >= 2 * len(SYMBOLS)
     if plan.faults >= 12:
         assert outcome.verdict.published > 50
@@ -55,8 +56,8 @@ def test_faults_never_lose_duplicate_or_disorder_an_event(
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_without_fencing_the_same_faults_break_the_order(tmp_path: Path) -> None:
-    # Freeze before the first record is sent. A record that waits in an open transaction would be seen
-    # by whoever opens the shard.
+    # Freeze before the first record is sent. The next owner would see a record in an open
+    # transaction when it opens the shard.
     plan = Plan(
         seed=1,
         faults=6,

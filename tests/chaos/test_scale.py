@@ -1,4 +1,4 @@
-"""One worker becomes five and one again, under load."""
+"""A fleet grows from one worker to five and shrinks again, under load."""
 
 from __future__ import annotations
 

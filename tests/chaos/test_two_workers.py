@@ -1,4 +1,4 @@
-"""Several workers share the shards of a feed: frozen, stopped, replaced, killed, or of two fleets."""
+"""Workers that share shards are frozen, stopped, replaced and killed; two fleets meet."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def test_a_frozen_worker_does_no_harm_when_it_wakes_and_a_stopped_one_hands_over
     assert checker.violations(events, states) == []
     published = {(event.symbol, event.computed_at or 0) for event in events}
     assert published <= shown
-    # The frozen worker and the two that stopped each may have had one answer of a symbol in hand.
+    # The frozen worker and the two that stopped each may have had one answer of a
+    # symbol in hand.
     assert len(shown - published) <= 3 * len(SYMBOLS)
 
 

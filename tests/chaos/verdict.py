@@ -1,7 +1,8 @@
-"""The judge of a chaos run: compares the upstream's truth log, the events, `current` and the workers' logs.
+"""The judge of a chaos run: compares the truth log, events, `current` and the workers' logs.
 
-It believes two statements of the connector about itself: the observations that an event counts as
-collapsed (`collapsed_observations`), and the log messages by which a worker opens or gives up a shard.
+It believes two statements of the connector about itself: the observations that an event
+counts as collapsed (`collapsed_observations`), and the log messages by which a worker
+opens or gives up a shard.
 """
 
 from __future__ import annotations
@@ -43,12 +44,11 @@ class Verdict:
     """The judge's findings. All invariants held if `violations` is empty.
 
     Attributes:
-        shown: refreshes that the upstream showed.
-        published: refreshes that have an event.
-        without_event: refreshes that have none, by excuse.
-        absences_shown: turns of absence in the upstream's answers.
-        absences_published: events of an absence. A short absence may be over before it is published.
-        oldest_in_hand_seconds: how long the oldest observation that died with a worker had waited
+        shown: refreshes that the upstream showed. published: refreshes that have an
+        event. without_event: refreshes that have none, by excuse. absences_shown: turns
+        of absence in the upstream's answers. absences_published: events of an absence.
+        A short absence may be over before it is published. oldest_in_hand_seconds: how
+        long the oldest observation that died with a worker had waited
             there. It is long only while Kafka is away.
     """
 
@@ -207,7 +207,7 @@ class _Opening:
     end: int
 
     def precedes_turn(self, shard: str, worker: str, since: int, first: int) -> bool:
-        """Return whether the worker opened the shard between others' last record and its own first."""
+        """Return whether the worker opened the shard after the others' last record."""
         is_same = (self.shard, self.worker) == (shard, worker)
         return is_same and since < self.end <= first
 
@@ -224,8 +224,8 @@ def _check_writers(evidence: Evidence, logs: WorkerLogs, verdict: Verdict) -> No
                 openings.append(_Opening(line["shard"], worker, int(line["end"])))
     for partition, records in evidence.current.items():
         shard = f"all-{partition}"
-        # A turn is a run of records by one worker. It must have opened the shard before its turn, and
-        # after the last record of the turn before.
+        # A turn is a run of records by one worker. It must have opened the shard before
+        # its turn, and after the last record of the turn before.
         last_of_others = -1
         for worker, turn in groupby(records, lambda record: record[1].source.worker):
             offsets = [offset for offset, _ in turn]

@@ -1,4 +1,4 @@
-"""Somebody who looks at every worker's status page all the time. A look must never harm a worker."""
+"""A viewer of every worker's status page. A look must never harm a worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SILENT_SECONDS = 30.0
 
 
 class Viewer:
-    """Asks every worker of a fleet for `/api/status` about once a second, in a thread of its own."""
+    """Asks every worker for `/api/status` about once a second, in a thread of its own."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet

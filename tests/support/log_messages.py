@@ -1,8 +1,9 @@
 """Log messages of the connector that tests look for.
 
-The judge of a chaos run reads the workers' logs. If a message were reworded in the connector only, the
-judge would no longer find it, and would excuse too much or too little without a sign of it.
-`tests/unit/test_log_messages.py` fails if the connector no longer logs one of these.
+The judge of a chaos run reads the workers' logs. If a message were reworded in the
+connector only, the judge would no longer find it, and would excuse too much or too
+little without a sign of it. `tests/unit/test_log_messages.py` fails if the connector no
+longer logs one of these.
 """
 
 from __future__ import annotations
