@@ -43,7 +43,7 @@ class ApiKey:
     def refresh(self) -> bool:
         """Read the file if it has changed. Return True if it holds another key.
 
-        A file that cannot be read changes nothing: it may be in the midst of a rotation.
+        A file that cannot be read changes nothing: it may be in the middle of a rotation.
         """
         if self._path is None:
             return False

@@ -191,7 +191,7 @@ class Client:
         headers: Mapping[str, str],
         response: Response | UpstreamError,
     ) -> RateLimit:
-        """Tell the budget what the reply says about it."""
+        """Pass the figures and pauses in a reply to the budget."""
         now = self._clock()
         meta = response.meta if isinstance(response, Response) else None
         figures = rate_limit(headers, meta)

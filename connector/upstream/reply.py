@@ -182,8 +182,8 @@ def decode_levels(
 def decode_symbols(reply: Reply, key: str) -> frozenset[str] | UpstreamError:
     """Decode the reply of the endpoint `/symbols`: every text in it, field names too.
 
-    The shape of that list is documented nowhere. It is certainly not a levels response,
-    so any other outcome than a `BadResponse` is a refusal, or not the list.
+    The shape of that list is documented nowhere. A list cannot be decoded as levels, so
+    anything but a `BadResponse` with status 200 is an error of its own.
     """
     as_levels = decode_levels(reply, (), key)
     if isinstance(as_levels, Response):
@@ -199,17 +199,17 @@ def decode_symbols(reply: Reply, key: str) -> frozenset[str] | UpstreamError:
 
 def rate_limit(headers: Mapping[str, str], meta: ResponseMeta | None) -> RateLimit:
     """Return the server's figures, each from its header or else from the body."""
-    stated = RateLimit() if meta is None else meta.rate_limit
+    in_body = RateLimit() if meta is None else meta.rate_limit
     limit = _whole_number(headers.get("x-ratelimit-limit"))
+    if limit is None:
+        limit = in_body.limit
     remaining = _whole_number(headers.get("x-ratelimit-remaining"))
-    reset_at_seconds = _whole_number(headers.get("x-ratelimit-reset"))
-    return RateLimit(
-        limit=stated.limit if limit is None else limit,
-        remaining=stated.remaining if remaining is None else remaining,
-        reset_at_seconds=(
-            stated.reset_at_seconds if reset_at_seconds is None else reset_at_seconds
-        ),
-    )
+    if remaining is None:
+        remaining = in_body.remaining
+    reset_at: float | None = _whole_number(headers.get("x-ratelimit-reset"))
+    if reset_at is None:
+        reset_at = in_body.reset_at_seconds
+    return RateLimit(limit, remaining, reset_at)
 
 
 def server_time(headers: Mapping[str, str], meta: ResponseMeta | None) -> float | None:
@@ -255,11 +255,12 @@ def _retry_after_seconds(
         until = _http_date(text)
         if until is not None:
             # The server's clock counts: ours may be wrong by more than the wait.
-            seconds = until - (_http_date(headers.get("date", "")) or time.time())
+            server_at = _http_date(headers.get("date", ""))
+            seconds = until - (time.time() if server_at is None else server_at)
     if seconds is None:
-        stated = details.get("retry_after_seconds")
-        if isinstance(stated, int | float):
-            seconds = stated
+        in_body = details.get("retry_after_seconds")
+        if isinstance(in_body, int | float):
+            seconds = in_body
     if seconds is None:
         return None
     return float(min(max(seconds, 0), _MAX_RETRY_AFTER_SECONDS))

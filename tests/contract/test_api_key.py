@@ -42,7 +42,8 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def fetcher(server: Server) -> AsyncIterator[Fetcher]:
-    async with fetching(Upstream(base_url=server.url, api_key=Secret(KEY))) as created:
+    upstream = Upstream(base_url=server.url, api_key=Secret(KEY))
+    async with fetching(upstream) as created:
         yield created
 
 
@@ -52,8 +53,11 @@ def key_in_file(file: Path) -> ApiKey:
     return ApiKey(Upstream(api_key=Secret(KEY), api_key_file=str(file)))
 
 
-# Replies that repeat the key: status, body and headers.
-ECHOES: Final[dict[str, tuple[int, bytes, dict[str, str]]]] = {
+Reply = tuple[int, bytes, dict[str, str]]
+
+# Replies that repeat the key: status, body and headers. "Cut" means that our limits for
+# texts from outside fall within the key, so that only a part of it is left to find.
+ECHOES: Final[dict[str, Reply]] = {
     "message": (401, refusal("UNAUTHORIZED", f"unknown key {KEY}"), {}),
     "message_cut_in_the_key": (401, refusal("UNAUTHORIZED", "x" * 180 + KEY), {}),
     "message_cut_at_the_end": (401, refusal("UNAUTHORIZED", "x" * 480 + KEY), {}),
@@ -107,7 +111,8 @@ class TestSecrecy:
     ) -> None:
         meta = {**META, "request_id": KEY, "exchanges_filtered": [KEY]}
         results = {"BTCUSDT": {"echo": KEY}}
-        server.handler = replying(encoded({"data": {"results": results}, "meta": meta}))
+        body = encoded({"data": {"results": results}, "meta": meta})
+        server.handler = replying(body)
         assert_hidden(await fetcher.fetch())
 
     async def test_key_that_was_rotated_during_the_request_is_not_in_the_error(
@@ -119,7 +124,7 @@ class TestSecrecy:
             base_url=server.url, api_key=Secret(KEY), api_key_file=str(file)
         )
         async with fetching(upstream) as fetcher:
-
+            # By the time of the reply, the current key is another one.
             async def rotate_and_repeat(request: web.Request) -> web.StreamResponse:
                 file.write_text(f"{OTHER_KEY}\n\n")
                 assert fetcher.key.refresh()
@@ -149,6 +154,8 @@ class TestRotation:
         async with fetching(upstream) as fetcher:
             assert not fetcher.key.refresh()
             await fetcher.fetch()
+
+            # Replace the file atomically, as tools that rotate secrets do.
             new.write_text(f"  {OTHER_KEY}\n")
             new.replace(file)
             assert fetcher.key.refresh()

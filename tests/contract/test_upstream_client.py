@@ -102,7 +102,8 @@ class TestRequest:
     async def test_connection_is_kept(self, server: Server, fetcher: Fetcher) -> None:
         for _ in range(3):
             await fetcher.fetch()
-        assert len({id(request.transport) for request in server.requests}) == 1
+        connections = {id(request.transport) for request in server.requests}
+        assert len(connections) == 1
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     async def test_redirect_is_not_followed_and_the_key_goes_nowhere_else(
@@ -297,8 +298,7 @@ class TestBrokenReply:
         self, server: Server, fetcher: Fetcher
     ) -> None:
         compressor = zlib.compressobj(9, wbits=31)
-        chunks = [compressor.compress(bytes(2**20)) for _ in range(64)]
-        bomb = b"".join(chunks) + compressor.flush()
+        bomb = compressor.compress(bytes(64 * 2**20)) + compressor.flush()
         assert len(bomb) < 2**20
         server.handler = replying(bomb, headers={"Content-Encoding": "gzip"})
         tracemalloc.start()
@@ -340,6 +340,7 @@ class TestBrokenReply:
         self, server: Server, fetcher: Fetcher, status: int, kind: type[UpstreamError]
     ) -> None:
         headers = {"Content-Encoding": "br", "Retry-After": "17"}
+        # We cannot read Brotli, but status and headers are enough to act on.
         server.handler = replying(b"\x1b\x2a", status, headers)
         error = await fetcher.fail()
         assert (type(error), error.retry_after_seconds) == (kind, 17)
@@ -348,6 +349,7 @@ class TestBrokenReply:
     async def test_headers_that_are_too_large_are_an_error_and_a_single_request(
         self, server: Server, fetcher: Fetcher
     ) -> None:
+        # The HTTP library quotes such headers in its error.
         server.handler = replying(headers={"X-Large": KEY * 2_000})
         error = await fetcher.fail()
         assert_hidden(str(error))
@@ -469,7 +471,11 @@ class TestRetryAfter:
         assert error.retry_after_seconds == seconds
 
     @pytest.mark.parametrize(
-        ("later", "seconds"), [(timedelta(seconds=42), 42), (timedelta(days=-1), 0)]
+        ("later", "seconds"),
+        [
+            (timedelta(seconds=42), 42),
+            (timedelta(days=-1), 0),
+        ],
     )
     async def test_header_may_be_a_date_by_the_servers_clock(
         self, server: Server, fetcher: Fetcher, later: timedelta, seconds: float
@@ -544,6 +550,7 @@ class TestRetryAfter:
     async def test_waiting_requests_wait_for_it_too_and_keep_their_order(
         self, server: Server, fetcher: Fetcher
     ) -> None:
+        # All three wait already when the server says to wait longer.
         fetcher.budget.pause(time.monotonic() + 0.3)
         symbols = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
         fetches = []
@@ -617,7 +624,8 @@ class TestBudget:
     ) -> None:
         figures = {"limit": 30, "remaining": 29, "reset": 1_800_000_030}
         meta = {**META, "rate_limit": figures}
-        server.handler = replying(encoded({"data": {"results": {}}, "meta": meta}))
+        body = encoded({"data": {"results": {}}, "meta": meta})
+        server.handler = replying(body)
         answer = await fetcher.fetch()
         assert answer.rate_limit == RateLimit(30, 29, 1_800_000_030)
         assert set(answer.response.answers.values()) == {Status.MISSING}
@@ -681,7 +689,8 @@ async def test_request_id_of_any_kind_is_short_and_can_be_encoded(
 ) -> None:
     if status == 200:
         meta = {"request_id": in_body}
-        body = encoded({"data": {"results": {"BTCUSDT": {}}}, "meta": meta})
+        data: dict[str, object] = {"results": {"BTCUSDT": {}}}
+        body = encoded({"data": data, "meta": meta})
     else:
         body = refusal("NOT_FOUND", request_id=in_body)
     head = b"" if header is None else b"X-Request-ID: %b\r\n" % header

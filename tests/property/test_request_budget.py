@@ -1,6 +1,6 @@
 """Invariant 4: never more requests than the budget, whatever happens.
 
-`test_other_clients.py` is about the estimate of what other programs use.
+The estimate of the use by other programs is in `test_other_clients.py`.
 """
 
 from __future__ import annotations
@@ -34,18 +34,17 @@ from tests.support.budget_simulation import (
 )
 
 examples = settings(deadline=None, derandomize=True, max_examples=200)
+seeds = st.integers(0, 2**32)
 
-# Around a minute the count changes.
-request_seconds = st.sampled_from([0.0, 0.1, 5.0, 59.5, 60.0, 70.0]) | st.floats(0, 90)
+# The count changes around a minute, so try such lengths and pauses often.
+typical_seconds = st.sampled_from([0.0, 0.1, 5.0, 59.5, 60.0, 70.0])
+request_seconds = typical_seconds | st.floats(0, 90)
 counted_after_part = st.floats(0, 1)
 requests_of_any_length = st.lists(
     st.tuples(request_seconds, counted_after_part), min_size=1, max_size=40
 )
-pauses_between = st.lists(
-    st.sampled_from([0.0, 0.0, 0.0, 1.0, 30.0, 60.0]) | st.floats(0, 70),
-    min_size=1,
-    max_size=10,
-)
+typical_pauses = st.sampled_from([0.0, 0.0, 0.0, 1.0, 30.0, 60.0])
+pauses_between = st.lists(typical_pauses | st.floats(0, 70), min_size=1, max_size=10)
 
 
 class TestSlidingMinute:
@@ -106,6 +105,7 @@ class TestSlidingMinute:
         for now in range(1_000):
             answer(budget, 30, 1.0, now)
             budget.spending(now)
+        # Two minutes of requests, and a window for each of the last answers.
         sent = budget._sent
         assert len(sent._ended_last_minute) + len(sent._ended_earlier) <= 121
         assert len(budget._windows._windows) <= 61
@@ -144,7 +144,12 @@ class TestLimit:
 
     def test_limit_follows_the_server_and_stays_if_an_answer_has_none(self) -> None:
         budget = Budget(60)
-        for from_server, limit in ((30, 30), (None, 30), (120, 60), (None, 60)):
+        for from_server, limit in (
+            (30, 30),
+            (None, 30),
+            (120, 60),
+            (None, 60),
+        ):
             answer(budget, None, 0.0, 0.0, limit=from_server)
             assert limit_of(budget, 0.0) == limit
 
@@ -169,7 +174,8 @@ class TestLimit:
             budget.learn(permit, RateLimit(limit, remaining, reset), EPOCH, 0.0)
             assert 1 <= limit_of(budget, 0.0) <= 5
         assert wait_seconds(budget, 60.0) == 0
-        assert most_in_a_minute(arrivals(budget, [(0.0, 0.0)] * 12, [0.0])) <= 5
+        counted = arrivals(budget, [(0.0, 0.0)] * 12, [0.0])
+        assert most_in_a_minute(counted) <= 5
 
 
 class TestRemaining:
@@ -204,6 +210,7 @@ class TestRemaining:
     @pytest.mark.parametrize("reset_differs_by", [0.0, 2.0, -2.0])
     def test_overtaken_answer_does_not_raise_it(self, reset_differs_by: float) -> None:
         budget = Budget(None)
+        # The server answers `early` first, but we receive `late` first.
         early = budget.start(0.0)
         late = budget.start(0.0)
         reset = EPOCH + 30
@@ -237,7 +244,12 @@ class TestRemaining:
         assert wait_seconds(budget, 3.0) == 0
 
     @pytest.mark.parametrize(
-        ("resets_in", "wait"), [(-5.0, 0.0), (0.0, 0.0), (3600.0, 60.0)]
+        ("resets_in", "wait"),
+        [
+            (-5.0, 0.0),
+            (0.0, 0.0),
+            (3600.0, 60.0),
+        ],
     )
     def test_reset_is_believed_for_a_minute_at_most(
         self, resets_in: float, wait: float
@@ -255,7 +267,11 @@ class TestRemaining:
         assert wait_seconds(budget, 10.0) == 50
 
     @pytest.mark.parametrize(
-        "figures", [RateLimit(None, 0, None), RateLimit(None, None, EPOCH + 50)]
+        "figures",
+        [
+            RateLimit(None, 0, None),
+            RateLimit(None, None, EPOCH + 50),
+        ],
     )
     def test_incomplete_figures_stop_nothing(self, figures: RateLimit) -> None:
         budget = Budget(None)
@@ -266,7 +282,7 @@ class TestRemaining:
 
     @examples
     @given(
-        st.integers(0, 2**32),
+        seeds,
         st.integers(2, 10),
         st.integers(0, 10),
         st.floats(0, 59.9),
@@ -283,7 +299,7 @@ class TestRemaining:
         worker = SimulatedWorker(timeline, key, chance, max_seconds)
         worker.gap = lambda _: chance.choice([0.0, 0.0, 0.1, 3.0])
 
-        # The first answer shows what the key was used for before.
+        # The first answer shows the earlier use of the key.
         worker.send(start)
         timeline.run(worker.last_end)
         worker.refused.clear()
@@ -377,12 +393,15 @@ class TestShares:
 
     def test_lost_batches_take_along_their_previous_use(self) -> None:
         budget = Budget(None)
-        taken_over = [TakenOverShare(0.25, 1, 60.0), TakenOverShare(0.25, 1, 60.0)]
-        budget.set_share(0.75, taken_over)
+        kept = TakenOverShare(0.25, 1, 60.0)
+        lost = TakenOverShare(0.25, 1, 60.0)
+        budget.set_share(0.75, [kept, lost])
         assert limit_of(budget, 0.0) == 15 + 2
-        budget.set_share(0.5, taken_over[:1])
+        budget.set_share(0.5, [kept])
         assert limit_of(budget, 0.0) == 15 + 1
-        budget.set_share(0.25, taken_over[:1])
+
+        # Only the shard that was taken over is left.
+        budget.set_share(0.25, [kept])
         assert limit_of(budget, 0.0) == 1
         assert limit_of(budget, 60.0) == 15
 
@@ -392,7 +411,8 @@ class TestShares:
         send(budget, 3, 100.0)
         used = []
         for now in (100.0, 130.0, 159.0, 160.0):
-            used.append(round(60 * budget.spending(now).used_fraction, 1))
+            used_fraction = budget.spending(now).used_fraction
+            used.append(round(60 * used_fraction, 1))
         assert used == [33, 18, 3.5, 0]
 
     @examples
@@ -406,6 +426,7 @@ class TestShares:
         send(before, sent, 0.0)
         used_fraction = before.spending(1.0).used_fraction
 
+        # All of them start as many requests as they may, at the same moment.
         workers = successors if dies else successors + 1
         share = 1 / workers
         sending = []
@@ -440,7 +461,7 @@ class TestShares:
         assert start_allowed(budget, 0.0) == 1
 
     @examples
-    @given(st.integers(0, 2**32), st.integers(0, 1), st.floats(0, 8))
+    @given(seeds, st.integers(0, 1), st.floats(0, 8))
     def test_hand_overs_and_deaths_never_exceed_the_budget_and_the_first_requests(
         self, seed: int, first_requests: int, max_seconds: float
     ) -> None:

@@ -174,20 +174,23 @@ class SimulatedGroup:
         self._first_requests = first_requests
         self._max_seconds = max_seconds
         self._timeline = Timeline()
-        three = [self._new_worker(), self._new_worker(), self._new_worker()]
-        self._owners = [*three, *three]
+        # Six batches, two for each of three workers.
+        first = [self._new_worker() for _ in range(3)]
+        self._owners = [*first, *first]
 
     def run(self, seconds: float) -> None:
         for worker in self._owners[:3]:
             worker.budget.set_share(2 / len(self._owners))
             self._timeline.at(0.0, worker.poll)
         for _ in range(8):
-            self._timeline.at(self._chance.uniform(0, seconds), self._move)
+            moment = self._chance.uniform(0, seconds)
+            self._timeline.at(moment, self._move)
         self._timeline.run(seconds)
 
     def _move(self, now: float) -> None:
         old = self._chance.choice(self._owners)
-        new = self._chance.choice([*self._owners, self._new_worker()])
+        candidates = [*self._owners, self._new_worker()]
+        new = self._chance.choice(candidates)
         if old is new:
             return
         batches = [batch for batch, owner in enumerate(self._owners) if owner is old]

@@ -16,6 +16,8 @@ from connector.upstream.budget.share import (
 
 NOW = 1_700_000_000 * MICROS
 
+feed_sizes = st.lists(st.integers(1, 30), min_size=1, max_size=4)
+
 
 def used_after(seconds: float, used_fraction: float | None, writer: str) -> float:
     """Return the use assumed by worker "me" so long after the writer's last record."""
@@ -25,7 +27,14 @@ def used_after(seconds: float, used_fraction: float | None, writer: str) -> floa
 
 
 @pytest.mark.parametrize(
-    ("symbols", "batches"), [(0, 0), (1, 1), (8, 1), (9, 2), (80, 10)]
+    ("symbols", "batches"),
+    [
+        (0, 0),
+        (1, 1),
+        (8, 1),
+        (9, 2),
+        (80, 10),
+    ],
 )
 def test_request_covers_eight_symbols(symbols: int, batches: int) -> None:
     assert batches_for(symbols) == batches
@@ -40,7 +49,7 @@ def test_feed_counts_by_its_batches() -> None:
     assert share_of([], configured) == 0
 
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 5))
+@given(feed_sizes, st.integers(1, 5))
 def test_shares_of_all_workers_add_up_to_one(sizes: list[int], workers: int) -> None:
     configured = {}
     symbols: list[tuple[str, str]] = []

@@ -12,7 +12,7 @@ their answer:
   all earlier requests had ended by then. This needs fixed minutes on the server: the
   reset of a sliding minute only says when some requests are back.
 
-If other programs use the key, `OtherClients` estimates what they leave.
+If other programs use the key too, `OtherClients` estimates their use.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DEFAULT_LIMIT_PER_MINUTE: Final = 60
 # Requests a minute left unused between other clients and us, since clocks differ.
 _MARGIN: Final = 1
 
-# An answer can change the wait either way, so look again this often.
+# Answers and pauses can change the wait either way, so look again this often.
 _MAX_SLEEP_SECONDS: Final = 0.2
 
 
@@ -52,7 +52,7 @@ class Spending:
     - `limit_per_minute`: this worker's limit.
     - `planned_per_minute`: the part of it to plan with; more than 0.
     - `sent_last_minute`: this worker's requests that count against the limit.
-    - `available_per_minute`: for all workers together, without what others use.
+    - `available_per_minute`: for all workers together, without the use by others.
     - `other_clients_per_minute`: estimated use by other programs with the same key.
     - `wait_seconds`: time until a request may start, as far as is known; 0: now.
     - `used_fraction`: part of our share used within a minute, 0 to 1.
@@ -106,6 +106,7 @@ class Budget:
             self.end(self._clock())
 
     async def _acquire(self) -> Permit:
+        # The lock queues its waiters in order; only the first one looks at the budget.
         async with self._queue:
             wait = self._wait_seconds(self._clock())
             while wait > 0:
@@ -126,7 +127,7 @@ class Budget:
         self._sent.end(now)
 
     def spending(self, now: float) -> Spending:
-        """Return what may be spent at this moment, and what was spent."""
+        """Return the figures of the budget at this moment."""
         available = self._available(now)
         limit = self._share.limit(available, now)
         sent = self._sent.last_minute(now)
@@ -146,8 +147,8 @@ class Budget:
     ) -> None:
         """Set this worker's part of the configured batches, 0 to 1. Less counts at once.
 
-        `taken_over` replaces what earlier calls passed. Leave out a take-over whose
-        batches are lost: the owner they have now counts what was used of them.
+        `taken_over` replaces the take-overs of earlier calls. Leave out those whose
+        batches are lost: the new owner counts their previous use.
         """
         self._share.set(share, taken_over)
 
@@ -178,7 +179,7 @@ class Budget:
         window = self._windows.observe(reset_at_seconds, resets_in, left, now)
         others = self._others.in_window(window, planned, limit, now)
 
-        # Figures of a longer window say nothing about what others do in a minute.
+        # Figures of a longer window say nothing about other clients in a minute.
         of_a_minute = resets_in <= MINUTE_SECONDS + SAME_RESET_SECONDS
         if limit == 0 or not of_a_minute:
             return

@@ -1,9 +1,8 @@
 """Estimate of the requests that other programs send with our API key.
 
-The server's figures count everybody: requests beyond ours and our siblings' (the other
-workers of this connector) are other clients'. We only see them while we send requests
-ourselves: nothing shows what they send after our last answer of a window, nor what the
-server refused them.
+The server's figures count everybody. Requests beyond ours and those of our siblings (the
+other workers of this connector) are from other clients. Only our own answers show them:
+requests after our last answer of a window stay unseen, and so do refused ones.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ _MAX_EXTRAPOLATED_FRACTION: Final = 3 / 4
 class OtherClientsInWindow:
     """Requests of other clients in one server window.
 
-    `planned` is what all workers together planned to send when the window began, and
-    `shared` tells if other clients were known by then.
+    `planned` is the number of requests that were available to all workers together when
+    the window began. `shared` is True if other clients were known by then.
     """
 
     window: ServerWindow
@@ -47,7 +46,7 @@ class OtherClientsInWindow:
     first_requests: int = 0
     first_seen_at: float = inf
     competed: bool = False
-    """Others sent more than our plan leaves to chance."""
+    """They sent more than the part of the limit that nobody plans with."""
 
     def observe(
         self, counted: int, ours: int, share: float, limit: int, now: float
@@ -74,16 +73,16 @@ class OtherClientsInWindow:
         return self.planned * (1 - share)
 
     def per_minute(self, limit: int, now: float) -> int:
-        """Estimate the requests of other clients in such a window, from all of it."""
+        """Estimate their requests a minute from the number seen in this window."""
         if self.competed and self.window.left <= 1:
-            # The server may have refused them some. Leave them two thirds of the limit,
-            # or a third of what they left us if that is more.
+            # The key is used up, so the server may have refused some of their requests.
+            # Plan with a third of the limit, or two thirds of the rest if that is less.
             ours = min(limit // 3, (limit - self.requests) * 2 // 3)
             return limit - ours
         if now < self.window.ends_at:
             return self.requests
 
-        # Scale up to a whole window: its end was not seen.
+        # The end of the window was not seen: scale up to a whole one.
         seen_seconds = self.seen_at - (self.window.ends_at - MINUTE_SECONDS)
         seen_seconds = max(seen_seconds, _MIN_SEEN_SECONDS)
         scaled = round_up(self.requests * MINUTE_SECONDS / seen_seconds)
@@ -96,7 +95,7 @@ class OtherClientsInWindow:
             return 0
         more = self.requests - self.first_requests
         if more > 0:
-            more += 1  # the next one may be due now
+            more += 1  # the next request may be due now
         pace = more / seconds
         rest_seconds = max(self.window.ends_at - self.first_seen_at, 0.0)
         this_window = self.first_requests + pace * rest_seconds
@@ -106,7 +105,7 @@ class OtherClientsInWindow:
 
 
 class OtherClients:
-    """Estimates what other clients use of the key, from the windows of the last minutes."""
+    """Estimates the use by other clients from the windows of the last minutes."""
 
     def __init__(self) -> None:
         self._windows: list[OtherClientsInWindow] = []
@@ -136,7 +135,7 @@ class OtherClients:
             found = OtherClientsInWindow(window, planned, shared)
             self._windows.append(found)
         if len(self._windows) == 1:
-            # We may have joined in its midst: the next one is seen from its start.
+            # Our first answer may come late in it: only the next one is seen whole.
             self._whole_window_seen_at = window.ends_at + MINUTE_SECONDS
         return found
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from connector.upstream.budget.units import MINUTE_SECONDS
 
-# The server rounds its reset to a second, and its clock may step by one.
+# The server rounds its reset to a second, and its clock may be adjusted by another.
 SAME_RESET_SECONDS: Final = 2.0
 
 
@@ -42,7 +42,7 @@ class ServerWindows:
                 window.left -= 1
 
     def wait_seconds(self, now: float) -> float:
-        """Return the time until no used-up window is in the way; 0 if none is now."""
+        """Return the time until every used-up window has ended; 0 if all have."""
         wait = 0.0
         for window in self._windows:
             if window.left <= 0:
@@ -52,7 +52,7 @@ class ServerWindows:
     def observe(
         self, reset_at_seconds: float, resets_in: float, left: int, now: float
     ) -> ServerWindow:
-        """Record what an answer says of its window; `left` is what remains at least.
+        """Record the figures of an answer; at least `left` requests remain in its window.
 
         Answers overtake each other, so the smallest `left` and the latest end count. A
         reset further away than the window's length is not believed.
@@ -62,6 +62,8 @@ class ServerWindows:
         if window is None:
             window = ServerWindow(reset_at_seconds)
             self._windows.append(window)
+
+        # A late answer of a window that is over has a reset in the past.
         resets_in = min(max(resets_in, 0.0), self._length_seconds)
         window.ends_at = max(window.ends_at, now + resets_in)
         window.left = min(window.left, left)

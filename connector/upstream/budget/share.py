@@ -1,4 +1,4 @@
-"""This worker's part of the budget, and what previous owners have used of it."""
+"""This worker's part of the budget, and the use by previous owners of its shards."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ _GONE_SECONDS: Final = 3600
 class TakenOverShare:
     """A part of the budget, 0 to 1, that previous owners have used.
 
-    It is missing until `used_until`, except for `first_requests`: those go at once, so
-    that a take-over is not blind for a minute. `used_until` is a minute after the last
-    answer of the previous owners, and not before their own take-overs are over; `now +
-    60` is late enough if none of their requests is in flight.
+    It is missing until `used_until`, except for `first_requests`. Those go at once:
+    nothing would be known of the symbols for a minute otherwise.
+
+    `used_until` is a minute after the last answer of the previous owners, and not before
+    their own take-overs are over. `now + 60` is late enough if none of their requests is
+    in flight.
     """
 
     share: float
@@ -34,10 +36,10 @@ class TakenOverShare:
 
 
 class Share:
-    """Tracks which part of the budget this worker has, 0 to 1."""
+    """This worker's part of the budget, 0 to 1."""
 
     def __init__(self) -> None:
-        # A single worker is never told its share: it owns everything.
+        # Programs without a group, such as `check`, use the whole budget.
         self._share = 1.0
         self._taken_over: list[TakenOverShare] = []
 
@@ -47,7 +49,7 @@ class Share:
         self._taken_over = list(taken_over)
 
     def limit(self, available: int, now: float) -> int:
-        """Return how many of the available requests a minute of ours may hold.
+        """Return the requests a minute that this worker may send.
 
         A worker with any share may send a request a minute, however small the share:
         it would never see its symbols otherwise.
