@@ -100,6 +100,24 @@ class Publisher:
                 return
             await self._work_came.wait()
 
+    def report(self, attempt: Attempt) -> None:
+        """Tell everybody that a transaction was committed."""
+        now = self._context.clock.moment()
+        self._context.observer.committed(
+            Commit(
+                tuple(attempt.events),
+                attempt.work.quarantined,
+                at=now.local_at,
+                upstream_at=now.upstream_at,
+            )
+        )
+        for event in attempt.events:
+            self._context.published(event)
+            if event.reason == REASON_ASKED:
+                self._snapshots.answer(event)
+        _log_events(attempt.events)
+        self._log_quarantined(attempt.work.quarantined)
+
     def _transitions(
         self, assignment: Assignment, opened: OpenShard, work: Work
     ) -> list[Transition]:
@@ -145,24 +163,6 @@ class Publisher:
         opened.commit(attempt.states)
         for state in attempt.states.values():
             self._context.observer.state_replaced(state)
-
-    def report(self, attempt: Attempt) -> None:
-        """Tell everybody that a transaction was committed."""
-        now = self._context.clock.moment()
-        self._context.observer.committed(
-            Commit(
-                tuple(attempt.events),
-                attempt.work.quarantined,
-                at=now.local_at,
-                upstream_at=now.upstream_at,
-            )
-        )
-        for event in attempt.events:
-            self._context.published(event)
-            if event.reason == REASON_ASKED:
-                self._snapshots.answer(event)
-        _log_events(attempt.events)
-        self._log_quarantined(attempt.work.quarantined)
 
     async def _publish(
         self, log: TransactionalLog, attempt: Attempt, used_fraction: float

@@ -136,10 +136,13 @@ class Bench:
         at: int | None = None,
     ) -> int | None:
         """Give an answer to the shard, complete now unless `at` says otherwise."""
-        raw = json.dumps(answer).encode() if isinstance(answer, dict) else answer
-        at = Clock.now() if at is None else at
+        if isinstance(answer, dict):
+            answer = json.dumps(answer).encode()
+        if at is None:
+            at = Clock.now()
         asked_at = time.monotonic() - asked_ago_seconds
-        return self.shard.observe(symbol, raw, AnswerTimes(asked_at, at, at, ME))
+        times = AnswerTimes(asked_at, at, at, ME)
+        return self.shard.observe(symbol, answer, times)
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(10):
@@ -148,15 +151,21 @@ class Bench:
 
     async def settled(self) -> None:
         """Wait until all answers are committed, or have turned out to be no news."""
-        await self.until(lambda: self.shard.is_open)
-        await self.until(lambda: not self.shard.inbox)
-        await self.until(lambda: not self.shard.is_publishing)
+        await self.until(self._has_settled)
         await self.idle()
+
+    def _has_settled(self) -> bool:
+        is_idle = not self.shard.inbox and not self.shard.is_publishing
+        return self.shard.is_open and is_idle
 
     async def idle(self) -> None:
         """Give every task the time to do what it can do without Kafka."""
         for _ in range(50):
             await asyncio.sleep(0)
+
+    async def reopened(self) -> None:
+        """Wait until the shard was restored a second time."""
+        await self.until(lambda: self.log.opened == 2 and self.shard.is_open)
 
     async def publishing(self) -> None:
         """Wait until a transaction is in progress."""
@@ -241,7 +250,7 @@ async def test_a_refused_entry_is_decoded_again_and_quarantined_once(
 async def test_after_a_restore_the_same_answer_is_compared_again(bench: Bench) -> None:
     bench.log.errors = [Unpublishable("too large")]
     bench.answer({"spot_price": 1})
-    await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
+    await bench.reopened()
     bench.answer({"spot_price": 1})
     await bench.settled()
     assert bench.kinds() == [Kind.SNAPSHOT]
@@ -380,7 +389,7 @@ async def test_waiting_observations_survive_if_the_last_writer_was_known_before(
     await bench.open()
     bench.log.errors = [KafkaUnavailable("away")]
     bench.answer({"spot_price": 2})
-    await bench.until(lambda: bench.log.opened == 2)
+    await bench.reopened()
     await bench.settled()
     assert bench.spot_prices() == [2.0]
     await bench.end()
@@ -428,7 +437,7 @@ async def test_an_uncommitted_observation_is_compared_with_the_restored_state(
 ) -> None:
     bench.log.errors = [KafkaUnavailable("away")]
     bench.answer({"spot_price": 1})
-    await bench.until(lambda: bench.log.opened == 2)
+    await bench.reopened()
     await bench.settled()
     assert bench.kinds() == [Kind.SNAPSHOT]
 
@@ -440,7 +449,7 @@ async def test_a_commit_whose_answer_was_lost_is_not_repeated(bench: Bench) -> N
     bench.log.committed_all_the_same = True
     bench.answer(Status.MISSING)
     bench.answer({"spot_price": 2})
-    await bench.until(lambda: bench.log.opened == 2)
+    await bench.reopened()
     await bench.settled()
     assert bench.kinds() == [Kind.SNAPSHOT, Kind.MISSING, Kind.RESTORED]
     assert bench.sample("gex_events_total", feed="all", kind="RESTORED") == 1
@@ -454,7 +463,7 @@ async def test_a_failed_commit_of_a_refresh_without_an_event_is_repeated(
     bench.log.errors = [KafkaUnavailable("away")]
     refreshed = computed(seconds_ago=8)
     bench.answer(refreshed)
-    await bench.until(lambda: bench.log.opened == 2)
+    await bench.reopened()
     await bench.settled()
     computed_at = bench.log.states["BTC"].computed_at
     assert computed_at is not None
@@ -467,7 +476,7 @@ async def test_an_answer_to_an_older_question_counts_if_only_this_worker_has_wri
 ) -> None:
     bench.log.errors = [KafkaUnavailable("away")]
     bench.answer({"spot_price": 1})
-    await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
+    await bench.reopened()
     bench.answer(Status.MISSING, asked_ago_seconds=60)
     await bench.settled()
     assert bench.kinds() == [Kind.SNAPSHOT, Kind.MISSING]
@@ -482,7 +491,7 @@ async def test_an_answer_to_an_older_question_is_ignored_if_another_has_written(
     bench.log.errors = [ShardFenced("another")]
     bench.log.writer = Writer("another", "others", 99)
     bench.answer({"spot_price": 1})
-    await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
+    await bench.reopened()
     assert "another fleet uses these topics" in caplog.text
     bench.answer(Status.MISSING, asked_ago_seconds=60)
     await bench.settled()
@@ -523,7 +532,7 @@ async def test_a_refused_record_is_given_up_and_the_shard_continues(
 ) -> None:
     bench.log.errors = [Unpublishable("too large")]
     bench.answer({"spot_price": 1})
-    await bench.until(lambda: bench.log.opened == 2 and bench.shard.is_open)
+    await bench.reopened()
     bench.answer({"spot_price": 2})
     await bench.settled()
     prices = [event.after.spot_price for event in bench.log.events if event.after]
@@ -548,7 +557,7 @@ async def test_a_refused_snapshot_takes_no_observation_along(bench: Bench) -> No
     request = bench.shard.request_snapshot("BTC")
     bench.answer({"spot_price": 2}, symbol="ETH")
     assert "too large" in str(await request)
-    await bench.until(lambda: bench.log.opened == 2)
+    await bench.reopened()
     await bench.settled()
     assert [event.symbol for event in bench.log.events] == ["BTC", "ETH"]
     assert bench.dropped("unpublishable") == 0
