@@ -31,6 +31,8 @@ _log = logging.getLogger("connector")
 
 
 class _Command(NamedTuple):
+    """A command that is a module; `takes_config` if it has `--config`."""
+
     module: str
     about: str
     takes_config: bool = True
@@ -149,7 +151,9 @@ async def _work(config: Config, log_level: str) -> int:
     from connector.runtime.supervisor import Supervisor  # noqa: PLC0415
     from connector.upstream.api_key import ApiKey  # noqa: PLC0415
 
-    key, supervisor = ApiKey(config.upstream), Supervisor()
+    key = ApiKey(config.upstream)
+    supervisor = Supervisor()
+    # The key file may change while we run, so the log asks for the current key.
     configure(log_level, secrets=lambda: (*config.secrets(), key.secret.reveal()))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)
