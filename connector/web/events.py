@@ -91,11 +91,14 @@ class EventStreams:
                 {"Retry-After": "10"},
             )
         response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "text/event-stream"})
-        position = self._feed.resume_position(request.headers.get("Last-Event-ID"))
         self.open += 1
         try:
             async with asyncio.timeout(self._write_seconds):
                 await response.prepare(request)
+            # After `prepare`, during which further events may be published: the oldest
+            # kept event would otherwise count as missed.
+            last_event_id = request.headers.get("Last-Event-ID")
+            position = self._feed.resume_position(last_event_id)
             await self._write_events(response, position)
         except TimeoutError:
             # A graceful close would wait for the reader to take the data first.
