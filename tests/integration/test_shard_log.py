@@ -1,4 +1,4 @@
-"""One shard's log on a real broker: fencing, restoring, and whole transactions."""
+"""The log of one shard on a real broker: fencing, restoring, whole transactions."""
 
 from __future__ import annotations
 

@@ -258,6 +258,8 @@ def test_a_topic_that_is_configured_otherwise_is_named(
     assert "cleanup.policy" in printed
 
 
+# Seven checks, of which the missing right on the group takes 15 s.
+@pytest.mark.timeout(300)
 def test_each_right_that_is_missing_is_named_and_a_worker_that_runs_is_not_fenced(
     tmp_path: Path, simulator: Program, names: Names
 ) -> None:

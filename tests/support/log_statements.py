@@ -63,7 +63,7 @@ def hvl_of(events: list[Event]) -> list[tuple[int, Any]]:
 
 
 class LogStatements:
-    """What `connector.runtime.ports.TransactionalLog` promises to a shard."""
+    """The promises of `connector.runtime.ports.TransactionalLog` to a shard."""
 
     def test_a_shard_that_nobody_wrote_to_is_empty(self, shard: ShardUnderTest) -> None:
         restored = shard.new_log().open()

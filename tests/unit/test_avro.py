@@ -211,7 +211,7 @@ def test_a_value_begins_with_the_marker_and_the_fingerprint_of_its_schema(
 
 
 def test_the_reference_fingerprint_is_the_specifications() -> None:
-    """Of `"null"`, from Apache's own test file schema-tests.txt."""
+    """The vector of `"null"` in Apache's own test file schema-tests.txt."""
     assert crc_64_avro(b'"null"') == 7_195_948_357_588_979_594
 
 
