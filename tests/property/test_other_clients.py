@@ -193,6 +193,17 @@ class TestEstimate:
         answer(budget, 34, 40.0, 140.0)
         assert other_clients(budget, 140.0) == 33
 
+    @pytest.mark.parametrize("rounding", [0.0, 2.0, -2.0])
+    def test_resets_that_differ_by_rounding_are_of_the_same_window(
+        self, rounding: float
+    ) -> None:
+        budget = Budget(None)
+        answer(budget, 44, 30.0, 30.0)
+        answer(budget, 38, 20.0 + rounding, 40.0)
+
+        # Two answers in a window show a pace, a single one does not.
+        assert other_clients(budget, 40.0) >= 36
+
     def test_burst_in_the_first_minute_leaves_us_a_quarter(self) -> None:
         budget = Budget(None)
         answer(budget, 59, 50.0, 10.0)
