@@ -129,7 +129,7 @@ class Poller:
                     batch = await self._wait_for_batch()
                     if batch is not None:
                         self._in_flight += 1
-                        purpose = self._schedule.started(batch)
+                        purpose = self._schedule.started(batch, time.monotonic())
                         checks.create_task(self._check(batch, purpose))
         finally:
             health.unregister(LOOP)

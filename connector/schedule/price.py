@@ -61,12 +61,18 @@ class Price(msgspec.Struct):
         self._expected *= factor
         self._delay *= factor
 
-    def checked(self, now: float, expected: float, delay: float) -> None:
-        """A check was made that was expected to show so many refreshes, with so much delay together."""
+    def checked(
+        self, now: float, expected: float, delay: float, wanted_checks: float = 1.0
+    ) -> None:
+        """Learn from a check that was expected to show this many refreshes, with this much delay together.
+
+        `wanted_checks`: how many would have been made in its place, had none to wait for its turn. The price follows
+        from the checks that are wanted: those that are made keep to the budget at any price.
+        """
         fade = exp(min(self._at - now, 0.0) / self._memory)
         self._at, root = max(now, self._at), sqrt(max(self.value, _BOUNDS[0]))
         self._seconds = self._seconds * fade + self._memory * (1 - fade)
-        self._checks = self._checks * fade + root
+        self._checks = self._checks * fade + root * wanted_checks
         self._expected = self._expected * fade + expected
         self._delay = self._delay * fade + delay / root
 

@@ -71,7 +71,7 @@ class Driven:
         self.now = max(self.now, planned[0])
         assert planned[1] in self.covered
         assert planned[1] not in self.in_flight
-        purpose = self.schedule.started(planned[1])
+        purpose = self.schedule.started(planned[1], self.now)
         assert (purpose is Purpose.REFUSED) == planned[1].refused
         self.in_flight[planned[1]] = self.now
 
@@ -215,8 +215,9 @@ def test_whatever_happens_a_schedule_goes_on_and_asks_for_no_batch_twice(
 def test_whatever_the_rhythms_are_the_budget_is_kept(
     rhythms: list[tuple[float, float, float]], budget: float, seed: int
 ) -> None:
-    """Requests of the second ten minutes, of symbols with a request each."""
+    """Count the second ten minutes, and any ten seconds after the first checks: one symbol to a request."""
     schedule, now, sent = Schedule(Plan(0.05), lambda: 0.5), 0.0, 0
+    paced: list[float] = []
     schedule.set_budget(budget, 0.0)
     batches = {
         Batch("f", (f"S{place}",)): rhythm for place, rhythm in enumerate(rhythms)
@@ -225,10 +226,15 @@ def test_whatever_the_rhythms_are_the_budget_is_kept(
     while (planned := schedule.next()) is not None and planned[0] < 1_200:
         now, batch = max(now, planned[0]), planned[1]
         sent += now >= 600
-        schedule.started(batch)
+        if schedule.started(batch, now) is not Purpose.FIRST:
+            paced.append(now)
         period, jitter, phase = batches[batch]
         count = int((now + phase) / period)
         at = count * period - phase + jitter * ((count * 7 + seed) % 10) / 10
         dates = {batch.symbols[0]: round(at * MICROS)} if 0 < at <= now else {}
         schedule.finished(batch, Outcome.ANSWERED, now, now, ComputedTimes(dates, 0.0))
     assert sent <= budget * 10 * 1.25 + 2
+    most_in_ten_seconds = budget / 6 + max(8, budget / 9) + 1
+    for place, moment in enumerate(paced):
+        window = [at for at in paced[place : place + 60] if at < moment + 10]
+        assert len(window) <= most_in_ten_seconds

@@ -21,6 +21,8 @@ from connector.schedule.scheduler import (
     Purpose,
     Schedule,
 )
+from tests.bench.schedule.burst import ROW, compare
+from tests.bench.schedule.policies import fixed_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -86,7 +88,7 @@ class World:
                 self.now = max(planned[0], self.now)
                 batch = planned[1]
                 assert all(batch != flying for _, _, flying, _ in self._flying)
-                self.schedule.started(batch)
+                self.schedule.started(batch, self.now)
                 self.sent.append((self.now, batch))
                 heapq.heappush(
                     self._flying, (self.now + TAKES, len(self.sent), batch, self.now)
@@ -204,6 +206,28 @@ def test_the_first_minutes_keep_to_the_budget_but_for_a_first_check_of_each_batc
     names = [f"S{number:02d}" for number in range(40)]
     source = world(own_phases(names), budget=20).run(600)
     assert source.checks(0) <= 5 + 20 * 10 * 1.25
+
+
+@pytest.mark.parametrize("limit", [30.0, 60.0, 120.0])
+@pytest.mark.parametrize("start", [0.0, 240.0])
+def test_a_budget_that_binds_is_spread_and_sees_no_less_than_a_fixed_poller(
+    limit: float, start: float
+) -> None:
+    """Eight symbols, 5 s ± 1 s, under the hard limit of a sliding minute, from the first minute on."""
+    end = start + 240
+    pairs = [compare(ROW, seed, limit, start, end) for seed in (1, 2, 3, 4)]
+    for ours, fixed in pairs:
+        even = limit / 6
+        assert 0.5 * even <= ours.least_per_bin
+        assert ours.most_per_bin <= 1.3 * even
+        assert ours.requests >= 0.84 * limit * 4
+        assert ours.worst < 1 + 1.5 * 60 / limit
+        assert ours.seen >= 0.99 * fixed.seen
+
+    # Over all phases, a fixed poller's mean is half an interval. Chance moves ours by 2 %.
+    fixed_delay = mean(fixed_mean(ours.requests / 4, 1) for ours, _ in pairs)
+    assert mean(ours.mean for ours, _ in pairs) <= 1.03 * fixed_delay
+    assert mean(ours.p95 for ours, _ in pairs) <= 1.03 * 1.9 * fixed_delay
 
 
 def test_a_budget_that_is_scarcer_than_refreshes_is_kept_and_spent_evenly() -> None:
@@ -370,7 +394,7 @@ def test_what_is_remembered_is_not_found_again() -> None:
     one = schedule()
     one.set_batches([batch("A")], 100.0)
     one.seed_history("f", "A", [30 * MICROS, 60 * MICROS, 90 * MICROS], 0.0)
-    one.started(batch("A"))
+    one.started(batch("A"), 100.0)
     assert (
         one.finished(
             batch("A"),
@@ -400,7 +424,7 @@ def test_a_refresh_is_found_once_and_not_where_it_may_have_been_there_before() -
         (30.0, {}),
         (40.0, {"A": 39 * MICROS}),
     ):
-        one.started(pair)
+        one.started(pair, sent)
         refreshes = one.finished(
             pair, Outcome.ANSWERED, sent, sent + 0.1, ComputedTimes(dates, 0.0)
         )
@@ -457,9 +481,9 @@ def test_where_more_may_be_spent_what_is_waiting_is_planned_anew() -> None:
 def test_where_more_may_be_spent_what_was_to_wait_for_another_symbol_waits_no_longer(
     at: float,
 ) -> None:
-    """A is there since 10, and was to be checked together with B, at 25."""
+    """A is there since 10, and was to be checked together with B, at 22."""
     source = world(
-        {"A": grid(30, 0.1, 10, 1), "B": grid(30, 0.1, 25, 2)},
+        {"A": grid(30, 0.1, 10, 1), "B": grid(30, 0.1, 22, 2)},
         budget=1.8,
         plan=Plan(0.05),
     )
@@ -467,7 +491,7 @@ def test_where_more_may_be_spent_what_was_to_wait_for_another_symbol_waits_no_lo
     (only,) = source.batches
     before = source.schedule.next_check_at(only)
     assert before is not None
-    assert before > 3_624
+    assert before > 3_621
     assert source.checks(3_600) == 0
     source.schedule.set_budget(PLENTY, source.now)
     after = source.schedule.next_check_at(only)
@@ -529,7 +553,7 @@ def moment(schedule: Schedule) -> float:
 def check(
     schedule: Schedule, name: str, outcome: Outcome, sent: float, now: float
 ) -> None:
-    schedule.started(batch(name))
+    schedule.started(batch(name), sent)
     schedule.finished(batch(name), outcome, sent, now)
 
 
@@ -553,7 +577,7 @@ def test_first_checks_are_spread_but_no_more_than_the_budget_asks_for(
         planned = one.next()
         assert planned is not None
         first.append(planned[0])
-        assert one.started(planned[1]) is Purpose.FIRST
+        assert one.started(planned[1], planned[0]) is Purpose.FIRST
     assert one.next() is None
     assert first == [pause * number for number in range(8)]
 
@@ -563,7 +587,7 @@ def test_a_batch_that_is_packed_anew_is_checked_when_the_first_of_its_symbols_wa
 ):
     one = covering("A", "B")
     for name, sent in (("A", 0.0), ("B", 10.0)):
-        one.started(batch(name))
+        one.started(batch(name), sent)
         one.finished(
             batch(name),
             Outcome.ANSWERED,
@@ -580,11 +604,11 @@ def test_a_batch_that_is_packed_anew_is_checked_when_the_first_of_its_symbols_wa
 def test_a_check_has_a_purpose() -> None:
     one = covering("A", "B")
     one.set_batches([batch("A"), batch("B", refused=True)], 0.0)
-    assert one.started(batch("A")) is Purpose.FIRST
+    assert one.started(batch("A"), 0.0) is Purpose.FIRST
     one.finished(batch("A"), Outcome.ANSWERED, 0.0, 0.1)
-    assert one.started(batch("A")) is Purpose.SEARCH
+    assert one.started(batch("A"), 1.0) is Purpose.SEARCH
     one.finished(batch("A"), Outcome.FAILED, 1.0, 1.1)
-    assert one.started(batch("A")) is Purpose.RETRY
+    assert one.started(batch("A"), 2.0) is Purpose.RETRY
     for sent in (10.0, 40.0, 70.0):
         one.finished(
             batch("A"),
@@ -593,15 +617,15 @@ def test_a_check_has_a_purpose() -> None:
             sent,
             ComputedTimes({"A": round((sent - 1) * MICROS)}, 0.0),
         )
-    assert one.started(batch("A")) is Purpose.EXPECTED
+    assert one.started(batch("A"), 80.0) is Purpose.EXPECTED
     one.finished(batch("A"), Outcome.DEFERRED, 80.0, 80.0)
-    assert one.started(batch("A")) is Purpose.RETRY
-    assert one.started(batch("B", refused=True)) is Purpose.REFUSED
+    assert one.started(batch("A"), 81.0) is Purpose.RETRY
+    assert one.started(batch("B", refused=True), 81.0) is Purpose.REFUSED
 
 
 def test_a_batch_in_flight_is_not_started_again() -> None:
     one = covering("A")
-    one.started(batch("A"))
+    one.started(batch("A"), 0.0)
     assert one.next() is None
     assert one.next_check_at(batch("A")) is None
     one.set_batches([batch("A")], 100.0)
@@ -614,10 +638,10 @@ def test_a_batch_in_flight_is_not_started_again() -> None:
 
 def test_a_batch_that_went_and_came_back_in_flight_is_not_started_again() -> None:
     one = covering("A", "B")
-    one.started(batch("A"))
+    one.started(batch("A"), 0.0)
     one.set_batches([batch("B")], 1.0)
     one.set_batches([batch("A"), batch("B")], 2.0)
-    one.started(batch("B"))
+    one.started(batch("B"), 2.0)
     assert one.next() is None
     one.finished(batch("A"), Outcome.ANSWERED, 0.0, 3.0)
     planned = one.next()
@@ -627,7 +651,7 @@ def test_a_batch_that_went_and_came_back_in_flight_is_not_started_again() -> Non
 
 def test_a_batch_that_went_in_flight_is_forgotten_when_it_ends() -> None:
     one = covering("A")
-    one.started(batch("A"))
+    one.started(batch("A"), 0.0)
     one.set_batches([], 1.0)
     assert one.finished(batch("A"), Outcome.FAILED, 0.0, 2.0) == []
     assert one.next() is None
@@ -669,7 +693,7 @@ def test_failures_can_go_on_for_ever(refused: bool) -> None:
     one, only = schedule(), batch("A", refused=refused)
     one.set_batches([only], 0.0)
     for _ in range(5_000):
-        one.started(only)
+        one.started(only, 0.0)
         one.finished(only, Outcome.FAILED, 0.0, 0.0)
     assert moment(one) <= 60
 
@@ -698,7 +722,7 @@ def test_a_refused_symbol_is_tried_slowly() -> None:
     for outcome in (Outcome.FAILED, Outcome.DEFERRED, Outcome.ANSWERED, Outcome.FAILED):
         now = moment(one)
         moments.append(now)
-        one.started(only)
+        one.started(only, now)
         one.finished(only, outcome, now, now + 1)
     assert moments == [
         SLOW_RETRY_SECONDS + number * (SLOW_RETRY_SECONDS + 1) for number in range(4)
@@ -776,7 +800,7 @@ def test_many_refused_symbols_take_a_tenth_of_the_budget_at_most() -> None:
         assert planned is not None
         now = max(planned[0], now)
         asked += planned[1].refused
-        schedule.started(planned[1])
+        schedule.started(planned[1], now)
         schedule.finished(planned[1], Outcome.ANSWERED, now, now + 0.01)
     assert asked <= 60 * 5.4 * 1.2
 
@@ -797,7 +821,7 @@ def test_what_an_answer_shows_is_learnt_though_its_batch_was_re_formed_meanwhile
 ):
     schedule = Schedule(Plan(), lambda: 0.5)
     schedule.set_batches([Batch("f", ("A", "B"))], 0.0)
-    schedule.started(Batch("f", ("A", "B")))
+    schedule.started(Batch("f", ("A", "B")), 0.5)
     schedule.set_batches([Batch("f", ("A",)), Batch("f", ("B",))], 1.0)
     schedule.finished(
         Batch("f", ("A", "B")),

@@ -97,7 +97,7 @@ class Bench:
     def answer(self, *moments: float) -> None:
         """Answer checks with refreshes of both symbols, each seen as it is computed."""
         for at in moments:
-            self.poller.schedule.started(BATCH)
+            self.poller.schedule.started(BATCH, at)
             computed_at = dict.fromkeys(BATCH.symbols, round(at * MICROS))
             times = ComputedTimes(computed_at, 0.0)
             self.poller.schedule.finished(BATCH, Outcome.ANSWERED, at, at, times)
@@ -113,14 +113,14 @@ async def test_the_first_check_has_its_reason(bench: Bench) -> None:
 
 
 async def test_a_request_in_progress_has_no_next_check(bench: Bench) -> None:
-    bench.poller.schedule.started(BATCH)
+    bench.poller.schedule.started(BATCH, time.monotonic())
     assert bench.batch()["why"] == "a request is in progress"
     assert bench.batch()["next_check_at"] is None
 
 
 async def test_the_reason_counts_failed_checks(bench: Bench) -> None:
     now = time.monotonic()
-    bench.poller.schedule.started(BATCH)
+    bench.poller.schedule.started(BATCH, now)
     bench.poller.schedule.finished(BATCH, Outcome.FAILED, now, now)
     assert bench.batch()["why"] == "the previous check failed (1 in a row)"
 

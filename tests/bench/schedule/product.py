@@ -62,7 +62,7 @@ class Product:
         return at, symbols
 
     def started(self, batch: Symbols, now: float) -> None:
-        self.schedule.started(self._asked[batch])
+        self.schedule.started(self._asked[batch], now)
 
     def finished(
         self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]

@@ -78,7 +78,7 @@ def unplanned() -> tuple[Callable[[], object], int]:
     def check() -> None:
         upcoming = schedule.next()
         if upcoming is not None:
-            schedule.started(batch)
+            schedule.started(batch, upcoming[0])
             schedule.finished(
                 batch, Outcome.ANSWERED, upcoming[0], upcoming[0] + 0.001, dates
             )
@@ -98,7 +98,7 @@ def played(symbols: int) -> float:
         upcoming = schedule.next()
         assert upcoming is not None
         now = max(now, upcoming[0])
-        schedule.started(batch)
+        schedule.started(batch, now)
         spent += time.process_time() - started
         for symbol, at in due.items():
             if at <= now:

@@ -24,6 +24,8 @@ LEARNT_PRICES: Final = (1.0, 0.3)
 CURVE_PRICES: Final = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03)
 """For the picture."""
 
+DEFAULT_LIMIT: Final = 60.0
+
 _LEAST: Final = 1.5
 """Requests a minute from which bounds are asked for."""
 
@@ -151,7 +153,7 @@ def _row(job: Job, seed: int, shared: dict[str, Bound] | None) -> Found:
     learnt = Curve(lambda price: simulate(drawn, Learnt(job.row, price), span))
     ours = Curve(lambda price: simulate(drawn, Product(job.row, price=price), span))
     bounds = shared or _bounds(job.row, seed, end - start)
-    default = _plain(simulate(drawn, Product(job.row), span))
+    default = _plain(simulate(drawn, Product(job.row), span, DEFAULT_LIMIT))
     found: Found = {
         "default": default
         | {name: one.delay(default["requests"]) for name, one in bounds.items()}
@@ -190,7 +192,7 @@ def _budget(job: Job, seed: int, limit: float) -> Found:
     )
     for name, batches in packings.items():
         policy = Product(row, limit=limit, regroup=name == "by rhythm")
-        found[name] = ours = _plain(simulate(drawn, policy, span))
+        found[name] = ours = _plain(simulate(drawn, policy, span, limit))
         refine = 4.0 if around > PERIOD_SECONDS else None
         bound = Bound(
             row,

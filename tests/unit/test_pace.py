@@ -1,0 +1,86 @@
+"""When requests may start under a budget."""
+
+from __future__ import annotations
+
+import pytest
+
+from connector.schedule.pace import Pace
+
+
+def started(pace: Pace, until: float) -> list[float]:
+    """Start a request as soon as each may start, until a moment."""
+    moments: list[float] = []
+    now = 0.0
+    while True:
+        now = max(now, pace.ready_at)
+        if now >= until:
+            return moments
+        pace.take(now)
+        moments.append(now)
+
+
+@pytest.mark.parametrize("budget", [6.0, 54.0, 540.0])
+def test_requests_follow_each_other_at_the_rate_of_the_budget(budget: float) -> None:
+    moments = started(Pace.of(budget), 600.0)
+    assert len(moments) == pytest.approx(10 * budget, abs=2)
+
+
+@pytest.mark.parametrize("limit", [80, 120, 600])
+def test_a_full_bucket_and_a_minute_of_budget_are_no_more_than_the_hard_limit(
+    limit: int,
+) -> None:
+    pace = Pace.of(0.9 * limit)
+    pace.take(0.0)
+    idle_seconds = 1_000.0
+    pace.set_budget(0.9 * limit, idle_seconds)
+    moments = []
+    now = idle_seconds
+    while now < idle_seconds + 60 - 1e-6:
+        pace.take(now)
+        moments.append(now)
+        now = max(now, pace.ready_at)
+    assert len(moments) <= limit
+
+
+def test_what_was_saved_allows_a_few_requests_at_once() -> None:
+    pace = Pace.of(108.0)
+    pace.take(0.0)
+    for _ in range(12):
+        assert pace.ready_at <= 100.0
+        pace.take(100.0)
+    assert pace.ready_at > 100.0
+
+
+def test_a_small_budget_allows_eight_requests_at_once() -> None:
+    pace = Pace.of(6.0)
+    pace.take(0.0)
+    for _ in range(8):
+        assert pace.ready_at <= 200.0
+        pace.take(200.0)
+    assert pace.ready_at == pytest.approx(210.0)
+
+
+def test_requests_that_did_not_wait_are_made_up_for_within_a_minute() -> None:
+    pace = Pace.of(60.0)
+    for _ in range(10):
+        pace.take(0.0)
+    assert pace.ready_at == pytest.approx(10.0)
+    for _ in range(1_000):
+        pace.take(0.0)
+    assert pace.ready_at == pytest.approx(61.0)
+
+
+def test_another_budget_changes_the_pace_from_now_on() -> None:
+    pace = Pace.of(60.0)
+    pace.take(0.0)
+    pace.set_budget(6.0, 0.5)
+    assert pace.ready_at == pytest.approx(5.5)
+    pace.set_budget(60.0, 0.5)
+    assert pace.ready_at == pytest.approx(1.0)
+
+
+def test_a_clock_that_goes_back_adds_no_tokens() -> None:
+    pace = Pace.of(60.0)
+    pace.take(100.0)
+    pace.set_budget(60.0, 50.0)
+    assert pace.ready_at == pytest.approx(101.0)
