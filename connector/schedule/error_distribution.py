@@ -1,4 +1,4 @@
-"""How far the next refresh may be from where it is expected: a distribution made of the last errors. Pure."""
+"""Turn the last errors of a forecast into the distribution of the next one. Pure."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from typing import Final
 import msgspec
 
 _GROUPS: Final = 10
-"""Order statistics that the distribution goes through, each the mean of its neighbours."""
+"""Order statistics that the distribution goes through. Each is the mean of its neighbours."""
 
 _EDGES: Final = (0, 1, 2, 4)
-"""Where a group ends besides, from either end: what is rare is not mixed with what is not."""
+"""Ranks from either end at which a group ends too, so that rare errors are not averaged with common ones."""
 
-_TAIL: Final = tuple(
-    (reach, 1 / (1 + reach) ** 2) for reach in (0.5, 1.2, 3.0, 8.0, 24.0)
-)
-"""Beyond the order statistics, in scales: what is left there of their last one (a Pareto tail)."""
+_TAIL_REACHES: Final = (0.5, 1.2, 3.0, 8.0, 24.0)
+"""Points of a tail beyond the last order statistic, in scales."""
 
-_SCALE: Final = 0.3
-"""Of the distance between the quartiles: how far a tail's first half reaches, about."""
+_TAIL: Final = tuple((reach, 1 / (1 + reach) ** 2) for reach in _TAIL_REACHES)
+"""Each point's reach, and the fraction of the last mass that lies beyond it (a Pareto tail)."""
 
-_LEAST_SCALE_SECONDS: Final = 0.02
+_SCALE_PER_QUARTILE_DISTANCE: Final = 0.3
+"""About half of a tail lies within this part of the distance between the quartiles."""
 
-_LEAST_STEP_SECONDS: Final = 1e-4
+_MIN_SCALE_SECONDS: Final = 0.02
+_MIN_STEP_SECONDS: Final = 1e-4
 
-_QUARTILES_OF_NORMAL: Final = 1.349
+_NORMAL_QUARTILE_DISTANCE: Final = 1.349
 """Standard deviations between the quartiles of a normal distribution."""
 
 
 class ErrorDistribution(msgspec.Struct, frozen=True):
-    """A distribution: straight lines through (error in seconds, how much of the mass is at or below it)."""
+    """A cumulative distribution: straight lines between points.
+
+    `at` are errors in seconds, in order; `mass` is the probability of an error at or below each.
+    """
 
     at: tuple[float, ...]
     mass: tuple[float, ...]
@@ -39,17 +42,19 @@ class ErrorDistribution(msgspec.Struct, frozen=True):
 
     @property
     def deviation(self) -> float:
-        """Its standard deviation, were it normal, in seconds."""
-        return self.scale / _SCALE / _QUARTILES_OF_NORMAL
+        """The standard deviation in seconds, if it were a normal distribution."""
+        quartile_distance = self.scale / _SCALE_PER_QUARTILE_DISTANCE
+        return quartile_distance / _NORMAL_QUARTILE_DISTANCE
 
     @property
     def latest(self) -> float:
-        """An error that hardly any exceeds: within the tail."""
+        """An error that hardly any exceeds: a point within the upper tail."""
         return self.at[-len(_TAIL) // 2]
 
     def below(self, error: float) -> float:
-        """The mass at or below `error`."""
-        at, mass = self.at, self.mass
+        """Return the probability of an error at or below `error`."""
+        at = self.at
+        mass = self.mass
         if error <= at[0]:
             return 0.0
         if error >= at[-1]:
@@ -60,29 +65,45 @@ class ErrorDistribution(msgspec.Struct, frozen=True):
 
 
 def shape_of(errors: list[float], widest: float) -> ErrorDistribution:
-    """The distribution of the next error. The chance that it is the largest of n + 1 is 1 / (n + 1), for any process.
+    """Return the distribution of the next error.
 
-    `widest`: how far the tails reach at most, in seconds.
+    For any process, the next error is the largest of n + 1 with a probability of 1 / (n + 1). `widest` is the longest
+    reach of a tail in seconds.
     """
     ordered = sorted(errors)
+    middle = _order_statistics(ordered)
     n = len(ordered)
-    edges = [edge for edge in _EDGES if edge < n]
-    bounds = sorted(
-        {*edges, *(n - edge for edge in edges), *range(0, n, max(n // _GROUPS, 1))}
-    )
-    middle = [
-        (sum(ordered[low:high]) / (high - low), (low + high + 1) / 2 / (n + 1))
-        for low, high in pairwise(bounds)
-    ]
-    scale = max((ordered[3 * n // 4] - ordered[n // 4]) * _SCALE, _LEAST_SCALE_SECONDS)
-    (first, lowest), (last, highest) = middle[0], middle[-1]
+    quartile_distance = ordered[3 * n // 4] - ordered[n // 4]
+    scale = max(quartile_distance * _SCALE_PER_QUARTILE_DISTANCE, _MIN_SCALE_SECONDS)
+
+    first, lowest = middle[0]
+    last, highest = middle[-1]
     tail = [(reach * scale, rest) for reach, rest in _TAIL if reach * scale < widest]
     points = [(first - reach, lowest * rest) for reach, rest in reversed(tail)]
     points += middle
     points += [(last + reach, 1 - (1 - highest) * rest) for reach, rest in tail]
+
+    # Equal errors would make a vertical line.
     at = [points[0][0]]
     for error, _ in points[1:]:
-        at.append(max(error, at[-1] + _LEAST_STEP_SECONDS))
+        at.append(max(error, at[-1] + _MIN_STEP_SECONDS))
     mass = [below for _, below in points]
-    mass[0], mass[-1] = 0.0, 1.0
+    mass[0] = 0.0
+    mass[-1] = 1.0
     return ErrorDistribution(tuple(at), tuple(mass), scale)
+
+
+def _order_statistics(ordered: list[float]) -> list[tuple[float, float]]:
+    """Return the mean error of each group, with the probability of an error at or below it."""
+    n = len(ordered)
+    bounds = set(range(0, n, max(n // _GROUPS, 1)))
+    for edge in _EDGES:
+        if edge < n:
+            bounds |= {edge, n - edge}
+
+    statistics = []
+    for low, high in pairwise(sorted(bounds)):
+        mean = sum(ordered[low:high]) / (high - low)
+        mean_rank = (low + high + 1) / 2
+        statistics.append((mean, mean_rank / (n + 1)))
+    return statistics

@@ -1,4 +1,10 @@
-"""What a check may cost: one price for all batches, so that a request is spent where it buys most. Pure."""
+"""Set the price of a check: one price for all batches, so that each request goes where it saves most. Pure.
+
+A check is worth sending when it saves at least its price, in symbol-seconds of delay. With many checks, their rate
+falls with the square root of the price, and the mean delay grows with it (Keller, *Management Science* 21(3), 1974).
+The law also says what any check would have cost at a price of one, so the last checks show which price keeps to a
+budget and which one meets a target. The law is only approximate: the price follows new checks as they come.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +13,32 @@ from typing import Final
 
 import msgspec
 
-_MEMORY: Final = (100.0, 20)
-"""How far back checks count: so many seconds, and as many as this many checks of the budget take."""
+# Checks fade from memory over 100 s, or over the time of 20 checks where a budget allows fewer.
+_MEMORY_SECONDS: Final = 100.0
+_MEMORY_CHECKS: Final = 20
 
-_BOUNDS: Final = (1e-3, 1e9)
-_LEAST_MEAN_SECONDS: Final = 1e-6
+_MIN_PRICE: Final = 1e-3
+_MAX_PRICE: Final = 1e9
+_MIN_MEAN_SECONDS: Final = 1e-6
+_MIN_BUDGET: Final = 1e-9
 
-_RELIED_ON: Final = 0.25
-"""Of what is remembered, where the price is another by far."""
+_KEPT_WHEN_IN_DOUBT: Final = 0.25
+"""Fraction of the memory that is kept when the price has moved far."""
 
-_DEAREST: Final = 2.0
-"""Target delays of all the symbols of a check."""
+_MAX_PRICE_IN_TARGETS: Final = 2.0
+"""Highest price for the target, in target delays of all symbols of a check."""
 
 
 class Price(msgspec.Struct):
     """The price of a check in symbol-seconds of delay.
 
-    Checks a minute fall with the square root of the price, and delays grow with it (Keller, *Management Science*
-    21(3), 1974). So what the last checks would have cost and expected at a price of one says which price keeps to a
-    budget, and which one meets a target; it is followed as the law holds only nearly.
+    The memory holds, with fading weights, the seconds that passed, the checks that were wanted at a price of one, the
+    refreshes that checks were expected to show, and their delays at a price of one.
     """
 
     target_delay_seconds: float
     value: float = 1.0
-    _memory: float = _MEMORY[0]
+    _memory: float = _MEMORY_SECONDS
     _at: float = float("-inf")
     _seconds: float = 0.0
     _checks: float = 0.0
@@ -40,18 +48,19 @@ class Price(msgspec.Struct):
     def begin(
         self, now: float, checks_per_second: float, expected_per_second: float
     ) -> None:
-        """Suppose so many checks a second at a price of one, for so many refreshes, until it is known better."""
-        self._at, self._seconds = now, self._memory
+        """Assume these rates at a price of one until checks have been made."""
+        self._at = now
+        self._seconds = self._memory
         self._checks = checks_per_second * self._memory
         self._expected = expected_per_second * self._memory
         self._delay = self._checks
 
     def doubt(self) -> None:
-        """The price has moved far from those at which the last checks were made: rely on new ones soon."""
-        self._weigh(_RELIED_ON)
+        """Rely on new checks soon: the price is far from those at which the last ones were made."""
+        self._weigh(_KEPT_WHEN_IN_DOUBT)
 
     def grow(self, ratio: float) -> None:
-        """There is so many times as much to check as before."""
+        """Take the load as multiplied by `ratio` from now on."""
         self._weigh(ratio)
         self._seconds /= ratio
 
@@ -70,26 +79,33 @@ class Price(msgspec.Struct):
         from the checks that are wanted: those that are made keep to the budget at any price.
         """
         fade = exp(min(self._at - now, 0.0) / self._memory)
-        self._at, root = max(now, self._at), sqrt(max(self.value, _BOUNDS[0]))
+        root = sqrt(max(self.value, _MIN_PRICE))
+        self._at = max(now, self._at)
         self._seconds = self._seconds * fade + self._memory * (1 - fade)
         self._checks = self._checks * fade + root * wanted_checks
         self._expected = self._expected * fade + expected
         self._delay = self._delay * fade + delay / root
 
     def settle(self, budget_per_minute: float, symbols_per_check: float) -> None:
-        """As low as the target needs, but not below what the budget allows.
+        """Set the price that meets the target, or a higher one if the budget needs it.
 
-        Nothing, where the target is 0 and the budget is ample. However easily the target is met, a check costs no more
-        than a few times what its symbols may wait together: else a refresh would be left out now and then, and the mean
-        still be met.
+        The price is 0 if the target is 0 and the budget is ample. Even if the target is met easily, a check costs no
+        more than a few times the delay that its symbols may have. Otherwise a refresh would be left out now and then
+        while the mean is still met.
         """
-        self._memory = max(_MEMORY[0], _MEMORY[1] * 60 / max(budget_per_minute, 1e-9))
-        affordable = 60 * self._checks / max(self._seconds * budget_per_minute, 1e-9)
-        mean = self._delay / self._expected if self._expected else 0.0
-        wished = self.target_delay_seconds / max(mean, _LEAST_MEAN_SECONDS)
-        dearest = _DEAREST * self.target_delay_seconds * symbols_per_check
-        self.value = min(
-            max(affordable**2, min(wished**2, dearest), _BOUNDS[0]), _BOUNDS[1]
+        budget = max(budget_per_minute, _MIN_BUDGET)
+        self._memory = max(_MEMORY_SECONDS, _MEMORY_CHECKS * 60 / budget)
+
+        affordable_root = (
+            60 * self._checks / max(self._seconds * budget_per_minute, _MIN_BUDGET)
         )
-        if not self.target_delay_seconds and affordable**2 <= _BOUNDS[0]:
+        affordable = affordable_root**2
+        if not self.target_delay_seconds and affordable <= _MIN_PRICE:
             self.value = 0.0
+            return
+
+        mean_delay = self._delay / self._expected if self._expected else 0.0
+        target_root = self.target_delay_seconds / max(mean_delay, _MIN_MEAN_SECONDS)
+        highest = _MAX_PRICE_IN_TARGETS * self.target_delay_seconds * symbols_per_check
+        wanted = min(target_root**2, highest)
+        self.value = min(max(affordable, wanted, _MIN_PRICE), _MAX_PRICE)

@@ -1,44 +1,59 @@
-"""How long after its computation a refresh can be seen, clocks included, from when it was not and when it was. Pure."""
+"""Learn how long after its computation a refresh becomes visible. Pure.
+
+The lag includes the error of our estimate of the upstream's clock, so it can be negative.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import Final
 
-_KEPT: Final = 32
+_BOUNDS_KEPT: Final = 32
+"""Refreshes whose bounds are remembered."""
+
 _MARGIN_SECONDS: Final = 0.25
-"""How far inside of what agrees with most checks the lag is supposed to be."""
+"""The estimate stays this far inside the range that most refreshes agree on."""
 
 
 class VisibilityLag:
-    """The lag is a little different each time, and known to lie between two checks only: what most of them allow."""
+    """An estimate of the lag from bounds: each refresh tells only two checks between which it appeared.
+
+    The lag differs a little each time. The estimate lies in the range that agrees with most refreshes.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._between: deque[tuple[float, float]] = deque(maxlen=_KEPT)
+        self._bounds: deque[tuple[float, float]] = deque(maxlen=_BOUNDS_KEPT)
 
     def learn(self, least: float, most: float) -> float:
-        """A refresh was not there `least` seconds after its computation, and was after `most`. Returns the best guess.
+        """Learn that a refresh was invisible `least` seconds after its computation, and visible after `most`.
 
-        `most` is not below `least`; both are negative where the upstream's clock is ahead of what we take it for.
+        `most` is not below `least`. Returns the best guess for this refresh.
         """
         guess = min(max(self.seconds, least), most)
-        self._between.append((least, most))
-        low, high = self._agreed()
+        self._bounds.append((least, most))
+        low, high = self._agreed_range()
         margin = min((high - low) / 2, _MARGIN_SECONDS)
         self.seconds = min(max(self.seconds, low + margin), high - margin)
         return guess
 
-    def _agreed(self) -> tuple[float, float]:
-        """The first stretch that lies between as many pairs of checks as any."""
-        ends = sorted(
-            [(least, 0) for least, _ in self._between]
-            + [(most, 1) for _, most in self._between]
-        )
-        count = best = 0
+    def _agreed_range(self) -> tuple[float, float]:
+        """Return the first range that lies within as many bounds as any other."""
+        # At the same moment, ranges open before others close.
+        opens, closes = 0, 1
+        ends = [(least, opens) for least, _ in self._bounds]
+        ends += [(most, closes) for _, most in self._bounds]
+        ends.sort()
+
+        open_count = most_open = 0
         low = high = ends[0][0]
-        for place, (at, is_end) in enumerate(ends):
-            count += -1 if is_end else 1
-            if count > best:
-                best, low, high = count, at, ends[place + 1][0]
+        for place, (at, kind) in enumerate(ends):
+            if kind == closes:
+                open_count -= 1
+                continue
+            open_count += 1
+            if open_count > most_open:
+                most_open = open_count
+                low = at
+                high = ends[place + 1][0]
         return low, high
