@@ -169,7 +169,8 @@ class _Slot(msgspec.Struct):
         self.interval += _SMOOTHING * (sent_at - before - self.interval)
         waited = min(max(sent_at - self.wanted_at, 0.0), sent_at - before)
         self.wait += _SMOOTHING * (waited - self.wait)
-        if self.check is None or not price:
+        is_search = self.purpose is Purpose.SEARCH
+        if self.check is None or is_search or not price:
             return
         gap = max(self.check.at - before, 0.0)
         weight = _SMOOTHING if self.gap else 1.0
@@ -518,7 +519,10 @@ class Schedule:
         ]
         slot.check = next_check(curves, self.price, start, end)
         lost = all(known.forecast.is_lost(start) for known in slot.symbols)
-        wanted_at = max(slot.preferred_at(slot.check.at, self.price), earliest)
+        preferred_at = slot.check.at
+        if not lost:
+            preferred_at = slot.preferred_at(slot.check.at, self.price)
+        wanted_at = max(preferred_at, earliest)
         at = wanted_at
         if wanted_at < self._pace.ready_at < end:
             # The right moment will be missed: find the next good one, rather than check late.
