@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
 
-from connector.core.model import Kind, Source, Status
+from connector.core.model import Kind, Levels, Source, Status
 from connector.core.transition import FeedRules
 from connector.errors import (
     AccessDenied,
@@ -33,13 +35,13 @@ from connector.runtime.shard import Shard
 from connector.runtime.startup import StartupDeadline
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
-from tests.support.memory_log import MemoryLog
+from tests.support.memory_log import MemoryLog, MemoryTopic
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from connector.errors import KafkaError
-    from connector.kafka.shard_log import Restored
+    from connector.kafka.shard_log import Restored, Transaction
 
 ME = Source("test", "group", "worker")
 SHARD = ShardId("all", 0)
@@ -64,6 +66,40 @@ class FaultyLog(MemoryLog):
         if self.writer_at_next_open is not None:
             self.writer = self.writer_at_next_open
         return super().open()
+
+
+class ExclusiveLog(MemoryLog):
+    """A log that counts blocking calls made while another one is in progress."""
+
+    def __init__(self, topic: MemoryTopic, lock: threading.Lock) -> None:
+        super().__init__(topic)
+        self._lock = lock
+        self.overlaps = 0
+
+    def open(self) -> Restored:
+        with self._exclusively():
+            return super().open()
+
+    def publish(self, transaction: Transaction) -> None:
+        with self._exclusively():
+            super().publish(transaction)
+
+    def abort(self) -> None:
+        with self._exclusively():
+            super().abort()
+
+    @contextlib.contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        if not self._lock.acquire(blocking=False):
+            self.overlaps += 1
+            yield
+            return
+        try:
+            # Let the event loop run while the call is in progress.
+            time.sleep(0.0005)
+            yield
+        finally:
+            self._lock.release()
 
 
 class RecordingObserver(MetricsObserver):
@@ -317,6 +353,38 @@ async def test_a_shard_that_is_lost_while_it_is_opened_is_not_opened() -> None:
     bench.log.may_open.set()
     await bench.shard.wait_closed()
     assert Phase.OPEN not in bench.observer.phases
+    await bench.end()
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_calls_never_overlap_however_a_shard_comes_and_goes(seed: int) -> None:
+    random = Random(seed)
+    bench = Bench()
+    topic, lock = MemoryTopic(), threading.Lock()
+    logs: list[ExclusiveLog] = []
+
+    def new_log() -> ExclusiveLog:
+        logs.append(ExclusiveLog(topic, lock))
+        return logs[-1]
+
+    bench.shard._new_log = new_log
+    inputs = [bench.shard.assign, bench.shard.assign, bench.shard.tick]
+    inputs += [bench.shard.close, bench.shard.abandon]
+    for number in range(100):
+        random.choice(inputs)()
+        for _ in range(random.randrange(300)):
+            await asyncio.sleep(0)
+        bench.answer({"spot_price": number, "all_expiry": {"hvl": number}})
+    bench.shard.assign()
+    bench.answer({"spot_price": -1})
+    await bench.settled()
+    bench.answer({"spot_price": -2})
+    await bench.settled()
+    assert len(topic.events) > 5
+    assert sum(log.overlaps for log in logs) == 0
+    sequences = [event.sequence for event in topic.events]
+    assert sequences == list(range(1, len(sequences) + 1))
+    assert topic.states["BTC"].levels == Levels(spot_price=-2.0)
     await bench.end()
 
 
