@@ -56,13 +56,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+# Deadline of a graceful stop. Kubernetes kills a container after 30 s by default.
 STOP_SECONDS: Final = 25
-"""Deadline of a graceful stop. Kubernetes kills a container after 30 s by default."""
 
 _GROUP_LOOP: Final = "group"
 _GROUP_LOOP_LIMIT_SECONDS: Final = 60
+# For the start-up and the status page, which must not wait for a hanging shard.
 _EXTRA_THREADS: Final = 2
-"""For the start-up and the status page, which must not wait for a hanging shard."""
 
 
 async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int:

@@ -31,14 +31,15 @@ No message contains the API key, nor a value from outside at full length.
 
 from __future__ import annotations
 
+# The configuration is not valid. A restart does not help.
 EXIT_CONFIG = 2
-"""The configuration is not valid. A restart does not help."""
 
+# Kafka or the schema registry was not usable in time, or does not fit. A restart may
+# help.
 EXIT_KAFKA = 3
-"""Kafka or the schema registry was not usable in time, or does not fit. A restart may help."""
 
+# A topic holds data that is not ours, or the connector has a defect.
 EXIT_FATAL = 4
-"""A topic holds data that is not ours, or the connector has a defect."""
 
 
 class ConnectorError(Exception):

@@ -19,13 +19,13 @@ MAX_VALUE_CHARACTERS: Final = 2_000
 MAX_MESSAGE_CHARACTERS: Final = 4_000
 MAX_EXCEPTION_CHARACTERS: Final = 16_000
 
+# Attributes of every log record. All others came in as `extra`.
 _RECORD_ATTRIBUTES: Final = {
     *logging.makeLogRecord({}).__dict__,
     "message",
     "asctime",
     "taskName",
 }
-"""Attributes of every log record. All others came in as `extra`."""
 
 _HEAD_FIELDS: Final = ("ts", "level", "logger", "message")
 _OUR_FIELDS: Final = (*_HEAD_FIELDS, "exception")

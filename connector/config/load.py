@@ -58,11 +58,11 @@ _THRESHOLD_KEYS: Final = tuple(
     for path in THRESHOLD_PATHS
     for field in Threshold.__struct_fields__
 )
+# Shorter texts cannot be secrets, and masking them would make the faults unreadable.
 _MIN_SECRET_CHARACTERS: Final = 8
-"""Shorter texts cannot be secrets, and masking them would make the faults unreadable."""
 
+# Longer keys are cut before the search for a similar one, which takes quadratic time.
 _MAX_KEY_CHARACTERS: Final = 100
-"""Longer keys are cut before the search for a similar one, which takes quadratic time."""
 
 _EXPECTED_SETTING: Final = "str, int, float or bool"
 _EXPECTED_THRESHOLD: Final = describe_type(ThresholdValue)

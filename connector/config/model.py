@@ -28,12 +28,13 @@ INCLUDES: Final = ("expected_move", "max_pain", "ranked", "zones")
 _NUMERIC_SECTIONS: Final = tuple(
     dict.fromkeys(path.partition(".")[0] for path in NUMBER_PATHS if "." in path)
 )
+# The paths that can have a threshold: all numbers of a section, or one number.
 THRESHOLD_PATHS: Final = (*_NUMERIC_SECTIONS, *NUMBER_PATHS)
-"""The paths that can have a threshold: all numbers of a section, or one number."""
 
+# The paths that can be ignored: a section, one number, or one list.
 IGNORE_PATHS: Final = (*THRESHOLD_PATHS, "ranked", *LIST_PATHS)
-"""The paths that can be ignored: a section, one number, or one list."""
 
+# Options of librdkafka that cannot be set, by the reason.
 REFUSED: Final = {
     "exactly-once delivery depends on it": (
         "acks",
@@ -54,7 +55,6 @@ REFUSED: Final = {
     "it is an option of [kafka]": ("bootstrap.servers", "group.id"),
     "its value is a function": ("*_cb", "logger", "on_commit", "on_delivery"),
 }
-"""Options of librdkafka that cannot be set, by the reason."""
 
 ThresholdValue = Annotated[float, Meta(ge=0, le=10**12)]
 
@@ -361,8 +361,8 @@ class Config(Struct, frozen=True, kw_only=True):
         )
 
 
+# The tables of the file. `feeds` is a list of tables.
 TABLES: Final[Mapping[str, type[Struct]]] = {
     field.name: Feed if field.name == "feeds" else field.type
     for field in fields(Config)
 }
-"""The tables of the file. `feeds` is a list of tables."""

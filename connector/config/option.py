@@ -14,12 +14,12 @@ from connector.core.diff import Threshold
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# Options of the feed `all`, which exists if one of these variables is set.
 SHORT_VARIABLES: Final = {
     "feeds.symbols": "GEX_SYMBOLS",
     "feeds.include": "GEX_INCLUDE",
     "feeds.exchanges": "GEX_EXCHANGES",
 }
-"""Options of the feed `all`, which exists if one of these variables is set."""
 
 _TYPE_NAMES: Final[dict[Any, str]] = {
     Secret: "str, never shown",

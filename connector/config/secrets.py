@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 MASK: Final = "***"
 
+# A value that a client library accepts.
 Setting = str | int | float | bool
-"""A value that a client library accepts."""
 
 _MAX_SHOWN_CHARACTERS: Final = 64
+# Larger values are not shown: they are mistakes, and may be secrets in the wrong place.
 _MAX_SHOWN_BITS: Final = 64
-"""Larger values are not shown: they are mistakes, and may be secrets in the wrong place."""
 
+# The start of every API key of the vendor.
 _API_KEY_PREFIX: Final = "bq_"
-"""The start of every API key of the vendor."""
 
 _SENSITIVE_NAME: Final = re.compile(
     r"password|secret|token|user\.info|credential|oauthbearer\.config|jaas|pem|proxy"

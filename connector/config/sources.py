@@ -35,8 +35,8 @@ class RawOption(NamedTuple):
 
 
 Table = dict[str, RawOption | dict[str, RawOption]]
+# The tables by name. `feeds` is a list of tables, unless variables make the only feed.
 Tables = dict[str, Table | list[Table]]
-"""The tables by name. `feeds` is a list of tables, unless variables make the only feed."""
 
 
 def read_file(path: Path | None) -> Tables:

@@ -21,8 +21,8 @@ T = TypeVar("T", str, int)
 HOST: Final = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 PORT: Final = r"(6553[0-5]|655[0-2]\d|65[0-4]\d{2}|6[0-4]\d{3}|[0-5]?\d{1,4})"
 
+# The most items of a list that an error names, so that it stays one readable line.
 _MAX_ITEMS_SHOWN: Final = 10
-"""The most items of a list that an error names, so that it stays one readable line."""
 
 
 class InvalidValue(ValueError):

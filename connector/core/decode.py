@@ -19,18 +19,18 @@ from connector.errors import BadResponse
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
+# Larger bodies are not searched for a bad entry: the search is in Python, and blocks.
 _MAX_SCAN_BYTES: Final = 1024 * 1024
-"""Larger bodies are not searched for a bad entry: the search is in Python, and blocks."""
 
 # Exchanges go into every record, so a server must not be able to inflate them.
 _MAX_EXCHANGES: Final = 16
 _MAX_EXCHANGE_CHARACTERS: Final = 40
 
+# Longer texts of the server are cut, since they go into records, logs and errors.
 _MAX_TEXT_CHARACTERS: Final = 200
-"""Longer texts of the server are cut, since they go into records, logs and errors."""
 
+# `results` is at the top level of the response, or inside `data`.
 _MAX_RESULTS_DEPTH: Final = 2
-"""`results` is at the top level of the response, or inside `data`."""
 
 _NULL: Final = b"null"
 
@@ -108,8 +108,8 @@ class _Span(NamedTuple):
 _decode_envelope: Final = msgspec.json.Decoder(_Envelope).decode
 _decode_results: Final = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
 
+# Everything that msgspec raises for a body that is not JSON of the expected type.
 _DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""Everything that msgspec raises for a body that is not JSON of the expected type."""
 
 
 def decode_response(body: bytes, symbols: Collection[str]) -> Response:

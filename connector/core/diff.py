@@ -28,6 +28,7 @@ _NUMERIC_SECTIONS: Final = {
     "expected_move": ExpectedMove,
 }
 
+# Every path of `Levels` that holds one number.
 NUMBER_PATHS: Final = (
     "spot_price",
     *(
@@ -36,13 +37,12 @@ NUMBER_PATHS: Final = (
         for field in struct.__struct_fields__
     ),
 )
-"""Every path of `Levels` that holds one number."""
 
+# Every path of `Levels` that holds a list of rows.
 LIST_PATHS: Final = (
     *(f"ranked.{field}" for field in Ranked.__struct_fields__),
     "zones",
 )
-"""Every path of `Levels` that holds a list of rows."""
 
 
 class Threshold(Value, frozen=True, forbid_unknown_fields=True):

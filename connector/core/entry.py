@@ -21,14 +21,15 @@ from connector.core.model import (
 )
 from connector.errors import EntryError
 
+# Larger entries go to quarantine: an event holds two of them, and a broker accepts 1
+# MiB.
 MAX_ENTRY_BYTES: Final = 64 * 1024
-"""Larger entries go to quarantine: an event holds two of them, and a broker accepts 1 MiB."""
 
+# A `computed_at` further ahead of the upstream's clock is implausible.
 MAX_AHEAD_SECONDS: Final = 60
-"""A `computed_at` further ahead of the upstream's clock is implausible."""
 
+# The most of a bad `computed_at` that an error message shows.
 _MAX_SHOWN_CHARACTERS: Final = 40
-"""The most of a bad `computed_at` that an error message shows."""
 
 
 class _Ranked(msgspec.Struct):

@@ -28,17 +28,17 @@ from connector.core.model import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+# The reason of a snapshot that somebody requested.
 REASON_ASKED: Final = "asked"
-"""The reason of a snapshot that somebody requested."""
 
+# The reason of levels that are stale although the upstream answers.
 REASON_OLD: Final = "old"
-"""The reason of levels that are stale although the upstream answers."""
 
+# The reason of levels that are stale because the upstream does not answer.
 REASON_NO_ANSWER: Final = "no_answer"
-"""The reason of levels that are stale because the upstream does not answer."""
 
+# The reason to drop an observation that was computed before the last known one.
 DROPPED_OLDER: Final = "older"
-"""The reason to drop an observation that was computed before the last known one."""
 
 
 class FeedRules(Value, frozen=True):
@@ -73,8 +73,9 @@ class Transition(Value, frozen=True):
 
 NO_TRANSITION: Final = Transition()
 
+# Enough to know the period and the jitter of a symbol's refreshes, in at most 128
+# bytes.
 RECENT_REFRESHES_KEPT: Final = 16
-"""Enough to know the period and the jitter of a symbol's refreshes, in at most 128 bytes."""
 
 
 class EventDraft(Value, frozen=True):

@@ -6,11 +6,11 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
+# Enough to reach every maximum used here, and no number overflows.
 _MAX_DOUBLINGS: Final = 10
-"""Enough to reach every maximum used here, and no number overflows."""
 
+# Shards that fail together do not try again together.
 _MAX_JITTER: Final = 1.5
-"""Shards that fail together do not try again together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,8 @@ class Backoff:
 
 BACKOFF: Final = Backoff(first_seconds=0.5, max_seconds=10.0)
 
+# At least two heartbeats of the group, whose interval is at most 1.5 s.
+#
+# A zombie has to hear that it lost the shard before it opens it again, or it would
+# fence the new owner.
 FENCED_BACKOFF: Final = Backoff(first_seconds=3.0, max_seconds=30.0)
-"""At least two heartbeats of the group, whose interval is at most 1.5 s.
-
-A zombie has to hear that it lost the shard before it opens it again, or it would fence
-the new owner.
-"""

@@ -9,17 +9,17 @@ from typing import Final
 
 from connector.core.model import MICROS, Moment
 
+# A server whose clock is further off than this is not followed any further.
 MAX_CORRECTION_SECONDS: Final = 300
-"""A server whose clock is further off than this is not followed any further."""
 
+# The median of this many follows a step of the server's clock within half of them.
 _SAMPLES: Final = 15
-"""The median of this many follows a step of the server's clock within half of them."""
 
+# With fewer, a single bogus timestamp could be the median.
 _MIN_SAMPLES: Final = 3
-"""With fewer, a single bogus timestamp could be the median."""
 
+# Smaller changes of our clock are NTP at work, and are learnt from the next answers.
 _MIN_STEP_MICROS: Final = MICROS // 2
-"""Smaller changes of our clock are NTP at work, and are learnt from the next answers."""
 
 
 class Clock:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+# Feed and symbol.
 Key = tuple[str, str]
-"""Feed and symbol."""
 
 
 class Coverage:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from connector.core.transition import Transition
     from connector.kafka.shard_log import Quarantined, Writer
 
+# Observations kept per symbol. Further ones collapse, so that memory stays bounded.
 MAX_WAITING: Final = 8
-"""Observations kept per symbol. Further ones collapse, so that memory stays bounded."""
 
 
 class Work(Value, frozen=True):

@@ -35,13 +35,13 @@ _log = logging.getLogger(__name__)
 LOOP: Final = "poller"
 _LOOP_LIMIT_SECONDS: Final = 30
 
+# The budget changes with time, so the next check has to be looked at again.
 _MAX_SLEEP_SECONDS: Final = 1.0
-"""The budget changes with time, so the next check has to be looked at again."""
 
 _REGROUP_INTERVAL_SECONDS: Final = 20
 
+# Between checks that cannot be published. About a refresh: only the metrics need them.
 _STUCK_INTERVAL_SECONDS: Final = 30
-"""Between checks that cannot be published. About a refresh: only the metrics need them."""
 
 
 class Poller:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+# A commit takes milliseconds. One that is still running by then waits for the broker.
 SLOW_COMMIT_SECONDS: Final = 5
-"""A commit takes milliseconds. One that is still running by then waits for the broker."""
 
 _LOG_INTERVAL_SECONDS: Final = 60
 

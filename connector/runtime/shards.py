@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+# Time for revoked shards to finish their transactions. Until then the group waits.
 CLOSE_SECONDS: Final = 10
-"""Time for revoked shards to finish their transactions. Until then the group waits."""
 
 
 class ShardPoller(Protocol):

@@ -14,16 +14,17 @@ from connector.core.model import Value
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+# The upstream's limit for one request.
 MAX_SYMBOLS: Final = 8
-"""The upstream's limit for one request."""
 
 
+# Periods within a tenth of each other are packed as one.
 _SAME_PERIOD: Final = log(1.1)
-"""Periods within a tenth of each other are packed as one."""
 
 _WORTH_IT: Final = 0.8
+# Batches are packed anew where that makes them so much narrower, each by so much on
+# average.
 _WORTH_SECONDS: Final = 1.0
-"""Batches are packed anew where that makes them so much narrower, each by so much on average."""
 
 
 class Batch(Value, frozen=True):

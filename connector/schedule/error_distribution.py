@@ -8,26 +8,29 @@ from typing import Final
 
 import msgspec
 
+# Order statistics that the distribution goes through. Each is the mean of its
+# neighbours.
 _GROUPS: Final = 10
-"""Order statistics that the distribution goes through. Each is the mean of its neighbours."""
 
+# Ranks from either end at which a group ends too, so that rare errors are not averaged
+# with common ones.
 _EDGES: Final = (0, 1, 2, 4)
-"""Ranks from either end at which a group ends too, so that rare errors are not averaged with common ones."""
 
+# Points of a tail beyond the last order statistic, in scales.
 _TAIL_REACHES: Final = (0.5, 1.2, 3.0, 8.0, 24.0)
-"""Points of a tail beyond the last order statistic, in scales."""
 
+# Each point's reach, and the fraction of the last mass that lies beyond it (a Pareto
+# tail).
 _TAIL: Final = tuple((reach, 1 / (1 + reach) ** 2) for reach in _TAIL_REACHES)
-"""Each point's reach, and the fraction of the last mass that lies beyond it (a Pareto tail)."""
 
+# About half of a tail lies within this part of the distance between the quartiles.
 _SCALE_PER_QUARTILE_DISTANCE: Final = 0.3
-"""About half of a tail lies within this part of the distance between the quartiles."""
 
 _MIN_SCALE_SECONDS: Final = 0.02
 _MIN_STEP_SECONDS: Final = 1e-4
 
+# Standard deviations between the quartiles of a normal distribution.
 _NORMAL_QUARTILE_DISTANCE: Final = 1.349
-"""Standard deviations between the quartiles of a normal distribution."""
 
 
 class ErrorDistribution(msgspec.Struct, frozen=True):

@@ -18,48 +18,50 @@ import msgspec
 from connector.schedule.error_distribution import ErrorDistribution, shape_of
 from connector.schedule.inspection import Point
 
+# What the upstream documents; believed until two refreshes were seen.
 USUAL_PERIOD_SECONDS: Final = 30.0
-"""What the upstream documents; believed until two refreshes were seen."""
 
 _LEAST_PERIOD_SECONDS: Final = 0.25
 
+# Of phase and period: a grid, something between, a sleep after work.
 _GAINS: Final = ((0.1, 0.0025), (0.4, 0.03), (1.0, 0.03))
-"""Of phase and period: a grid, something between, a sleep after work."""
 
+# Errors of a filter that make its distribution.
 _KEPT: Final = 64
-"""Errors of a filter that make its distribution."""
 
+# Errors, in periods, that stand in until there are enough real ones.
 _GUESSED: Final = (-0.15, -0.08, -0.03, 0.0, 0.03, 0.08, 0.15)
-"""Errors, in periods, that stand in until there are enough real ones."""
 
 _ENOUGH: Final = 4
 
 _LOSS_MEMORY: Final = 25
+# Another filter is believed when its loss is so much of the old one's.
 _BETTER: Final = 0.9
-"""Another filter is believed when its loss is so much of the old one's."""
 
+# Losses: what a filter follows of an error at most, once it has settled. More is a
+# surprise.
 _HELD: Final = 5.0
-"""Losses: what a filter follows of an error at most, once it has settled. More is a surprise."""
 
 _LEAST_HELD_SECONDS: Final = 0.02
 
+# Of a period: what is no surprise, and what makes two intervals the same.
 _ALIKE: Final = 0.05
-"""Of a period: what is no surprise, and what makes two intervals the same."""
 
+# Of an error: how far another may be off to be the same.
 _AGREE: Final = 0.3
-"""Of an error: how far another may be off to be the same."""
 
+# Refreshes after which a filter has settled.
 _SETTLED: Final = 4
-"""Refreshes after which a filter has settled."""
 
+# Part of the refreshes that are left out, before it is known; and how fast it is
+# learnt.
 _SKIPPED: Final = 0.02
-"""Part of the refreshes that are left out, before it is known; and how fast it is learnt."""
 
+# More is an outage.
 _MOST_SKIPPED_AT_ONCE: Final = 2
-"""More is an outage."""
 
+# Of a curve; where a period is so short, what is left of it says nothing.
 _MOST_POINTS: Final = 1000
-"""Of a curve; where a period is so short, what is left of it says nothing."""
 
 
 class _Track(msgspec.Struct):

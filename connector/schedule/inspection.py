@@ -15,20 +15,22 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+# Between two candidates delay adds up to one such part of the price, or less.
 _FINENESS: Final = 24
-"""Between two candidates delay adds up to one such part of the price, or less."""
 
 _MAX_CANDIDATES: Final = 160
 _LEAST_RATE: Final = 1e-9
 _LEAST_STEP_SECONDS: Final = 1e-6
+# Where refreshes come so much more slowly than since the last candidate, there is one:
+# most have come.
 _SLOWED: Final = 0.3
-"""Where refreshes come so much more slowly than since the last candidate, there is one: most have come."""
 
+# Refreshes that such a candidate must be good for.
 _LEAST_EXPECTED: Final = 0.02
-"""Refreshes that such a candidate must be good for."""
 
+# What the check at the end of a plan costs, in prices: it is not known how much of it
+# is for what comes then.
 _LAST_CHECK: Final = 0.5
-"""What the check at the end of a plan costs, in prices: it is not known how much of it is for what comes then."""
 
 
 class Point(NamedTuple):

@@ -12,18 +12,19 @@ from typing import Final
 
 import msgspec
 
+# Tokens in a full bucket, as a fraction of the requests a minute.
 _BURST_FRACTION: Final = 1 / 9
-"""Tokens in a full bucket, as a fraction of the requests a minute."""
 
+# Tokens that a full bucket holds at least: checks of one spell in which refreshes are
+# likely.
+#
+# Measured at a limit of 60: with 4, refreshes spread over 10 of 30 s are seen 10 %
+# later; with 8, as without a pace. A full bucket then allows up to 2 requests a minute
+# too many, which wait for the hard limit.
 _MIN_BURST: Final = 8.0
-"""Tokens that a full bucket holds at least: checks of one spell in which refreshes are likely.
 
-Measured at a limit of 60: with 4, refreshes spread over 10 of 30 s are seen 10 % later; with 8, as without a pace.
-A full bucket then allows up to 2 requests a minute too many, which wait for the hard limit.
-"""
-
+# No worker has less than one request a minute.
 _MIN_PER_MINUTE: Final = 1.0
-"""No worker has less than one request a minute."""
 
 
 class Pace(msgspec.Struct):

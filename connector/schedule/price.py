@@ -22,11 +22,11 @@ _MAX_PRICE: Final = 1e9
 _MIN_MEAN_SECONDS: Final = 1e-6
 _MIN_BUDGET: Final = 1e-9
 
+# Fraction of the memory that is kept when the price has moved far.
 _KEPT_WHEN_IN_DOUBT: Final = 0.25
-"""Fraction of the memory that is kept when the price has moved far."""
 
+# Highest price for the target, in target delays of all symbols of a check.
 _MAX_PRICE_IN_TARGETS: Final = 2.0
-"""Highest price for the target, in target delays of all symbols of a check."""
 
 
 class Price(msgspec.Struct):

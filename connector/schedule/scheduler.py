@@ -23,35 +23,41 @@ if TYPE_CHECKING:
 
     from connector.schedule.batches import Batch
 
+# Between two tries of what is refused, a key or a symbol that stands alone; longer
+# where these are many.
 SLOW_RETRY_SECONDS: Final = 60
-"""Between two tries of what is refused, a key or a symbol that stands alone; longer where these are many."""
 
 _SLOWEST_RETRY_SECONDS: Final = 3600
 
+# Of the wait after failures: 32 s, about a refresh; who is back should not wait longer
+# for us.
 _MAX_DOUBLINGS: Final = 5
-"""Of the wait after failures: 32 s, about a refresh; who is back should not wait longer for us."""
 
 _MUCH: Final = 1.25
+# A price this many times higher or lower is another price, or one that nothing was
+# measured at.
 _FAR: Final = 4.0
-"""A price this many times higher or lower is another price, or one that nothing was measured at."""
 
 _USUAL_BUDGET: Final = 54.0
+# Weight of the last check in a batch's averages.
 _SMOOTHING: Final = 0.1
-"""Weight of the last check in a batch's averages."""
 
+# However long checks wait, the price takes them for this many at most, so that it does
+# not overshoot.
 _MAX_WANTED_CHECKS: Final = 10.0
-"""However long checks wait, the price takes them for this many at most, so that it does not overshoot."""
 
+# A plan has to save a tenth of the delay to be better than even distances, by its own
+# estimate.
+#
+# Measured: it claims 5 % and saves nothing with 8 symbols of their own phases and
+# deviations of a fifth of the period.
 _EVEN_DELAY_RATIO: Final = 0.9
-"""A plan has to save a tenth of the delay to be better than even distances, by its own estimate.
-
-Measured: it claims 5 % and saves nothing with 8 symbols of their own phases and deviations of a fifth of the period.
-"""
 
 _LEAST_BUDGET: Final = 0.01
 _LEAST_AHEAD_SECONDS: Final = 1.0
+# How far a plan looks: so many of the batch's usual intervals, and past the next
+# refresh.
 _INTERVALS_AHEAD: Final = 4
-"""How far a plan looks: so many of the batch's usual intervals, and past the next refresh."""
 
 
 class Plan(Value, frozen=True):

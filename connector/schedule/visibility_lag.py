@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+# Refreshes whose bounds are remembered.
 _BOUNDS_KEPT: Final = 32
-"""Refreshes whose bounds are remembered."""
 
+# The estimate stays this far inside the range that most refreshes agree on.
 _MARGIN_SECONDS: Final = 0.25
-"""The estimate stays this far inside the range that most refreshes agree on."""
 
 
 class VisibilityLag:

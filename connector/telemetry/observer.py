@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from connector.schedule.scheduler import Purpose
     from connector.telemetry.metrics import Metrics
 
+# Error codes with a series of their own. librdkafka has about 150; the rest is `other`.
 MAX_ERROR_CODES: Final = 200
-"""Error codes with a series of their own. librdkafka has about 150; the rest is `other`."""
 
 
 class MetricsObserver:

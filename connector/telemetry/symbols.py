@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _numbers_of: Final = attrgetter(*NUMBER_PATHS)
 
+# Feed and symbol: the first two labels of each of these metrics.
 Key = tuple[str, str]
-"""Feed and symbol: the first two labels of each of these metrics."""
 
 
 @dataclass(slots=True)

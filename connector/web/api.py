@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from connector.kafka.names import ShardId
     from connector.web.views import WorkerView
 
+# Time for a snapshot to be committed before the answer is 202, within the request's.
 COMMIT_WAIT_SECONDS: Final = REQUEST_SECONDS - 2
-"""Time for a snapshot to be committed before the answer is 202, within the request's."""
 
 _log = logging.getLogger(__name__)
 

@@ -16,20 +16,20 @@ from connector.web.server import problem
 if TYPE_CHECKING:
     from connector.core.model import Event
 
+# Events that a new reader gets first. The status page shows as many.
 EVENTS_KEPT: Final = 100
-"""Events that a new reader gets first. The status page shows as many."""
 
+# Readers at a time. Each one costs a connection and a wake-up for every event.
 MAX_STREAMS: Final = 20
-"""Readers at a time. Each one costs a connection and a wake-up for every event."""
 
+# Readers must reconnect at least this often, so that a forgotten one does not stay.
 STREAM_SECONDS: Final = 3600.0
-"""Readers must reconnect at least this often, so that a forgotten one does not stay."""
 
+# A reader that accepts no data for this long is disconnected.
 WRITE_SECONDS: Final = 10.0
-"""A reader that accepts no data for this long is disconnected."""
 
+# Only a write shows that a reader is gone, so an idle stream gets an empty comment.
 _HEARTBEAT_SECONDS: Final = 15.0
-"""Only a write shows that a reader is gone, so an idle stream gets an empty comment."""
 
 
 class EventFeed:

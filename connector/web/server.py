@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from connector.runtime.health import Health
     from connector.telemetry.metrics import Metrics
 
+# Time limit of one request, its body included: Prometheus gives up after 10 s too.
 REQUEST_SECONDS: Final = 10.0
-"""Time limit of one request, its body included: Prometheus gives up after 10 s too."""
 
+# Exempt from the time limit: a stream has no end, and limits itself.
 STREAM_PATH: Final = "/api/events"
-"""Exempt from the time limit: a stream has no end, and limits itself."""
 
+# Maximum size of a request body. The one body there is has 20 bytes.
 BODY_BYTES: Final = 65_536
-"""Maximum size of a request body. The one body there is has 20 bytes."""
 
+# Idle connections are closed after this; Prometheus keeps its own between scrapes.
 _KEEPALIVE_SECONDS: Final = 75.0
-"""Idle connections are closed after this; Prometheus keeps its own between scrapes."""
 
+# Time to read the rest of a rejected body, so that the client sees the answer.
 _LINGERING_SECONDS: Final = 1.0
-"""Time to read the rest of a rejected body, so that the client sees the answer."""
 
 _log = logging.getLogger(__name__)
 

@@ -23,11 +23,11 @@ from panels import (
     share_of_checks,
 )
 
+# Requests per minute of the workers that own shards. A standby's budget does not count.
 BUDGET: Final = (
     "sum(gex_request_budget_per_minute"
     " and on (instance) sum by (instance) (gex_shards_owned) > 0)"
 )
-"""Requests per minute of the workers that own shards. A standby's budget does not count."""
 
 ROWS: Final = {
     "Health": (

@@ -25,6 +25,7 @@ from panels import (
     status,
 )
 
+# The lines of a symbol's panel by level: name, colour and width.
 LEVELS: Final = {
     "spot_price": ("Spot", TEXT, 3),
     "all_expiry.call_resistance": ("Call resistance", RED, 2),
@@ -35,7 +36,6 @@ LEVELS: Final = {
     "all_expiry.put_wall_2": ("Put wall 2", "light-green", 1),
     "all_expiry.put_wall_3": ("Put wall 3", "super-light-green", 1),
 }
-"""The lines of a symbol's panel by level: name, colour and width."""
 
 ROWS: Final = {
     "": (

@@ -30,6 +30,7 @@ STATUS_COLOURS: Final = {
     "INVALID": RED,
     "REMOVED": GREY,
 }
+# Colours of lines that mean the same on every panel.
 NAMED_COLOURS: Final = {
     **STATUS_COLOURS,
     "CHANGED": BLUE,
@@ -45,10 +46,9 @@ NAMED_COLOURS: Final = {
     "target (mean)": GREY,
     "all": GREY,
 }
-"""Colours of lines that mean the same on every panel."""
 
+# Grafana's window for `rate`: at least four scrapes.
 INTERVAL: Final = "$__rate_interval"
-"""Grafana's window for `rate`: at least four scrapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +83,11 @@ class Panel:
     repeat: str = ""
 
 
+# A number for each status, with its name and colour: Grafana maps numbers only.
 STATUSES: Final = {
     float(code): (status, STATUS_COLOURS[status])
     for code, status in enumerate(Status, 1)
 }
-"""A number for each status, with its name and colour: Grafana maps numbers only."""
 
 
 def status() -> str:

@@ -44,19 +44,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 REFRESH_SECONDS: Final = 30
+# Of each batch: enough for the target delay if a batch's symbols are refreshed
+# together.
 CHECKS_PER_REFRESH: Final = 2
-"""Of each batch: enough for the target delay if a batch's symbols are refreshed together."""
 
 _SIZES: Final = "80,800,8000,8000x4"
 _PROBE_EVERY_SECONDS: Final = 0.25
+# With the time before it, less than levels take to become stale (90 s).
 _QUIET_SECONDS: Final = 40
-"""With the time before it, less than levels take to become stale (90 s)."""
 
+# After a fault begins: let the answers under way arrive.
 _SETTLE_SECONDS: Final = 2
-"""After a fault begins: let the answers under way arrive."""
 
+# Until all levels are fresh again.
 _RECOVERY_SECONDS: Final = 45
-"""Until all levels are fresh again."""
 
 _REFUSED_SECONDS: Final = 600
 _YARDSTICK: Final = json.dumps([{"strike": n / 7, "gex": [n] * 3} for n in range(1000)])

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "HYPEUSDT")
+# The product's default.
 SESSION_TIMEOUT_SECONDS = 6
-"""The product's default."""
 
 KILLS_BY_SESSION_SECONDS = {3: 20, 6: 20, 10: 10, 30: 4}
 STOPS = 20

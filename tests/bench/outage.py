@@ -58,8 +58,8 @@ _REFRESHES: Final = ("--period", "1", "--jitter", "0.1", "--limit", "0")
 _EVENTS: Final = "gex_events_total"
 _REQUESTS: Final = "gex_upstream_requests_total"
 _DROPPED: Final = "gex_observations_dropped_total"
+# A topic with one replica, as the broker's own topics have here, needs only that one.
 _BOTH_IN_SYNC: Final = {"min.insync.replicas": "2"}
-"""A topic with one replica, as the broker's own topics have here, needs only that one."""
 
 _TITLES: Final = {
     "refused": "every transaction refused, polling at full speed",

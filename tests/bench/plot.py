@@ -35,8 +35,8 @@ _COLOURS: Final = (
 _REST: Final = "the whole worker, less these"
 _REST_EDGE: Final = "#888888"
 _LABELS: Final = {"none": "no include", "all": "all includes"}
+# A narrower part has no room for its number.
 _MIN_LABELLED_MICROS: Final = 18
-"""A narrower part has no room for its number."""
 
 
 def plot(results: Results, path: Path) -> None:

@@ -26,8 +26,8 @@ _STAGES: Final = (
     "encode: state",
 )
 
+# Figures by part, then by included sections (`none`, `all`), then by name.
 Results = dict[str, Any]
-"""Figures by part, then by included sections (`none`, `all`), then by name."""
 
 
 def stage_costs(results: Results, name: str) -> dict[str, float]:

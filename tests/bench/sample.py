@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SYMBOLS: Final = DEFAULT_SYMBOLS
+# The two sizes of a response that everything is measured with.
 INCLUDED: Final[dict[str, tuple[str, ...]]] = {"none": (), "all": INCLUDES}
-"""The two sizes of a response that everything is measured with."""
 
 SOURCE: Final = Source(
     "0", "gex-connector", "bench-1-abcd", "0123456789abcdef0123456789abcdef"

@@ -42,8 +42,8 @@ _FEED: Final = "bench"
 _SHARD: Final = ShardId(_FEED, 0)
 _WARM_UP_CHECKS: Final = 10
 
+# The broker's JVM compiles meanwhile: its first 100 transactions take twice as long.
 _BROKER_WARM_UP_ROUNDS: Final = 10
-"""The broker's JVM compiles meanwhile: its first 100 transactions take twice as long."""
 
 _START_LIMIT_SECONDS: Final = 60
 

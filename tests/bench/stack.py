@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE_SECONDS: Final = 60
+# Eighty symbols.
 MANY_SYMBOLS: Final = (*DEFAULT_SYMBOLS, *(f"SYM{n:02d}USDT" for n in range(72)))
-"""Eighty symbols."""
 
 UNLIMITED: Final = 100_000
 _TURN_SECONDS: Final = 0.02

@@ -15,8 +15,8 @@ from tests.bench.stack import PATIENCE_SECONDS, Stack
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# Between two checks of the steady load: 25 checks a second.
 STEADY_SECONDS: Final = 0.04
-"""Between two checks of the steady load: 25 checks a second."""
 
 _WARM_UP_EVENTS: Final = 1000
 _SETTLE_SECONDS: Final = 2.0

@@ -18,8 +18,8 @@ from tests.chaos.faults import FAULTS
 from tests.chaos.run import Plan, run
 
 FAULTS_A_MINUTE = 10
+# Part of the time in which faults come; the rest is calm.
 PART_WITH_FAULTS = 0.75
-"""Part of the time in which faults come; the rest is calm."""
 
 VIOLATIONS_SHOWN = 50
 

@@ -27,11 +27,11 @@ import confluent_kafka as ck
 from connector.cli import main
 from connector.kafka import shard_log
 
+# Points of a transaction; `inside` is while the commit waits for its answer.
 POINTS = ("opened", "begin", "produced", "inside", "committed")
-"""Points of a transaction; `inside` is while the commit waits for its answer."""
 
+# A commit takes a few milliseconds at least.
 _INSIDE_SECONDS = 0.003
-"""A commit takes a few milliseconds at least."""
 
 _READ_CLOCK_EVERY_SECONDS = 0.05
 _real_time_ns = time.time_ns

@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from tests.chaos.run import Plan
     from tests.support.processes import Program
 
+# Often enough to find a fault that the fleet does not recover from, and to tell after
+# which.
 CALM_EVERY_FAULTS = 10
-"""Often enough to find a fault that the fleet does not recover from, and to tell after which."""
 
+# Longest recovery: everything must come back by itself.
 CALM_SECONDS = 120.0
-"""Longest recovery: everything must come back by itself."""
 
 START_SECONDS = 60.0
 
+# Kinds of faults during which no commit may succeed.
 BETWEEN_WORKERS_AND_KAFKA = frozenset(
     {
         "broker",
@@ -39,11 +41,10 @@ BETWEEN_WORKERS_AND_KAFKA = frozenset(
         "network delay",
     }
 )
-"""Kinds of faults during which no commit may succeed."""
 
 _TURN_SECONDS = 0.05
+# The simulator keeps a bounded log, and a page of it must not become too large.
 _READ_TRUTH_EVERY_SECONDS = 20.0
-"""The simulator keeps a bounded log, and a page of it must not become too large."""
 
 
 class TruthLog:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 SECTIONS = ("all_expiry", "odte")
 
+# Paths and values of an entry's levels, sorted.
 Numbers = tuple[tuple[str, float], ...]
-"""Paths and values of an entry's levels, sorted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,27 +36,28 @@ if TYPE_CHECKING:
     )
     from tests.chaos.fleet import Life
 
+# Messages of a worker whose shard went to another one without its consent.
 LEFT = frozenset({SHARD_FENCED, SHARD_LOST})
-"""Messages of a worker whose shard went to another one without its consent."""
 
 GIVEN_UP = LEFT | {SHARD_HANDED_OVER}
 CHANGED_HANDS = GIVEN_UP | {SHARD_OPEN}
 
+# An answer shown so shortly before SIGTERM may reach a worker that takes nothing more.
 IN_FLIGHT_SECONDS = 0.2
-"""An answer shown so shortly before SIGTERM may reach a worker that takes nothing more."""
 
+# Longest way of an answer to Kafka in a running worker, if nothing stands between.
 IN_HAND_SECONDS = 3.0
-"""Longest way of an answer to Kafka in a running worker, if nothing stands between."""
 
+# How long a trouble with Kafka has consequences: a commit is retried for 30 s.
 RECOVERY_SECONDS = 35.0
-"""How long a trouble with Kafka has consequences: a commit is retried for 30 s."""
 
+# About the time-out of an upstream request: a worker frozen for longer discards the
+# answer.
 REQUEST_TIMEOUT_SECONDS = 4.0
-"""About the time-out of an upstream request: a worker frozen for longer discards the answer."""
 
 BEFORE_REQUEST_SECONDS = 0.05
+# Allowance for the way between worker and upstream, whose clocks mark a request.
 AFTER_ANSWER_SECONDS = 0.25
-"""Allowance for the way between worker and upstream, whose clocks mark a request."""
 
 
 class ContentExcuses:

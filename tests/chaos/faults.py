@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
     Fault: TypeAlias = Iterator[float]
 
+# Session time-out of the workers' group: a worker frozen for longer loses its shards.
 SESSION_SECONDS = 6.0
-"""Session time-out of the workers' group: a worker frozen for longer loses its shards."""
 
 _TURN_SECONDS = 0.1
+# How long a worker may take to the ordered point: three refreshes of the upstream.
 _POINT_REACHED_SECONDS = 6.0
-"""How long a worker may take to the ordered point: three refreshes of the upstream."""
 
 _BROKER_START_SECONDS = 120.0
 

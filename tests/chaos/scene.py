@@ -24,14 +24,14 @@ SYMBOLS = (
     "AVAXUSDT",
 )
 
+# Arguments of the simulator: every symbol changes once a second.
 FAST_REFRESHES = ("--period", "1", "--jitter", "0.1", "--limit", "0")
-"""Arguments of the simulator: every symbol changes once a second."""
 
+# Settings of a worker that sees every such refresh.
 FAST = {
     "GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.05",
     "GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "0.05",
 }
-"""Settings of a worker that sees every such refresh."""
 
 
 class EventCount:

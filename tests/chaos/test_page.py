@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from tests.conftest import Names
     from tests.support.processes import Program
 
+# The client library's abort came in about one of three rounds.
 MANY_ROUNDS = int(os.environ.get("GEX_TEST_ROUNDS", "5"))
-"""The client library's abort came in about one of three rounds."""
 
+# Long enough for a question to end by its time-out and for another one to be under way.
 AWAY_SECONDS = 15.0
-"""Long enough for a question to end by its time-out and for another one to be under way."""
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from tests.chaos.evidence import Evidence, Showing
     from tests.chaos.fleet import Life
 
+# Faults of the upstream that make a symbol absent from an answer.
 _ABSENT = frozenset({"missing", "invalid", "absent"})
-"""Faults of the upstream that make a symbol absent from an answer."""
 
 _SHOWN = ""
 

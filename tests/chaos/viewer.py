@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 _PAUSE_SECONDS = 1.0
+# A loaded machine, a start or a freeze that has just ended explains a shorter silence.
 _SILENT_SECONDS = 30.0
-"""A loaded machine, a start or a freeze that has just ended explains a shorter silence."""
 
 
 class Viewer:

@@ -50,8 +50,8 @@ TARGET_LABELS = {"job", "instance"}
 PROCESS_METRICS = process_metrics()
 UNITS = {value for name, value in vars(units).items() if not name.startswith("_")}
 
+# The end of the upstream's minute tells a reader nothing.
 NOT_SHOWN = {"gex_rate_limit_reset_timestamp_seconds"}
-"""The end of the upstream's minute tells a reader nothing."""
 
 METRIC_NAME = re.compile(r"\b(?:gex|process)_\w+")
 SELECTOR = re.compile(r"\b((?:gex|process)_\w+)\{([^}]*)\}")

@@ -39,8 +39,8 @@ TEXT_SUFFIXES = {
 }
 METRIC_NAME = re.compile(r"(?<![A-Za-z0-9_])gex_[a-z0-9_]+")
 
+# A wheel's name for the distribution, and the name of a file in an example.
 OTHER_NAMES = {"gex_levels_connector", "gex_http_token"}
-"""A wheel's name for the distribution, and the name of a file in an example."""
 
 
 def names_of_series() -> set[str]:

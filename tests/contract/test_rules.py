@@ -38,8 +38,8 @@ RECORDED = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
 UNIT_TESTS = read_unit_tests()
 CHECKS = [check for test in UNIT_TESTS for check in test["alert_rule_test"]]
 
+# Metrics of Prometheus itself and of its client library.
 PROMETHEUS_METRICS = {"up", "process_start_time_seconds"}
-"""Metrics of Prometheus itself and of its client library."""
 
 TARGET_LABELS = {"job", "instance"}
 SUFFIXES = re.compile(r"_(bucket|sum|count)$")

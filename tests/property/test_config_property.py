@@ -17,8 +17,8 @@ from connector.config.option import declared_options
 from connector.errors import ConfigError
 from connector.logs import MAX_MESSAGE_CHARACTERS
 
+# The value of every option that is a secret, or can hold one.
 SECRET = "s3cr3t-of-the-test"
-"""The value of every option that is a secret, or can hold one."""
 
 OPTIONS = {name: declared_options(name, struct) for name, struct in TABLES.items()}
 VARIABLES = [

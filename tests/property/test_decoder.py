@@ -65,8 +65,8 @@ UPSTREAM: Final = Upstream(api_key=Secret(KEY))
 CLIENT: Final = Client(UPSTREAM, ApiKey(UPSTREAM), Budget(None))
 CODEC: Final = Codec(SingleObject())
 
+# Programs for `tests.support.mutation`, which change a valid body.
 codes = st.binary(max_size=24)
-"""Programs for `tests.support.mutation`, which change a valid body."""
 
 statuses = st.sampled_from([200, 200, 200, 404, 422, 429, 503, 418])
 

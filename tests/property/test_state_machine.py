@@ -45,15 +45,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 IGNORED: Final = frozenset({"spot_price", "odte.put_support", "ranked.odte_top_10"})
+# The absolute threshold of `all_expiry.hvl`.
 HVL_THRESHOLD: Final = 10.0
-"""The absolute threshold of `all_expiry.hvl`."""
 
 STALE_AFTER: Final = 90 * SECOND
+# The upstream's clock minus ours.
 UPSTREAM_AHEAD: Final = 7 * SECOND
-"""The upstream's clock minus ours."""
 
+# The most events that an invariant goes through again after every step.
 EVENTS_CHECKED: Final = 20
-"""The most events that an invariant goes through again after every step."""
 
 ABSENT: Final = (Status.MISSING, Status.INVALID)
 CODEC: Final = Codec(SingleObject())
@@ -71,8 +71,8 @@ few_levels = st.builds(
     zones=row_lists,
     extra=st.sampled_from([None, '{"x":1}']),
 )
+# Seconds from now until the date of an entry. None: an entry without a date.
 ages = st.none() | st.sampled_from([-30, 0, 0, 30, 30, 60]) | st.integers(-100, 100)
-"""Seconds from now until the date of an entry. None: an entry without a date."""
 
 
 def feed(fingerprint: str = "one") -> FeedRules:

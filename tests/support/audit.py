@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# --disable-pip: the pins are complete, so pip-audit need not resolve anything.
 COMMAND = (
     "pip_audit",
     "--format=json",
@@ -23,7 +24,6 @@ COMMAND = (
     "--progress-spinner=off",
     "--timeout=10",
 )
-"""--disable-pip: the pins are complete, so pip-audit need not resolve anything."""
 
 PINS = "requirements/dev.txt"
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterable, Sequence
 
+# Unix time of the moment 0 of the tests, at which a minute of the server begins.
 EPOCH: Final = 1_800_000_000.0
-"""Unix time of the moment 0 of the tests, at which a minute of the server begins."""
 
 
 @dataclass

@@ -25,8 +25,8 @@ from connector.core.model import (
 )
 
 SECOND: Final = 1_000_000
+# 2027-01-15T08:00:00Z.
 NOW: Final = 1_800_000_000 * SECOND
-"""2027-01-15T08:00:00Z."""
 
 FIELDS: Final = {
     "all_expiry": (

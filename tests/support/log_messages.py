@@ -19,6 +19,7 @@ DEFECT: Final = "a defect of the connector"
 OTHER_FLEET: Final = "another fleet uses these topics"
 NOT_USABLE_YET: Final = "is not usable yet"
 
+# Messages that tests compare with a whole message.
 WHOLE_MESSAGES: Final = (
     LISTENING,
     SHARD_OPEN,
@@ -26,7 +27,6 @@ WHOLE_MESSAGES: Final = (
     SHARD_FENCED,
     SHARD_HANDED_OVER,
 )
-"""Messages that tests compare with a whole message."""
 
+# Texts that tests search for anywhere in a log.
 PARTS_OF_MESSAGES: Final = (DEFECT, OTHER_FLEET, NOT_USABLE_YET)
-"""Texts that tests search for anywhere in a log."""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from connector.errors import KafkaError
     from connector.kafka.shard_log import Transaction
 
+# librdkafka's default of `message.max.bytes`.
 LARGEST_RECORD_BYTES: Final = 1_000_000
-"""librdkafka's default of `message.max.bytes`."""
 
 _COMMIT_SECONDS: Final = 10
 

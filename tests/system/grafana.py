@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 JOB = "gex-connector"
 REQUEST_SECONDS = 30
+# Grafana asks for about a point per pixel of a panel's width.
 GRAPH_POINTS = 600
-"""Grafana asks for about a point per pixel of a panel's width."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ GRID_WIDTH = 24
 CELL_WIDTH_INCHES = 0.66
 CELL_HEIGHT_INCHES = 0.34
 DPI = 88
+# Enough for the palette below; a PNG of all colours is several times larger.
 PICTURE_COLOURS = 96
-"""Enough for the palette below; a PNG of all colours is several times larger."""
 
 BACKGROUND = "#111217"
 BOX = "#1b1d22"
@@ -78,6 +78,7 @@ COLOURS = {
 }
 
 Scale = tuple[float, float, str]
+# Scales of each unit: the absolute value from which one applies, factor and suffix.
 UNITS: dict[str, tuple[Scale, ...]] = {
     "s": ((120, 1 / 60, " min"), (1, 1, " s"), (0, 1000, " ms")),
     "percentunit": ((0, 100, " %"),),
@@ -88,7 +89,6 @@ UNITS: dict[str, tuple[Scale, ...]] = {
     "opm": ((0, 1, " /min"),),
     "locale": ((0, 1, ""),),
 }
-"""Scales of each unit: the absolute value from which one applies, factor and suffix."""
 
 LOCALE_DECIMALS = 3
 

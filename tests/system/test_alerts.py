@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
     from tests.support.processes import Program
 
+# Fleet, alert and severity.
 Fired = tuple[str, str, str]
-"""Fleet, alert and severity."""
 
 PROMETHEUS = Path(__file__).parents[2] / "deploy" / "prometheus"
 UNIT_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 
+# The rules' durations are divided by this: five minutes become ten seconds.
 SPEED_UP = 30
-"""The rules' durations are divided by this: five minutes become ten seconds."""
 
 DURATION = re.compile(
     r"(?<=\[)(\d+)([mhd])(?=\])|(?<= for: )(\d+)([mhd])$", re.MULTILINE
@@ -52,6 +52,7 @@ CALM_SECONDS = 10
 PATIENCE_SECONDS = 150
 JOB = "gex-connector"
 
+# Faults of each fleet's upstream, by the fleet's name.
 UPSTREAM_FAULTS: dict[str, list[dict[str, Any]]] = {
     "fine": [],
     "401": [{"fault": "401"}],
@@ -65,8 +66,8 @@ UPSTREAM_FAULTS: dict[str, list[dict[str, Any]]] = {
     "429": [{"fault": "429", "retry_after_seconds": 1.0}],
     "clock": [{"fault": "clock_step", "seconds": 30.0}],
 }
-"""Faults of each fleet's upstream, by the fleet's name."""
 
+# Alerts that each fleet's fault must raise.
 EXPECTED = {
     "401": {"GexKeyRefused", "GexNoLiveSymbol", "GexFreshnessBurn"},
     "missing": {"GexMissingBurn"},
@@ -81,7 +82,6 @@ EXPECTED = {
     "two-fleets": {"GexAnotherFleet"},
     "restarting": {"GexWorkerRestarting"},
 }
-"""Alerts that each fleet's fault must raise."""
 
 
 def promtool(*arguments: str | Path) -> str:

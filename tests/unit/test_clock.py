@@ -13,11 +13,11 @@ from connector.core.model import Moment
 from connector.runtime.clock import MAX_CORRECTION_SECONDS, Clock
 from tests.support.levels import NOW, SECOND
 
+# A microsecond, so that a server's moment is not a whole second.
 ODD: Final = 1
-"""A microsecond, so that a server's moment is not a whole second."""
 
+# When a request was sent and answered, and the server's moment; relative to `NOW`.
 Sample = tuple[int, int, int]
-"""When a request was sent and answered, and the server's moment; relative to `NOW`."""
 
 quick = settings(deadline=None, derandomize=True)
 

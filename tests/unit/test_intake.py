@@ -10,11 +10,11 @@ from connector.runtime.ports import AnswerTimes
 
 ME = Source("1", "group", "worker", "request-1")
 SECOND = 1_000_000
+# 2027-01-15T08:00:00Z, by our clock.
 NOW = 1_800_000_000 * SECOND
-"""2027-01-15T08:00:00Z, by our clock."""
 
+# The upstream's clock minus ours.
 AHEAD = 2 * SECOND
-"""The upstream's clock minus ours."""
 
 
 def at(seconds: int = 0) -> AnswerTimes:

@@ -12,8 +12,9 @@ from connector.schedule.price import Price
 
 quick = settings(deadline=None, derandomize=True, max_examples=100)
 
+# Refreshes a second that come at any moment: at a price, checks are `sqrt(2 * price /
+# RATE)` apart (Keller).
 RATE = 1 / 30
-"""Refreshes a second that come at any moment: at a price, checks are `sqrt(2 * price / RATE)` apart (Keller)."""
 
 PLENTY = 60_000.0
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 PLENTY = 60_000.0
+# Seconds from a request to its answer; the server looks in the middle.
 TAKES = 0.05
-"""Seconds from a request to its answer; the server looks in the middle."""
 
 
 def grid(

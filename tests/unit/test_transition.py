@@ -40,8 +40,8 @@ TOLERANT: Final = replace(
 ONE: Final = at("odte.hvl", 100.0, at("spot_price", 1.0))
 TWO: Final = at("odte.hvl", 200.0, at("spot_price", 2.0))
 
+# A moment at which levels computed at `NOW` are stale.
 OLD: Final = NOW + 91 * SECOND
-"""A moment at which levels computed at `NOW` are stale."""
 
 ABSENT: Final = [Status.MISSING, Status.INVALID]
 WITHOUT_LEVELS: Final = [*ABSENT, Status.REMOVED]

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from connector.core.decode import RateLimit
 
+# Requests a minute of the smallest plan.
 DEFAULT_LIMIT_PER_MINUTE: Final = 60
-"""Requests a minute of the smallest plan."""
 
 # Requests a minute left unused between other clients and us, since clocks differ.
 _MARGIN: Final = 1

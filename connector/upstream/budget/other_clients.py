@@ -16,8 +16,8 @@ from connector.upstream.budget.units import MINUTE_SECONDS, exceeds, round_up
 if TYPE_CHECKING:
     from connector.upstream.budget.server_windows import ServerWindow
 
+# Part of a limit to plan with. The rest is for retries and for first requests.
 PLANNED_FRACTION: Final = 0.9
-"""Part of a limit to plan with. The rest is for retries and for first requests."""
 
 # Scale up less than half a window as if it had been half: a burst is not a rate.
 _MIN_SEEN_SECONDS: Final = 30.0

@@ -32,29 +32,31 @@ if TYPE_CHECKING:
     from tests.bench.schedule.jitter import Floats, Jitter
     from tests.bench.schedule.processes import Row
 
+# Between two checks of a batch.
 SHORTEST_SECONDS: Final = 0.25
-"""Between two checks of a batch."""
 
 _FINEST: Final = 0.05  # step of the grid, seconds
 _WIDEST: Final = 0.4  # within a window
 _BETWEEN: Final = 2.0  # between windows
+# Step where the density of refreshes is 1 a second. It goes with the inverse root, as
+# the best intervals do.
 _DENSITY: Final = 0.04
-"""Step where the density of refreshes is 1 a second. It goes with the inverse root, as the best intervals do."""
 
+# Ratio of two prices between which no other is tried.
 _CLOSE: Final = 1.1
-"""Ratio of two prices between which no other is tried."""
 
+# Batches that stand for all, where there are more.
 _SAMPLED: Final = 8
-"""Batches that stand for all, where there are more."""
 
+# Of a problem: effort goes with the third power, and states with two to the power of
+# the windows that overlap.
 _MOST_STATES: Final = 1200
-"""Of a problem: effort goes with the third power, and states with two to the power of the windows that overlap."""
 
+# Times the steps above, to keep to that: 1 % too high then.
 _COARSEST: Final = 6.0
-"""Times the steps above, to keep to that: 1 % too high then."""
 
+# Symbols of a part, where that is not enough.
 _PART: Final = 4
-"""Symbols of a part, where that is not enough."""
 
 
 class Bound:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from tests.bench.schedule.jitter import Floats, Jitter
 
 _FINE: Final = 0.002  # of the tables of a distribution, seconds
+# Probability of a jump to the first state: keeps a policy with several closed classes
+# solvable.
 _RESTART: Final = 1e-6
-"""Probability of a jump to the first state: keeps a policy with several closed classes solvable."""
 
 _SAME: Final = 1e-6  # seconds
 _ROUNDS: Final = 60

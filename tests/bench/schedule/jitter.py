@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+# Standard deviations at which a normal is cut: 3e-5 of its mass lies beyond.
 _CUT: Final = 4.2
-"""Standard deviations at which a normal is cut: 3e-5 of its mass lies beyond."""
 
+# Degrees of freedom of Student's t: a variance, but no fourth moment.
 _FREEDOM: Final = 3
-"""Degrees of freedom of Student's t: a variance, but no fourth moment."""
 
+# Scales at which Student's t is cut: 0.9 % of its mass lies beyond.
 _STUDENT_CUT: Final = 6.0
-"""Scales at which Student's t is cut: 0.9 % of its mass lies beyond."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,21 +19,23 @@ if TYPE_CHECKING:
     from tests.bench.schedule.simulate import Symbols
 
 _MIN_SECONDS: Final = 0.25
+# Of the tables, seconds. The issue does not say it, nor the next two: these come
+# nearest its figures.
 _STEP: Final = 0.25
-"""Of the tables, seconds. The issue does not say it, nor the next two: these come nearest its figures."""
 
 _MAX_SECONDS: Final = 60.0
 _KEPT: Final = 40
 _EVEN: Final = 0.03
+# Over which the even part of the mass lies.
 _EVEN_SECONDS: Final = 90.0
-"""Over which the even part of the mass lies."""
 
+# Intervals before which the next check is a second later; the issue does not say how
+# many.
 _ENOUGH: Final = 3
-"""Intervals before which the next check is a second later; the issue does not say how many."""
 
 _UNKNOWN_SECONDS: Final = 1.0
+# Bandwidth of a kernel, seconds, at least.
 _NARROWEST: Final = 0.5
-"""Bandwidth of a kernel, seconds, at least."""
 
 
 class _Timed:

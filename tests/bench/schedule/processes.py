@@ -134,6 +134,7 @@ def refreshes(
 
 TOGETHER: Final = Row("together, jitter 0.3 s")
 OWN: Final = Row("own phase, jitter 0.3 s", own_phase=True, common=False)
+# The table of the issue, 4 symbols in one batch.
 ISSUE_ROWS: Final = (
     TOGETHER,
     Row("together, sleep after work", drift=True),
@@ -143,7 +144,6 @@ ISSUE_ROWS: Final = (
     Row("own phase, uniform 0-10 s", uniform(10), own_phase=True, common=False),
     Row("together, 30 s becomes 20 s", period_later=20.0),
 )
-"""The table of the issue, 4 symbols in one batch."""
 
 MORE_ROWS: Final = (
     Row("in step, own jitter 0.3 s", common=False),

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from tests.bench.schedule.processes import Row
     from tests.bench.schedule.simulate import Symbols
 
+# Of the limit, what is planned: 54 of 60 requests a minute.
 BUDGET_SHARE: Final = 0.9
-"""Of the limit, what is planned: 54 of 60 requests a minute."""
 
 UNLIMITED: Final = 1e9
 _FEED: Final = "all"
+# Between two tries to pack symbols of one rhythm together.
 _REGROUP_SECONDS: Final = 60.0
-"""Between two tries to pack symbols of one rhythm together."""
 
 
 class Product:

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from tests.bench.schedule.jitter import Floats
     from tests.bench.schedule.processes import World
 
+# From sending a request to its answer. The server looks in the middle, where a delay
+# ends.
 REQUEST_SECONDS: Final = 0.01
-"""From sending a request to its answer. The server looks in the middle, where a delay ends."""
 
+# Start of a run, over which the cost of learning is measured.
 FIRST_SECONDS: Final = 300.0
-"""Start of a run, over which the cost of learning is measured."""
 
+# The symbols of one request.
 Symbols = tuple[int, ...]
-"""The symbols of one request."""
 
 
 class Policy(Protocol):

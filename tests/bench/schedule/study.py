@@ -18,27 +18,28 @@ if TYPE_CHECKING:
 
     from tests.bench.schedule.processes import Row
 
+# Seconds of delay a request: the two columns of the issue.
 LEARNT_PRICES: Final = (1.0, 0.3)
-"""Seconds of delay a request: the two columns of the issue."""
 
+# For the picture.
 CURVE_PRICES: Final = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03)
-"""For the picture."""
 
 DEFAULT_LIMIT: Final = 60.0
 
+# Requests a minute from which bounds are asked for.
 _LEAST: Final = 1.5
-"""Requests a minute from which bounds are asked for."""
 
 _FIRST_PRICE: Final = 0.3
 _TRIES: Final = 4
+# Ratio of requests a minute between which a straight line is near enough.
 _NEAR: Final = 1.08
-"""Ratio of requests a minute between which a straight line is near enough."""
 
 _LEARNING_SECONDS: Final = 1800.0
 _AFTER_SECONDS: Final = 200.0
 
+# By name, with numbers, lists of numbers or the like at the leaves: what goes to the
+# JSON file.
 Found = dict[str, Any]
-"""By name, with numbers, lists of numbers or the like at the leaves: what goes to the JSON file."""
 
 
 @dataclass(frozen=True, slots=True)
