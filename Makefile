@@ -1,4 +1,4 @@
-# Everything a contributor or a newcomer runs. `make` alone lists it.
+# Commands for contributors and newcomers. `make` without a target lists them.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -20,10 +20,10 @@ AUDIT ?=
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all check chaos audit sbom fuzz bench docs lock
 
-help: ## this list
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-install: $(STAMP) ## the environment in .venv, every package pinned by hash
+install: $(STAMP) ## set up .venv, with every package pinned by hash
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
@@ -32,10 +32,10 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	$(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
 
-demo: install ## a local Kafka, the simulated upstream, a connector and its events (SECONDS=30 ends by itself)
+demo: install ## run a local Kafka, the simulator and a connector, and print the events (SECONDS=30 ends by itself)
 	@$(BIN)/gex-connector demo $(if $(SECONDS),--seconds $(SECONDS))
 
-check: install sbom ## style, types, layers, generated pages, schemas, what is installed and what is known against it
+check: install sbom ## check style, types, layers, generated pages, schemas, installed packages and known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -45,31 +45,31 @@ check: install sbom ## style, types, layers, generated pages, schemas, what is i
 	$(BIN)/pip check
 	$(BIN)/python -m tests.support.audit $(AUDIT)
 
-audit: install ## known vulnerabilities in what is pinned; unlike in `check`, a database that does not answer is a failure
+audit: install ## look up known vulnerabilities of pinned packages; unlike `check`, fail if the database does not answer
 	$(BIN)/python -m tests.support.audit --strict $(AUDIT)
 
-sbom: install ## dist/sbom.cdx.json: what runs in production, with versions and hashes (CycloneDX, validated)
+sbom: install ## write dist/sbom.cdx.json: the production packages with versions and hashes (CycloneDX, validated)
 	@mkdir -p dist
 	$(BIN)/python -W ignore -m cyclonedx_py requirements requirements/run.txt --pyproject pyproject.toml --output-reproducible --validate -o dist/sbom.cdx.json
 
-test: install ## unit, property, contract, integration and a short chaos run, with real Kafka and a real registry
+test: install ## run unit, property, contract and integration tests and a short chaos run, with real Kafka and registry
 	$(BIN)/pytest -m 'not system and not long' $(IN_PARALLEL)
 
-test-all: test ## also long chaos scenes, and alerts, dashboards and status page, which need prometheus, chromium, chromium-driver
+test-all: test ## run also long chaos scenes, and tests that need prometheus, chromium and chromium-driver
 	$(BIN)/pytest -m 'system or long'
 
-chaos: install ## seeded faults on three brokers, workers, network and upstream, judged (MINUTES=20 SEED=1)
+chaos: install ## inject seeded faults into brokers, workers, network and upstream, and judge the events (MINUTES=20 SEED=1)
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(UNFENCED)
 
-fuzz: install ## more cases of decoder, difference and state machine than `test` has, by a seed that it prints (MINUTES=10 SEED=)
+fuzz: install ## try more inputs for decoder, diff and state machine than `test`; prints its seed (MINUTES=10 SEED=)
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
-bench: install ## schedules in virtual time; CPU by stage and the worker end to end; ten minutes, BENCH=--quick two; not in it, half an hour each: tests.bench.capacity, .outage
+bench: install ## benchmark schedules and worker in ten minutes (BENCH=--quick: two); not tests.bench.capacity and .outage
 	$(BIN)/python -m tests.bench.schedule $(BENCH)
 	$(BIN)/python -m tests.bench.schedule.speed
 	$(BIN)/python -m tests.bench --json bench.json $(BENCH)
 
-docs: install ## write the generated pages anew
+docs: install ## write the generated pages and dashboards
 	$(BIN)/python -m connector.devkit.reference configuration > docs/configuration.md
 	$(BIN)/python -m connector.devkit.reference metrics > docs/metrics.md
 	$(BIN)/python -m connector.devkit.reference openapi > connector/web/page/openapi.json
@@ -77,7 +77,7 @@ docs: install ## write the generated pages anew
 	cd deploy && { printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: gex-connector\nspec:\n'; \
 		sed 's/^./  &/' prometheus/rules.yml; } > kubernetes/components/monitoring/prometheusrule.yaml
 
-lock: ## pin what pyproject.toml asks for (UPGRADE=--upgrade: newest versions)
+lock: ## pin the packages of pyproject.toml (UPGRADE=--upgrade: newest versions)
 	$(LOCK) --all-extras --group test --group check --group bench --group build --group deploy pyproject.toml -o requirements/dev.txt $(UPGRADE)
 	$(LOCK) --extra registry --constraint requirements/dev.txt pyproject.toml -o requirements/run.txt
 	echo hatchling | $(LOCK) --constraint requirements/dev.txt - -o deploy/build.txt
