@@ -1,4 +1,4 @@
-"""The simulated service over HTTP, held to what the vendor documents."""
+"""The simulated service over HTTP behaves as the vendor documents."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STEADY = Settings(jitter_seconds=0.0, phase="together", limit_per_minute=10)
 
 
 class Clock:
-    """Unix time that passes when told to."""
+    """Unix time that passes only when a test says so."""
 
     def __init__(self) -> None:
         self.seconds = float(EPOCH)
@@ -54,7 +54,7 @@ class Clock:
 
 
 class Client:
-    """Asks as a user of the service would."""
+    """An HTTP client with a valid key, and access to `/_control`."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
@@ -81,8 +81,8 @@ class Client:
         data: dict[str, Any] = response.json()["data"]
         return data
 
-    async def control(self, what: str, order: Any) -> httpx.Response:
-        return await self.http.post(f"{self.root}/_control/{what}", json=order)
+    async def control(self, resource: str, order: Any) -> httpx.Response:
+        return await self.http.post(f"{self.root}/_control/{resource}", json=order)
 
 
 @pytest.fixture
@@ -107,19 +107,17 @@ async def test_a_batch_is_served_in_the_callers_order_without_duplicates(
     client: Client,
 ) -> None:
     data = await client.data("SOLUSDT,BTCUSDT,SOLUSDT,ETHUSDT,BTCUSDT")
-    assert (
-        data["requested"]
-        == data["served"]
-        == list(data["results"])
-        == ["SOLUSDT", "BTCUSDT", "ETHUSDT"]
-    )
-    assert data["missing"] == data["invalid"] == []
+    expected = ["SOLUSDT", "BTCUSDT", "ETHUSDT"]
+    assert data["requested"] == expected
+    assert data["served"] == expected
+    assert list(data["results"]) == expected
+    assert data["missing"] == []
+    assert data["invalid"] == []
 
 
 async def test_an_entry_has_the_documented_fields(client: Client) -> None:
-    entry = (await client.data("BTCUSDT", include=",".join(INCLUDES)))["results"][
-        "BTCUSDT"
-    ]
+    data = await client.data("BTCUSDT", include=",".join(INCLUDES))
+    entry = data["results"]["BTCUSDT"]
     walls = [
         "hvl",
         "call_resistance",
@@ -146,15 +144,16 @@ async def test_an_entry_has_the_documented_fields(client: Client) -> None:
 
 async def test_zones_can_come_under_their_other_name(client: Client) -> None:
     client.simulator.change(zones_field="gamma_flip_zones")
-    entry = (await client.data("BTCUSDT", include="zones"))["results"]["BTCUSDT"]
+    data = await client.data("BTCUSDT", include="zones")
+    entry = data["results"]["BTCUSDT"]
     assert "gamma_flip_zones" in entry
     assert "zones" not in entry
 
 
 async def test_the_base_url_works_without_its_version(client: Client) -> None:
-    assert (
-        await client.http.get(client.root + LEVELS, params={"symbols": "BTCUSDT"})
-    ).status_code == 200
+    url = client.root + LEVELS
+    response = await client.http.get(url, params={"symbols": "BTCUSDT"})
+    assert response.status_code == 200
 
 
 async def test_cold_symbols_are_null_and_missing_and_unknown_ones_invalid(
@@ -162,15 +161,13 @@ async def test_cold_symbols_are_null_and_missing_and_unknown_ones_invalid(
 ) -> None:
     client.simulator.change(cold=["ETHUSDT"])
     data = await client.data("BTCUSDT,ETHUSDT,NOPEUSDT")
-    assert (data["served"], data["missing"], data["invalid"]) == (
-        ["BTCUSDT"],
-        ["ETHUSDT"],
-        ["NOPEUSDT"],
-    )
+    assert data["served"] == ["BTCUSDT"]
+    assert data["missing"] == ["ETHUSDT"]
+    assert data["invalid"] == ["NOPEUSDT"]
     assert data["results"]["ETHUSDT"] is None
 
 
-async def test_meta_and_headers_say_the_same(client: Client) -> None:
+async def test_meta_and_headers_agree(client: Client) -> None:
     response = await client.get("BTCUSDT", exchanges="okx,deribit")
     meta = response.json()["meta"]
     assert meta["exchanges_filtered"] == meta["source"] == ["okx", "deribit"]
@@ -181,12 +178,16 @@ async def test_meta_and_headers_say_the_same(client: Client) -> None:
         assert response.headers[f"X-RateLimit-{name}"] == str(value)
 
 
-async def test_a_venue_filter_alters_the_levels_for_good(client: Client) -> None:
-    plain, okx, again = [
-        (await client.data("BTCUSDT", **query))["results"]["BTCUSDT"]["all_expiry"]
-        for query in ({}, {"exchanges": "okx"}, {"exchanges": "okx"})
-    ]
-    assert plain != okx == again
+async def test_a_venue_filter_changes_the_levels_in_the_same_way_every_time(
+    client: Client,
+) -> None:
+    async def levels(**query: str) -> Any:
+        data = await client.data("BTCUSDT", **query)
+        return data["results"]["BTCUSDT"]["all_expiry"]
+
+    filtered = await levels(exchanges="okx")
+    assert filtered != await levels()
+    assert filtered == await levels(exchanges="okx")
 
 
 @pytest.mark.parametrize("key", [None, "bq_live_wrong", f"{DEFAULT_KEY}x"])
@@ -221,24 +222,22 @@ async def test_a_key_without_the_plan_is_403_and_keys_can_be_rotated(
         ({"symbols": "BTCUSDT", "exchanges": "nyse"}, 422, "exchanges"),
     ],
 )
-async def test_a_wrong_request_is_told_why(
+async def test_an_invalid_request_names_the_wrong_parameter(
     client: Client, query: dict[str, str], status: int, field: str
 ) -> None:
     response = await client.get(**query)
     assert (response.status_code, _code(response)) == (status, "VALIDATION_ERROR")
-    assert [
-        error["field"] for error in response.json()["error"]["details"]["errors"]
-    ] == [field]
+    errors = response.json()["error"]["details"]["errors"]
+    assert [error["field"] for error in errors] == [field]
 
 
-async def test_a_fixed_minute_is_counted_down_and_then_429_until_it_is_over(
+async def test_the_quota_of_a_minute_counts_down_and_is_429_until_the_minute_ends(
     client: Client, clock: Clock
 ) -> None:
     clock.seconds += 20
-    remaining = [
-        int((await client.get()).headers["X-RateLimit-Remaining"]) for _ in range(10)
-    ]
-    assert remaining == list(range(9, -1, -1))
+    for remaining in range(9, -1, -1):
+        response = await client.get()
+        assert response.headers["X-RateLimit-Remaining"] == str(remaining)
     refused = await client.get()
     assert (refused.status_code, _code(refused)) == (429, "RATE_LIMIT_EXCEEDED")
     assert refused.headers["Retry-After"] == "40"
@@ -252,7 +251,7 @@ async def test_another_program_can_spend_the_same_quota(client: Client) -> None:
     assert (await client.get()).headers["X-RateLimit-Remaining"] == "2"
 
 
-async def test_a_plan_without_limit_gives_no_figures(client: Client) -> None:
+async def test_a_plan_without_a_limit_reports_none(client: Client) -> None:
     client.simulator.change(limit_per_minute=0)
     response = await client.get()
     assert "rate_limit" not in response.json()["meta"]
@@ -279,29 +278,28 @@ async def test_the_sibling_endpoints_need_no_key(client: Client, name: str) -> N
     assert response.json()["success"] is True
 
 
-async def test_status_tells_the_health_of_each_symbol(
+async def test_status_reports_the_health_of_each_symbol(
     client: Client, clock: Clock
 ) -> None:
     client.simulator.add_fault("freeze", symbols=["BTCUSDT"])
     client.simulator.change(cold=["SOLUSDT"])
     clock.seconds += 100
-    grid = (await client.http.get(f"{client.simulator.url}/status")).json()["data"][
-        "symbols"
-    ]
-    assert [grid[one]["status"] for one in DEFAULT_SYMBOLS[:3]] == [
-        "unhealthy",
-        "healthy",
-        "unavailable",
-    ]
+    response = await client.http.get(f"{client.simulator.url}/status")
+    symbols = response.json()["data"]["symbols"]
+    assert symbols["BTCUSDT"]["status"] == "unhealthy"
+    assert symbols["ETHUSDT"]["status"] == "healthy"
+    assert symbols["SOLUSDT"]["status"] == "unavailable"
 
 
-async def test_an_unknown_path_is_404_in_the_services_own_words(client: Client) -> None:
+async def test_an_unknown_path_is_404_with_a_documented_error(client: Client) -> None:
     response = await client.http.get(f"{client.simulator.url}/nope")
     assert (response.status_code, _code(response)) == (404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize("status", ERRORS)
-async def test_every_documented_error_can_be_had(client: Client, status: str) -> None:
+async def test_every_documented_error_can_be_injected(
+    client: Client, status: str
+) -> None:
     client.simulator.add_fault(status, count=1)
     response = await client.get()
     assert response.status_code == int(status)
@@ -323,19 +321,19 @@ async def test_a_dropped_or_truncated_answer_breaks_the_connection(
         assert (answer.status, answer.faults, answer.shown) == (0, [fault], {})
 
 
-async def test_a_hanging_answer_never_comes_and_is_on_the_log(client: Client) -> None:
+async def test_a_hanging_answer_never_arrives_and_is_logged(client: Client) -> None:
     client.simulator.add_fault("hang", seconds=0.05)
     with pytest.raises(httpx.RemoteProtocolError):
         await client.get()
     assert client.simulator.truth().answers[-1].status == 0
 
 
-async def test_a_slow_answer_comes_whole(client: Client) -> None:
+async def test_a_slow_answer_arrives_complete(client: Client) -> None:
     client.simulator.add_fault("slow", seconds=0.01)
     assert (await client.data())["served"] == ["BTCUSDT", "ETHUSDT"]
 
 
-async def test_proxies_answer_with_something_else(client: Client) -> None:
+async def test_a_proxy_can_answer_instead(client: Client) -> None:
     expected: dict[str, tuple[int, bytes]] = {
         "html": (502, b"<html>"),
         "empty": (200, b""),
@@ -356,7 +354,7 @@ async def test_proxies_answer_with_something_else(client: Client) -> None:
         ("deep", {"depth": 5_000}, 10_000),
     ],
 )
-async def test_a_body_can_be_out_of_all_proportion(
+async def test_a_body_can_be_far_too_large(
     client: Client, fault: str, parameters: dict[str, int], size: int
 ) -> None:
     client.simulator.add_fault(fault, **parameters)
@@ -374,7 +372,7 @@ async def test_nan_and_duplicate_keys_spoil_one_entry_only(client: Client) -> No
     assert (await client.get()).text.count('"BTCUSDT":') == 2
 
 
-async def test_wrong_types_spoil_the_first_entry_where_none_is_named(
+async def test_wrong_types_spoil_the_first_entry_if_none_is_named(
     client: Client,
 ) -> None:
     for variant in ("level", "section", "entry"):
@@ -385,7 +383,7 @@ async def test_wrong_types_spoil_the_first_entry_where_none_is_named(
             float(results["BTCUSDT"]["all_expiry"]["call_resistance"])
 
 
-async def test_computed_at_can_be_wrong_in_every_way(client: Client) -> None:
+async def test_computed_at_can_be_wrong_in_several_ways(client: Client) -> None:
     seen = {}
     for variant in ("absent", "null", "garbage", "future", "older"):
         client.simulator.add_fault(
@@ -429,7 +427,7 @@ async def test_the_lists_can_contradict_the_results(
     assert (data["results"].get("BTCUSDT") is None) == ("BTCUSDT" not in data["served"])
 
 
-async def test_the_envelope_can_be_other_than_documented(client: Client) -> None:
+async def test_the_envelope_can_differ_from_the_documentation(client: Client) -> None:
     client.simulator.add_fault("success_false", count=1)
     assert (await client.get()).json()["success"] is False
     client.simulator.add_fault("flat", count=1)
@@ -451,7 +449,7 @@ async def test_the_envelope_can_be_other_than_documented(client: Client) -> None
     assert "EXTRAUSDT" not in data["requested"]
 
 
-async def test_fields_can_be_added_and_levels_be_null(client: Client) -> None:
+async def test_fields_can_be_added_and_levels_can_be_null(client: Client) -> None:
     client.simulator.add_fault("unknown_field", symbols=["BTCUSDT"])
     client.simulator.add_fault("null_levels", symbols=["ETHUSDT"])
     results = (await client.data())["results"]
@@ -459,46 +457,40 @@ async def test_fields_can_be_added_and_levels_be_null(client: Client) -> None:
     assert set(results["ETHUSDT"]["all_expiry"].values()) == {None}
 
 
-async def test_a_clock_step_moves_the_servers_time_and_the_entries(
+async def test_a_clock_step_shifts_the_servers_time_and_the_entries(
     client: Client,
 ) -> None:
     before = (await client.get()).json()
     client.simulator.add_fault("clock_step", seconds=86_400)
     after = (await client.get()).json()
     assert after["meta"]["timestamp"] > before["meta"]["timestamp"]
-    assert (
-        after["meta"]["rate_limit"]["reset"]
-        == before["meta"]["rate_limit"]["reset"] + 86_400
-    )
-    stamps = [
-        answer["data"]["results"]["BTCUSDT"]["computed_at"]
-        for answer in (before, after)
-    ]
-    assert stamps[0][:10] < stamps[1][:10]
+    reset = before["meta"]["rate_limit"]["reset"]
+    assert after["meta"]["rate_limit"]["reset"] == reset + 86_400
+
+    def date(answer: Any) -> str:
+        computed_at: str = answer["data"]["results"]["BTCUSDT"]["computed_at"]
+        return computed_at[:10]
+
+    assert date(before) < date(after)
 
 
-async def test_frozen_data_get_old_until_the_faults_are_cleared(
+async def test_frozen_data_age_until_the_faults_are_cleared(
     client: Client, clock: Clock
 ) -> None:
-    assert (
-        await client.control("faults", {"fault": "freeze", "symbols": ["BTCUSDT"]})
-    ).status_code == 200
+    freeze = {"fault": "freeze", "symbols": ["BTCUSDT"]}
+    response = await client.control("faults", freeze)
+    assert response.status_code == 200
     clock.seconds += 300
-    stamps = {
-        symbol: entry["computed_at"]
-        for symbol, entry in (await client.data())["results"].items()
-    }
-    assert stamps["BTCUSDT"] < stamps["ETHUSDT"]
+    frozen = (await client.data())["results"]
+    assert frozen["BTCUSDT"]["computed_at"] < frozen["ETHUSDT"]["computed_at"]
+
     await client.http.delete(f"{client.root}/_control/faults")
     clock.seconds += 30
-    stamps = {
-        symbol: entry["computed_at"]
-        for symbol, entry in (await client.data())["results"].items()
-    }
-    assert stamps["BTCUSDT"] == stamps["ETHUSDT"]
+    thawed = (await client.data())["results"]
+    assert thawed["BTCUSDT"]["computed_at"] == thawed["ETHUSDT"]["computed_at"]
 
 
-async def test_a_fault_is_limited_by_time_symbols_and_chance(
+async def test_a_fault_is_limited_to_its_time_symbols_and_probability(
     client: Client, clock: Clock
 ) -> None:
     client.simulator.add_fault("503", for_seconds=10, symbols=["BTCUSDT"])
@@ -546,7 +538,7 @@ async def test_an_unknown_fault_or_parameter_is_refused_and_nothing_is_armed(
     assert (await client.get()).status_code == 200
 
 
-async def test_settings_change_while_it_runs(client: Client) -> None:
+async def test_settings_can_change_while_the_service_runs(client: Client) -> None:
     changes = {"symbols": [*DEFAULT_SYMBOLS[1:], "NEWUSDT"], "limit_per_minute": 120}
     assert (await client.control("set", changes)).status_code == 200
     response = await client.get("NEWUSDT,BTCUSDT")
@@ -564,7 +556,7 @@ async def test_a_wrong_setting_is_refused(client: Client, changes: Any) -> None:
     assert client.simulator.settings == STEADY
 
 
-async def test_the_truth_log_tells_what_each_symbol_was_shown(
+async def test_the_truth_log_has_the_entries_that_were_shown(
     client: Client, clock: Clock
 ) -> None:
     clock.seconds += 40
@@ -575,12 +567,11 @@ async def test_the_truth_log_tells_what_each_symbol_was_shown(
     )
     truth = msgspec.json.decode(page.content, type=Truth)
     answer = truth.answers[-1]
-    assert (answer.status, answer.key, answer.request_id) == (
-        200,
-        DEFAULT_KEY,
-        response.headers["X-Request-ID"],
-    )
-    assert answer.received_at == answer.answered_at == (EPOCH + 40) * 1_000_000
+    assert answer.status == 200
+    assert answer.key == DEFAULT_KEY
+    assert answer.request_id == response.headers["X-Request-ID"]
+    assert answer.received_at == (EPOCH + 40) * 1_000_000
+    assert answer.answered_at == answer.received_at
     results = response.json()["data"]["results"]
     assert answer.shown["NOPEUSDT"] is None
     for symbol in ("BTCUSDT", "ETHUSDT"):
@@ -594,7 +585,7 @@ async def test_the_truth_log_tells_what_each_symbol_was_shown(
         assert json.loads(truth.contents[shown.sha256]) == results[symbol]
 
 
-async def test_a_plain_answer_shows_a_refresh_of_the_log_and_the_cursor_moves_on(
+async def test_a_plain_answer_shows_a_refresh_of_the_log_and_the_cursor_advances(
     client: Client, clock: Clock
 ) -> None:
     first = client.simulator.truth()
@@ -602,15 +593,14 @@ async def test_a_plain_answer_shows_a_refresh_of_the_log_and_the_cursor_moves_on
     clock.seconds += 60
     await client.get("BTCUSDT")
     second = client.simulator.truth(first.cursor)
-    assert [one.visible_at for one in second.refreshes if one.symbol == "BTCUSDT"] == [
-        (EPOCH + seconds) * 1_000_000 for seconds in (30, 60)
+    refreshes = [one for one in second.refreshes if one.symbol == "BTCUSDT"]
+    assert [refresh.visible_at for refresh in refreshes] == [
+        (EPOCH + 30) * 1_000_000,
+        (EPOCH + 60) * 1_000_000,
     ]
     shown = second.answers[0].shown["BTCUSDT"]
     assert shown is not None
-    assert (
-        shown.sha256
-        == [one.sha256 for one in second.refreshes if one.symbol == "BTCUSDT"][-1]
-    )
+    assert shown.sha256 == refreshes[-1].sha256
     last = client.simulator.truth(second.cursor)
     assert (last.cursor, last.refreshes, last.answers) == (second.cursor, [], [])
 
@@ -626,13 +616,14 @@ async def test_stats_count_requests_by_status(client: Client) -> None:
 
 async def test_with_every_request_each_answer_is_new(client: Client) -> None:
     client.simulator.change(every_request=True)
-    stamps = {
-        (await client.data())["results"]["BTCUSDT"]["computed_at"] for _ in range(5)
-    }
-    assert len(stamps) == 5
+    moments = set()
+    for _ in range(5):
+        data = await client.data()
+        moments.add(data["results"]["BTCUSDT"]["computed_at"])
+    assert len(moments) == 5
 
 
-async def test_a_restarted_service_goes_on_where_it_was(client: Client) -> None:
+async def test_a_restarted_service_keeps_its_state(client: Client) -> None:
     before = await client.data()
     port = httpx.URL(client.simulator.url).port
     assert port is not None
@@ -643,7 +634,7 @@ async def test_a_restarted_service_goes_on_where_it_was(client: Client) -> None:
     assert await client.data() == before
 
 
-def test_the_command_line_gives_the_settings() -> None:
+def test_the_command_line_sets_the_settings() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     assert settings_from(parser.parse_args([])) == Settings()
@@ -664,7 +655,7 @@ def test_the_command_line_gives_the_settings() -> None:
             settings_from(parser.parse_args(wrong.split()))
 
 
-def test_a_script_that_cannot_be_used_is_exit_2(
+def test_an_unusable_script_ends_the_command_with_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = tmp_path / "script.toml"
@@ -674,7 +665,7 @@ def test_a_script_that_cannot_be_used_is_exit_2(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_says_where_it_listens_and_ends_with_0_when_told_to(
+def test_the_command_prints_its_address_and_ends_with_0_on_a_signal(
     number: signal.Signals,
 ) -> None:
     command = [sys.executable, "-m", "connector", "simulate", "--listen=127.0.0.1:0"]
@@ -689,10 +680,11 @@ def test_the_command_says_where_it_listens_and_ends_with_0_when_told_to(
     )
 
 
-def test_the_made_up_key_has_the_form_of_a_real_one_and_the_venues_are_the_documented_ones() -> (
-    None
-):
+def test_the_default_key_has_the_form_of_a_real_key() -> None:
     assert re.fullmatch(r"bq_live_\w{32}", DEFAULT_KEY)
+
+
+def test_the_venues_are_those_that_the_vendor_documents() -> None:
     assert set(EXCHANGES) == {"deribit", "bybit", "okx", "binance"}
 
 

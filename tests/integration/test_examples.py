@@ -1,4 +1,4 @@
-"""The example consumer, as its readers would run it."""
+"""The example consumer, run as its users run it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ENOUGH = 24
 
 
 class Topic:
-    """What the topics of the feed hold, as the connector's own reader sees it."""
+    """The topics of the feed, read by the connector's own reader."""
 
     def __init__(
         self, kafka: LocalKafka, names: Names, registry: str | None = None
@@ -146,7 +146,7 @@ def said(record: Event | State, kind: str, levels: Levels | None) -> str:
 
 
 def expected(events: list[Event], restored: dict[str, int]) -> dict[str, list[str]]:
-    """Per symbol what a consumer says that restored these sequences."""
+    """Return the lines, by symbol, of a consumer that restored these sequences."""
     texts: dict[str, list[str]] = {}
     for event in events:
         last = restored.get(event.symbol, 0)
@@ -180,7 +180,7 @@ def topic(kafka: LocalKafka, names: Names) -> Iterator[Topic]:
 
 
 @pytest.mark.parametrize("framed", [False, True], ids=["single-object", "registry"])
-def test_a_consumer_sees_the_topic_though_the_worker_is_killed(
+def test_a_consumer_sees_every_event_although_the_worker_is_killed(
     kafka: LocalKafka, names: Names, framed: bool, request: pytest.FixtureRequest
 ) -> None:
     registry: str | None = request.getfixturevalue("registry").url if framed else None
@@ -216,14 +216,14 @@ def test_a_consumer_sees_the_topic_though_the_worker_is_killed(
                     )
                     assert another.terminate() == 0
                 events = topic.events()
-                said_by_topic = expected(events, restored_by(lines(consumer)))
-                count = sum(map(len, said_by_topic.values()))
+                expected_lines = expected(events, restored_by(lines(consumer)))
+                count = sum(map(len, expected_lines.values()))
                 wait_until(
                     lambda: len(lines(consumer)) >= count,
                     "it has seen every event",
                     consumer,
                 )
-                assert by_symbol(lines(consumer)) == said_by_topic
+                assert by_symbol(lines(consumer)) == expected_lines
     assert len({event.source.worker for event in events}) == 2
     with start([*command, "--seconds", "0"]) as late:
         assert late.wait() == 0
@@ -233,12 +233,10 @@ def test_a_consumer_sees_the_topic_though_the_worker_is_killed(
 
 
 def moment(sequence: int) -> Transaction:
-    """An event of BTCUSDT and the state after it."""
-    source, at, levels = (
-        Source("0", "group", "worker"),
-        1_700_000_000_000_000 + sequence,
-        Levels(),
-    )
+    """Return an event of BTCUSDT and the state after it."""
+    source = Source("0", "group", "worker")
+    at = 1_700_000_000_000_000 + sequence
+    levels = Levels()
     event = Event(
         event_id=f"{FEED}/BTCUSDT/{sequence}",
         feed=FEED,
@@ -272,7 +270,7 @@ def moment(sequence: int) -> Transaction:
 
 
 class Watched(ck.Consumer):
-    """Says when it has come to an end."""
+    """A consumer that signals when it has reached an end."""
 
     at_end = threading.Event()
 
@@ -283,7 +281,7 @@ class Watched(ck.Consumer):
         return message
 
 
-def test_what_is_not_yet_committed_when_it_starts_is_neither_lost_nor_doubled(
+def test_a_transaction_open_at_the_start_is_neither_lost_nor_duplicated(
     kafka: LocalKafka, topic: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes, current = topic.topics.changes(FEED), topic.topics.current(FEED)
@@ -327,7 +325,7 @@ def test_what_is_not_yet_committed_when_it_starts_is_neither_lost_nor_doubled(
     reader.close()
 
 
-def test_a_gap_ends_it(kafka: LocalKafka, names: Names, topic: Topic) -> None:
+def test_a_gap_ends_the_consumer(kafka: LocalKafka, names: Names, topic: Topic) -> None:
     log = topic.log()
     log.publish(moment(1))
     with start(follow(kafka, names)) as consumer:
@@ -337,7 +335,9 @@ def test_a_gap_ends_it(kafka: LocalKafka, names: Names, topic: Topic) -> None:
         assert lines(consumer)[1:] == ["all/BTCUSDT/3 follows 1"]
 
 
-def test_a_topic_that_is_not_there_is_named(kafka: LocalKafka, names: Names) -> None:
+def test_the_error_for_an_absent_topic_names_it(
+    kafka: LocalKafka, names: Names
+) -> None:
     with start(follow(kafka, names)) as consumer:
         assert consumer.wait() == 1
         assert lines(consumer) == [

@@ -1,4 +1,4 @@
-"""The Java archives against a repository of our own on loopback."""
+"""Downloads of Java archives from a Maven repository on loopback."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ PATH = "/org/example/thing/1.2/thing-1.2-all.tar.gz"
 
 @dataclass(slots=True)
 class Repository:
-    """What the server says: `files` by path, `cut` bytes too few of each; `requests` counts those for archives."""
+    """Content of the server, by path.
+
+    It sends `cut` bytes too few of each file. `requests` counts requests for archives.
+    """
 
     files: dict[str, bytes] = field(default_factory=lambda: {PATH: CONTENT})
     cut: int = 0
@@ -49,12 +52,13 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            served.requests += not self.path.endswith(".sha1")
-            content = served.files.get(self.path)
-            self.send_response(404 if content is None else 200)
-            self.send_header("Content-Length", str(len(content or b"")))
+            if not self.path.endswith(".sha1"):
+                served.requests += 1
+            content = served.files.get(self.path, b"")
+            self.send_response(200 if content else 404)
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write((content or b"")[: len(content or b"") - served.cut])
+            self.wfile.write(content[: len(content) - served.cut])
 
         def log_message(self, *_: object) -> None:
             pass
@@ -79,7 +83,7 @@ def without_jgo(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
 
 
-def test_what_is_cached_is_not_asked_for_again(
+def test_a_cached_file_is_not_downloaded_again(
     repository: Repository, cache: Path
 ) -> None:
     (path,) = jars.ensure([ARCHIVE], cache)
@@ -88,7 +92,7 @@ def test_what_is_cached_is_not_asked_for_again(
     assert repository.requests == 1
 
 
-def test_what_is_cached_needs_no_client(
+def test_a_cached_file_needs_no_maven_client(
     repository: Repository,
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -100,12 +104,12 @@ def test_what_is_cached_needs_no_client(
 
 
 @pytest.mark.usefixtures("without_jgo")
-def test_without_the_extra_the_error_says_what_to_install(cache: Path) -> None:
+def test_without_the_extra_the_error_names_the_package_to_install(cache: Path) -> None:
     with pytest.raises(SetupError, match=r"install gex-levels-connector\[demo\]"):
         jars.ensure([ARCHIVE], cache)
 
 
-def test_a_damaged_file_of_the_same_length_is_fetched_again(
+def test_a_damaged_file_of_the_same_length_is_downloaded_again(
     repository: Repository, cache: Path
 ) -> None:
     (path,) = jars.ensure([ARCHIVE], cache)
@@ -115,7 +119,7 @@ def test_a_damaged_file_of_the_same_length_is_fetched_again(
     assert repository.requests == 2
 
 
-def test_a_file_other_than_the_pinned_one_is_refused_and_not_kept(
+def test_a_file_that_is_not_the_pinned_one_is_refused_and_discarded(
     repository: Repository, cache: Path
 ) -> None:
     repository.files[PATH] = b"another"
@@ -131,7 +135,9 @@ def test_a_file_other_than_the_pinned_one_is_refused_and_not_kept(
     assert jars.ensure([ARCHIVE], cache)[0].read_bytes() == CONTENT
 
 
-def test_a_download_cut_off_does_not_count(repository: Repository, cache: Path) -> None:
+def test_an_incomplete_download_is_discarded(
+    repository: Repository, cache: Path
+) -> None:
     repository.cut = 1
     with pytest.raises(
         (KafkaUnavailable, SetupError), match=r"thing-1\.2-all\.tar\.gz"
@@ -144,14 +150,14 @@ def test_a_download_cut_off_does_not_count(repository: Repository, cache: Path) 
 
 
 @pytest.mark.usefixtures("repository")
-def test_what_a_killed_process_left_half_is_not_taken(cache: Path) -> None:
+def test_an_incomplete_file_of_a_killed_process_is_not_used(cache: Path) -> None:
     left = cache / "partial" / ARCHIVE.path
     left.parent.mkdir(parents=True)
     left.write_bytes(CONTENT[:100])
     assert jars.ensure([ARCHIVE], cache)[0].read_bytes() == CONTENT
 
 
-def test_an_unreachable_repository_is_named_with_the_file(
+def test_the_error_for_an_unreachable_repository_names_the_file(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_repository(monkeypatch, tmp_path / "jgo.conf", free_port())
@@ -162,7 +168,7 @@ def test_an_unreachable_repository_is_named_with_the_file(
         jars.ensure([ARCHIVE], cache)
 
 
-def test_a_file_that_no_repository_has_is_named(
+def test_the_error_for_an_absent_file_names_it(
     repository: Repository, cache: Path
 ) -> None:
     repository.files.clear()
@@ -173,7 +179,7 @@ def test_a_file_that_no_repository_has_is_named(
 
 
 @pytest.mark.usefixtures("repository")
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_the_error_for_an_unusable_cache_names_its_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
         SetupError, match=r"cannot use the cache folder .*/file/cache.*XDG_CACHE_HOME"
@@ -181,7 +187,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         jars.ensure([ARCHIVE], tmp_path / "file" / "cache")
 
 
-def test_processes_that_start_at_once_fetch_once(
+def test_processes_that_start_at_the_same_time_download_once(
     repository: Repository, cache: Path
 ) -> None:
     program = "import sys, pathlib; from connector.devkit import jars; "
@@ -208,7 +214,7 @@ def test_the_lock_file_pins_every_set() -> None:
         assert all(len(archive.sha256) == 64 for archive in pinned.values())
 
 
-def test_the_cache_is_where_the_user_says(
+def test_the_cache_folder_follows_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

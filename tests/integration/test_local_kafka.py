@@ -1,4 +1,4 @@
-"""The broker and the registry that the demo and every other test stand on."""
+"""The local broker and registry that the demo and the other tests rely on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 60.0
 
 RUN = "import sys; from connector.devkit.local_kafka import run_kafka; sys.exit(run_kafka(0, None))"
-# The thread that starts the broker ends at once: the broker is the process's all the same.
+# The thread that starts the broker ends at once. The broker must live on, as long as the process.
 START_AND_WAIT = """
 import pathlib, sys, threading
 from connector.devkit.local_kafka import LocalKafka
@@ -55,15 +55,16 @@ def create_topic(kafka: LocalKafka, topic: str) -> None:
 
 
 def produce(kafka: LocalKafka, topic: str, *values: bytes) -> None:
-    """Produce every value and see each acknowledged."""
+    """Produce every value, and wait until each is acknowledged."""
     failures: list[object] = []
+
+    def on_delivery(error: object, _: object) -> None:
+        if error:
+            failures.append(error)
+
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "acks": "all"})
     for value in values:
-        producer.produce(
-            topic,
-            value,
-            on_delivery=lambda error, _: failures.append(error) if error else None,
-        )
+        producer.produce(topic, value, on_delivery=on_delivery)
     assert producer.flush(PATIENCE_SECONDS) == 0
     assert not failures
 
@@ -96,7 +97,7 @@ def signed_in(kafka: LocalKafka, password: str) -> AdminClient:
 
 
 def ends(pid: int) -> bool:
-    """Tell whether the process, alive or not now, ends within our patience."""
+    """Return True if a process has ended, or ends within our patience."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -107,7 +108,7 @@ def ends(pid: int) -> bool:
         os.close(descriptor)
 
 
-def test_what_is_committed_is_read_and_what_is_aborted_is_not(
+def test_committed_records_are_read_and_aborted_ones_are_not(
     kafka: LocalKafka, names: Names
 ) -> None:
     create_topic(kafka, names.topic_prefix)
@@ -125,7 +126,7 @@ def test_what_is_committed_is_read_and_what_is_aborted_is_not(
     assert committed(kafka, names.topic_prefix, 2) == [b"a", b"c"]
 
 
-def test_no_topic_appears_by_being_written_to(kafka: LocalKafka, names: Names) -> None:
+def test_writing_to_a_topic_does_not_create_it(kafka: LocalKafka, names: Names) -> None:
     producer = Producer(
         {"bootstrap.servers": kafka.bootstrap_servers, "message.timeout.ms": 1000}
     )
@@ -140,7 +141,7 @@ def test_no_topic_appears_by_being_written_to(kafka: LocalKafka, names: Names) -
     )
 
 
-def test_records_outlive_a_kill_and_a_stop(tmp_path: Path) -> None:
+def test_records_survive_a_kill_and_a_stop(tmp_path: Path) -> None:
     with LocalKafka(tmp_path) as broker:
         create_topic(broker, "t")
         produce(broker, "t", b"a", b"b")
@@ -156,13 +157,13 @@ def test_records_outlive_a_kill_and_a_stop(tmp_path: Path) -> None:
         assert committed(another, "t", 3) == [b"a", b"b", b"c"]
 
 
-def test_starting_what_runs_changes_nothing(kafka: LocalKafka) -> None:
+def test_starting_a_running_broker_does_nothing(kafka: LocalKafka) -> None:
     pid = kafka.pid
     kafka.start()
     assert kafka.pid == pid
 
 
-def test_only_loopback_is_listened_on(
+def test_broker_and_registry_listen_on_loopback_only(
     kafka: LocalKafka, registry: LocalRegistry
 ) -> None:
     sockets = listening(kafka.pid)
@@ -173,19 +174,19 @@ def test_only_loopback_is_listened_on(
     assert len(listening(registry.pid)) == 2  # the API and its management
 
 
-def test_the_registry_is_full_transitive(registry: LocalRegistry) -> None:
+def test_the_registry_requires_full_transitive_compatibility(
+    registry: LocalRegistry,
+) -> None:
     with urllib.request.urlopen(
         f"{registry.url}/config", timeout=PATIENCE_SECONDS
     ) as response:
         assert b"FULL_TRANSITIVE" in response.read()
 
 
-def test_a_second_start_asks_no_repository(
+def test_a_second_start_downloads_nothing(
     kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        jars, "_maven", lambda _: pytest.fail("a repository was asked for")
-    )
+    monkeypatch.setattr(jars, "_maven", lambda _: pytest.fail("a file was downloaded"))
     assert len(jars.fetch_set("kafka")) > 40
 
 
@@ -210,7 +211,7 @@ def test_a_broker_that_is_never_ready_is_killed(tmp_path: Path) -> None:
     assert not broker.running
 
 
-def test_clients_sign_in_where_extra_properties_ask_for_it(
+def test_clients_must_sign_in_if_extra_settings_require_it(
     tmp_path: Path, names: Names
 ) -> None:
     extra = {
@@ -230,7 +231,7 @@ def test_clients_sign_in_where_extra_properties_ask_for_it(
             signed_in(broker, "wrong").list_topics(timeout=2)
 
 
-def test_the_command_runs_until_it_is_interrupted_and_leaves_nothing(
+def test_the_command_runs_until_it_is_interrupted_and_leaves_no_files(
     tmp_path: Path,
 ) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path)}
@@ -242,9 +243,9 @@ def test_the_command_runs_until_it_is_interrupted_and_leaves_nothing(
         start_new_session=True,
     ) as command:
         assert command.stdout is not None
-        said = command.stdout.readline()
-        assert said.startswith("Kafka 4.3.1 on 127.0.0.1:")
-        assert f"data in {tmp_path}" in said
+        line = command.stdout.readline()
+        assert line.startswith("Kafka 4.3.1 on 127.0.0.1:")
+        assert f"data in {tmp_path}" in line
         os.killpg(command.pid, signal.SIGINT)  # as a terminal does
         assert command.wait(PATIENCE_SECONDS) == 0
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,9 @@
-"""The tools as whole processes: `check`, `watch`, `history` and `verify` against a real broker and the simulator."""
+"""`check`, `watch` and `history` as processes, with a real broker and the simulator."""
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -13,22 +14,13 @@ import sys
 import tempfile
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import confluent_kafka as ck
 import confluent_kafka.admin as admin_api
 import pytest
-from msgspec.structs import replace
 
-from connector.config.model import Kafka
-from connector.core.model import Event, State
 from connector.devkit.java import LOOPBACK
-from connector.kafka.avro import Codec, SingleObject
-from connector.kafka.clients import Clients
-from connector.kafka.events import Log, Partition
-from connector.kafka.names import Topics, partition_of
-from connector.tools.verify import verify
-from tests.conftest import Names
 from tests.integration.test_rights import NEEDED, grant
 from tests.support import checker
 from tests.support.guarded import GuardedKafka
@@ -39,165 +31,166 @@ from tests.support.processes import (
     variables_for,
     wait_until,
 )
+from tests.support.tools import SYMBOLS, create_topics, publish_events, run_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from connector.core.model import Event
     from connector.devkit.local_kafka import LocalKafka
+    from tests.conftest import Names
     from tests.support.registry import LocalRegistry
 
-SYMBOLS = ("BTCUSDT", "ETHUSDT")
-_SECONDS = 90
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PAGE_BYTES = 4096
 
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Program]:
+    symbols = ",".join((*SYMBOLS, "SOLUSDT"))
     with start_simulator(
-        "--period", "1", "--limit", "600", "--symbols", ",".join((*SYMBOLS, "SOLUSDT"))
+        "--period", "1", "--limit", "600", "--symbols", symbols
     ) as program:
         yield program
 
 
 @pytest.fixture(scope="module")
-def written(kafka: LocalKafka, simulator: Program) -> dict[str, str]:
-    """The variables of a worker that has written events of each symbol and was stopped."""
-    names = Names("tools-" + os.urandom(4).hex())
-    variables = variables_for(kafka, names, simulator, SYMBOLS)
-    with start_worker(variables) as worker:
-        wait_until(
-            lambda: len(checker.events(kafka, names.topic_prefix)) > 12,
-            "events",
-            worker,
-        )
-        assert worker.terminate() == 0
-    return variables
+def published(kafka: LocalKafka, simulator: Program) -> dict[str, str]:
+    """Variables of a stopped worker that has published events of each symbol."""
+    return publish_events(kafka, simulator)
 
 
-def tool(*arguments: str, given: Mapping[str, str]) -> tuple[int, str]:
-    """Exit status, and everything that was printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "connector", *arguments],
-        env={**os.environ, **given},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_SECONDS,
-        check=False,
-    )
-    assert "Traceback" not in done.stdout
-    assert given.get("GEX_UPSTREAM__API_KEY", "no key") not in done.stdout
-    return done.returncode, done.stdout
+def items(printed: str, mark: str) -> set[str]:
+    """Return the items of a check that have a mark: ok, warn or FAIL."""
+    found = set()
+    for line in printed.splitlines():
+        if line.startswith(f"{mark:<4} "):
+            found.add(line.split()[1])
+    return found
 
 
-def marks(printed: str, mark: str) -> set[str]:
-    """The items of a check that have this mark."""
-    return {
-        line.split()[1]
-        for line in printed.splitlines()
-        if line.startswith(f"{mark:<4} ")
-    }
+def events_of(kafka: LocalKafka, variables: dict[str, str], symbol: str) -> list[Event]:
+    events = checker.events(kafka, variables["GEX_KAFKA__TOPIC_PREFIX"])
+    return [event for event in events if event.symbol == symbol]
 
 
-def test_a_good_set_up_is_ok_and_nothing_is_changed(
+def sequences(printed: str) -> list[int]:
+    return [json.loads(line)["sequence"] for line in printed.splitlines()]
+
+
+# check
+
+
+def test_check_passes_a_good_setup_and_changes_nothing(
     kafka: LocalKafka, registry: LocalRegistry, simulator: Program, names: Names
 ) -> None:
-    given = variables_for(kafka, names, simulator, SYMBOLS) | {
-        "GEX_SCHEMA_REGISTRY__URL": registry.url
+    variables = variables_for(kafka, names, simulator, SYMBOLS)
+    variables["GEX_SCHEMA_REGISTRY__URL"] = registry.url
+
+    code, printed = run_tool("check", variables=variables)
+
+    assert code == 0, printed
+    assert items(printed, "FAIL") == set(), printed
+    assert items(printed, "warn") == set(), printed
+    assert items(printed, "ok") == {
+        "configuration",
+        "key",
+        "quota",
+        "clock",
+        "symbols",
+        "broker",
+        "topics",
+        "rights",
+        "registry",
     }
-    code, printed = tool("check", given=given)
-    assert (code, marks(printed, "FAIL"), marks(printed, "warn")) == (
-        0,
-        set(),
-        set(),
-    ), printed
-    assert marks(printed, "ok") == {
-        "configuration", "key", "quota", "clock", "symbols", "broker", "topics", "rights", "registry",
-    }  # fmt: skip
     admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    assert not [
-        topic
-        for topic in admin.list_topics(timeout=30).topics
-        if topic.startswith(names.topic_prefix)
-    ]
+    topics = admin.list_topics(timeout=30).topics
+    assert not [topic for topic in topics if topic.startswith(names.topic_prefix)]
 
 
-FAULTS: dict[str, tuple[dict[str, str], int, str, str]] = {
-    "wrong key": (
+class Fault(NamedTuple):
+    """Variables that break a setup, and the exit status, item and text of the report."""
+
+    variables: dict[str, str]
+    exit_code: int
+    item: str
+    text: str
+
+
+FAULTS = {
+    "wrong key": Fault(
         {"GEX_UPSTREAM__API_KEY": "bq_live_" + "0" * 32},
         1,
         "key",
         "check upstream.api_key",
     ),
-    "unknown symbol": (
-        {"GEX_SYMBOLS": "BTCUSDT,ETHUSTD"},
-        1,
-        "symbols",
-        "did you mean ETHUSDT",
+    "unknown symbol": Fault(
+        {"GEX_SYMBOLS": "BTCUSDT,ETHUSTD"}, 1, "symbols", "did you mean ETHUSDT"
     ),
-    "dead broker": (
+    "dead broker": Fault(
         {"GEX_KAFKA__BOOTSTRAP_SERVERS": f"{LOOPBACK}:1"},
         3,
         "broker",
         "check that the broker runs",
     ),
-    "dead registry": (
+    "dead registry": Fault(
         {"GEX_SCHEMA_REGISTRY__URL": f"http://{LOOPBACK}:1"},
         3,
         "registry",
         "schema_registry.url",
     ),
-    "wrong configuration": (
-        {"GEX_KAFKA__SHARDS": "many"},
-        2,
-        "configuration",
-        "kafka.shards",
+    "wrong configuration": Fault(
+        {"GEX_KAFKA__SHARDS": "many"}, 2, "configuration", "kafka.shards"
     ),
-    "dead upstream": (
+    "dead upstream": Fault(
         {"GEX_UPSTREAM__BASE_URL": f"http://{LOOPBACK}:1/v2"},
         1,
         "upstream",
         "upstream.base_url",
     ),
-    "other partitions": ({"GEX_KAFKA__SHARDS": "3"}, 3, "topics", "kafka.shards"),
+    "other partitions": Fault({"GEX_KAFKA__SHARDS": "3"}, 3, "topics", "kafka.shards"),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_named_with_its_remedy_and_the_rest_is_tried_all_the_same(
-    written: dict[str, str], fault: str
+@pytest.mark.parametrize("name", FAULTS)
+def test_check_names_each_fault_with_its_remedy_and_tries_the_rest(
+    published: dict[str, str], name: str
 ) -> None:
-    variables, status, item, said = FAULTS[fault]
-    code, printed = tool("check", given={**written, **variables})
-    assert (code, marks(printed, "FAIL")) == (status, {item}), printed
-    assert said in printed
-    if status != 2:
-        assert {"key", "broker", "topics"} - {item} <= marks(printed, "ok") | marks(
-            printed, "warn"
-        ) | {"topics"}
+    fault = FAULTS[name]
+
+    code, printed = run_tool("check", variables={**published, **fault.variables})
+
+    assert code == fault.exit_code, printed
+    assert items(printed, "FAIL") == {fault.item}, printed
+    assert fault.text in printed
+    # Without a configuration there is nothing to try.
+    if fault.item != "configuration":
+        tried = items(printed, "ok") | items(printed, "warn") | {"topics"}
+        assert {"key", "broker", "topics"} - {fault.item} <= tried
 
 
-def test_what_cannot_be_tried_says_why_and_only_requests_that_left_are_counted(
+def test_check_says_why_it_could_not_try_something_and_counts_requests_sent(
     kafka: LocalKafka, names: Names
 ) -> None:
     with start_simulator("--limit", "5") as simulator:
-        given = variables_for(kafka, names, simulator, SYMBOLS)
-        wait_until(
-            lambda: datetime.now(UTC).second < 30,
-            "a minute of the quota that has a while to go",
-        )
+        variables = variables_for(kafka, names, simulator, SYMBOLS)
+        # The quota must stay used up until the check is over.
+        wait_until(lambda: datetime.now(UTC).second < 30, "the first half of a minute")
         simulator.ask("/_control/spend", {"requests": 5})
-        code, printed = tool("check", given=given)
-        assert (code, marks(printed, "FAIL")) == (0, set()), printed
-        assert "quota          used up for another" in printed
-        assert "key, clock     not tried" in printed
-        assert "no request is left this minute for the symbol list" in printed
-        assert printed.splitlines()[-1].startswith(
-            f"{simulator.ask('/_control/stats')['requests_total']} request(s)"
-        )
+
+        code, printed = run_tool("check", variables=variables)
+        sent = simulator.ask("/_control/stats")["requests_total"]
+
+    assert code == 0, printed
+    assert items(printed, "FAIL") == set(), printed
+    assert "quota          used up for another" in printed
+    assert "key, clock     not tried" in printed
+    assert "no request is left this minute for the symbol list" in printed
+    assert printed.splitlines()[-1].startswith(f"{sent} request(s)")
 
 
-def test_creating_topics_is_tried_without_creating_them(
+def test_check_tries_to_create_topics_without_creating_them(
     tmp_path: Path, simulator: Program, names: Names
 ) -> None:
     guarded = GuardedKafka(tmp_path)
@@ -207,492 +200,241 @@ def test_creating_topics_is_tried_without_creating_them(
             **variables_for(guarded.broker, names, simulator, SYMBOLS),
             **guarded.by_password(),
         }
-        grant(
-            guarded,
-            names,
-            {name: right for name, right in NEEDED.items() if name != "topic CREATE"},
-        )
-        code, printed = tool("check", given=variables)
-        assert (code, marks(printed, "FAIL")) == (3, {"rights"}), printed
+        grant(guarded, names, needed_except("topic CREATE"))
+        code, printed = run_tool("check", variables=variables)
+        assert code == 3, printed
+        assert items(printed, "FAIL") == {"rights"}, printed
         assert f"creating topic {names.topic_prefix}.all.changes" in printed
+
         grant(guarded, names, NEEDED)
-        before = coordinators(guarded.broker)
-        code, printed = tool("check", given=variables)
-        assert (code, marks(printed, "FAIL")) == (0, set()), printed
-        assert coordinators(guarded.broker) == before
+        before = internal_offsets(guarded.broker)
+        code, printed = run_tool("check", variables=variables)
+        assert code == 0, printed
+        assert items(printed, "FAIL") == set(), printed
+        assert internal_offsets(guarded.broker) == before
         assert not guarded.admin().list_consumer_groups().result(30).valid
 
 
-def coordinators(kafka: LocalKafka) -> dict[tuple[str, int], tuple[int, int]]:
-    """Where the broker's own topics, of groups and transactions, end: whoever joins or begins moves that."""
-    consumer = ck.Consumer(
-        {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "unused"}
-    )
-    topics = consumer.list_topics(timeout=30).topics
-    found = {
-        (name, partition): consumer.get_watermark_offsets(
-            ck.TopicPartition(name, partition), timeout=30
-        )
-        for name, topic in topics.items()
-        for partition in topic.partitions
-    }
+def needed_except(right: str) -> dict[str, Any]:
+    return {name: needed for name, needed in NEEDED.items() if name != right}
+
+
+def internal_offsets(kafka: LocalKafka) -> dict[tuple[str, int], tuple[int, int]]:
+    """Return the ends of all partitions, including Kafka's internal topics.
+
+    A client that joins a group or begins a transaction moves those.
+    """
+    settings = {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "unused"}
+    consumer = ck.Consumer(settings)
+    found = {}
+    for name, topic in consumer.list_topics(timeout=30).topics.items():
+        for number in topic.partitions:
+            partition = ck.TopicPartition(name, number)
+            offsets = consumer.get_watermark_offsets(partition, timeout=30)
+            found[name, number] = offsets
     consumer.close()
     return found
 
 
-def test_a_topic_that_is_configured_otherwise_is_named(
-    kafka: LocalKafka, written: dict[str, str], names: Names
+def test_check_names_a_topic_whose_settings_do_not_fit(
+    kafka: LocalKafka, published: dict[str, str], names: Names
 ) -> None:
     prefix = names.topic_prefix
-    new = [
+    create_topics(
+        kafka,
         admin_api.NewTopic(
             f"{prefix}.all.current", 1, 1, config={"cleanup.policy": "delete"}
         ),
         admin_api.NewTopic(f"{prefix}.all.changes", 6, 1),
-    ]
-    admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    for future in admin.create_topics(new).values():
-        future.result(30)
-    code, printed = tool("check", given={**written, "GEX_KAFKA__TOPIC_PREFIX": prefix})
-    assert (code, marks(printed, "FAIL")) == (3, {"topics"}), printed
+    )
+
+    variables = {**published, "GEX_KAFKA__TOPIC_PREFIX": prefix}
+    code, printed = run_tool("check", variables=variables)
+
+    assert code == 3, printed
+    assert items(printed, "FAIL") == {"topics"}, printed
     assert "cleanup.policy" in printed
 
 
 # Seven checks, of which the missing right on the group takes 15 s.
 @pytest.mark.timeout(300)
-def test_each_right_that_is_missing_is_named_and_a_worker_that_runs_is_not_fenced(
+def test_check_names_each_missing_right_and_does_not_fence_a_worker(
     tmp_path: Path, simulator: Program, names: Names
 ) -> None:
     guarded = GuardedKafka(tmp_path)
-    binding: Any = admin_api.AclBindingFilter
-    named = admin_api.ResourceType.ANY, None, admin_api.ResourcePatternType.ANY
-    everything = binding(
-        *named, None, None, admin_api.AclOperation.ANY, admin_api.AclPermissionType.ANY
-    )
     with guarded.broker:
         guarded.admit()
-        admin = guarded.admin()
         variables = {
             **variables_for(guarded.broker, names, simulator, SYMBOLS),
             **guarded.by_password(),
         }
         grant(guarded, names, NEEDED)
+
+        def published_count() -> int:
+            return len(checker.events(guarded.broker, names.topic_prefix))
+
         with start_worker(variables) as worker:
-            code, printed = tool("check", given=variables)
-            assert (code, marks(printed, "FAIL")) == (0, set()), printed
-            before = len(checker.events(guarded.broker, names.topic_prefix))
-            wait_until(
-                lambda: (
-                    len(checker.events(guarded.broker, names.topic_prefix)) > before
-                ),
-                "events",
-                worker,
-            )
+            code, printed = run_tool("check", variables=variables)
+            assert code == 0, printed
+            assert items(printed, "FAIL") == set(), printed
+            before = published_count()
+            wait_until(lambda: published_count() > before, "more events", worker)
             assert worker.metric("gex_shard_fenced_total") == 0
             assert worker.terminate() == 0
-        for missing in NEEDED:
-            if missing == "topic CREATE":  # they are there
+
+        for right in NEEDED:
+            # The worker has created the topics.
+            if right == "topic CREATE":
                 continue
-            for future in admin.delete_acls([everything]).values():
-                future.result(30)
-            grant(
-                guarded,
-                names,
-                {name: right for name, right in NEEDED.items() if name != missing},
-            )
-            code, printed = tool("check", given=variables)
-            assert (code, marks(printed, "FAIL")) == (3, {"rights"}), (missing, printed)
+            revoke_everything(guarded)
+            grant(guarded, names, needed_except(right))
+            code, printed = run_tool("check", variables=variables)
+            assert code == 3, (right, printed)
+            assert items(printed, "FAIL") == {"rights"}, (right, printed)
             assert "README, Rights" in printed
 
 
-def test_history_shows_the_events_of_one_symbol_in_each_form(
-    kafka: LocalKafka, written: dict[str, str]
-) -> None:
-    prefix = written["GEX_KAFKA__TOPIC_PREFIX"]
-    its = [
-        event for event in checker.events(kafka, prefix) if event.symbol == "BTCUSDT"
-    ]
-    code, printed = tool("history", "btcusdt", "--json", given=written)
-    assert (code, [json.loads(line)["sequence"] for line in printed.splitlines()]) == (
-        0,
-        [e.sequence for e in its],
+def revoke_everything(guarded: GuardedKafka) -> None:
+    binding: Any = admin_api.AclBindingFilter
+    everything = binding(
+        admin_api.ResourceType.ANY,
+        None,
+        admin_api.ResourcePatternType.ANY,
+        None,
+        None,
+        admin_api.AclOperation.ANY,
+        admin_api.AclPermissionType.ANY,
     )
-    code, printed = tool("history", "BTCUSDT", "--csv", given=written)
+    for future in guarded.admin().delete_acls([everything]).values():
+        future.result(30)
+
+
+# history
+
+
+def test_history_prints_the_events_of_one_symbol_in_each_form(
+    kafka: LocalKafka, published: dict[str, str]
+) -> None:
+    events = events_of(kafka, published, "BTCUSDT")
+    numbers = [event.sequence for event in events]
+
+    code, printed = run_tool("history", "btcusdt", "--json", variables=published)
+    assert code == 0
+    assert sequences(printed) == numbers
+
+    code, printed = run_tool("history", "BTCUSDT", "--csv", variables=published)
     rows = list(csv.DictReader(io.StringIO(printed)))
-    assert [(int(row["sequence"]), row["kind"]) for row in rows] == [
-        (e.sequence, e.kind) for e in its
-    ]
-    assert [float(row["all_expiry.hvl"]) for row in rows] == [
-        e.after.all_expiry.hvl for e in its if e.after
-    ]
-    code, printed = tool("history", "BTCUSDT", given=written)
-    assert (code, len(printed.splitlines())) == (0, len(its))
+    assert [int(row["sequence"]) for row in rows] == numbers
+    assert [row["kind"] for row in rows] == [event.kind for event in events]
+    for row, event in zip(rows, events, strict=True):
+        assert event.after is not None
+        assert float(row["all_expiry.hvl"]) == event.after.all_expiry.hvl
+
+    code, printed = run_tool("history", "BTCUSDT", variables=published)
+    assert code == 0
+    assert len(printed.splitlines()) == len(events)
 
 
-def test_history_begins_and_ends_where_it_is_told(
-    kafka: LocalKafka, written: dict[str, str]
+def test_history_prints_the_period_between_since_and_until(
+    kafka: LocalKafka, published: dict[str, str]
 ) -> None:
-    its = [
-        e
-        for e in checker.events(kafka, written["GEX_KAFKA__TOPIC_PREFIX"])
-        if e.symbol == "ETHUSDT"
-    ]
-    epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    since, until = (
-        (epoch + timedelta(microseconds=its[at].observed_at)).isoformat()
-        for at in (1, -2)
+    events = events_of(kafka, published, "ETHUSDT")
+    since = iso(events[1].observed_at)
+    until = iso(events[-2].observed_at)
+    period = ("--since", since, "--until", until)
+
+    code, printed = run_tool(
+        "history", "ETHUSDT", *period, "--json", variables=published
     )
-    code, printed = tool(
-        "history",
-        "ETHUSDT",
-        "--since",
-        since,
-        "--until",
-        until,
-        "--json",
-        given=written,
-    )
-    assert (code, [json.loads(line)["sequence"] for line in printed.splitlines()]) == (
-        0,
-        [e.sequence for e in its[1:-1]],
-    )
-    assert tool("history", "ETHUSDT", "--since", "yesterday", given=written)[0] == 2
-    assert "no events" in tool("history", "NONEUSDT", given=written)[1]
+
+    assert code == 0
+    assert sequences(printed) == [event.sequence for event in events[1:-1]]
 
 
-def test_watch_shows_what_is_asked_for_and_ends_quietly(
-    written: dict[str, str],
+def test_history_refuses_a_moment_it_cannot_read(published: dict[str, str]) -> None:
+    options = ("--since", "yesterday")
+    code, _ = run_tool("history", "ETHUSDT", *options, variables=published)
+    assert code == 2
+
+
+def test_history_says_that_a_symbol_has_no_events(published: dict[str, str]) -> None:
+    _, printed = run_tool("history", "NONEUSDT", variables=published)
+    assert "no events" in printed
+
+
+def iso(at: int) -> str:
+    return (EPOCH + timedelta(microseconds=at)).isoformat()
+
+
+# watch
+
+
+def test_watch_prints_the_events_that_match_and_ends_on_ctrl_c(
+    published: dict[str, str],
 ) -> None:
-    command = [sys.executable, "-m", "connector", "watch", "--from-beginning", "--json"]
+    command = [
+        *(sys.executable, "-m", "connector", "watch", "--from-beginning", "--json"),
+        *("--symbol", "ETHUSDT", "--kind", "changed"),
+    ]
     with tempfile.TemporaryFile() as log:
-        program = Program(
-            [*command, "--symbol", "ETHUSDT", "--kind", "changed"], written, log
-        )
+        program = Program(command, published, log)
         wait_until(lambda: len(program.log().splitlines()) > 2, "events", program)
         program.signal(signal.SIGINT)
         assert program.wait() == 0
-        shown = [json.loads(line) for line in program.log().splitlines()]
-    assert {(event["symbol"], event["kind"]) for event in shown} == {
-        ("ETHUSDT", "CHANGED")
-    }
+        events = [json.loads(line) for line in program.log().splitlines()]
+
+    assert {event["symbol"] for event in events} == {"ETHUSDT"}
+    assert {event["kind"] for event in events} == {"CHANGED"}
 
 
-def test_on_a_terminal_the_table_has_a_row_for_each_symbol(
-    written: dict[str, str],
+def test_the_table_has_a_row_for_each_symbol_on_a_terminal(
+    published: dict[str, str],
 ) -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "connector", "watch", "--table"]
+    terminal, child_end = pty.openpty()
     process = subprocess.Popen(
-        command,
-        env={**os.environ, **written, "TERM": "xterm"},
-        stdout=theirs,
-        stderr=theirs,
+        [sys.executable, "-m", "connector", "watch", "--table"],
+        env={**os.environ, **published, "TERM": "xterm"},
+        stdout=child_end,
+        stderr=child_end,
     )
     try:
-        os.close(theirs)
-        os.set_blocking(ours, False)
-        shown = [b""]
+        os.close(child_end)
+        os.set_blocking(terminal, False)
+        shown = bytearray()
 
-        def rows() -> bool:
+        def has_rows() -> bool:
             with suppress(BlockingIOError):
-                shown[0] += os.read(ours, 65_536)
-            return (
-                all(symbol.encode() in shown[0] for symbol in SYMBOLS)
-                and b"LIVE" in shown[0]
-            )
+                shown.extend(os.read(terminal, 65_536))
+            has_symbols = all(symbol.encode() in shown for symbol in SYMBOLS)
+            return has_symbols and b"LIVE" in shown
 
-        wait_until(rows, "both rows")
+        wait_until(has_rows, "a row for each symbol")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait()
-        os.close(ours)
+        os.close(terminal)
 
 
-def test_verify_finds_nothing_wrong_while_a_worker_writes(
-    kafka: LocalKafka, simulator: Program, names: Names
+@pytest.mark.parametrize(
+    "command", ["history BTCUSDT --json", "watch --from-beginning --json", "check"]
+)
+def test_a_tool_ends_quietly_when_the_pipe_behind_it_closes(
+    published: dict[str, str], command: str
 ) -> None:
-    variables = variables_for(kafka, names, simulator, SYMBOLS)
-    with start_worker(variables) as worker:
-        wait_until(
-            lambda: len(checker.events(kafka, names.topic_prefix)) > 6, "events", worker
-        )
-        for _ in range(3):
-            code, printed = tool("verify", given=variables)
-            assert code == 0, printed
-            assert printed.startswith("ok: ")
-
-
-def test_verify_waits_for_a_transaction_that_hides_events_whose_states_are_seen(
-    kafka: LocalKafka, simulator: Program, names: Names
-) -> None:
-    """A partition of `changes` belongs to all shards: what another one has open hides what came after it."""
-    variables = variables_for(kafka, names, simulator, SYMBOLS) | {
-        "GEX_KAFKA__PARTITIONS": "1"
-    }
-    changes = f"{names.topic_prefix}.all.changes"
-    with start_worker(variables) as worker:
-        wait_until(
-            lambda: len(checker.events(kafka, names.topic_prefix)) > 4, "events", worker
-        )
-        other = ck.Producer(
-            {
-                "bootstrap.servers": kafka.bootstrap_servers,
-                "transactional.id": names.transactional_id,
-                "transaction.timeout.ms": 6_000,
-            }
-        )
-        other.init_transactions(30)
-        other.begin_transaction()
-        other.produce(changes, b"never committed", b"BTCUSDT")
-        assert other.flush(30) == 0
-        hidden = max(
-            state.sequence
-            for state in checker.states(kafka, names.topic_prefix).values()
-        )
-        wait_until(
-            lambda: (
-                checker.states(kafka, names.topic_prefix)["BTCUSDT"].sequence > hidden
-            ),
-            "states",
-            worker,
-        )
-        code, printed = tool("verify", given=variables)
-        assert code == 0, printed
-
-
-class Busy(Log):
-    """One whose topics get another event and its state after the end of `current` was asked for."""
-
-    def __init__(
-        self, clients: Clients, topics: Topics, write: Callable[[], None]
-    ) -> None:
-        super().__init__(clients, topics)
-        self._write = write
-
-    def offsets(self, places: Iterable[Partition], moment: int) -> dict[Partition, int]:
-        found = super().offsets(places, moment)
-        self._write()
-        self._write = lambda: None
-        return found
-
-
-def test_verify_reads_the_states_of_events_that_came_meanwhile(
-    kafka: LocalKafka,
-    written: dict[str, str],
-    names: Names,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    old = written["GEX_KAFKA__TOPIC_PREFIX"]
-    event = next(one for one in checker.events(kafka, old) if one.symbol == "BTCUSDT")
-    codec, topics = Codec(SingleObject()), Topics(names.topic_prefix)
-    records = [
-        (codec.decode_state(one.value), one.value)
-        for one in checker.records(kafka, f"{old}.all.current")
-    ]
-    state = next(
-        value
-        for state, value in records
-        if (state.symbol, state.sequence) == ("BTCUSDT", 1)
-    )
-    producer = ck.Producer(
-        {"bootstrap.servers": kafka.bootstrap_servers, "partitioner": "murmur2_random"}
-    )
-
-    def write(sequence: int) -> None:
-        numbered = replace(event, sequence=sequence, event_id=f"all/BTCUSDT/{sequence}")
-        numbered = replace(numbered, before=None if sequence == 1 else event.after)
-        producer.produce(
-            topics.changes("all"), codec.encode_event("", numbered), b"BTCUSDT"
-        )
-        value = codec.encode_state(
-            "", replace(codec.decode_state(state), sequence=sequence)
-        )
-        producer.produce(topics.current("all"), value, b"BTCUSDT")
-        assert producer.flush(30) == 0
-
-    admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    new = [
-        admin_api.NewTopic(topics.changes("all"), 1, 1),
-        admin_api.NewTopic(topics.current("all"), 1, 1),
-    ]
-    for future in admin.create_topics(new).values():
-        future.result(30)
-    write(1)
-    clients = Clients(
-        Kafka(
-            bootstrap_servers=kafka.bootstrap_servers, topic_prefix=names.topic_prefix
-        )
-    )
-    log = Busy(clients, topics, lambda: write(2))
-    assert verify(log, topics, codec, {}) == 0, capsys.readouterr()
-    log.close()
-    assert "ok: 2 events and 2 states of 1 symbols" in capsys.readouterr().out
-
-
-Tampered = tuple[list[Event], list[State]]
-
-
-def _other_words(events: list[Event], states: list[State]) -> Tampered:
-    levels = events[0].after
-    assert levels is not None
-    said = replace(levels, all_expiry=replace(levels.all_expiry, hvl=1.0))
-    return events, [*states[:-1], replace(states[-1], levels=said, published=None)]
-
-
-def _back(events: list[Event], states: list[State]) -> Tampered:
-    return [
-        *events[:3],
-        replace(events[3], computed_at=(events[0].computed_at or 0) - 1),
-        *events[4:],
-    ], states
-
-
-TAMPERED: dict[
-    str, tuple[Callable[[list[Event], list[State]], Tampered], str | None]
-] = {
-    "whole": (lambda events, states: (events, states), None),
-    "a gap": (
-        lambda events, states: ([*events[:2], *events[3:]], states),
-        "gap in the sequence: it follows #2",
-    ),
-    "a double": (
-        lambda events, states: ([*events, events[-1]], states),
-        "duplicate or out of order",
-    ),
-    "an event less": (
-        lambda events, states: (events[:-1], states),
-        "but its last event is #",
-    ),
-    "a state behind": (
-        lambda events, states: (
-            events,
-            [one for one in states if one.sequence < events[-1].sequence],
-        ),
-        "but its state is #",
-    ),
-    "another thing said": (
-        _other_words,
-        "the state differs from the levels its event published",
-    ),
-    "computed_at goes back": (_back, "computed_at goes back"),
-}
-
-
-@pytest.mark.parametrize("what", TAMPERED)
-def test_verify_finds_what_was_tampered_with(
-    kafka: LocalKafka, written: dict[str, str], names: Names, what: str
-) -> None:
-    tamper, said = TAMPERED[what]
-    before = written["GEX_KAFKA__TOPIC_PREFIX"]
-    events = [
-        event for event in checker.events(kafka, before) if event.symbol == "BTCUSDT"
-    ]
-    codec = Codec(SingleObject())
-    states = [
-        state
-        for record in checker.records(kafka, f"{before}.all.current")
-        if (state := codec.decode_state(record.value)).symbol == "BTCUSDT"
-    ]
-    new_events, new_states = tamper(events, states)
-    prefix = names.topic_prefix
-    admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    new = [
-        admin_api.NewTopic(f"{prefix}.all.changes", 1, 1),
-        admin_api.NewTopic(f"{prefix}.all.current", 1, 1),
-    ]
-    for future in admin.create_topics(new).values():
-        future.result(30)
-    producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
-    for event in new_events:
-        producer.produce(
-            f"{prefix}.all.changes",
-            codec.encode_event(f"{prefix}.all.changes", event),
-            b"BTCUSDT",
-        )
-    for state in new_states:
-        producer.produce(
-            f"{prefix}.all.current",
-            codec.encode_state(f"{prefix}.all.current", state),
-            b"BTCUSDT",
-        )
-    assert producer.flush(30) == 0
-    code, printed = tool("verify", given={**written, "GEX_KAFKA__TOPIC_PREFIX": prefix})
-    assert code == (said is not None), printed
-    assert printed.splitlines()[-1].startswith("FAULTY" if said else "ok: ")
-    assert said is None or said in printed, printed
-
-
-def test_verify_finds_records_that_are_not_what_or_where_they_should_be(
-    kafka: LocalKafka, written: dict[str, str], names: Names
-) -> None:
-    codec, prefix = Codec(SingleObject()), names.topic_prefix
-    events = [
-        e
-        for e in checker.events(kafka, written["GEX_KAFKA__TOPIC_PREFIX"])
-        if e.symbol == "BTCUSDT"
-    ]
-    changes, current = f"{prefix}.all.changes", f"{prefix}.all.current"
-    admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    new = [admin_api.NewTopic(changes, 2, 1), admin_api.NewTopic(current, 1, 1)]
-    for future in admin.create_topics(new).values():
-        future.result(30)
-    right = partition_of("BTCUSDT", 2)
-    producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
-    producer.produce(
-        changes, codec.encode_event(changes, events[0]), b"ETHUSDT", partition=right
-    )
-    producer.produce(
-        changes,
-        codec.encode_event(changes, replace(events[1], event_id="1")),
-        b"BTCUSDT",
-        partition=right,
-    )
-    strange = replace(events[2], before=None)
-    producer.produce(
-        changes, codec.encode_event(changes, strange), b"BTCUSDT", partition=right
-    )
-    producer.produce(changes, b"not avro", b"BTCUSDT", partition=right)
-    producer.flush(30)
-    other = replace(events[0], symbol="SOLUSDT", event_id="all/SOLUSDT/1")
-    producer.produce(
-        changes,
-        codec.encode_event(changes, other),
-        b"SOLUSDT",
-        partition=1 - partition_of("SOLUSDT", 2),
-    )
-    producer.produce(current, None, b"BTCUSDT")
-    assert producer.flush(30) == 0
-    code, printed = tool("verify", given={**written, "GEX_KAFKA__TOPIC_PREFIX": prefix})
-    faults = [
-        "BTCUSDT #1: the record key is not the symbol",
-        "BTCUSDT #2: event_id is '1', expected all/BTCUSDT/2",
-        "BTCUSDT #3: `before` differs from the levels published last",
-        "no schema of this version",
-        "SOLUSDT #1: the record is in the wrong partition",
-        "unexpected tombstone",
-        "BTCUSDT: its last event is #3, but it has no state",
-        "SOLUSDT: its last event is #1, but it has no state",
-    ]
-    assert (code, [fault for fault in faults if fault not in printed]) == (1, []), (
-        printed
-    )
-    assert printed.splitlines()[-1].endswith(f"{len(faults)} faults"), printed
-
-
-def test_a_pipe_that_ends_ends_the_tool_quietly(written: dict[str, str]) -> None:
-    for command in ("history BTCUSDT", "watch --from-beginning", "check"):
-        line = f"{sys.executable} -m connector {command} | head -1; exit ${{PIPESTATUS[0]}}"
-        done = subprocess.run(
-            ["bash", "-c", line],
-            check=False,
-            env={**os.environ, **written},
-            capture_output=True,
-            timeout=_SECONDS,
-        )
-        assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (
-            0,
-            b"",
-            1,
-        )
+    with subprocess.Popen(
+        [sys.executable, "-m", "connector", *command.split()],
+        env={**os.environ, **published},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # A small pipe: all events at once must not fit into it, or the tool would wait
+        # for the next event and not notice the end of the reader.
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PAGE_BYTES)
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(90) == 0
+        assert process.stderr.read() == b""

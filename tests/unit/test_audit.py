@@ -1,14 +1,16 @@
-"""What an audit says: a vulnerability fails it, and not having looked is never taken for having found nothing."""
+"""The audit fails for a vulnerability, and never passes a look-up that was not made."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import pytest
+
 from tests.support.audit import verdict
 
 CLEAN = {"name": "aiohttp", "version": "3.14.5", "vulns": []}
-KNOWN = {
+VULNERABLE = {
     "name": "h11",
     "version": "0.14.0",
     "vulns": [
@@ -16,36 +18,51 @@ KNOWN = {
         {"id": "PYSEC-2", "fix_versions": []},
     ],
 }
-UNKNOWN = {"name": "lz4", "skip_reason": "not found"}
+SKIPPED = {"name": "lz4", "skip_reason": "not found"}
 
 
-def of(*packages: Any) -> tuple[list[str], bool, bool]:
-    return verdict(json.dumps({"dependencies": packages, "fixes": []}), "")
+def audit(*packages: Any) -> tuple[list[str], bool, bool]:
+    """Return the lines, whether a vulnerability is known, and whether all were looked up."""
+    report = {"dependencies": packages, "fixes": []}
+    return verdict(json.dumps(report), "")
 
 
-def test_nothing_known_is_said_of_so_many() -> None:
-    assert of(CLEAN, CLEAN) == (["nothing is known against 2 packages"], False, True)
+def test_a_clean_audit_says_how_many_packages_were_looked_up() -> None:
+    lines, is_vulnerable, is_complete = audit(CLEAN, CLEAN)
+    assert lines == ["nothing is known against 2 packages"]
+    assert not is_vulnerable
+    assert is_complete
 
 
-def test_each_vulnerability_is_named_with_the_version_that_mends_it() -> None:
-    assert of(CLEAN, KNOWN) == (
-        ["h11 0.14.0: PYSEC-1, fixed in 0.16.0", "h11 0.14.0: PYSEC-2, fixed in none"],
-        True,
-        True,
-    )
+def test_each_vulnerability_is_named_with_the_version_that_fixes_it() -> None:
+    lines, is_vulnerable, is_complete = audit(CLEAN, VULNERABLE)
+    assert lines == [
+        "h11 0.14.0: PYSEC-1, fixed in 0.16.0",
+        "h11 0.14.0: PYSEC-2, fixed in none",
+    ]
+    assert is_vulnerable
+    assert is_complete
 
 
-def test_a_package_that_was_not_looked_up_is_said_and_hides_no_vulnerability() -> None:
-    lines, known, looked = of(CLEAN, UNKNOWN, KNOWN)
-    assert (known, looked) == (True, False)
+def test_a_skipped_package_is_named_and_hides_no_vulnerability() -> None:
+    lines, is_vulnerable, is_complete = audit(CLEAN, SKIPPED, VULNERABLE)
+    assert is_vulnerable
+    assert not is_complete
     assert len(lines) == 3
     assert lines[-1].startswith("NOT DONE for 1 of 3 packages, nothing is known of lz4")
 
 
-def test_a_database_that_does_not_answer_is_not_done() -> None:
-    for report in ("", "{}", "no json", json.dumps({"dependencies": []})):
-        lines, known, looked = verdict(report, "Traceback\nConnectionError: no route")
-        assert (len(lines), known, looked) == (1, False, False)
-    assert verdict("", "x\nno route")[0] == [
-        "NOT DONE, nothing was looked up: no route"
-    ]
+@pytest.mark.parametrize(
+    "report", ["", "{}", "no json", json.dumps({"dependencies": []})]
+)
+def test_an_audit_without_a_usable_report_is_not_done(report: str) -> None:
+    error = "Traceback\nConnectionError: no route"
+    lines, is_vulnerable, is_complete = verdict(report, error)
+    assert len(lines) == 1
+    assert not is_vulnerable
+    assert not is_complete
+
+
+def test_an_audit_that_was_not_done_quotes_the_last_line_of_the_error() -> None:
+    lines, _, _ = verdict("", "x\nno route")
+    assert lines == ["NOT DONE, nothing was looked up: no route"]

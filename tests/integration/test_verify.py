@@ -1,0 +1,311 @@
+"""`verify` on topics that a worker writes, and on topics that were tampered with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import confluent_kafka as ck
+import confluent_kafka.admin as admin_api
+import pytest
+from msgspec.structs import replace
+
+from connector.config.model import Kafka
+from connector.core.model import Event, State
+from connector.kafka.avro import Codec, SingleObject
+from connector.kafka.clients import Clients
+from connector.kafka.events import Log, Partition
+from connector.kafka.names import Topics, partition_of
+from connector.tools.verify import verify
+from tests.support import checker
+from tests.support.processes import (
+    Program,
+    start_simulator,
+    start_worker,
+    variables_for,
+    wait_until,
+)
+from tests.support.tools import SYMBOLS, create_topics, publish_events, run_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from connector.devkit.local_kafka import LocalKafka
+    from tests.conftest import Names
+
+KEY = b"BTCUSDT"
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Program]:
+    with start_simulator("--period", "1", "--limit", "600") as program:
+        yield program
+
+
+@pytest.fixture(scope="module")
+def published(kafka: LocalKafka, simulator: Program) -> dict[str, str]:
+    """Variables of a stopped worker that has published events of each symbol."""
+    return publish_events(kafka, simulator)
+
+
+@pytest.fixture(scope="module")
+def events(kafka: LocalKafka, published: dict[str, str]) -> list[Event]:
+    """The events of BTCUSDT."""
+    found = checker.events(kafka, published["GEX_KAFKA__TOPIC_PREFIX"])
+    return [event for event in found if event.symbol == "BTCUSDT"]
+
+
+@pytest.fixture(scope="module")
+def states(kafka: LocalKafka, published: dict[str, str]) -> list[State]:
+    """Every state of BTCUSDT that is still in `current`, oldest first."""
+    codec = Codec(SingleObject())
+    topic = f"{published['GEX_KAFKA__TOPIC_PREFIX']}.all.current"
+    found = [codec.decode_state(one.value) for one in checker.records(kafka, topic)]
+    return [state for state in found if state.symbol == "BTCUSDT"]
+
+
+class Writer:
+    """Topics of a test's own, and a producer that writes anything to them."""
+
+    def __init__(self, kafka: LocalKafka, names: Names, partitions: int = 1) -> None:
+        self.prefix = names.topic_prefix
+        self.changes = f"{self.prefix}.all.changes"
+        self.current = f"{self.prefix}.all.current"
+        self.codec = Codec(SingleObject())
+        self.producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
+        create_topics(
+            kafka,
+            admin_api.NewTopic(self.changes, partitions, 1),
+            admin_api.NewTopic(self.current, 1, 1),
+        )
+
+    def event(self, event: Event, key: bytes = KEY, partition: int = 0) -> None:
+        value = self.codec.encode_event(self.changes, event)
+        self.producer.produce(self.changes, value, key, partition=partition)
+
+    def state(self, state: State) -> None:
+        self.producer.produce(self.current, self.codec.encode_state(self.current, state), KEY)
+
+    def flush(self) -> None:
+        assert self.producer.flush(30) == 0
+
+
+def test_verify_finds_no_faults_while_a_worker_writes(
+    kafka: LocalKafka, simulator: Program, names: Names
+) -> None:
+    variables = variables_for(kafka, names, simulator, SYMBOLS)
+
+    def has_published() -> bool:
+        return len(checker.events(kafka, names.topic_prefix)) > 6
+
+    with start_worker(variables) as worker:
+        wait_until(has_published, "events", worker)
+        for _ in range(3):
+            code, printed = run_tool("verify", variables=variables)
+            assert code == 0, printed
+            assert printed.startswith("ok: ")
+
+
+def test_verify_waits_for_a_transaction_that_hides_later_events(
+    kafka: LocalKafka, simulator: Program, names: Names
+) -> None:
+    """A partition of `changes` belongs to all shards.
+
+    An open transaction of another shard hides the events after it, but not their states.
+    """
+    variables = variables_for(kafka, names, simulator, SYMBOLS)
+    variables["GEX_KAFKA__PARTITIONS"] = "1"
+    prefix = names.topic_prefix
+
+    def has_published() -> bool:
+        return len(checker.events(kafka, prefix)) > 4
+
+    with start_worker(variables) as worker:
+        wait_until(has_published, "events", worker)
+        settings = {
+            "bootstrap.servers": kafka.bootstrap_servers,
+            "transactional.id": names.transactional_id,
+            # The broker aborts the transaction after this time, and so ends the wait.
+            "transaction.timeout.ms": 6_000,
+        }
+        other = ck.Producer(settings)
+        other.init_transactions(30)
+        other.begin_transaction()
+        other.produce(f"{prefix}.all.changes", b"never committed", KEY)
+        assert other.flush(30) == 0
+
+        hidden_from = max(
+            state.sequence for state in checker.states(kafka, prefix).values()
+        )
+
+        def has_hidden_event() -> bool:
+            return checker.states(kafka, prefix)["BTCUSDT"].sequence > hidden_from
+
+        wait_until(has_hidden_event, "a state whose event is hidden", worker)
+        code, printed = run_tool("verify", variables=variables)
+        assert code == 0, printed
+
+
+class BusyLog(Log):
+    """A log that grows right after its end was first asked for."""
+
+    def __init__(
+        self, clients: Clients, topics: Topics, write: Callable[[], None]
+    ) -> None:
+        super().__init__(clients, topics)
+        self._write = write
+
+    def offsets(
+        self, partitions: Iterable[Partition], moment: int
+    ) -> dict[Partition, int]:
+        found = super().offsets(partitions, moment)
+        self._write()
+        self._write = lambda: None
+        return found
+
+
+def test_verify_reads_the_states_of_events_that_arrive_meanwhile(
+    kafka: LocalKafka,
+    names: Names,
+    events: list[Event],
+    states: list[State],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    writer = Writer(kafka, names)
+
+    def write(sequence: int) -> None:
+        before = None if sequence == 1 else events[0].after
+        event_id = f"all/BTCUSDT/{sequence}"
+        writer.event(
+            replace(events[0], sequence=sequence, event_id=event_id, before=before)
+        )
+        writer.state(replace(states[0], sequence=sequence))
+        writer.flush()
+
+    write(1)
+    kafka_settings = Kafka(
+        bootstrap_servers=kafka.bootstrap_servers, topic_prefix=writer.prefix
+    )
+    topics = Topics(writer.prefix)
+    log = BusyLog(Clients(kafka_settings), topics, lambda: write(2))
+
+    code = verify(log, topics, writer.codec, {})
+    log.close()
+
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert "ok: 2 events and 2 states of 1 symbols" in printed
+
+
+Records = tuple[list[Event], list[State]]
+
+
+def unchanged(events: list[Event], states: list[State]) -> Records:
+    return events, states
+
+
+def without_an_event(events: list[Event], states: list[State]) -> Records:
+    return [*events[:2], *events[3:]], states
+
+
+def with_a_duplicate(events: list[Event], states: list[State]) -> Records:
+    return [*events, events[-1]], states
+
+
+def without_the_last_event(events: list[Event], states: list[State]) -> Records:
+    return events[:-1], states
+
+
+def without_the_last_state(events: list[Event], states: list[State]) -> Records:
+    last = events[-1].sequence
+    return events, [state for state in states if state.sequence < last]
+
+
+def with_other_levels(events: list[Event], states: list[State]) -> Records:
+    levels = events[0].after
+    assert levels is not None
+    other = replace(levels, all_expiry=replace(levels.all_expiry, hvl=1.0))
+    return events, [*states[:-1], replace(states[-1], levels=other, published=None)]
+
+
+def with_computed_at_going_back(events: list[Event], states: list[State]) -> Records:
+    first = events[0].computed_at
+    assert first is not None
+    older = replace(events[3], computed_at=first - 1)
+    return [*events[:3], older, *events[4:]], states
+
+
+@pytest.mark.parametrize(
+    ("tamper", "fault"),
+    [
+        (unchanged, None),
+        (without_an_event, "gap in the sequence: it follows #2"),
+        (with_a_duplicate, "duplicate or out of order"),
+        (without_the_last_event, "but its last event is #"),
+        (without_the_last_state, "but its state is #"),
+        (with_other_levels, "the state differs from the levels its event published"),
+        (with_computed_at_going_back, "computed_at goes back"),
+    ],
+)
+def test_verify_finds_tampered_records(
+    kafka: LocalKafka,
+    published: dict[str, str],
+    names: Names,
+    events: list[Event],
+    states: list[State],
+    tamper: Callable[[list[Event], list[State]], Records],
+    fault: str | None,
+) -> None:
+    writer = Writer(kafka, names)
+    tampered_events, tampered_states = tamper(events, states)
+    for event in tampered_events:
+        writer.event(event)
+    for state in tampered_states:
+        writer.state(state)
+    writer.flush()
+
+    variables = {**published, "GEX_KAFKA__TOPIC_PREFIX": writer.prefix}
+    code, printed = run_tool("verify", variables=variables)
+
+    summary = printed.splitlines()[-1]
+    if fault is None:
+        assert code == 0, printed
+        assert summary.startswith("ok: ")
+    else:
+        assert code == 1, printed
+        assert summary.startswith("FAULTY")
+        assert fault in printed
+
+
+def test_verify_finds_records_with_wrong_content_or_in_the_wrong_place(
+    kafka: LocalKafka, published: dict[str, str], names: Names, events: list[Event]
+) -> None:
+    writer = Writer(kafka, names, partitions=2)
+    right = partition_of("BTCUSDT", 2)
+    writer.event(events[0], key=b"ETHUSDT", partition=right)
+    writer.event(replace(events[1], event_id="1"), partition=right)
+    writer.event(replace(events[2], before=None), partition=right)
+    writer.producer.produce(writer.changes, b"not avro", KEY, partition=right)
+
+    other = replace(events[0], symbol="SOLUSDT", event_id="all/SOLUSDT/1")
+    wrong = 1 - partition_of("SOLUSDT", 2)
+    writer.event(other, key=b"SOLUSDT", partition=wrong)
+    writer.producer.produce(writer.current, None, KEY)
+    writer.flush()
+
+    variables = {**published, "GEX_KAFKA__TOPIC_PREFIX": writer.prefix}
+    code, printed = run_tool("verify", variables=variables)
+
+    faults = [
+        "BTCUSDT #1: the record key is not the symbol",
+        "BTCUSDT #2: event_id is '1', expected all/BTCUSDT/2",
+        "BTCUSDT #3: `before` differs from the levels published last",
+        "no schema of this version",
+        "SOLUSDT #1: the record is in the wrong partition",
+        "unexpected tombstone",
+        "BTCUSDT: its last event is #3, but it has no state",
+        "SOLUSDT: its last event is #1, but it has no state",
+    ]
+    assert code == 1, printed
+    for fault in faults:
+        assert fault in printed
+    assert printed.splitlines()[-1].endswith(f"{len(faults)} faults"), printed
