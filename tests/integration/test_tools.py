@@ -305,7 +305,9 @@ def revoke_everything(guarded: GuardedKafka) -> None:
         admin_api.AclOperation.ANY,
         admin_api.AclPermissionType.ANY,
     )
-    for future in guarded.admin().delete_acls([everything]).values():
+    # Keep the client: its requests fail when it is collected.
+    admin = guarded.admin()
+    for future in admin.delete_acls([everything]).values():
         future.result(30)
 
 

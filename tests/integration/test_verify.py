@@ -83,7 +83,9 @@ class Writer:
         self.producer.produce(self.changes, value, key, partition=partition)
 
     def state(self, state: State) -> None:
-        self.producer.produce(self.current, self.codec.encode_state(self.current, state), KEY)
+        self.producer.produce(
+            self.current, self.codec.encode_state(self.current, state), KEY
+        )
 
     def flush(self) -> None:
         assert self.producer.flush(30) == 0
