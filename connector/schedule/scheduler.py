@@ -1,6 +1,6 @@
-"""When to check each batch: where its refreshes are likely, at one price for all. Pure.
+"""Decide when to check each batch: where its refreshes are likely, at one price for all. Pure.
 
-Moments come in as seconds of a monotonic clock, chance as a callable.
+Moments are seconds of a monotonic clock that the caller passes in; so is the source of random numbers.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ if TYPE_CHECKING:
 
     from connector.schedule.batches import Batch
 
-# Between two tries of what is refused, a key or a symbol that stands alone; longer
-# where these are many.
+# Between two tries of a refused key, or of a refused symbol; longer if many symbols are
+# refused.
 SLOW_RETRY_SECONDS: Final = 60
 
-_SLOWEST_RETRY_SECONDS: Final = 3600
+_MAX_SLOW_RETRY_SECONDS: Final = 3600
 
-# Of the wait after failures: 32 s, about a refresh; who is back should not wait longer
-# for us.
+# Doublings of the wait after failures: up to 32 s, about one refresh, so that recovery
+# is noticed soon.
 _MAX_DOUBLINGS: Final = 5
 
-_MUCH: Final = 1.25
-# A price this many times higher or lower is another price, or one that nothing was
-# measured at.
-_FAR: Final = 4.0
+# Plans are made again when a new budget moves the price by this factor, up or down.
+_REPLAN_PRICE_RATIO: Final = 1.25
 
-_USUAL_BUDGET: Final = 54.0
+# Beyond this factor, the last checks say little about the new price.
+_DOUBT_PRICE_RATIO: Final = 4.0
+
 # Weight of the last check in a batch's averages.
+_USUAL_BUDGET: Final = 54.0
 _SMOOTHING: Final = 0.1
 
 # However long checks wait, the price takes them for this many at most, so that it does
@@ -53,11 +54,11 @@ _MAX_WANTED_CHECKS: Final = 10.0
 # deviations of a fifth of the period.
 _EVEN_DELAY_RATIO: Final = 0.9
 
-_LEAST_BUDGET: Final = 0.01
-_LEAST_AHEAD_SECONDS: Final = 1.0
-# How far a plan looks: so many of the batch's usual intervals, and past the next
-# refresh.
-_INTERVALS_AHEAD: Final = 4
+# How far a plan looks ahead, in the batch's usual intervals. It always looks past the
+# next refresh.
+_MIN_BUDGET: Final = 0.01
+_MIN_HORIZON_SECONDS: Final = 1.0
+_HORIZON_INTERVALS: Final = 4
 
 
 class Plan(Value, frozen=True):
@@ -218,16 +219,19 @@ class Schedule:
 
     @property
     def price(self) -> float:
-        """Of a check, in symbol-seconds of delay."""
+        """The price of a check, in symbol-seconds of delay."""
         return self._price.value
 
     @property
     def lag_seconds(self) -> float:
-        """From a refresh's computation to when it can be seen, as far as is known; clocks included."""
+        """The estimated time from a refresh's computation until it is visible, including the clocks' error."""
         return self._lag.seconds
 
     def set_batches(self, batches: Sequence[Batch], now: float) -> None:
-        """Set the batches. One that was there keeps its place; symbols keep what is known of them in any batch."""
+        """Set the batches to check.
+
+        A batch that was there before keeps its plan. A symbol keeps its forecast in whichever batch it is.
+        """
         if self._slots.keys() == set(batches):
             return
         before = sum(len(slot.symbols) for slot in self._slots.values())
@@ -261,9 +265,8 @@ class Schedule:
             elif known_at := [
                 planned[id(known)] for known in slot.symbols if id(known) in planned
             ]:
-                slot.plan(
-                    min(known_at), Purpose.EXPECTED
-                )  # plans for a thousand batches take seconds
+                # New plans for hundreds of batches at once would block the event loop.
+                slot.plan(min(known_at), Purpose.EXPECTED)
             else:
                 self._replan(slot, now, now)
         if before:
@@ -279,16 +282,20 @@ class Schedule:
         return self._budget
 
     def set_budget(self, budget_per_minute: float, now: float) -> None:
-        """Plan with this budget. Where the price moves much, plans are made again."""
-        budget_per_minute = max(budget_per_minute, _LEAST_BUDGET)
+        """Plan with this budget from now on. If the price moves much, make plans again."""
+        budget_per_minute = max(budget_per_minute, _MIN_BUDGET)
         if budget_per_minute == self._budget:
             return
         self._pace.set_budget(budget_per_minute, now)
-        self._budget, before = budget_per_minute, self.price
+        before = self.price
+        self._budget = budget_per_minute
         self._settle()
-        if before and not 1 / _FAR < self.price / before < _FAR:
+        if (
+            before
+            and not 1 / _DOUBT_PRICE_RATIO < self.price / before < _DOUBT_PRICE_RATIO
+        ):
             self._price.doubt()
-        if not before / _MUCH < self.price < before * _MUCH:
+        if not before / _REPLAN_PRICE_RATIO < self.price < before * _REPLAN_PRICE_RATIO:
             for slot in self._slots.values():
                 if slot.at is not None and slot.purpose in {
                     Purpose.EXPECTED,
@@ -298,32 +305,30 @@ class Schedule:
 
     @property
     def held_until(self) -> tuple[float, float]:
-        """Before when no batch is checked: as the server said, and as long as the key is refused."""
+        """The moments before which no batch is checked: by the server's request, and for a refused key."""
         return self._held_until, self._held_for_key_until
 
     def planned_checks(self) -> list[PlannedCheck]:
-        """Every batch's next check, for people who ask."""
+        """Return the next check of every batch, for display."""
         return [
-            PlannedCheck(batch, s.at, s.purpose, s.check, s.failures)
-            for batch, s in self._slots.items()
+            PlannedCheck(batch, slot.at, slot.purpose, slot.check, slot.failures)
+            for batch, slot in self._slots.items()
         ]
 
     def next_check_at(self, batch: Batch) -> float | None:
-        """When the batch is checked next; None while it is."""
+        """Return when the batch is checked next, None while a request for it is in flight."""
         slot = self._slots.get(batch)
-        return (
-            None
-            if slot is None or slot.at is None
-            else self._may_start_at(slot, slot.at)
-        )
+        if slot is None or slot.at is None:
+            return None
+        return self._may_start_at(slot, slot.at)
 
     def asked_at(self, batch: Batch) -> float | None:
-        """When the batch was last asked for."""
+        """Return when the batch's last request was sent, None before the first."""
         slot = self._slots.get(batch)
         return None if slot is None else slot.sent_at
 
     def move(self, batch: Batch, at: float) -> None:
-        """Have the next check of a batch at this moment, where none is under way."""
+        """Move the next check of a batch to this moment, unless a request for it is in flight."""
         slot = self._slots.get(batch)
         if slot is not None and slot.at is not None:
             slot.plan(at, slot.purpose)
@@ -335,7 +340,7 @@ class Schedule:
         computed_at: Sequence[int],
         server_ahead_seconds: float,
     ) -> None:
-        """Learn the rhythm from refreshes that were seen before this schedule was there, oldest first."""
+        """Learn a symbol's rhythm from refreshes before this schedule existed, oldest first."""
         known = self._known.get((feed, symbol))
         if known is not None and known.forecast.last is None:
             for moment in computed_at:
@@ -344,11 +349,11 @@ class Schedule:
                 known.computed_at = moment
 
     def covers(self, batch: Batch) -> bool:
-        """Whether it is among the batches."""
+        """Return True if this is one of the batches to check."""
         return batch in self._slots
 
     def next(self) -> tuple[float, Batch] | None:
-        """The next check and its moment, None while there is nothing to wait for."""
+        """Return the next check and its moment, None while there is nothing to wait for."""
         earliest: tuple[float, float] | None = None
         chosen: Batch | None = None
         for batch, slot in self._slots.items():
@@ -363,7 +368,7 @@ class Schedule:
         return earliest[0], chosen
 
     def started(self, batch: Batch, now: float) -> Purpose:
-        """Take the request as under way: no second one is made for this batch meanwhile."""
+        """Take the batch's request as in flight. No second one starts until it is finished."""
         self._in_flight.add(batch)
         self._pace.take(now)
         slot = self._slots[batch]
@@ -380,19 +385,19 @@ class Schedule:
         now: float,
         dates: ComputedTimes | None = None,
     ) -> list[Refresh]:
-        """The request ended. Returns the refreshes it showed, but for a symbol's first.
+        """Take the batch's request as ended, and plan the next one.
 
-        Failures back off exponentially with full jitter (AWS Architecture Blog, *Exponential Backoff And Jitter*,
-        2015).
+        Returns the refreshes it showed, except the first of a symbol. Failures back off exponentially with full
+        jitter (AWS Architecture Blog, *Exponential Backoff And Jitter*, 2015).
         """
         self._in_flight.discard(batch)
         slot = self._slots.get(batch)
-        if slot is None:  # its symbols are in other batches by now, or gone
-            return (
-                self._learn(batch, sent_at, now, dates)
-                if outcome is Outcome.ANSWERED
-                else []
-            )
+        if slot is None:
+            # Its symbols have moved to other batches meanwhile, or to another worker.
+            if outcome is not Outcome.ANSWERED:
+                return []
+            return self._learn(batch, sent_at, now, dates)
+
         self._account(slot, sent_at)
         if batch.refused:
             slot.plan(now + self._slow_retry_seconds(), Purpose.REFUSED)
@@ -402,49 +407,47 @@ class Schedule:
             return []
         if outcome is Outcome.FAILED:
             slot.failures += 1
-            ceiling = min(
-                self._plan.max_interval_seconds,
-                2.0 ** min(slot.failures, _MAX_DOUBLINGS),
-            )
+            doublings = min(slot.failures, _MAX_DOUBLINGS)
+            ceiling = min(self._plan.max_interval_seconds, 2.0**doublings)
             wait = max(self._plan.min_interval_seconds, self._chance() * ceiling)
             slot.plan(now + wait, Purpose.RETRY)
             return []
+
         slot.failures = 0
         found = self._learn(batch, sent_at, now, dates)
         self._replan(slot, sent_at, now)
         return found
 
     def is_held(self, now: float) -> bool:
-        """Whether all batches are to wait."""
+        """Return True while all batches have to wait."""
         return now < max(self._held_until, self._held_for_key_until)
 
     def hold(self, until: float) -> None:
-        """No check of any batch before that moment: the server said so."""
+        """Check no batch before this moment, at the server's request."""
         self._held_until = max(self._held_until, until)
 
     def hold_for_key(self, until: float) -> None:
-        """No check of any batch before that moment, or until the key changes: it is refused."""
+        """Check no batch before this moment or a change of the key, since it is refused."""
         self._held_for_key_until = until
 
     def release_for_key(self, now: float) -> None:
-        """The key has changed: every batch is due."""
+        """Make every batch due, since the key has changed."""
         self._held_for_key_until = float("-inf")
         for slot in self._slots.values():
             if slot.at is not None:
                 slot.plan(min(slot.at, now), slot.purpose)
 
     def forecast(self, feed: str, symbol: str) -> Forecast | None:
-        """What is known of a symbol's rhythm."""
+        """Return the forecast of a symbol's refreshes, None for an unknown symbol."""
         known = self._known.get((feed, symbol))
         return None if known is None else known.forecast
 
     def _settle(self) -> None:
-        if self.fixed_price is None:
-            self._price.settle(
-                self._budget, len(self._known) / max(len(self._slots), 1)
-            )
-        else:
+        if self.fixed_price is not None:
             self._price.value = self.fixed_price
+            return
+        symbols_per_check = len(self._known) / max(len(self._slots), 1)
+        self._price.settle(self._budget, symbols_per_check)
 
     def _may_start_at(self, slot: _Slot, at: float) -> float:
         """Return when a check that is planned for `at` may start: not while it is held, nor faster than the pace.
@@ -461,69 +464,68 @@ class Schedule:
         if slot.sent_at is not None:
             slot.follow(sent_at, self.price)
         slot.sent_at = sent_at
-        check, slot.check = slot.check, None
-        if (
-            check is None or slot.purpose is Purpose.SEARCH
-        ):  # what may never come says nothing about the target
+        check = slot.check
+        slot.check = None
+        # A search looks for refreshes that may never come; it says nothing about the target.
+        if check is None or slot.purpose is Purpose.SEARCH:
             check = Check(sent_at, 0.0, 0.0)
         self._price.checked(sent_at, check.expected, check.delay, slot.wanted_checks)
         self._settle()
 
     def _slow_retry_seconds(self) -> float:
-        """So that what is refused takes a tenth of the budget at most."""
+        """Return the interval between tries of a refused symbol. All together take a tenth of the budget at most."""
         refused = sum(batch.refused for batch in self._slots)
-        return min(
-            max(SLOW_RETRY_SECONDS, 600 * refused / self._budget),
-            _SLOWEST_RETRY_SECONDS,
-        )
+        wait = max(SLOW_RETRY_SECONDS, 600 * refused / self._budget)
+        return min(wait, _MAX_SLOW_RETRY_SECONDS)
 
     def _learn(
         self, batch: Batch, sent_at: float, now: float, dates: ComputedTimes | None
     ) -> list[Refresh]:
+        """Learn from an answer, and return the refreshes that it showed."""
         found = []
         for symbol in batch.symbols:
             known = self._known.get((batch.feed, symbol))
             if known is None:
                 continue
-            before, known.looked_at = known.looked_at, sent_at
+            before = known.looked_at
+            known.looked_at = sent_at
             computed_at = None if dates is None else dates.computed_at.get(symbol)
             if dates is None or computed_at is None or computed_at <= known.computed_at:
                 continue
             known.computed_at = computed_at
             at = computed_at / MICROS - dates.server_ahead_seconds
-            if before is None:  # it may have been there for long, and others before it
+            if before is None:
+                # The refresh may be old, and others may have come before it.
                 known.forecast.learn(at, self._lag.seconds, known.forecast.last or at)
                 continue
-            known.forecast.learn(
-                at, self._lag.learn(min(before, now) - at, now - at), before
-            )
+            lag = self._lag.learn(min(before, now) - at, now - at)
+            known.forecast.learn(at, lag, before)
             found.append(Refresh(symbol, before))
         return found
 
     def _replan(self, slot: _Slot, start: float, now: float) -> None:
-        earliest = (
-            now
-            if slot.sent_at is None
-            else max(now, slot.sent_at + self._plan.min_interval_seconds)
-        )
+        """Plan the batch's next check from `start`, the last time it was asked for, or from now."""
+        earliest = now
+        last_at = start
+        if slot.sent_at is not None:
+            earliest = max(now, slot.sent_at + self._plan.min_interval_seconds)
+            last_at = slot.sent_at
         if not self.price:
             slot.plan(earliest, Purpose.EXPECTED)
             return
-        longest = max(
-            self._plan.max_interval_seconds,
-            120 * len(self._slots) / max(self._budget, 1),
-        )
-        ceiling = max(
-            (start if slot.sent_at is None else slot.sent_at) + longest,
-            earliest + _LEAST_AHEAD_SECONDS,
-        )
+
+        # A scarce budget allows each batch one check in a round; a batch may wait for two rounds.
+        round_seconds = 60 * len(self._slots) / max(self._budget, 1)
+        longest = max(self._plan.max_interval_seconds, 2 * round_seconds)
+        ceiling = max(last_at + longest, earliest + _MIN_HORIZON_SECONDS)
         settled = min(known.forecast.settled_by(start) for known in slot.symbols)
-        end = min(max(start + _INTERVALS_AHEAD * slot.interval, settled), ceiling)
+        end = min(max(start + _HORIZON_INTERVALS * slot.interval, settled), ceiling)
         curves = [
             known.forecast.curve(known.looked_at or start, end)
             for known in slot.symbols
         ]
         slot.check = next_check(curves, self.price, start, end)
+
         lost = all(known.forecast.is_lost(start) for known in slot.symbols)
         preferred_at = slot.check.at
         if not lost:
