@@ -1,6 +1,6 @@
-"""Which symbols share a request: at most eight, packed over all the shards of a feed that a worker owns. Pure.
+"""Pack symbols into requests: at most eight each, over all shards of a feed that a worker owns. Pure.
 
-Symbols that are refreshed at about the same time are packed together, so that one check shows all of them.
+Symbols that are refreshed at about the same time share a request, so that one check shows all of them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 MAX_SYMBOLS: Final = 8
 
 
-# Periods within a tenth of each other are packed as one.
-_SAME_PERIOD: Final = log(1.1)
+# Periods within a tenth of each other count as the same.
+_SAME_PERIOD_LOG_RATIO: Final = log(1.1)
 
-_WORTH_IT: Final = 0.8
-# Batches are packed anew where that makes them so much narrower, each by so much on
-# average.
-_WORTH_SECONDS: Final = 1.0
+# Batches are regrouped if their refreshes then lie closer together: in this ratio, and
+# by this much per batch.
+_REGROUP_WIDTH_RATIO: Final = 0.8
+_REGROUP_SECONDS_PER_BATCH: Final = 1.0
 
 
 class Batch(Value, frozen=True):
-    """The symbols of one request. A `refused` one stands alone, is known to be refused, and is tried slowly."""
+    """The symbols of one request. A `refused` batch is one symbol that the upstream refuses; it is tried rarely."""
 
     feed: str
     symbols: tuple[str, ...]
@@ -36,9 +36,10 @@ class Batch(Value, frozen=True):
 
 
 class Batches:
-    """Packs the symbols of one feed, and finds the one for which the upstream refuses a whole request.
+    """The batches of one feed.
 
-    A refused batch is halved until its culprit stands alone; whatever is answered is packed with the others again.
+    When the upstream refuses a request because of one symbol, the batch is halved until that symbol is alone. Symbols
+    that are answered join the others again.
     """
 
     def __init__(self, feed: str, size: int = MAX_SYMBOLS) -> None:
@@ -51,44 +52,36 @@ class Batches:
         self._refused: set[str] = set()
 
     def own(self, symbols: Iterable[str]) -> None:
-        """Set the symbols that are asked for from now on."""
-        self._owned = owned = frozenset(symbols)
-        self._suspects = [
-            kept
-            for group in self._suspects
-            if (kept := tuple(s for s in group if s in owned))
-        ]
-        self._refused &= owned
-        self._healthy = (
-            set(owned)
-            - self._refused
-            - {symbol for group in self._suspects for symbol in group}
-        )
+        """Set the symbols to request from now on."""
+        self._owned = frozenset(symbols)
+        self._forget(self._asked() - self._owned)
+        self._healthy = set(self._owned) - self._refused
+        for group in self._suspects:
+            self._healthy.difference_update(group)
 
     def all(self) -> tuple[Batch, ...]:
-        """Every batch, in an order that depends on the symbols and on what `regroup` was told."""
-        packed = self._packed(self._order)
-        alone = [
-            Batch(self._feed, (symbol,), refused=True)
-            for symbol in sorted(self._refused)
-        ]
-        return (
-            *(Batch(self._feed, symbols) for symbols in (*packed, *self._suspects)),
-            *alone,
-        )
+        """Return every batch. The order depends only on the symbols and on the last regrouping."""
+        batches = []
+        for symbols in (*self._packed(self._order), *self._suspects):
+            batches.append(Batch(self._feed, symbols))
+        for symbol in sorted(self._refused):
+            batches.append(Batch(self._feed, (symbol,), refused=True))
+        return tuple(batches)
 
     def refused(self, symbols: Sequence[str]) -> None:
-        """The upstream refused a request for just these symbols."""
+        """Take a request for exactly these symbols as refused."""
         self._forget(symbols)
         middle = len(symbols) // 2
         if middle == 0:
             self._refused |= self._owned.intersection(symbols)
-        for half in (symbols[:middle], symbols[middle:]) if middle else ():
-            if kept := tuple(symbol for symbol in half if symbol in self._owned):
-                self._suspects.append(kept)
+            return
+        for half in (symbols[:middle], symbols[middle:]):
+            owned = tuple(symbol for symbol in half if symbol in self._owned)
+            if owned:
+                self._suspects.append(owned)
 
     def answered(self, symbols: Sequence[str]) -> bool:
-        """The upstream answered a request for these symbols: none of them is a culprit. True: the batches changed."""
+        """Take these symbols as healthy, since a request for them was answered. Returns True if the batches changed."""
         if self._healthy.issuperset(symbols):
             return False
         self._forget(symbols)
@@ -96,9 +89,9 @@ class Batches:
         return True
 
     def regroup(self, rhythms: Mapping[str, tuple[float, float]]) -> bool:
-        """Pack by period and next refresh (seconds; a symbol without a rhythm comes last). True: the batches changed.
+        """Pack symbols by period and next refresh, in seconds. Symbols without a rhythm come last.
 
-        They change only where they become clearly narrower in time.
+        Returns True if the batches changed. They change only if their refreshes then lie clearly closer together.
         """
         if len(self._healthy) <= self._size:
             return False
@@ -108,7 +101,9 @@ class Batches:
         }
         packed = self._packed(order)
         now, then = _width(self._packed(self._order), rhythms), _width(packed, rhythms)
-        if then >= min(_WORTH_IT * now, now - _WORTH_SECONDS * len(packed)):
+        if then >= min(
+            _REGROUP_WIDTH_RATIO * now, now - _REGROUP_SECONDS_PER_BATCH * len(packed)
+        ):
             return False
         self._order = order
         return True
@@ -122,27 +117,33 @@ class Batches:
             for at in range(0, len(healthy), self._size)
         ]
 
-    def _forget(self, symbols: Sequence[str]) -> None:
+    def _asked(self) -> set[str]:
+        """Return the symbols of all batches."""
+        return self._healthy.union(self._refused, *self._suspects)
+
+    def _forget(self, symbols: Iterable[str]) -> None:
+        """Take symbols out of all batches."""
         gone = set(symbols)
         self._healthy -= gone
         self._refused -= gone
-        self._suspects = [
-            kept
-            for group in self._suspects
-            if (kept := tuple(s for s in group if s not in gone))
-        ]
+        remaining = []
+        for group in self._suspects:
+            kept = tuple(symbol for symbol in group if symbol not in gone)
+            if kept:
+                remaining.append(kept)
+        self._suspects = remaining
 
 
 def _ordered(
     rhythms: Mapping[str, tuple[float, float]], symbols: Iterable[str]
 ) -> list[str]:
-    """Symbols of about one period together, in the order of their refreshes, from the longest pause on."""
+    """Return symbols of about the same period together, in the order of their refreshes after the longest pause."""
     known = sorted(
         (rhythms[symbol][0], symbol) for symbol in symbols if symbol in rhythms
     )
     groups: list[tuple[float, list[str]]] = []
     for period, symbol in known:
-        if not groups or log(period / groups[-1][0]) > _SAME_PERIOD:
+        if not groups or log(period / groups[-1][0]) > _SAME_PERIOD_LOG_RATIO:
             groups.append((period, []))
         groups[-1][1].append(symbol)
     ordered = []
@@ -160,7 +161,10 @@ def _ordered(
 def _width(
     packed: Iterable[Sequence[str]], rhythms: Mapping[str, tuple[float, float]]
 ) -> float:
-    """Seconds that the refreshes of each batch lie apart, in all; a period where they have no order."""
+    """Return the total time over which the refreshes of each batch are spread, in seconds.
+
+    A batch without a common rhythm counts with its longest period.
+    """
     total = 0.0
     for symbols in packed:
         known = [rhythms[symbol] for symbol in symbols if symbol in rhythms]
@@ -171,6 +175,9 @@ def _width(
         pause = max(
             after - before for before, after in pairwise([*phases, phases[0] + longest])
         )
-        ordered = len(known) == len(symbols) and log(longest / shortest) < _SAME_PERIOD
+        ordered = (
+            len(known) == len(symbols)
+            and log(longest / shortest) < _SAME_PERIOD_LOG_RATIO
+        )
         total += longest - pause if ordered else longest
     return total
