@@ -39,8 +39,10 @@ _REPLAN_PRICE_RATIO: Final = 1.25
 # Beyond this factor, the last checks say little about the new price.
 _DOUBT_PRICE_RATIO: Final = 4.0
 
-# Weight of the last check in a batch's averages.
+# Requests a minute until a budget is set: nine tenths of the smallest plan's limit.
 _USUAL_BUDGET: Final = 54.0
+
+# Weight of the last check in a batch's averages.
 _SMOOTHING: Final = 0.1
 
 # However long checks wait, the price takes them for this many at most, so that it does
@@ -54,10 +56,11 @@ _MAX_WANTED_CHECKS: Final = 10.0
 # deviations of a fifth of the period.
 _EVEN_DELAY_RATIO: Final = 0.9
 
-# How far a plan looks ahead, in the batch's usual intervals. It always looks past the
-# next refresh.
 _MIN_BUDGET: Final = 0.01
 _MIN_HORIZON_SECONDS: Final = 1.0
+
+# How far a plan looks ahead, in the batch's usual intervals. It always looks past the
+# next refresh.
 _HORIZON_INTERVALS: Final = 4
 
 
