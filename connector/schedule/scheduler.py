@@ -168,8 +168,15 @@ class _Slot(msgspec.Struct):
         self.purpose = purpose
 
     @property
+    def is_starved(self) -> bool:
+        """True if refreshes come more often than checks: averages of a few checks are then too old to act on."""
+        return self.interval > USUAL_PERIOD_SECONDS
+
+    @property
     def wanted_checks(self) -> float:
         """Checks that the plans wanted for each that was sent: more than 1 while checks wait for their turn."""
+        if self.is_starved:
+            return 1.0
         unhindered = max(self.interval - self.wait, self.interval / _MAX_WANTED_CHECKS)
         return self.interval / unhindered
 
@@ -195,7 +202,7 @@ class _Slot(msgspec.Struct):
         Where refreshes come at almost any moment, plans save less than they claim, and the longest delays are longer.
         """
         saves_enough = self.delay <= _EVEN_DELAY_RATIO * self.even_delay
-        if self.sent_at is None or saves_enough:
+        if self.sent_at is None or saves_enough or self.is_starved:
             return planned_at
         return self.sent_at + self.gap * sqrt(price)
 
