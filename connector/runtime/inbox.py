@@ -97,12 +97,14 @@ class Inbox:
         return bool(self._observations or self._quarantined or self._attempt)
 
     def add(self, observation: Observation) -> None:
-        """Add an observation. If too many wait, it replaces the newest one before it."""
+        """Add an observation. If too many wait, it collapses with the last one."""
         waiting = self._observations.setdefault(observation.symbol, [])
         if len(waiting) >= MAX_WAITING:
-            replaced = waiting.pop()
-            collapsed = observation.collapsed + replaced.collapsed + 1
-            observation = replace(observation, collapsed=collapsed)
+            last = waiting.pop()
+            collapsed = observation.collapsed + last.collapsed + 1
+            # An overtaken answer must not displace newer levels: it would be dropped later.
+            survivor = last if _is_older(observation, last) else observation
+            observation = replace(survivor, collapsed=collapsed)
             self._on_collapsed()
         waiting.append(observation)
 
@@ -171,3 +173,14 @@ class Inbox:
             self.add(observation)
         for entry in (*work.quarantined, *newer_entries.values()):
             self.quarantine(entry)
+
+
+def _is_older(observation: Observation, other: Observation) -> bool:
+    """Return True if both have levels, and the first has those of an older refresh."""
+    if observation.entry is None or other.entry is None:
+        return False
+    computed_at = observation.entry.computed_at
+    other_computed_at = other.entry.computed_at
+    if computed_at is None or other_computed_at is None:
+        return False
+    return computed_at < other_computed_at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from connector.core.model import Levels, Observation, Source, State, Status
 from connector.core.transition import Transition
@@ -69,6 +70,28 @@ def test_if_too_many_wait_the_newest_are_collapsed_and_counted() -> None:
     newest = shown(MAX_WAITING + 2, collapsed=3)
     assert inbox.take().observations == (*oldest, newest)
     assert inbox.collapsed == 3
+
+
+def test_an_overtaken_answer_does_not_displace_newer_levels() -> None:
+    inbox = CountingInbox()
+    for computed_at in range(MAX_WAITING):
+        inbox.add(seen(Levels(spot_price=1.0), computed_at, symbol="A"))
+    newest = seen(Levels(spot_price=2.0), 100, symbol="A")
+    inbox.add(newest)
+    inbox.add(seen(Levels(spot_price=3.0), 50, symbol="A"))
+    *_, last = inbox.take().observations
+    assert last == replace(newest, collapsed=2)
+    assert inbox.collapsed == 2
+
+
+def test_an_absence_displaces_the_levels_before_it() -> None:
+    inbox = CountingInbox()
+    for computed_at in range(MAX_WAITING):
+        inbox.add(seen(Levels(spot_price=1.0), computed_at, symbol="A"))
+    missing = seen(None, status=Status.MISSING, symbol="A")
+    inbox.add(missing)
+    *_, last = inbox.take().observations
+    assert last == replace(missing, collapsed=1)
 
 
 def test_a_symbol_never_crowds_out_another() -> None:
