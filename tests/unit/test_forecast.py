@@ -287,7 +287,7 @@ def test_within_a_window_what_is_left_falls_from_1_to_0() -> None:
     forecast = learnt(grid(200))
     since = last_of(forecast) + 10
     curve = forecast.curve(since, since + 30)
-    lefts = [point.left for point in curve]
+    lefts = [point.pending for point in curve]
     window = lefts[1:-1]
     assert lefts[0] == lefts[-1] == 0
     assert window[0] == pytest.approx(1, abs=0.05)
@@ -305,8 +305,8 @@ def test_where_nothing_came_so_far_the_rest_is_more_likely() -> None:
     given = (value(before, until) - gone) / (1 - gone)
     assert value(after, until) == pytest.approx(given, rel=1e-6)
     assert after[-1].expected == pytest.approx((whole - gone) / (1 - gone), rel=1e-6)
-    assert after[0].left == pytest.approx(after[-1].expected, rel=1e-6)
-    assert after[0].left < before[1].left
+    assert after[0].pending == pytest.approx(after[-1].expected, rel=1e-6)
+    assert after[0].pending < before[1].pending
 
 
 def test_each_period_brings_one_refresh() -> None:
@@ -398,7 +398,7 @@ def test_whatever_was_seen_a_curve_starts_at_nothing_and_never_falls(
     assert all(
         sooner.expected <= later.expected + 1e-9 for sooner, later in pairwise(curve)
     )
-    assert all(-1e-9 <= point.left <= 1 + 1e-9 for point in curve)
+    assert all(-1e-9 <= point.pending <= 1 + 1e-9 for point in curve)
     assert since <= forecast.settled_by(since)
     assert forecast.period is None or forecast.period > 0
 
