@@ -159,11 +159,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
             await _stop(loops, group, shards)
             health.unregister(_GROUP_LOOP)
     finally:
-        await client.close()
-        api.close()
-        await listener.stop()
-        # A call that hangs in a thread must not delay the end of the process.
-        executor.shutdown(wait=False, cancel_futures=True)
+        await _clean_up(client, api, listener, executor)
     return supervisor.exit_code
 
 
@@ -247,6 +243,19 @@ async def _stop(loops: list[asyncio.Task[None]], group: Group, shards: Shards) -
     await shards.close(list(shards.owned), remaining_seconds)
     level = logging.INFO if left else logging.WARNING
     _log.log(level, "stopped", extra={"group_left_in_time": left})
+
+
+async def _clean_up(
+    client: Client, api: Api, listener: Listener, executor: ThreadPoolExecutor
+) -> None:
+    """Close everything that serves others, even if the client cannot be closed."""
+    try:
+        await client.close()
+    finally:
+        api.close()
+        await listener.stop()
+        # A call that hangs in a thread must not delay the end of the process.
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _symbols_of(feed: Feed, partition: int, shards: int) -> frozenset[str]:

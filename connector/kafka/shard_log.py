@@ -144,7 +144,6 @@ class ShardLog:
             ShardCorrupt: the topic holds records that the connector did not write.
         """
         self.abort()
-        self._abandoned = False
         started_at = time.monotonic()
 
         # Fence the predecessors before reading the state that they left.

@@ -102,8 +102,9 @@ class Inbox:
         if len(waiting) >= MAX_WAITING:
             last = waiting.pop()
             collapsed = observation.collapsed + last.collapsed + 1
-            # An overtaken answer must not displace newer levels: it would be dropped later.
-            survivor = last if _is_older(observation, last) else observation
+            # An overtaken answer must not displace another: it would be dropped later.
+            is_overtaken = _is_overtaken(observation, [*waiting, last])
+            survivor = last if is_overtaken else observation
             observation = replace(survivor, collapsed=collapsed)
             self._on_collapsed()
         waiting.append(observation)
@@ -175,12 +176,13 @@ class Inbox:
             self.quarantine(entry)
 
 
-def _is_older(observation: Observation, other: Observation) -> bool:
-    """Return True if both have levels, and the first has those of an older refresh."""
-    if observation.entry is None or other.entry is None:
+def _is_overtaken(observation: Observation, waiting: Iterable[Observation]) -> bool:
+    """Return True if levels of a newer refresh wait already."""
+    if observation.entry is None or observation.entry.computed_at is None:
         return False
-    computed_at = observation.entry.computed_at
-    other_computed_at = other.entry.computed_at
-    if computed_at is None or other_computed_at is None:
-        return False
-    return computed_at < other_computed_at
+    for other in waiting:
+        if other.entry is None or other.entry.computed_at is None:
+            continue
+        if other.entry.computed_at > observation.entry.computed_at:
+            return True
+    return False

@@ -257,6 +257,8 @@ class Shard:
         # An assignment that ended before it was served is skipped.
         while self._assignment is None or self._assignment.over.is_set():
             self._assignment = None
+            # Nobody else answers the requests that came during a skipped assignment.
+            self._snapshots.refuse_all(MOVED_AWAY)
             self._assigned.clear()
             await self._assigned.wait()
         return self._assignment
@@ -313,6 +315,8 @@ class Shard:
         # An error that ends the task leaves an open shard behind.
         if self.phase is not Phase.CLOSING:
             self._enter(Phase.CLOSING, None)
+        # The raw answers are not needed any more, and a worker can lose many shards.
+        self._intake.restart()
         self._enter(Phase.CLOSED, None)
 
     def _start_closing(self) -> None:

@@ -60,7 +60,7 @@ class Shards:
 
     def assigned(self, shards: list[ShardId]) -> None:
         """Open shards: they belong to this worker."""
-        self._loop.call_soon_threadsafe(self._assign, shards)
+        self._call_in_order(self._assign, shards)
 
     def revoked(self, shards: list[ShardId]) -> None:
         """Close shards. They go to another worker as soon as this call returns."""
@@ -69,13 +69,24 @@ class Shards:
 
     def lost(self, shards: list[ShardId]) -> None:
         """Abandon shards: they already belong to others."""
-        self._loop.call_soon_threadsafe(self._lose, shards)
+        self._call_in_order(self._lose, shards)
 
     def failed(self, error: Exception) -> None:
         """Stop the worker: the group's thread has ended."""
         self._loop.call_soon_threadsafe(
             self._supervisor.fail_by_defect, "the group's thread ended", error
         )
+
+    def _call_in_order(
+        self, call: Callable[[list[ShardId]], None], shards: list[ShardId]
+    ) -> None:
+        """Make a call on the event loop, after the calls that the group made before.
+
+        `revoked` starts a coroutine, which takes two turns of the loop. A call that takes
+        one turn could overtake it if the loop was busy: an assignment would come before the
+        revocation that precedes it, and the shard would stay closed.
+        """
+        self._loop.call_soon_threadsafe(self._loop.call_soon, call, shards)
 
     # --- called on the event loop ---
 
@@ -93,8 +104,11 @@ class Shards:
         for wait in waits:
             wait.cancel()
         for shard in closing:
-            # Does nothing if the shard is closed. The next owner fences the others.
-            shard.abandon()
+            # The group's thread stops waiting after a while. A shard that it has assigned
+            # again since then has a new assignment, which must not be abandoned.
+            if shard.id not in self.owned:
+                # Does nothing if the shard is closed. The next owner fences the others.
+                shard.abandon()
             _log.info("shard handed over", extra={"shard": str(shard.id)})
         self.update_polling()
 

@@ -94,6 +94,17 @@ def test_an_absence_displaces_the_levels_before_it() -> None:
     assert last == replace(missing, collapsed=1)
 
 
+def test_an_overtaken_answer_does_not_displace_an_absence() -> None:
+    inbox = CountingInbox()
+    for computed_at in range(MAX_WAITING - 1):
+        inbox.add(seen(Levels(spot_price=1.0), computed_at, symbol="A"))
+    missing = seen(None, status=Status.MISSING, symbol="A")
+    inbox.add(missing)
+    inbox.add(seen(Levels(spot_price=3.0), 2, symbol="A"))
+    *_, last = inbox.take().observations
+    assert last == replace(missing, collapsed=1)
+
+
 def test_a_symbol_never_crowds_out_another() -> None:
     inbox = CountingInbox()
     inbox.add(shown(0, "B"))

@@ -344,6 +344,22 @@ async def test_a_shard_that_is_lost_while_a_call_hangs_waits_for_it_before_it_re
     assert bench.observer.phases[-3:] == [Phase.CLOSED, Phase.OPENING, Phase.OPEN]
 
 
+async def test_a_request_during_an_assignment_that_is_never_served_is_refused(
+    bench: Bench,
+) -> None:
+    await bench.hang_in_a_commit({"spot_price": 1})
+    bench.shard.abandon()
+    bench.shard.assign()
+    request = bench.shard.request_snapshot("BTC")
+    bench.shard.close()
+    bench.log.goes_on.set()
+    await bench.shard.wait_closed()
+    async with asyncio.timeout(10):
+        answer = await request
+    assert isinstance(answer, str)
+    assert "moved to another worker" in answer
+
+
 async def test_a_shard_that_is_lost_while_it_is_opened_is_not_opened() -> None:
     bench = Bench()
     bench.log.may_open.clear()

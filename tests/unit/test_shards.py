@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from connector.core.model import Source
 from connector.core.transition import FeedRules
 from connector.errors import EXIT_FATAL
 from connector.kafka.names import ShardId
+from connector.runtime import shards as shards_module
 from connector.runtime.clock import Clock
 from connector.runtime.ports import AnswerTimes, Phase, ShardContext, ShardSpec
 from connector.runtime.shard import Shard
@@ -72,6 +74,14 @@ class Bench:
         self.shards.assigned(list(shards))
         await self.until(lambda: all(self.by_id[shard].is_open for shard in shards))
 
+    async def hang_in_a_commit(self, shard_id: ShardId) -> None:
+        self.logs[shard_id].goes_on.clear()
+        shard = self.by_id[shard_id]
+        now = Clock.now()
+        times = AnswerTimes(math.inf, now, now, ME)
+        shard.observe("BTC", b'{"spot_price": 1}', times)
+        await self.until(lambda: shard.is_publishing)
+
     async def from_the_groups_thread(self, call: Callable[[], None]) -> None:
         await asyncio.get_running_loop().run_in_executor(self.pool, call)
 
@@ -122,12 +132,8 @@ async def test_lost_shards_are_given_up_at_once(bench: Bench) -> None:
 
 async def test_a_shard_that_does_not_close_in_time_is_abandoned(bench: Bench) -> None:
     await bench.assign(FIRST)
-    bench.logs[FIRST].goes_on.clear()
     shard = bench.by_id[FIRST]
-    now = Clock.now()
-    times = AnswerTimes(math.inf, now, now, ME)
-    shard.observe("BTC", b'{"spot_price": 1}', times)
-    await bench.until(lambda: shard.is_publishing)
+    await bench.hang_in_a_commit(FIRST)
     await bench.shards.close([FIRST], timeout_seconds=0.01)
     assert shard.phase is Phase.CLOSING
     assert not shard.is_assigned
@@ -141,6 +147,41 @@ async def test_a_shard_that_comes_back_is_opened_again(bench: Bench) -> None:
     await bench.assign(FIRST)
     assert bench.logs[FIRST].opened == 2
     assert bench.poller.polled == [FIRST]
+
+
+async def test_a_shard_assigned_again_while_it_closes_is_not_abandoned(
+    bench: Bench,
+) -> None:
+    await bench.assign(FIRST)
+    await bench.hang_in_a_commit(FIRST)
+    closing = asyncio.create_task(bench.shards.close([FIRST], 0.1))
+    await bench.until(lambda: FIRST not in bench.shards.owned)
+    # The group's thread has stopped waiting, and has the shard again.
+    bench.shards.assigned([FIRST])
+    await closing
+    bench.logs[FIRST].goes_on.set()
+    await bench.until(lambda: bench.by_id[FIRST].is_open)
+    assert bench.shards.why_not_ready() == []
+
+
+async def test_a_shard_assigned_after_a_revocation_is_owned_though_the_loop_was_busy(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.assign(FIRST)
+    monkeypatch.setattr(shards_module, "CLOSE_SECONDS", 0.05)
+
+    def rebalance() -> None:
+        bench.shards.revoked([FIRST])
+        bench.shards.assigned([FIRST])
+
+    group = threading.Thread(target=rebalance)
+    group.start()
+    # Blocks the event loop until the group's thread has given up waiting for it.
+    group.join()
+    await bench.until(lambda: bench.shards.owned and bench.by_id[FIRST].is_open)
+    await asyncio.sleep(0)
+    assert FIRST in bench.shards.owned
+    assert bench.by_id[FIRST].is_open
 
 
 async def test_an_owned_shard_that_is_not_open_is_a_reason_not_to_be_ready(
