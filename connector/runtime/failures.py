@@ -47,12 +47,12 @@ class Failures:
         self.is_probing = isinstance(error, KeyRefused | RateLimited)
         if isinstance(error, KeyRefused):
             self._set_key_refused(refused=True)
-            self._schedule.hold_for_key(now + SLOW_RETRY_SECONDS)
+            self._schedule.pause_for_key(now + SLOW_RETRY_SECONDS)
         elif isinstance(error, RequestRefused):
             # The symbols were refused, so the key was not.
             self._key_accepted()
         # The client has told the budget what the server said about a pause.
-        self._schedule.hold(self._budget.spending(now).paused_until)
+        self._schedule.pause(self._budget.spending(now).paused_until)
         self._log(batch, error)
 
     def check_answered(self) -> None:

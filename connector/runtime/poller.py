@@ -112,7 +112,7 @@ class Poller:
     def key_changed(self) -> None:
         """Check again at once: the upstream may accept the new API key."""
         _log.info("the API key has changed")
-        self._schedule.release_for_key(time.monotonic())
+        self._schedule.resume_with_new_key(time.monotonic())
         self._plan_changed.set()
 
     # --- loop ---
@@ -129,7 +129,7 @@ class Poller:
                     batch = await self._wait_for_batch()
                     if batch is not None:
                         self._in_flight += 1
-                        purpose = self._schedule.started(batch, time.monotonic())
+                        purpose = self._schedule.start_check(batch, time.monotonic())
                         checks.create_task(self._check(batch, purpose))
         finally:
             health.unregister(LOOP)
@@ -159,20 +159,20 @@ class Poller:
 
     def _postpone_if_stuck(self, batch: Batch) -> bool:
         """Move a check whose answers could not be published. Return True if it moved."""
-        asked_at = self._schedule.asked_at(batch)
-        if asked_at is None or not self._coverage.is_stuck(batch):
+        sent_at = self._schedule.last_sent_at(batch)
+        if sent_at is None or not self._coverage.is_stuck(batch):
             return False
-        until = asked_at + _STUCK_INTERVAL_SECONDS
+        until = sent_at + _STUCK_INTERVAL_SECONDS
         if until <= time.monotonic():
             return False
-        self._schedule.move(batch, until)
+        self._schedule.reschedule(batch, until)
         self._postponed.add(batch)
         return True
 
     def _resume_postponed(self, now: float) -> None:
         postponed, self._postponed = self._postponed, set()
         for batch in postponed:
-            self._schedule.move(batch, now)
+            self._schedule.reschedule(batch, now)
 
     def _update_budget(self) -> None:
         """Pass on the budget to the schedule and the observer."""
@@ -208,12 +208,12 @@ class Poller:
             now = time.monotonic()
             # The wait may have been long: the batch may be another worker's by now, or
             # the server may have asked for a pause.
-            is_wanted = self._schedule.covers(batch)
-            if is_wanted and not self._schedule.is_held(now):
+            is_wanted = self._schedule.has_batch(batch)
+            if is_wanted and not self._schedule.is_paused(now):
                 await self._send(batch, purpose, permit)
                 return
             self._in_flight -= 1
-            self._schedule.finished(batch, Outcome.DEFERRED, now, now)
+            self._schedule.finish_check(batch, Outcome.DEFERRED, now, now)
             self._plan_changed.set()
 
     async def _send(self, batch: Batch, purpose: Purpose, permit: Permit) -> None:
@@ -247,7 +247,7 @@ class Poller:
         now = time.monotonic()
         self._in_flight -= 1
         observer.request_finished(label, now - sent_at)
-        refreshes = self._schedule.finished(
+        refreshes = self._schedule.finish_check(
             batch, outcome, sent_at, now, computed_times
         )
         for refresh in refreshes:

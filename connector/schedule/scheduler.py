@@ -1,6 +1,12 @@
-"""Decide when to check each batch: where its refreshes are likely, at one price for all. Pure.
+"""Decide when to check each batch of symbols. Pure.
 
-Moments are seconds of a monotonic clock that the caller passes in; so is the source of random numbers.
+A check is worth its request when it saves enough delay, and "enough" is one price for all
+batches (see price.py). For each batch, the forecasts of its symbols say when refreshes are
+likely (forecast.py), and the plan finds the best moment at that price (inspection.py). A
+pace spreads the requests if the budget binds (pace.py).
+
+Moments are seconds of a monotonic clock. The caller passes them in, and the source of
+random numbers as well.
 """
 
 from __future__ import annotations
@@ -23,8 +29,8 @@ if TYPE_CHECKING:
 
     from connector.schedule.batches import Batch
 
-# Between two tries of a refused key, or of a refused symbol; longer if many symbols are
-# refused.
+# Interval between tries of a refused key or a refused symbol. It is longer if many symbols
+# are refused.
 SLOW_RETRY_SECONDS: Final = 60
 
 _MAX_SLOW_RETRY_SECONDS: Final = 3600
@@ -39,33 +45,32 @@ _REPLAN_PRICE_RATIO: Final = 1.25
 # Beyond this factor, the last checks say little about the new price.
 _DOUBT_PRICE_RATIO: Final = 4.0
 
-# Requests a minute until a budget is set: nine tenths of the smallest plan's limit.
+# Requests a minute until a budget is set: nine tenths of the limit of the upstream's
+# smallest plan.
 _USUAL_BUDGET: Final = 54.0
 
 # Weight of the last check in a batch's averages.
 _SMOOTHING: Final = 0.1
 
-# However long checks wait, the price takes them for this many at most, so that it does
-# not overshoot.
+# Wanted checks that count for one check that had to wait, however long it waited. More
+# would let the price overshoot.
 _MAX_WANTED_CHECKS: Final = 10.0
 
-# A plan has to save a tenth of the delay to be better than even distances, by its own
-# estimate.
-#
-# Measured: it claims 5 % and saves nothing with 8 symbols of their own phases and
-# deviations of a fifth of the period.
+# A plan replaces even distances if its estimated delay is below this part of theirs.
+# Estimates are optimistic. Measured with 8 symbols, each with its own phase and a
+# deviation of a fifth of the period: a plan claims to save 5 % and saves nothing.
 _EVEN_DELAY_RATIO: Final = 0.9
 
 _MIN_BUDGET: Final = 0.01
 _MIN_HORIZON_SECONDS: Final = 1.0
 
-# How far a plan looks ahead, in the batch's usual intervals. It always looks past the
-# next refresh.
+# How far a plan looks ahead, in average intervals between the batch's checks. It always
+# looks past the next refresh.
 _HORIZON_INTERVALS: Final = 4
 
 
 class Plan(Value, frozen=True):
-    """The part of the configuration that a schedule needs."""
+    """The settings of a schedule: the target delay and the bounds of an interval."""
 
     target_delay_seconds: float = 0.4
     min_interval_seconds: float = 0.25
@@ -73,9 +78,10 @@ class Plan(Value, frozen=True):
 
 
 class ComputedTimes(Value, frozen=True):
-    """What a check showed: when the levels of each symbol that has some were computed (microseconds, upstream's clock).
+    """The moments at which the levels in an answer were computed.
 
-    `server_ahead_seconds`: the upstream's clock less our monotonic one.
+    `computed_at` holds microseconds of the upstream's clock, for each symbol with levels.
+    `server_ahead_seconds` is the upstream's clock minus our monotonic clock.
     """
 
     computed_at: Mapping[str, int]
@@ -83,47 +89,51 @@ class ComputedTimes(Value, frozen=True):
 
 
 class Refresh(Value, frozen=True):
-    """A refresh that was found: it became visible after `since`, when a check was sent that did not show it."""
+    """A refresh that a check found.
+
+    It became visible after `since`, when the last check was sent that did not show it.
+    """
 
     symbol: str
     since: float
 
 
 class Outcome(StrEnum):
-    """What a check brought, as far as the next one depends on it."""
+    """The outcome of a check, as far as the next check depends on it."""
 
     ANSWERED = "answered"
     FAILED = "failed"
-    """Nothing: back off."""
+    """No answer, for a reason that concerns this batch: back off."""
 
     DEFERRED = "held"
-    """Nothing, for a reason that holds all batches: due as soon as they are let go."""
+    """No answer, for a reason that pauses all batches: due when the pause is over."""
 
 
 class Purpose(StrEnum):
-    """What a check is for."""
+    """The reason for a check."""
 
     FIRST = "first"
-    """To know the present state: the start, a take-over."""
+    """The current state is unknown, after a start or a take-over."""
 
     EXPECTED = "expected"
-    """A refresh should be there."""
+    """A refresh is expected."""
 
     SEARCH = "search"
     """No rhythm is known, or it was lost."""
 
     RETRY = "retry"
-    """The one before failed."""
+    """The previous check failed."""
 
     REFUSED = "refused"
-    """A symbol that the upstream refuses, asked for alone and seldom."""
+    """The upstream refuses this symbol. It is requested alone and rarely."""
 
 
 class PlannedCheck(Value, frozen=True):
-    """A batch's next check and what speaks for it.
+    """The next check of a batch, for display.
 
-    `at` is when it is due but for what holds all batches, None while it is under way; `check` what the plan expects of
-    it, None where no plan was made; `failures` how many failed in a row.
+    `at` is when it is due, without pauses of all batches. It is None while a request is in
+    flight. `check` is what the plan expects, None if there was no plan. `failures` counts
+    the checks that failed in a row.
     """
 
     batch: Batch
@@ -133,23 +143,31 @@ class PlannedCheck(Value, frozen=True):
     failures: int
 
 
-class _Known(msgspec.Struct):
-    """One symbol. `looked_at`: when the last answered check was sent, None before the first."""
+class _Symbol(msgspec.Struct):
+    """The schedule's knowledge of a symbol.
+
+    `computed_at` is the last refresh in microseconds of the upstream's clock. `checked_at`
+    is when the last answered check was sent, None before the first.
+    """
 
     forecast: Forecast
     computed_at: int = 0
-    looked_at: float | None = None
+    checked_at: float | None = None
 
 
 class _Slot(msgspec.Struct):
-    """One batch's place. `at` is None while its request is in flight; `wanted_at` is when it had best be sent.
+    """The plan of one batch, and averages of its last checks.
 
-    Averages of the last checks, in seconds: `interval` between two that were sent, `wait` of it from when a check was
-    wanted; `gap` between two as the plans wanted it, at a price of one; the `delay` of refreshes that they foresaw, and
-    `even_delay`, which the same number of checks at even distances would have had.
+    `at` is when the next check is due, None while a request is in flight. `wanted_at` is
+    the best moment for it, before it has to wait for a pause or the pace.
+
+    The averages are in seconds. `interval` lies between two checks, and `wait` is the part
+    of it for which a wanted check had to wait. `gap` is the interval that the plans wanted,
+    at a price of one. `delay` is the total delay of refreshes that a plan expected, and
+    `even_delay` that of checks at even distances.
     """
 
-    symbols: list[_Known]
+    symbols: list[_Symbol]
     at: float | None = None
     purpose: Purpose = Purpose.FIRST
     check: Check | None = None
@@ -163,25 +181,34 @@ class _Slot(msgspec.Struct):
     even_delay: float = 0.0
 
     def plan(self, at: float, purpose: Purpose) -> None:
-        """Have the next check at this moment."""
+        """Set the moment of the next check."""
         self.at = self.wanted_at = at
         self.purpose = purpose
 
     @property
     def is_starved(self) -> bool:
-        """True if refreshes come more often than checks: averages of a few checks are then too old to act on."""
+        """True if refreshes come more often than checks.
+
+        The averages of the last checks are then too old to act on.
+        """
         return self.interval > USUAL_PERIOD_SECONDS
 
     @property
     def wanted_checks(self) -> float:
-        """Checks that the plans wanted for each that was sent: more than 1 while checks wait for their turn."""
+        """Checks that the plans wanted for each that was sent.
+
+        There are more than one while checks have to wait for their turn.
+        """
         if self.is_starved:
             return 1.0
         unhindered = max(self.interval - self.wait, self.interval / _MAX_WANTED_CHECKS)
         return self.interval / unhindered
 
     def follow(self, sent_at: float, price: float) -> None:
-        """Learn from a check that is sent at this moment; `self.sent_at` is still the one before."""
+        """Update the averages with a check sent at this moment.
+
+        `self.sent_at` is still that of the check before.
+        """
         before = sent_at if self.sent_at is None else self.sent_at
         self.interval += _SMOOTHING * (sent_at - before - self.interval)
         waited = min(max(sent_at - self.wanted_at, 0.0), sent_at - before)
@@ -197,9 +224,10 @@ class _Slot(msgspec.Struct):
         self.even_delay += _SMOOTHING * (even_delay - self.even_delay)
 
     def preferred_at(self, planned_at: float, price: float) -> float:
-        """Return `planned_at`, or an even distance from the last check if the right moments cannot be foreseen.
+        """Return `planned_at`, or an even distance from the last check.
 
-        Where refreshes come at almost any moment, plans save less than they claim, and the longest delays are longer.
+        Even distances are better if refreshes come at almost any moment: plans then save
+        less than they claim, and make the longest delays longer.
         """
         saves_enough = self.delay <= _EVEN_DELAY_RATIO * self.even_delay
         if self.sent_at is None or saves_enough or self.is_starved:
@@ -208,20 +236,21 @@ class _Slot(msgspec.Struct):
 
 
 class Schedule:
-    """Decides which batch is next, and when.
+    """Decides which batch to check next, and when.
 
-    The price of a check is the lowest that keeps to `budget_per_minute` (requests a minute that may be planned) and
-    is not below what the target delay needs.
+    The price of a check is the lowest that keeps to the budget, but not lower than the
+    target delay needs. `fixed_price` overrides it for measurements.
     """
 
     def __init__(self, plan: Plan, chance: Callable[[], float]) -> None:
         self._plan = plan
         self._chance = chance
         self._slots: dict[Batch, _Slot] = {}
-        self._known: dict[tuple[str, str], _Known] = {}
+        self._known: dict[tuple[str, str], _Symbol] = {}
         self._in_flight: set[Batch] = set()
         self._lag = VisibilityLag()
-        self._held_until = self._held_for_key_until = float("-inf")
+        self._paused_until = float("-inf")
+        self._paused_for_key_until = float("-inf")
         self._price = Price(plan.target_delay_seconds)
         self._budget = _USUAL_BUDGET
         self._pace = Pace.of(_USUAL_BUDGET)
@@ -234,20 +263,24 @@ class Schedule:
 
     @property
     def lag_seconds(self) -> float:
-        """The estimated time from a refresh's computation until it is visible, including the clocks' error."""
+        """The estimated time until a computed refresh is visible.
+
+        It includes the error of the upstream's clock as we estimate it.
+        """
         return self._lag.seconds
 
     def set_batches(self, batches: Sequence[Batch], now: float) -> None:
         """Set the batches to check.
 
-        A batch that was there before keeps its plan. A symbol keeps its forecast in whichever batch it is.
+        A batch that was there before keeps its plan. A symbol keeps its forecast even if it
+        moves to another batch.
         """
         if self._slots.keys() == set(batches):
             return
         before = sum(len(slot.symbols) for slot in self._slots.values())
         asked = {(batch.feed, symbol) for batch in batches for symbol in batch.symbols}
         self._known = {
-            key: self._known.get(key) or _Known(Forecast(now)) for key in asked
+            key: self._known.get(key) or _Symbol(Forecast(now)) for key in asked
         }
         slots, self._slots = self._slots, {}
         planned = {
@@ -269,7 +302,7 @@ class Schedule:
                 continue
             if batch.refused:
                 slot.plan(now + self._slow_retry_seconds(), Purpose.REFUSED)
-            elif any(known.looked_at is None for known in slot.symbols):
+            elif any(known.checked_at is None for known in slot.symbols):
                 slot.plan(first, Purpose.FIRST)
                 first += min(self._plan.min_interval_seconds, 60 / self._budget)
             elif known_at := [
@@ -292,7 +325,7 @@ class Schedule:
         return self._budget
 
     def set_budget(self, budget_per_minute: float, now: float) -> None:
-        """Plan with this budget from now on. If the price moves much, make plans again."""
+        """Plan with this budget from now on. Replan if the price moves much."""
         budget_per_minute = max(budget_per_minute, _MIN_BUDGET)
         if budget_per_minute == self._budget:
             return
@@ -314,9 +347,9 @@ class Schedule:
                     self._replan(slot, now, now)
 
     @property
-    def held_until(self) -> tuple[float, float]:
-        """The moments before which no batch is checked: by the server's request, and for a refused key."""
-        return self._held_until, self._held_for_key_until
+    def paused_until(self) -> tuple[float, float]:
+        """The ends of the two pauses: by the server's request, and for a refused key."""
+        return self._paused_until, self._paused_for_key_until
 
     def planned_checks(self) -> list[PlannedCheck]:
         """Return the next check of every batch, for display."""
@@ -326,19 +359,19 @@ class Schedule:
         ]
 
     def next_check_at(self, batch: Batch) -> float | None:
-        """Return when the batch is checked next, None while a request for it is in flight."""
+        """Return when the batch is checked next, None while its request is in flight."""
         slot = self._slots.get(batch)
         if slot is None or slot.at is None:
             return None
         return self._may_start_at(slot, slot.at)
 
-    def asked_at(self, batch: Batch) -> float | None:
+    def last_sent_at(self, batch: Batch) -> float | None:
         """Return when the batch's last request was sent, None before the first."""
         slot = self._slots.get(batch)
         return None if slot is None else slot.sent_at
 
-    def move(self, batch: Batch, at: float) -> None:
-        """Move the next check of a batch to this moment, unless a request for it is in flight."""
+    def reschedule(self, batch: Batch, at: float) -> None:
+        """Move the batch's next check to this moment, unless its request is in flight."""
         slot = self._slots.get(batch)
         if slot is not None and slot.at is not None:
             slot.plan(at, slot.purpose)
@@ -350,7 +383,7 @@ class Schedule:
         computed_at: Sequence[int],
         server_ahead_seconds: float,
     ) -> None:
-        """Learn a symbol's rhythm from refreshes before this schedule existed, oldest first."""
+        """Learn a symbol's rhythm from refreshes that others found, oldest first."""
         known = self._known.get((feed, symbol))
         if known is not None and known.forecast.last is None:
             for moment in computed_at:
@@ -358,18 +391,18 @@ class Schedule:
                 known.forecast.learn(at, 0.0, at)
                 known.computed_at = moment
 
-    def covers(self, batch: Batch) -> bool:
+    def has_batch(self, batch: Batch) -> bool:
         """Return True if this is one of the batches to check."""
         return batch in self._slots
 
     def next(self) -> tuple[float, Batch] | None:
-        """Return the next check and its moment, None while there is nothing to wait for."""
+        """Return the moment of the next check and its batch, None if none is planned."""
         earliest: tuple[float, float] | None = None
         chosen: Batch | None = None
         for batch, slot in self._slots.items():
             if slot.at is None:
                 continue
-            # Of batches that wait for the same token, the one that was due first.
+            # If batches wait for the same token, choose the one that was due first.
             key = self._may_start_at(slot, slot.at), slot.at
             if earliest is None or key < earliest:
                 earliest, chosen = key, batch
@@ -377,17 +410,21 @@ class Schedule:
             return None
         return earliest[0], chosen
 
-    def started(self, batch: Batch, now: float) -> Purpose:
-        """Take the batch's request as in flight. No second one starts until it is finished."""
+    def start_check(self, batch: Batch, now: float) -> Purpose:
+        """Note that the batch's request is in flight, and return its purpose.
+
+        The batch is not checked again until `finish_check`.
+        """
         self._in_flight.add(batch)
         self._pace.take(now)
         slot = self._slots[batch]
         if slot.at is not None:
-            slot.wanted_at = max(slot.wanted_at, *self.held_until)
+            # The price learns from waits for the pace, but not from pauses.
+            slot.wanted_at = max(slot.wanted_at, *self.paused_until)
         slot.at = None
         return slot.purpose
 
-    def finished(
+    def finish_check(
         self,
         batch: Batch,
         outcome: Outcome,
@@ -395,15 +432,16 @@ class Schedule:
         now: float,
         dates: ComputedTimes | None = None,
     ) -> list[Refresh]:
-        """Take the batch's request as ended, and plan the next one.
+        """Plan the batch's next check, now that its request has ended.
 
-        Returns the refreshes it showed, except the first of a symbol. Failures back off exponentially with full
-        jitter (AWS Architecture Blog, *Exponential Backoff And Jitter*, 2015).
+        Returns the refreshes that the answer showed, except the first of a symbol. Failures
+        back off exponentially with full jitter (AWS Architecture Blog, *Exponential Backoff
+        And Jitter*, 2015).
         """
         self._in_flight.discard(batch)
         slot = self._slots.get(batch)
         if slot is None:
-            # Its symbols have moved to other batches meanwhile, or to another worker.
+            # Meanwhile its symbols have moved to other batches, or to another worker.
             if outcome is not Outcome.ANSWERED:
                 return []
             return self._learn(batch, sent_at, now, dates)
@@ -428,21 +466,21 @@ class Schedule:
         self._replan(slot, sent_at, now)
         return found
 
-    def is_held(self, now: float) -> bool:
-        """Return True while all batches have to wait."""
-        return now < max(self._held_until, self._held_for_key_until)
+    def is_paused(self, now: float) -> bool:
+        """Return True while no batch may be checked."""
+        return now < max(self.paused_until)
 
-    def hold(self, until: float) -> None:
+    def pause(self, until: float) -> None:
         """Check no batch before this moment, at the server's request."""
-        self._held_until = max(self._held_until, until)
+        self._paused_until = max(self._paused_until, until)
 
-    def hold_for_key(self, until: float) -> None:
-        """Check no batch before this moment or a change of the key, since it is refused."""
-        self._held_for_key_until = until
+    def pause_for_key(self, until: float) -> None:
+        """Check no batch before this moment, unless the refused key changes."""
+        self._paused_for_key_until = until
 
-    def release_for_key(self, now: float) -> None:
-        """Make every batch due, since the key has changed."""
-        self._held_for_key_until = float("-inf")
+    def resume_with_new_key(self, now: float) -> None:
+        """End the pause for the refused key, and make every batch due."""
+        self._paused_for_key_until = float("-inf")
         for slot in self._slots.values():
             if slot.at is not None:
                 slot.plan(min(slot.at, now), slot.purpose)
@@ -460,30 +498,34 @@ class Schedule:
         self._price.settle(self._budget, symbols_per_check)
 
     def _may_start_at(self, slot: _Slot, at: float) -> float:
-        """Return when a check that is planned for `at` may start: not while it is held, nor faster than the pace.
+        """Return when a check planned for `at` may start: after pauses, and at the pace.
 
-        A first check does not wait for the pace, since nothing is known before it; those after it make up for it.
+        A first check does not wait for the pace, since nothing is known before it. The
+        checks after it make up for it.
         """
-        at = max(at, *self.held_until)
+        at = max(at, *self.paused_until)
         if slot.purpose is Purpose.FIRST:
             return at
         return max(at, self._pace.ready_at)
 
     def _account(self, slot: _Slot, sent_at: float) -> None:
-        """Learn from a check that was sent: its costs for the price, and how well its batch can be foreseen."""
+        """Let the price and the batch's averages learn from a check that was sent."""
         if slot.sent_at is not None:
             slot.follow(sent_at, self.price)
         slot.sent_at = sent_at
         check = slot.check
         slot.check = None
-        # A search looks for refreshes that may never come; it says nothing about the target.
+        # A search looks for refreshes that may never come: it tells nothing about delays.
         if check is None or slot.purpose is Purpose.SEARCH:
             check = Check(sent_at, 0.0, 0.0)
         self._price.checked(sent_at, check.expected, check.delay, slot.wanted_checks)
         self._settle()
 
     def _slow_retry_seconds(self) -> float:
-        """Return the interval between tries of a refused symbol. All together take a tenth of the budget at most."""
+        """Return the interval between tries of a refused symbol.
+
+        All refused symbols together take a tenth of the budget at most.
+        """
         refused = sum(batch.refused for batch in self._slots)
         wait = max(SLOW_RETRY_SECONDS, 600 * refused / self._budget)
         return min(wait, _MAX_SLOW_RETRY_SECONDS)
@@ -497,8 +539,8 @@ class Schedule:
             known = self._known.get((batch.feed, symbol))
             if known is None:
                 continue
-            before = known.looked_at
-            known.looked_at = sent_at
+            before = known.checked_at
+            known.checked_at = sent_at
             computed_at = None if dates is None else dates.computed_at.get(symbol)
             if dates is None or computed_at is None or computed_at <= known.computed_at:
                 continue
@@ -514,7 +556,10 @@ class Schedule:
         return found
 
     def _replan(self, slot: _Slot, start: float, now: float) -> None:
-        """Plan the batch's next check from `start`, the last time it was asked for, or from now."""
+        """Plan the batch's next check.
+
+        The plan begins at `start`, when the last check was sent, or now.
+        """
         earliest = now
         last_at = start
         if slot.sent_at is not None:
@@ -524,14 +569,14 @@ class Schedule:
             slot.plan(earliest, Purpose.EXPECTED)
             return
 
-        # A scarce budget allows each batch one check in a round; a batch may wait for two rounds.
+        # A scarce budget allows one check per batch and round. Allow a wait of two rounds.
         round_seconds = 60 * len(self._slots) / max(self._budget, 1)
         longest = max(self._plan.max_interval_seconds, 2 * round_seconds)
         ceiling = max(last_at + longest, earliest + _MIN_HORIZON_SECONDS)
         settled = min(known.forecast.settled_by(start) for known in slot.symbols)
         end = min(max(start + _HORIZON_INTERVALS * slot.interval, settled), ceiling)
         curves = [
-            known.forecast.curve(known.looked_at or start, end)
+            known.forecast.curve(known.checked_at or start, end)
             for known in slot.symbols
         ]
         slot.check = next_check(curves, self.price, start, end)
@@ -543,7 +588,7 @@ class Schedule:
         wanted_at = max(preferred_at, earliest)
         at = wanted_at
         if wanted_at < self._pace.ready_at < end:
-            # The right moment will be missed: find the next good one, rather than check late.
+            # The pace makes this check late: find the next good moment instead.
             at = next_check(curves, self.price, self._pace.ready_at, end).at
         slot.plan(at, Purpose.SEARCH if lost else Purpose.EXPECTED)
         slot.wanted_at = wanted_at

@@ -58,7 +58,7 @@ def schedule_answer(
         reason = _reason(planned, schedule, now.monotonic, publishes)
         batches.append(_batch(planned, schedule, now, reason))
 
-    held_until, key_refused_until = schedule.held_until
+    held_until, key_refused_until = schedule.paused_until
     return answers.ScheduleAnswer(
         at=now.wall,
         price_seconds=schedule.price,
@@ -128,7 +128,7 @@ def _reason(
         return "a request is in progress"
 
     due_at = max(planned.at, now)
-    held_until, key_refused_until = schedule.held_until
+    held_until, key_refused_until = schedule.paused_until
     if due_at < key_refused_until:
         return (
             "the upstream refuses the API key; "

@@ -71,7 +71,7 @@ class Driven:
         self.now = max(self.now, planned[0])
         assert planned[1] in self.covered
         assert planned[1] not in self.in_flight
-        purpose = self.schedule.started(planned[1], self.now)
+        purpose = self.schedule.start_check(planned[1], self.now)
         assert (purpose is Purpose.REFUSED) == planned[1].refused
         self.in_flight[planned[1]] = self.now
 
@@ -92,7 +92,9 @@ class Driven:
                 {symbol: moment for symbol, moment in told if moment is not None},
                 self.offset(),
             )
-        for refresh in self.schedule.finished(batch, outcome, sent, self.now, dates):
+        for refresh in self.schedule.finish_check(
+            batch, outcome, sent, self.now, dates
+        ):
             assert refresh.symbol in batch.symbols
             assert refresh.since <= sent
         at = self.schedule.next_check_at(batch)
@@ -135,16 +137,16 @@ class Driven:
 
     def hold(self) -> None:
         until = self.now + self.data.draw(st.floats(0, 100))
-        self.schedule.hold(until)
+        self.schedule.pause(until)
         self.held_until = max(self.held_until, until)
 
     def refuse_key(self) -> None:
         self.held_for_key_until = self.now + 60
-        self.schedule.hold_for_key(self.held_for_key_until)
+        self.schedule.pause_for_key(self.held_for_key_until)
 
     def accept_key(self) -> None:
         self.held_for_key_until = float("-inf")
-        self.schedule.release_for_key(self.now)
+        self.schedule.resume_with_new_key(self.now)
 
     def set_budget(self) -> None:
         self.schedule.set_budget(
@@ -226,13 +228,15 @@ def test_whatever_the_rhythms_are_the_budget_is_kept(
     while (planned := schedule.next()) is not None and planned[0] < 1_200:
         now, batch = max(now, planned[0]), planned[1]
         sent += now >= 600
-        if schedule.started(batch, now) is not Purpose.FIRST:
+        if schedule.start_check(batch, now) is not Purpose.FIRST:
             paced.append(now)
         period, jitter, phase = batches[batch]
         count = int((now + phase) / period)
         at = count * period - phase + jitter * ((count * 7 + seed) % 10) / 10
         dates = {batch.symbols[0]: round(at * MICROS)} if 0 < at <= now else {}
-        schedule.finished(batch, Outcome.ANSWERED, now, now, ComputedTimes(dates, 0.0))
+        schedule.finish_check(
+            batch, Outcome.ANSWERED, now, now, ComputedTimes(dates, 0.0)
+        )
     assert sent <= budget * 10 * 1.25 + 2
     most_in_ten_seconds = budget / 6 + max(8, budget / 9) + 1
     for place, moment in enumerate(paced):

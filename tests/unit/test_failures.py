@@ -43,7 +43,7 @@ class Bench:
         self.failures.check_failed(BATCH, error)
 
     def is_held(self) -> bool:
-        return self.schedule.is_held(time.monotonic())
+        return self.schedule.is_paused(time.monotonic())
 
     def key_refused_metric(self) -> float | None:
         return self.metrics.registry.get_sample_value("gex_key_refused")

@@ -88,7 +88,7 @@ class World:
                 self.now = max(planned[0], self.now)
                 batch = planned[1]
                 assert all(batch != flying for _, _, flying, _ in self._flying)
-                self.schedule.started(batch, self.now)
+                self.schedule.start_check(batch, self.now)
                 self.sent.append((self.now, batch))
                 heapq.heappush(
                     self._flying, (self.now + TAKES, len(self.sent), batch, self.now)
@@ -98,7 +98,7 @@ class World:
         self.now = ends
         outcome = self.outcome(batch, sent)
         if outcome is not Outcome.ANSWERED:
-            self.schedule.finished(batch, outcome, sent, ends)
+            self.schedule.finish_check(batch, outcome, sent, ends)
             return
         dates = {}
         for symbol in batch.symbols:
@@ -110,7 +110,7 @@ class World:
             for at in moments[self._seen.get(symbol, 0) : visible]:
                 self.delays.append((at + self.lag, ends - at - self.lag))
             self._seen[symbol] = max(visible, self._seen.get(symbol, 0))
-        self.schedule.finished(
+        self.schedule.finish_check(
             batch,
             Outcome.ANSWERED,
             sent,
@@ -394,9 +394,9 @@ def test_what_is_remembered_is_not_found_again() -> None:
     one = schedule()
     one.set_batches([batch("A")], 100.0)
     one.seed_history("f", "A", [30 * MICROS, 60 * MICROS, 90 * MICROS], 0.0)
-    one.started(batch("A"), 100.0)
+    one.start_check(batch("A"), 100.0)
     assert (
-        one.finished(
+        one.finish_check(
             batch("A"),
             Outcome.ANSWERED,
             100.0,
@@ -424,8 +424,8 @@ def test_a_refresh_is_found_once_and_not_where_it_may_have_been_there_before() -
         (30.0, {}),
         (40.0, {"A": 39 * MICROS}),
     ):
-        one.started(pair, sent)
-        refreshes = one.finished(
+        one.start_check(pair, sent)
+        refreshes = one.finish_check(
             pair, Outcome.ANSWERED, sent, sent + 0.1, ComputedTimes(dates, 0.0)
         )
         found.append([(refresh.symbol, refresh.since) for refresh in refreshes])
@@ -553,8 +553,8 @@ def moment(schedule: Schedule) -> float:
 def check(
     schedule: Schedule, name: str, outcome: Outcome, sent: float, now: float
 ) -> None:
-    schedule.started(batch(name), sent)
-    schedule.finished(batch(name), outcome, sent, now)
+    schedule.start_check(batch(name), sent)
+    schedule.finish_check(batch(name), outcome, sent, now)
 
 
 def test_without_batches_there_is_nothing_to_wait_for() -> None:
@@ -577,7 +577,7 @@ def test_first_checks_are_spread_but_no_more_than_the_budget_asks_for(
         planned = one.next()
         assert planned is not None
         first.append(planned[0])
-        assert one.started(planned[1], planned[0]) is Purpose.FIRST
+        assert one.start_check(planned[1], planned[0]) is Purpose.FIRST
     assert one.next() is None
     assert first == [pause * number for number in range(8)]
 
@@ -587,8 +587,8 @@ def test_a_batch_that_is_packed_anew_is_checked_when_the_first_of_its_symbols_wa
 ):
     one = covering("A", "B")
     for name, sent in (("A", 0.0), ("B", 10.0)):
-        one.started(batch(name), sent)
-        one.finished(
+        one.start_check(batch(name), sent)
+        one.finish_check(
             batch(name),
             Outcome.ANSWERED,
             sent,
@@ -604,46 +604,46 @@ def test_a_batch_that_is_packed_anew_is_checked_when_the_first_of_its_symbols_wa
 def test_a_check_has_a_purpose() -> None:
     one = covering("A", "B")
     one.set_batches([batch("A"), batch("B", refused=True)], 0.0)
-    assert one.started(batch("A"), 0.0) is Purpose.FIRST
-    one.finished(batch("A"), Outcome.ANSWERED, 0.0, 0.1)
-    assert one.started(batch("A"), 1.0) is Purpose.SEARCH
-    one.finished(batch("A"), Outcome.FAILED, 1.0, 1.1)
-    assert one.started(batch("A"), 2.0) is Purpose.RETRY
+    assert one.start_check(batch("A"), 0.0) is Purpose.FIRST
+    one.finish_check(batch("A"), Outcome.ANSWERED, 0.0, 0.1)
+    assert one.start_check(batch("A"), 1.0) is Purpose.SEARCH
+    one.finish_check(batch("A"), Outcome.FAILED, 1.0, 1.1)
+    assert one.start_check(batch("A"), 2.0) is Purpose.RETRY
     for sent in (10.0, 40.0, 70.0):
-        one.finished(
+        one.finish_check(
             batch("A"),
             Outcome.ANSWERED,
             sent,
             sent,
             ComputedTimes({"A": round((sent - 1) * MICROS)}, 0.0),
         )
-    assert one.started(batch("A"), 80.0) is Purpose.EXPECTED
-    one.finished(batch("A"), Outcome.DEFERRED, 80.0, 80.0)
-    assert one.started(batch("A"), 81.0) is Purpose.RETRY
-    assert one.started(batch("B", refused=True), 81.0) is Purpose.REFUSED
+    assert one.start_check(batch("A"), 80.0) is Purpose.EXPECTED
+    one.finish_check(batch("A"), Outcome.DEFERRED, 80.0, 80.0)
+    assert one.start_check(batch("A"), 81.0) is Purpose.RETRY
+    assert one.start_check(batch("B", refused=True), 81.0) is Purpose.REFUSED
 
 
 def test_a_batch_in_flight_is_not_started_again() -> None:
     one = covering("A")
-    one.started(batch("A"), 0.0)
+    one.start_check(batch("A"), 0.0)
     assert one.next() is None
     assert one.next_check_at(batch("A")) is None
     one.set_batches([batch("A")], 100.0)
     one.set_budget(1.0, 100.0)
-    one.release_for_key(100.0)
+    one.resume_with_new_key(100.0)
     assert one.next() is None
-    one.finished(batch("A"), Outcome.ANSWERED, 0.0, 100.0)
+    one.finish_check(batch("A"), Outcome.ANSWERED, 0.0, 100.0)
     assert moment(one) >= 100.0
 
 
 def test_a_batch_that_went_and_came_back_in_flight_is_not_started_again() -> None:
     one = covering("A", "B")
-    one.started(batch("A"), 0.0)
+    one.start_check(batch("A"), 0.0)
     one.set_batches([batch("B")], 1.0)
     one.set_batches([batch("A"), batch("B")], 2.0)
-    one.started(batch("B"), 2.0)
+    one.start_check(batch("B"), 2.0)
     assert one.next() is None
-    one.finished(batch("A"), Outcome.ANSWERED, 0.0, 3.0)
+    one.finish_check(batch("A"), Outcome.ANSWERED, 0.0, 3.0)
     planned = one.next()
     assert planned is not None
     assert planned[1] == batch("A")
@@ -651,9 +651,9 @@ def test_a_batch_that_went_and_came_back_in_flight_is_not_started_again() -> Non
 
 def test_a_batch_that_went_in_flight_is_forgotten_when_it_ends() -> None:
     one = covering("A")
-    one.started(batch("A"), 0.0)
+    one.start_check(batch("A"), 0.0)
     one.set_batches([], 1.0)
-    assert one.finished(batch("A"), Outcome.FAILED, 0.0, 2.0) == []
+    assert one.finish_check(batch("A"), Outcome.FAILED, 0.0, 2.0) == []
     assert one.next() is None
     one.set_batches([batch("A")], 3.0)
     assert moment(one) == 3.0
@@ -693,8 +693,8 @@ def test_failures_can_go_on_for_ever(refused: bool) -> None:
     one, only = schedule(), batch("A", refused=refused)
     one.set_batches([only], 0.0)
     for _ in range(5_000):
-        one.started(only, 0.0)
-        one.finished(only, Outcome.FAILED, 0.0, 0.0)
+        one.start_check(only, 0.0)
+        one.finish_check(only, Outcome.FAILED, 0.0, 0.0)
     assert moment(one) <= 60
 
 
@@ -710,7 +710,7 @@ def test_what_was_held_is_due_as_soon_as_it_is_let_go() -> None:
     for _ in range(5):
         check(one, "A", Outcome.DEFERRED, 10.0, 10.1)
     assert moment(one) == 10.1
-    one.hold(50.0)
+    one.pause(50.0)
     assert moment(one) == 50.0
     check(one, "A", Outcome.FAILED, 50.0, 50.1)
     assert moment(one) <= 52.1, "a hold is no failure"
@@ -722,8 +722,8 @@ def test_a_refused_symbol_is_tried_slowly() -> None:
     for outcome in (Outcome.FAILED, Outcome.DEFERRED, Outcome.ANSWERED, Outcome.FAILED):
         now = moment(one)
         moments.append(now)
-        one.started(only, now)
-        one.finished(only, outcome, now, now + 1)
+        one.start_check(only, now)
+        one.finish_check(only, outcome, now, now + 1)
     assert moments == [
         SLOW_RETRY_SECONDS + number * (SLOW_RETRY_SECONDS + 1) for number in range(4)
     ]
@@ -731,9 +731,9 @@ def test_a_refused_symbol_is_tried_slowly() -> None:
 
 def test_a_hold_holds_every_batch_until_it_is_over() -> None:
     one = covering("A", "B")
-    one.hold(50.0)
+    one.pause(50.0)
     assert moment(one) == one.next_check_at(batch("A")) == 50.0
-    one.hold(20.0)
+    one.pause(20.0)
     assert moment(one) == 50.0
     one.set_batches([batch("A"), batch("B"), batch("C")], 10.0)
     assert moment(one) == 50.0
@@ -745,9 +745,9 @@ def test_a_hold_for_the_key_ends_with_the_key_and_every_batch_is_due() -> None:
     one = covering("A", "B")
     check(one, "A", Outcome.ANSWERED, 0.0, 0.1)
     check(one, "B", Outcome.ANSWERED, 0.0, 0.1)
-    one.hold_for_key(50.0)
+    one.pause_for_key(50.0)
     assert moment(one) == one.next_check_at(batch("A")) == 50.0
-    one.release_for_key(0.2)
+    one.resume_with_new_key(0.2)
     assert (
         one.next_check_at(batch("A"))
         == one.next_check_at(batch("B"))
@@ -758,9 +758,9 @@ def test_a_hold_for_the_key_ends_with_the_key_and_every_batch_is_due() -> None:
 
 def test_another_key_does_not_end_what_the_server_told_us_to_wait() -> None:
     one = covering("A")
-    one.hold(50.0)
-    one.hold_for_key(60.0)
-    one.release_for_key(1.0)
+    one.pause(50.0)
+    one.pause_for_key(60.0)
+    one.resume_with_new_key(1.0)
     assert moment(one) == 50.0
 
 
@@ -800,8 +800,8 @@ def test_many_refused_symbols_take_a_tenth_of_the_budget_at_most() -> None:
         assert planned is not None
         now = max(planned[0], now)
         asked += planned[1].refused
-        schedule.started(planned[1], now)
-        schedule.finished(planned[1], Outcome.ANSWERED, now, now + 0.01)
+        schedule.start_check(planned[1], now)
+        schedule.finish_check(planned[1], Outcome.ANSWERED, now, now + 0.01)
     assert asked <= 60 * 5.4 * 1.2
 
 
@@ -821,9 +821,9 @@ def test_what_an_answer_shows_is_learnt_though_its_batch_was_re_formed_meanwhile
 ):
     schedule = Schedule(Plan(), lambda: 0.5)
     schedule.set_batches([Batch("f", ("A", "B"))], 0.0)
-    schedule.started(Batch("f", ("A", "B")), 0.5)
+    schedule.start_check(Batch("f", ("A", "B")), 0.5)
     schedule.set_batches([Batch("f", ("A",)), Batch("f", ("B",))], 1.0)
-    schedule.finished(
+    schedule.finish_check(
         Batch("f", ("A", "B")),
         Outcome.ANSWERED,
         0.5,

@@ -97,10 +97,10 @@ class Bench:
     def answer(self, *moments: float) -> None:
         """Answer checks with refreshes of both symbols, each seen as it is computed."""
         for at in moments:
-            self.poller.schedule.started(BATCH, at)
+            self.poller.schedule.start_check(BATCH, at)
             computed_at = dict.fromkeys(BATCH.symbols, round(at * MICROS))
             times = ComputedTimes(computed_at, 0.0)
-            self.poller.schedule.finished(BATCH, Outcome.ANSWERED, at, at, times)
+            self.poller.schedule.finish_check(BATCH, Outcome.ANSWERED, at, at, times)
 
 
 @pytest.fixture
@@ -113,15 +113,15 @@ async def test_the_first_check_has_its_reason(bench: Bench) -> None:
 
 
 async def test_a_request_in_progress_has_no_next_check(bench: Bench) -> None:
-    bench.poller.schedule.started(BATCH, time.monotonic())
+    bench.poller.schedule.start_check(BATCH, time.monotonic())
     assert bench.batch()["why"] == "a request is in progress"
     assert bench.batch()["next_check_at"] is None
 
 
 async def test_the_reason_counts_failed_checks(bench: Bench) -> None:
     now = time.monotonic()
-    bench.poller.schedule.started(BATCH, now)
-    bench.poller.schedule.finished(BATCH, Outcome.FAILED, now, now)
+    bench.poller.schedule.start_check(BATCH, now)
+    bench.poller.schedule.finish_check(BATCH, Outcome.FAILED, now, now)
     assert bench.batch()["why"] == "the previous check failed (1 in a row)"
 
 
@@ -149,13 +149,13 @@ async def test_a_reason_that_holds_all_batches_comes_first(bench: Bench) -> None
     bench.shard._enter(Phase.OPENING, None)
     assert bench.batch()["why"].startswith("Kafka accepts no events")
 
-    schedule.hold(now + 100)
+    schedule.pause(now + 100)
     assert bench.batch()["why"] == "the upstream asked not to be called before then"
     answer = bench.schedule()
     next_check_at = answer["batches"][0]["next_check_at"]
     assert answer["held_until"] == next_check_at > answer["at"]
 
-    schedule.hold_for_key(now + 200)
+    schedule.pause_for_key(now + 200)
     assert "refuses the API key" in bench.batch()["why"]
 
 

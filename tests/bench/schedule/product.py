@@ -62,13 +62,13 @@ class Product:
         return at, symbols
 
     def started(self, batch: Symbols, now: float) -> None:
-        self.schedule.started(self._asked[batch], now)
+        self.schedule.start_check(self._asked[batch], now)
 
     def finished(
         self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]
     ) -> None:
         computed = {self._names[symbol]: moment for symbol, moment in seen.items()}
-        self.schedule.finished(
+        self.schedule.finish_check(
             self._asked[batch],
             Outcome.ANSWERED,
             sent_at,

@@ -78,8 +78,8 @@ def unplanned() -> tuple[Callable[[], object], int]:
     def check() -> None:
         upcoming = schedule.next()
         if upcoming is not None:
-            schedule.started(batch, upcoming[0])
-            schedule.finished(
+            schedule.start_check(batch, upcoming[0])
+            schedule.finish_check(
                 batch, Outcome.ANSWERED, upcoming[0], upcoming[0] + 0.001, dates
             )
 
@@ -98,7 +98,7 @@ def played(symbols: int) -> float:
         upcoming = schedule.next()
         assert upcoming is not None
         now = max(now, upcoming[0])
-        schedule.started(batch, now)
+        schedule.start_check(batch, now)
         spent += time.process_time() - started
         for symbol, at in due.items():
             if at <= now:
@@ -107,7 +107,7 @@ def played(symbols: int) -> float:
                     at + PERIOD + chance.gauss(0, JITTER),
                 )
         started = time.process_time()
-        schedule.finished(
+        schedule.finish_check(
             batch, Outcome.ANSWERED, now, now + 0.01, ComputedTimes(last, 0.0)
         )
         spent += time.process_time() - started
