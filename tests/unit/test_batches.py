@@ -1,4 +1,4 @@
-"""Which symbols share a request."""
+"""The batches of a feed: the symbols that share a request."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ def packed(batches: Batches) -> list[tuple[str, ...]]:
     return [batch.symbols for batch in batches.all()]
 
 
+def requested(batches: Batches) -> list[str]:
+    """Return the symbols of all batches, in order."""
+    symbols: list[str] = []
+    for batch in batches.all():
+        symbols.extend(batch.symbols)
+    return sorted(symbols)
+
+
+def refused_alone(batches: Batches) -> list[tuple[str, ...]]:
+    return [batch.symbols for batch in batches.all() if batch.refused]
+
+
 def owning(*symbols: str) -> Batches:
     batches = Batches("f")
     batches.own(symbols)
@@ -30,8 +42,8 @@ def names(count: int) -> list[str]:
     return [f"S{number:02d}" for number in range(count)]
 
 
-def ask_all(batches: Batches, culprits: Collection[str]) -> list[tuple[str, ...]]:
-    """One round: ask for every batch, as an upstream would answer that refuses any request with a culprit."""
+def request_all(batches: Batches, culprits: Collection[str]) -> list[tuple[str, ...]]:
+    """Request every batch once. The upstream refuses a request with a culprit."""
     asked = packed(batches)
     for symbols in asked:
         if set(symbols) & set(culprits):
@@ -51,73 +63,74 @@ def test_symbols_are_packed_into_as_few_requests_as_possible(
     assert [len(symbols) for symbols in packed(owning(*names(count)))] == sizes
 
 
-def test_the_packing_depends_on_the_symbols_alone() -> None:
+def test_the_packing_depends_only_on_the_symbols() -> None:
     assert packed(owning(*names(20))) == packed(owning(*reversed(names(20))))
 
 
-def test_what_was_refused_is_halved_until_the_culprit_stands_alone() -> None:
+def test_a_refused_batch_is_halved_until_the_culprit_is_alone() -> None:
     batches = owning(*names(8))
-    asked = [ask_all(batches, ["S05"]) for _ in range(4)]
+    asked = [request_all(batches, ["S05"]) for _ in range(4)]
     assert asked[0] == [tuple(names(8))]
     assert asked[1] == [("S00", "S01", "S02", "S03"), ("S04", "S05", "S06", "S07")]
     assert ("S05",) in asked[3]
-    assert [batch.symbols for batch in batches.all() if batch.refused] == [("S05",)]
+    assert refused_alone(batches) == [("S05",)]
 
 
-def test_the_healthy_are_packed_together_again() -> None:
+def test_healthy_symbols_are_packed_together_again() -> None:
     batches = owning(*names(8))
     for _ in range(4):
-        ask_all(batches, ["S05"])
-    assert packed(batches) == [
-        tuple(name for name in names(8) if name != "S05"),
-        ("S05",),
-    ]
+        request_all(batches, ["S05"])
+    healthy = names(8)
+    healthy.remove("S05")
+    assert packed(batches) == [tuple(healthy), ("S05",)]
 
 
 def test_a_culprit_that_is_answered_is_packed_with_the_others_again() -> None:
     batches = owning(*names(4))
     for _ in range(4):
-        ask_all(batches, ["S01"])
-    ask_all(batches, [])
+        request_all(batches, ["S01"])
+    request_all(batches, [])
     assert packed(batches) == [tuple(names(4))]
     assert not any(batch.refused for batch in batches.all())
 
 
-def test_a_symbol_alone_that_is_refused_is_a_culprit_at_once() -> None:
+def test_a_single_refused_symbol_is_a_culprit_at_once() -> None:
     batches = owning("A")
     batches.refused(("A",))
     batches.refused(("A",))
-    assert [(batch.symbols, batch.refused) for batch in batches.all()] == [
-        (("A",), True)
-    ]
+    (only,) = batches.all()
+    assert only.symbols == ("A",)
+    assert only.refused
 
 
 @quick
 @given(
     st.sets(st.sampled_from(names(20)), min_size=1), st.sets(st.sampled_from(names(20)))
 )
-def test_every_culprit_is_found_and_nobody_is_lost_on_the_way(
+def test_every_culprit_is_found_and_no_symbol_is_lost_on_the_way(
     owned: set[str], culprits: set[str]
 ) -> None:
     batches = owning(*owned)
     for _ in range(6):
-        asked = ask_all(batches, culprits)
+        asked = request_all(batches, culprits)
         assert sorted(symbol for symbols in asked for symbol in symbols) == sorted(
             owned
         )
         assert all(0 < len(symbols) <= 8 for symbols in asked)
-    alone = {batch.symbols for batch in batches.all() if batch.refused}
-    assert alone == {(culprit,) for culprit in culprits & owned}
+    found = refused_alone(batches)
+    assert sorted(found) == [(culprit,) for culprit in sorted(culprits & owned)]
     healthy = [len(batch.symbols) for batch in batches.all() if not batch.refused]
     assert len(healthy) == -(-len(owned - culprits) // 8)
 
 
 @quick
 @given(st.data())
-def test_whatever_happens_exactly_the_owned_symbols_are_asked_for_once(
+def test_each_owned_symbol_is_in_exactly_one_batch_whatever_happens(
     data: st.DataObject,
 ) -> None:
-    batches, owned, in_flight = Batches("f"), set[str](), list[tuple[str, ...]]()
+    batches = Batches("f")
+    owned: set[str] = set()
+    in_flight: list[tuple[str, ...]] = []
     for _ in range(data.draw(st.integers(1, 15))):
         if not in_flight or data.draw(st.booleans()):
             owned = data.draw(st.sets(st.sampled_from(names(12))))
@@ -126,25 +139,24 @@ def test_whatever_happens_exactly_the_owned_symbols_are_asked_for_once(
             ended = data.draw(st.sampled_from(in_flight))
             data.draw(st.sampled_from([batches.answered, batches.refused]))(ended)
         in_flight += packed(batches)
-        asked = [symbol for symbols in packed(batches) for symbol in symbols]
-        assert sorted(asked) == sorted(owned)
+        assert requested(batches) == sorted(owned)
         assert all(0 < len(symbols) <= 8 for symbols in packed(batches))
         assert all(len(batch.symbols) == 1 for batch in batches.all() if batch.refused)
 
 
-def test_a_symbol_given_away_while_it_was_asked_for_is_not_asked_for_again() -> None:
+def test_a_symbol_given_up_during_its_request_is_not_requested_again() -> None:
     for end in ("answered", "refused"):
         batches = owning("A", "B", "C")
         batches.own(["A", "C"])
         getattr(batches, end)(("A", "B", "C"))
-        assert sorted(symbol for symbols in packed(batches) for symbol in symbols) == [
-            "A",
-            "C",
-        ]
+        assert requested(batches) == ["A", "C"]
 
 
 def rhythms(*groups: tuple[float, float, str]) -> dict[str, tuple[float, float]]:
-    """Period and phase of symbols, each a letter; those of a group lie 10 ms apart."""
+    """Return period and phase of symbols, each a letter.
+
+    The phases of a group lie 10 ms apart.
+    """
     return {
         name: (period, at + place / 100)
         for period, at, group in groups
@@ -173,10 +185,11 @@ def test_symbols_that_are_refreshed_together_share_a_request() -> None:
 
 
 @pytest.mark.parametrize("apart", [0.0, 1e-6, 0.01])
-def test_those_of_one_event_share_a_request_however_exactly_they_agree(
+def test_symbols_of_one_event_share_a_request_however_closely_they_agree(
     apart: float,
 ) -> None:
-    batches, symbols = owning(*names(16)), names(16)
+    symbols = names(16)
+    batches = owning(*symbols)
     phases = {
         symbol: (30.0, 15.0 * (place % 2) + place * apart)
         for place, symbol in enumerate(symbols)
@@ -193,13 +206,13 @@ def test_a_phase_counts_within_its_period() -> None:
     assert together(batches) == sets("AC", "BD")
 
 
-def test_symbols_of_another_period_have_a_request_of_their_own() -> None:
+def test_symbols_with_different_periods_do_not_share_a_request() -> None:
     batches = in_pairs(*"ABCD")
     assert batches.regroup(rhythms((30, 5, "AC"), (60, 5, "BD")))
     assert together(batches) == sets("AC", "BD")
 
 
-def test_periods_that_are_nearly_the_same_are_one() -> None:
+def test_nearly_equal_periods_count_as_the_same() -> None:
     batches = in_pairs(*"ABCD")
     assert batches.regroup(
         {"A": (30.0, 5.0), "B": (30.5, 20.0), "C": (30.4, 5.1), "D": (29.8, 20.1)}
@@ -207,7 +220,7 @@ def test_periods_that_are_nearly_the_same_are_one() -> None:
     assert together(batches) == sets("AC", "BD")
 
 
-def test_a_symbol_without_a_rhythm_does_not_part_those_that_have_one() -> None:
+def test_a_symbol_without_a_rhythm_does_not_separate_those_that_have_one() -> None:
     batches = in_pairs(*"ABCDEF")
     assert batches.regroup(rhythms((30, 5, "AF"), (30, 20, "BE")))
     assert together(batches) == sets("AF", "BE", "CD")
@@ -215,7 +228,7 @@ def test_a_symbol_without_a_rhythm_does_not_part_those_that_have_one() -> None:
 
 
 @pytest.mark.parametrize("known", [{}, {"A": (30.0, 5.0)}])
-def test_where_no_rhythm_is_known_nothing_changes(
+def test_without_known_rhythms_nothing_changes(
     known: dict[str, tuple[float, float]],
 ) -> None:
     batches = in_pairs(*"ABCD")
@@ -223,7 +236,7 @@ def test_where_no_rhythm_is_known_nothing_changes(
     assert packed(batches) == [("A", "B"), ("C", "D")]
 
 
-def test_packing_again_changes_nothing() -> None:
+def test_a_second_regrouping_changes_nothing() -> None:
     batches = in_pairs(*"ABCDEF")
     known = rhythms((30, 5, "AF"), (30, 15, "BE"), (30, 25, "CD"))
     assert batches.regroup(known)
@@ -233,7 +246,7 @@ def test_packing_again_changes_nothing() -> None:
 
 
 def test_without_a_clear_gain_nothing_changes() -> None:
-    """The second and the third are nearly as far from each other's neighbour as from their own."""
+    """A to D are refreshed at 5, 8.2, 8 and 11.2 s: B and C fit either neighbour."""
     batches = in_pairs(*"ABCD")
     assert not batches.regroup(
         {"A": (30.0, 5.0), "C": (30.0, 8.0), "B": (30.0, 8.2), "D": (30.0, 11.2)}
@@ -249,7 +262,8 @@ def test_without_a_clear_gain_nothing_changes() -> None:
 def test_a_little_noise_does_not_bring_the_old_packing_back(
     phases: list[float], noise: list[float]
 ) -> None:
-    batches, symbols = in_pairs(*"ABCDEF"), "ABCDEF"
+    symbols = "ABCDEF"
+    batches = in_pairs(*symbols)
     batches.regroup(
         {symbol: (30.0, at) for symbol, at in zip(symbols, phases, strict=True)}
     )
@@ -261,10 +275,10 @@ def test_a_little_noise_does_not_bring_the_old_packing_back(
     settled = packed(batches)
     assert not batches.regroup(noisy)
     assert packed(batches) == settled
-    assert sorted(symbol for group in settled for symbol in group) == list(symbols)
+    assert requested(batches) == list(symbols)
 
 
-def test_one_request_needs_no_order() -> None:
+def test_a_single_batch_is_not_regrouped() -> None:
     batches = owning(*names(8))
     assert not batches.regroup(
         {name: (30.0, float(-place)) for place, name in enumerate(names(8))}
@@ -272,7 +286,7 @@ def test_one_request_needs_no_order() -> None:
     assert packed(batches) == [tuple(names(8))]
 
 
-def test_suspects_and_the_refused_stay_where_they_are() -> None:
+def test_suspects_and_refused_symbols_keep_their_batches() -> None:
     batches = in_pairs(*"ABCDEFGH")
     batches.refused(("A", "B"))
     batches.refused(("A",))
@@ -282,10 +296,10 @@ def test_suspects_and_the_refused_stay_where_they_are() -> None:
     assert batches.regroup(rhythms((30, 5, "EH"), (30, 20, "FGABCD")))
     assert packed(batches)[2:] == before[2:]
     assert together(batches) == sets("EH", "FG", "A", "B", "C", "D")
-    assert [batch.symbols for batch in batches.all() if batch.refused] == [("A",)]
+    assert refused_alone(batches) == [("A",)]
 
 
-def test_who_comes_later_or_back_is_packed_by_the_same_order() -> None:
+def test_new_and_returning_symbols_are_packed_in_the_same_order() -> None:
     batches = in_pairs(*"ABCD")
     assert batches.regroup(rhythms((30, 5, "AD"), (30, 20, "BC")))
     batches.refused(("D",))
@@ -302,13 +316,13 @@ def test_who_comes_later_or_back_is_packed_by_the_same_order() -> None:
     ),
     st.data(),
 )
-def test_whatever_the_rhythms_are_everyone_is_asked_for_once(
+def test_regrouping_keeps_every_symbol_and_the_number_of_batches(
     known: dict[str, tuple[float, float]], data: st.DataObject
 ) -> None:
     batches = owning(*data.draw(st.sets(st.sampled_from(names(20)), min_size=1)))
-    owned = sorted(symbol for symbols in packed(batches) for symbol in symbols)
+    owned = requested(batches)
     count = len(packed(batches))
     changed = batches.regroup(known)
-    assert sorted(symbol for symbols in packed(batches) for symbol in symbols) == owned
+    assert requested(batches) == owned
     assert len(packed(batches)) == count
     assert not (changed and batches.regroup(known))
