@@ -1,8 +1,8 @@
-"""What is learnt from the moments of a symbol's refreshes, and what is expected of them."""
+"""Forecasts of a symbol's refreshes, learnt from the moments of the last ones."""
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from math import inf, sqrt
 from random import Random
 from typing import TYPE_CHECKING
@@ -29,27 +29,30 @@ def grid(
     seed: int = 1,
     start: float = 1_000.0,
 ) -> list[float]:
-    """Refreshes whose jitter does not add up."""
+    """Return refreshes on a grid, whose jitter does not add up."""
     chance = Random(seed)
-    return [
-        start + number * period + chance.gauss(0, jitter) for number in range(count)
-    ]
+    moments = []
+    for number in range(count):
+        moments.append(start + number * period + chance.gauss(0, jitter))
+    return moments
 
 
 def sleeping(
     count: int, period: float = 30.0, jitter: float = 0.3, seed: int = 1
 ) -> list[float]:
-    """Refreshes that each follow from the one before."""
+    """Return refreshes that each follow a sleep after the one before."""
     chance = Random(seed)
-    return list(
-        accumulate(
-            (period + chance.gauss(0, jitter) for _ in range(count)), initial=1_000.0
-        )
-    )
+    moments = [1_000.0]
+    for _ in range(count):
+        moments.append(moments[-1] + (period + chance.gauss(0, jitter)))
+    return moments
 
 
 def follow(forecast: Forecast, moments: Iterable[float]) -> list[float]:
-    """Show it refreshes that were looked for until just before. Returns how far off each was from what it expected."""
+    """Let a forecast learn refreshes that checks looked for until just before.
+
+    Returns the errors of its predictions in seconds.
+    """
     errors = []
     for at in moments:
         if forecast.phase is not None and forecast.period is not None:
@@ -69,12 +72,12 @@ def rms(errors: Sequence[float]) -> float:
 
 
 def value(curve: Sequence[Point], at: float) -> float:
-    """Refreshes expected until `at`."""
+    """Return the refreshes that are expected until `at`."""
     for before, after in pairwise(curve):
         if at <= after.at:
-            return before.expected + (after.expected - before.expected) * (
-                at - before.at
-            ) / (after.at - before.at)
+            increase = after.expected - before.expected
+            part = (at - before.at) / (after.at - before.at)
+            return before.expected + increase * part
     return curve[-1].expected
 
 
@@ -98,32 +101,30 @@ def test_before_anything_is_known_a_refresh_is_expected_every_30_seconds(
 ) -> None:
     forecast = Forecast(begun_at)
     assert USUAL_PERIOD_SECONDS == 30
-    assert (forecast.last, forecast.period, forecast.phase, forecast.jitter) == (
-        None,
-        None,
-        None,
-        None,
-    )
+    assert forecast.last is None
+    assert forecast.period is None
+    assert forecast.phase is None
+    assert forecast.jitter is None
     assert forecast.settled_by(begun_at + 7) == begun_at + 7
     first, last = forecast.curve(begun_at, begun_at + 60)
     assert [*first, *last] == [begun_at, 0, 0, begun_at + 60, 2, 0]
 
 
-def test_the_longer_nothing_ever_came_the_less_is_expected() -> None:
+def test_less_is_expected_the_longer_no_refresh_ever_came() -> None:
     forecast = Forecast(100.0)
     hour = expected(forecast, 3_700, 3_760)
     assert hour == pytest.approx(60 / 3_600)
     assert 0 < expected(forecast, 100_000, 100_060) < hour
 
 
-def test_one_refresh_is_no_rhythm_yet() -> None:
+def test_one_refresh_does_not_make_a_rhythm() -> None:
     forecast = learnt([50.0])
     assert forecast.last == 50
     assert forecast.period is None
     assert expected(forecast, 60, 90) > 0.3
 
 
-def test_two_refreshes_are_a_rhythm() -> None:
+def test_two_refreshes_make_a_rhythm() -> None:
     forecast = learnt([50.0, 70.0])
     assert forecast.period == pytest.approx(20)
     assert 70 <= forecast.settled_by(70.0) < 100
@@ -134,15 +135,19 @@ def test_two_refreshes_are_a_rhythm() -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("moments", [grid, sleeping])
 @pytest.mark.parametrize("jitter", [0.05, 0.3, 1.0])
-def test_the_next_refresh_is_predicted_as_well_as_its_jitter_lets(
+def test_the_next_refresh_is_predicted_as_well_as_its_jitter_allows(
     moments: Callable[[int, float, float, int], list[float]], jitter: float, seed: int
 ) -> None:
-    """On a grid the last refresh as a guess is wrong by sqrt 2 of it, and asleep a grid is wrong without end."""
+    """Predict grids and sleepers alike, which no single gain can.
+
+    On a grid, a prediction from the last refresh alone has sqrt(2) times the error. For an
+    upstream that sleeps after its work, the error of a grid grows without bound.
+    """
     errors = follow(Forecast(0.0), moments(400, 30.0, jitter, seed))
     assert rms(errors[150:]) < 1.18 * jitter
 
 
-def test_who_sleeps_after_work_is_followed_from_the_last_refresh_and_who_keeps_a_grid_is_not() -> (
+def test_a_late_refresh_moves_the_next_one_only_if_the_upstream_sleeps_after_work() -> (
     None
 ):
     for moments, followed in ((grid(200), 0.1), (sleeping(200), 1.0)):
@@ -162,24 +167,21 @@ def test_period_and_jitter_are_learnt(period: float, jitter: float) -> None:
     assert forecast.jitter == pytest.approx(jitter, rel=0.35)
 
 
-def test_refreshes_that_are_left_out_do_not_change_the_period() -> None:
+def test_skipped_refreshes_do_not_change_the_period() -> None:
     chance = Random(3)
     forecast = learnt(at for at in grid(600) if chance.random() > 0.2)
     assert forecast.period == pytest.approx(30, rel=0.003)
     assert forecast.jitter == pytest.approx(0.3, rel=0.35)
 
 
-def test_what_is_left_out_is_no_longer_expected() -> None:
+def test_fewer_refreshes_are_expected_if_some_are_skipped() -> None:
     chance = Random(3)
-    steady, patchy = (
-        learnt(grid(600)),
-        learnt(at for at in grid(600) if chance.random() > 0.3),
-    )
+    steady = learnt(grid(600))
+    patchy = learnt(at for at in grid(600) if chance.random() > 0.3)
     for forecast, part in ((steady, 1.0), (patchy, 0.7)):
         since = last_of(forecast) + 10
-        assert expected(forecast, since, since + 300) == pytest.approx(
-            10 * part, rel=0.12
-        )
+        ten_periods = expected(forecast, since, since + 300)
+        assert ten_periods == pytest.approx(10 * part, rel=0.12)
     follow(patchy, grid(300, start=round(last_of(patchy), -1) + 30))
     since = last_of(patchy) + 10
     assert expected(patchy, since, since + 300) == pytest.approx(10, rel=0.05)
@@ -198,17 +200,13 @@ def test_refreshes_hidden_between_two_checks_count_as_several_periods(
     assert forecast.period == pytest.approx(30, rel=0.003)
 
 
-def test_a_refresh_is_not_taken_for_two_where_checks_looked_until_just_before_it() -> (
-    None
-):
-    """The usual period is twice as long, and the first interval was one of 30 s by chance."""
+def test_an_interval_that_checks_looked_into_counts_as_one_period() -> None:
+    """Each interval of 60 s is twice the usual period, but no refresh was hidden in it."""
     forecast = learnt([0.0, 60.0, 120.0])
     assert forecast.period == pytest.approx(60)
 
 
-def test_what_was_hidden_at_the_start_is_taken_for_refreshes_of_the_usual_period() -> (
-    None
-):
+def test_a_first_interval_that_no_check_looked_into_has_the_usual_period() -> None:
     forecast = Forecast(0.0)
     for at in (30.0, 90.0):
         forecast.learn(at, 0.0, at - 55)
@@ -219,7 +217,7 @@ def test_what_was_hidden_at_the_start_is_taken_for_refreshes_of_the_usual_period
     ("before", "after"),
     [(30.0, 20.0), (20.0, 30.0), (60.0, 30.0), (30.0, 5.0), (30.0, 37.0)],
 )
-def test_another_period_is_followed_after_two_refreshes(
+def test_a_new_period_is_followed_after_two_refreshes(
     before: float, after: float
 ) -> None:
     moments = grid(100, before)
@@ -231,7 +229,7 @@ def test_another_period_is_followed_after_two_refreshes(
 
 
 @pytest.mark.parametrize("jump", [-12.0, -5.0, 5.0, 12.0])
-def test_another_phase_is_followed_after_two_refreshes(jump: float) -> None:
+def test_a_new_phase_is_followed_after_two_refreshes(jump: float) -> None:
     moments = grid(100)
     forecast = learnt(moments)
     errors = follow(forecast, grid(20, start=4_000 + jump, seed=2))
@@ -241,7 +239,7 @@ def test_another_phase_is_followed_after_two_refreshes(jump: float) -> None:
 
 
 @pytest.mark.parametrize("late", [3.0, 5.0, 12.0, -4.0])
-def test_one_refresh_out_of_step_moves_nothing_much(late: float) -> None:
+def test_a_single_outlier_hardly_moves_the_forecast(late: float) -> None:
     forecast = learnt(grid(101))
     follow(forecast, [4_030.0 + late])
     errors = follow(forecast, grid(10, start=4_060.0, seed=2))
@@ -250,7 +248,7 @@ def test_one_refresh_out_of_step_moves_nothing_much(late: float) -> None:
     assert forecast.period == pytest.approx(30, rel=0.01)
 
 
-def test_two_surprises_that_do_not_agree_move_nothing_much() -> None:
+def test_two_surprises_that_disagree_hardly_move_the_forecast() -> None:
     forecast = learnt(grid(101))
     errors = follow(forecast, [4_036.0, 4_054.0, *grid(10, start=4_090.0, seed=2)])
     assert rms(errors[2:]) < 0.7
@@ -262,48 +260,48 @@ def test_an_agreeing_surprise_long_after_the_first_does_not_move_the_phase() -> 
     assert rms(follow(forecast, grid(5, start=4_390.0, seed=3))) < 0.8
 
 
-def test_in_an_outage_less_and_less_is_expected_but_never_nothing() -> None:
+def test_less_is_expected_the_longer_an_outage_lasts_but_never_nothing() -> None:
     forecast = learnt(grid(100))
     last = last_of(forecast)
-    amounts = [
-        expected(forecast, last + silent, last + silent + 60)
-        for silent in (45, 75, 105, 315, 1_005, 10_005)
-    ]
+    amounts = []
+    for silent in (45, 75, 105, 315, 1_005, 10_005):
+        since = last + silent
+        amounts.append(expected(forecast, since, since + 60))
     assert 1 < amounts[0] < 4
     assert all(less < more for more, less in pairwise(amounts))
     assert amounts[-1] > 0
 
 
-def test_after_an_outage_the_rhythm_is_the_old_one() -> None:
+def test_the_rhythm_survives_an_outage() -> None:
     forecast = learnt(grid(100))
-    errors = follow(
-        forecast, [1_000.0 + 30 * 119, *grid(10, start=1_000.0 + 30 * 120, seed=2)]
-    )
+    end = 1_000.0 + 30 * 119
+    errors = follow(forecast, [end, *grid(10, start=end + 30, seed=2)])
     assert rms(errors[1:]) < 0.5
     assert forecast.period == pytest.approx(30, rel=0.003)
 
 
-def test_within_a_window_what_is_left_falls_from_1_to_0() -> None:
+def test_within_a_window_the_pending_probability_falls_from_1_to_0() -> None:
     forecast = learnt(grid(200))
     since = last_of(forecast) + 10
     curve = forecast.curve(since, since + 30)
-    lefts = [point.pending for point in curve]
-    window = lefts[1:-1]
-    assert lefts[0] == lefts[-1] == 0
+    pending = [point.pending for point in curve]
+    window = pending[1:-1]
+    assert pending[0] == pending[-1] == 0
     assert window[0] == pytest.approx(1, abs=0.05)
     assert window[-1] == 0
     assert all(later <= sooner for sooner, later in pairwise(window))
 
 
-def test_where_nothing_came_so_far_the_rest_is_more_likely() -> None:
+def test_the_rest_of_a_window_is_more_likely_if_nothing_came_so_far() -> None:
     forecast = learnt(grid(200))
     before = forecast.curve(last_of(forecast) + 10, last_of(forecast) + 45)
     middle = next(point.at for point in before if point.expected >= 0.5)
     until = middle + 0.15
-    gone, whole = value(before, middle), before[-1].expected
+    gone = value(before, middle)
+    whole = before[-1].expected
     after = forecast.curve(middle, last_of(forecast) + 45)
-    given = (value(before, until) - gone) / (1 - gone)
-    assert value(after, until) == pytest.approx(given, rel=1e-6)
+    conditional = (value(before, until) - gone) / (1 - gone)
+    assert value(after, until) == pytest.approx(conditional, rel=1e-6)
     assert after[-1].expected == pytest.approx((whole - gone) / (1 - gone), rel=1e-6)
     assert after[0].pending == pytest.approx(after[-1].expected, rel=1e-6)
     assert after[0].pending < before[1].pending
@@ -321,7 +319,7 @@ def test_each_period_brings_one_refresh() -> None:
     assert whole[1] == pytest.approx(curve[-1].expected / 10, rel=0.05)
 
 
-def test_what_is_settled_is_the_end_of_the_next_window() -> None:
+def test_a_refresh_is_settled_by_the_end_of_the_next_window() -> None:
     forecast = learnt(grid(200))
     last = 1_000 + 199 * 30
     for since, next_at in (
@@ -336,16 +334,18 @@ def test_what_is_settled_is_the_end_of_the_next_window() -> None:
             assert next_at < end < next_at + 5
 
 
-def test_a_lag_moves_what_is_expected_and_not_the_rhythm() -> None:
-    sooner, later = learnt(grid(200)), Forecast(0.0)
+def test_a_lag_moves_the_curve_but_not_the_rhythm() -> None:
+    sooner = learnt(grid(200))
+    later = Forecast(0.0)
     for at in grid(200):
         later.learn(at, 2.0, at - 0.01)
     since = last_of(sooner) + 10
     assert later.phase == pytest.approx(sooner.phase)
+    sooner_curve = sooner.curve(since, since + 40)
+    later_curve = later.curve(since, since + 40)
     for at in (since + 19.8, since + 20.2):
-        assert value(later.curve(since, since + 40), at + 2) == pytest.approx(
-            value(sooner.curve(since, since + 40), at), abs=0.02
-        )
+        without_lag = value(sooner_curve, at)
+        assert value(later_curve, at + 2) == pytest.approx(without_lag, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_a_lag_moves_what_is_expected_and_not_the_rhythm() -> None:
     ],
 )
 @pytest.mark.timeout(10)
-def test_refreshes_next_to_each_other_do_not_make_a_rhythm_that_has_no_end(
+def test_refreshes_next_to_each_other_do_not_make_endless_windows(
     moments: list[float],
 ) -> None:
     forecast = learnt(moments)
@@ -383,10 +383,11 @@ def test_refreshes_next_to_each_other_do_not_make_a_rhythm_that_has_no_end(
     st.floats(0, 500),
     st.floats(0.1, 120),
 )
-def test_whatever_was_seen_a_curve_starts_at_nothing_and_never_falls(
+def test_a_curve_starts_at_zero_and_never_falls_whatever_was_learnt(
     intervals: list[float], unseen: list[float], lag: float, silent: float, ahead: float
 ) -> None:
-    forecast, at = Forecast(0.0), 100.0
+    forecast = Forecast(0.0)
+    at = 100.0
     for interval, part in zip(intervals, unseen, strict=False):
         at += interval
         forecast.learn(at, lag, at - part * interval)
@@ -405,7 +406,7 @@ def test_whatever_was_seen_a_curve_starts_at_nothing_and_never_falls(
 
 @quick
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=64), st.floats(0.1, 20))
-def test_a_distribution_has_all_its_mass_and_a_tail_on_both_sides(
+def test_a_distribution_has_a_total_mass_of_1_and_a_tail_on_both_sides(
     errors: list[float], widest: float
 ) -> None:
     shape = shape_of(errors, widest)
@@ -420,13 +421,12 @@ def test_a_distribution_has_all_its_mass_and_a_tail_on_both_sides(
     assert shape.at[-1] <= max(errors) + widest + 0.01
 
 
-def test_the_distribution_of_many_errors_is_theirs() -> None:
+def test_the_distribution_of_many_errors_fits_them() -> None:
     chance = Random(1)
     errors = [chance.uniform(0, 10) for _ in range(64)]
     shape = shape_of(errors, 15)
     for bound in (2, 4, 6, 8):
-        assert shape.below(bound) == pytest.approx(
-            sum(error <= bound for error in errors) / 64, abs=0.06
-        )
+        fraction = len([error for error in errors if error <= bound]) / 64
+        assert shape.below(bound) == pytest.approx(fraction, abs=0.06)
     assert shape.below(min(errors)) <= 0.08
     assert shape.below(max(errors)) >= 0.92
