@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 import confluent_kafka as ck
@@ -296,9 +297,13 @@ def _text(header: str | bytes | None) -> str:
 
 
 def _fraction(header: str | bytes | None) -> float | None:
-    """Return a number between 0 and 1, None if the header holds none."""
+    """Return the number in a header, clamped to 0..1, or None if it holds no number."""
+    if header is None:
+        return None
     try:
-        value = float(header or "none")
+        value = float(header)
     except ValueError:
+        return None
+    if not isfinite(value):
         return None
     return min(max(value, 0.0), 1.0)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from connector.core.model import Moment, Source, State
     from connector.core.transition import FeedRules, Transition
     from connector.kafka.shard_log import Restored
-    from connector.runtime.snapshot_requests import SnapshotRequests
 
 
 class OpenShard:
@@ -75,28 +74,29 @@ class OpenShard:
 
     def snapshots(
         self,
-        requests: SnapshotRequests,
+        symbols: Iterable[str],
         before: Iterable[Transition],
         moment: Moment,
-    ) -> list[Transition]:
-        """Return the transitions that were requested, and refuse those without levels.
+    ) -> tuple[list[Transition], dict[str, str]]:
+        """Return the snapshots of these symbols, and the reasons why others have none.
 
-        `before` are the transitions of the same transaction: a snapshot follows them.
+        The reasons are by symbol. `before` are the transitions of the same transaction: a snapshot follows them.
         """
         latest = dict(self.states)
         for transition in before:
             if transition.state is not None:
                 latest[transition.state.symbol] = transition.state
         transitions = []
-        for symbol in requests.symbols:
+        refusals = {}
+        for symbol in symbols:
             state = latest.get(symbol)
             transition = snapshot(state, moment, self._source, self._rules)
             if transition.event is not None:
                 transitions.append(transition)
             elif state is None:
-                requests.refuse(symbol, "the symbol has not been observed yet")
+                refusals[symbol] = "the symbol has not been observed yet"
             else:
-                requests.refuse(
-                    symbol, f"there are no levels to publish; it is {state.status}"
+                refusals[symbol] = (
+                    f"there are no levels to publish; it is {state.status}"
                 )
-        return transitions
+        return transitions, refusals

@@ -134,9 +134,12 @@ class Publisher:
             # No other call to the log is in progress here.
             assignment.log.serve_callbacks()
         if self._snapshots:
-            transitions += opened.snapshots(
-                self._snapshots, transitions, self._context.clock.moment()
+            snapshots, refusals = opened.snapshots(
+                self._snapshots.symbols, transitions, self._context.clock.moment()
             )
+            transitions += snapshots
+            for symbol, reason in refusals.items():
+                self._snapshots.refuse(symbol, reason)
         return transitions
 
     async def _commit(
@@ -159,7 +162,7 @@ class Publisher:
         await self._publish(assignment.log, attempt, used_fraction)
         # A commit proves that the worker has every right it needs.
         assignment.failures = 0
-        self._context.startup.passed = True
+        self._context.startup.has_committed = True
         opened.commit(attempt.states)
         for state in attempt.states.values():
             self._context.observer.state_replaced(state)

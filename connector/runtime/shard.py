@@ -241,7 +241,8 @@ class Shard:
 
         Raises:
             ShardCorrupt: The topic holds records this connector did not write.
-            SetupError: A right is missing at the start, or a topic does not fit.
+            SetupError: A topic does not fit, or a right is still missing after the start-up
+                deadline and no transaction was ever committed.
         """
         while True:
             assignment = await self._next_assignment()
@@ -274,8 +275,10 @@ class Shard:
         except (ShardCorrupt, SetupError):
             raise
         except KafkaError as error:
-            # A missing right ends the start. Later on somebody may be granting it.
-            if isinstance(error, AccessDenied) and self._context.startup.failed():
+            # Retry without a right until the start-up deadline, and for as long as it takes
+            # if a transaction has ever been committed: somebody may be changing the rights.
+            is_denied = isinstance(error, AccessDenied)
+            if is_denied and self._context.startup.is_missed():
                 raise SetupError(str(error)) from None
             await self._back_off(assignment, error)
 

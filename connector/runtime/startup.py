@@ -23,20 +23,21 @@ _MAX_PAUSE_SECONDS: Final = 1.0
 
 @dataclass(slots=True)
 class StartupDeadline:
-    """The end of the start-up.
+    """The moment until which a new worker retries if a right is missing.
 
-    Until then a missing right ends the process. Later on it is waited for: the worker has
-    worked before, so somebody is probably changing its rights.
+    A new topic or group needs a moment, so a missing right is retried until the deadline.
+    After it, a missing right ends the worker, unless a transaction has ever been committed:
+    then somebody is probably changing the rights, and the worker goes on retrying.
     """
 
     until: float
     """Monotonic seconds."""
-    passed: bool = False
+    has_committed: bool = False
     """True once a transaction has been committed."""
 
-    def failed(self) -> bool:
-        """Return True if the time is over and no transaction has been committed."""
-        return not self.passed and time.monotonic() > self.until
+    def is_missed(self) -> bool:
+        """Return True if the deadline is over and no transaction was ever committed."""
+        return not self.has_committed and time.monotonic() > self.until
 
 
 async def retry_until_usable(

@@ -116,7 +116,12 @@ class Symbol(Body, frozen=True):
         Moment | None, Meta(description="When the upstream last answered for it")
     ]
     changed_at: Annotated[
-        Moment | None, Meta(description="When its last event was observed")
+        Moment | None,
+        Meta(
+            description="When its last event was observed, by our clock. After a restart, "
+            "until the next event: when the upstream computed the levels of that event, "
+            "null if it had none"
+        ),
     ]
     next_check_at: Moment | None
 

@@ -1,4 +1,4 @@
-"""The worker's state as the API shows it. Reads the worker, and changes nothing.
+"""The worker's state as the API shows it. Reads the worker and changes nothing in it.
 
 Moments in answers are microseconds since the epoch.
 """
@@ -178,6 +178,9 @@ class WorkerView:
         now = time.monotonic()
         cache_seconds = _CACHE_SECONDS * max(len(self.shard_ids) / _CACHE_SYMBOLS, 1)
         if now > self._cached_at + cache_seconds:
+            if self.live is not None:
+                # A query in the background: the next status shows its result.
+                self.live.refresh_members()
             self._cached_status = msgspec.json.encode(self._status(now))
             self._cached_at = now
         return self._cached_status
@@ -236,7 +239,6 @@ class WorkerView:
         if self.live is None:
             return answers.Group(id=group_id, members=None, error=None)
 
-        self.live.refresh_members()
         members = None
         if self.live.members is not None:
             members = [self._member(member) for member in self.live.members]
@@ -267,7 +269,8 @@ class WorkerView:
             )
 
         state = shard.state_of(symbol)
-        # After a restart the last event is known from the restored state only.
+        # After a restart only the restored state tells of the last event. It does not keep
+        # our clock's moment, so show when the event's levels were computed.
         changed_at = self._changed_at.get((feed, symbol))
         if changed_at is None and state is not None:
             changed_at = state.event_computed_at

@@ -424,7 +424,7 @@ async def test_a_closed_shard_is_not_polled_and_takes_no_answers(bench: Bench) -
 
 
 @pytest.mark.parametrize(("until", "ends"), [(0.0, True), (math.inf, False)])
-async def test_a_missing_right_ends_the_start_and_is_waited_for_later(
+async def test_a_missing_right_is_retried_until_the_deadline_and_ends_the_worker_later(
     until: float, *, ends: bool
 ) -> None:
     bench = Bench(StartupDeadline(until))
