@@ -21,7 +21,8 @@ LOG = logging.getLogger("connector.test")
 @pytest.fixture(autouse=True)
 def _restore_logging() -> Iterator[None]:
     """Undo everything that `configure` changes."""
-    root, ours = logging.getLogger(), logging.getLogger("connector")
+    root = logging.getLogger()
+    ours = logging.getLogger("connector")
     before = (root.level, root.handlers[:], ours.level)
     root.handlers[:] = []
     yield
@@ -31,6 +32,8 @@ def _restore_logging() -> Iterator[None]:
 
 
 class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
     def isatty(self) -> bool:
         return True
 
@@ -43,13 +46,20 @@ def logged(
     secret: str = KEY,
 ) -> str:
     """Return everything that is written while `write` logs."""
-    stream = stream or io.StringIO()
-    configure("INFO", stream=stream, json=json, secrets=lambda: [secret, ""])
+
+    def secrets() -> list[str]:
+        # The empty text stands for a key that is not set: replacing it would garble each line.
+        return [secret, ""]
+
+    if stream is None:
+        stream = io.StringIO()
+    configure("INFO", stream=stream, json=json, secrets=secrets)
     write()
     return stream.getvalue()
 
 
 def logged_as_json(write: Callable[[], object]) -> dict[str, Any]:
+    """Return the fields of the only line that `write` logs as JSON."""
     line = logged(write, json=True)
     assert line.count("\n") == 1
     fields: dict[str, Any] = json.loads(line)
@@ -57,19 +67,32 @@ def logged_as_json(write: Callable[[], object]) -> dict[str, Any]:
 
 
 def fail(message: str) -> None:
+    """Log an error whose traceback ends with `message`."""
     LOG.error("failed", exc_info=ValueError(message))
 
 
-def test_a_text_line_has_time_level_logger_message_and_fields() -> None:
-    line = logged(
-        lambda: LOG.warning(
-            "check of %d",
-            8,
-            extra={"symbol": "BTCUSDT", "reason": "no answer", "retry": 2.5},
-        )
-    )
-    at, rest = line.split(" ", 1)
+def log_a() -> None:
+    LOG.info("a")
 
+
+def messages(text: str) -> list[str]:
+    """Return the part of each line after its time, level and logger."""
+    found = []
+    for line in text.splitlines():
+        _, _, _, message = line.split(" ", 3)
+        found.append(message)
+    return found
+
+
+def test_a_text_line_has_time_level_logger_message_and_fields() -> None:
+    fields = {"symbol": "BTCUSDT", "reason": "no answer", "retry": 2.5}
+
+    def write() -> None:
+        LOG.warning("check of %d", 8, extra=fields)
+
+    at, rest = logged(write).split(" ", 1)
+
+    # ISO 8601 in UTC, to the millisecond.
     assert at[10] == "T"
     assert (at[-5], at[-1]) == (".", "Z")
     assert rest == (
@@ -79,11 +102,13 @@ def test_a_text_line_has_time_level_logger_message_and_fields() -> None:
 
 
 def test_a_json_line_has_every_extra_field() -> None:
-    line = logged_as_json(
-        lambda: LOG.info(
-            "ready", extra={"shards": 2, "lag": None, "level": "x", "at": float("nan")}
-        )
-    )
+    # `level` is a field of every line already. JSON has no NaN.
+    fields = {"shards": 2, "lag": None, "level": "x", "at": float("nan")}
+
+    def write() -> None:
+        LOG.info("ready", extra=fields)
+
+    line = logged_as_json(write)
 
     assert line.pop("ts").endswith("Z")
     assert line == {
@@ -98,8 +123,12 @@ def test_a_json_line_has_every_extra_field() -> None:
 
 
 def test_a_terminal_gets_text_and_anything_else_json() -> None:
-    assert logged(lambda: LOG.info("a"), json=None).startswith("{")
-    assert logged(lambda: LOG.info("a"), json=None, stream=Terminal()).startswith("2")
+    to_a_pipe = logged(log_a, json=None)
+    to_a_terminal = logged(log_a, json=None, stream=Terminal())
+
+    assert to_a_pipe.startswith("{")
+    # Text starts with the year.
+    assert to_a_terminal.startswith("2")
 
 
 def test_libraries_log_from_warning() -> None:
@@ -109,27 +138,30 @@ def test_libraries_log_from_warning() -> None:
         logging.getLogger("httpx").info("c")
         logging.getLogger("httpx").warning("d")
 
-    assert [line.split(" ", 3)[3] for line in logged(write).splitlines()] == ["b", "d"]
+    assert messages(logged(write)) == ["b", "d"]
 
 
 def test_configuring_again_does_not_duplicate_lines() -> None:
     stream = io.StringIO()
     configure("INFO", stream=io.StringIO(), secrets=list)
 
-    assert logged(lambda: LOG.info("once"), stream=stream).count("once") == 1
+    def write() -> None:
+        LOG.info("once")
+
+    assert logged(write, stream=stream).count("once") == 1
 
 
 @pytest.mark.parametrize(
     "evil",
     [
-        "a\nb",
-        "a\r\nb",
-        "a\x1b[31mb",
-        "a\u2028b",
-        "a\x85b",
-        "a\u202eb",
-        "a\ud800b",
-        "a\0b",
+        pytest.param("a\nb", id="newline"),
+        pytest.param("a\r\nb", id="carriage_return"),
+        pytest.param("a\x1b[31mb", id="terminal_colour"),
+        pytest.param("a\u2028b", id="line_separator"),
+        pytest.param("a\x85b", id="next_line"),
+        pytest.param("a\u202eb", id="right_to_left_override"),
+        pytest.param("a\ud800b", id="lone_surrogate"),
+        pytest.param("a\0b", id="null_character"),
     ],
 )
 def test_no_outside_text_can_start_a_line_or_control_the_terminal(evil: str) -> None:
@@ -145,40 +177,60 @@ def test_no_outside_text_can_start_a_line_or_control_the_terminal(evil: str) -> 
 
 
 def test_a_traceback_in_text_is_indented_so_that_it_cannot_fake_a_line() -> None:
-    lines = logged(
-        lambda: fail("one\n2030-01-01T00:00:00.000Z INFO forged")
-    ).splitlines()
+    def write() -> None:
+        fail("one\n2030-01-01T00:00:00.000Z INFO forged")
+
+    lines = logged(write).splitlines()
 
     assert lines[0].endswith("ERROR connector.test failed")
-    assert all(line.startswith("    ") for line in lines[1:])
+    for line in lines[1:]:
+        assert line.startswith("    ")
     assert lines[-1] == "    2030-01-01T00:00:00.000Z INFO forged"
 
 
 def test_a_traceback_in_json_is_a_field() -> None:
-    assert logged_as_json(lambda: fail("why"))["exception"].endswith("ValueError: why")
+    def write() -> None:
+        fail("why")
+
+    line = logged_as_json(write)
+
+    assert line["exception"].endswith("ValueError: why")
 
 
 def test_long_values_messages_and_tracebacks_are_cut() -> None:
     def write() -> None:
         LOG.info("m" * 5_000, extra={"value": ["v" * 5_000]})
 
+    def write_traceback() -> None:
+        fail("x" * 50_000)
+
     line = logged_as_json(write)
+    failure = logged_as_json(write_traceback)
 
     assert len(line["message"]) == 4_000
     assert len(line["value"]) == 2_000
     assert len(logged(write)) < 6_100
-    assert len(logged_as_json(lambda: fail("x" * 50_000))["exception"]) == 16_000
+    assert len(failure["exception"]) == 16_000
 
 
-@pytest.mark.parametrize("structured", [False, True])
-@pytest.mark.parametrize("secret", [KEY, 'quoted"key\\', "newline\nkey", "12345678"])
+@pytest.mark.parametrize("structured", [False, True], ids=["text", "json"])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        pytest.param(KEY, id="plain"),
+        # Both formats escape these characters, so the secret is not in the line as it is.
+        pytest.param('quoted"key\\', id="quoted"),
+        pytest.param("newline\nkey", id="newline"),
+        # A number in a field has no quotes around it.
+        pytest.param("12345678", id="digits"),
+    ],
+)
 def test_no_line_shows_a_secret(structured: bool, secret: str) -> None:
     def write() -> None:
-        LOG.info(
-            "key %s",
-            secret,
-            extra={"value": {"header": secret}, secret: 1, "number": 12345678},
-        )
+        fields = {"value": {"header": secret}, secret: 1, "number": 12345678}
+        LOG.info("key %s", secret, extra=fields)
+
+        # Messages are cut after 4,000 characters and values after 2,000: within the secret.
         LOG.info("%s%s", "x" * 3_990, secret, extra={"value": "x" * 1_990 + secret})
         logging.getLogger(f"lib.{secret}").error("loud")
         fail(f"refused: {secret}")
@@ -196,15 +248,16 @@ def test_no_line_shows_a_secret(structured: bool, secret: str) -> None:
 def test_a_record_that_fails_to_format_does_not_show_its_arguments(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text = logged(lambda: LOG.info("%d keys", KEY))
+    def write() -> None:
+        LOG.info("%d keys", KEY)
+
+    text = logged(write)
 
     assert text == "cannot write a log record of connector.test\n"
     assert KEY not in "".join(capsys.readouterr())
 
 
-def test_a_closed_stream_is_ignored(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_closed_stream_is_ignored(capsys: pytest.CaptureFixture[str]) -> None:
     stream = io.StringIO()
     configure("INFO", stream=stream, json=False, secrets=list)
     stream.close()
@@ -216,18 +269,31 @@ def test_a_closed_stream_is_ignored(
 class TestBounded:
     def test_admits_a_message_once_per_interval_and_counts_the_suppressed(self) -> None:
         now = 100.0
-        bounded = Bounded(10.0, lambda: now)
 
-        assert [bounded.admit("a") for _ in range(3)] == [0, None, None]
+        def clock() -> float:
+            return now
+
+        bounded = Bounded(10.0, clock)
+
+        assert bounded.admit("a") == 0
+        assert bounded.admit("a") is None
+        assert bounded.admit("a") is None
         assert bounded.admit("b") == 0
+
         now = 110.0
-        assert [bounded.admit("a"), bounded.admit("a")] == [2, None]
+        assert bounded.admit("a") == 2
+        assert bounded.admit("a") is None
+
         now = 120.0
         assert bounded.admit("a") == 1
 
     def test_forgets_the_message_that_is_unused_longest(self) -> None:
-        now = 0.0
-        bounded = Bounded(10.0, lambda: now, max_keys=2)
+        def clock() -> float:
+            return 0.0
 
-        assert [bounded.admit(key) for key in "abcab"] == [0, 0, 0, 0, 0]
+        bounded = Bounded(10.0, clock, max_keys=2)
+
+        # Only two keys fit, so "a" and "b" are forgotten before they come again.
+        for key in "abcab":
+            assert bounded.admit(key) == 0
         assert bounded.admit("b") is None

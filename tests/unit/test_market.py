@@ -19,11 +19,17 @@ NO_NAMES: frozenset[str] = frozenset()
 PLAIN_FIELDS = {"all_expiry", "odte", "spot_price", "computed_at"}
 
 
+# Refreshes over 30,000 seconds are 1,000, enough to see a distribution.
+LONG_SECONDS = 30_000
+
+
 def at(seconds: float) -> int:
+    """Return the microseconds of a moment, in seconds after the market opened."""
     return micros(EPOCH + seconds)
 
 
 def create_market(faults: Faults | None = None, **settings: Any) -> Market:
+    """Return a market without jitter and in step, except as `settings` say."""
     if faults is None:
         faults = Faults(1)
     chosen = Settings(**{**STEADY, **settings})
@@ -31,6 +37,7 @@ def create_market(faults: Faults | None = None, **settings: Any) -> Market:
 
 
 def show(market: Market, symbol: str, seconds: float) -> Refresh:
+    """Return the refresh that a request would be shown at this moment."""
     refresh = market.show(symbol, at(seconds))
     assert refresh is not None
     return refresh
@@ -42,13 +49,14 @@ def entry_of(
     include: frozenset[str] = NO_NAMES,
     exchanges: frozenset[str] = NO_NAMES,
 ) -> dict[str, Any]:
+    """Return the entry of a refresh, as a client decodes it."""
     content = market.content(refresh, include, exchanges)
     entry: dict[str, Any] = msgspec.json.decode(content.raw)
     return entry
 
 
 def computed(market: Market, symbol: str, until_seconds: float) -> list[float]:
-    """Return the seconds since the epoch of every refresh up to a moment."""
+    """Return the moment of every refresh, in seconds after the market opened."""
     market.advance(at(until_seconds))
     seconds = []
     for refresh in market.refreshes(0):
@@ -58,7 +66,11 @@ def computed(market: Market, symbol: str, until_seconds: float) -> list[float]:
 
 
 def gaps(seconds: list[float]) -> list[float]:
-    return [after - before for before, after in itertools.pairwise(seconds)]
+    """Return the seconds between successive moments."""
+    found = []
+    for before, after in itertools.pairwise(seconds):
+        found.append(after - before)
+    return found
 
 
 def test_symbols_together_are_computed_on_one_grid() -> None:
@@ -69,33 +81,45 @@ def test_symbols_together_are_computed_on_one_grid() -> None:
 
 def test_symbols_with_a_phase_of_their_own_are_not_in_step() -> None:
     market = create_market(phase="own")
-    phases = {computed(market, symbol, 300)[-1] % 30 for symbol in DEFAULT_SYMBOLS}
+    phases = set()
+    for symbol in DEFAULT_SYMBOLS:
+        latest = computed(market, symbol, 300)[-1]
+        phases.add(latest % 30)
     assert len(phases) == len(DEFAULT_SYMBOLS)
     for gap in gaps(computed(market, "BTCUSDT", 300)):
         assert gap == pytest.approx(30)
 
 
 def test_jitter_scatters_around_the_grid() -> None:
-    seconds = computed(create_market(jitter_seconds=1.0), "BTCUSDT", 30_000)
-    assert max(abs(moment - 30 * round(moment / 30)) for moment in seconds) < 6
+    seconds = computed(create_market(jitter_seconds=1.0), "BTCUSDT", LONG_SECONDS)
+    # Six standard deviations: out of reach for a thousand refreshes.
+    for moment in seconds:
+        nearest_on_grid = 30 * round(moment / 30)
+        assert abs(moment - nearest_on_grid) < 6
     assert len(set(gaps(seconds))) > 900
 
 
 def test_jitter_adds_up_with_drift() -> None:
     market = create_market(jitter_seconds=1.0, drift=True)
-    seconds = computed(market, "BTCUSDT", 30_000)
-    assert max(abs(moment - 30 * n) for n, moment in enumerate(seconds)) > 6
+    seconds = computed(market, "BTCUSDT", LONG_SECONDS)
+    distances = []
+    for count, moment in enumerate(seconds):
+        distances.append(abs(moment - 30 * count))
+    assert max(distances) > 6
 
 
 def test_computed_at_grows_however_late_a_refresh_is() -> None:
     market = create_market(jitter_seconds=20.0, late_probability=0.5, late_seconds=70.0)
-    assert min(gaps(computed(market, "BTCUSDT", 30_000))) > 0
+    seconds = computed(market, "BTCUSDT", LONG_SECONDS)
+    assert min(gaps(seconds)) > 0
 
 
 def test_a_skipped_refresh_leaves_a_hole_and_the_grid_stays() -> None:
-    seconds = computed(create_market(skip_probability=0.3), "BTCUSDT", 30_000)
+    market = create_market(skip_probability=0.3)
+    seconds = computed(market, "BTCUSDT", LONG_SECONDS)
     assert 600 < len(seconds) < 800
-    assert all(moment % 30 == 0 for moment in seconds)
+    for moment in seconds:
+        assert moment % 30 == 0
 
 
 def test_nothing_follows_the_first_refresh_if_every_refresh_is_skipped() -> None:
@@ -109,18 +133,22 @@ def test_a_late_refresh_is_computed_late() -> None:
 
 def test_a_refresh_is_seen_only_after_the_visible_lag() -> None:
     market = create_market(visible_lag_seconds=2.0)
-    assert iso(show(market, "BTCUSDT", 31.9).computed_at) == iso(at(0))
-    assert iso(show(market, "BTCUSDT", 32.0).computed_at) == iso(at(30))
+    before_the_lag = show(market, "BTCUSDT", 31.9)
+    after_the_lag = show(market, "BTCUSDT", 32.0)
+    assert iso(before_the_lag.computed_at) == iso(at(0))
+    assert iso(after_the_lag.computed_at) == iso(at(30))
 
 
 def test_the_same_seed_shows_the_same_however_often_one_looks() -> None:
     settings: dict[str, Any] = {"phase": "own", "jitter_seconds": 0.3}
     market = create_market(**settings)
     other = create_market(**settings)
+    # Only one market is looked at in between.
     market.advance(at(777))
     for symbol in DEFAULT_SYMBOLS:
         entry = entry_of(market, show(market, symbol, 3_000))
-        assert entry == entry_of(other, show(other, symbol, 3_000))
+        other_entry = entry_of(other, show(other, symbol, 3_000))
+        assert entry == other_entry
 
 
 def test_another_seed_shows_another_market() -> None:
@@ -149,9 +177,16 @@ def test_with_change_probability_zero_only_the_spot_price_moves() -> None:
         refresh = show(market, "ETHUSDT", 30 * n)
         entries.append(entry_of(market, refresh, everything))
 
-    assert len({entry.pop("spot_price") for entry in entries}) > 40
-    assert len({entry.pop("computed_at") for entry in entries}) == 49
-    assert all(entry == entries[0] for entry in entries)
+    prices = set()
+    dates = set()
+    for entry in entries:
+        prices.add(entry.pop("spot_price"))
+        dates.add(entry.pop("computed_at"))
+    assert len(prices) > 40
+    assert len(dates) == 49
+    # Only the other fields are left.
+    for entry in entries:
+        assert entry == entries[0]
 
 
 @pytest.mark.parametrize("symbol", [*DEFAULT_SYMBOLS, "NEWUSDT", "OTHERUSDT"])
@@ -183,9 +218,10 @@ def test_optional_sections_come_only_if_included() -> None:
 def test_ten_strikes_are_ranked() -> None:
     market = create_market()
     refresh = show(market, "BTCUSDT", 0)
-    rows = entry_of(market, refresh, frozenset({"ranked"}))["ranked"]
-    assert len(rows["all_expiry_top_10"]) == 10
-    for row in rows["all_expiry_top_10"]:
+    ranked = entry_of(market, refresh, frozenset({"ranked"}))["ranked"]
+    rows = ranked["all_expiry_top_10"]
+    assert len(rows) == 10
+    for row in rows:
         assert {"strike", "gex"} <= row.keys()
 
 
@@ -198,19 +234,26 @@ def test_a_venue_filter_changes_the_levels_and_all_venues_are_no_filter() -> Non
         found: dict[str, float] = entry["all_expiry"]
         return found
 
-    filtered = [levels(), levels("okx"), levels("bybit"), levels("okx", "bybit")]
-    assert len({found["hvl"] for found in filtered}) == 4
+    flips = {
+        levels()["hvl"],
+        levels("okx")["hvl"],
+        levels("bybit")["hvl"],
+        levels("okx", "bybit")["hvl"],
+    }
+    assert len(flips) == 4
     assert levels("deribit", "bybit", "okx", "binance") == levels()
 
 
 def test_a_cold_symbol_shows_nothing() -> None:
-    assert create_market(cold=("BTCUSDT",)).show("BTCUSDT", at(60)) is None
+    market = create_market(cold=("BTCUSDT",))
+    assert market.show("BTCUSDT", at(60)) is None
 
 
 def test_a_freeze_stops_the_refreshes_of_its_symbols_until_it_ends() -> None:
     faults = Faults(1)
     market = create_market(faults)
-    faults.add([{"fault": "freeze", "symbols": ["BTCUSDT"], "for_seconds": 90}], at(10))
+    freeze = {"fault": "freeze", "symbols": ["BTCUSDT"], "for_seconds": 90}
+    faults.add([freeze], at(10))
     assert show(market, "BTCUSDT", 95).computed_at == at(0)
     assert show(market, "ETHUSDT", 95).computed_at == at(90)
     assert show(market, "BTCUSDT", 125).computed_at == at(120)
@@ -231,12 +274,19 @@ def test_a_new_period_begins_at_once_and_the_price_walk_continues() -> None:
     before = show(market, "BTCUSDT", 45).spot
     market.change(Settings(**{**STEADY, "period_seconds": 1.0}), at(45))
     assert computed(market, "BTCUSDT", 48) == [0, 30, 45, 46, 47, 48]
-    assert show(market, "BTCUSDT", 48).spot == pytest.approx(before, rel=0.02)
+    after = show(market, "BTCUSDT", 48).spot
+    assert after == pytest.approx(before, rel=0.02)
 
 
 def test_with_every_request_each_request_shows_a_new_refresh() -> None:
     market = create_market(every_request=True)
-    refreshes = [show(market, "BTCUSDT", 5) for _ in range(100)]
-    flips = {entry_of(market, one)["all_expiry"]["hvl"] for one in refreshes}
-    assert len({refresh.computed_at for refresh in refreshes}) == 100
+    dates = set()
+    flips = set()
+    for _ in range(100):
+        refresh = show(market, "BTCUSDT", 5)
+        entry = entry_of(market, refresh)
+        dates.add(refresh.computed_at)
+        flips.add(entry["all_expiry"]["hvl"])
+    assert len(dates) == 100
+    # Levels are rounded to a step, so a few refreshes may agree by chance.
     assert len(flips) > 90

@@ -1,4 +1,4 @@
-"""When requests may start under a budget."""
+"""The moments at which requests may start under a budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from connector.schedule.pace import Pace
 
 
 def started(pace: Pace, until: float) -> list[float]:
-    """Start a request as soon as each may start, until a moment."""
+    """Start each request as soon as it may start, and return their moments."""
     moments: list[float] = []
     now = 0.0
     while True:
@@ -21,6 +21,7 @@ def started(pace: Pace, until: float) -> list[float]:
 
 @pytest.mark.parametrize("budget", [6.0, 54.0, 540.0])
 def test_requests_follow_each_other_at_the_rate_of_the_budget(budget: float) -> None:
+    # Ten minutes. The first requests may start ahead of the rate.
     moments = started(Pace.of(budget), 600.0)
     assert len(moments) == pytest.approx(10 * budget, abs=2)
 
@@ -35,14 +36,16 @@ def test_a_full_bucket_and_a_minute_of_budget_are_no_more_than_the_hard_limit(
     pace.set_budget(0.9 * limit, idle_seconds)
     moments = []
     now = idle_seconds
-    while now < idle_seconds + 60 - 1e-6:
+    # A request at the end of the minute belongs to the next one, despite rounding.
+    end = idle_seconds + 60 - 1e-6
+    while now < end:
         pace.take(now)
         moments.append(now)
         now = max(now, pace.ready_at)
     assert len(moments) <= limit
 
 
-def test_what_was_saved_allows_a_few_requests_at_once() -> None:
+def test_saved_tokens_allow_a_few_requests_at_once() -> None:
     pace = Pace.of(108.0)
     pace.take(0.0)
     for _ in range(12):
@@ -61,10 +64,13 @@ def test_a_small_budget_allows_eight_requests_at_once() -> None:
 
 
 def test_requests_that_did_not_wait_are_made_up_for_within_a_minute() -> None:
+    # One request a second.
     pace = Pace.of(60.0)
     for _ in range(10):
         pace.take(0.0)
     assert pace.ready_at == pytest.approx(10.0)
+
+    # The debt is limited, so that a burst does not silence the worker for long.
     for _ in range(1_000):
         pace.take(0.0)
     assert pace.ready_at == pytest.approx(61.0)
@@ -73,6 +79,7 @@ def test_requests_that_did_not_wait_are_made_up_for_within_a_minute() -> None:
 def test_another_budget_changes_the_pace_from_now_on() -> None:
     pace = Pace.of(60.0)
     pace.take(0.0)
+    # Half of a token is missing: 5 seconds at the new rate.
     pace.set_budget(6.0, 0.5)
     assert pace.ready_at == pytest.approx(5.5)
     pace.set_budget(60.0, 0.5)

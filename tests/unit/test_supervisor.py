@@ -1,4 +1,4 @@
-"""When a worker stops, and with which exit status."""
+"""The reasons for which a worker stops, and its exit status."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ async def test_a_worker_that_is_asked_to_stop_exits_with_0() -> None:
     assert not supervisor.is_stopping
     supervisor.stop()
     await supervisor.wait_stopped()
-    assert (supervisor.is_stopping, supervisor.exit_code) == (True, 0)
+    assert supervisor.is_stopping
+    assert supervisor.exit_code == 0
 
 
 @pytest.mark.parametrize(
     ("error", "exit_code"),
-    [(SetupError("a topic does not fit"), EXIT_KAFKA), (ValueError("x"), EXIT_FATAL)],
+    [
+        pytest.param(SetupError("a topic does not fit"), EXIT_KAFKA, id="ours"),
+        pytest.param(ValueError("x"), EXIT_FATAL, id="defect"),
+    ],
 )
 async def test_a_task_that_fails_stops_the_worker_with_its_exit_status(
     error: Exception, exit_code: int, caplog: pytest.LogCaptureFixture
@@ -33,12 +37,14 @@ async def test_a_task_that_fails_stops_the_worker_with_its_exit_status(
     supervisor.watch(fails(error))
     await supervisor.wait_stopped()
     assert supervisor.exit_code == exit_code
+    # Only an error that is not ours is logged as a defect.
     is_defect = "a defect of the connector" in caplog.text
     assert is_defect == isinstance(error, ValueError)
 
 
 async def test_a_task_that_is_cancelled_stops_nothing() -> None:
     supervisor = Supervisor()
+    # Long enough to be running when it is cancelled.
     task = supervisor.watch(asyncio.sleep(3600))
     task.cancel()
     await asyncio.wait([task])
