@@ -39,9 +39,21 @@ PATHS = [*NUMBERS, *LISTS]
 ALL = Rules()
 CODEC = Codec(SingleObject())
 
+# The bounds of the integers that a float holds exactly.
+MAX_EXACT_INTEGER = 2**53
+
+# The smallest change of 100 that matters here; a threshold of zero must notice it.
+ABOVE_100 = 100.0 + 2**-40
+
 quick = cases(150)
 finite = st.floats(allow_nan=False, allow_infinity=False)
-ignored = st.frozensets(st.sampled_from([*PATHS, *FIELDS, "ranked"]), max_size=4)
+
+# Both single paths and whole sections can be ignored.
+ignorable = st.sampled_from([*PATHS, *FIELDS, "ranked"])
+ignored = st.frozensets(ignorable, max_size=4)
+
+
+small_steps = st.lists(st.floats(-1, 1), min_size=1, max_size=40)
 
 
 def apply(
@@ -58,13 +70,18 @@ def apply(
 
 
 def paths_of(difference: Difference) -> set[str]:
-    return {change.path for change in difference.levels} | set(difference.lists)
+    """Return every path that the difference names."""
+    paths = set(difference.lists)
+    for change in difference.levels:
+        paths.add(change.path)
+    return paths
 
 
 def with_value(path: str) -> Levels:
     """Return levels with a value at one path only."""
-    value: Any = 1.0 if path in NUMBERS else (Row(1.0, "1"),)
-    return at(path, value)
+    if path in NUMBERS:
+        return at(path, 1.0)
+    return at(path, (Row(1.0, "1"),))
 
 
 def through_avro(levels: Levels) -> Levels:
@@ -93,8 +110,12 @@ def test_every_path_that_differs_and_counts_is_named_once(
 ) -> None:
     difference = compare(before, after, Rules.of(ignore))
 
-    old, new = what_counts(before, ignore), what_counts(after, ignore)
-    differing = {path for path in old if old[path] != new[path]}
+    old = what_counts(before, ignore)
+    new = what_counts(after, ignore)
+    differing = set()
+    for path, value in old.items():
+        if value != new[path]:
+            differing.add(path)
     assert paths_of(difference) == differing
     assert len(difference.levels) + len(difference.lists) == len(differing)
     assert bool(difference) == bool(differing)
@@ -118,10 +139,10 @@ def test_the_difference_does_not_depend_on_the_direction(
     backward = compare(other, one, ALL)
 
     assert forward.lists == backward.lists
-    reversed_levels = [
-        LevelChange(change.path, change.after, change.before)
-        for change in backward.levels
-    ]
+    reversed_levels = []
+    for change in backward.levels:
+        reversed_change = LevelChange(change.path, change.after, change.before)
+        reversed_levels.append(reversed_change)
     assert list(forward.levels) == reversed_levels
 
 
@@ -129,18 +150,22 @@ def test_the_difference_does_not_depend_on_the_direction(
 @given(any_levels, any_levels)
 def test_undocumented_fields_never_count(levels: Levels, other: Levels) -> None:
     for extra in (None, '{"x":1}', other.extra):
-        assert not compare(levels, changed(levels, {"extra": extra}), ALL)
+        with_extra = changed(levels, {"extra": extra})
+        assert not compare(levels, with_extra, ALL)
 
 
+# Entries with few keys, known and unknown, so that most of them occur in every example.
 row = st.dictionaries(st.sampled_from(["strike", "a", "b"]), st.integers(0, 3))
 all_expiry = st.dictionaries(
     st.sampled_from([*FIELDS["all_expiry"], "new"]), st.integers(0, 9)
 )
+row_lists = st.lists(row, max_size=2)
+ranked = st.fixed_dictionaries({"odte_top_10": row_lists})
 entries = st.fixed_dictionaries(
     {
         "all_expiry": all_expiry,
-        "ranked": st.fixed_dictionaries({"odte_top_10": st.lists(row, max_size=2)}),
-        "zones": st.lists(row, max_size=2),
+        "ranked": ranked,
+        "zones": row_lists,
         "unknown": row,
     }
 )
@@ -152,12 +177,15 @@ def test_the_order_of_keys_never_matters(
     data: st.DataObject, entry: dict[str, Any]
 ) -> None:
     def shuffled(value: Any) -> Any:
-        if isinstance(value, dict):
-            keys = data.draw(st.permutations(sorted(value)))
-            return {key: shuffled(value[key]) for key in keys}
+        """Copy the value with the keys of every object in another order."""
         if isinstance(value, list):
-            return [shuffled(item) for item in value]
-        return value
+            return list(map(shuffled, value))
+        if not isinstance(value, dict):
+            return value
+        copy = {}
+        for key in data.draw(st.permutations(sorted(value))):
+            copy[key] = shuffled(value[key])
+        return copy
 
     one = decode_entry(encoded(entry), NOW).levels
     other = decode_entry(encoded(shuffled(entry)), NOW).levels
@@ -175,12 +203,14 @@ def test_every_number_counts_by_itself(path: str) -> None:
 
 @pytest.mark.parametrize("path", LISTS)
 def test_every_list_counts_by_itself(path: str) -> None:
-    before, after = at(path, (Row(1.0, "1"),)), at(path, (Row(2.0, "2"),))
+    before = at(path, (Row(1.0, "1"),))
+    after = at(path, (Row(2.0, "2"),))
 
     assert compare(before, after, ALL) == Difference((), (path,))
 
 
 class TestThresholds:
+    # Limits that no pair of ordinary numbers exceeds.
     huge = st.none() | st.just(1e300)
 
     @quick
@@ -189,7 +219,8 @@ class TestThresholds:
         self, path: str, value: float, threshold: Threshold
     ) -> None:
         rules = Rules.of(thresholds={path: threshold})
-        null, with_number = at(path, None), at(path, value)
+        null = at(path, None)
+        with_number = at(path, value)
 
         assert paths_of(compare(null, with_number, rules)) == {path}
         assert paths_of(compare(with_number, null, rules)) == {path}
@@ -199,27 +230,34 @@ class TestThresholds:
     @pytest.mark.parametrize(
         ("before", "after", "threshold", "counts"),
         [
+            # A distance equal to the absolute limit does not count, in either direction.
             (100.0, 105.0, Threshold(absolute=5), False),
             (100.0, 105.25, Threshold(absolute=5), True),
             (100.0, 95.0, Threshold(absolute=5), False),
             (100.0, 94.75, Threshold(absolute=5), True),
+            # The relative limit is a part of the size of the number before.
             (100.0, 125.0, Threshold(relative=0.25), False),
             (100.0, 125.5, Threshold(relative=0.25), True),
             (-100.0, -125.0, Threshold(relative=0.25), False),
             (-100.0, -125.5, Threshold(relative=0.25), True),
             (100.0, 74.5, Threshold(relative=0.25), True),
+            # Every change from zero is infinitely large in relative terms.
             (0.0, 1e-300, Threshold(relative=0.25), True),
             (-0.0, -1e-300, Threshold(relative=0.25), True),
             (0.0, 5.0, Threshold(absolute=5), False),
             (0.0, 1e-300, Threshold(absolute=5), False),
             (0.0, 1e-300, Threshold(absolute=5, relative=0.25), True),
+            # With two limits, either is enough.
             (100.0, 104.0, Threshold(absolute=5, relative=0.03), True),
             (100.0, 104.0, Threshold(absolute=3, relative=0.05), True),
             (100.0, 104.0, Threshold(absolute=5, relative=0.05), False),
-            (100.0, 100.0 + 2**-40, Threshold(), True),
-            (100.0, 100.0 + 2**-40, Threshold(absolute=0), True),
-            (100.0, 100.0 + 2**-40, Threshold(relative=0), True),
+            # Without a limit, or with one of zero, every change counts.
+            (100.0, ABOVE_100, Threshold(), True),
+            (100.0, ABOVE_100, Threshold(absolute=0), True),
+            (100.0, ABOVE_100, Threshold(relative=0), True),
+            # The distance overflows to infinity.
             (1e308, -1e308, Threshold(absolute=1e308), True),
+            # Both zeros are the same number.
             (0.0, -0.0, Threshold(), False),
         ],
     )
@@ -238,7 +276,9 @@ class TestThresholds:
     ) -> None:
         def counts(path: str, threshold: Threshold) -> bool:
             rules = Rules.of(thresholds={path: threshold})
-            return bool(compare(at("odte.hvl", before), at("odte.hvl", after), rules))
+            old = at("odte.hvl", before)
+            new = at("odte.hvl", after)
+            return bool(compare(old, new, rules))
 
         distance = abs(after - before)
         differs = before != after
@@ -261,7 +301,9 @@ class TestThresholds:
         )
 
         def counts(path: str, distance: float) -> bool:
-            return bool(compare(at(path, 0.0), at(path, distance), rules))
+            before = at(path, 0.0)
+            after = at(path, distance)
+            return bool(compare(before, after, rules))
 
         assert counts("odte.hvl", 5.0)
         assert not counts("odte.put_support", 5.0)
@@ -273,6 +315,7 @@ def test_paths_ignored_by_themselves_or_by_their_section_never_count(path: str) 
     section, _, _ = path.partition(".")
     levels = with_value(path)
     for ignore in ({path}, {section}):
+        # A threshold does not make an ignored path count.
         for thresholds in ({}, {path: Threshold(absolute=0)}):
             rules = Rules.of(ignore, thresholds)
             assert not compare(Levels(), levels, rules)
@@ -283,33 +326,42 @@ def test_paths_ignored_by_themselves_or_by_their_section_never_count(path: str) 
             assert compare(Levels(), with_value(other), Rules.of({section}))
 
 
+# Rows of ranked lists: the strike, if it can be read, and the JSON of the whole row.
+ONE_A = Row(1.0, "a")
+ONE_C = Row(1.0, "c")
+TWO_B = Row(2.0, "b")
+TWO_D = Row(2.0, "d")
+NULL_A = Row(None, "a")
+NULL_B = Row(None, "b")
+
+
 @pytest.mark.parametrize(
     ("before", "after", "differs"),
     [
-        ([(1.0, "a"), (2.0, "b")], [(1.0, "c"), (2.0, "d")], False),
-        ([(1.0, "a"), (2.0, "b")], [(2.0, "b"), (1.0, "a")], True),
-        ([(1.0, "a"), (2.0, "b")], [(1.0, "a")], True),
-        ([(1.0, "a"), (None, "b")], [(1.0, "a"), (None, "b")], False),
-        ([(1.0, "a"), (None, "b")], [(1.0, "x"), (None, "b")], True),
-        ([(1.0, "a")], [(None, "a")], True),
-        ([(None, "a")], [(None, "b")], True),
-        ([], [], False),
-        ([], None, True),
-        (None, [], True),
-        (None, [(1.0, "a")], True),
-        (None, None, False),
+        pytest.param((ONE_A, TWO_B), (ONE_C, TWO_D), False, id="same_strikes"),
+        pytest.param((ONE_A, TWO_B), (TWO_B, ONE_A), True, id="other_order"),
+        pytest.param((ONE_A, TWO_B), (ONE_A,), True, id="row_removed"),
+        pytest.param((ONE_A, NULL_B), (ONE_A, NULL_B), False, id="same_rows"),
+        pytest.param((ONE_A, NULL_B), (ONE_C, NULL_B), True, id="null_among_strikes"),
+        pytest.param((ONE_A,), (NULL_A,), True, id="strike_becomes_null"),
+        pytest.param((NULL_A,), (NULL_B,), True, id="other_row_without_strike"),
+        pytest.param((), (), False, id="both_empty"),
+        pytest.param((), None, True, id="empty_becomes_null"),
+        pytest.param(None, (), True, id="null_becomes_empty"),
+        pytest.param(None, (ONE_A,), True, id="null_becomes_a_list"),
+        pytest.param(None, None, False, id="both_null"),
     ],
 )
 def test_ranked_lists_are_compared_by_their_strikes_if_every_row_has_one(
-    before: list[Any] | None, after: list[Any] | None, differs: bool
+    before: tuple[Row, ...] | None, after: tuple[Row, ...] | None, differs: bool
 ) -> None:
-    def as_rows(pairs: list[Any] | None) -> tuple[Row, ...] | None:
-        return None if pairs is None else tuple(Row(*pair) for pair in pairs)
-
     for name in Ranked.__struct_fields__:
         path = f"ranked.{name}"
-        difference = compare(at(path, as_rows(before)), at(path, as_rows(after)), ALL)
-        assert difference.lists == ((path,) if differs else ())
+        difference = compare(at(path, before), at(path, after), ALL)
+        if differs:
+            assert difference.lists == (path,)
+        else:
+            assert difference.lists == ()
 
 
 def test_zones_are_compared_by_complete_rows() -> None:
@@ -320,10 +372,11 @@ def test_zones_are_compared_by_complete_rows() -> None:
 
 
 @quick
-@given(st.lists(st.floats(-1, 1), min_size=1, max_size=40))
+@given(small_steps)
 def test_drift_below_the_threshold_adds_up_until_it_is_published(
     steps: list[float],
 ) -> None:
+    # No single step exceeds the threshold.
     rules = Rules.of(thresholds={"odte.hvl": Threshold(absolute=1)})
     feed = FeedRules("f", rules=rules)
     value = published = 1000.0
@@ -349,6 +402,7 @@ def test_drift_below_the_threshold_adds_up_until_it_is_published(
 
 
 def bits(value: float | None) -> bytes:
+    """Return the bytes of a number, which tell 0.0 from -0.0."""
     assert value is not None
     return struct.pack(">d", value)
 
@@ -375,7 +429,7 @@ def test_every_finite_number_survives_json_and_avro_to_the_bit(
 
 
 @quick
-@given(st.integers(-(2**53), 2**53))
+@given(st.integers(-MAX_EXACT_INTEGER, MAX_EXACT_INTEGER))
 def test_an_integer_becomes_the_same_number(value: int) -> None:
     spot_price = decode_entry(encoded({"spot_price": value}), NOW).levels.spot_price
 
@@ -384,7 +438,16 @@ def test_an_integer_becomes_the_same_number(value: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [2**53 + 1, -(2**53) - 1, 2**63, 2**64 - 1, 2**64, 10**30]
+    "value",
+    [
+        MAX_EXACT_INTEGER + 1,
+        -MAX_EXACT_INTEGER - 1,
+        # Decoders that store 64 bits fail at these.
+        2**63,
+        2**64 - 1,
+        2**64,
+        10**30,
+    ],
 )
 def test_a_larger_integer_becomes_the_nearest_float(value: int) -> None:
     levels = decode_entry(encoded({"spot_price": value}), NOW).levels
@@ -395,4 +458,7 @@ def test_a_larger_integer_becomes_the_nearest_float(value: int) -> None:
 @quick
 @given(prices)
 def test_a_number_never_differs_from_itself(value: float | None) -> None:
-    assert not compare(at("max_pain.value", value), at("max_pain.value", value), ALL)
+    before = at("max_pain.value", value)
+    after = at("max_pain.value", value)
+
+    assert not compare(before, after, ALL)

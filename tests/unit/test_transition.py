@@ -33,10 +33,10 @@ from tests.support.levels import ME, NOW, NUMBERS, SECOND, at, number, seen
 
 FEED: Final = FeedRules("majors", "fp", Rules.of(ignore=("spot_price",)))
 OTHER_REQUEST: Final = replace(FEED, request_fingerprint="other")
-TOLERANT: Final = replace(
-    FEED, rules=Rules.of(("spot_price",), {"odte.hvl": Threshold(absolute=10)})
-)
+TEN_OF_HVL: Final = {"odte.hvl": Threshold(absolute=10)}
+TOLERANT: Final = replace(FEED, rules=Rules.of(("spot_price",), TEN_OF_HVL))
 
+# Levels that differ in a field that counts, and in the spot price, which the feed ignores.
 ONE: Final = at("odte.hvl", 100.0, at("spot_price", 1.0))
 TWO: Final = at("odte.hvl", 200.0, at("spot_price", 2.0))
 
@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 
 
 class History:
-    """One symbol of one feed, and everything that happens to it."""
+    """The states and events of a symbol, through everything that happens to it."""
 
     def __init__(self, feed: FeedRules = FEED) -> None:
         self.feed = feed
@@ -80,6 +80,7 @@ class History:
     def tick(self, seconds: float, answered_seconds: float | None = None) -> Transition:
         """Run the timer; both times are in seconds after `NOW` on the upstream's clock."""
         upstream_at = NOW + round(seconds * SECOND)
+        # Our clock differs a little, so that a mix-up of the two clocks is noticed.
         now = Moment(upstream_at + 7, upstream_at)
         answered_at = None
         if answered_seconds is not None:
@@ -88,6 +89,7 @@ class History:
 
     @property
     def known(self) -> State:
+        """The state, which must be there."""
         assert self.state is not None
         return self.state
 
@@ -108,6 +110,7 @@ def event_of(transition: Transition) -> Event:
 
 
 def outcome(transition: Transition) -> Outcome:
+    """Return the parts of the event, which must agree with the state."""
     event = event_of(transition)
     assert transition.state is not None
     assert transition.state.status is event.status
@@ -115,7 +118,7 @@ def outcome(transition: Transition) -> Outcome:
 
 
 def observed_once(feed: FeedRules = FEED) -> History:
-    """A symbol whose levels `ONE`, computed at `NOW`, were published."""
+    """Return a symbol whose levels `ONE`, computed at `NOW`, were published."""
     history = History(feed)
     history.observe(ONE)
     return history
@@ -328,6 +331,7 @@ def test_stale_levels_become_fresh(levels: Levels) -> None:
     [
         (None, "no_answer"),
         (0, "no_answer"),
+        # Half of the limit of 90 seconds before the timer runs at 91.
         (45.999, "no_answer"),
         (46, "old"),
         (91, "old"),
@@ -353,6 +357,7 @@ def test_the_timer_waits_until_the_limit_is_exceeded() -> None:
     history = observed_once(replace(FEED, stale_after_seconds=10.5))
 
     assert history.tick(10.5) == NO_TRANSITION
+    # A microsecond later.
     assert history.tick(10.500001).event is not None
 
 
@@ -581,6 +586,7 @@ def test_an_older_computed_at_is_dropped_whatever_the_status(
         history.tick(100)
     elif lapse is not None:
         history.lapse(lapse)
+    # Another request would be a snapshot, but an older entry is not even that.
     history.feed = OTHER_REQUEST
     before = history.state
 
