@@ -1,4 +1,4 @@
-"""What ours is compared with: a fixed interval, and the plain learnt schedule."""
+"""Baselines for our schedule: a fixed interval, and a plain learnt schedule."""
 
 from __future__ import annotations
 
@@ -18,35 +18,40 @@ if TYPE_CHECKING:
     from tests.bench.schedule.processes import Row
     from tests.bench.schedule.simulate import Symbols
 
+# Shortest time between two checks of a batch.
 _MIN_SECONDS: Final = 0.25
-# Of the tables, seconds. The issue does not say it, nor the next two: these come
-# nearest its figures.
-_STEP: Final = 0.25
 
+# Resolution of the tables. The issue does not state it, nor the next two constants.
+# These values come nearest to its figures.
+_STEP: Final = 0.25
 _MAX_SECONDS: Final = 60.0
 _KEPT: Final = 40
+
+# Share of the probability that is spread evenly, and the ages it is spread over. An
+# interval never seen before keeps a hazard above zero.
 _EVEN: Final = 0.03
-# Over which the even part of the mass lies.
 _EVEN_SECONDS: Final = 90.0
 
-# Intervals before which the next check is a second later; the issue does not say how
-# many.
+# Until a symbol has this many intervals, its next check follows a second later. The
+# issue does not state the number.
 _ENOUGH: Final = 3
-
 _UNKNOWN_SECONDS: Final = 1.0
-# Bandwidth of a kernel, seconds, at least.
+
+# Lower limit of a kernel's bandwidth, in seconds.
 _NARROWEST: Final = 0.5
 
 
 class _Timed:
-    """The next check of each batch, by its moment."""
+    """The next check of each batch, ordered by time."""
 
     def __init__(self, at: Mapping[Symbols, float]) -> None:
         self._queue = [(moment, batch) for batch, moment in at.items()]
         heapify(self._queue)
 
     def next(self) -> tuple[float, Symbols] | None:
-        return self._queue[0] if self._queue else None
+        if not self._queue:
+            return None
+        return self._queue[0]
 
     def started(self, batch: Symbols, now: float) -> None:
         heappop(self._queue)
@@ -56,19 +61,21 @@ class _Timed:
 
 
 class Fixed(_Timed):
-    """Each batch every `interval` seconds, the batches spread over it, from a random moment.
+    """Check each batch every `interval` seconds, starting at a random moment.
 
-    Over that moment, a delay is uniform from 0 to `interval` whatever the source does: see `fixed_mean`.
+    The batches are spread over the interval. Averaged over the random start, a delay
+    is uniform from 0 to `interval` for any source: see `fixed_mean`.
     """
 
     def __init__(self, row: Row, interval: float, chance: Random) -> None:
-        start, batches = chance.random() * interval, row.batches
-        super().__init__(
-            {
-                batch: (start + interval * place / len(batches)) % interval
-                for place, batch in enumerate(batches)
-            }
-        )
+        start = chance.random() * interval
+        batches = row.batches
+        first_checks = {}
+        for place, batch in enumerate(batches):
+            offset = interval * place / len(batches)
+            first_checks[batch] = (start + offset) % interval
+
+        super().__init__(first_checks)
         self._interval = interval
 
     def finished(
@@ -78,57 +85,82 @@ class Fixed(_Timed):
 
 
 def fixed_mean(requests: float, batches: int) -> float:
-    """Mean delay of the fixed interval that makes so many requests a minute; its p95 is 1.9 times, p99 1.98 times."""
+    """Return the mean delay of the fixed interval with this many requests a minute.
+
+    The delay is uniform: its p95 is 1.9 times the mean, its p99 1.98 times.
+    """
     return 30.0 * batches / requests
 
 
 class _Symbol:
-    """What the plain learnt schedule knows of a symbol."""
+    """The refreshes of a symbol as the plain learnt schedule knows them."""
 
     def __init__(self) -> None:
         self.last: int | None = None
         self.intervals: list[float] = []
         self.hazard: Floats = np.zeros(0)
 
-    def see(self, computed: int) -> None:
+    def observe(self, computed: int) -> None:
+        """Take a refresh in server microseconds, and learn from the interval before it."""
         if self.last is not None and computed > self.last:
-            self.intervals = [
-                *self.intervals[1 - _KEPT :],
-                (computed - self.last) / MICROS,
-            ]
+            interval = (computed - self.last) / MICROS
+            self.intervals = [*self.intervals[1 - _KEPT :], interval]
             if len(self.intervals) >= _ENOUGH:
                 self.hazard = _hazard(np.array(self.intervals))
         self.last = computed
 
 
 def _hazard(intervals: Floats) -> Floats:
-    """By age, in steps: of a kernel estimate (normal, Silverman's bandwidth) with a part of the mass spread evenly."""
-    low, high = np.percentile(intervals, (25, 75))
-    spread = min(float(intervals.std(ddof=1)), float(high - low) / 1.34 or math.inf)
-    width = max(0.9 * spread * len(intervals) ** -0.2, _NARROWEST)
+    """Return the hazard by age, one entry a step.
+
+    The density is a normal kernel estimate with Silverman's bandwidth. A part of the
+    mass is spread evenly.
+    """
+    width = _bandwidth(intervals)
     ages = np.arange(0, _EVEN_SECONDS + 2 * _MAX_SECONDS, _STEP) + _STEP / 2
+
+    # Evaluate each kernel only near its interval: beyond five widths it adds nothing.
     reach = math.ceil(5 * width / _STEP)
-    near = (intervals / _STEP).astype(int)[:, None] + np.arange(-reach, reach + 1)[
-        None, :
-    ]
-    parts = np.exp(-0.5 * (((near + 0.5) * _STEP - intervals[:, None]) / width) ** 2)
+    offsets = np.arange(-reach, reach + 1)
+    own_steps = (intervals / _STEP).astype(int)
+    near = own_steps[:, None] + offsets[None, :]
+    distances = (near + 0.5) * _STEP - intervals[:, None]
+    parts = np.exp(-0.5 * (distances / width) ** 2)
+
+    # Add the kernels up, and leave room for the even part.
     within = (near >= 0) & (near < len(ages))
-    density: Floats = np.bincount(near[within], parts[within], len(ages)).astype(
-        np.float64
-    )
+    summed = np.bincount(near[within], parts[within], len(ages))
+    density: Floats = summed.astype(np.float64)
     density *= (1 - _EVEN) / max(float(density.sum()) * _STEP, 1e-12)
     density += np.where(ages < _EVEN_SECONDS, _EVEN / _EVEN_SECONDS, 0.0)
+
+    # The last even steps leave almost no mass: a floor keeps the ratio finite.
     left = np.cumsum(density[::-1])[::-1] * _STEP
     hazard: Floats = density / np.maximum(left, _EVEN / 100)
     hazard[ages > _EVEN_SECONDS] = hazard[ages < _EVEN_SECONDS][-1]
     return hazard
 
 
+def _bandwidth(intervals: Floats) -> float:
+    """Return Silverman's bandwidth, from the smaller of two measures of spread."""
+    low, high = np.percentile(intervals, (25, 75))
+    deviation = float(intervals.std(ddof=1))
+    quartiles = float(high - low) / 1.34
+    # Equal quartiles say nothing about the spread.
+    spread = deviation
+    if quartiles:
+        spread = min(deviation, quartiles)
+
+    rule_of_thumb: float = 0.9 * spread * len(intervals) ** -0.2
+    return max(rule_of_thumb, _NARROWEST)
+
+
 class Learnt(_Timed):
     """The issue's plain learnt schedule, after Keller, Management Science 21(3), 1974.
 
-    Checks have the density sqrt(h / 2c), with the hazard h of the batch (that of its symbols, added up) and the price
-    c of a request in seconds of delay; the next one is where its integral from the last one reaches 1.
+    Checks have the density sqrt(h / 2c). Here h is the batch's hazard, the sum over its
+    symbols, and c the price of a request in seconds of delay. The next check is due as
+    soon as the integral of that density since the last check reaches 1.
     """
 
     def __init__(self, row: Row, price: float) -> None:
@@ -141,22 +173,31 @@ class Learnt(_Timed):
         self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]
     ) -> None:
         for symbol, computed in seen.items():
-            self._symbols[symbol].see(computed)
+            self._symbols[symbol].observe(computed)
         self.again(batch, max(now, sent_at + self._wait(batch, sent_at)))
 
     def _wait(self, batch: Symbols, sent_at: float) -> float:
+        """Return the seconds from a check to the next one."""
         hazard = np.zeros(round(_MAX_SECONDS / _STEP))
         known = 0
-        for symbol in batch:
-            of = self._symbols[symbol]
-            if of.last is None or not len(of.hazard):
+        for number in batch:
+            symbol = self._symbols[number]
+            if symbol.last is None or not len(symbol.hazard):
                 continue
+
             known += 1
-            age = max(0, int((sent_at - of.last / MICROS + self._ahead) / _STEP))
-            part = of.hazard[min(age, len(of.hazard) - 1) :][: len(hazard)]
+            age = sent_at - symbol.last / MICROS + self._ahead
+            step = max(0, int(age / _STEP))
+            last_step = len(symbol.hazard) - 1
+            part = symbol.hazard[min(step, last_step) :][: len(hazard)]
+            # Beyond the table, the hazard stays as it is at its end.
             hazard[: len(part)] += part
             hazard[len(part) :] += part[-1]
+
         if not known:
             return _UNKNOWN_SECONDS
-        checks = np.cumsum(np.sqrt(hazard / (2 * self._price))) * _STEP
-        return max(_MIN_SECONDS, (int(np.searchsorted(checks, 1.0)) + 1) * _STEP)
+
+        density = np.sqrt(hazard / (2 * self._price))
+        checks = np.cumsum(density) * _STEP
+        steps = int(np.searchsorted(checks, 1.0)) + 1
+        return max(_MIN_SECONDS, steps * _STEP)
