@@ -34,7 +34,7 @@ _CHECK_EVERY_SECONDS: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long to measure, and for which included sections (`names`) end to end."""
+    """The extent of a run: its repetitions, and the included sections (`names`) end to end."""
 
     names: tuple[str, ...]
     rounds: int

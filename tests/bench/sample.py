@@ -35,7 +35,7 @@ _START_SECONDS: Final = 1_700_000_000
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One response, and the result of every stage for it."""
+    """A response, and the result of every stage for it."""
 
     body: bytes
     raw: dict[str, bytes]

@@ -1,1 +1,1 @@
-"""How late a schedule of checks sees refreshes, and for how many requests: virtual time, and the best that can be."""
+"""Compare schedules of checks in virtual time: delays of refreshes, and the requests they take."""

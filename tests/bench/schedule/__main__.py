@@ -1,4 +1,4 @@
-"""`python -m tests.bench.schedule`: how late schedules see refreshes, against the best that can be; virtual time."""
+"""`python -m tests.bench.schedule`: compare the delays of schedules with the best possible, in virtual time."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from pathlib import Path
 from typing import Final
 
 _PROCESSES: Final = 2
-_THREADS: Final = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"
-for _name in _THREADS:  # before numpy is loaded: each process has one core
+
+# numpy reads these when it is loaded. Each process has a core to itself, so more threads
+# only compete.
+_THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+for _name in _THREADS:
     os.environ.setdefault(_name, "1")
 
 from tests.bench.schedule.oracle import check  # noqa: E402 -- as above
 from tests.bench.schedule.plot import PLOTTED, plot  # noqa: E402 -- as above
-from tests.bench.schedule.processes import BUDGET_ROWS, ISSUE_ROWS, MORE_ROWS  # noqa: E402 -- as above
+from tests.bench.schedule.processes import BUDGET_ROWS, ISSUE_ROWS, MORE_ROWS, Row  # noqa: E402 -- as above
 from tests.bench.schedule.report import tables  # noqa: E402 -- as above
 from tests.bench.schedule.study import Found, Job  # noqa: E402 -- as above
 
 _SEEDS: Final = (1, 2, 3)
+_HOURS: Final = 2.0
 _LIMITS: Final = (120.0, 60.0, 30.0, 6.0)
+
+# A jitter wider than this makes windows that overlap.
+_WIDE_SECONDS: Final = 5.0
 
 
 def main() -> None:
@@ -63,26 +70,40 @@ def main() -> None:
 
 
 def jobs(quick: bool, name: str, curves: bool) -> list[Job]:
-    """What to do, in the order of the tables."""
-    seeds, hours = (_SEEDS[:1], 2.0) if quick else (_SEEDS, 2.0)
-    rows = ISSUE_ROWS if quick and not name else (*ISSUE_ROWS, *MORE_ROWS)
-    found = [
-        Job(row, seeds, hours, curves=curves and row.name in PLOTTED) for row in rows
-    ]
+    """Return the jobs in the order of the tables."""
+    seeds = _SEEDS[:1] if quick else _SEEDS
     limits = _LIMITS[1:2] if quick else _LIMITS
-    budgets = BUDGET_ROWS[:1] if quick and not name else BUDGET_ROWS
-    for row in budgets:  # many symbols are many draws of a phase
-        few = seeds if len(row.batches) == 1 else seeds[:1]
-        found += [
-            Job(row, few, hours / (4 if len(row.batches) == 1 else 6), limit=limit)
-            for limit in limits
-        ]
+    rows: tuple[Row, ...] = (*ISSUE_ROWS, *MORE_ROWS)
+    budget_rows: tuple[Row, ...] = BUDGET_ROWS
+    # A name may ask for any row, even in a quick run.
+    if quick and not name:
+        rows = ISSUE_ROWS
+        budget_rows = BUDGET_ROWS[:1]
+
+    found = []
+    for row in rows:
+        with_curves = curves and row.name in PLOTTED
+        found.append(Job(row, seeds, _HOURS, curves=with_curves))
+
+    for row in budget_rows:
+        own_seeds = seeds
+        hours = _HOURS / 4
+        # Many symbols are many draws of a phase: one seed and less time are enough.
+        if len(row.batches) > 1:
+            own_seeds = seeds[:1]
+            hours = _HOURS / 6
+        for limit in limits:
+            found.append(Job(row, own_seeds, hours, limit=limit))
     return [job for job in found if name in job.row.name]
 
 
 def measure(planned: list[Job]) -> list[Found]:
-    """Do them all, the long ones first."""
-    order = sorted(range(len(planned)), key=lambda at: -_weight(planned[at]))
+    """Run all jobs, the long ones first, so that no long job runs alone at the end."""
+
+    def weight(at: int) -> float:
+        return _weight(planned[at])
+
+    order = sorted(range(len(planned)), key=weight, reverse=True)
     results: list[Found] = [{} for _ in planned]
     with get_context("spawn").Pool(_PROCESSES) as pool:
         running = [(at, pool.apply_async(planned[at].run)) for at in order]
@@ -93,19 +114,18 @@ def measure(planned: list[Job]) -> list[Found]:
 
 
 def _weight(job: Job) -> float:
-    """About how long it takes."""
-    wide = job.row.jitter.high - job.row.jitter.low > 5
-    return (
-        job.hours
-        * len(job.seeds)
-        * job.row.symbols
-        * (4 if wide else 1)
-        * (2 if job.curves else 1)
-    )
+    """Estimate the duration of a job, on a scale of its own."""
+    weight = job.hours * len(job.seeds) * job.row.symbols
+    # Wide windows overlap, and make large decision problems.
+    if job.row.jitter.high - job.row.jitter.low > _WIDE_SECONDS:
+        weight *= 4
+    if job.curves:
+        weight *= 2
+    return weight
 
 
-def _say(what: str) -> None:
-    sys.stderr.write(f"bench: {what}\n")
+def _say(message: str) -> None:
+    sys.stderr.write(f"bench: {message}\n")
     sys.stderr.flush()
 
 

@@ -14,17 +14,24 @@ if TYPE_CHECKING:
     from tests.bench.schedule.processes import Row
     from tests.bench.schedule.simulate import Symbols
 
-# Of the limit, what is planned: 54 of 60 requests a minute.
+# Planned part of the limit, as in production: 54 of 60 requests a minute.
 BUDGET_SHARE: Final = 0.9
 
+# Requests a minute that never bind, so that the pinned price alone decides.
 UNLIMITED: Final = 1e9
+
 _FEED: Final = "all"
-# Between two tries to pack symbols of one rhythm together.
+
+# Between two attempts to pack symbols of the same rhythm together.
 _REGROUP_SECONDS: Final = 60.0
 
 
 class Product:
-    """With a pinned price and no limit, or with a limit of requests a minute and the target delay."""
+    """Our schedule, with a pinned price or with a limit.
+
+    A pinned price has no limit. Otherwise `limit` is in requests a minute, and `target` is the
+    target delay in seconds. With `regroup`, symbols of the same rhythm are packed together.
+    """
 
     def __init__(
         self,
@@ -42,13 +49,13 @@ class Product:
         self._batches = Batches(_FEED, row.batch)
         self._batches.own(self._names)
         self._asked: dict[Symbols, Batch] = {}
-        self.schedule = Schedule(
-            Plan(target_delay_seconds=target), Random(row.name).random
-        )
-        self.schedule.set_budget(
-            UNLIMITED if price is not None else limit * BUDGET_SHARE, 0.0
-        )
-        if price is not None:
+
+        plan = Plan(target_delay_seconds=target)
+        self.schedule = Schedule(plan, Random(row.name).random)
+        if price is None:
+            self.schedule.set_budget(limit * BUDGET_SHARE, 0.0)
+        else:
+            self.schedule.set_budget(UNLIMITED, 0.0)
             self.schedule.fixed_price = price
         self.schedule.set_batches(self._batches.all(), 0.0)
 
@@ -68,22 +75,25 @@ class Product:
         self, batch: Symbols, sent_at: float, now: float, seen: Mapping[int, int]
     ) -> None:
         computed = {self._names[symbol]: moment for symbol, moment in seen.items()}
+        times = ComputedTimes(computed, self._ahead)
         self.schedule.finish_check(
-            self._asked[batch],
-            Outcome.ANSWERED,
-            sent_at,
-            now,
-            ComputedTimes(computed, self._ahead),
+            self._asked[batch], Outcome.ANSWERED, sent_at, now, times
         )
+
         if now >= self._regroup_at:
             self._regroup_at = now + _REGROUP_SECONDS
             self._regroup(now)
 
     def _regroup(self, now: float) -> None:
+        """Pack the symbols by their forecast rhythms."""
         rhythms = {}
         for name in self._names:
             forecast = self.schedule.forecast(_FEED, name)
-            if forecast is not None and forecast.period and forecast.last is not None:
-                rhythms[name] = (forecast.period, forecast.last + forecast.period)
+            if forecast is None or forecast.last is None:
+                continue
+            # A symbol without a rhythm has no place in the packing.
+            if forecast.period:
+                next_refresh = forecast.last + forecast.period
+                rhythms[name] = (forecast.period, next_refresh)
         if self._batches.regroup(rhythms):
             self.schedule.set_batches(self._batches.all(), now)

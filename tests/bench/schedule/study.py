@@ -1,4 +1,4 @@
-"""What is measured of each row: the schedules at the same requests a minute, and the bound there."""
+"""Measurements of each row: the schedules at the same requests a minute, and the bound there."""
 
 from __future__ import annotations
 
@@ -21,32 +21,43 @@ if TYPE_CHECKING:
 # Seconds of delay a request: the two columns of the issue.
 LEARNT_PRICES: Final = (1.0, 0.3)
 
-# For the picture.
+# Prices of the points in the picture.
 CURVE_PRICES: Final = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03)
+_CURVE_POINTS: Final = 12
 
+# Requests a minute of the default configuration.
 DEFAULT_LIMIT: Final = 60.0
 
-# Requests a minute from which bounds are asked for.
+# Smallest budget of the bounds, in requests a minute.
 _LEAST: Final = 1.5
 
+# Search for the price with the wanted requests: its start, its length, and the ratio of
+# requests a minute between which a straight line is near enough.
 _FIRST_PRICE: Final = 0.3
 _TRIES: Final = 4
-# Ratio of requests a minute between which a straight line is near enough.
 _NEAR: Final = 1.08
 
+# Time to learn before the measured span, and to see the last refreshes after it.
 _LEARNING_SECONDS: Final = 1800.0
 _AFTER_SECONDS: Final = 200.0
 
-# By name, with numbers, lists of numbers or the like at the leaves: what goes to the
+# Step of the grid for scarce budgets: fine steps hardly matter to rare checks.
+_COARSE: Final = 4.0
+
+_AS_GIVEN: Final = "as given"
+_BY_RHYTHM: Final = "by rhythm"
+
+# Nested names with numbers, or lists of numbers, at the leaves: the contents of the
 # JSON file.
 Found = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One row, for so many counted hours of each seed; with `limit`, under this limit of requests a minute.
+    """A row to measure, for a number of hours of each seed.
 
-    `curves`: also at the prices of the picture, for the first seed.
+    `limit` is a limit of requests a minute. With `curves`, the first seed is also measured at the
+    prices of the picture.
     """
 
     row: Row
@@ -56,28 +67,30 @@ class Job:
     curves: bool = False
 
     def run(self) -> Found:
-        """For each seed. What does not depend on it, the bound of one rhythm for all symbols, is found once."""
+        """Measure every seed."""
         started = time.monotonic()
-        shared = (
-            None
-            if self.row.own_phase
-            else _bounds(self.row, self.seeds[0], self.hours * 3600)
-        )
-        found = [
-            _budget(self, seed, self.limit) if self.limit else _row(self, seed, shared)
-            for seed in self.seeds
-        ]
-        seconds = time.monotonic() - started
+        # With a rhythm for all symbols the bounds do not depend on the seed: find them once.
+        shared = None
+        if not self.row.own_phase:
+            shared = _bounds(self.row, self.seeds[0], self.hours * 3600)
+
+        found = []
+        for seed in self.seeds:
+            if self.limit:
+                found.append(_budget(self, seed, self.limit))
+            else:
+                found.append(_row(self, seed, shared))
+
         return {
             "row": self.row.name,
             "limit": self.limit,
             "seeds": found,
-            "seconds": seconds,
+            "seconds": time.monotonic() - started,
         }
 
 
 class Curve:
-    """Figures of one policy at several prices, and in between."""
+    """Figures of a policy at several prices, and in between."""
 
     def __init__(self, run: Callable[[float], Figures]) -> None:
         self._run = run
@@ -89,54 +102,68 @@ class Curve:
         return self.by_price[price]
 
     def at(self, requests: float) -> dict[str, float]:
-        """Mean, p95 and p99 at so many requests a minute; where a policy never asks so often, at its most."""
+        """Return mean, p95 and p99 at this many requests a minute.
+
+        If the policy never asks so often, they are taken at its most requests.
+        """
         self.at_price(_FIRST_PRICE)
         for _ in range(_TRIES):
             fewer, more = self._around(requests)
-            if (
-                fewer
-                and more
-                and self.by_price[more].requests < _NEAR * self.by_price[fewer].requests
-            ):
+            if fewer and more and self._are_near(fewer, more):
                 break
             self.at_price(self._better(requests, fewer, more))
+
+        # Interpolate, or take the nearest price if all lie on the same side.
         fewer, more = self._around(requests)
-        low, high = self.by_price[fewer or more], self.by_price[more or fewer]
-        part = (
-            math.log(requests / low.requests) / math.log(high.requests / low.requests)
-            if fewer and more
-            else 0.0
-        )
-        return {
-            name: _between(getattr(low, name), getattr(high, name), part)
-            for name in ("mean", "p95", "p99")
-        }
+        low = self.by_price[fewer or more]
+        high = self.by_price[more or fewer]
+        part = 0.0
+        if fewer and more:
+            whole = math.log(high.requests / low.requests)
+            part = math.log(requests / low.requests) / whole
+
+        found = {}
+        for name in ("mean", "p95", "p99"):
+            found[name] = _between(getattr(low, name), getattr(high, name), part)
+        return found
 
     def _around(self, requests: float) -> tuple[float, float]:
-        """The prices that are nearest, for fewer requests and for more; 0 where there is none."""
+        """Return the nearest prices for fewer requests and for more; 0 if there is no such price."""
+        fewer = 0.0
+        more = 0.0
         by_requests = sorted(
             (figures.requests, price) for price, figures in self.by_price.items()
         )
-        fewer = [price for many, price in by_requests if many < requests]
-        more = [price for many, price in by_requests if many >= requests]
-        return fewer[-1] if fewer else 0.0, more[0] if more else 0.0
+        for many, price in by_requests:
+            if many >= requests:
+                more = price
+                break
+            fewer = price
+        return fewer, more
+
+    def _are_near(self, fewer: float, more: float) -> bool:
+        most = _NEAR * self.by_price[fewer].requests
+        return self.by_price[more].requests < most
 
     def _better(self, requests: float, fewer: float, more: float) -> float:
-        """A price to try: between those around, or beyond, by a law steeper than that of many checks."""
+        """Return a price to try: between the nearest two, or beyond the nearest.
+
+        Beyond them, requests are taken to follow a steeper law than that of many checks.
+        """
         if fewer and more:
-            many, few = self.by_price[more].requests, self.by_price[fewer].requests
+            many = self.by_price[more].requests
+            few = self.by_price[fewer].requests
             part = math.log(many / requests) / math.log(many / few)
             return _between(more, fewer, min(max(part, 0.15), 0.85))
+
         ratio = (self.by_price[fewer or more].requests / requests) ** 3
-        return (
-            fewer * max(min(ratio, 0.7), 0.03)
-            if fewer
-            else more * min(max(ratio, 1.4), 30)
-        )
+        if fewer:
+            return fewer * max(min(ratio, 0.7), 0.03)
+        return more * min(max(ratio, 1.4), 30)
 
 
 def _between(low: float, high: float, part: float) -> float:
-    """On a straight line between logarithms."""
+    """Interpolate on a straight line between logarithms."""
     return math.exp((1 - part) * math.log(low) + part * math.log(high))
 
 
@@ -147,101 +174,123 @@ def _bounds(row: Row, seed: int, span: float) -> dict[str, Bound]:
     }
 
 
+def _bound_delays(bounds: dict[str, Bound], requests: float) -> dict[str, float]:
+    return {name: bound.delay(requests) for name, bound in bounds.items()}
+
+
 def _row(job: Job, seed: int, shared: dict[str, Bound] | None) -> Found:
-    start, end = _LEARNING_SECONDS, _LEARNING_SECONDS + job.hours * 3600
+    """Measure a row without a limit, at the default settings and at the issue's prices."""
+    start = _LEARNING_SECONDS
+    end = _LEARNING_SECONDS + job.hours * 3600
     span = Span(start, end, end + _AFTER_SECONDS)
     drawn = world(job.row, seed, span.middle, span.until)
-    learnt = Curve(lambda price: simulate(drawn, Learnt(job.row, price), span))
-    ours = Curve(lambda price: simulate(drawn, Product(job.row, price=price), span))
+
+    def run_learnt(price: float) -> Figures:
+        return simulate(drawn, Learnt(job.row, price), span)
+
+    def run_ours(price: float) -> Figures:
+        return simulate(drawn, Product(job.row, price=price), span)
+
+    learnt = Curve(run_learnt)
+    ours = Curve(run_ours)
     bounds = shared or _bounds(job.row, seed, end - start)
+
     default = _plain(simulate(drawn, Product(job.row), span, DEFAULT_LIMIT))
-    found: Found = {
-        "default": default
-        | {name: one.delay(default["requests"]) for name, one in bounds.items()}
-    }
+    found: Found = {"default": default | _bound_delays(bounds, default["requests"])}
+
     for price in LEARNT_PRICES:
         plain = learnt.at_price(price)
         found[f"c={price:g}"] = {
             "learnt": _plain(plain),
             "ours": ours.at(plain.requests),
-            **{name: one.delay(plain.requests) for name, one in bounds.items()},
+            **_bound_delays(bounds, plain.requests),
         }
+
     if job.curves and seed == job.seeds[0]:
-        places = _spread(_points(ours), _points(learnt))
-        found["curves"] = {
-            "learnt": _points(learnt),
-            "ours": _points(ours),
-            **{
-                name: [(requests, one.delay(requests)) for requests in places]
-                for name, one in bounds.items()
-            },
-        }
+        found["curves"] = _curves(learnt, ours, bounds)
+    return found
+
+
+def _curves(learnt: Curve, ours: Curve, bounds: dict[str, Bound]) -> Found:
+    """Return the points of the picture, as requests a minute and mean delay."""
+    our_points = _points(ours)
+    learnt_points = _points(learnt)
+    found: Found = {"learnt": learnt_points, "ours": our_points}
+
+    places = _spread(our_points, learnt_points)
+    for name, bound in bounds.items():
+        found[name] = [(requests, bound.delay(requests)) for requests in places]
     return found
 
 
 def _budget(job: Job, seed: int, limit: float) -> Found:
-    """A round is the time in which the limit lets each batch be checked once; scarcer budgets are watched longer."""
-    row, planned = job.row, limit * BUDGET_SHARE
-    around = 60 * len(row.batches) / planned
-    start = max(_LEARNING_SECONDS, 10 * around)
-    end = start + max(job.hours * 3600, 4 * around)
-    span = Span(start, end, end + max(_AFTER_SECONDS, 3 * around))
+    """Measure a row under a limit of requests a minute.
+
+    A round is the time in which the limit lets each batch be checked once. Scarcer budgets are
+    watched longer.
+    """
+    row = job.row
+    planned = limit * BUDGET_SHARE
+    round_seconds = 60 * len(row.batches) / planned
+    start = max(_LEARNING_SECONDS, 10 * round_seconds)
+    counted_seconds = max(job.hours * 3600, 4 * round_seconds)
+    end = start + counted_seconds
+    span = Span(start, end, end + max(_AFTER_SECONDS, 3 * round_seconds))
     drawn = world(row, seed, span.middle, span.until)
+
+    packings: dict[str, Sequence[Sequence[int]]] = {_AS_GIVEN: row.batches}
+    if len(row.batches) > 1:
+        packings[_BY_RHYTHM] = _by_phase(row, seed)
+
     found: Found = {"planned": planned, "batches": len(row.batches)}
-    packings = {"as given": row.batches} | (
-        {"by rhythm": _by_phase(row, seed)} if len(row.batches) > 1 else {}
-    )
     for name, batches in packings.items():
-        policy = Product(row, limit=limit, regroup=name == "by rhythm")
-        found[name] = ours = _plain(simulate(drawn, policy, span, limit))
-        refine = 4.0 if around > PERIOD_SECONDS else None
-        bound = Bound(
-            row,
-            seed,
-            0.8 * ours["requests"],
-            end - start,
-            batches=batches,
-            refine=refine,
-        )
-        ours["bound"] = bound.delay(ours["requests"])
-        ours["bound, any packing"] = _any_packing(
-            row, seed, ours["requests"], end - start
-        )
+        policy = Product(row, limit=limit, regroup=name == _BY_RHYTHM)
+        ours = _plain(simulate(drawn, policy, span, limit))
+        requests = ours["requests"]
+
+        refine = _COARSE if round_seconds > PERIOD_SECONDS else None
+        least = 0.8 * requests
+        bound = Bound(row, seed, least, end - start, batches=batches, refine=refine)
+        ours["bound"] = bound.delay(requests)
+        ours["bound, any packing"] = _any_packing(row, seed, requests, end - start)
+        found[name] = ours
     return found
 
 
 def _by_phase(row: Row, seed: int) -> list[tuple[int, ...]]:
-    """The symbols in the order of their refreshes, cut where the pauses are longest."""
-    ordered = sorted(range(row.symbols), key=lambda symbol: row.phase(seed, symbol))
+    """Return the symbols in the order of their refreshes, cut at the longest pauses."""
+
+    def phase(symbol: int) -> float:
+        return row.phase(seed, symbol)
+
+    def width(packing: list[tuple[int, ...]]) -> float:
+        widths = []
+        for group in packing:
+            widths.append((phase(group[-1]) - phase(group[0])) % row.period(0))
+        return sum(widths)
+
+    ordered = sorted(range(row.symbols), key=phase)
     packings = []
     for first in range(row.batch):
         turned = ordered[first:] + ordered[:first]
-        packings.append(
-            [
-                tuple(turned[at : at + row.batch])
-                for at in range(0, row.symbols, row.batch)
-            ]
-        )
-
-    def width(packing: list[tuple[int, ...]]) -> float:
-        return sum(
-            (row.phase(seed, one[-1]) - row.phase(seed, one[0])) % row.period(0)
-            for one in packing
-        )
-
+        packing = []
+        for at in range(0, row.symbols, row.batch):
+            packing.append(tuple(turned[at : at + row.batch]))
+        packings.append(packing)
     return min(packings, key=width)
 
 
 def _any_packing(row: Row, seed: int, requests: float, span: float) -> float:
-    """A bound for any choice of the symbols of each request: each is looked at alone, for its part of a request.
+    """Return a bound for any choice of the symbols of each request.
 
-    A request shows `batch` symbols at most, so a schedule's looks at one symbol are no more than its part of them. The
-    symbols of a row have the same law but for their phases.
+    Each symbol is checked alone, for its part of a request. A request shows at most `batch`
+    symbols, so a schedule checks a symbol no more often than that part allows. The symbols of a row
+    have the same law but for their phases.
     """
-    looks = requests * row.batch / row.symbols
-    return Bound(
-        row, seed, 0.8 * looks, span, batches=[(0,)], refine=4.0 if looks < 1 else 1.0
-    ).delay(looks)
+    checks = requests * row.batch / row.symbols
+    refine = _COARSE if checks < 1 else 1.0
+    bound = Bound(row, seed, 0.8 * checks, span, batches=[(0,)], refine=refine)
+    return bound.delay(checks)
 
 
 def _plain(figures: Figures) -> dict[str, float]:
@@ -249,14 +298,17 @@ def _plain(figures: Figures) -> dict[str, float]:
 
 
 def _points(curve: Curve) -> list[tuple[float, float]]:
-    return sorted(
-        (curve.at_price(price).requests, curve.at_price(price).mean)
-        for price in CURVE_PRICES
-    )
+    points = []
+    for price in CURVE_PRICES:
+        figures = curve.at_price(price)
+        points.append((figures.requests, figures.mean))
+    return sorted(points)
 
 
 def _spread(*curves: Sequence[tuple[float, float]]) -> list[float]:
-    """A dozen values between the ends of the curves, evenly in logarithms."""
+    """Return a dozen values between the ends of the curves, evenly in logarithms."""
     ends = [requests for points in curves for requests, _ in points]
-    low, high = max(2.0, min(ends)), max(ends)
-    return [low * (high / low) ** (at / 11) for at in range(12)]
+    low = max(2.0, min(ends))
+    high = max(ends)
+    steps = _CURVE_POINTS - 1
+    return [low * (high / low) ** (at / steps) for at in range(_CURVE_POINTS)]
