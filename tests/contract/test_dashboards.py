@@ -45,10 +45,19 @@ def process_metrics() -> set[str]:
     return names
 
 
+def known_units() -> set[str]:
+    """Return the units that Grafana knows."""
+    found = set()
+    for name, value in vars(units).items():
+        if not name.startswith("_"):
+            found.add(value)
+    return found
+
+
 BOARDS = read_boards()
 TARGET_LABELS = {"job", "instance"}
 PROCESS_METRICS = process_metrics()
-UNITS = {value for name, value in vars(units).items() if not name.startswith("_")}
+UNITS = known_units()
 
 # The end of the upstream's minute tells a reader nothing.
 NOT_SHOWN = {"gex_rate_limit_reset_timestamp_seconds"}

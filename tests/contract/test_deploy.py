@@ -67,7 +67,10 @@ def test_every_yaml_file_passes_its_linter() -> None:
 
 
 def test_the_base_images_are_one_and_pinned_by_digest() -> None:
-    images = {rest.split()[0] for word, rest in instructions() if word == "FROM"}
+    images = set()
+    for word, rest in instructions():
+        if word == "FROM":
+            images.add(rest.split()[0])
     (image,) = images
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}", image)
 

@@ -263,7 +263,13 @@ async def test_a_handlers_own_timeout_is_a_defect(
         assert response.status == 504
 
 
-@pytest.mark.parametrize(("size", "status"), [(BODY_BYTES, 200), (BODY_BYTES + 1, 413)])
+@pytest.mark.parametrize(
+    ("size", "status"),
+    [
+        (BODY_BYTES, 200),
+        (BODY_BYTES + 1, 413),
+    ],
+)
 async def test_a_large_body_is_refused(
     size: int, status: int, worker: Worker, client: aiohttp.ClientSession
 ) -> None:
