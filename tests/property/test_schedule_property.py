@@ -1,4 +1,4 @@
-"""What a schedule holds whatever is asked of it, and whatever the upstream answers."""
+"""Invariants of a schedule, for any calls and any answers of the upstream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ many = settings(deadline=None, derandomize=True, max_examples=300)
 few = settings(deadline=None, derandomize=True, max_examples=20)
 
 SYMBOLS: Final = "ABCDE"
-CUTS: Final = (
+GROUPINGS: Final = (
     ("AB", "CD", "E"),
     ("ABCDE",),
     ("A", "B", "C", "D", "E"),
@@ -35,7 +35,7 @@ REFUSED: Final = Batch("f", ("D",), refused=True)
 
 
 class Driven:
-    """A schedule, and what is known of it from outside."""
+    """A schedule, and a model of it as its callers know it."""
 
     def __init__(self, data: st.DataObject) -> None:
         self.data = data
@@ -50,18 +50,19 @@ class Driven:
         self.now = data.draw(st.sampled_from([0.0, 1e5]))
         self.ahead = data.draw(st.sampled_from([0.0, 1.8e9]))
         self.computed_at = dict.fromkeys(SYMBOLS, 0)
-        self.covered: set[Batch] = set()
+        self.batches: set[Batch] = set()
         self.in_flight: dict[Batch, float] = {}
-        self.held_until = self.held_for_key_until = float("-inf")
+        self.paused_until = float("-inf")
+        self.paused_for_key_until = float("-inf")
 
     def cover(self) -> None:
         batches = [
             Batch("f", tuple(symbols))
-            for symbols in self.data.draw(st.sampled_from(CUTS))
+            for symbols in self.data.draw(st.sampled_from(GROUPINGS))
         ]
         if self.data.draw(st.booleans()):
             batches.append(REFUSED)
-        self.covered = set(batches)
+        self.batches = set(batches)
         self.schedule.set_batches(batches, self.now)
 
     def start(self) -> None:
@@ -69,7 +70,7 @@ class Driven:
         if planned is None:
             return
         self.now = max(self.now, planned[0])
-        assert planned[1] in self.covered
+        assert planned[1] in self.batches
         assert planned[1] not in self.in_flight
         purpose = self.schedule.start_check(planned[1], self.now)
         assert (purpose is Purpose.REFUSED) == planned[1].refused
@@ -104,14 +105,14 @@ class Driven:
                 self.plan.max_interval_seconds,
                 120 * 5 / max(self.schedule.budget_per_minute, 1),
             )
-            holds = max(self.held_until, self.held_for_key_until)
+            pause_ends_at = max(self.paused_until, self.paused_for_key_until)
             assert at <= max(
                 self.now + (3600 if batch.refused else longest + SLOW_RETRY_SECONDS),
-                holds,
+                pause_ends_at,
             )
 
     def date(self, symbol: str) -> int | None:
-        """The symbol's last refresh, as an upstream may tell it."""
+        """Return the symbol's last refresh, as an upstream may report it."""
         before = self.computed_at[symbol]
         moved = self.data.draw(
             st.sampled_from([None, 0, 0, 1, 1_000, -1, -30 * MICROS, 10**15])
@@ -135,17 +136,17 @@ class Driven:
     def wait(self) -> None:
         self.now += self.data.draw(st.floats(0, 5) | st.floats(0, 4_000))
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         until = self.now + self.data.draw(st.floats(0, 100))
         self.schedule.pause(until)
-        self.held_until = max(self.held_until, until)
+        self.paused_until = max(self.paused_until, until)
 
     def refuse_key(self) -> None:
-        self.held_for_key_until = self.now + 60
-        self.schedule.pause_for_key(self.held_for_key_until)
+        self.paused_for_key_until = self.now + 60
+        self.schedule.pause_for_key(self.paused_for_key_until)
 
     def accept_key(self) -> None:
-        self.held_for_key_until = float("-inf")
+        self.paused_for_key_until = float("-inf")
         self.schedule.resume_with_new_key(self.now)
 
     def set_budget(self) -> None:
@@ -164,13 +165,13 @@ class Driven:
 
     def check(self) -> None:
         planned = self.schedule.next()
-        assert (planned is None) == (not self.covered - self.in_flight.keys())
+        assert (planned is None) == (not self.batches - self.in_flight.keys())
         if planned is not None:
-            assert planned[1] in self.covered
+            assert planned[1] in self.batches
             assert planned[1] not in self.in_flight
-            assert planned[0] >= max(self.held_until, self.held_for_key_until)
+            assert planned[0] >= max(self.paused_until, self.paused_for_key_until)
             assert planned[0] < self.now + 1e6
-        for batch in self.covered:
+        for batch in self.batches:
             assert (self.schedule.next_check_at(batch) is None) == (
                 batch in self.in_flight
             )
@@ -183,7 +184,7 @@ ACTS: Final = (
     *[Driven.end] * 6,
     Driven.wait,
     Driven.cover,
-    Driven.hold,
+    Driven.pause,
     Driven.refuse_key,
     Driven.accept_key,
     Driven.set_budget,
@@ -194,7 +195,7 @@ ACTS: Final = (
 @pytest.mark.timeout(20)
 @many
 @given(st.data())
-def test_whatever_happens_a_schedule_goes_on_and_asks_for_no_batch_twice(
+def test_a_schedule_goes_on_and_never_checks_a_batch_twice_at_once(
     data: st.DataObject,
 ) -> None:
     driven = Driven(data)
@@ -214,20 +215,27 @@ def test_whatever_happens_a_schedule_goes_on_and_asks_for_no_batch_twice(
     st.floats(3, 60),
     st.integers(0, 1_000),
 )
-def test_whatever_the_rhythms_are_the_budget_is_kept(
+def test_the_budget_is_kept_for_any_rhythms(
     rhythms: list[tuple[float, float, float]], budget: float, seed: int
 ) -> None:
-    """Count the second ten minutes, and any ten seconds after the first checks: one symbol to a request."""
-    schedule, now, sent = Schedule(Plan(0.05), lambda: 0.5), 0.0, 0
+    """Count the second ten minutes, and any ten seconds after the first checks."""
+    schedule = Schedule(Plan(0.05), lambda: 0.5)
+    now = 0.0
+    sent = 0
     paced: list[float] = []
     schedule.set_budget(budget, 0.0)
     batches = {
         Batch("f", (f"S{place}",)): rhythm for place, rhythm in enumerate(rhythms)
     }
     schedule.set_batches(list(batches), 0.0)
-    while (planned := schedule.next()) is not None and planned[0] < 1_200:
-        now, batch = max(now, planned[0]), planned[1]
-        sent += now >= 600
+    while True:
+        planned = schedule.next()
+        if planned is None or planned[0] >= 1_200:
+            break
+        batch = planned[1]
+        now = max(now, planned[0])
+        if now >= 600:
+            sent += 1
         if schedule.start_check(batch, now) is not Purpose.FIRST:
             paced.append(now)
         period, jitter, phase = batches[batch]
