@@ -277,47 +277,37 @@ class Schedule:
         """
         if self._slots.keys() == set(batches):
             return
-        before = sum(len(slot.symbols) for slot in self._slots.values())
-        asked = {(batch.feed, symbol) for batch in batches for symbol in batch.symbols}
-        self._known = {
-            key: self._known.get(key) or _Symbol(Forecast(now)) for key in asked
-        }
-        slots, self._slots = self._slots, {}
-        planned = {
-            id(known): slot.at
-            for slot in slots.values()
-            for known in slot.symbols
-            if slot.at is not None
-        }
-        first = now
+        slots_before = self._slots
+        due_before = self._due_by_symbol()
+        self._slots = {}
+        self._set_symbols(batches, now)
+
+        # First checks follow each other, so that a start is not a burst.
+        first_at = now
         for batch in batches:
-            if batch in slots:
-                self._slots[batch] = slots[batch]
+            if batch in slots_before:
+                self._slots[batch] = slots_before[batch]
                 continue
-            slot = self._slots[batch] = _Slot(
-                [self._known[batch.feed, symbol] for symbol in batch.symbols]
-            )
-            slot.interval = 60 * len(batches) / self._budget
+            slot = self._slots[batch] = self._new_slot(batch, len(batches))
             if batch in self._in_flight:
                 continue
+            due = []
+            for symbol in batch.symbols:
+                if (batch.feed, symbol) in due_before:
+                    due.append(due_before[batch.feed, symbol])
             if batch.refused:
                 slot.plan(now + self._slow_retry_seconds(), Purpose.REFUSED)
             elif any(known.checked_at is None for known in slot.symbols):
-                slot.plan(first, Purpose.FIRST)
-                first += min(self._plan.min_interval_seconds, 60 / self._budget)
-            elif known_at := [
-                planned[id(known)] for known in slot.symbols if id(known) in planned
-            ]:
+                slot.plan(first_at, Purpose.FIRST)
+                first_at += min(self._plan.min_interval_seconds, 60 / self._budget)
+            elif due:
                 # New plans for hundreds of batches at once would block the event loop.
-                slot.plan(min(known_at), Purpose.EXPECTED)
+                slot.plan(min(due), Purpose.EXPECTED)
             else:
                 self._replan(slot, now, now)
-        if before:
-            self._price.grow(max(len(asked), 1) / before)
-        else:
-            rates = [len(batch.symbols) / USUAL_PERIOD_SECONDS for batch in batches]
-            self._price.begin(now, sum((rate / 2) ** 0.5 for rate in rates), sum(rates))
-        self._settle()
+
+        symbols_before = sum(len(slot.symbols) for slot in slots_before.values())
+        self._adapt_price(batches, symbols_before, now)
 
     @property
     def budget_per_minute(self) -> float:
@@ -333,11 +323,10 @@ class Schedule:
         before = self.price
         self._budget = budget_per_minute
         self._settle()
-        if (
-            before
-            and not 1 / _DOUBT_PRICE_RATIO < self.price / before < _DOUBT_PRICE_RATIO
-        ):
-            self._price.doubt()
+        if before:
+            ratio = self.price / before
+            if not 1 / _DOUBT_PRICE_RATIO < ratio < _DOUBT_PRICE_RATIO:
+                self._price.doubt()
         if not before / _REPLAN_PRICE_RATIO < self.price < before * _REPLAN_PRICE_RATIO:
             for slot in self._slots.values():
                 if slot.at is not None and slot.purpose in {
@@ -489,6 +478,44 @@ class Schedule:
         """Return the forecast of a symbol's refreshes, None for an unknown symbol."""
         known = self._known.get((feed, symbol))
         return None if known is None else known.forecast
+
+    def _due_by_symbol(self) -> dict[tuple[str, str], float]:
+        """Return when each symbol is due, except those with a request in flight."""
+        due = {}
+        for batch, slot in self._slots.items():
+            if slot.at is None:
+                continue
+            for symbol in batch.symbols:
+                due[batch.feed, symbol] = slot.at
+        return due
+
+    def _set_symbols(self, batches: Sequence[Batch], now: float) -> None:
+        """Keep the symbols of these batches, add new ones, and forget all others."""
+        before = self._known
+        self._known = {}
+        for batch in batches:
+            for symbol in batch.symbols:
+                key = (batch.feed, symbol)
+                if key not in self._known:
+                    self._known[key] = before.get(key) or _Symbol(Forecast(now))
+
+    def _new_slot(self, batch: Batch, batch_count: int) -> _Slot:
+        slot = _Slot([self._known[batch.feed, symbol] for symbol in batch.symbols])
+        slot.interval = 60 * batch_count / self._budget
+        return slot
+
+    def _adapt_price(
+        self, batches: Sequence[Batch], symbols_before: int, now: float
+    ) -> None:
+        """Let the price follow a change of the symbols, before checks show its effect."""
+        if symbols_before:
+            self._price.grow(max(len(self._known), 1) / symbols_before)
+        else:
+            rates = [len(batch.symbols) / USUAL_PERIOD_SECONDS for batch in batches]
+            # Keller's rate of checks for refreshes at random moments, at a price of one.
+            checks = [(rate / 2) ** 0.5 for rate in rates]
+            self._price.begin(now, sum(checks), sum(rates))
+        self._settle()
 
     def _settle(self) -> None:
         if self.fixed_price is not None:
