@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from connector.runtime.ports import PollerContext
     from connector.runtime.shard import Shard
     from connector.schedule.batches import Batch
-    from connector.schedule.scheduler import ComputedTimes, Purpose
+    from connector.schedule.scheduler import Purpose
+    from connector.schedule.symbols import ComputedTimes
     from connector.upstream.budget import Budget, Permit
     from connector.upstream.client import Client
 

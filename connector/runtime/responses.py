@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from connector.core.decode import RateLimit
 from connector.core.model import MICROS, Status
 from connector.runtime.ports import AnswerTimes, ResponseReport
-from connector.schedule.scheduler import ComputedTimes
+from connector.schedule.symbols import ComputedTimes
 
 if TYPE_CHECKING:
     from connector.runtime.coverage import Coverage

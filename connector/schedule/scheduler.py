@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from connector.core.model import MICROS, Value
-from connector.schedule.forecast import USUAL_PERIOD_SECONDS, Forecast
+from connector.core.model import Value
+from connector.schedule.forecast import USUAL_PERIOD_SECONDS
 from connector.schedule.inspection import Check, next_check
 from connector.schedule.pace import Pace
 from connector.schedule.price import Price
-from connector.schedule.visibility_lag import VisibilityLag
+from connector.schedule.symbols import ComputedTimes, Refresh, Symbol, Symbols
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from connector.schedule.batches import Batch
+    from connector.schedule.forecast import Forecast
 
 # Interval between tries of a refused key or a refused symbol. It is longer if many symbols
 # are refused.
@@ -77,27 +78,6 @@ class Plan(Value, frozen=True):
     max_interval_seconds: float = 60
 
 
-class ComputedTimes(Value, frozen=True):
-    """The moments at which the levels in an answer were computed.
-
-    `computed_at` holds microseconds of the upstream's clock, for each symbol with levels.
-    `server_ahead_seconds` is the upstream's clock minus our monotonic clock.
-    """
-
-    computed_at: Mapping[str, int]
-    server_ahead_seconds: float
-
-
-class Refresh(Value, frozen=True):
-    """A refresh that a check found.
-
-    It became visible after `since`, when the last check was sent that did not show it.
-    """
-
-    symbol: str
-    since: float
-
-
 class Outcome(StrEnum):
     """The outcome of a check, as far as the next check depends on it."""
 
@@ -143,18 +123,6 @@ class PlannedCheck(Value, frozen=True):
     failures: int
 
 
-class _Symbol(msgspec.Struct):
-    """The schedule's knowledge of a symbol.
-
-    `computed_at` is the last refresh in microseconds of the upstream's clock. `checked_at`
-    is when the last answered check was sent, None before the first.
-    """
-
-    forecast: Forecast
-    computed_at: int = 0
-    checked_at: float | None = None
-
-
 class _Slot(msgspec.Struct):
     """The plan of one batch, and averages of its last checks.
 
@@ -167,7 +135,7 @@ class _Slot(msgspec.Struct):
     `even_delay` that of checks at even distances.
     """
 
-    symbols: list[_Symbol]
+    symbols: list[Symbol]
     at: float | None = None
     purpose: Purpose = Purpose.FIRST
     check: Check | None = None
@@ -246,9 +214,8 @@ class Schedule:
         self._plan = plan
         self._chance = chance
         self._slots: dict[Batch, _Slot] = {}
-        self._known: dict[tuple[str, str], _Symbol] = {}
+        self._symbols = Symbols()
         self._in_flight: set[Batch] = set()
-        self._lag = VisibilityLag()
         self._paused_until = float("-inf")
         self._paused_for_key_until = float("-inf")
         self._price = Price(plan.target_delay_seconds)
@@ -267,7 +234,7 @@ class Schedule:
 
         It includes the error of the upstream's clock as we estimate it.
         """
-        return self._lag.seconds
+        return self._symbols.lag_seconds
 
     def set_batches(self, batches: Sequence[Batch], now: float) -> None:
         """Set the batches to check.
@@ -280,7 +247,7 @@ class Schedule:
         slots_before = self._slots
         due_before = self._due_by_symbol()
         self._slots = {}
-        self._set_symbols(batches, now)
+        self._symbols.set_batches(batches, now)
 
         # First checks follow each other, so that a start is not a burst.
         first_at = now
@@ -373,12 +340,7 @@ class Schedule:
         server_ahead_seconds: float,
     ) -> None:
         """Learn a symbol's rhythm from refreshes that others found, oldest first."""
-        known = self._known.get((feed, symbol))
-        if known is not None and known.forecast.last is None:
-            for moment in computed_at:
-                at = moment / MICROS - server_ahead_seconds
-                known.forecast.learn(at, 0.0, at)
-                known.computed_at = moment
+        self._symbols.seed_history(feed, symbol, computed_at, server_ahead_seconds)
 
     def has_batch(self, batch: Batch) -> bool:
         """Return True if this is one of the batches to check."""
@@ -419,7 +381,7 @@ class Schedule:
         outcome: Outcome,
         sent_at: float,
         now: float,
-        dates: ComputedTimes | None = None,
+        times: ComputedTimes | None = None,
     ) -> list[Refresh]:
         """Plan the batch's next check, now that its request has ended.
 
@@ -433,7 +395,7 @@ class Schedule:
             # Meanwhile its symbols have moved to other batches, or to another worker.
             if outcome is not Outcome.ANSWERED:
                 return []
-            return self._learn(batch, sent_at, now, dates)
+            return self._symbols.learn(batch, sent_at, now, times)
 
         self._account(slot, sent_at)
         if batch.refused:
@@ -451,7 +413,7 @@ class Schedule:
             return []
 
         slot.failures = 0
-        found = self._learn(batch, sent_at, now, dates)
+        found = self._symbols.learn(batch, sent_at, now, times)
         self._replan(slot, sent_at, now)
         return found
 
@@ -476,8 +438,7 @@ class Schedule:
 
     def forecast(self, feed: str, symbol: str) -> Forecast | None:
         """Return the forecast of a symbol's refreshes, None for an unknown symbol."""
-        known = self._known.get((feed, symbol))
-        return None if known is None else known.forecast
+        return self._symbols.forecast(feed, symbol)
 
     def _due_by_symbol(self) -> dict[tuple[str, str], float]:
         """Return when each symbol is due, except those with a request in flight."""
@@ -489,18 +450,8 @@ class Schedule:
                 due[batch.feed, symbol] = slot.at
         return due
 
-    def _set_symbols(self, batches: Sequence[Batch], now: float) -> None:
-        """Keep the symbols of these batches, add new ones, and forget all others."""
-        before = self._known
-        self._known = {}
-        for batch in batches:
-            for symbol in batch.symbols:
-                key = (batch.feed, symbol)
-                if key not in self._known:
-                    self._known[key] = before.get(key) or _Symbol(Forecast(now))
-
     def _new_slot(self, batch: Batch, batch_count: int) -> _Slot:
-        slot = _Slot([self._known[batch.feed, symbol] for symbol in batch.symbols])
+        slot = _Slot(self._symbols.of(batch))
         slot.interval = 60 * batch_count / self._budget
         return slot
 
@@ -509,7 +460,7 @@ class Schedule:
     ) -> None:
         """Let the price follow a change of the symbols, before checks show its effect."""
         if symbols_before:
-            self._price.grow(max(len(self._known), 1) / symbols_before)
+            self._price.grow(max(len(self._symbols), 1) / symbols_before)
         else:
             rates = [len(batch.symbols) / USUAL_PERIOD_SECONDS for batch in batches]
             # Keller's rate of checks for refreshes at random moments, at a price of one.
@@ -521,7 +472,7 @@ class Schedule:
         if self.fixed_price is not None:
             self._price.value = self.fixed_price
             return
-        symbols_per_check = len(self._known) / max(len(self._slots), 1)
+        symbols_per_check = len(self._symbols) / max(len(self._slots), 1)
         self._price.settle(self._budget, symbols_per_check)
 
     def _may_start_at(self, slot: _Slot, at: float) -> float:
@@ -556,31 +507,6 @@ class Schedule:
         refused = sum(batch.refused for batch in self._slots)
         wait = max(SLOW_RETRY_SECONDS, 600 * refused / self._budget)
         return min(wait, _MAX_SLOW_RETRY_SECONDS)
-
-    def _learn(
-        self, batch: Batch, sent_at: float, now: float, dates: ComputedTimes | None
-    ) -> list[Refresh]:
-        """Learn from an answer, and return the refreshes that it showed."""
-        found = []
-        for symbol in batch.symbols:
-            known = self._known.get((batch.feed, symbol))
-            if known is None:
-                continue
-            before = known.checked_at
-            known.checked_at = sent_at
-            computed_at = None if dates is None else dates.computed_at.get(symbol)
-            if dates is None or computed_at is None or computed_at <= known.computed_at:
-                continue
-            known.computed_at = computed_at
-            at = computed_at / MICROS - dates.server_ahead_seconds
-            if before is None:
-                # The refresh may be old, and others may have come before it.
-                known.forecast.learn(at, self._lag.seconds, known.forecast.last or at)
-                continue
-            lag = self._lag.learn(min(before, now) - at, now - at)
-            known.forecast.learn(at, lag, before)
-            found.append(Refresh(symbol, before))
-        return found
 
     def _replan(self, slot: _Slot, start: float, now: float) -> None:
         """Plan the batch's next check.

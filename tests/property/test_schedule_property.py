@@ -12,12 +12,12 @@ from connector.core.model import MICROS
 from connector.schedule.batches import Batch
 from connector.schedule.scheduler import (
     SLOW_RETRY_SECONDS,
-    ComputedTimes,
     Outcome,
     Plan,
     Purpose,
     Schedule,
 )
+from connector.schedule.symbols import ComputedTimes
 
 many = settings(deadline=None, derandomize=True, max_examples=300)
 few = settings(deadline=None, derandomize=True, max_examples=20)

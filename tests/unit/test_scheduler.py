@@ -15,12 +15,12 @@ from connector.core.model import MICROS
 from connector.schedule.batches import Batch
 from connector.schedule.scheduler import (
     SLOW_RETRY_SECONDS,
-    ComputedTimes,
     Outcome,
     Plan,
     Purpose,
     Schedule,
 )
+from connector.schedule.symbols import ComputedTimes
 from tests.bench.schedule.burst import ROW, compare
 from tests.bench.schedule.policies import fixed_mean
 

@@ -25,7 +25,8 @@ from connector.runtime.ports import Phase, PollerContext, ShardContext, ShardSpe
 from connector.runtime.shard import Shard
 from connector.runtime.startup import StartupDeadline
 from connector.schedule.batches import Batch
-from connector.schedule.scheduler import ComputedTimes, Outcome
+from connector.schedule.scheduler import Outcome
+from connector.schedule.symbols import ComputedTimes
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
 from connector.upstream.api_key import ApiKey

@@ -6,7 +6,8 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from connector.schedule.batches import Batch, Batches
-from connector.schedule.scheduler import ComputedTimes, Outcome, Plan, Schedule
+from connector.schedule.scheduler import Outcome, Plan, Schedule
+from connector.schedule.symbols import ComputedTimes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

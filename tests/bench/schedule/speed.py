@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from connector.schedule.batches import Batch
 from connector.schedule.forecast import Forecast
-from connector.schedule.scheduler import ComputedTimes, Outcome, Plan, Schedule
+from connector.schedule.scheduler import Outcome, Plan, Schedule
+from connector.schedule.symbols import ComputedTimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

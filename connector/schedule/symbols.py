@@ -1,0 +1,125 @@
+"""Keep what is known of each symbol, and learn from answers. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from connector.core.model import MICROS, Value
+from connector.schedule.forecast import Forecast
+from connector.schedule.visibility_lag import VisibilityLag
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from connector.schedule.batches import Batch
+
+
+class ComputedTimes(Value, frozen=True):
+    """The moments at which the levels in an answer were computed.
+
+    `computed_at` holds microseconds of the upstream's clock, for each symbol with levels.
+    `server_ahead_seconds` is the upstream's clock minus our monotonic clock.
+    """
+
+    computed_at: Mapping[str, int]
+    server_ahead_seconds: float
+
+
+class Refresh(Value, frozen=True):
+    """A refresh that a check found.
+
+    It became visible after `since`, when the last check was sent that did not show it.
+    """
+
+    symbol: str
+    since: float
+
+
+class Symbol(msgspec.Struct):
+    """The schedule's knowledge of a symbol.
+
+    `computed_at` is the last refresh in microseconds of the upstream's clock. `checked_at`
+    is when the last answered check was sent, None before the first.
+    """
+
+    forecast: Forecast
+    computed_at: int = 0
+    checked_at: float | None = None
+
+
+class Symbols:
+    """The symbols of all batches, with their forecasts and the common visibility lag."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], Symbol] = {}
+        self._lag = VisibilityLag()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @property
+    def lag_seconds(self) -> float:
+        """The estimated time until a computed refresh is visible."""
+        return self._lag.seconds
+
+    def of(self, batch: Batch) -> list[Symbol]:
+        """Return the symbols of one of the batches that were set."""
+        return [self._known[batch.feed, symbol] for symbol in batch.symbols]
+
+    def forecast(self, feed: str, symbol: str) -> Forecast | None:
+        """Return the forecast of a symbol's refreshes, None for an unknown symbol."""
+        known = self._known.get((feed, symbol))
+        return None if known is None else known.forecast
+
+    def set_batches(self, batches: Sequence[Batch], now: float) -> None:
+        """Keep the symbols of these batches, add new ones, and forget all others."""
+        before = self._known
+        self._known = {}
+        for batch in batches:
+            for symbol in batch.symbols:
+                key = (batch.feed, symbol)
+                if key not in self._known:
+                    self._known[key] = before.get(key) or Symbol(Forecast(now))
+
+    def seed_history(
+        self,
+        feed: str,
+        symbol: str,
+        computed_at: Sequence[int],
+        server_ahead_seconds: float,
+    ) -> None:
+        """Learn a symbol's rhythm from refreshes that others found, oldest first."""
+        known = self._known.get((feed, symbol))
+        if known is None or known.forecast.last is not None:
+            return
+        for moment in computed_at:
+            at = moment / MICROS - server_ahead_seconds
+            known.forecast.learn(at, 0.0, at)
+            known.computed_at = moment
+
+    def learn(
+        self, batch: Batch, sent_at: float, now: float, times: ComputedTimes | None
+    ) -> list[Refresh]:
+        """Learn from an answer, and return the refreshes that it showed."""
+        found = []
+        for symbol in batch.symbols:
+            known = self._known.get((batch.feed, symbol))
+            if known is None:
+                continue
+            before = known.checked_at
+            known.checked_at = sent_at
+            computed_at = None if times is None else times.computed_at.get(symbol)
+            if times is None or computed_at is None or computed_at <= known.computed_at:
+                continue
+            known.computed_at = computed_at
+            at = computed_at / MICROS - times.server_ahead_seconds
+            if before is None:
+                # The refresh may be old, and others may have come before it.
+                known.forecast.learn(at, self._lag.seconds, known.forecast.last or at)
+                continue
+            lag = self._lag.learn(min(before, now) - at, now - at)
+            known.forecast.learn(at, lag, before)
+            found.append(Refresh(symbol, before))
+        return found
