@@ -18,6 +18,7 @@ from tests.support.levels import NOW, SECOND, body, document, encoded
 
 SYMBOLS = ("AAA", "BBB", "CCC")
 GOOD = encoded({"spot_price": 1.5})
+# Deeper than any recursion limit, of Python or of a C library.
 DEEP = 100_000
 
 BAD_ENTRIES = {
@@ -89,14 +90,18 @@ def decode(results: bytes, **lists: Any) -> Response:
 def test_the_data_fields_are_read_with_and_without_data_around_them(
     wrapped: bool,
 ) -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "results": {"AAA": document(), "BBB": None},
         "missing": ["BBB"],
         "invalid": ["CCC"],
     }
-    data = {"data": fields} if wrapped else fields
+    envelope: dict[str, Any] = {"success": True}
+    if wrapped:
+        envelope["data"] = fields
+    else:
+        envelope.update(fields)
 
-    response = decode_response(encoded({"success": True, **data}), SYMBOLS)
+    response = decode_response(encoded(envelope), SYMBOLS)
 
     assert json.loads(response.answers["AAA"]) == document()
     assert response.answers["BBB"] is Status.MISSING
@@ -156,7 +161,10 @@ def test_invalid_overrides_an_entry_and_an_entry_overrides_missing(
     answer: bytes | Status,
     inconsistencies: list[str],
 ) -> None:
-    raw = body(results, **{name: ["AAA"] for name in lists})
+    listed = {}
+    for name in lists:
+        listed[name] = ["AAA"]
+    raw = body(results, **listed)
 
     response = decode_response(raw, ["AAA"])
 
@@ -165,7 +173,8 @@ def test_invalid_overrides_an_entry_and_an_entry_overrides_missing(
 
 
 def test_null_may_have_whitespace_around_it() -> None:
-    assert decode(b'{"AAA": \n null \t, "BBB" : {} , "CCC":null}').answers == {
+    response = decode(b'{"AAA": \n null \t, "BBB" : {} , "CCC":null}')
+    assert response.answers == {
         "AAA": Status.MISSING,
         "BBB": b"{}",
         "CCC": Status.MISSING,
@@ -173,9 +182,8 @@ def test_null_may_have_whitespace_around_it() -> None:
 
 
 def test_unrequested_symbols_are_ignored_and_counted() -> None:
-    response = decode_response(
-        body({"AAA": {}, "XXX": {}, "YYY": None}, missing=["ZZZ"]), ["AAA"]
-    )
+    raw = body({"AAA": {}, "XXX": {}, "YYY": None}, missing=["ZZZ"])
+    response = decode_response(raw, ["AAA"])
     assert response.answers == {"AAA": b"{}"}
     assert response.inconsistencies == ("unrequested", "unrequested")
 
@@ -198,9 +206,8 @@ def test_a_repeated_symbol_is_counted_and_its_last_entry_wins(
     "wrong", [None, {}, "AAA", 7, [None, 3, ["AAA"], {"AAA": 1}]], ids=str
 )
 def test_lists_of_the_wrong_type_count_as_empty(wrong: Any) -> None:
-    response = decode_response(
-        body({"AAA": {}, "BBB": None}, missing=wrong, invalid=wrong), ["AAA", "BBB"]
-    )
+    raw = body({"AAA": {}, "BBB": None}, missing=wrong, invalid=wrong)
+    response = decode_response(raw, ["AAA", "BBB"])
     assert response.answers == {"AAA": b"{}", "BBB": Status.MISSING}
 
 
@@ -211,6 +218,7 @@ def test_a_body_that_is_not_a_response_is_rejected(raw: bytes) -> None:
 
 
 def test_a_truncated_body_is_rejected() -> None:
+    # Brackets and quotes in a text must not pass for the end of the entry.
     tricky = {"zones": [{"x": '}]\\"{'}]}
     whole = body({"AAA": document(), "BBB": tricky}, missing=["CCC"])
     for length in range(len(whole)):
@@ -265,18 +273,25 @@ def test_meta_is_read_as_documented() -> None:
     assert read.rate_limit == RateLimit(60, 7, 1_800_000_060)
 
 
+def short_id(value: Any) -> str:
+    """Return the start of a value: 10**400 would be a name of 401 digits."""
+    return str(value)[:9]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [None, 5, "x", [1], {"a": None}, 1e300, 10**400, "nan", "inf", True],
-    ids=lambda v: str(v)[:9],
+    ids=short_id,
 )
 def test_meta_of_the_wrong_type_does_not_affect_the_answers(wrong: Any) -> None:
     names = ("timestamp", "request_id", "exchanges_filtered", "rate_limit")
-    limits = {"rate_limit": dict.fromkeys(("limit", "remaining", "reset"), wrong)}
+    wrong_fields = dict.fromkeys(names, wrong)
+    wrong_figures = dict.fromkeys(("limit", "remaining", "reset"), wrong)
+    wrong_limits = {"rate_limit": wrong_figures}
     wrong_reset = {"rate_limit": {"reset": wrong}}
     data: dict[str, Any] = {"results": {"AAA": {}}}
 
-    for meta in (wrong, dict.fromkeys(names, wrong), limits, wrong_reset):
+    for meta in (wrong, wrong_fields, wrong_limits, wrong_reset):
         response = decode_response(encoded({"data": data, "meta": meta}), ["AAA"])
         assert response.answers == {"AAA": b"{}"}
 
@@ -348,17 +363,20 @@ def test_a_field_called_results_elsewhere_is_ignored() -> None:
     assert response.answers == {"AAA": b'{"x":NaN}', "BBB": b"{}"}
 
 
+# Large enough for quadratic time to be noticed, small enough for many cases.
 SIZE = 2**16
 
 
 def repeated(unit: bytes) -> bytes:
     """Return a list of `unit`, separated by commas, with `%d` replaced by a counter."""
-    longest = unit % 1_000_000 if b"%d" in unit else unit
+
+    def item(index: int) -> bytes:
+        return unit.replace(b"%d", b"%d" % index)
+
+    longest = item(1_000_000)
+    # Leave room for the envelope around the list.
     count = (SIZE - 100) // (len(longest) + 1)
-    items = []
-    for index in range(count):
-        items.append(unit % index if b"%d" in unit else unit)
-    return b",".join(items)
+    return b",".join(map(item, range(count)))
 
 
 BOMBS = {
@@ -402,5 +420,6 @@ def test_time_and_memory_are_bounded_by_the_length_of_the_body(bomb: bytes) -> N
 
 
 def decode_or_reject(body: bytes) -> None:
+    """Decode a body. Either outcome is fine, as long as it takes little time and memory."""
     with suppress(BadResponse):
         decode_response(body, SYMBOLS)
