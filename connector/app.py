@@ -40,7 +40,7 @@ from connector.upstream.budget import Budget
 from connector.upstream.client import Client
 from connector.web.api import Api
 from connector.web.server import Listener
-from connector.web.views import LiveView, WorkerView
+from connector.web.views import StartedWorker, WorkerView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -137,7 +137,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
         # Join the group last: from then on shards are assigned, from its thread.
         feed_of_topic = {topics.current(feed): feed for feed in rules}
         members = Members(clients.admin(), source.group, feed_of_topic)
-        view.live = LiveView(poller, budget, members.now, executor)
+        view.live = StartedWorker(poller, budget, members.now, executor)
         group = _new_group(config, source, clients, feed_of_topic, shards, health)
         health.require(lambda: _why_not_ready(group, shards, poller))
         refresh_key = partial(_refresh_key, key, poller)

@@ -60,7 +60,7 @@ class FeedRules(Value, frozen=True):
 
 
 class Transition(Value, frozen=True):
-    """The result of an observation.
+    """The new state of a symbol and its event.
 
     `state` is None if there is nothing to write. `dropped` is the reason an observation was
     dropped.
@@ -189,12 +189,15 @@ def snapshot(
         reason=REASON_ASKED,
     )
     # Keep `observed_at`: a snapshot is not an answer, and must not make the levels look fresher.
+    # Consumers now hold `levels`.
     new_state = replace(state, published=None, source=source)
     return _publish(state, observation, draft, new_state)
 
 
 def stale_at(state: State, answered_at: int, feed: FeedRules) -> int | None:
-    """Return when live levels become stale, on the upstream's clock. None if they are not live.
+    """Return the moment when live levels become stale, on the upstream's clock, or None.
+
+    It is None if the levels are not live.
 
     If the upstream never said when the levels were computed, their age counts from the last answer.
     """
@@ -225,7 +228,10 @@ def remove(
 def _observe_absence(
     state: State | None, observation: Observation, feed: FeedRules
 ) -> Transition:
-    """Publish MISSING, INVALID or REMOVED once. The state keeps the last levels."""
+    """Return the transition to MISSING, INVALID or REMOVED, once.
+
+    The state keeps the last levels.
+    """
     if state is not None and state.status is observation.status:
         return NO_TRANSITION
 
@@ -245,7 +251,8 @@ def _observe_levels(
     state: State | None, observation: Observation, entry: Entry, feed: FeedRules
 ) -> Transition:
     known = state or _initial_state(observation, feed)
-    if _is_older(entry.computed_at, known.computed_at):
+    is_outdated = _is_older(entry.computed_at, known.computed_at)
+    if is_outdated:
         return Transition(dropped=DROPPED_OLDER)
 
     computed_at = entry.computed_at

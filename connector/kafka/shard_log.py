@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from connector.kafka.names import ShardId, Topics
     from connector.kafka.reader import Contents, Reader
 
-# Of one call to librdkafka, which is repeated for `_RETRY_SECONDS` if it may help.
+# Timeout of one librdkafka call. Retriable errors repeat it for up to _RETRY_SECONDS.
 _CALL_SECONDS: Final = 10
 _RETRY_SECONDS: Final = 30
 # Short: if the abort fails, the next owner aborts the transaction.
 _ABORT_SECONDS: Final = 5
-# Of a key in an error message.
-_MAX_KEY_BYTES: Final = 40
+# Bytes of a key shown in an error message.
+_MAX_SHOWN_KEY_BYTES: Final = 40
 
 
 class Quarantined(Value, frozen=True):
@@ -238,7 +238,8 @@ class ShardLog:
         partition = self._shard.partition
         high_watermark = self._reader.high_watermark(self._current, partition)
         contents = self._reader.contents(self._current, partition, high_watermark)
-        # After fencing, no transaction of ours is open: both ends must agree.
+        # No transaction of ours is open now, so the last stable offset must equal the high
+        # watermark.
         if contents.end < high_watermark:
             raise KafkaUnavailable(
                 f"{self.transactional_id} has uncommitted records from offset "
@@ -262,7 +263,7 @@ class ShardLog:
         retry_retriable(call, _RETRY_SECONDS, lambda: self._abandoned)
 
     def _decode_state(self, key: bytes, value: bytes) -> State:
-        name = f"{self.transactional_id}, key {key[:_MAX_KEY_BYTES]!r}"
+        name = f"{self.transactional_id}, key {key[:_MAX_SHOWN_KEY_BYTES]!r}"
         try:
             state = self._codec.decode_state(value)
         except (ShardCorrupt, msgspec.ValidationError) as error:

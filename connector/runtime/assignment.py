@@ -18,10 +18,10 @@ class Assignment:
 
     def __init__(self, log: TransactionalLog) -> None:
         self.log = log
-        self.over = asyncio.Event()
+        self.ended = asyncio.Event()
         """Set when the shard is revoked or lost."""
         self.is_abandoned = False
-        """The shard is lost: publish nothing more, whatever is in hand."""
+        """True if the shard is lost: publish nothing more, even if observations wait."""
         self.used_fraction: float | None = None
         """Part of the request budget that was used when the shard was revoked."""
         self.failures = 0

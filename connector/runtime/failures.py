@@ -64,7 +64,7 @@ class Failures:
             _log.info("the upstream answers again")
 
     def forget_key_refusal(self) -> None:
-        """Call the key good again.
+        """Assume that the key is valid.
 
         A standby sends no requests, so it would never find out, and never be ready.
         """
@@ -83,7 +83,7 @@ class Failures:
         suppressed = self._bounded.admit(error.outcome)
         if suppressed is None:
             return
-        # The end of a key's refusal is logged elsewhere, and a symbol's has no end.
+        # The recovery of a key is logged in _key_accepted. A refused symbol does not recover.
         if not isinstance(error, KeyRefused | RequestRefused):
             self._is_failing = True
         level = logging.ERROR if isinstance(error, KeyRefused) else logging.WARNING

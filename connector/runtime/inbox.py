@@ -133,7 +133,7 @@ class Inbox:
         """Isolate the symbols of work that the broker will never take.
 
         A record of one of them is refused, but the broker does not say which. Work that was
-        `alone` in its transaction is given up. Returns the number of observations given up.
+        `alone` in its transaction is given up. Return the number of observations given up.
         """
         self._isolated |= work.symbols
         if alone:
@@ -157,7 +157,7 @@ class Inbox:
         return None
 
     def clear(self) -> int:
-        """Forget everything. Returns the number of observations that were lost."""
+        """Forget everything. Return the number of observations that were lost."""
         lost = sum(len(waiting) for waiting in self._observations.values())
         if self._attempt is not None:
             lost += len(self._attempt.work.observations)

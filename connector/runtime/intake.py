@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class Reading(Value, frozen=True):
-    """The outcome of an answer. Both parts are None if the answer brought nothing new.
+    """The result of an answer.
 
-    `computed_at` is set if these levels are newer than all before them, and
-    `detection_seconds` if earlier ones are known, so that this is a refresh.
+    `observation` and `quarantined` are both None if nothing is new. `computed_at` is set if
+    these levels are newer than all before them, and `detection_seconds` if earlier ones are
+    known, so that this is a refresh.
     """
 
     observation: Observation | None = None
@@ -37,15 +38,15 @@ class Intake:
         self._answered_at: dict[str, int] = {}
         self._computed_at: dict[str, int] = {}
         self._observed_at: dict[str, int] = {}
-        self._asked_after = float("-inf")
+        self._ignored_before = float("-inf")
 
-    def ignore_asked_before(self, moment: float) -> None:
-        """Call answers outdated if they were asked for before this moment (monotonic)."""
-        self._asked_after = moment
+    def ignore_requests_before(self, moment: float) -> None:
+        """Treat answers as outdated if they were requested before this moment (monotonic)."""
+        self._ignored_before = moment
 
     def is_outdated(self, times: AnswerTimes) -> bool:
         """Return True if an answer may be older than the records of another worker."""
-        return times.asked_at < self._asked_after
+        return times.asked_at < self._ignored_before
 
     def restart(self) -> None:
         """Forget the answers.
@@ -100,16 +101,16 @@ class Intake:
             )
         return self._decode(symbol, answer, times)
 
-    def answered_at(self) -> Mapping[str, int]:
+    def last_answers(self) -> Mapping[str, int]:
         """Return each symbol's last valid answer since `restart`, by the upstream's clock."""
         return self._answered_at
 
     def computed_at(self, symbol: str) -> int | None:
-        """Return when the newest levels of a symbol were computed, published or not."""
+        """Return the moment when a symbol's newest levels were computed, published or not."""
         return self._computed_at.get(symbol)
 
     def observed_at(self, symbol: str) -> int | None:
-        """Return when the last answer for a symbol was complete, by our clock."""
+        """Return the moment when a symbol's last answer was complete, by our clock."""
         return self._observed_at.get(symbol)
 
     def _decode(self, symbol: str, raw: bytes, times: AnswerTimes) -> Reading:

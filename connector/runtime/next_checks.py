@@ -28,7 +28,7 @@ class NextChecks:
         self._at: dict[Key, int | None] = {}
 
     def at(self, feed: str, symbol: str) -> int | None:
-        """Return when a symbol is checked next (microseconds since the epoch)."""
+        """Return the moment of a symbol's next check (microseconds since the epoch)."""
         return self._at.get((feed, symbol))
 
     def report(self, batch: Batch) -> None:

@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-LOOP: Final = "poller"
+HEALTH_LOOP_NAME: Final = "poller"
 _LOOP_LIMIT_SECONDS: Final = 30
 
-# The budget changes with time, so the next check has to be looked at again.
+# Longest wait: the budget and the health check need a look every second.
 _MAX_SLEEP_SECONDS: Final = 1.0
 
 _REGROUP_INTERVAL_SECONDS: Final = 20
 
-# Between checks that cannot be published. About a refresh: only the metrics need them.
+# Interval of checks while nothing can be published. Only the metrics need them.
 _STUCK_INTERVAL_SECONDS: Final = 30
 
 
@@ -68,7 +68,7 @@ class Poller:
         self._plan_changed = asyncio.Event()
         self._regrouped_at = time.monotonic()
 
-    # --- facts ---
+    # --- properties ---
 
     @property
     def schedule(self) -> Schedule:
@@ -86,7 +86,7 @@ class Poller:
         return self._responses.rate_limit
 
     def next_check_at(self, feed: str, symbol: str) -> int | None:
-        """Return when a symbol is checked next (microseconds), as of its last check."""
+        """Return the moment of a symbol's next check (microseconds), as of its last one."""
         return self._next_checks.at(feed, symbol)
 
     # --- inputs ---
@@ -102,7 +102,7 @@ class Poller:
         self._replan()
         self._resume_postponed(now)
 
-        # Last, since the schedule knows only the symbols of its batches.
+        # After _replan: the schedule knows a symbol only once it is in a batch.
         server_ahead = self._responses.server_ahead_seconds()
         for (feed, symbol), shard in gained.items():
             state = shard.state_of(symbol)
@@ -121,11 +121,11 @@ class Poller:
     async def run(self) -> None:
         """Poll until cancelled. Requests in flight are cancelled, too."""
         health = self._context.health
-        health.register(LOOP, _LOOP_LIMIT_SECONDS)
+        health.register(HEALTH_LOOP_NAME, _LOOP_LIMIT_SECONDS)
         try:
             async with asyncio.TaskGroup() as checks:
                 while True:
-                    health.progress(LOOP)
+                    health.progress(HEALTH_LOOP_NAME)
                     # Waits at most a second, so that progress is reported.
                     batch = await self._wait_for_batch()
                     if batch is not None:
@@ -133,15 +133,15 @@ class Poller:
                         purpose = self._schedule.start_check(batch, time.monotonic())
                         checks.create_task(self._check(batch, purpose))
         finally:
-            health.unregister(LOOP)
+            health.unregister(HEALTH_LOOP_NAME)
 
     async def _wait_for_batch(self) -> Batch | None:
-        """Return a batch whose check is due. None after a while, to look again."""
+        """Return a batch that is due, or None after at most a second."""
         self._update_budget()
         self._regroup_if_due()
         wait_seconds = _MAX_SLEEP_SECONDS
         planned = None
-        # While one request finds out if the upstream accepts others, nothing else is due.
+        # While probing, send one request at a time.
         is_waiting_for_probe = self._failures.is_probing and self._in_flight > 0
         if not is_waiting_for_probe:
             planned = self._schedule.next()
@@ -239,7 +239,7 @@ class Poller:
                 self._handle_refusal(batch, error, sent_at)
         else:
             self._failures.check_answered()
-            # An answer acquits the symbols of a batch that was halved.
+            # The upstream accepted these symbols, so a halved batch can be merged again.
             batches_changed = self._coverage.answered(batch)
             computed_times = self._responses.accept(batch, answer, sent_at)
             if batches_changed:

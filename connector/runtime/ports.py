@@ -63,13 +63,13 @@ class Phase(StrEnum):
     """Not assigned to this worker."""
 
     OPENING = "opening"
-    """Being fenced and restored, or backing off before the next attempt."""
+    """Fencing previous owners and restoring, or backing off before the next attempt."""
 
     OPEN = "open"
     """Restored: observations are compared and published."""
 
     CLOSING = "closing"
-    """Given up: the last transaction is being finished."""
+    """Revoked or lost: the last transaction is being finished."""
 
 
 class Commit(Value, frozen=True):
@@ -122,74 +122,74 @@ class BudgetReport(Value, frozen=True):
 
 
 class RequestObserver(Protocol):
-    """Told about requests to the upstream, on the event loop."""
+    """Receives events about requests to the upstream, on the event loop."""
 
     def request_sent(self, batch: Batch, purpose: Purpose) -> None:
-        """Hear that a request leaves."""
+        """Called when a request leaves."""
 
     def request_finished(self, outcome: str, seconds: float) -> None:
-        """Hear that a request ended: `ok`, or the `outcome` of its UpstreamError."""
+        """Called when a request ended: `ok`, or the `outcome` of its UpstreamError."""
 
     def response_decoded(self, report: ResponseReport) -> None:
-        """Hear about a response."""
+        """Called with a response."""
 
     def symbol_answered(self, feed: str, symbol: str, status: Status) -> None:
-        """Hear that a symbol was answered: LIVE for an entry, else MISSING or INVALID."""
+        """Called when a symbol was answered: LIVE for an entry, else MISSING or INVALID."""
 
     def refresh_found(self, uncertainty_seconds: float) -> None:
-        """Hear about a refresh, and how long it may have been visible already."""
+        """Called with a refresh, and how long it may have been visible already."""
 
     def visibility_lag_learnt(self, seconds: float) -> None:
-        """Hear how long computed levels take to be served."""
+        """Called with the time until computed levels are served."""
 
     def check_planned(self, check: NextCheck) -> None:
-        """Hear about a symbol's next check."""
+        """Called with a symbol's next check."""
 
     def budget_changed(self, budget: BudgetReport) -> None:
-        """Hear about the request budget."""
+        """Called with the request budget."""
 
     def key_refused(self, *, refused: bool) -> None:
-        """Hear that the upstream refuses or accepts the API key."""
+        """Called when the upstream refuses or accepts the API key."""
 
 
 class ShardObserver(Protocol):
-    """Told about shards, on the event loop."""
+    """Receives events about shards, on the event loop."""
 
     def shard_changed(
         self, shard: ShardId, phase: Phase, polled: frozenset[str]
     ) -> None:
-        """Hear about a shard's phase and the symbols of it that are polled."""
+        """Called with a shard's phase and the symbols of it that are polled."""
 
     def shards_owned(self, feed: str, count: int) -> None:
-        """Hear how many shards of a feed are open."""
+        """Called with the number of open shards of a feed."""
 
     def queue_length(self, messages: int) -> None:
-        """Hear how many messages wait in the producers."""
+        """Called with the number of messages that wait in the producers."""
 
     def restored(self, records: int, seconds: float) -> None:
-        """Hear that a shard's state was restored."""
+        """Called when a shard's state was restored."""
 
     def sighted(self, sighting: Sighting) -> None:
-        """Hear about an answer for a symbol."""
+        """Called with an answer for a symbol."""
 
     def state_replaced(self, state: State) -> None:
-        """Hear about a state that was restored or committed."""
+        """Called with a state that was restored or committed."""
 
     def committed(self, commit: Commit) -> None:
-        """Hear that a transaction was committed."""
+        """Called when a transaction was committed."""
 
     def aborted(self) -> None:
-        """Hear that a transaction failed."""
+        """Called when a transaction failed."""
 
     def fenced(self) -> None:
-        """Hear that another worker took over an open shard."""
+        """Called when another worker took over an open shard."""
 
     def dropped(self, feed: str, reason: str, count: int = 1) -> None:
-        """Hear that observations will not be published."""
+        """Called when observations will not be published."""
 
 
 class Observer(RequestObserver, ShardObserver, Protocol):
-    """Told about everything the runtime does. Nothing in the runtime reads from it."""
+    """Receives events about everything the runtime does. Nothing in the runtime reads from it."""
 
 
 @dataclass(frozen=True, slots=True)

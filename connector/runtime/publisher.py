@@ -31,14 +31,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# A commit takes milliseconds. One that is still running by then waits for the broker.
+# A commit takes milliseconds. After this long the broker is slow or unavailable.
 SLOW_COMMIT_SECONDS: Final = 5
 
 _LOG_INTERVAL_SECONDS: Final = 60
 
 
 class Publisher:
-    """Publishes whatever an open shard has to say, one transaction at a time."""
+    """Publishes the pending events and states of an open shard.
+
+    One transaction at a time is in progress.
+    """
 
     def __init__(
         self,
@@ -96,12 +99,12 @@ class Publisher:
             # More may have come while the transaction was under way.
             if self._inbox or self._snapshots:
                 continue
-            if assignment.over.is_set():
+            if assignment.ended.is_set():
                 return
             await self._work_came.wait()
 
     def report(self, attempt: Attempt) -> None:
-        """Tell everybody that a transaction was committed."""
+        """Notify observers, requesters and logs that a transaction was committed."""
         now = self._context.clock.moment()
         self._context.observer.committed(
             Commit(
@@ -128,7 +131,7 @@ class Publisher:
             transitions += opened.expired(
                 self._context.clock.moment(),
                 time.monotonic(),
-                self._intake.answered_at(),
+                self._intake.last_answers(),
                 just_seen,
             )
             # No other call to the log is in progress here.

@@ -31,7 +31,10 @@ class Responses:
     def accept(
         self, batch: Batch, answer: LevelsAnswer, asked_at: float
     ) -> ComputedTimes:
-        """Give every entry and absence to its shard. Return when levels were computed."""
+        """Give every entry and absence to its shard.
+
+        Return the moments when the levels were computed.
+        """
         meta = answer.response.meta
         clock = self._context.clock
         if meta.server_at is not None:
@@ -85,7 +88,10 @@ class Responses:
         times: AnswerTimes,
         reason: str | None = None,
     ) -> int | None:
-        """Give an answer to its shard. Return when its newest levels were computed."""
+        """Give an answer to its shard.
+
+        Return the moment when the symbol's newest levels were computed.
+        """
         status = answer if isinstance(answer, Status) else Status.LIVE
         self._context.observer.symbol_answered(feed, symbol, status)
         shard = self._coverage.owner(feed, symbol)

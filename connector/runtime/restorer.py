@@ -1,4 +1,4 @@
-"""Restores a shard, and settles the observations that were in hand before."""
+"""Restores a shard from its topic, and settles the observations that were waiting."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _log = logging.getLogger(__name__)
 
 
 class Restorer:
-    """Replaces the state of a shard by that in its topic, after it was fenced."""
+    """Restores a shard from its topic.
+
+    It also decides what happens to the observations that were waiting.
+    """
 
     def __init__(
         self,
@@ -42,10 +45,10 @@ class Restorer:
         self._publisher = publisher
 
     async def restore(self, assignment: Assignment) -> OpenShard | None:
-        """Fence the predecessors and restore. None if the assignment is over by then."""
+        """Fence the predecessors and restore. None if the assignment has ended by then."""
         restored = await self._context.in_thread(assignment.log.open)
         # Revoked or lost meanwhile: the next owner fences this producer.
-        if assignment.over.is_set():
+        if assignment.ended.is_set():
             return None
         self._context.observer.restored(restored.records, restored.seconds)
         now = time.monotonic()
@@ -63,13 +66,15 @@ class Restorer:
         return opened
 
     def _settle(self, assignment: Assignment, opened: OpenShard, now: float) -> None:
-        """Decide what becomes of the observations that were in hand before the restore."""
+        """Decide what happens to the observations that waited during the restore."""
         writer, known_writer = opened.restored.writer, self._inbox.last_writer
         self._inbox.last_writer = writer
-        if _is_news_of_another(writer, known_writer, self._context.source.worker):
-            # They may be older than the records the other worker has written, and so may
-            # be answers to questions asked before now.
-            self._intake.ignore_asked_before(now)
+        if _has_another_worker_written(
+            writer, known_writer, self._context.source.worker
+        ):
+            # The waiting observations may be older than the other worker's records. So may
+            # answers to requests sent before now.
+            self._intake.ignore_requests_before(now)
             self._drop_inbox()
             if assignment.was_fenced:
                 self._warn_of_another_fleet(writer)
@@ -100,7 +105,7 @@ class Restorer:
         )
 
 
-def _is_news_of_another(
+def _has_another_worker_written(
     writer: Writer | None, known_writer: Writer | None, worker: str
 ) -> bool:
     """Return True if another worker has written since this one last opened the shard."""

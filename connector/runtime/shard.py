@@ -47,12 +47,12 @@ _NEXT_PHASES: Final = {
 
 
 class Shard:
-    """A shard, whether it is assigned or not. It lives as long as the worker.
+    """A shard of a feed. It lives as long as the worker, assigned or not.
 
     The consumer group calls `assign`, `close` (revoked) and `abandon` (lost). One task runs
-    `run`, makes the blocking calls to Kafka, and is the only one to do so. Therefore two
-    lives of a shard never overlap in this process: a call that hangs when the shard is lost
-    is waited for before the shard is opened again, or the two would fence each other.
+    `run` and makes every blocking call to Kafka. So the calls of two assignments never
+    overlap: the shard is opened again only after a hanging call has returned. Otherwise the
+    two assignments would fence each other.
 
     The inbox outlives assignments, too. Observations that could not be published before the
     shard was lost are published when it comes back, unless another worker has written since.
@@ -93,7 +93,7 @@ class Shard:
             publisher=self._publisher,
         )
 
-    # --- facts ---
+    # --- properties ---
 
     @property
     def id(self) -> ShardId:
@@ -108,7 +108,7 @@ class Shard:
     @property
     def is_assigned(self) -> bool:
         """True from `assign` until `close` or `abandon`."""
-        return self._assignment is not None and not self._assignment.over.is_set()
+        return self._assignment is not None and not self._assignment.ended.is_set()
 
     @property
     def is_open(self) -> bool:
@@ -119,8 +119,8 @@ class Shard:
     def is_polled(self) -> bool:
         """True if answers for its symbols are wanted.
 
-        A shard that failed is restored by the time most answers come, so it stays polled.
-        One that was fenced is not: another worker polls its symbols.
+        A failed shard stays polled while it is restored. A fenced shard does not: its new
+        owner polls the symbols.
         """
         return self._opened is not None and self.phase in {Phase.OPENING, Phase.OPEN}
 
@@ -149,15 +149,15 @@ class Shard:
         return None if self._opened is None else self._opened.states.get(symbol)
 
     def computed_at(self, symbol: str) -> int | None:
-        """Return when the newest levels of a symbol were computed, committed or not."""
+        """Return the moment when a symbol's newest levels were computed, committed or not."""
         return self._intake.computed_at(symbol)
 
     def observed_at(self, symbol: str) -> int | None:
-        """Return when the latest answer for a symbol was complete."""
+        """Return the moment when the latest answer for a symbol was complete."""
         return self._intake.observed_at(symbol)
 
     def why_not_ready(self) -> str | None:
-        """Return the reason against being ready, if there is one."""
+        """Return the reason why the shard is not ready, or None."""
         if not self.is_open:
             return f"shard {self.id} is not open"
         if self._publisher.is_slow:
@@ -176,7 +176,9 @@ class Shard:
         self._assigned.set()
 
     def close(self, used_fraction: float | None = None) -> None:
-        """Take no more answers, commit those in hand, and close: the shard is revoked.
+        """Start closing, because the shard is revoked.
+
+        Accept no more answers, and commit the others.
 
         `used_fraction` is the part of the request budget in use, 0 to 1. The last records
         carry it to the next owner. It has to be computed before any shard is given up, or
@@ -185,7 +187,7 @@ class Shard:
         if self._assignment is None:
             return
         self._assignment.used_fraction = used_fraction
-        self._assignment.over.set()
+        self._assignment.ended.set()
         self._start_closing()
 
     def abandon(self) -> None:
@@ -195,7 +197,7 @@ class Shard:
         # Flags first: the call in progress may return at any moment.
         self._assignment.is_abandoned = True
         self._assignment.log.abandon()
-        self._assignment.over.set()
+        self._assignment.ended.set()
         self._snapshots.refuse_all(MOVED_AWAY)
         self._start_closing()
 
@@ -210,7 +212,10 @@ class Shard:
         times: AnswerTimes,
         reason: str | None = None,
     ) -> int | None:
-        """Take an answer for a symbol. Return when its newest levels were computed."""
+        """Take an answer for a symbol.
+
+        Return the moment when the symbol's newest levels were computed.
+        """
         if self.is_polled and not self._intake.is_outdated(times):
             self._accept(symbol, answer, times, reason)
         return self._intake.computed_at(symbol)
@@ -234,7 +239,7 @@ class Shard:
             self._opened.expiry_is_due = True
             self._publisher.wake()
 
-    # --- life ---
+    # --- task ---
 
     async def run(self) -> None:
         """Serve one assignment after another, until cancelled.
@@ -248,15 +253,16 @@ class Shard:
             assignment = await self._next_assignment()
             self._enter(Phase.OPENING, None)
             try:
-                while not assignment.over.is_set():
+                while not assignment.ended.is_set():
                     await self._open_and_serve(assignment)
+                # Drop the producer: the next owner aborts anything that is left.
                 await self._context.in_thread(assignment.log.abort)
             finally:
                 self._finish(assignment)
 
     async def _next_assignment(self) -> Assignment:
         # An assignment that ended before it was served is skipped.
-        while self._assignment is None or self._assignment.over.is_set():
+        while self._assignment is None or self._assignment.ended.is_set():
             self._assignment = None
             # Nobody else answers the requests that came during a skipped assignment.
             self._snapshots.refuse_all(MOVED_AWAY)
@@ -283,7 +289,10 @@ class Shard:
             await self._back_off(assignment, error)
 
     async def _back_off(self, assignment: Assignment, error: KafkaError) -> None:
-        """Wait before the next attempt. The state is restored then, never reused."""
+        """Record the failure, and wait before the next attempt.
+
+        That attempt restores the state. It never reuses the old one.
+        """
         assignment.failures += 1
         assignment.was_fenced = isinstance(error, ShardFenced)
         backoff = self._context.backoff
@@ -305,7 +314,7 @@ class Shard:
         _log.warning(message, extra=fields)
         try:
             async with asyncio.timeout(pause_seconds):
-                await assignment.over.wait()
+                await assignment.ended.wait()
         except TimeoutError:
             return
 
@@ -343,7 +352,7 @@ class Shard:
         if (self.is_open, self.is_polled) != before:
             self._context.polling_changed()
 
-    # --- details ---
+    # --- answers ---
 
     def _accept(
         self,

@@ -34,14 +34,13 @@ if TYPE_CHECKING:
 
 # Maximum age of the group's members on the status page.
 #
-# Each question starts a process, which costs 0.1 s of CPU: at this pace 1 % of a core
-# while somebody looks.
-GROUP_SECONDS: Final = 10.0
+# Listing the members starts a process (0.1 s of CPU): 1 % of a core while a page is open.
+GROUP_MAX_AGE_SECONDS: Final = 10.0
 
 # Maximum age of the members when a request needs a shard's owner.
 #
 # Bounds the processes that such requests can start.
-OWNER_SECONDS: Final = 2.0
+OWNER_MAX_AGE_SECONDS: Final = 2.0
 
 # The status is encoded at most this often, however many readers ask.
 _CACHE_SECONDS: Final = 0.5
@@ -50,39 +49,39 @@ _CACHE_SECONDS: Final = 0.5
 _CACHE_SYMBOLS: Final = 1000
 
 
-class LiveView:
+class StartedWorker:
     """The parts of a worker that exist once it has started.
 
-    `ask_group` blocks, and raises KafkaError; it runs in `pool`.
+    `list_members` blocks, and raises KafkaError; it runs in `pool`.
     """
 
     def __init__(
         self,
         poller: Poller,
         request_budget: Budget,
-        ask_group: Callable[[], tuple[Member, ...]],
+        list_members: Callable[[], tuple[Member, ...]],
         pool: Executor,
     ) -> None:
         self.poller = poller
         self.request_budget = request_budget
         self.members: tuple[Member, ...] | None = None
         self.error: str | None = None
-        self._ask_group = ask_group
+        self._list_members = list_members
         self._pool = pool
-        self._asking: asyncio.Task[None] | None = None
-        self._asked_at = -inf
+        self._query: asyncio.Task[None] | None = None
+        self._queried_at = -inf
 
     def refresh_members(
-        self, max_age_seconds: float = GROUP_SECONDS
+        self, max_age_seconds: float = GROUP_MAX_AGE_SECONDS
     ) -> asyncio.Task[None] | None:
-        """Ask for the members in the background if the last answer is too old.
+        """Query the members in the background if the last answer is too old.
 
-        Returns the question in progress, if there is one: callers share it.
+        Return the query in progress, which callers share, or None.
         """
-        is_old = time.monotonic() >= self._asked_at + max_age_seconds
-        if self._asking is None and is_old:
-            self._asking = asyncio.create_task(self._ask())
-        return self._asking
+        is_old = time.monotonic() >= self._queried_at + max_age_seconds
+        if self._query is None and is_old:
+            self._query = asyncio.create_task(self._query_members())
+        return self._query
 
     def budget(self, now: float) -> answers.Budget:
         """Return the request budget at a moment of the monotonic clock."""
@@ -109,17 +108,17 @@ class LiveView:
         """Return the time until the budget allows a request, as far as is known."""
         return self.request_budget.spending(now).wait_seconds
 
-    async def _ask(self) -> None:
+    async def _query_members(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            self.members = await loop.run_in_executor(self._pool, self._ask_group)
+            self.members = await loop.run_in_executor(self._pool, self._list_members)
             self.error = None
         except KafkaError as error:
             self.members = None
             self.error = str(error)
         finally:
-            self._asked_at = time.monotonic()
-            self._asking = None
+            self._queried_at = time.monotonic()
+            self._query = None
 
 
 class WorkerView:
@@ -128,7 +127,7 @@ class WorkerView:
     def __init__(
         self,
         config: Config,
-        me: Source,
+        source: Source,
         *,
         health: Health,
         clock: Clock,
@@ -136,7 +135,7 @@ class WorkerView:
     ) -> None:
         """`shards` are the worker's own; it keeps changing the mapping."""
         self._config = config
-        self._me = me
+        self._source = source
         self._health = health
         self._clock = clock
         self._shards = shards
@@ -145,7 +144,7 @@ class WorkerView:
         self._cached_at = -inf
         self._cached_status = b""
         self.recent = EventFeed()
-        self.live: LiveView | None = None
+        self.live: StartedWorker | None = None
         """None while the worker starts."""
 
         self.shard_ids = _shard_ids(config)
@@ -164,10 +163,10 @@ class WorkerView:
         """Return the name of the worker that owns a shard, or None if it is unknown."""
         if self.live is None:
             return None
-        asking = self.live.refresh_members(OWNER_SECONDS)
-        if asking is not None:
-            # The question is shared: whoever stops waiting must not cancel it.
-            await asyncio.shield(asking)
+        query = self.live.refresh_members(OWNER_MAX_AGE_SECONDS)
+        if query is not None:
+            # The query is shared: whoever stops waiting must not cancel it.
+            await asyncio.shield(query)
         for member in self.live.members or ():
             if shard_id in member.shards:
                 return member.name
@@ -225,8 +224,8 @@ class WorkerView:
             for shard_id, shard in sorted(self._shards.items())
         ]
         return answers.Worker(
-            name=self._me.worker,
-            version=self._me.version,
+            name=self._source.worker,
+            version=self._source.version,
             uptime_seconds=round(now - self._started_at, 3),
             ready=not reasons,
             reasons=reasons,
@@ -235,7 +234,7 @@ class WorkerView:
         )
 
     def _group(self) -> answers.Group:
-        group_id = self._me.group
+        group_id = self._source.group
         if self.live is None:
             return answers.Group(id=group_id, members=None, error=None)
 
@@ -248,7 +247,7 @@ class WorkerView:
         return answers.Member(
             name=member.name,
             host=member.host,
-            me=member.name == self._me.worker,
+            me=member.name == self._source.worker,
             shards=list(map(str, member.shards)),
         )
 

@@ -72,7 +72,7 @@ def test_the_same_answer_is_nothing_new_but_counts_as_an_answer(
 ) -> None:
     intake.accept("A", answer, at())
     assert intake.accept("A", answer, at(5)) == Reading()
-    assert intake.answered_at() == {"A": NOW + 5 * SECOND + AHEAD}
+    assert intake.last_answers() == {"A": NOW + 5 * SECOND + AHEAD}
     assert intake.observed_at("A") == NOW + 5 * SECOND
 
 
@@ -87,7 +87,7 @@ def test_the_same_answer_is_decoded_again_while_levels_are_stale(
 def test_the_same_answer_is_compared_again_after_a_restart(intake: Intake) -> None:
     intake.accept("A", entry(), at())
     intake.restart()
-    assert intake.answered_at() == {}
+    assert intake.last_answers() == {}
     assert intake.computed_at("A") == NOW
     assert intake.accept("A", entry(), at(5)).observation is not None
 
@@ -100,7 +100,7 @@ def test_a_bad_entry_is_quarantined_once_and_is_no_answer(intake: Intake) -> Non
     assert reading.quarantined.raw == bad
     assert reading.quarantined.request_id == "request-1"
     assert intake.accept("A", bad, at(1)) == Reading()
-    assert intake.answered_at() == {}
+    assert intake.last_answers() == {}
     assert intake.accept("A", entry(), at(2)).observation is not None
     assert intake.accept("A", bad, at(3)).quarantined is not None
 

@@ -32,7 +32,7 @@ from connector.telemetry.observer import MetricsObserver
 from connector.upstream.api_key import ApiKey
 from connector.upstream.budget import Budget
 from connector.upstream.client import Client
-from connector.web.views import LiveView, WorkerView
+from connector.web.views import StartedWorker, WorkerView
 from tests.support.memory_log import MemoryLog
 
 ME = Source("test", "group", "me")
@@ -75,10 +75,12 @@ class Bench:
         self.view = WorkerView(
             config, ME, health=health, clock=clock, shards=self.shards
         )
-        self.view.live = LiveView(self.poller, budget, self._ask_group, self.pool)
+        self.view.live = StartedWorker(
+            self.poller, budget, self._list_members, self.pool
+        )
         self.poller.cover([self.shard])
 
-    def _ask_group(self) -> tuple[Member, ...]:
+    def _list_members(self) -> tuple[Member, ...]:
         self.questions += 1
         if isinstance(self.members, KafkaUnavailable):
             raise self.members
@@ -160,7 +162,7 @@ async def test_a_reason_that_holds_all_batches_comes_first(bench: Bench) -> None
     assert "refuses the API key" in bench.batch()["why"]
 
 
-async def test_the_group_is_asked_in_the_background_and_its_answer_is_kept(
+async def test_the_group_is_queried_in_the_background_and_its_answer_is_kept(
     bench: Bench,
 ) -> None:
     bench.members = [

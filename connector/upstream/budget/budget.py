@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 # Requests a minute of the smallest plan.
 DEFAULT_LIMIT_PER_MINUTE: Final = 60
 
-# Requests a minute left unused between other clients and us, since clocks differ.
-_MARGIN: Final = 1
+# Left unused between other clients and us: window boundaries are uncertain.
+_MARGIN_PER_MINUTE: Final = 1
 
 # Answers and pauses can change the wait either way, so look again this often.
 _MAX_SLEEP_SECONDS: Final = 0.2
@@ -72,17 +72,17 @@ class Spending:
 class Budget:
     """Decides when a request may be sent.
 
-    `limit_per_minute` caps the server's limit. Without a cap, the server's limit counts,
+    `cap_per_minute` caps the server's limit. Without a cap, the server's limit counts,
     or `DEFAULT_LIMIT_PER_MINUTE` until the server has said one. Moments are seconds of
     the monotonic `clock`.
     """
 
     def __init__(
         self,
-        limit_per_minute: int | None,
+        cap_per_minute: int | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._cap = limit_per_minute
+        self._cap = cap_per_minute
         self._clock = clock
         self._queue = asyncio.Lock()
         self._server_limit: int | None = None
@@ -115,7 +115,7 @@ class Budget:
             return self.start(self._clock())
 
     def start(self, now: float) -> Permit:
-        """Count a request from now on, without asking if it is allowed.
+        """Count a request without checking the budget.
 
         For `request` and for simulations of time.
         """
@@ -130,7 +130,7 @@ class Budget:
         """Return the figures of the budget at this moment."""
         available = self._available(now)
         limit = self._share.limit(available, now)
-        sent = self._sent.last_minute(now)
+        sent = self._sent.counted(now)
         return Spending(
             limit_per_minute=limit,
             planned_per_minute=PLANNED_FRACTION * max(limit, 1),
@@ -145,10 +145,11 @@ class Budget:
     def set_share(
         self, share: float, taken_over: Iterable[TakenOverShare] = ()
     ) -> None:
-        """Set this worker's part of the configured batches, 0 to 1. Less counts at once.
+        """Set this worker's part of the configured batches, 0 to 1.
 
-        `taken_over` replaces the take-overs of earlier calls. Leave out those whose
-        batches are lost: the new owner counts their previous use.
+        A smaller share takes effect at once. `taken_over` replaces the take-overs of
+        earlier calls. Leave out those whose batches are lost: the new owner counts their
+        previous use.
         """
         self._share.set(share, taken_over)
 
@@ -164,6 +165,7 @@ class Budget:
         `server_at` is the server's clock (Unix seconds) when it gave them.
         """
         if figures.limit is not None and figures.limit > 0:
+            # Before `available` is computed below, which depends on it.
             self._server_limit = figures.limit
         remaining = figures.remaining
         reset_at_seconds = figures.reset_at_seconds
@@ -174,20 +176,23 @@ class Budget:
         # `remaining`: assume that the server counts all of them after it.
         resets_in = reset_at_seconds - server_at
         left = remaining - self._sent.maybe_counted_after(permit)
-        planned = self._available(now)
+        available = self._available(now)
         limit = self._server_limit or 0
         window = self._windows.observe(reset_at_seconds, resets_in, left, now)
-        others = self._others.in_window(window, planned, limit, now)
+        # Register the window even if these figures cannot be used below: the next ones of
+        # this window have to find it.
+        window_use = self._others.in_window(window, available, limit, now)
 
         # Figures of a longer window say nothing about other clients in a minute.
         of_a_minute = resets_in <= MINUTE_SECONDS + SAME_RESET_SECONDS
         if limit == 0 or not of_a_minute:
             return
+        # The earliest moment at which this window can have begun, on our clock.
         began_at = permit.started_at + resets_in - MINUTE_SECONDS - SAME_RESET_SECONDS
-        others.observe(
+        window_use.observe(
             counted=limit - remaining,
             ours=self._sent.maybe_counted_since(began_at, now),
-            share=self._share.unused(now),
+            unused_share=self._share.unused(now),
             limit=limit,
             now=now,
         )
@@ -207,7 +212,7 @@ class Budget:
         others = self._other_clients(now)
         available = self._server_limit - others
         if others > 0:
-            available -= _MARGIN
+            available -= _MARGIN_PER_MINUTE
         available = max(available, 1)
         return available if self._cap is None else min(available, self._cap)
 

@@ -45,21 +45,21 @@ class OtherClientsInWindow:
     seen_at: float = -inf
     first_requests: int = 0
     first_seen_at: float = inf
-    competed: bool = False
-    """They sent more than the part of the limit that nobody plans with."""
+    is_contested: bool = False
+    """True if they sent more than the unplanned part of the limit."""
 
     def observe(
-        self, counted: int, ours: int, share: float, limit: int, now: float
+        self, counted: int, ours: int, unused_share: float, limit: int, now: float
     ) -> None:
         """Record that the server counted this many requests, `ours` among them."""
-        others = round_up(counted - ours - self._of_siblings(ours, share))
+        others = round_up(counted - ours - self._of_siblings(ours, unused_share))
         self.requests = max(self.requests, others)
         self.seen_at = now
         if self.first_seen_at > now:
             self.first_seen_at = now
             self.first_requests = self.requests
-        unplanned = (1 - PLANNED_FRACTION) * share * limit
-        self.competed = self.competed or exceeds(others, unplanned)
+        unplanned = (1 - PLANNED_FRACTION) * unused_share * limit
+        self.is_contested = self.is_contested or exceeds(others, unplanned)
 
     def _of_siblings(self, ours: int, share: float) -> float:
         """Estimate the requests of the other workers.
@@ -74,11 +74,11 @@ class OtherClientsInWindow:
 
     def per_minute(self, limit: int, now: float) -> int:
         """Estimate their requests a minute from the number seen in this window."""
-        if self.competed and self.window.left <= 1:
+        if self.is_contested and self.window.left <= 1:
             # The key is used up, so the server may have refused some of their requests.
             # Plan with a third of the limit, or two thirds of the rest if that is less.
-            ours = min(limit // 3, (limit - self.requests) * 2 // 3)
-            return limit - ours
+            left_for_us = min(limit // 3, (limit - self.requests) * 2 // 3)
+            return limit - left_for_us
         if now < self.window.ends_at:
             return self.requests
 
@@ -114,16 +114,16 @@ class OtherClients:
     def per_minute(self, limit: int, now: float) -> int:
         """Return their requests a minute, as the last whole window and this one show.
 
-        Until the first whole window is over, assume that they go on at their pace: the
-        rest of the window would come as a surprise.
+        Until the first whole window is over, also extrapolate their pace: the unseen rest
+        could be large.
         """
         self._forget(now)
-        most = 0
+        estimate = 0
         for window in self._windows:
-            most = max(most, window.per_minute(limit, now))
+            estimate = max(estimate, window.per_minute(limit, now))
             if now < self._whole_window_seen_at:
-                most = max(most, window.per_minute_at_their_pace(limit))
-        return most
+                estimate = max(estimate, window.per_minute_at_their_pace(limit))
+        return estimate
 
     def in_window(
         self, window: ServerWindow, planned: int, limit: int, now: float

@@ -12,7 +12,7 @@ from connector.upstream.budget.units import MINUTE_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# With every counted request in flight, the moment at which the first ends is unknown.
+# If only requests in flight count, nobody knows when one will leave the minute.
 _LOOK_AGAIN_SECONDS: Final = 1.0
 
 # A server window can have begun up to a minute before the sliding minute did.
@@ -50,19 +50,19 @@ class SentRequests:
         return Permit(now, self._ended_total)
 
     def end(self, now: float) -> None:
-        """Start the last minute in which a request counts."""
+        """Record that a request ended. It counts for one more minute."""
         self._in_flight -= 1
         self._ended_total += 1
         self._ended_last_minute.append(now)
 
-    def last_minute(self, now: float) -> int:
+    def counted(self, now: float) -> int:
         """Return the number of requests that count."""
         self._forget(now)
         return len(self._ended_last_minute) + self._in_flight
 
     def wait_seconds(self, limit: int, now: float) -> float:
         """Return the time until one more request fits into the limit; 0 if it does now."""
-        excess = self.last_minute(now) - limit
+        excess = self.counted(now) - limit
         if excess < 0:
             return 0.0
 

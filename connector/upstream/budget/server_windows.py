@@ -54,7 +54,7 @@ class ServerWindows:
     ) -> ServerWindow:
         """Record the figures of an answer; at least `left` requests remain in its window.
 
-        Answers overtake each other, so the smallest `left` and the latest end count. A
+        Responses arrive out of order, so keep the smallest `left` and the latest end. A
         reset further away than the window's length is not believed.
         """
         self._forget(now)

@@ -22,8 +22,8 @@ _GONE_SECONDS: Final = 3600
 class TakenOverShare:
     """A part of the budget, 0 to 1, that previous owners have used.
 
-    It is missing until `used_until`, except for `first_requests`. Those go at once:
-    nothing would be known of the symbols for a minute otherwise.
+    This part is unavailable until `used_until`, except for `first_requests`, which may be
+    sent at once: otherwise nothing is known of the symbols for a minute.
 
     `used_until` is a minute after the last answer of the previous owners, and not before
     their own take-overs are over. `now + 60` is late enough if none of their requests is
@@ -55,12 +55,12 @@ class Share:
         it would never see its symbols otherwise.
         """
         self._forget(now)
-        whole = max(round_down(self._share * available), ceil(self._share))
+        full_limit = max(round_down(self._share * available), ceil(self._share))
         if not self._taken_over:
-            return whole
+            return full_limit
         first_requests = sum(taken.first_requests for taken in self._taken_over)
         unused = round_down(self.unused(now) * available + first_requests)
-        return min(unused, whole)
+        return min(unused, full_limit)
 
     def unused(self, now: float) -> float:
         """Return the part that no previous owner has used in the last minute."""
@@ -75,11 +75,11 @@ class Share:
         again otherwise if shards change hands more than once a minute.
         """
         self._forget(now)
-        used_before = 0.0
+        used_by_predecessors = 0.0
         for taken in self._taken_over:
             fading = (taken.used_until - now) / MINUTE_SECONDS
-            used_before += taken.share * min(fading, 1.0)
-        used = sent + used_before * available
+            used_by_predecessors += taken.share * min(fading, 1.0)
+        used = sent + used_by_predecessors * available
         return min(used / max(self._share * available, 1.0), 1.0)
 
     def _forget(self, now: float) -> None:
@@ -115,8 +115,8 @@ def used_by_previous_owner(
         return 0.0
     if previous.used_fraction is None:
         return 1.0
-    since = min(silent_seconds / MINUTE_SECONDS, 1.0)
-    return min((1 + since) * previous.used_fraction, 1.0)
+    silent_minutes = min(silent_seconds / MINUTE_SECONDS, 1.0)
+    return min((1 + silent_minutes) * previous.used_fraction, 1.0)
 
 
 def batches_for(symbols: int) -> int:
