@@ -42,7 +42,10 @@ class Names:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """Start a broker for all tests of this process. Do not stop it, and use it under `names` only."""
+    """Start a broker for all tests of this process.
+
+    Do not stop it, and use it under `names` only.
+    """
     with LocalKafka(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
 
@@ -60,7 +63,7 @@ def names() -> Names:
 
 
 def kind_of(path: Path) -> str | None:
-    """Return the kind of test in a file: the folder directly below `tests`, if it is one of KINDS."""
+    """Return the folder below `tests` that holds a file, if it is one of KINDS."""
     if not path.is_relative_to(TESTS):
         return None
     kind = path.relative_to(TESTS).parts[0]

@@ -144,14 +144,16 @@ class Source(Value, frozen=True):
 
 
 class Observation(Value, frozen=True):
-    """The result of one check for one symbol, or a moment at which it has an event without one.
+    """The result of one check for one symbol, or the moment of an event without a check.
 
     `status` is LIVE if there is an entry, otherwise MISSING or INVALID. Events without an answer
-    have an observation without an entry, too: STALE for a timer, REMOVED for a symbol that is no
-    longer configured, and the current status, which can be LIVE, for a snapshot. `observed_at` is the moment
-    when the response was complete on our clock; `upstream_at` is the same moment on the upstream's
-    clock, against which the age of the levels is measured. `collapsed` counts the earlier
-    observations that this one replaced while Kafka was not writable.
+    have an observation without an entry, too: STALE for a timer, REMOVED for a symbol that is
+    no longer configured, and the current status, which can be LIVE, for a snapshot.
+
+    `observed_at` is the moment when the response was complete on our clock. `upstream_at` is
+    the same moment on the upstream's clock, against which the age of the levels is measured.
+    `collapsed` counts the earlier observations that this one replaced while Kafka was not
+    writable.
     """
 
     symbol: str

@@ -80,7 +80,8 @@ class OpenShard:
     ) -> tuple[list[Transition], dict[str, str]]:
         """Return the snapshots of these symbols, and the reasons why others have none.
 
-        The reasons are by symbol. `before` are the transitions of the same transaction: a snapshot follows them.
+        The reasons are by symbol. `before` are the transitions of the same transaction: a
+        snapshot follows them.
         """
         latest = dict(self.states)
         for transition in before:

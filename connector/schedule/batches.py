@@ -1,6 +1,9 @@
-"""Pack symbols into requests: at most eight each, over all shards of a feed that a worker owns. Pure.
+"""Pack symbols into requests: at most eight each, over all shards of a feed that a worker owns.
 
-Symbols that are refreshed at about the same time share a request, so that one check shows all of them.
+Pure.
+
+Symbols that are refreshed at about the same time share a request, so that one check shows
+all of them.
 """
 
 from __future__ import annotations
@@ -28,7 +31,10 @@ _REGROUP_SECONDS_PER_BATCH: Final = 1.0
 
 
 class Batch(Value, frozen=True):
-    """The symbols of one request. A `refused` batch is one symbol that the upstream refuses; it is tried rarely."""
+    """The symbols of one request.
+
+    A `refused` batch is one symbol that the upstream refuses; it is tried rarely.
+    """
 
     feed: str
     symbols: tuple[str, ...]
@@ -38,8 +44,8 @@ class Batch(Value, frozen=True):
 class Batches:
     """The batches of one feed.
 
-    When the upstream refuses a request because of one symbol, the batch is halved until that symbol is alone. Symbols
-    that are answered join the others again.
+    When the upstream refuses a request because of one symbol, the batch is halved until
+    that symbol is alone. Symbols that are answered join the others again.
     """
 
     def __init__(self, feed: str, size: int = MAX_SYMBOLS) -> None:
@@ -81,7 +87,10 @@ class Batches:
                 self._suspects.append(owned)
 
     def answered(self, symbols: Sequence[str]) -> bool:
-        """Take these symbols as healthy, since a request for them was answered. Returns True if the batches changed."""
+        """Take these symbols as healthy, since a request for them was answered.
+
+        Returns True if the batches changed.
+        """
         if self._healthy.issuperset(symbols):
             return False
         self._forget(symbols)
@@ -91,7 +100,8 @@ class Batches:
     def regroup(self, rhythms: Mapping[str, tuple[float, float]]) -> bool:
         """Pack symbols by period and next refresh, in seconds. Symbols without a rhythm come last.
 
-        Returns True if the batches changed. They change only if their refreshes then lie clearly closer together.
+        Returns True if the batches changed. They change only if their refreshes then lie
+        clearly closer together.
         """
         if len(self._healthy) <= self._size:
             return False
@@ -137,7 +147,7 @@ class Batches:
 def _ordered(
     rhythms: Mapping[str, tuple[float, float]], symbols: Iterable[str]
 ) -> list[str]:
-    """Return symbols of about the same period together, in the order of their refreshes after the longest pause."""
+    """Return symbols of a period together, by their refreshes after the longest pause."""
     known = sorted(
         (rhythms[symbol][0], symbol) for symbol in symbols if symbol in rhythms
     )

@@ -70,8 +70,8 @@ class ErrorDistribution(msgspec.Struct, frozen=True):
 def shape_of(errors: list[float], widest: float) -> ErrorDistribution:
     """Return the distribution of the next error.
 
-    For any process, the next error is the largest of n + 1 with a probability of 1 / (n + 1). `widest` is the longest
-    reach of a tail in seconds.
+    For any process, the next error is the largest of n + 1 with a probability of 1 / (n +
+    1). `widest` is the longest reach of a tail in seconds.
     """
     ordered = sorted(errors)
     middle = _order_statistics(ordered)

@@ -1,9 +1,10 @@
 """Spread requests over time, so that a budget that binds is not spent in bursts. Pure.
 
-A token bucket: tokens arrive at the rate of the budget, a request takes one, and the bucket holds a few, so that
-checks at well-chosen moments can follow each other quickly. The budget is nine tenths of the hard limit and the
-bucket holds a ninth of the budget, so a full bucket and the tokens of a minute are the limit. A schedule that spends
-its minute faster runs into the hard limit, and is silent for the rest of that minute.
+A token bucket: tokens arrive at the rate of the budget, a request takes one, and the bucket
+holds a few, so that checks at well-chosen moments can follow each other quickly. The budget
+is nine tenths of the hard limit and the bucket holds a ninth of the budget, so a full
+bucket and the tokens of a minute are the limit. A schedule that spends its minute faster
+runs into the hard limit, and is silent for the rest of that minute.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _MIN_PER_MINUTE: Final = 1.0
 class Pace(msgspec.Struct):
     """When the next request may start. Moments are seconds of a monotonic clock.
 
-    `tokens` were in the bucket at `counted_at`. They are negative after requests that did not wait for a token.
+    `tokens` were in the bucket at `counted_at`. They are negative after requests that did
+    not wait for a token.
     """
 
     per_second: float

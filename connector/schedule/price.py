@@ -1,9 +1,12 @@
-"""Set the price of a check: one price for all batches, so that each request goes where it saves most. Pure.
+"""Set the price of a check. Pure.
 
-A check is worth sending when it saves at least its price, in symbol-seconds of delay. With many checks, their rate
-falls with the square root of the price, and the mean delay grows with it (Keller, *Management Science* 21(3), 1974).
-The law also says what any check would have cost at a price of one, so the last checks show which price keeps to a
-budget and which one meets a target. The law is only approximate: the price follows new checks as they come.
+All batches pay the same price, so that each request goes where it saves most. A check is
+worth sending when it saves at least its price, in symbol-seconds of delay.
+
+With many checks, their rate falls with the square root of the price, and the mean delay
+grows with it (Keller, *Management Science* 21(3), 1974). The law also gives the cost of any
+check at a price of one, so the last checks show which price keeps to a budget and which one
+meets a target. The law is only approximate: the price follows new checks as they come.
 """
 
 from __future__ import annotations
@@ -32,8 +35,9 @@ _MAX_PRICE_IN_TARGETS: Final = 2.0
 class Price(msgspec.Struct):
     """The price of a check in symbol-seconds of delay.
 
-    The memory holds, with fading weights, the seconds that passed, the checks that were wanted at a price of one, the
-    refreshes that checks were expected to show, and their delays at a price of one.
+    The memory holds, with fading weights, the seconds that passed, the checks that were
+    wanted at a price of one, the refreshes that checks were expected to show, and their
+    delays at a price of one.
     """
 
     target_delay_seconds: float
@@ -73,10 +77,11 @@ class Price(msgspec.Struct):
     def checked(
         self, now: float, expected: float, delay: float, wanted_checks: float = 1.0
     ) -> None:
-        """Learn from a check that was expected to show this many refreshes, with this much delay together.
+        """Learn from a check that was expected to show some refreshes, with some delay in all.
 
-        `wanted_checks`: how many would have been made in its place, had none to wait for its turn. The price follows
-        from the checks that are wanted: those that are made keep to the budget at any price.
+        `wanted_checks` is the number of checks that would have been made in its place if
+        none had to wait for its turn. The price follows from the wanted checks, since those
+        that are made keep to the budget at any price.
         """
         fade = exp(min(self._at - now, 0.0) / self._memory)
         root = sqrt(max(self.value, _MIN_PRICE))
@@ -89,9 +94,9 @@ class Price(msgspec.Struct):
     def settle(self, budget_per_minute: float, symbols_per_check: float) -> None:
         """Set the price that meets the target, or a higher one if the budget needs it.
 
-        The price is 0 if the target is 0 and the budget is ample. Even if the target is met easily, a check costs no
-        more than a few times the delay that its symbols may have. Otherwise a refresh would be left out now and then
-        while the mean is still met.
+        The price is 0 if the target is 0 and the budget is ample. Even if the target is met
+        easily, a check costs no more than a few times the delay that its symbols may have.
+        Otherwise a refresh would be left out now and then while the mean is still met.
         """
         budget = max(budget_per_minute, _MIN_BUDGET)
         self._memory = max(_MEMORY_SECONDS, _MEMORY_CHECKS * 60 / budget)

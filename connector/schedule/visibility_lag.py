@@ -16,9 +16,10 @@ _MARGIN_SECONDS: Final = 0.25
 
 
 class VisibilityLag:
-    """An estimate of the lag from bounds: each refresh tells only two checks between which it appeared.
+    """An estimate of the lag from bounds: each refresh appeared between two checks.
 
-    The lag differs a little each time. The estimate lies in the range that agrees with most refreshes.
+    The lag differs a little each time. The estimate lies in the range that agrees with most
+    refreshes.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class VisibilityLag:
         self._bounds: deque[tuple[float, float]] = deque(maxlen=_BOUNDS_KEPT)
 
     def learn(self, least: float, most: float) -> float:
-        """Learn that a refresh was invisible `least` seconds after its computation, and visible after `most`.
+        """Learn that a refresh was invisible after `least` seconds, and visible after `most`.
 
         `most` is not below `least`. Returns the best guess for this refresh.
         """

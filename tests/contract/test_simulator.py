@@ -668,7 +668,10 @@ def test_the_command_line_sets_the_settings() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     assert settings_from(parser.parse_args([])) == Settings()
-    options = "--symbols a,b --period 5 --jitter 0 --phase together --limit 0 --seed 7 --skip 0.1 --key k"
+    options = (
+        "--symbols a,b --period 5 --jitter 0 --phase together --limit 0 --seed 7 "
+        "--skip 0.1 --key k"
+    )
     settings = settings_from(parser.parse_args(options.split()))
     assert settings == Settings(
         symbols=("A", "B"),

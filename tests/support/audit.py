@@ -1,8 +1,8 @@
 """Look up known vulnerabilities of every pinned package: `python -m tests.support.audit`.
 
-Reads requirements/dev.txt, which contains the packages of run.txt. Exits with 1 if a vulnerability is known. If the
-database does not answer, completely or for some package, prints so; `--strict` makes that a failure too. Other
-arguments go to pip-audit.
+Reads requirements/dev.txt, which contains the packages of run.txt. Exits with 1 if a
+vulnerability is known. If the database does not answer, completely or for some package,
+prints so; `--strict` makes that a failure too. Other arguments go to pip-audit.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def main(arguments: Sequence[str]) -> int:
 def verdict(report: str, complaint: str) -> tuple[list[str], bool, bool]:
     """Read pip-audit's report and its standard error.
 
-    Returns the lines to print, whether a vulnerability is known, and whether every package was looked up.
+    Returns the lines to print, whether a vulnerability is known, and whether every package
+    was looked up.
     """
     try:
         packages: list[dict[str, Any]] = json.loads(report)["dependencies"]

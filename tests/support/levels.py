@@ -1,6 +1,7 @@
 """Entries of the API, and Hypothesis strategies that draw levels.
 
-Written from the vendor's documentation, not from our decoder, so that a misreading in one of them shows.
+Written from the vendor's documentation, not from our decoder, so that a misreading in one
+of them shows.
 """
 
 from __future__ import annotations

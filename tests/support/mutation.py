@@ -1,8 +1,8 @@
 """Response bodies that are nearly valid: a valid one, mutated by a short program of bytes.
 
-Hypothesis draws and shrinks the program; an empty program changes nothing. A program first changes values, keys and
-blanks of the JSON tree, then bytes of the text. Saved programs (tests/property/corpus) depend on the order of every
-table and choice in this module.
+Hypothesis draws and shrinks the program; an empty program changes nothing. A program first
+changes values, keys and blanks of the JSON tree, then bytes of the text. Saved programs
+(tests/property/corpus) depend on the order of every table and choice in this module.
 """
 
 from __future__ import annotations
@@ -280,7 +280,8 @@ def _written(
 ) -> bytes:
     """Return a node as JSON, with the changes of this node and of those below it.
 
-    `changes` maps the number of a node, in depth-first order, to its changes; `at` is the number of the next node.
+    `changes` maps the number of a node, in depth-first order, to its changes; `at` is the
+    number of the next node.
     """
     mine = changes.get(at[0], ())
     at[0] += 1

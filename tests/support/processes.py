@@ -1,6 +1,7 @@
 """Start programs as processes for tests.
 
-A program's output is kept, the test waits until the program is ready, and the process ends with the test.
+A program's output is kept, the test waits until the program is ready, and the process ends
+with the test.
 """
 
 from __future__ import annotations
@@ -131,8 +132,8 @@ def wait_until(ask: Callable[[], T], what: str, program: Program | None = None) 
     """Call `ask` until its answer is true, and return that answer.
 
     Raises:
-        AssertionError: the answer was not true within PATIENCE_SECONDS, or the program ended before. The message holds
-            the end of the program's log.
+        AssertionError: the answer was not true within PATIENCE_SECONDS, or the program
+            ended before. The message holds the end of the program's log.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -183,7 +184,10 @@ def start_worker(
 
 @contextlib.contextmanager
 def start_simulator(*arguments: str) -> Iterator[Program]:
-    """Start `gex-connector simulate`, and wait until it answers. Steer it by `ask("/_control/…")`."""
+    """Start `gex-connector simulate`, and wait until it answers.
+
+    Steer it by `ask("/_control/…")`.
+    """
     listen = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "connector", "simulate", "--listen", listen]
     with start([*command, *arguments], url=f"http://{listen}") as simulator:
@@ -236,7 +240,10 @@ def variables_for(
     simulator: Program,
     symbols: Sequence[str] = DEFAULT_SYMBOLS,
 ) -> dict[str, str]:
-    """Return the settings of a worker, with a budget for fast refreshes. The feed is called `all`."""
+    """Return the settings of a worker, with a budget for fast refreshes.
+
+    The feed is called `all`.
+    """
     return {
         "GEX_UPSTREAM__BASE_URL": f"{simulator.url}/v2",
         "GEX_UPSTREAM__API_KEY": DEFAULT_KEY,

@@ -1,6 +1,7 @@
 """Number of cases that a property test tries.
 
-`make test` tries a few cases, the same in every run; `make fuzz` multiplies them and draws new ones.
+`make test` tries a few cases, the same in every run; `make fuzz` multiplies them and draws
+new ones.
 """
 
 from __future__ import annotations

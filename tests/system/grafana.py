@@ -1,4 +1,4 @@
-"""Does Grafana's part with a dashboard: fills in variables, queries Prometheus, names the results."""
+"""Fill in a dashboard's variables, query Prometheus and name the results, as Grafana does."""
 
 from __future__ import annotations
 

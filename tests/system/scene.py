@@ -1,4 +1,4 @@
-"""A worker and a standby, scraped by Prometheus, while the upstream, the worker and a broker's address fail."""
+"""A worker and a standby, scraped by Prometheus, while everything around them fails."""
 
 from __future__ import annotations
 

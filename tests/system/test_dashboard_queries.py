@@ -1,4 +1,4 @@
-"""Every query of both dashboards, sent as Grafana does to a Prometheus that scraped real workers."""
+"""Every query of both dashboards, sent to a Prometheus that scraped real workers."""
 
 from __future__ import annotations
 

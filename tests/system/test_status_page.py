@@ -1,4 +1,4 @@
-"""The status page in Chromium, driven by the system's chromedriver so that nothing is downloaded."""
+"""The status page in Chromium, driven by the system's chromedriver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that describes the group: whatever becomes of it, the worker goes on, and no secret is shown."""
+"""The process that describes the group: it may fail, but the worker goes on."""
 
 from __future__ import annotations
 

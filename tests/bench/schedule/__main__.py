@@ -1,4 +1,4 @@
-"""`python -m tests.bench.schedule`: compare the delays of schedules with the best possible, in virtual time."""
+"""Compare the delays of schedules with the best possible: `python -m tests.bench.schedule`."""
 
 from __future__ import annotations
 

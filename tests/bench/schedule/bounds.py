@@ -1,4 +1,4 @@
-"""Lower bounds for the mean delay of any schedule, at a rate of requests, if the source's law is known.
+"""Lower bounds for the mean delay of any schedule, if the source's law is known.
 
 For each price of a request the best policy is found (`decision`). Its cost, less the price of the
 requests, is a lower bound for every schedule with that many requests (weak duality). The highest of
@@ -172,7 +172,7 @@ def _sample(groups: Sequence[Sequence[int]]) -> list[Sequence[int]]:
 
 
 def _refinement(row: Row) -> float:
-    """Return a fine step for a single narrow window, which is cheap, and a coarse one for four wide ones."""
+    """Return a fine step for one narrow window, and a coarse one for four wide ones."""
     is_wide = row.jitter.high - row.jitter.low > _WIDE_SECONDS
     if row.common and len(row.periods) == 1:
         return 1.0 if is_wide else 0.4
@@ -200,7 +200,10 @@ class _Law:
         return self.row.jitter.later(*self.row.lag)
 
     def sources(self, symbols: Sequence[int]) -> list[Source]:
-        """Return the sources of these symbols. Symbols that an event refreshes together share one."""
+        """Return the sources of these symbols.
+
+        Symbols that an event refreshes together share one.
+        """
         row = self.row
         cycle = self.cycle
         weights: dict[tuple[float, int], int] = {}
@@ -235,7 +238,7 @@ class _Problem:
 
 
 def decision(row: Row, seed: int) -> Decision:
-    """Return the decision of the first batch of a row with one period, without a shortest interval."""
+    """Return the decision of a row's first batch, without a shortest interval."""
     law = _Law(row, seed, row.period(0), _refinement(row))
     return _problems(law, row.batches[0], 3 * law.cycle, 0.0)[0].decision
 

@@ -1,8 +1,8 @@
 """`python -m tests.bench.schedule.burst`: is a budget that binds spent evenly? In virtual time.
 
-Eight symbols, refreshed every 5 s (standard deviation 1 s), each at its own phase, and a target no budget can
-meet. The schedule runs under the hard limit of production, a sliding minute, and is compared with a poller
-that makes as many requests at a fixed interval.
+Eight symbols, refreshed every 5 s (standard deviation 1 s), each at its own phase, and a
+target no budget can meet. The schedule runs under the hard limit of production, a sliding
+minute, and is compared with a poller that makes as many requests at a fixed interval.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _HEAD: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Evenness:
-    """One run, from `start` to `end` seconds: requests, refreshes that were seen, and delays in seconds."""
+    """One run from `start` to `end` seconds: requests, refreshes seen, and delays (seconds)."""
 
     requests: int
     least_per_bin: int

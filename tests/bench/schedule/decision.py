@@ -1,4 +1,4 @@
-"""Best moments for checks if the source's law is known: a semi-Markov decision problem, solved exactly.
+"""Best moments for checks if the source's law is known: an exact semi-Markov solution.
 
 A batch is checked at moments of a grid over one cycle. The state after a check is its place in the
 cycle and, for each source that is then within its window, whether this cycle's refresh is still to

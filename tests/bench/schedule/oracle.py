@@ -1,4 +1,4 @@
-"""The policies behind the bounds, played in the simulation: `python -m tests.bench.schedule --check`.
+"""The policies behind the bounds, simulated: `python -m tests.bench.schedule --check`.
 
 The calculated cost of a policy and its cost when played must agree, but for chance. The mean delay
 of a fixed interval must be half the interval.

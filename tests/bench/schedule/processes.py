@@ -23,15 +23,15 @@ _GAP: Final = 0.001
 class Row:
     """A kind of source, with the symbols that are watched. All times are in seconds.
 
-    `periods` are dealt to the symbols in turn. With `own_phase`, each symbol has a phase of its own,
-    uniform over its period; otherwise all symbols share a phase. With `common`, a single event
-    refreshes all symbols. With `drift`, a refresh follows the previous refresh (sleep after work)
-    instead of a grid.
+    `periods` are dealt to the symbols in turn. With `own_phase`, each symbol has a phase of
+    its own, uniform over its period; otherwise all symbols share a phase. With `common`, a
+    single event refreshes all symbols. With `drift`, a refresh follows the previous refresh
+    (sleep after work) instead of a grid.
 
-    `period_later` is the period from the middle of the measured span on. With `outage`, nothing is
-    refreshed for `OUTAGE_SECONDS` from there. `lag` is the mean and the deviation of the time for
-    which a refresh stays invisible. `ahead` is the server's clock minus ours. `missing` symbols are
-    asked for, but never there.
+    `period_later` is the period from the middle of the measured span on. With `outage`,
+    nothing is refreshed for `OUTAGE_SECONDS` from there. `lag` is the mean and the
+    deviation of the time for which a refresh stays invisible. `ahead` is the server's clock
+    minus ours. `missing` symbols are asked for, but never there.
     """
 
     name: str

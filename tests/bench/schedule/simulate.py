@@ -78,9 +78,12 @@ class Figures:
 
 @dataclass(slots=True)
 class Record:
-    """Everything that happened in one run. Entry n of `visible_at`, `delays` and `shown` is of one refresh.
+    """Everything that happened in one run.
 
-    `shown` is 0 for a refresh that was overtaken by a later one before a request could show it.
+    Entry n of `visible_at`, `delays` and `shown` is of one refresh.
+
+    `shown` is 0 for a refresh that was overtaken by a later one before a request could show
+    it.
     """
 
     sent_at: list[float] = field(default_factory=list)

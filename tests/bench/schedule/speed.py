@@ -1,4 +1,4 @@
-"""`python -m tests.bench.schedule.speed`: measure decisions of the schedule a second of CPU, on one core."""
+"""Measure decisions a second of CPU: `python -m tests.bench.schedule.speed`."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class Curve:
         return found
 
     def _around(self, requests: float) -> tuple[float, float]:
-        """Return the nearest prices for fewer requests and for more; 0 if there is no such price."""
+        """Return the nearest prices for fewer and for more requests, 0 if there is none."""
         fewer = 0.0
         more = 0.0
         by_requests = sorted(
