@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 # A file stays in one process, which has a broker of its own. In the order of collection: the files of tests/chaos
 # take longest, so they must start first.
-IN_PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
+IN_PARALLEL = --dist loadfile --no-loadscope-reorder -n
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 # Tests wait more than they compute, so twice as many processes as CI has cores.
@@ -53,10 +53,10 @@ sbom: install ## write dist/sbom.cdx.json: the production packages with versions
 	$(BIN)/python -W ignore -m cyclonedx_py requirements requirements/run.txt --pyproject pyproject.toml --output-reproducible --validate -o dist/sbom.cdx.json
 
 test: install ## run unit, property, contract and integration tests and a short chaos run, with real Kafka and registry
-	$(BIN)/pytest -m 'not system and not long' $(IN_PARALLEL)
+	$(BIN)/pytest -m 'not system and not long' $(IN_PARALLEL) $(JOBS)
 
 test-all: test ## run also long chaos scenes, and tests that need prometheus, chromium and chromium-driver
-	$(BIN)/pytest -m 'system or long'
+	$(BIN)/pytest -m 'system or long' $(IN_PARALLEL) 3
 
 chaos: install ## inject seeded faults into brokers, workers, network and upstream, and judge the events (MINUTES=20 SEED=1)
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(UNFENCED)
