@@ -19,8 +19,8 @@ from urllib.request import urlopen
 
 from connector.config.model import Kafka
 from connector.core.model import MICROS
-from connector.devkit.java import LOOPBACK, free_port
 from connector.devkit.local_kafka import LocalKafka
+from connector.devkit.ports import LOOPBACK, free_port
 from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
 from connector.errors import ConfigError, KafkaUnavailable
 from connector.kafka.avro import Codec, SingleObject

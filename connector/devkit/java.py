@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-LOOPBACK: Final = "127.0.0.1"
-
 # Generous, for tests on a loaded machine.
 STOP_TIMEOUT_SECONDS: Final = 20.0
 
@@ -32,10 +28,6 @@ _POLL_SECONDS: Final = 0.05
 
 # The end of a log has the reason of a failed start; more would hide it in an error.
 _LOG_TAIL_CHARACTERS: Final = 1500
-
-# Below Linux's ephemeral range (32768-60999). An outgoing connection can then not take the
-# port while the server is down, and a client that retries cannot connect to itself.
-_PORTS: Final = range(20000, 32000)
 
 # Start quickly and stay small. Callers set `-Xmx`.
 _JVM_FLAGS: Final = (
@@ -170,20 +162,3 @@ def demo_module(name: str) -> Any:
         raise SetupError(
             f"{error.name} is not installed: install gex-levels-connector[demo]"
         ) from error
-
-
-def is_free(port: int) -> bool:
-    """Return True if a server could listen on this loopback port now."""
-    with socket.socket() as probe, contextlib.suppress(OSError):
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((LOOPBACK, port))
-        return True
-    return False
-
-
-def free_port() -> int:
-    """Return a free loopback port that stays free while its server restarts."""
-    while True:
-        port = secrets.choice(_PORTS)
-        if is_free(port):
-            return port

@@ -14,13 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from connector.devkit import jars
-from connector.devkit.java import (
-    LOOPBACK,
-    STOP_TIMEOUT_SECONDS,
-    JavaProcess,
-    free_port,
-    is_free,
-)
+from connector.devkit.java import STOP_TIMEOUT_SECONDS, JavaProcess
+from connector.devkit.ports import LOOPBACK, free_port, is_free
 from connector.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:

@@ -44,6 +44,12 @@ _CHECK_ADDRESS: Final = (
     "check that the broker runs, its address, and security.protocol and ssl.* in "
     "kafka.client"
 )
+# librdkafka's words for a connection that ends during the TLS handshake, unless OpenSSL
+# sees the end first. Then its own message asks the same question.
+_TLS_HANDSHAKE: Final = "in state SSL_HANDSHAKE"
+_CHECK_LISTENER: Final = (
+    "the TLS handshake was not completed: connecting to a PLAINTEXT broker listener?"
+)
 _CHECK_PASSWORD: Final = "check sasl.mechanism, sasl.username and sasl.password"  # noqa: S105 -- names of settings
 _GRANT_TOPIC: Final = "grant the missing right on the topic (README, Rights)"
 _GRANT_CLUSTER: Final = "grant the missing right on the cluster (README, Rights)"
@@ -101,6 +107,8 @@ def translate(
     parts = [f"{action}: {error.name()}: {error.str()}"]
     if last_error is not None:
         parts.append(last_error.str())
+    if _TLS_HANDSHAKE in cause.str():
+        parts.append(_CHECK_LISTENER)
     if remedy is not None:
         parts.append(remedy)
     message = "; ".join(parts)

@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Final
 import confluent_kafka as ck
 
 from connector.core.model import Kind
-from connector.devkit.java import LOOPBACK, free_port
 from connector.devkit.local_kafka import LocalKafka
+from connector.devkit.ports import LOOPBACK, free_port
 from connector.devkit.simulator.settings import DEFAULT_KEY, INCLUDES
 from tests.bench.measure import MIB, Usage
 from tests.bench.stack import MANY_SYMBOLS

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from connector.devkit import jars
-from connector.devkit.java import free_port
 from connector.devkit.local_kafka import VERSION
+from connector.devkit.ports import free_port
 from connector.errors import KafkaUnavailable, SetupError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import confluent_kafka.admin as admin_api
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from connector.devkit.java import LOOPBACK, free_port
 from connector.devkit.local_kafka import LocalKafka
+from connector.devkit.ports import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,8 @@ import urllib.request
 from typing import TYPE_CHECKING, Self
 
 from connector.devkit import jars
-from connector.devkit.java import LOOPBACK, JavaProcess, free_port
+from connector.devkit.java import JavaProcess
+from connector.devkit.ports import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

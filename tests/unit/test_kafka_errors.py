@@ -28,6 +28,9 @@ from connector.kafka.errors import (
 
 TIMED_OUT = ck.KafkaError(ck.KafkaError._TIMED_OUT, "no answer")
 WRONG_PASSWORD = ck.KafkaError(ck.KafkaError._AUTHENTICATION, "Authentication failed")
+BROKEN_HANDSHAKE = ck.KafkaError(
+    ck.KafkaError._TRANSPORT, "Disconnected (after 2ms in state SSL_HANDSHAKE)"
+)
 BROKERS_DOWN = ck.KafkaError(ck.KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down")
 RETRIABLE = ck.KafkaError(ck.KafkaError._TIMED_OUT, "no answer", retriable=True)
 
@@ -55,6 +58,12 @@ def test_each_code_has_its_kind_of_error(code: int, kind: type[KafkaError]) -> N
 def test_the_reported_error_names_the_remedy_of_a_timed_out_call() -> None:
     message = str(translate(TIMED_OUT, "listing topics", WRONG_PASSWORD))
     assert "no answer; Authentication failed; check sasl.mechanism" in message
+
+
+def test_a_broken_tls_handshake_asks_for_the_listener() -> None:
+    message = str(translate(TIMED_OUT, "listing topics", BROKEN_HANDSHAKE))
+    assert "connecting to a PLAINTEXT broker listener?" in message
+    assert "security.protocol" in message
 
 
 def test_a_missing_right_needs_no_other_explanation() -> None:

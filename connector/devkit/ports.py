@@ -1,0 +1,75 @@
+"""Loopback ports for local servers, never the same port for two processes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import socket
+import tempfile
+from pathlib import Path
+from typing import Final
+
+LOOPBACK: Final = "127.0.0.1"
+
+# Below Linux's ephemeral range (32768-60999). An outgoing connection can then not take the
+# port while the server is down, and a client that retries cannot connect to itself.
+_PORTS: Final = range(20000, 32000)
+
+
+def is_free(port: int) -> bool:
+    """Return True if a server could listen on this loopback port now."""
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((LOOPBACK, port))
+        return True
+    return False
+
+
+class PortClaims:
+    """Ports that belong to this process until it ends.
+
+    A server takes seconds to listen on the port that was chosen for it, and is down while
+    it restarts. Meanwhile the port looks free to other processes, such as those that run
+    the other test files. So each claim locks one byte of a common file: the byte at the
+    port's number. The kernel releases the locks when the process ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Use the file `path`, which is made when the first port is claimed."""
+        self._path = path
+        self._file: int | None = None
+        # POSIX locks exclude other processes only.
+        self._claimed: set[int] = set()
+
+    def claim(self, ports: range) -> int:
+        """Return a port that is free and not claimed, and claim it."""
+        while True:
+            port = secrets.choice(ports)
+            if port in self._claimed or not self._lock(port):
+                continue
+            self._claimed.add(port)
+            if is_free(port):
+                return port
+
+    def _lock(self, port: int) -> bool:
+        if self._file is None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            self._file = os.open(self._path, flags, 0o600)
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:
+            return False
+        return True
+
+
+# Users cannot lock each other's files, so each has a file.
+_CLAIMS: Final = PortClaims(
+    Path(tempfile.gettempdir()) / f"gex-connector-ports-{os.getuid()}"
+)
+
+
+def free_port() -> int:
+    """Return a free loopback port. No other process gets it while this one runs."""
+    return _CLAIMS.claim(_PORTS)
