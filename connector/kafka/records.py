@@ -56,7 +56,7 @@ class RecordWriter:
         for event in transaction.events:
             yield self._event(event)
         for state in transaction.states:
-            yield self._state(state, transaction.spent)
+            yield self._state(state, transaction.used_fraction)
         for entry in transaction.quarantined:
             yield self._quarantined(entry)
 
@@ -70,11 +70,11 @@ class RecordWriter:
             self._headers(event, event.event_id, kind),
         )
 
-    def _state(self, state: State, spent: float) -> OutgoingRecord:
+    def _state(self, state: State, used_fraction: float) -> OutgoingRecord:
         feed = self._shard.feed
         state_id = f"{feed}/{state.symbol}/{state.sequence}/{state.observed_at}"
         headers = self._headers(state, state_id, "gex.levels.state")
-        headers.append((SPENT_HEADER, f"{spent:.3f}"))
+        headers.append((SPENT_HEADER, f"{used_fraction:.3f}"))
         return OutgoingRecord(
             self._current,
             state.symbol.encode(),

@@ -63,15 +63,15 @@ class Quarantined(Value, frozen=True):
 class Transaction(Value, frozen=True):
     """Everything that one transaction writes.
 
-    `events` are in order, and `states` has the last state of each symbol. `spent` is the
-    fraction of its budget (0 to 1) that this worker used within a minute; whoever takes
-    over reads it.
+    `events` are in order, and `states` has the last state of each symbol. `used_fraction`
+    is the part of its budget (0 to 1) that this worker used within a minute. The worker
+    that takes over the shard reads it.
     """
 
     events: Sequence[Event] = ()
     states: Sequence[State] = ()
     quarantined: Sequence[Quarantined] = ()
-    spent: float = 0.0
+    used_fraction: float = 0.0
 
     def __bool__(self) -> bool:
         return bool(self.events or self.states or self.quarantined)
@@ -89,14 +89,14 @@ class Restored(Value, frozen=True):
     """The state of a shard, and the cost of reading it.
 
     `records` counts the records that were read, and `end` is the offset after the last.
-    `writer` is the last writer, None if there are no records. `spent` is the fraction of
-    its budget that this writer had used within a minute, None if it is not known.
+    `writer` is the last writer, None if there are no records. `used_fraction` is the part
+    of its budget that this writer had used within a minute, None if it is not known.
     """
 
     states: dict[str, State]
     records: int
     seconds: float
-    spent: float | None = None
+    used_fraction: float | None = None
     writer: Writer | None = None
     end: int = 0
 
@@ -110,21 +110,21 @@ class ShardLog:
 
     def __init__(
         self,
-        shard: ShardId,
-        shards: int,
+        shard_id: ShardId,
+        shard_count: int,
         *,
         topics: Topics,
         clients: Clients,
         reader: Reader,
         codec: Codec,
     ) -> None:
-        self._shard = shard
-        self._shards = shards
-        self._current = topics.current(shard.feed)
+        self._shard_id = shard_id
+        self._shard_count = shard_count
+        self._current = topics.current(shard_id.feed)
         self._clients = clients
         self._reader = reader
         self._codec = codec
-        self._writer = RecordWriter(shard, topics, codec)
+        self._writer = RecordWriter(shard_id, topics, codec)
         self._producer: ck.Producer | None = None
         self._abandoned = False
 
@@ -135,7 +135,7 @@ class ShardLog:
         It consists of the topic and the partition. With anything else in it, two fleets
         on the same topics would not fence each other.
         """
-        return f"{self._current}-{self._shard.partition}"
+        return f"{self._current}-{self._shard_id.partition}"
 
     def open(self) -> Restored:
         """Fence the previous owners, then restore the states.
@@ -180,8 +180,8 @@ class ShardLog:
         """
         producer = self._producer
         if producer is None:
-            raise KafkaUnavailable(f"shard {self._shard} is not open")
-        action = f"publishing to shard {self._shard}"
+            raise KafkaUnavailable(f"shard {self._shard_id} is not open")
+        action = f"publishing to shard {self._shard_id}"
         with translating(action):
             try:
                 producer.begin_transaction()
@@ -230,12 +230,12 @@ class ShardLog:
         """Return a producer that has fenced all others of this shard."""
         settings = self._clients.producer(self.transactional_id)
         producer = new_client(ck.Producer, settings)
-        with translating(f"opening shard {self._shard}", self._clients):
+        with translating(f"opening shard {self._shard_id}", self._clients):
             self._retry(lambda: producer.init_transactions(_CALL_SECONDS))
         return producer
 
     def _read_committed(self) -> Contents:
-        partition = self._shard.partition
+        partition = self._shard_id.partition
         high_watermark = self._reader.high_watermark(self._current, partition)
         contents = self._reader.contents(self._current, partition, high_watermark)
         # No transaction of ours is open now, so the last stable offset must equal the high
@@ -268,15 +268,15 @@ class ShardLog:
             state = self._codec.decode_state(value)
         except (ShardCorrupt, msgspec.ValidationError) as error:
             raise ShardCorrupt(f"{name}: {error}") from None
-        if state.symbol.encode() != key or state.feed != self._shard.feed:
+        if state.symbol.encode() != key or state.feed != self._shard_id.feed:
             raise ShardCorrupt(
                 f"{name}: holds the state of {state.feed}/{state.symbol}"
             )
-        partition = partition_of(state.symbol, self._shards)
-        if partition != self._shard.partition:
+        partition = partition_of(state.symbol, self._shard_count)
+        if partition != self._shard_id.partition:
             raise ShardCorrupt(
                 f"{self.transactional_id} holds {state.symbol}, which belongs to "
-                f"partition {partition} of {self._shards}: were partitions added to "
+                f"partition {partition} of {self._shard_count}: were partitions added to "
                 "the topic? Use another kafka.topic_prefix"
             )
         return state

@@ -102,4 +102,4 @@ def _previous_owner(shard: Shard) -> PreviousOwner | None:
     if restored is None or restored.writer is None or not restored.states:
         return None
     observed_at = max(state.observed_at for state in restored.states.values())
-    return PreviousOwner(restored.writer.worker, observed_at, restored.spent)
+    return PreviousOwner(restored.writer.worker, observed_at, restored.used_fraction)

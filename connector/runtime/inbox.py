@@ -129,7 +129,7 @@ class Inbox:
                 quarantined.append(self._quarantined.pop(symbol))
         return Work(tuple(observations), tuple(quarantined))
 
-    def refuse(self, work: Work, *, alone: bool) -> int:
+    def isolate(self, work: Work, *, alone: bool) -> int:
         """Isolate the symbols of work that the broker will never take.
 
         A record of one of them is refused, but the broker does not say which. Work that was

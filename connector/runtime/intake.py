@@ -34,7 +34,7 @@ class Intake:
 
     def __init__(self) -> None:
         self._last: dict[str, bytes | Status] = {}
-        self._refused: dict[str, bytes] = {}
+        self._quarantined: dict[str, bytes] = {}
         self._answered_at: dict[str, int] = {}
         self._computed_at: dict[str, int] = {}
         self._observed_at: dict[str, int] = {}
@@ -55,7 +55,7 @@ class Intake:
         and an answer counts for a symbol's freshness only from here on.
         """
         self._last.clear()
-        self._refused.clear()
+        self._quarantined.clear()
         self._answered_at.clear()
 
     def learn_computed_at(self, symbol: str, computed_at: int | None) -> None:
@@ -80,8 +80,8 @@ class Intake:
         to nothing, which matters since most are.
         """
         self._observed_at[symbol] = times.at
-        # A refused entry may become valid: `computed_at` is no longer in the future.
-        may_differ = is_stale or symbol in self._refused
+        # A quarantined entry may become valid: `computed_at` is no longer in the future.
+        may_differ = is_stale or symbol in self._quarantined
         if self._last.get(symbol) == answer and not may_differ:
             self._answered_at[symbol] = times.upstream_at
             return Reading()
@@ -117,8 +117,8 @@ class Intake:
         try:
             entry = decode_entry(raw, times.upstream_at)
         except EntryError as error:
-            return self._refuse(symbol, raw, times, error)
-        self._refused.pop(symbol, None)
+            return self._quarantine(symbol, raw, times, error)
+        self._quarantined.pop(symbol, None)
         self._answered_at[symbol] = times.upstream_at
         observation = Observation(
             symbol,
@@ -139,13 +139,13 @@ class Intake:
             detection_seconds=None if known is None else delay_seconds,
         )
 
-    def _refuse(
+    def _quarantine(
         self, symbol: str, raw: bytes, times: AnswerTimes, error: EntryError
     ) -> Reading:
         """Quarantine an entry once, however often the upstream repeats it."""
-        if self._refused.get(symbol) == raw:
+        if self._quarantined.get(symbol) == raw:
             return Reading()
-        self._refused[symbol] = raw
+        self._quarantined[symbol] = raw
         return Reading(
             quarantined=Quarantined(
                 symbol,

@@ -88,16 +88,16 @@ class OpenShard:
             if transition.state is not None:
                 latest[transition.state.symbol] = transition.state
         transitions = []
-        refusals = {}
+        rejections = {}
         for symbol in symbols:
             state = latest.get(symbol)
             transition = snapshot(state, moment, self._source, self._rules)
             if transition.event is not None:
                 transitions.append(transition)
             elif state is None:
-                refusals[symbol] = "the symbol has not been observed yet"
+                rejections[symbol] = "the symbol has not been observed yet"
             else:
-                refusals[symbol] = (
+                rejections[symbol] = (
                     f"there are no levels to publish; it is {state.status}"
                 )
-        return transitions, refusals
+        return transitions, rejections

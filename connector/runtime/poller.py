@@ -103,12 +103,16 @@ class Poller:
         self._resume_postponed(now)
 
         # After _replan: the schedule knows a symbol only once it is in a batch.
-        server_ahead = self._responses.server_ahead_seconds()
+        upstream_minus_monotonic_seconds = (
+            self._responses.upstream_minus_monotonic_seconds()
+        )
         for (feed, symbol), shard in gained.items():
             state = shard.state_of(symbol)
             if state is not None:
                 recent = state.recent_computed_at
-                self._schedule.seed_history(feed, symbol, recent, server_ahead)
+                self._schedule.seed_history(
+                    feed, symbol, recent, upstream_minus_monotonic_seconds
+                )
 
     def key_changed(self) -> None:
         """Check again at once: the upstream may accept the new API key."""

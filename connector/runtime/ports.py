@@ -114,10 +114,10 @@ class NextCheck(Value, frozen=True):
 
 
 class BudgetReport(Value, frozen=True):
-    """Requests a minute that are ours and those of others, and the price of a request."""
+    """The requests a minute of this worker and of other clients, and a request's price."""
 
     limit_per_minute: int
-    foreign_per_minute: int
+    other_clients_per_minute: int
     price_seconds: float
 
 

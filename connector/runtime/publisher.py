@@ -117,7 +117,7 @@ class Publisher:
         for event in attempt.events:
             self._context.published(event)
             if event.reason == REASON_ASKED:
-                self._snapshots.answer(event)
+                self._snapshots.fulfil(event)
         _log_events(attempt.events)
         self._log_quarantined(attempt.work.quarantined)
 
@@ -137,12 +137,12 @@ class Publisher:
             # No other call to the log is in progress here.
             assignment.log.serve_callbacks()
         if self._snapshots:
-            snapshots, refusals = opened.snapshots(
+            snapshots, rejections = opened.snapshots(
                 self._snapshots.symbols, transitions, self._context.clock.moment()
             )
             transitions += snapshots
-            for symbol, reason in refusals.items():
-                self._snapshots.refuse(symbol, reason)
+            for symbol, reason in rejections.items():
+                self._snapshots.reject(symbol, reason)
         return transitions
 
     async def _commit(
@@ -190,7 +190,7 @@ class Publisher:
         except KafkaError as error:
             self._context.observer.aborted()
             if isinstance(error, Unpublishable):
-                self._refuse(attempt, error)
+                self._isolate(attempt, error)
             else:
                 self._inbox.keep(attempt)
             raise
@@ -202,16 +202,16 @@ class Publisher:
             self._context.polling_changed()
         self.report(attempt)
 
-    def _refuse(self, attempt: Attempt, error: Unpublishable) -> None:
+    def _isolate(self, attempt: Attempt, error: Unpublishable) -> None:
         """Narrow down the records that the broker refuses to take.
 
         A symbol that was alone in its transaction is given up. Otherwise each is tried alone
         next time. A timer or a snapshot can be the cause as well as an observation.
         """
         # A snapshot may be the refused record, and would be refused again and again.
-        self._snapshots.refuse_all(f"the broker refused a record: {error}")
+        self._snapshots.reject_all(f"the broker refused a record: {error}")
         symbols = attempt.work.symbols | attempt.states.keys()
-        given_up = self._inbox.refuse(attempt.work, alone=len(symbols) == 1)
+        given_up = self._inbox.isolate(attempt.work, alone=len(symbols) == 1)
         if given_up:
             self._context.observer.dropped(
                 self._spec.id.feed, "unpublishable", given_up

@@ -64,7 +64,7 @@ class Responses:
             has_levels = not isinstance(entry, Status)
             if has_levels and newest is not None:
                 computed_at[symbol] = newest
-        return ComputedTimes(computed_at, self.server_ahead_seconds())
+        return ComputedTimes(computed_at, self.upstream_minus_monotonic_seconds())
 
     def give_refused(
         self, batch: Batch, status: Status, request_id: str | None, asked_at: float
@@ -76,7 +76,7 @@ class Responses:
         for symbol in batch.symbols:
             self._give(batch.feed, symbol, status, times, "refused")
 
-    def server_ahead_seconds(self) -> float:
+    def upstream_minus_monotonic_seconds(self) -> float:
         """Return the upstream's clock minus our monotonic one."""
         return self._context.clock.moment().upstream_at / MICROS - time.monotonic()
 

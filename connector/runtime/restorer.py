@@ -88,7 +88,7 @@ class Restorer:
         dropped = self._inbox.clear()
         if dropped:
             self._context.observer.dropped(self._spec.id.feed, "lost", dropped)
-        self._snapshots.refuse_all(MOVED_AWAY)
+        self._snapshots.reject_all(MOVED_AWAY)
 
     def _warn_of_another_fleet(self, writer: Writer | None) -> None:
         """Warn if a worker of another group has written: both will go on fencing."""

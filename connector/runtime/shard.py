@@ -198,7 +198,7 @@ class Shard:
         self._assignment.is_abandoned = True
         self._assignment.log.abandon()
         self._assignment.ended.set()
-        self._snapshots.refuse_all(MOVED_AWAY)
+        self._snapshots.reject_all(MOVED_AWAY)
         self._start_closing()
 
     async def wait_closed(self) -> None:
@@ -230,7 +230,7 @@ class Shard:
         if self.is_assigned:
             self._publisher.wake()
         else:
-            self._snapshots.refuse(symbol, MOVED_AWAY)
+            self._snapshots.reject(symbol, MOVED_AWAY)
         return request
 
     def tick(self) -> None:
@@ -265,7 +265,7 @@ class Shard:
         while self._assignment is None or self._assignment.ended.is_set():
             self._assignment = None
             # Nobody else answers the requests that came during a skipped assignment.
-            self._snapshots.refuse_all(MOVED_AWAY)
+            self._snapshots.reject_all(MOVED_AWAY)
             self._assigned.clear()
             await self._assigned.wait()
         return self._assignment
@@ -323,7 +323,7 @@ class Shard:
         # The shard may have been assigned again while a call of this assignment hung.
         if self._assignment is assignment:
             self._assignment = None
-            self._snapshots.refuse_all(MOVED_AWAY)
+            self._snapshots.reject_all(MOVED_AWAY)
         # An error that ends the task leaves an open shard behind.
         if self.phase is not Phase.CLOSING:
             self._enter(Phase.CLOSING, None)

@@ -33,26 +33,26 @@ class SnapshotRequests:
         return list(self._futures)
 
     def request(self, symbol: str) -> asyncio.Future[Event | str]:
-        """Add a request. Whoever asks again before the answer gets the same future."""
+        """Add a request, or return the future of one that has not been answered yet."""
         if symbol not in self._futures:
             self._futures[symbol] = asyncio.get_running_loop().create_future()
         return self._futures[symbol]
 
-    def answer(self, event: Event) -> None:
-        """Answer the request for the event's symbol, if there is one."""
-        self._answer(event.symbol, event)
+    def fulfil(self, event: Event) -> None:
+        """Answer the request for the event's symbol with the committed event."""
+        self._finish(event.symbol, event)
 
-    def refuse(self, symbol: str, reason: str) -> None:
-        """Answer a request without an event."""
-        self._answer(symbol, reason)
+    def reject(self, symbol: str, reason: str) -> None:
+        """Answer a request with the reason why there is no event."""
+        self._finish(symbol, reason)
 
-    def refuse_all(self, reason: str) -> None:
-        """Answer every request without an event."""
+    def reject_all(self, reason: str) -> None:
+        """Answer every request with the reason why there is no event."""
         for symbol in self.symbols:
-            self._answer(symbol, reason)
+            self._finish(symbol, reason)
 
-    def _answer(self, symbol: str, answer: Event | str) -> None:
+    def _finish(self, symbol: str, answer: Event | str) -> None:
         future = self._futures.pop(symbol, None)
-        # Whoever asked may have been cancelled meanwhile.
+        # The caller that made the request may have been cancelled meanwhile.
         if future is not None and not future.done():
             future.set_result(answer)

@@ -337,10 +337,12 @@ class Schedule:
         feed: str,
         symbol: str,
         computed_at: Sequence[int],
-        server_ahead_seconds: float,
+        upstream_minus_monotonic_seconds: float,
     ) -> None:
         """Learn a symbol's rhythm from refreshes that others found, oldest first."""
-        self._symbols.seed_history(feed, symbol, computed_at, server_ahead_seconds)
+        self._symbols.seed_history(
+            feed, symbol, computed_at, upstream_minus_monotonic_seconds
+        )
 
     def has_batch(self, batch: Batch) -> bool:
         """Return True if this is one of the batches to check."""

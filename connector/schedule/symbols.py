@@ -20,11 +20,11 @@ class ComputedTimes(Value, frozen=True):
     """The moments at which the levels in an answer were computed.
 
     `computed_at` holds microseconds of the upstream's clock, for each symbol with levels.
-    `server_ahead_seconds` is the upstream's clock minus our monotonic clock.
+    `upstream_minus_monotonic_seconds` is the upstream's clock minus our monotonic clock.
     """
 
     computed_at: Mapping[str, int]
-    server_ahead_seconds: float
+    upstream_minus_monotonic_seconds: float
 
 
 class Refresh(Value, frozen=True):
@@ -88,14 +88,14 @@ class Symbols:
         feed: str,
         symbol: str,
         computed_at: Sequence[int],
-        server_ahead_seconds: float,
+        upstream_minus_monotonic_seconds: float,
     ) -> None:
         """Learn a symbol's rhythm from refreshes that others found, oldest first."""
         known = self._known.get((feed, symbol))
         if known is None or known.forecast.last is not None:
             return
         for moment in computed_at:
-            at = moment / MICROS - server_ahead_seconds
+            at = moment / MICROS - upstream_minus_monotonic_seconds
             known.forecast.learn(at, 0.0, at)
             known.computed_at = moment
 
@@ -114,7 +114,7 @@ class Symbols:
             if times is None or computed_at is None or computed_at <= known.computed_at:
                 continue
             known.computed_at = computed_at
-            at = computed_at / MICROS - times.server_ahead_seconds
+            at = computed_at / MICROS - times.upstream_minus_monotonic_seconds
             if before is None:
                 # The refresh may be old, and others may have come before it.
                 known.forecast.learn(at, self._lag.seconds, known.forecast.last or at)

@@ -93,7 +93,7 @@ class MetricsObserver:
         """Show the requests that this worker may make, and their price."""
         metrics = self._metrics
         metrics.set("gex_request_budget_per_minute", budget.limit_per_minute)
-        metrics.set("gex_request_foreign_per_minute", budget.foreign_per_minute)
+        metrics.set("gex_request_foreign_per_minute", budget.other_clients_per_minute)
         metrics.set("gex_request_price_seconds", budget.price_seconds)
 
     def key_refused(self, *, refused: bool) -> None:

@@ -70,7 +70,7 @@ class LogStatements:
         assert restored.states == {}
         assert restored.records == 0
         assert restored.writer is None
-        assert restored.spent is None
+        assert restored.used_fraction is None
 
     def test_published_states_are_restored(self, shard: ShardUnderTest) -> None:
         log = shard.new_log()
@@ -104,15 +104,15 @@ class LogStatements:
         log = shard.new_log()
         log.open()
         first = changed(None, 1)
-        log.publish(replace(first, spent=0.5))
+        log.publish(replace(first, used_fraction=0.5))
         (state,) = changed(None, 2, "ETHUSDT").states
         other = replace(ME, worker="another", group="others")
         by_another = replace(state, source=other)
-        log.publish(Transaction(states=(by_another,), spent=0.25))
+        log.publish(Transaction(states=(by_another,), used_fraction=0.25))
         restored = shard.new_log().open()
         assert restored.writer is not None
         assert (restored.writer.worker, restored.writer.group) == ("another", "others")
-        assert restored.spent == 0.25
+        assert restored.used_fraction == 0.25
 
     def test_a_refused_record_takes_its_whole_transaction_along(
         self, shard: ShardUnderTest

@@ -36,8 +36,8 @@ class MemoryTopic:
     states: dict[str, State] = field(default_factory=dict)
     state_records: int = 0
     quarantined: list[bytes] = field(default_factory=list)
-    spent: list[float] = field(default_factory=list)
-    last_state_spent: float | None = None
+    used_fractions: list[float] = field(default_factory=list)
+    last_used_fraction: float | None = None
 
 
 class MemoryLog:
@@ -72,9 +72,9 @@ class MemoryLog:
         return self.topic.quarantined
 
     @property
-    def spent(self) -> list[float]:
-        """Return `Transaction.spent` of each commit."""
-        return self.topic.spent
+    def used_fractions(self) -> list[float]:
+        """Return `Transaction.used_fraction` of each commit."""
+        return self.topic.used_fractions
 
     @property
     def writer(self) -> Writer | None:
@@ -94,7 +94,7 @@ class MemoryLog:
             dict(topic.states),
             topic.state_records,
             seconds=0.0,
-            spent=topic.last_state_spent,
+            used_fraction=topic.last_used_fraction,
             writer=topic.writer,
         )
 
@@ -130,14 +130,14 @@ class MemoryLog:
         topic = self.topic
         topic.events += transaction.events
         topic.quarantined += [entry.raw for entry in transaction.quarantined]
-        topic.spent.append(transaction.spent)
+        topic.used_fractions.append(transaction.used_fraction)
         for state in transaction.states:
             topic.states[state.symbol] = state
             topic.writer = Writer(
                 state.source.worker, state.source.group, topic.state_records
             )
             topic.state_records += 1
-            topic.last_state_spent = transaction.spent
+            topic.last_used_fraction = transaction.used_fraction
 
 
 def _all_levels(transaction: Transaction) -> Iterator[Levels | None]:

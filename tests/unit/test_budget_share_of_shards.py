@@ -46,7 +46,10 @@ class Bench:
         self.now = 1000.0
 
     def shard(
-        self, partition: int, writer: Source | None = None, spent: float | None = None
+        self,
+        partition: int,
+        writer: Source | None = None,
+        used_fraction: float | None = None,
     ) -> Shard:
         """Return an open shard, last written by `writer` just now."""
         symbols = frozenset(FEED.symbols[2 * partition : 2 * partition + 2])
@@ -66,7 +69,9 @@ class Bench:
             symbol = min(symbols)
             state = State("all", symbol, 1, Status.LIVE, None, NOW, "", source=writer)
             last = Writer(writer.worker, writer.group, 0)
-            restored = Restored({symbol: state}, 1, 0.0, spent=spent, writer=last)
+            restored = Restored(
+                {symbol: state}, 1, 0.0, used_fraction=used_fraction, writer=last
+            )
         shard._enter(Phase.OPENING, None)
         shard._enter(Phase.OPEN, OpenShard(restored, spec.rules, ME, 0.0))
         return shard
@@ -94,7 +99,7 @@ def test_the_share_is_that_of_the_polled_symbols(bench: Bench) -> None:
 def test_the_requests_of_a_previous_owner_count_except_for_the_first(
     bench: Bench,
 ) -> None:
-    half_used = bench.shard(0, OTHER, spent=0.5)
+    half_used = bench.shard(0, OTHER, used_fraction=0.5)
     assert bench.cover(half_used) == 16, "half of 30, and one first request"
 
 
@@ -105,14 +110,14 @@ def test_a_previous_owner_that_recorded_nothing_has_used_everything(
 
 
 def test_requests_of_this_worker_are_not_counted_twice(bench: Bench) -> None:
-    assert bench.cover(bench.shard(0, ME, spent=1.0)) == 30
+    assert bench.cover(bench.shard(0, ME, used_fraction=1.0)) == 30
 
 
 def test_a_take_over_counts_for_a_minute_even_if_the_shard_comes_and_goes(
     bench: Bench,
 ) -> None:
-    taken_over = bench.shard(0, OTHER, spent=1.0)
-    returned = bench.shard(0, ME, spent=0.0)
+    taken_over = bench.shard(0, OTHER, used_fraction=1.0)
+    returned = bench.shard(0, ME, used_fraction=0.0)
     assert bench.cover(taken_over) == 1
     bench.cover()
     assert bench.cover(returned) == 1

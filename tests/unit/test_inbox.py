@@ -187,7 +187,7 @@ def test_refused_symbols_are_tried_alone_and_given_up_alone() -> None:
     while inbox:
         work = inbox.take()
         if "B" in work.symbols:
-            refused += inbox.refuse(work, alone=len(work.symbols) == 1)
+            refused += inbox.isolate(work, alone=len(work.symbols) == 1)
         else:
             committed.append(work)
     assert committed == [

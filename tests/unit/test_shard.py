@@ -512,7 +512,9 @@ async def test_waiting_observations_are_committed_before_a_shard_is_handed_over(
     bench.shard.close(0.25)
     bench.log.goes_on.set()
     await bench.shard.wait_closed()
-    assert bench.log.spent == [0.0, 0.25], "as it was when the shard was given up"
+    assert bench.log.used_fractions == [0.0, 0.25], (
+        "as it was when the shard was given up"
+    )
     assert bench.spot_prices() == [2.0]
 
 
