@@ -1,4 +1,8 @@
-"""The log messages that other tests look for exist."""
+"""The log messages that other tests look for exist.
+
+A test that asserts the absence of a message would otherwise pass once the message is
+reworded, and a test that waits for it would fail only after its timeout.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,13 @@ from tests.support.log_messages import PARTS_OF_MESSAGES, WHOLE_MESSAGES
 def texts_in(path: Path) -> set[str]:
     """Return the strings of a module, except strings that stand alone, such as docstrings."""
     tree = ast.parse(path.read_text())
+
+    # Collect the statements that are nothing but an expression: docstrings among them.
     alone: set[ast.AST] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr):
             alone.add(node.value)
+
     found = set()
     for node in ast.walk(tree):
         if not isinstance(node, ast.Constant) or node in alone:
@@ -30,8 +37,9 @@ def texts_in(path: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def texts() -> set[str]:
     """Return all strings that the connector could log."""
+    folder = Path(connector.__file__).parent
     found = set()
-    for path in Path(connector.__file__).parent.rglob("*.py"):
+    for path in folder.rglob("*.py"):
         found |= texts_in(path)
     return found
 
@@ -47,4 +55,6 @@ def test_the_connector_has_each_message_that_tests_look_for(
 def test_a_message_of_the_connector_contains_each_part_that_tests_search_for(
     part: str, texts: set[str]
 ) -> None:
-    assert [text for text in texts if part in text] != []
+    containing = [text for text in texts if part in text]
+
+    assert containing != []

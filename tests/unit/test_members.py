@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,64 +20,101 @@ from connector.kafka.members import Member, Members
 from connector.kafka.names import ShardId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    Child = Callable[[str], Members]
-
 PASSWORD = "secret-4711"
+TOPIC = "levels.all.current"
+# Kafka's number for the error.
 GROUP_AUTHORIZATION_FAILED = 30
+
+
+@dataclass
+class Child:
+    """Replaces the process by a shell script, which runs in an empty folder."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+
+    def running(self, script: str) -> Members:
+        """Return the members of a group that this script describes."""
+        program = self.folder / "program"
+        program.write_text(f"#!/bin/sh\ncd {self.folder}\n{script}\n")
+        program.chmod(0o700)
+        self.monkeypatch.setattr(sys, "executable", str(program))
+
+        client = ClientSettings({"sasl.password": PASSWORD})
+        settings = Clients(Kafka(client=client)).admin()
+        return Members(settings, "group", {TOPIC: "all"})
+
+    def answering(
+        self, *members: dict[str, Any], error: dict[str, Any] | None = None
+    ) -> Members:
+        """Return the members of a group that a script with this answer describes."""
+        return self.running(answer(*members, error=error))
+
+    def wrote(self, name: str) -> str:
+        """Return the content of a file that the script wrote."""
+        return (self.folder / name).read_text()
 
 
 @pytest.fixture
 def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Child:
-    """Members whose process is this shell script, run in an empty folder."""
-
-    def with_script(script: str) -> Members:
-        program = tmp_path / "program"
-        program.write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
-        program.chmod(0o700)
-        monkeypatch.setattr(sys, "executable", str(program))
-        settings = Clients(
-            Kafka(client=ClientSettings({"sasl.password": PASSWORD}))
-        ).admin()
-        return Members(settings, "group", {"levels.all.current": "all"})
-
-    return with_script
+    return Child(tmp_path, monkeypatch)
 
 
-def saying(answer: Any) -> str:
-    return f"cat > question\ncat << 'END'\n{json.dumps(answer)}\nEND"
+def answer(*members: dict[str, Any], error: dict[str, Any] | None = None) -> str:
+    """Return a script that stores the question and prints this answer."""
+    text = json.dumps({"members": members, "error": error})
+    return f"cat > question\ncat << 'END'\n{text}\nEND"
+
+
+def failure(members: Members) -> str:
+    """Describe the group, and return the text of the error that this raises."""
+    with pytest.raises(KafkaUnavailable) as caught:
+        members.now()
+    return str(caught.value)
 
 
 def test_members_are_sorted_and_have_only_shards_of_our_topics(child: Child) -> None:
-    partitions = [["levels.all.current", 1], ["levels.all.current", 0], ["other", 2]]
+    partitions = [[TOPIC, 1], [TOPIC, 0], ["other", 2]]
+    # Kafka writes a slash before an address that has no host name.
     owner = {"client_id": "b", "host": "/10.0.0.2", "partitions": partitions}
     standby = {"client_id": "a", "host": "10.0.0.1", "partitions": []}
-    found = child(saying({"members": [owner, standby], "error": None})).now()
+
+    found = child.answering(owner, standby).now()
+
     shards = (ShardId("all", 0), ShardId("all", 1))
     assert found == (Member("a", "10.0.0.1", ()), Member("b", "10.0.0.2", shards))
 
 
-def test_the_question_goes_by_standard_input_only(child: Child, tmp_path: Path) -> None:
-    script = 'echo "$@" > arguments\nenv > environment\n'
-    assert child(script + saying({"members": [], "error": None})).now() == ()
-    question = json.loads((tmp_path / "question").read_text())
+# Any user of the host can read the arguments of a process.
+def test_the_question_with_its_password_goes_by_standard_input_only(
+    child: Child,
+) -> None:
+    record = 'echo "$@" > arguments\nenv > environment\n'
+
+    assert child.running(record + answer()).now() == ()
+
+    question = json.loads(child.wrote("question"))
     assert question["settings"]["sasl.password"] == PASSWORD
     assert question["group_id"] == "group"
-    assert PASSWORD not in (tmp_path / "arguments").read_text()
-    assert PASSWORD not in (tmp_path / "environment").read_text()
+    assert PASSWORD not in child.wrote("arguments")
+    assert PASSWORD not in child.wrote("environment")
 
 
-def test_an_error_of_kafka_is_explained_as_everywhere(child: Child) -> None:
+def test_an_error_of_kafka_has_the_same_explanation_as_everywhere(
+    child: Child,
+) -> None:
     error = {"code": GROUP_AUTHORIZATION_FAILED, "text": "not authorized"}
-    with pytest.raises(
-        AccessDenied,
-        match=r"describing the group: GROUP_AUTHORIZATION_FAILED.*grant READ on the group",
-    ):
-        child(saying({"members": [], "error": error})).now()
+    refused = child.answering(error=error)
+
+    expected = "describing the group: GROUP_AUTHORIZATION_FAILED"
+    remedy = "grant READ on the group"
+    with pytest.raises(AccessDenied, match=f"{expected}.*{remedy}"):
+        refused.now()
 
 
+# librdkafka can abort the process while it describes a group. Hence the process.
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
@@ -88,45 +126,50 @@ def test_an_error_of_kafka_is_explained_as_everywhere(child: Child) -> None:
         ("printf '\\377'", "cannot read the answer"),
     ],
 )
-def test_a_process_that_fails_is_an_error_and_no_more(
+def test_a_process_that_fails_makes_an_error_only(
     child: Child, script: str, expected: str
 ) -> None:
-    with pytest.raises(KafkaUnavailable, match=f"describing the group: {expected}"):
-        child(script).now()
+    error = failure(child.running(script))
+
+    assert f"describing the group: {expected}" in error
 
 
-def test_what_a_failed_process_wrote_is_for_debugging_only(
+def test_the_output_of_a_failed_process_is_cut_and_logged_for_debugging_only(
     child: Child, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    with pytest.raises(KafkaUnavailable):
-        child("yes a long story | head -10000 >&2\necho the reason >&2\nexit 1").now()
+    long_story = "yes a long story | head -10000 >&2"
+
+    failure(child.running(f"{long_story}\necho the reason >&2\nexit 1"))
+
     [record] = caplog.records
     assert record.levelno == logging.DEBUG
     stderr = str(vars(record)["stderr"])
+    # The reason of a failure is at the end.
     assert stderr.endswith("the reason\n")
     assert len(stderr) <= 500
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_process_that_does_not_end_is_killed(
-    child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    child: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(members, "_CHILD_SECONDS", 0.5)
-    with pytest.raises(
-        KafkaUnavailable, match=r"describing the group: no answer within 0\.5 s"
-    ):
-        child("echo $$ > pid\nexec sleep 60").now()
+
+    error = failure(child.running("echo $$ > pid\nexec sleep 60"))
+
+    assert "describing the group: no answer within 0.5 s" in error
+    pid = int(child.wrote("pid"))
     with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+        os.kill(pid, 0)
 
 
 def test_a_process_that_cannot_be_started_is_an_error(
     child: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = child("")
+    unstartable = child.running("")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(
-        KafkaUnavailable, match="cannot start a process: No such file or directory"
-    ):
-        asked.now()
+
+    error = failure(unstartable)
+
+    assert "cannot start a process: No such file or directory" in error

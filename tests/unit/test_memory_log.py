@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 
 class MemoryShard:
+    """A shard whose topic is in memory."""
+
     def __init__(self) -> None:
         self._topic = MemoryTopic()
 
@@ -24,6 +26,7 @@ class MemoryShard:
         return self._topic.events
 
 
+# The statements are the tests: tests/integration runs the same ones over a real broker.
 class TestMemoryLog(LogStatements):
     @pytest.fixture
     def shard(self) -> MemoryShard:

@@ -9,16 +9,27 @@ import pytest
 from connector.errors import EXIT_FATAL, EXIT_KAFKA, SetupError
 from connector.runtime.supervisor import Supervisor
 
+# Longer than any test: work that only ends if it is cancelled.
+ENDLESS_SECONDS = 3_600
+
 
 async def fails(error: Exception) -> None:
     raise error
 
 
-async def test_a_worker_that_is_asked_to_stop_exits_with_0() -> None:
-    supervisor = Supervisor()
+@pytest.fixture
+def supervisor() -> Supervisor:
+    return Supervisor()
+
+
+async def test_a_worker_that_is_asked_to_stop_exits_with_0(
+    supervisor: Supervisor,
+) -> None:
     assert not supervisor.is_stopping
+
     supervisor.stop()
     await supervisor.wait_stopped()
+
     # In one comparison: mypy takes the property for unchanged since the assertion above.
     assert (supervisor.is_stopping, supervisor.exit_code) == (True, 0)
 
@@ -31,31 +42,41 @@ async def test_a_worker_that_is_asked_to_stop_exits_with_0() -> None:
     ],
 )
 async def test_a_task_that_fails_stops_the_worker_with_its_exit_status(
-    error: Exception, exit_code: int, caplog: pytest.LogCaptureFixture
+    supervisor: Supervisor,
+    error: Exception,
+    exit_code: int,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    supervisor = Supervisor()
     supervisor.watch(fails(error))
     await supervisor.wait_stopped()
+
     assert supervisor.exit_code == exit_code
     # Only an error that is not ours is logged as a defect.
     is_defect = "a defect of the connector" in caplog.text
     assert is_defect == isinstance(error, ValueError)
 
 
-async def test_a_task_that_is_cancelled_stops_nothing() -> None:
-    supervisor = Supervisor()
-    # Long enough to be running when it is cancelled.
-    task = supervisor.watch(asyncio.sleep(3600))
+async def test_a_task_that_is_cancelled_stops_nothing(supervisor: Supervisor) -> None:
+    task = supervisor.watch(asyncio.sleep(ENDLESS_SECONDS))
+
     task.cancel()
     await asyncio.wait([task])
+
     assert not supervisor.is_stopping
 
 
-async def test_work_ends_with_its_result_or_when_the_worker_stops() -> None:
+async def test_work_ends_with_its_result(supervisor: Supervisor) -> None:
     async def work() -> int:
         return 7
 
-    supervisor = Supervisor()
     assert await supervisor.until_stopped(work()) == 7
+
+
+async def test_work_ends_without_a_result_when_the_worker_stops(
+    supervisor: Supervisor,
+) -> None:
     supervisor.stop()
-    assert await supervisor.until_stopped(asyncio.sleep(3600, 7)) is None
+
+    work = asyncio.sleep(ENDLESS_SECONDS, 7)
+
+    assert await supervisor.until_stopped(work) is None
