@@ -23,11 +23,17 @@ def _restore_logging() -> Iterator[None]:
     """Undo everything that `configure` changes."""
     root = logging.getLogger()
     ours = logging.getLogger("connector")
-    before = (root.level, root.handlers[:], ours.level)
-    root.handlers[:] = []
+    root_level = root.level
+    our_level = ours.level
+    handlers = list(root.handlers)
+    root.handlers.clear()
+
     yield
+
     logging.captureWarnings(False)
-    root.level, root.handlers[:], ours.level = before
+    root.setLevel(root_level)
+    root.handlers[:] = handlers
+    ours.setLevel(our_level)
     LOG.setLevel(logging.NOTSET)
 
 
@@ -75,6 +81,11 @@ def log_a() -> None:
     LOG.info("a")
 
 
+def log_key_as_a_number() -> None:
+    """Log a record whose arguments do not fit its format."""
+    LOG.info("%d keys", KEY)
+
+
 def messages(text: str) -> list[str]:
     """Return the part of each line after its time, level and logger."""
     found = []
@@ -82,6 +93,16 @@ def messages(text: str) -> list[str]:
         _, _, _, message = line.split(" ", 3)
         found.append(message)
     return found
+
+
+def unescaped(text: str) -> str:
+    """Return text without the escapes of a quoted value."""
+    text = text.replace("\\n", "\n")
+    text = text.replace('\\"', '"')
+    return text.replace("\\\\", "\\")
+
+
+# --- the form of a line ---
 
 
 def test_a_text_line_has_time_level_logger_message_and_fields() -> None:
@@ -94,7 +115,8 @@ def test_a_text_line_has_time_level_logger_message_and_fields() -> None:
 
     # ISO 8601 in UTC, to the millisecond.
     assert at[10] == "T"
-    assert (at[-5], at[-1]) == (".", "Z")
+    assert at[-5] == "."
+    assert at[-1] == "Z"
     assert rest == (
         "WARNING connector.test check of 8"
         ' symbol=BTCUSDT reason="no answer" retry=2.5\n'
@@ -131,10 +153,12 @@ def test_a_terminal_gets_text_and_anything_else_json() -> None:
     assert to_a_terminal.startswith("2")
 
 
-def test_libraries_log_from_warning() -> None:
+# Libraries log every request and every rebalance step at INFO.
+def test_lines_of_libraries_appear_from_warning() -> None:
     def write() -> None:
         LOG.debug("a")
         LOG.info("b")
+
         logging.getLogger("httpx").info("c")
         logging.getLogger("httpx").warning("d")
 
@@ -148,7 +172,12 @@ def test_configuring_again_does_not_duplicate_lines() -> None:
     def write() -> None:
         LOG.info("once")
 
-    assert logged(write, stream=stream).count("once") == 1
+    text = logged(write, stream=stream)
+
+    assert text.count("once") == 1
+
+
+# --- text from outside ---
 
 
 @pytest.mark.parametrize(
@@ -165,27 +194,34 @@ def test_configuring_again_does_not_duplicate_lines() -> None:
     ],
 )
 def test_no_outside_text_can_start_a_line_or_control_the_terminal(evil: str) -> None:
+    # The name of a field may come from outside as well.
+    fields = {"value": evil, evil: 1}
+
     def write() -> None:
-        LOG.info(evil, extra={"value": evil, evil: 1})
+        LOG.info(evil, extra=fields)
 
-    text = logged(write)
+    as_text = logged(write)
+    as_json = logged(write, json=True)
 
-    assert text.count("\n") == 1
-    assert text[:-1].isprintable()
-    assert logged(write, json=True).isascii()
+    assert as_text.count("\n") == 1
+    assert as_text.removesuffix("\n").isprintable()
+    assert as_json.isascii()
+    # JSON loses nothing: a reader gets the value back as it was.
     assert logged_as_json(write)["value"] == evil
 
 
 def test_a_traceback_in_text_is_indented_so_that_it_cannot_fake_a_line() -> None:
+    forged = "2030-01-01T00:00:00.000Z INFO forged"
+
     def write() -> None:
-        fail("one\n2030-01-01T00:00:00.000Z INFO forged")
+        fail(f"one\n{forged}")
 
-    lines = logged(write).splitlines()
+    first, *traceback = logged(write).splitlines()
 
-    assert lines[0].endswith("ERROR connector.test failed")
-    for line in lines[1:]:
+    assert first.endswith("ERROR connector.test failed")
+    for line in traceback:
         assert line.startswith("    ")
-    assert lines[-1] == "    2030-01-01T00:00:00.000Z INFO forged"
+    assert traceback[-1] == f"    {forged}"
 
 
 def test_a_traceback_in_json_is_a_field() -> None:
@@ -197,20 +233,31 @@ def test_a_traceback_in_json_is_a_field() -> None:
     assert line["exception"].endswith("ValueError: why")
 
 
-def test_long_values_messages_and_tracebacks_are_cut() -> None:
-    def write() -> None:
-        LOG.info("m" * 5_000, extra={"value": ["v" * 5_000]})
+def test_long_messages_and_values_are_cut() -> None:
+    fields = {"value": ["v" * 5_000]}
 
-    def write_traceback() -> None:
+    def write() -> None:
+        LOG.info("m" * 5_000, extra=fields)
+
+    as_json = logged_as_json(write)
+    as_text = logged(write)
+
+    assert len(as_json["message"]) == 4_000
+    assert len(as_json["value"]) == 2_000
+    # The message, the value, and a little for the rest of the line.
+    assert len(as_text) < 6_100
+
+
+def test_long_tracebacks_are_cut() -> None:
+    def write() -> None:
         fail("x" * 50_000)
 
     line = logged_as_json(write)
-    failure = logged_as_json(write_traceback)
 
-    assert len(line["message"]) == 4_000
-    assert len(line["value"]) == 2_000
-    assert len(logged(write)) < 6_100
-    assert len(failure["exception"]) == 16_000
+    assert len(line["exception"]) == 16_000
+
+
+# --- secrets ---
 
 
 @pytest.mark.parametrize("structured", [False, True], ids=["text", "json"])
@@ -226,44 +273,47 @@ def test_long_values_messages_and_tracebacks_are_cut() -> None:
     ],
 )
 def test_no_line_shows_a_secret(structured: bool, secret: str) -> None:
-    def write() -> None:
-        fields = {"value": {"header": secret}, secret: 1, "number": 12345678}
-        LOG.info("key %s", secret, extra=fields)
+    fields = {"value": {"header": secret}, secret: 1, "number": 12345678}
+    # Messages are cut after 4,000 characters and values after 2,000: within the secret.
+    padded_message = "x" * 3_990 + secret
+    padded_value = "x" * 1_990 + secret
 
-        # Messages are cut after 4,000 characters and values after 2,000: within the secret.
-        LOG.info("%s%s", "x" * 3_990, secret, extra={"value": "x" * 1_990 + secret})
+    def write() -> None:
+        LOG.info("key %s", secret, extra=fields)
+        LOG.info("%s", padded_message, extra={"value": padded_value})
         logging.getLogger(f"lib.{secret}").error("loud")
         fail(f"refused: {secret}")
 
-    line = logged(write, json=structured, secret=secret)
+    lines = logged(write, json=structured, secret=secret)
 
-    assert "***" in line
-    assert secret not in line
-    unescaped = line.replace("\\n", "\n").replace('\\"', '"').replace("\\\\", "\\")
-    assert secret not in unescaped
+    assert "***" in lines
+    assert secret not in lines
+    assert secret not in unescaped(lines)
     # Half a secret, left by cutting a message, is a leak too.
-    assert secret[:6] not in line
+    assert secret[:6] not in lines
 
 
+# The standard library prints the arguments of such a record on standard error.
 def test_a_record_that_fails_to_format_does_not_show_its_arguments(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def write() -> None:
-        LOG.info("%d keys", KEY)
-
-    text = logged(write)
+    text = logged(log_key_as_a_number)
 
     assert text == "cannot write a log record of connector.test\n"
-    assert KEY not in "".join(capsys.readouterr())
+    printed = capsys.readouterr()
+    assert KEY not in printed.out
+    assert KEY not in printed.err
 
 
+# Threads of Kafka's clients may log while the process exits.
 def test_a_closed_stream_is_ignored(capsys: pytest.CaptureFixture[str]) -> None:
     stream = io.StringIO()
     configure("INFO", stream=stream, json=False, secrets=list)
     stream.close()
+
     LOG.info("into the void")
 
-    assert "".join(capsys.readouterr()) == ""
+    assert capsys.readouterr() == ("", "")
 
 
 class TestBounded:
@@ -275,6 +325,7 @@ class TestBounded:
 
         bounded = Bounded(10.0, clock)
 
+        # Each message has an interval of its own.
         assert bounded.admit("a") == 0
         assert bounded.admit("a") is None
         assert bounded.admit("a") is None
@@ -293,7 +344,8 @@ class TestBounded:
 
         bounded = Bounded(10.0, clock, max_keys=2)
 
-        # Only two keys fit, so "a" and "b" are forgotten before they come again.
-        for key in "abcab":
+        # Two keys fit, so "a" and "b" are forgotten before they come again.
+        for key in ("a", "b", "c", "a", "b"):
             assert bounded.admit(key) == 0
+
         assert bounded.admit("b") is None

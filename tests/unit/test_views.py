@@ -40,51 +40,76 @@ SHARD = ShardId("all", 0)
 BATCH = Batch("all", ("BTC", "ETH"))
 
 
+class Group:
+    """The consumer group as Kafka describes it, or the error of asking for it."""
+
+    def __init__(self) -> None:
+        self.members: list[Member] = []
+        self.error: KafkaUnavailable | None = None
+        self.questions = 0
+
+    def list_members(self) -> tuple[Member, ...]:
+        self.questions += 1
+        if self.error is not None:
+            raise self.error
+        return tuple(self.members)
+
+
 class Bench:
     """A started worker's parts. Its one shard is open, and no loop runs."""
 
     def __init__(self) -> None:
         variables = {"GEX_UPSTREAM__API_KEY": "demo-key", "GEX_SYMBOLS": "BTC,ETH"}
-        config = load(None, variables)
-        health = Health(time.monotonic, Clock.now)
-        clock = Clock()
-        observer = MetricsObserver(Metrics(["all"]))
-        budget = Budget(60)
-        client = Client(config.upstream, ApiKey(config.upstream), budget)
-        polling = PollerContext(observer, clock, health, ME)
-        self.poller = Poller(config, client, budget, polling)
+        self.config = load(None, variables)
+        self.clock = Clock()
+        self.health = Health(time.monotonic, Clock.now)
+        self.observer = MetricsObserver(Metrics(["all"]))
+        self.budget = Budget(60)
         self.pool = ThreadPoolExecutor(1)
-        self.members: list[Member] | KafkaUnavailable = []
-        self.questions = 0
+        self.group = Group()
+
+        self.shard = self._open_shard()
+        self.shards: dict[ShardId, Shard] = {SHARD: self.shard}
+        self.poller = self._new_poller()
+        self.poller.cover([self.shard])
+        self.view = self._new_view()
+
+    def _new_poller(self) -> Poller:
+        upstream = self.config.upstream
+        client = Client(upstream, ApiKey(upstream), self.budget)
+        context = PollerContext(self.observer, self.clock, self.health, ME)
+        return Poller(self.config, client, self.budget, context)
+
+    def _open_shard(self) -> Shard:
         context = ShardContext(
-            observer,
-            clock,
+            self.observer,
+            self.clock,
             self.pool,
             ME,
             grace_seconds=0.0,
-            polling_changed=lambda: None,
+            polling_changed=ignore,
             startup=StartupDeadline(math.inf),
         )
-        rules = rules_of(config.feeds[0])
+        rules = rules_of(self.config.feeds[0])
         spec = ShardSpec(SHARD, rules, frozenset(BATCH.symbols))
-        self.shard = Shard(spec, MemoryLog, context)
-        opened = OpenShard(MemoryLog().open(), rules, ME, 0.0)
-        self.shard._enter(Phase.OPENING, None)
-        self.shard._enter(Phase.OPEN, opened)
-        self.shards: dict[ShardId, Shard] = {SHARD: self.shard}
-        self.view = WorkerView(
-            config, ME, health=health, clock=clock, shards=self.shards
-        )
-        self.view.live = StartedWorker(
-            self.poller, budget, self._list_members, self.pool
-        )
-        self.poller.cover([self.shard])
+        shard = Shard(spec, MemoryLog, context)
+        # Enter the phases directly: opening a shard would need its loop.
+        shard._enter(Phase.OPENING, None)
+        shard._enter(Phase.OPEN, OpenShard(MemoryLog().open(), rules, ME, 0.0))
+        return shard
 
-    def _list_members(self) -> tuple[Member, ...]:
-        self.questions += 1
-        if isinstance(self.members, KafkaUnavailable):
-            raise self.members
-        return tuple(self.members)
+    def _new_view(self) -> WorkerView:
+        view = WorkerView(
+            self.config,
+            ME,
+            health=self.health,
+            clock=self.clock,
+            shards=self.shards,
+        )
+        view.live = StartedWorker(
+            self.poller, self.budget, self.group.list_members, self.pool
+        )
+        return view
 
     def schedule(self) -> Any:
         return json.loads(self.view.schedule_json())
@@ -93,17 +118,37 @@ class Bench:
         [batch] = self.schedule()["batches"]
         return batch
 
+    def reason(self) -> str:
+        """Return the reason that the page gives for the next check."""
+        reason: str = self.batch()["why"]
+        return reason
+
     def status(self) -> Any:
+        # Forget the cached answer.
         self.view._cached_at = -math.inf
         return json.loads(self.view.status_json())
 
-    def answer(self, *moments: float) -> None:
-        """Answer checks with refreshes of both symbols, each seen as it is computed."""
-        for at in moments:
-            self.poller.schedule.start_check(BATCH, at)
-            computed_at = dict.fromkeys(BATCH.symbols, round(at * MICROS))
-            times = ComputedTimes(computed_at, 0.0)
-            self.poller.schedule.finish_check(BATCH, Outcome.ANSWERED, at, at, times)
+    def start_check(self, at: float) -> None:
+        self.poller.schedule.start_check(BATCH, at)
+
+    def fail_check(self, at: float) -> None:
+        self.start_check(at)
+        self.poller.schedule.finish_check(BATCH, Outcome.FAILED, at, at)
+
+    def answer_check(self, at: float) -> None:
+        """Answer a check with refreshes of both symbols, each seen as it is computed."""
+        self.start_check(at)
+        computed_at = dict.fromkeys(BATCH.symbols, round(at * MICROS))
+        times = ComputedTimes(computed_at, 0.0)
+        self.poller.schedule.finish_check(BATCH, Outcome.ANSWERED, at, at, times)
+
+
+def ignore() -> None:
+    """Do nothing about a change of the polled symbols."""
+
+
+def member(name: str, *shards: ShardId) -> Member:
+    return Member(name, "h", shards)
 
 
 @pytest.fixture
@@ -111,36 +156,50 @@ async def bench() -> Bench:
     return Bench()
 
 
+# --- the reason for the next check ---
+
+
 async def test_the_first_check_has_its_reason(bench: Bench) -> None:
-    assert bench.batch()["why"] == "the current state is not known yet"
+    assert bench.reason() == "the current state is not known yet"
 
 
 async def test_a_request_in_progress_has_no_next_check(bench: Bench) -> None:
-    bench.poller.schedule.start_check(BATCH, time.monotonic())
-    assert bench.batch()["why"] == "a request is in progress"
-    assert bench.batch()["next_check_at"] is None
+    bench.start_check(time.monotonic())
+
+    batch = bench.batch()
+    assert batch["why"] == "a request is in progress"
+    assert batch["next_check_at"] is None
 
 
 async def test_the_reason_counts_failed_checks(bench: Bench) -> None:
-    now = time.monotonic()
-    bench.poller.schedule.start_check(BATCH, now)
-    bench.poller.schedule.finish_check(BATCH, Outcome.FAILED, now, now)
-    assert bench.batch()["why"] == "the previous check failed (1 in a row)"
+    bench.fail_check(time.monotonic())
+
+    assert bench.reason() == "the previous check failed (1 in a row)"
+
+
+# A single refresh is no rhythm: the second one gives its period.
+async def test_an_unknown_rhythm_is_the_reason_after_a_single_refresh(
+    bench: Bench,
+) -> None:
+    bench.answer_check(time.monotonic())
+
+    expected = "no rhythm is known, or the next refresh is long overdue"
+    assert bench.reason() == expected
 
 
 async def test_the_reason_follows_the_rhythm_that_is_learnt(bench: Bench) -> None:
     now = time.monotonic()
-    bench.answer(now)
-    reason = "no rhythm is known, or the next refresh is long overdue"
-    assert bench.batch()["why"] == reason
 
-    bench.answer(now + 30, now + 60)
+    for refreshed_after in (0, 30, 60):
+        bench.answer_check(now + refreshed_after)
+
     batch = bench.batch()
-    expected = f"{batch['expected_refreshes']:.2f} refreshes are expected by then"
+    refreshes = f"{batch['expected_refreshes']:.2f} refreshes"
     assert batch["purpose"] == "expected"
-    assert batch["why"].startswith(expected)
+    assert batch["why"].startswith(f"{refreshes} are expected by then")
 
     rhythm = batch["symbols"][0]
+    # The tolerance covers the time between the two clocks' readings.
     next_refresh = pytest.approx(Clock.now() + 90 * MICROS, abs=5 * MICROS)
     assert rhythm["period_seconds"] == pytest.approx(30)
     assert rhythm["expected_at"] == next_refresh
@@ -149,58 +208,73 @@ async def test_the_reason_follows_the_rhythm_that_is_learnt(bench: Bench) -> Non
 async def test_a_reason_that_holds_all_batches_comes_first(bench: Bench) -> None:
     schedule = bench.poller.schedule
     now = time.monotonic()
-    bench.shard._enter(Phase.OPENING, None)
-    assert bench.batch()["why"].startswith("Kafka accepts no events")
 
+    bench.shard._enter(Phase.OPENING, None)
+    assert bench.reason().startswith("Kafka accepts no events")
+
+    # A pause of the upstream holds requests even after Kafka is back.
     schedule.pause(now + 100)
-    assert bench.batch()["why"] == "the upstream asked not to be called before then"
+    assert bench.reason() == "the upstream asked not to be called before then"
     answer = bench.schedule()
     next_check_at = answer["batches"][0]["next_check_at"]
     assert answer["held_until"] == next_check_at > answer["at"]
 
+    # An operator has to replace a refused key, so this reason comes before the others.
     schedule.pause_for_key(now + 200)
-    assert "refuses the API key" in bench.batch()["why"]
+    assert "refuses the API key" in bench.reason()
 
 
+# --- the group ---
+
+
+# Describing the group starts a process, which is too slow for every look at the page.
 async def test_the_group_is_queried_in_the_background_and_its_answer_is_kept(
     bench: Bench,
 ) -> None:
-    bench.members = [
-        Member("me", "h", ()),
-        Member("other", "h", (SHARD,)),
-    ]
+    bench.group.members = [member("me"), member("other", SHARD)]
+    # Nobody waits for the answer to the first question.
     unknown = {"id": "group", "members": None, "error": None}
     assert bench.status()["group"] == unknown
 
     assert await bench.view.owner_of(SHARD) == "other"
+
     members = bench.status()["group"]["members"]
     assert members == [
         {"name": "me", "host": "h", "me": True, "shards": []},
         {"name": "other", "host": "h", "me": False, "shards": ["all-0"]},
     ]
     assert await bench.view.owner_of(SHARD) == "other"
-    assert bench.questions == 1
+    assert bench.group.questions == 1
 
 
 async def test_simultaneous_requests_share_one_question(bench: Bench) -> None:
-    bench.members = [Member("other", "h", (SHARD,))]
+    bench.group.members = [member("other", SHARD)]
+
     requests = [bench.view.owner_of(SHARD) for _ in range(5)]
-    assert await asyncio.gather(*requests) == ["other"] * 5
-    assert bench.questions == 1
+    owners = await asyncio.gather(*requests)
+
+    assert owners == ["other"] * 5
+    assert bench.group.questions == 1
 
 
 async def test_a_group_that_cannot_be_described_shows_the_error(bench: Bench) -> None:
-    bench.members = KafkaUnavailable("describing the group: no answer")
+    bench.group.error = KafkaUnavailable("describing the group: no answer")
+
     assert await bench.view.owner_of(SHARD) is None
+
     group = bench.status()["group"]
     assert group["members"] is None
     assert group["error"] == "describing the group: no answer"
 
 
+# --- the symbols ---
+
+
 async def test_a_symbol_of_another_worker_has_no_state(bench: Bench) -> None:
     bench.shards.clear()
-    known = {"feed", "symbol", "shard", "owned"}
+
+    known_from_configuration = {"feed", "symbol", "shard", "owned"}
     for row in bench.status()["symbols"]:
         assert row["owned"] is False
-        for name in row.keys() - known:
+        for name in row.keys() - known_from_configuration:
             assert row[name] is None, name
