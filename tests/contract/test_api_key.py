@@ -6,6 +6,7 @@ import asyncio
 import os
 import ssl
 import sys
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -27,140 +28,144 @@ from tests.support.upstream_server import (
     refusal,
     replying,
     running_server,
+    upstream_at,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Mapping
     from pathlib import Path
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with running_server() as running:
-        yield running
-
-
-@pytest.fixture
-async def fetcher(server: Server) -> AsyncIterator[Fetcher]:
-    upstream = Upstream(base_url=server.url, api_key=Secret(KEY))
-    async with fetching(upstream) as created:
-        yield created
+def file(tmp_path: Path) -> Path:
+    """A key file with the key that is configured."""
+    path = tmp_path / "key"
+    path.write_text(KEY)
+    return path
 
 
 def key_in_file(file: Path) -> ApiKey:
     """Return the key as after the start: the file had it when it was configured."""
-    file.write_text(KEY)
     return ApiKey(Upstream(api_key=Secret(KEY), api_key_file=str(file)))
 
 
-Reply = tuple[int, bytes, dict[str, str]]
+def rotate(key: ApiKey, file: Path) -> None:
+    """Let the file have another key, and the client use it."""
+    file.write_text(f"{OTHER_KEY}\n\n")
+    assert key.refresh()
 
-# Replies that repeat the key: status, body and headers. "Cut" means that our limits for
-# texts from outside fall within the key, so that only a part of it is left to find.
-ECHOES: Final[dict[str, Reply]] = {
-    "message": (401, refusal("UNAUTHORIZED", f"unknown key {KEY}"), {}),
-    "message_cut_in_the_key": (401, refusal("UNAUTHORIZED", "x" * 180 + KEY), {}),
-    "message_cut_at_the_end": (401, refusal("UNAUTHORIZED", "x" * 480 + KEY), {}),
-    "code": (401, refusal(KEY), {}),
-    "details": (
-        422,
-        refusal(
-            "VALIDATION_ERROR", details={"errors": [{"headers": {"X-API-Key": KEY}}]}
-        ),
-        {},
+
+@dataclass(frozen=True)
+class Echo:
+    """A reply that repeats the key."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def unauthorized(message: str) -> Echo:
+    return Echo(401, refusal("UNAUTHORIZED", message))
+
+
+def invalid(fault: object) -> Echo:
+    details = {"errors": [fault]}
+    return Echo(422, refusal("VALIDATION_ERROR", details=details))
+
+
+# "Cut" means that our limits for texts from outside fall within the key, so that only a part
+# of it is left to find and to hide.
+ECHOES: Final[dict[str, Echo]] = {
+    # In the fields of the API's own errors.
+    "message": unauthorized(f"unknown key {KEY}"),
+    "message_cut_in_the_key": unauthorized("x" * 180 + KEY),
+    "message_cut_at_the_end": unauthorized("x" * 480 + KEY),
+    "code": Echo(401, refusal(KEY)),
+    "details": invalid({"headers": {"X-API-Key": KEY}}),
+    "details_cut": invalid("y" * 170 + KEY),
+    # Support asks for the request's id, so we log it and publish it.
+    "request_id": Echo(503, refusal("UPSTREAM_ERROR", request_id=KEY)),
+    "request_id_header": Echo(503, headers={"X-Request-ID": f"{KEY}/1"}),
+    "request_id_header_cut": Echo(503, headers={"X-Request-ID": "z" * 180 + KEY}),
+    # In bodies that cannot be decoded: their beginning becomes part of our error.
+    "html": Echo(502, f"<html>{KEY}</html>".encode()),
+    "truncated_json": Echo(
+        200, f'{{"success":false,"error":{{"message":"{KEY}'.encode()
     ),
-    "details_cut": (
-        422,
-        refusal("VALIDATION_ERROR", details={"errors": ["y" * 170 + KEY]}),
-        {},
-    ),
-    "request_id": (503, refusal("UPSTREAM_ERROR", request_id=KEY), {}),
-    "request_id_header": (503, b"", {"X-Request-ID": f"{KEY}/1"}),
-    "request_id_header_cut": (503, b"", {"X-Request-ID": "z" * 180 + KEY}),
-    "html": (502, f"<html>{KEY}</html>".encode(), {}),
-    "truncated_json": (
-        200,
-        f'{{"success":false,"error":{{"message":"{KEY}'.encode(),
-        {},
-    ),
-    "json_key": (200, encoded({KEY: KEY}), {}),
-    "wrong_type": (200, encoded({"data": KEY}), {}),
-    "content_encoding": (200, b"x", {"Content-Encoding": KEY}),
-    "content_encoding_cut": (200, b"x", {"Content-Encoding": "zzz" + KEY}),
-    "location": (302, b"", {"Location": f"https://login.example/?key={KEY}"}),
-    "retry_after": (429, b"", {"Retry-After": KEY}),
+    "json_key": Echo(200, encoded({KEY: KEY})),
+    "wrong_type": Echo(200, encoded({"data": KEY})),
+    # In headers that an error quotes.
+    "content_encoding": Echo(200, b"x", {"Content-Encoding": KEY}),
+    "content_encoding_cut": Echo(200, b"x", {"Content-Encoding": "zzz" + KEY}),
+    "location": Echo(302, headers={"Location": f"https://login.example/?key={KEY}"}),
+    "retry_after": Echo(429, headers={"Retry-After": KEY}),
 }
 
 
 class TestSecrecy:
-    @pytest.mark.parametrize(("status", "body", "headers"), ECHOES.values(), ids=ECHOES)
+    @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
     async def test_key_that_the_server_repeats_is_not_in_the_error(
-        self,
-        server: Server,
-        fetcher: Fetcher,
-        status: int,
-        body: bytes,
-        headers: dict[str, str],
+        self, server: Server, fetcher: Fetcher, echo: Echo
     ) -> None:
-        server.handler = replying(body, status, headers)
+        server.handler = replying(echo.body, echo.status, echo.headers)
+
         error = await fetcher.fail()
+
         assert_hidden(error, error.request_id)
 
     async def test_key_that_the_server_repeats_is_not_in_the_answer(
         self, server: Server, fetcher: Fetcher
     ) -> None:
+        # The answer's meta data are published with every event.
         meta = {**META, "request_id": KEY, "exchanges_filtered": [KEY]}
         results = {"BTCUSDT": {"echo": KEY}}
         body = encoded({"data": {"results": results}, "meta": meta})
         server.handler = replying(body)
+
         assert_hidden(await fetcher.fetch())
 
     async def test_key_that_was_rotated_during_the_request_is_not_in_the_error(
-        self, server: Server, tmp_path: Path
+        self, server: Server, file: Path
     ) -> None:
-        file = tmp_path / "key"
-        file.write_text(KEY)
-        upstream = Upstream(
-            base_url=server.url, api_key=Secret(KEY), api_key_file=str(file)
-        )
+        upstream = upstream_at(server.url, api_key_file=str(file))
         async with fetching(upstream) as fetcher:
-            # By the time of the reply, the current key is another one.
+            # By the time of the reply, the current key is another one. The reply repeats
+            # the key that was sent, so hiding the current key is not enough.
             async def rotate_and_repeat(request: web.Request) -> web.StreamResponse:
-                file.write_text(f"{OTHER_KEY}\n\n")
-                assert fetcher.key.refresh()
-                body = refusal(
-                    "UNAUTHORIZED", f"bad key {request.headers['X-API-Key']}"
-                )
+                rotate(fetcher.key, file)
+                sent = request.headers["X-API-Key"]
+                body = refusal("UNAUTHORIZED", f"bad key {sent}")
                 return web.Response(body=body, status=401)
 
             server.handler = rotate_and_repeat
+
             assert_hidden(await fetcher.fail())
 
     def test_key_is_not_in_the_text_of_its_holder(self) -> None:
         key = ApiKey(Upstream(api_key=Secret(KEY)))
+
+        # Debuggers and crash reports show the attributes of objects.
         assert_hidden(key, key.secret, vars(key))
 
 
 class TestRotation:
     async def test_next_request_has_the_key_that_the_file_has_now(
-        self, server: Server, tmp_path: Path
+        self, server: Server, file: Path, tmp_path: Path
     ) -> None:
-        file = tmp_path / "key"
-        file.write_text(KEY)
-        new = tmp_path / "new"
-        upstream = Upstream(
-            base_url=server.url, api_key=Secret(KEY), api_key_file=str(file)
-        )
+        upstream = upstream_at(server.url, api_key_file=str(file))
         async with fetching(upstream) as fetcher:
             assert not fetcher.key.refresh()
             await fetcher.fetch()
 
-            # Replace the file atomically, as tools that rotate secrets do.
+            # Replace the file atomically, as tools that rotate secrets do. The blanks are
+            # those that an editor or `echo` adds.
+            new = tmp_path / "new"
             new.write_text(f"  {OTHER_KEY}\n")
             new.replace(file)
             assert fetcher.key.refresh()
             assert not fetcher.key.refresh()
             await fetcher.fetch()
+
         sent = [request.headers["X-API-Key"] for request in server.requests]
         assert sent == [KEY, OTHER_KEY]
 
@@ -170,51 +175,56 @@ class TestRotation:
         ids=["empty", "blank", "words", "long", "bin"],
     )
     def test_file_without_a_key_changes_nothing_until_it_has_one(
-        self, tmp_path: Path, content: str
+        self, file: Path, content: str
     ) -> None:
-        file = tmp_path / "key"
         key = key_in_file(file)
+
+        # A tool that does not replace the file atomically truncates or removes it first.
         file.write_text(content)
         assert not key.refresh()
         file.unlink()
         assert not key.refresh()
         assert key.secret == Secret(KEY)
+
         file.write_text(OTHER_KEY)
         assert key.refresh()
         assert key.secret == Secret(OTHER_KEY)
 
     def test_file_written_again_with_the_same_key_is_not_a_change(
-        self, tmp_path: Path
+        self, file: Path
     ) -> None:
-        file = tmp_path / "key"
         key = key_in_file(file)
         file.write_text(f"{KEY}\n")
+
         assert not key.refresh()
 
     def test_file_without_a_key_is_logged_once(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, file: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        file = tmp_path / "key"
         key = key_in_file(file)
         file.write_text("")
+
+        # The file is read periodically: a line each time would fill the log.
         for _ in range(3):
             assert not key.refresh()
+
         assert key.secret == Secret(KEY)
         assert [record.message for record in caplog.records] == [
             "cannot read API key file; keeping the previous key"
         ]
 
     def test_key_rotated_between_configuration_and_start_is_found(
-        self, tmp_path: Path
+        self, file: Path
     ) -> None:
-        file = tmp_path / "key"
         key = key_in_file(file)
         file.write_text(OTHER_KEY)
+
         assert key.refresh()
         assert key.secret == Secret(OTHER_KEY)
 
     def test_without_a_file_the_key_never_changes(self) -> None:
         key = ApiKey(Upstream(api_key=Secret(KEY)))
+
         assert not key.refresh()
 
 
@@ -241,12 +251,24 @@ async def main() -> None:
 
 asyncio.run(main())
 """
+ANSWERED: Final = "['ETHUSDT']"
+
+
+async def output_of_fetch(url: str, variables: Mapping[str, str]) -> str:
+    """Fetch in a process of its own, and return its answer or its error."""
+    # Python's own warnings would add lines to the output.
+    command = (sys.executable, "-W", "ignore", "-c", FETCH, url)
+    process = await asyncio.create_subprocess_exec(
+        *command, env=variables, stdout=asyncio.subprocess.PIPE
+    )
+    stdout, _ = await process.communicate()
+    return stdout.decode()
 
 
 @pytest.mark.parametrize(
     ("name", "is_trusted", "output"),
     [
-        ("127.0.0.1", True, "['ETHUSDT']"),
+        ("127.0.0.1", True, ANSWERED),
         ("127.0.0.1", False, "certificate verify failed"),
         ("api.example.com", True, "certificate is not valid for '127.0.0.1'"),
     ],
@@ -262,17 +284,13 @@ async def test_server_with_a_wrong_certificate_receives_nothing(
     variables = dict(os.environ)
     if is_trusted:
         variables["SSL_CERT_FILE"] = str(tmp_path / "authority.pem")
+
     async with running_server(context) as server:
-        client = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            FETCH,
-            server.url,
-            env=variables,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        stdout, _ = await client.communicate()
-    assert output in stdout.decode()
-    assert len(server.requests) == (1 if output == "['ETHUSDT']" else 0)
+        shown = await output_of_fetch(server.url, variables)
+
+    # The key is in the request's headers, so not even one request may arrive.
+    assert output in shown
+    expected_requests = 0
+    if output == ANSWERED:
+        expected_requests = 1
+    assert len(server.requests) == expected_requests

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from aiohttp import web
 
-from connector.config.model import Upstream
-from connector.config.secrets import Secret
 from connector.core.decode import RateLimit
 from connector.core.model import Status
 from connector.errors import (
@@ -44,16 +42,13 @@ from tests.support.upstream_server import (
     refusal,
     replying,
     running_server,
+    upstream_at,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with running_server() as running:
-        yield running
+MEBIBYTE: Final = 2**20
 
 
 @pytest.fixture
@@ -64,18 +59,9 @@ async def elsewhere() -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-async def fetcher(server: Server) -> AsyncIterator[Fetcher]:
-    upstream = Upstream(
-        base_url=f"{server.url}/v2/", api_key=Secret(KEY), timeout_seconds=20
-    )
-    async with fetching(upstream) as created:
-        yield created
-
-
-@pytest.fixture
 async def impatient(server: Server) -> AsyncIterator[Fetcher]:
     """A client with a short time-out."""
-    upstream = Upstream(base_url=server.url, api_key=Secret(KEY), timeout_seconds=0.25)
+    upstream = upstream_at(server.url, timeout_seconds=0.25)
     async with fetching(upstream) as created:
         yield created
 
@@ -84,24 +70,33 @@ class TestRequest:
     async def test_it_has_the_documented_form(
         self, server: Server, fetcher: Fetcher
     ) -> None:
-        await fetcher.fetch(
-            LevelsRequest(("ETHUSDT", "BTCUSDT"), ("okx", "bybit"), ("ranked", "zones"))
+        full = LevelsRequest(
+            symbols=("ETHUSDT", "BTCUSDT"),
+            exchanges=("okx", "bybit"),
+            include=("ranked", "zones"),
         )
+
+        await fetcher.fetch(full)
         await fetcher.fetch(LevelsRequest(("BTCUSDT",)))
+
         first, second = server.requests
-        assert (first.method, first.path) == ("GET", "/v2/multi/gex/levels")
+        assert first.method == "GET"
+        assert first.path == "/v2/multi/gex/levels"
         assert dict(first.query) == {
             "symbols": "ETHUSDT,BTCUSDT",
             "exchanges": "okx,bybit",
             "include": "ranked,zones",
         }
         assert dict(second.query) == {"symbols": "BTCUSDT"}
+        # Servers and proxies log the URL, but not this header.
         assert first.headers["X-API-Key"] == KEY
         assert KEY not in first.path_qs
 
     async def test_connection_is_kept(self, server: Server, fetcher: Fetcher) -> None:
         for _ in range(3):
             await fetcher.fetch()
+
+        # A handshake for each request would add a round trip or two to every detection.
         connections = {id(request.transport) for request in server.requests}
         assert len(connections) == 1
 
@@ -109,13 +104,17 @@ class TestRequest:
     async def test_redirect_is_not_followed_and_the_key_goes_nowhere_else(
         self, server: Server, elsewhere: Server, fetcher: Fetcher, status: int
     ) -> None:
-        for location in (
+        # An absolute URL, a path on the same server, and a URL without its scheme.
+        locations = (
             f"{elsewhere.url}/v2/multi/gex/levels",
             "/v2/other",
-            f"//{elsewhere.url[7:]}/",
-        ):
+            f"{elsewhere.url.removeprefix('http:')}/",
+        )
+        for location in locations:
             server.handler = replying(b"", status, {"Location": location})
-            assert type(await fetcher.fail()) is BadResponse
+            error = await fetcher.fail()
+            assert type(error) is BadResponse
+
         assert len(server.requests) == 3
         assert {request.path for request in server.requests} == {"/v2/multi/gex/levels"}
         assert elsewhere.requests == []
@@ -124,11 +123,15 @@ class TestRequest:
     async def test_dropped_connection_is_a_single_request(
         self, server: Server, fetcher: Fetcher, requests_before: int
     ) -> None:
-        """The HTTP library repeats requests on dropped connections by default."""
+        # The HTTP library repeats a request on a reused connection by default. The budget
+        # would count one request while the upstream counts two.
         for _ in range(requests_before):
             await fetcher.fetch()
         server.handler = drop
-        assert type(await fetcher.fail()) is UpstreamUnavailable
+
+        error = await fetcher.fail()
+
+        assert type(error) is UpstreamUnavailable
         assert len(server.requests) == requests_before + 1
 
 
@@ -137,6 +140,7 @@ class TestAnswer:
         before = time.time_ns() // 1000
         answer = await fetcher.fetch()
         after = time.time_ns() // 1000
+
         assert before <= answer.sent_at <= answer.received_at <= after
         assert answer.response.meta.request_id == "req-1"
         entry = answer.response.answers["BTCUSDT"]
@@ -149,6 +153,7 @@ class TestAnswer:
     ) -> None:
         headers = {"Content-Encoding": encoding}
         server.handler = replying(gzip.compress(LEVELS), headers=headers)
+
         answer = await fetcher.fetch()
         assert answer.response.answers["ETHUSDT"] == b"{}"
 
@@ -157,6 +162,7 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("status", "code", "kind"),
         [
+            # The documented pairs of status and code.
             (400, "VALIDATION_ERROR", RequestRefused),
             (422, "VALIDATION_ERROR", RequestRefused),
             (404, "NOT_FOUND", NothingFound),
@@ -167,14 +173,17 @@ class TestRefusal:
             (502, "UPSTREAM_ERROR", UpstreamUnavailable),
             (503, "UPSTREAM_ERROR", UpstreamUnavailable),
             (504, "UPSTREAM_ERROR", UpstreamUnavailable),
+            # A code counts even if the status denies that there is an error.
             (200, "VALIDATION_ERROR", RequestRefused),
             (200, "RATE_LIMIT_EXCEEDED", RateLimited),
             (200, "UNAUTHORIZED", KeyRefused),
+            # With a code that we do not know, the status decides.
             (500, "SOMETHING_NEW", UpstreamUnavailable),
             (401, "SOMETHING_NEW", KeyRefused),
             (429, "SOMETHING_NEW", RateLimited),
             (418, "SOMETHING_NEW", BadResponse),
             (200, "SOMETHING_NEW", BadResponse),
+            # A code of another type than text.
             (200, None, BadResponse),
             (503, ["UNAUTHORIZED"], UpstreamUnavailable),
         ],
@@ -189,9 +198,13 @@ class TestRefusal:
     ) -> None:
         headers = {"X-Request-ID": "req-header"}
         server.handler = replying(refusal(code), status, headers)
+
         error = await fetcher.fail()
+
         assert type(error) is kind
-        assert (error.status, error.request_id) == (status, "req-header")
+        assert error.status == status
+        # The header takes precedence over the id in the body.
+        assert error.request_id == "req-header"
         assert len(server.requests) == 1
 
     async def test_error_says_why_a_request_was_refused(
@@ -199,7 +212,9 @@ class TestRefusal:
     ) -> None:
         details = {"errors": ["symbols: XXX"]}
         server.handler = replying(refusal("VALIDATION_ERROR", details=details), 422)
+
         error = await fetcher.fail()
+
         assert isinstance(error, RequestRefused)
         assert "symbols: XXX" in str(error)
         assert not isinstance(error, NothingFound)
@@ -209,7 +224,9 @@ class TestRefusal:
         self, server: Server, fetcher: Fetcher
     ) -> None:
         server.handler = replying(refusal("NOT_FOUND"), 404)
+
         error = await fetcher.fail()
+
         assert isinstance(error, RequestRefused)
         assert isinstance(error, NothingFound)
 
@@ -218,6 +235,8 @@ class TestBrokenReply:
     @pytest.mark.parametrize(
         ("status", "kind"),
         [
+            # A 404 or a 422 without the API's own body comes from a proxy. To read it as
+            # "no such symbol" would publish MISSING for every symbol during its outage.
             (200, BadResponse),
             (204, BadResponse),
             (302, BadResponse),
@@ -225,12 +244,14 @@ class TestBrokenReply:
             (404, BadResponse),
             (407, BadResponse),
             (422, BadResponse),
+            # These mean the same from a proxy as from the API.
             (401, KeyRefused),
             (403, KeyRefused),
             (429, RateLimited),
             (500, UpstreamUnavailable),
             (502, UpstreamUnavailable),
             (503, UpstreamUnavailable),
+            # Cloudflare's "unknown error", which no standard lists.
             (520, UpstreamUnavailable),
         ],
     )
@@ -248,15 +269,22 @@ class TestBrokenReply:
         body: bytes,
     ) -> None:
         server.handler = replying(body, status, {"Content-Type": "text/html"})
+
         error = await fetcher.fail()
-        assert (type(error), error.status) == (kind, status)
+
+        assert type(error) is kind
+        assert error.status == status
         assert len(server.requests) == 1
 
     async def test_error_status_with_levels_in_the_body_is_an_error(
         self, server: Server, fetcher: Fetcher
     ) -> None:
+        # A proxy that serves an old answer during an outage may send this.
         server.handler = replying(LEVELS, 503)
-        assert type(await fetcher.fail()) is UpstreamUnavailable
+
+        error = await fetcher.fail()
+
+        assert type(error) is UpstreamUnavailable
 
     async def test_body_cut_off_by_the_connection_is_an_error(
         self, server: Server, fetcher: Fetcher
@@ -266,12 +294,16 @@ class TestBrokenReply:
             response = web.StreamResponse(headers=headers)
             await response.prepare(request)
             await response.write(LEVELS[:100])
+            # The rest of the declared length never comes.
             assert request.transport is not None
             request.transport.close()
             return response
 
         server.handler = cut
-        assert type(await fetcher.fail()) is UpstreamUnavailable
+
+        error = await fetcher.fail()
+
+        assert type(error) is UpstreamUnavailable
         assert len(server.requests) == 1
 
     async def test_huge_body_is_not_read_to_its_end(
@@ -284,28 +316,34 @@ class TestBrokenReply:
             response = web.StreamResponse()
             await response.prepare(request)
             for _ in range(20):
-                await response.write(b" " * 2**20)
+                await response.write(b" " * MEBIBYTE)
                 written += 1
             return response
 
         server.handler = huge
+
         error = await fetcher.fail()
+
         assert type(error) is BadResponse
         assert "body is larger than 1048576 bytes" in str(error)
+        # The socket's buffers hold some of it; the server cannot write the rest.
         assert written < 20
 
     async def test_small_body_that_decompresses_to_a_huge_one_is_rejected(
         self, server: Server, fetcher: Fetcher
     ) -> None:
-        compressor = zlib.compressobj(9, wbits=31)
-        bomb = compressor.compress(bytes(64 * 2**20)) + compressor.flush()
-        assert len(bomb) < 2**20
+        # The compressed body passes the limit, so decompression must stop by itself.
+        bomb = gzip.compress(bytes(64 * MEBIBYTE))
+        assert len(bomb) < MEBIBYTE
         server.handler = replying(bomb, headers={"Content-Encoding": "gzip"})
+
         tracemalloc.start()
-        assert type(await fetcher.fail()) is BadResponse
-        peak = tracemalloc.get_traced_memory()[1]
+        error = await fetcher.fail()
+        _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < 32 * 2**20
+
+        assert type(error) is BadResponse
+        assert peak < 32 * MEBIBYTE
 
     @pytest.mark.parametrize(
         ("body", "encoding"),
@@ -324,7 +362,10 @@ class TestBrokenReply:
         self, server: Server, fetcher: Fetcher, body: bytes, encoding: str
     ) -> None:
         server.handler = replying(body, headers={"Content-Encoding": encoding})
-        assert type(await fetcher.fail()) is BadResponse
+
+        error = await fetcher.fail()
+
+        assert type(error) is BadResponse
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize(
@@ -337,13 +378,20 @@ class TestBrokenReply:
         ],
     )
     async def test_status_counts_even_if_the_body_cannot_be_read(
-        self, server: Server, fetcher: Fetcher, status: int, kind: type[UpstreamError]
+        self,
+        server: Server,
+        fetcher: Fetcher,
+        status: int,
+        kind: type[UpstreamError],
     ) -> None:
-        headers = {"Content-Encoding": "br", "Retry-After": "17"}
         # We cannot read Brotli, but status and headers are enough to act on.
+        headers = {"Content-Encoding": "br", "Retry-After": "17"}
         server.handler = replying(b"\x1b\x2a", status, headers)
+
         error = await fetcher.fail()
-        assert (type(error), error.retry_after_seconds) == (kind, 17)
+
+        assert type(error) is kind
+        assert error.retry_after_seconds == 17
         assert "unsupported Content-Encoding 'br' (requested gzip)" in str(error)
 
     async def test_headers_that_are_too_large_are_an_error_and_a_single_request(
@@ -351,7 +399,9 @@ class TestBrokenReply:
     ) -> None:
         # The HTTP library quotes such headers in its error.
         server.handler = replying(headers={"X-Large": KEY * 2_000})
+
         error = await fetcher.fail()
+
         assert_hidden(str(error))
         assert len(server.requests) == 1
 
@@ -371,10 +421,12 @@ class TestBrokenReply:
     async def test_malformed_status_line_or_header_is_an_upstream_error(
         self, raw: bytes
     ) -> None:
-        async with raw_server(raw) as url:
-            upstream = Upstream(base_url=url, api_key=Secret(KEY))
-            async with fetching(upstream) as fetcher:
-                assert isinstance(await fetcher.fail(), UpstreamError)
+        # The HTTP library can raise ValueError or UnicodeError for such replies. Outside of
+        # our own errors, that would end the process as a defect.
+        async with raw_server(raw) as url, fetching(upstream_at(url)) as fetcher:
+            error = await fetcher.fail()
+
+        assert isinstance(error, UpstreamError)
 
     @pytest.mark.parametrize(
         "header",
@@ -384,26 +436,30 @@ class TestBrokenReply:
     async def test_header_that_http_forbids_is_an_upstream_error(
         self, header: bytes
     ) -> None:
-        head = b"HTTP/1.1 200 OK\r\nX-Request-ID: %b\r\n\r\n{}" % header
-        async with raw_server(head) as url:
-            upstream = Upstream(base_url=url, api_key=Secret(KEY))
-            async with fetching(upstream) as fetcher:
-                error = await fetcher.fail()
+        raw = b"HTTP/1.1 200 OK\r\nX-Request-ID: %b\r\n\r\n{}" % header
+        async with raw_server(raw) as url, fetching(upstream_at(url)) as fetcher:
+            error = await fetcher.fail()
+
+        # Errors are logged, and request ids are published: both must stay short.
         assert len(str(error)) < 600
         assert len(error.request_id or "") <= 200
 
 
 class TestTimeout:
     async def test_refused_connection_means_the_upstream_is_unavailable(self) -> None:
-        upstream = Upstream(base_url="http://127.0.0.1:1", api_key=Secret(KEY))
-        async with fetching(upstream) as fetcher:
-            assert type(await fetcher.fail()) is UpstreamUnavailable
+        # Nothing listens on port 1 (tcpmux).
+        async with fetching(upstream_at("http://127.0.0.1:1")) as fetcher:
+            error = await fetcher.fail()
+
+        assert type(error) is UpstreamUnavailable
 
     async def test_reply_that_never_comes_ends_with_the_time_out(
         self, server: Server, impatient: Fetcher
     ) -> None:
         server.handler = server.hang
+
         error = await impatient.fail()
+
         assert type(error) is UpstreamUnavailable
         assert str(error) == "no response within 0.25 s (upstream.timeout_seconds)"
         assert len(server.requests) == 1
@@ -418,15 +474,20 @@ class TestTimeout:
                 await response.write(b" ")
                 await asyncio.sleep(0.02)  # the server's slowness, not the test's
 
+        # A limit for each read would start again with every byte.
         server.handler = trickle
         started = time.monotonic()
-        assert type(await impatient.fail()) is UpstreamUnavailable
+
+        error = await impatient.fail()
+
+        assert type(error) is UpstreamUnavailable
         assert time.monotonic() - started < 5
 
     async def test_declared_length_reserves_no_memory(
         self, server: Server, impatient: Fetcher
     ) -> None:
         async def promise(request: web.Request) -> web.StreamResponse:
+            # A terabyte is announced.
             headers = {"Content-Length": str(2**40), **JSON}
             response = web.StreamResponse(headers=headers)
             await response.prepare(request)
@@ -434,11 +495,14 @@ class TestTimeout:
             return await server.hang(request)
 
         server.handler = promise
+
         tracemalloc.start()
-        assert type(await impatient.fail()) is UpstreamUnavailable
-        peak = tracemalloc.get_traced_memory()[1]
+        error = await impatient.fail()
+        _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < 8 * 2**20
+
+        assert type(error) is UpstreamUnavailable
+        assert peak < 8 * MEBIBYTE
 
 
 class TestRetryAfter:
@@ -450,10 +514,13 @@ class TestRetryAfter:
         [
             ("30", 30.0),
             ("0", 0.0),
+            # A mistaken server must not silence us for longer than an hour.
             ("99999999", 3600.0),
+            # Neither seconds nor a date.
             ("-5", None),
             ("soon", None),
             ("", None),
+            # Python refuses to convert thousands of digits, with a ValueError.
             ("9" * 500, None),
         ],
     )
@@ -466,7 +533,9 @@ class TestRetryAfter:
         body: bytes,
     ) -> None:
         server.handler = replying(body, 429, {"Retry-After": header})
+
         error = await fetcher.fail()
+
         assert isinstance(error, RateLimited)
         assert error.retry_after_seconds == seconds
 
@@ -480,13 +549,16 @@ class TestRetryAfter:
     async def test_header_may_be_a_date_by_the_servers_clock(
         self, server: Server, fetcher: Fetcher, later: timedelta, seconds: float
     ) -> None:
+        # Far from our clock: only the difference of the two dates may count.
         date = datetime(2001, 2, 3, tzinfo=UTC)
         headers = {
             "Date": format_datetime(date, usegmt=True),
             "Retry-After": format_datetime(date + later, usegmt=True),
         }
         server.handler = replying(b"", 503, headers)
+
         error = await fetcher.fail()
+
         assert error.retry_after_seconds == seconds
 
     @pytest.mark.parametrize(
@@ -495,20 +567,28 @@ class TestRetryAfter:
             (12, 12.0),
             (1.5, 1.5),
             (0, 0.0),
+            # Too large for a float.
             (10**400, 3600.0),
             (-3, 0.0),
+            # Of another type.
             ("5", None),
             (None, None),
             ([], None),
         ],
     )
     async def test_body_may_have_it_instead(
-        self, server: Server, fetcher: Fetcher, in_body: Any, seconds: float | None
+        self,
+        server: Server,
+        fetcher: Fetcher,
+        in_body: Any,
+        seconds: float | None,
     ) -> None:
         details = {"retry_after_seconds": in_body}
         body = refusal("RATE_LIMIT_EXCEEDED", details=details)
         server.handler = replying(body, 429)
+
         error = await fetcher.fail()
+
         assert error.retry_after_seconds == seconds
 
     @pytest.mark.parametrize("status", [429, 500, 503, 418])
@@ -516,22 +596,29 @@ class TestRetryAfter:
         self, server: Server, fetcher: Fetcher, status: int
     ) -> None:
         server.handler = replying(b"", status, {"Retry-After": "17"})
+
         await fetcher.fail()
+
         assert 15 < fetcher.wait_seconds <= 17
 
     async def test_429_without_it_pauses_for_some_seconds(
         self, server: Server, fetcher: Fetcher
     ) -> None:
+        # Without a pause, every further request of this minute would be refused as well.
         server.handler = replying(b"", 429)
+
         await fetcher.fail()
+
         assert 4 < fetcher.wait_seconds <= 5
 
     @pytest.mark.parametrize(
         ("status", "body", "retry_after"),
         [
+            # The next key or the other batches may work at once.
             (401, b"", "17"),
             (404, refusal("NOT_FOUND"), "17"),
             (422, refusal("VALIDATION_ERROR"), "17"),
+            # The server allows a retry at once.
             (503, b"", "0"),
         ],
     )
@@ -544,7 +631,9 @@ class TestRetryAfter:
         retry_after: str,
     ) -> None:
         server.handler = replying(body, status, {"Retry-After": retry_after})
+
         await fetcher.fail()
+
         assert fetcher.wait_seconds == 0
 
     async def test_waiting_requests_wait_for_it_too_and_keep_their_order(
@@ -557,10 +646,12 @@ class TestRetryAfter:
         for symbol in symbols:
             fetch = fetcher.fetch(LevelsRequest((symbol,)))
             fetches.append(asyncio.create_task(fetch))
+        # Let each of them start to wait.
         await asyncio.sleep(0)
         until = time.monotonic() + 1.0
         fetcher.budget.pause(until)
         await asyncio.gather(*fetches)
+
         assert until <= time.monotonic() < until + 1
         sent = [request.query["symbols"] for request in server.requests]
         assert sent == list(symbols)
@@ -568,16 +659,19 @@ class TestRetryAfter:
 
 class TestBudget:
     async def test_waiting_requests_never_exceed_it(self, server: Server) -> None:
-        upstream = Upstream(
-            base_url=server.url, api_key=Secret(KEY), max_requests_per_minute=2
-        )
+        upstream = upstream_at(server.url, max_requests_per_minute=2)
         async with fetching(upstream) as fetcher:
+            # The pause ends for all of them at once: only two of five may go.
             fetcher.budget.pause(time.monotonic() + 0.1)
-            fetches = [asyncio.create_task(fetcher.fetch()) for _ in range(5)]
+            fetches = []
+            for _ in range(5):
+                fetches.append(asyncio.create_task(fetcher.fetch()))
             done, waiting = await asyncio.wait(fetches, timeout=1)
             for fetch in waiting:
                 fetch.cancel()
-            assert len(done) == len(server.requests) == 2
+
+            assert len(done) == 2
+            assert len(server.requests) == 2
 
     @pytest.mark.parametrize("how", ["answered", "html", "dropped", "hung"])
     async def test_every_request_counts_however_it_ends(
@@ -590,12 +684,10 @@ class TestBudget:
             "hung": server.hang,
         }
         server.handler = handlers[how]
-        upstream = Upstream(
-            base_url=server.url,
-            api_key=Secret(KEY),
-            timeout_seconds=0.25,
-            max_requests_per_minute=1,
+        upstream = upstream_at(
+            server.url, timeout_seconds=0.25, max_requests_per_minute=1
         )
+        # The upstream counts a request when it arrives, even if we never see the reply.
         async with fetching(upstream) as fetcher:
             try:
                 await fetcher.fetch()
@@ -616,7 +708,9 @@ class TestBudget:
             "X-RateLimit-Reset": str(reset),
         }
         server.handler = replying(headers=headers)
+
         answer = await fetcher.fetch()
+
         assert answer.rate_limit == RateLimit(60, 41, reset)
 
     async def test_rate_limit_comes_from_the_body_if_there_are_no_headers(
@@ -624,14 +718,30 @@ class TestBudget:
     ) -> None:
         figures = {"limit": 30, "remaining": 29, "reset": 1_800_000_030}
         meta = {**META, "rate_limit": figures}
-        body = encoded({"data": {"results": {}}, "meta": meta})
-        server.handler = replying(body)
-        answer = await fetcher.fetch()
-        assert answer.rate_limit == RateLimit(30, 29, 1_800_000_030)
-        assert set(answer.response.answers.values()) == {Status.MISSING}
-        assert fetcher.budget.spending(time.monotonic()).limit_per_minute == 30
+        data: dict[str, object] = {"results": {}}
+        server.handler = replying(encoded({"data": data, "meta": meta}))
 
-    @pytest.mark.parametrize("wrong", ["", "many", "-1", "1e9", "\u00b2", "9" * 400])
+        answer = await fetcher.fetch()
+
+        assert answer.rate_limit == RateLimit(30, 29, 1_800_000_030)
+        statuses = set(answer.response.answers.values())
+        assert statuses == {Status.MISSING}
+        spending = fetcher.budget.spending(time.monotonic())
+        assert spending.limit_per_minute == 30
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            "",
+            "many",
+            "-1",
+            "1e9",
+            # `str.isdigit` accepts a superscript two, and `int` does not.
+            "\u00b2",
+            # More digits than a time in seconds can have.
+            "9" * 400,
+        ],
+    )
     async def test_headers_that_are_not_numbers_are_ignored(
         self, server: Server, fetcher: Fetcher, wrong: str
     ) -> None:
@@ -641,7 +751,9 @@ class TestBudget:
             "X-RateLimit-Reset": wrong,
         }
         server.handler = replying(headers=headers)
+
         answer = await fetcher.fetch()
+
         assert answer.rate_limit == RateLimit()
         assert fetcher.wait_seconds == 0
 
@@ -658,24 +770,30 @@ class TestBudget:
     async def test_it_learns_the_figures_of_any_reply(
         self, server: Server, fetcher: Fetcher, status: int, body: bytes
     ) -> None:
+        # The window ends 20 seconds after `Date`, by the server's clock.
         headers = {
             "Date": "Fri, 15 Jan 2027 08:00:00 GMT",
             "X-RateLimit-Remaining": "0",
             "X-RateLimit-Reset": "1800000020",
         }
         server.handler = replying(body, status, headers)
+
         try:
             await fetcher.fetch()
         except UpstreamError:
             assert status != 200
+
         assert 15 < fetcher.wait_seconds <= 20
 
 
+# The id in the body, and the header's value if there is one.
 REQUEST_IDS: Final = {
+    # These could forge lines of a log or control a terminal.
     "lines": ("a\r\nX-Forged: 1\n\n", None),
     "nul": ("a\0b", None),
     "long": ("x" * 2**19, None),
     "separators": ("a\u2028b\u202e\x85\x1b[2J", None),
+    # Python decodes these to surrogates, which Avro's UTF-8 cannot hold.
     "header with bytes that are not ASCII": ("b", b"a\xff\xe9\x80"),
     "header with UTF-8": ("b", "ä€".encode()),
     "header that is long": ("b", b"y" * 4_000),
@@ -683,29 +801,42 @@ REQUEST_IDS: Final = {
 
 
 @pytest.mark.parametrize("status", [200, 404])
-@pytest.mark.parametrize(("in_body", "header"), REQUEST_IDS.values(), ids=REQUEST_IDS)
+@pytest.mark.parametrize(
+    ("in_body", "header"),
+    REQUEST_IDS.values(),
+    ids=REQUEST_IDS,
+)
 async def test_request_id_of_any_kind_is_short_and_can_be_encoded(
     in_body: str, header: bytes | None, status: int
 ) -> None:
-    if status == 200:
-        meta = {"request_id": in_body}
-        data: dict[str, object] = {"results": {"BTCUSDT": {}}}
-        body = encoded({"data": data, "meta": meta})
-    else:
-        body = refusal("NOT_FOUND", request_id=in_body)
-    head = b"" if header is None else b"X-Request-ID: %b\r\n" % header
-    length = b"Content-Length: %d\r\n" % len(body)
-    reply = b"HTTP/1.1 %d X\r\n%b%b\r\n%b" % (status, head, length, body)
-    async with raw_server(reply) as url:
-        upstream = Upstream(base_url=url, api_key=Secret(KEY))
-        async with fetching(upstream) as fetcher:
-            if status == 200:
-                answer = await fetcher.fetch()
-                request_id = answer.response.meta.request_id
-            else:
-                error = await fetcher.fail()
-                assert isinstance(error, NothingFound)
-                request_id = error.request_id
+    reply = reply_with_request_id(status, in_body, header)
+    async with raw_server(reply) as url, fetching(upstream_at(url)) as fetcher:
+        if status == 200:
+            answer = await fetcher.fetch()
+            request_id = answer.response.meta.request_id
+        else:
+            error = await fetcher.fail()
+            assert isinstance(error, NothingFound)
+            request_id = error.request_id
+
     assert request_id
     assert len(request_id) <= 200
     assert request_id.encode()
+
+
+def reply_with_request_id(status: int, in_body: str, header: bytes | None) -> bytes:
+    """Return levels (200) or a refusal, as bytes that a library would refuse to send."""
+    body = refusal("NOT_FOUND", request_id=in_body)
+    if status == 200:
+        meta = {"request_id": in_body}
+        data = {"results": {"BTCUSDT": {}}}
+        body = encoded({"data": data, "meta": meta})
+
+    lines = [
+        b"HTTP/1.1 %d X" % status,
+        b"Content-Length: %d" % len(body),
+    ]
+    if header is not None:
+        lines.append(b"X-Request-ID: %b" % header)
+    head = b"\r\n".join(lines)
+    return head + b"\r\n\r\n" + body
