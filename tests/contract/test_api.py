@@ -9,6 +9,7 @@ import math
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import jsonschema  # type: ignore[import-untyped]  # it has no stubs
 import pytest
-import pytest_asyncio
 
 from connector.config.load import load
 from connector.core.model import Event, Kind, Source, Status
@@ -74,25 +74,19 @@ class Stack:
     ) -> None:
         path = folder / "config.toml"
         path.write_text(FEEDS)
-        config = load(
-            path,
-            {
-                "GEX_UPSTREAM__API_KEY": "demo-key",
-                "GEX_HTTP__LISTEN": "127.0.0.1:0",
-                **variables,
-            },
-        )
+        environ = {
+            "GEX_UPSTREAM__API_KEY": "demo-key",
+            "GEX_HTTP__LISTEN": "127.0.0.1:0",
+            **variables,
+        }
+        config = load(path, environ)
         self.log = MemoryLog()
         self.health = Health(lambda: 0.0, lambda: 0)
         self.metrics = Metrics(["a", "b"])
         self.pool = ThreadPoolExecutor(2)
         shards: dict[ShardId, Shard] = {}
         self.status = WorkerView(
-            config,
-            ME,
-            health=self.health,
-            clock=Clock(),
-            shards=shards,
+            config, ME, health=self.health, clock=Clock(), shards=shards
         )
         context = ShardContext(
             MetricsObserver(self.metrics),
@@ -108,6 +102,7 @@ class Stack:
         spec = ShardSpec(ShardId("a", 0), FeedRules("a"), symbols)
         self.shard = Shard(spec, lambda: self.log, context)
         shards[self.shard.id] = self.shard
+        # Short, so that the test of a reader that accepts no data ends soon.
         self.api = Api(config.http, self.status, write_seconds=0.3)
         self.listener = Listener(
             self.metrics,
@@ -128,19 +123,31 @@ class Stack:
         self.shard.close()
         await self.shard.wait_closed()
         self.running.cancel()
+        # Before the listener, which waits for open streams.
         self.api.close()
         await self.listener.stop()
         await asyncio.wait([self.running])
         self.pool.shutdown()
 
     async def see(self, symbol: str, answer: bytes | Status) -> None:
-        now, before = Clock.now(), self.status.recent.position
-        self.shard.observe(symbol, answer, AnswerTimes(math.inf, now, now, ME))
+        """Let the shard observe an answer, and wait until its event is committed."""
+        now = Clock.now()
+        before = self.status.recent.position
+        times = AnswerTimes(math.inf, now, now, ME)
+        self.shard.observe(symbol, answer, times)
         await until(lambda: self.status.recent.position > before)
 
     @property
     def url(self) -> str:
         return self.listener.url
+
+
+@asynccontextmanager
+async def started(stack: Stack) -> AsyncIterator[Stack]:
+    """Start a worker, and stop it at the end of the block."""
+    await stack.start()
+    yield stack
+    await stack.stop()
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -150,6 +157,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def event(number: int, section: str = "zones") -> Event:
+    """Return an event of feed `a`; a long `section` makes it a large one."""
     return Event(
         event_id=f"a/ETH/{number}",
         feed="a",
@@ -190,6 +198,7 @@ class Caller:
         self.url = url
         self.session = session
 
+    # Every request of these tests goes through here, and so every answer is checked.
     async def send(
         self,
         method: str,
@@ -220,11 +229,12 @@ class Caller:
         self, symbol: str, headers: Mapping[str, str] = BEARER, **options: Any
     ) -> Answer:
         """Request a snapshot. `symbol` may have a query behind it."""
-        name, _, query = symbol.partition("?")
-        path = SNAPSHOT.replace("{symbol}", name) + (f"?{query}" if query else "")
+        name, question_mark, query = symbol.partition("?")
+        path = SNAPSHOT.replace("{symbol}", name)
+        # A redirect would hide the answer to a symbol with dots and slashes in it.
         return await self.send(
             "post",
-            path,
+            path + question_mark + query,
             operation=SNAPSHOT,
             headers=headers,
             allow_redirects=False,
@@ -237,23 +247,24 @@ def checked(path: str, method: str, status: int, body: Any) -> Any:
     answers = DOCUMENT["paths"][path][method]["responses"]
     assert str(status) in answers, f"{method} {path}: status {status} is not described"
     [content] = answers[str(status)]["content"].values()
+    # The schema refers to components of the whole document.
     schema = {**content["schema"], "components": DOCUMENT["components"]}
     jsonschema.Draft202012Validator(schema).validate(body)
     return body
 
 
-@pytest_asyncio.fixture
+@pytest.fixture
 async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
-    stack = Stack(tmp_path, GEX_HTTP__TOKEN=TOKEN)
-    await stack.start()
-    yield stack
-    await stack.stop()
+    async with started(Stack(tmp_path, GEX_HTTP__TOKEN=TOKEN)) as running:
+        yield running
 
 
-@pytest_asyncio.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
+@pytest.fixture
+async def exposed(tmp_path: Path) -> AsyncIterator[Stack]:
+    """A worker that listens on every address of the machine."""
+    variables = {"GEX_HTTP__LISTEN": "0.0.0.0:0", "GEX_HTTP__TOKEN": TOKEN}
+    async with started(Stack(tmp_path, **variables)) as running:
+        yield running
 
 
 @pytest.fixture
@@ -268,18 +279,24 @@ def test_the_document_describes_exactly_the_routes(stack: Stack) -> None:
     routes = set()
     for route in stack.api.routes():
         routes.add((route.path, route.method.lower()))
+
+    # The page is for people; the document describes the API only.
     described = {(PAGE, "get")}
     for path, item in DOCUMENT["paths"].items():
-        described |= {(path, method) for method in item}
+        for method in item:
+            described.add((path, method))
     assert routes == described
 
 
 def test_the_document_describes_every_parameter_of_a_path() -> None:
     for path, item in DOCUMENT["paths"].items():
         for operation in item.values():
-            parameters = operation.get("parameters", ())
-            named = {one["name"] for one in parameters if one["in"] == "path"}
-            assert named == set(re.findall(r"{(\w+)}", path))
+            named = set()
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path":
+                    named.add(parameter["name"])
+            in_path = re.findall(r"{(\w+)}", path)
+            assert named == set(in_path)
             assert operation["summary"]
 
 
@@ -287,13 +304,17 @@ def test_the_document_is_openapi_3_1_and_its_references_exist() -> None:
     assert DOCUMENT["openapi"].startswith("3.1.")
     for schema in SCHEMAS.values():
         jsonschema.Draft202012Validator.check_schema(schema)
+
+    # Both directions: a reference to nothing, and a schema that nothing refers to.
     used = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(DOCUMENT))
     assert set(used) == set(SCHEMAS)
 
 
 async def test_the_document_is_served_unchanged(caller: Caller) -> None:
     answer = await caller.get(OPENAPI)
-    assert (answer.status, answer.body) == (200, DOCUMENT)
+
+    assert answer.status == 200
+    assert answer.body == DOCUMENT
 
 
 # Status and schedule
@@ -301,14 +322,19 @@ async def test_the_document_is_served_unchanged(caller: Caller) -> None:
 
 async def test_the_schedule_is_empty_while_the_worker_starts(caller: Caller) -> None:
     answer = await caller.get(SCHEDULE)
-    assert (answer.status, answer.body) == (200, {})
+
+    assert answer.status == 200
+    assert answer.body == {}
 
 
 async def test_the_status_shows_all_symbols_while_the_worker_starts(
     stack: Stack, caller: Caller
 ) -> None:
     await stack.see("BTC", b'{"spot_price": 1}')
-    body = (await caller.get(STATUS)).body
+
+    answer = await caller.get(STATUS)
+
+    body = answer.body
     assert body["worker"]["ready"] is False
     assert body["worker"]["reasons"] == ["starting"]
 
@@ -330,8 +356,10 @@ async def test_the_status_shows_all_symbols_while_the_worker_starts(
 async def test_readers_share_one_encoded_status(
     stack: Stack, client: aiohttp.ClientSession
 ) -> None:
+    # Each reader of the page asks every second; to encode hundreds of symbols takes a while.
     stack.status._cached_at = math.inf
     stack.status._cached_status = b'{"kept": true}'
+
     async with client.get(stack.url + STATUS) as response:
         assert await response.json() == {"kept": True}
 
@@ -343,7 +371,10 @@ async def test_a_snapshot_is_one_event_with_the_next_sequence(
     stack: Stack, caller: Caller
 ) -> None:
     await stack.see("BTC", b'{"spot_price": 1}')
+
+    # People type symbols in lower case.
     answer = await caller.request_snapshot("btc?feed=a")
+
     assert answer.status == 200
     assert answer.body == {"event_id": "a/BTC/2", "sequence": 2}
     first, second = stack.log.events
@@ -356,6 +387,7 @@ async def test_a_snapshot_is_one_event_with_the_next_sequence(
 
 
 async def test_a_refused_snapshot_has_a_reason(stack: Stack, caller: Caller) -> None:
+    # A symbol of ours, first without an observation and then without levels.
     answer = await caller.request_snapshot("ETH")
     assert answer.status == 409
     assert answer.detail == "no snapshot: the symbol has not been observed yet"
@@ -365,13 +397,17 @@ async def test_a_refused_snapshot_has_a_reason(stack: Stack, caller: Caller) -> 
     assert answer.status == 409
     assert answer.detail == "no snapshot: there are no levels to publish; it is MISSING"
 
+    # A symbol of the feed that nobody owns.
     answer = await caller.request_snapshot("SOL")
-    assert (answer.status, answer.body["owner"]) == (409, None)
+    assert answer.status == 409
+    assert answer.body["owner"] is None
 
+    # A symbol in both feeds.
     answer = await caller.request_snapshot("BTC")
     assert answer.status == 400
     assert answer.detail == "symbol 'BTC' is in several feeds; add ?feed=a|b"
 
+    # Options in the body would be ignored silently.
     answer = await caller.request_snapshot("BTC", data=b"{}")
     assert answer.status == 400
     assert answer.detail == "unexpected request body; this request takes none"
@@ -382,6 +418,8 @@ async def test_requests_share_a_snapshot_that_is_not_committed_in_time(
 ) -> None:
     await stack.see("BTC", b'{"spot_price": 1}')
     monkeypatch.setattr(web_api, "COMMIT_WAIT_SECONDS", 0.05)
+
+    # The commit waits until the test allows it.
     may_commit = asyncio.Event()
     commit = stack.shard._publisher._commit
 
@@ -390,6 +428,8 @@ async def test_requests_share_a_snapshot_that_is_not_committed_in_time(
         await commit(*args)
 
     monkeypatch.setattr(stack.shard._publisher, "_commit", hanging)
+
+    # An impatient user presses the button twice.
     for _ in range(2):
         answer = await caller.request_snapshot("BTC?feed=a")
         assert answer.status == 202
@@ -398,6 +438,7 @@ async def test_requests_share_a_snapshot_that_is_not_committed_in_time(
     may_commit.set()
     await until(lambda: len(stack.log.events) == 2)
     await until(lambda: not stack.shard._snapshots)
+    # The first event is that of the observation, so there is only one snapshot.
     assert len(stack.log.events) == 2
 
 
@@ -405,6 +446,7 @@ async def test_requests_share_a_snapshot_that_is_not_committed_in_time(
     "symbol",
     [
         "NONE",
+        # Attacks on the file system, on a page and on the headers, and long or odd texts.
         "..%2f..%2fetc%2fpasswd",
         "%3Cscript%3E",
         "BTC%00",
@@ -417,7 +459,9 @@ async def test_an_unknown_symbol_is_not_found_and_escaped(
     symbol: str, caller: Caller
 ) -> None:
     answer = await caller.request_snapshot(symbol)
+
     assert answer.status == 404
+    # The detail quotes the symbol.
     assert len(answer.detail) < 200
     assert answer.detail.isascii()
     assert "Set-Cookie" not in answer.headers
@@ -429,10 +473,13 @@ async def test_an_unknown_symbol_is_not_found_and_escaped(
 async def test_the_log_level_is_set(caller: Caller) -> None:
     logger = logging.getLogger("connector")
     logger.setLevel("INFO")
+
     answer = await caller.put_level(json={"level": "ERROR"})
+
     assert answer.status == 200
     assert answer.body == {"level": "ERROR", "before": "INFO"}
     assert logger.level == logging.ERROR
+    # Other tests expect the logger as it was.
     logger.setLevel("NOTSET")
 
 
@@ -444,6 +491,7 @@ async def test_the_log_level_is_set(caller: Caller) -> None:
         b'"DEBUG"',
         b'{"level": "TRACE"}',
         b'{"level": "DEBUG", "more": 1}',
+        # Deep enough for a RecursionError, and not UTF-8.
         b"[" * 60_000,
         b"\xff",
     ],
@@ -451,23 +499,28 @@ async def test_the_log_level_is_set(caller: Caller) -> None:
 async def test_an_unknown_level_changes_nothing(body: bytes, caller: Caller) -> None:
     before = logging.getLogger("connector").level
     headers = {**BEARER, "Content-Type": "application/json"}
+
     answer = await caller.put_level(headers, data=body)
+
     assert answer.status == 400
     assert logging.getLogger("connector").level == before
 
 
 async def test_a_body_of_another_type_is_refused(caller: Caller) -> None:
+    # A form of another site can send text/plain without a preflight request, not JSON.
     answer = await caller.put_level(data='{"level": "DEBUG"}')
+
     assert answer.status == 415
 
 
 async def test_a_large_body_is_refused(caller: Caller) -> None:
     headers = {**BEARER, "Content-Type": "application/json"}
     body = b" " * (BODY_BYTES + 1)
-    for answer in (
-        await caller.put_level(headers, data=body),
-        await caller.request_snapshot("BTC", headers, data=body),
-    ):
+
+    level = await caller.put_level(headers, data=body)
+    snapshot = await caller.request_snapshot("BTC", headers, data=body)
+
+    for answer in (level, snapshot):
         assert answer.status == 413
         assert answer.headers["Content-Type"].startswith(PROBLEM_TYPE)
 
@@ -484,6 +537,7 @@ async def test_a_large_body_is_refused(caller: Caller) -> None:
         "Bearer",
         "Bearer wrong",
         f"Bearer {TOKEN}x",
+        # Comparing such a text in constant time raises TypeError.
         "Bearer é",
     ],
 )
@@ -491,10 +545,11 @@ async def test_changes_need_the_token(
     authorization: str, caller: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = {"Authorization": authorization}
-    for answer in (
-        await caller.put_level(headers),
-        await caller.request_snapshot("BTC", headers),
-    ):
+
+    level = await caller.put_level(headers)
+    snapshot = await caller.request_snapshot("BTC", headers)
+
+    for answer in (level, snapshot):
         assert answer.status == 401
         assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert TOKEN not in str(answer.body)
@@ -504,42 +559,40 @@ async def test_changes_need_the_token(
 async def test_without_a_token_changes_are_refused_with_a_remedy(
     tmp_path: Path, client: aiohttp.ClientSession
 ) -> None:
-    stack = Stack(tmp_path)
-    await stack.start()
-    caller = Caller(stack.url, client)
-    for authorization in ("", "Bearer", "Bearer x"):
-        answer = await caller.put_level({"Authorization": authorization})
-        assert answer.status == 403
-        assert "http.token_file" in answer.detail
-    await stack.stop()
+    async with started(Stack(tmp_path)) as stack:
+        caller = Caller(stack.url, client)
+        for authorization in ("", "Bearer", "Bearer x"):
+            answer = await caller.put_level({"Authorization": authorization})
+            assert answer.status == 403
+            assert "http.token_file" in answer.detail
 
 
 async def test_off_loopback_the_api_needs_the_token(
-    tmp_path: Path, client: aiohttp.ClientSession
+    exposed: Stack, client: aiohttp.ClientSession
 ) -> None:
-    stack = Stack(tmp_path, GEX_HTTP__LISTEN="0.0.0.0:0", GEX_HTTP__TOKEN=TOKEN)
-    await stack.start()
-    caller = Caller(stack.url, client)
-    host = {"Host": "gex.example.com"}
+    caller = Caller(exposed.url, client)
     for path in (OPENAPI, STATUS, SCHEDULE, EVENTS):
-        assert (await caller.get(path, host)).status == 401
-        headers = {**host, **BEARER}
-        async with client.get(stack.url + path, headers=headers) as response:
+        refused = await caller.get(path, {"Host": "gex.example.com"})
+        assert refused.status == 401
+
+        # Not through the caller: the stream of events has no end to read to.
+        url = exposed.url + path
+        headers = {"Host": "gex.example.com", **BEARER}
+        async with client.get(url, headers=headers) as response:
             assert response.status == 200
-    await stack.stop()
 
 
 async def test_off_loopback_metrics_probes_and_the_empty_page_need_no_token(
-    tmp_path: Path, client: aiohttp.ClientSession
+    exposed: Stack, client: aiohttp.ClientSession
 ) -> None:
-    stack = Stack(tmp_path, GEX_HTTP__LISTEN="0.0.0.0:0", GEX_HTTP__TOKEN=TOKEN)
-    await stack.start()
     host = {"Host": "gex.example.com"}
     for path in ("/metrics", "/health/live", PAGE):
-        async with client.get(stack.url + path, headers=host) as response:
+        url = exposed.url + path
+        async with client.get(url, headers=host) as response:
             assert response.status == 200
-            assert (path == "/metrics") == ("BTC" in await response.text())
-    await stack.stop()
+            text = await response.text()
+            # The page gets its data from the API, with the token that the user enters.
+            assert ("BTC" in text) == (path == "/metrics")
 
 
 @pytest.mark.parametrize(
@@ -549,17 +602,19 @@ async def test_off_loopback_metrics_probes_and_the_empty_page_need_no_token(
 async def test_on_loopback_another_host_name_is_refused(
     host: str, stack: Stack, client: aiohttp.ClientSession
 ) -> None:
-    """DNS rebinding: another site's name that resolves to us would make its pages ours."""
+    # DNS rebinding: if another site's name resolved to us, its pages would become ours.
     headers = {"Host": host}
     for path in (PAGE, STATUS, EVENTS):
-        async with client.get(stack.url + path, headers=headers) as response:
+        url = stack.url + path
+        async with client.get(url, headers=headers) as response:
             assert response.status == 421
             assert response.content_type == PROBLEM_TYPE
+
+    # Not even with the token.
+    url = stack.url + LOG_LEVEL
     headers |= BEARER
     level = {"level": "DEBUG"}
-    async with client.put(
-        stack.url + LOG_LEVEL, headers=headers, json=level
-    ) as response:
+    async with client.put(url, headers=headers, json=level) as response:
         assert response.status == 421
 
 
@@ -569,30 +624,39 @@ async def test_on_loopback_another_host_name_is_refused(
 async def test_on_loopback_this_machines_names_are_accepted(
     host: str, caller: Caller
 ) -> None:
-    assert (await caller.get(STATUS, {"Host": host})).status == 200
+    answer = await caller.get(STATUS, {"Host": host})
+
+    assert answer.status == 200
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 async def test_pages_of_other_sites_get_no_data(site: str, caller: Caller) -> None:
-    assert (await caller.get(EVENTS, {"Sec-Fetch-Site": site})).status == 403
+    # Browsers add this header, and no script can change it.
+    answer = await caller.get(EVENTS, {"Sec-Fetch-Site": site})
+
+    assert answer.status == 403
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 async def test_pages_of_other_sites_may_link_to_the_page(
     site: str, stack: Stack, client: aiohttp.ClientSession
 ) -> None:
+    url = stack.url + PAGE
     headers = {"Sec-Fetch-Site": site}
-    async with client.get(stack.url + PAGE, headers=headers) as response:
+    async with client.get(url, headers=headers) as response:
         assert response.status == 200
-        names = [name.lower() for name in response.headers]
-    assert not any(name.startswith("access-control-") for name in names)
+        # Without such a header, a script of the other site cannot read the page.
+        for name in response.headers:
+            assert not name.lower().startswith("access-control-")
 
 
 async def test_a_preflight_request_is_refused(
     stack: Stack, client: aiohttp.ClientSession
 ) -> None:
+    # Browsers send it before a PUT from another site, and give up when it is refused.
+    url = stack.url + LOG_LEVEL
     origin = {"Origin": "http://evil.example"}
-    async with client.options(stack.url + LOG_LEVEL, headers=origin) as response:
+    async with client.options(url, headers=origin) as response:
         assert response.status == 405
 
 
@@ -605,13 +669,20 @@ async def test_a_preflight_request_is_refused(
     ],
 )
 async def test_every_error_is_problem_details(
-    method: str, path: str, status: int, stack: Stack, client: aiohttp.ClientSession
+    method: str,
+    path: str,
+    status: int,
+    stack: Stack,
+    client: aiohttp.ClientSession,
 ) -> None:
     async with client.request(method, stack.url + path) as response:
         body = await response.json(content_type=None)
-    assert (response.status, response.content_type) == (status, PROBLEM_TYPE)
+
+    assert response.status == status
+    assert response.content_type == PROBLEM_TYPE
     jsonschema.Draft202012Validator(SCHEMAS["Problem"]).validate(body)
     assert body["status"] == status
+    # HTTP requires `Allow` with 405.
     assert ("Allow" in response.headers) == (status == 405)
 
 
@@ -621,9 +692,12 @@ async def test_the_page_runs_its_own_script_only(
     async with client.get(stack.url + PAGE) as response:
         policy = response.headers["Content-Security-Policy"]
         page = await response.text()
+
     assert policy.startswith("default-src 'none'; connect-src 'self'; ")
     assert "unsafe" not in policy
+    # One hash for the script and one for the styles.
     assert len(re.findall(r"'sha256-[\w+/]{43}='", policy)) == 2
+    # Handlers and styles in attributes, external files, and HTML made from data.
     forbidden = r'<[^>]+ (?:on\w+|style|src)=|href="(?!data:,")|innerHTML|https?://'
     assert not re.findall(forbidden, page)
 
@@ -632,6 +706,7 @@ async def test_the_page_runs_its_own_script_only(
 
 
 async def read_events(response: aiohttp.ClientResponse, count: int) -> list[Any]:
+    """Read the next events of a stream, and check them against the description."""
     found: list[Any] = []
     async with asyncio.timeout(10):
         while len(found) < count:
@@ -651,7 +726,9 @@ async def test_events_are_streamed_as_they_are_committed(
         first = await read_events(response, 1)
         await stack.see("BTC", b'{"spot_price": 1, "all_expiry": {"hvl": 2}}')
         second = await read_events(response, 1)
-    assert [one["event_id"] for one in first + second] == ["a/BTC/1", "a/BTC/2"]
+
+    assert first[0]["event_id"] == "a/BTC/1"
+    assert second[0]["event_id"] == "a/BTC/2"
     change = {"path": "all_expiry.hvl", "before": None, "after": 2}
     assert second[0]["changed_levels"] == [change]
 
@@ -672,10 +749,14 @@ async def test_a_reader_continues_after_the_last_event_it_has(
 ) -> None:
     stack.status.published(event(1))
     stack.status.published(event(2))
+
+    # Browsers send this header when they reconnect.
+    url = stack.url + EVENTS
     headers = {"Last-Event-ID": last_event_id}
-    async with client.get(stack.url + EVENTS, headers=headers) as response:
+    async with client.get(url, headers=headers) as response:
         found = await read_events(response, len(sequences))
-    assert [one["sequence"] for one in found] == sequences
+
+    assert sequences_of(found) == sequences
 
 
 async def test_only_the_last_events_are_kept(
@@ -683,18 +764,28 @@ async def test_only_the_last_events_are_kept(
 ) -> None:
     for number in range(1, EVENTS_KEPT + 51):
         stack.status.published(event(number))
+
     async with client.get(stack.url + EVENTS) as response:
         found = await read_events(response, EVENTS_KEPT)
-    sequences = [one["sequence"] for one in found]
-    assert sequences == list(range(51, EVENTS_KEPT + 51))
+
+    last = range(51, EVENTS_KEPT + 51)
+    assert sequences_of(found) == list(last)
+
+
+def sequences_of(events: list[Any]) -> list[int]:
+    return [body["sequence"] for body in events]
 
 
 async def test_the_number_of_readers_is_limited(stack: Stack) -> None:
+    # The client's own limit of connections, which is 100 by default, must not come first.
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as client:
-        readers = [await client.get(stack.url + EVENTS) for _ in range(MAX_STREAMS)]
+        readers = []
+        for _ in range(MAX_STREAMS):
+            readers.append(await client.get(stack.url + EVENTS))
         refused = await Caller(stack.url, client).get(EVENTS)
-        assert (refused.status, refused.headers["Retry-After"]) == (503, "10")
+        assert refused.status == 503
+        assert refused.headers["Retry-After"] == "10"
 
         # A reader that leaves makes room for another one.
         readers[0].close()
@@ -707,6 +798,7 @@ async def test_the_number_of_readers_is_limited(stack: Stack) -> None:
 
 
 async def test_a_reader_that_accepts_no_data_is_disconnected(stack: Stack) -> None:
+    # A socket with a small buffer that nobody reads from.
     slow = socket.socket()
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     slow.setblocking(False)
@@ -716,11 +808,16 @@ async def test_a_reader_that_accepts_no_data_is_disconnected(stack: Stack) -> No
     request = f"GET {EVENTS} HTTP/1.1\r\nHost: localhost\r\n\r\n"
     await loop.sock_sendall(slow, request.encode())
     await until(lambda: stack.api.streams.open == 1)
+
+    # More than the buffers of both sockets hold, so that a write must wait.
     for number in range(1, EVENTS_KEPT + 1):
         stack.status.published(event(number, "x" * 200_000))
+
+    # The connection goes as well: its buffer would keep the data.
     server = stack.listener._runner.server
     assert server is not None
-    await until(lambda: stack.api.streams.open == 0 and not server.connections)
+    await until(lambda: stack.api.streams.open == 0)
+    await until(lambda: not server.connections)
     slow.close()
 
 
@@ -730,9 +827,14 @@ async def test_a_reader_that_missed_events_must_reconnect(
     stack.status.published(event(1))
     async with client.get(stack.url + EVENTS) as response:
         assert len(await read_events(response, 1)) == 1
+
+        # All at once: the stream has no turn before the first of them is dropped.
         for number in range(2, EVENTS_KEPT + 3):
             stack.status.published(event(number))
-        assert (await response.content.read()).strip() == b""
+
+        # The stream ends. A gap inside it would go unnoticed.
+        rest = await response.content.read()
+        assert rest.strip() == b""
 
 
 @pytest.mark.parametrize("request_seconds", [0.05, 3600])
@@ -743,10 +845,14 @@ async def test_only_a_stop_ends_a_stream_whatever_the_time_limit_of_requests(
     loop = asyncio.get_running_loop()
     await stack.start()
     async with client.get(stack.url + EVENTS) as response:
+        # The shorter limit is over, and the stream goes on.
         started_at = loop.time()
         await until(lambda: loop.time() > started_at + 0.1)
         stack.status.published(event(1))
         assert len(await read_events(response, 1)) == 1
+
+        # A stop does not wait for the longer limit.
         async with asyncio.timeout(30):
             await stack.stop()
-        assert (await response.content.read()).strip() == b""
+        rest = await response.content.read()
+        assert rest.strip() == b""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-import pytest_asyncio
 from aiohttp import web
 from prometheus_client.openmetrics import parser as openmetrics
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 LOOPBACK = "127.0.0.1"
+# The documented port, for listeners that are never bound. Others get a free port.
+DEFAULT_PORT = 9464
 PATHS = ("/metrics", "/health/live", "/health/ready")
 
 
@@ -41,14 +42,20 @@ class Worker:
         self.health = Health(lambda: self.seconds, lambda: 0)
         self.health.require(lambda: self.reasons)
 
+    # The metrics call this once per scrape, in the thread that renders them.
     def _progressed_at(self) -> dict[str, int]:
         self.scrape_threads.append(threading.get_ident())
         return {}
 
     def listener(
-        self, *routes: web.AbstractRouteDef, request_seconds: float = REQUEST_SECONDS
+        self,
+        *routes: web.AbstractRouteDef,
+        host: str = LOOPBACK,
+        port: int = 0,
+        request_seconds: float = REQUEST_SECONDS,
     ) -> Listener:
-        return Listener(self.metrics, self.health, LOOPBACK, 0, routes, request_seconds)
+        """Return a listener that has not been started."""
+        return Listener(self.metrics, self.health, host, port, routes, request_seconds)
 
 
 @pytest.fixture
@@ -56,24 +63,21 @@ def worker() -> Worker:
     return Worker()
 
 
-@pytest_asyncio.fixture
+@pytest.fixture
 async def url(worker: Worker) -> AsyncIterator[str]:
-    listener = worker.listener()
-    await listener.start()
-    yield listener.url
-    await listener.stop()
+    """Start the worker's listener, and return its URL."""
+    async with serving(worker) as started:
+        yield started
 
 
-@pytest_asyncio.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
+def port_of(url: str) -> int:
+    _, _, port = url.rpartition(":")
+    return int(port)
 
 
 async def raw(url: str, request: bytes) -> bytes:
     """Return all the server sends until it closes the connection."""
-    port = int(url.rpartition(":")[2])
-    reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    reader, writer = await asyncio.open_connection(LOOPBACK, port_of(url))
     writer.write(request)
     answer = await reader.read()
     writer.close()
@@ -94,8 +98,12 @@ async def serving(
 
 
 async def expect_probe(
-    client: aiohttp.ClientSession, url: str, status: int, reasons: list[str]
+    client: aiohttp.ClientSession,
+    url: str,
+    status: int,
+    reasons: list[str],
 ) -> None:
+    """Assert the status and the body of a probe; without reasons it passes."""
     async with client.get(url) as response:
         assert response.status == status
         assert response.content_type == "application/json"
@@ -108,13 +116,17 @@ async def test_a_scraper_gets_openmetrics(
     batch = Batch("all", ("BTCUSDT",))
     for _ in range(7):
         worker.observer.request_sent(batch, Purpose.EXPECTED)
+
+    # The header of Prometheus 2.x.
     preferred = "application/openmetrics-text;version=1.0.0;q=0.5"
-    accept = f"{preferred},text/plain;version=0.0.4;q=0.3"
-    async with client.get(f"{url}/metrics", headers={"Accept": accept}) as response:
+    headers = {"Accept": f"{preferred},text/plain;version=0.0.4;q=0.3"}
+    async with client.get(f"{url}/metrics", headers=headers) as response:
         content_type = response.headers["Content-Type"]
         text = await response.text()
+
     assert response.status == 200
     assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    # Strict, as Prometheus' own parser is. It has no types.
     parser: Any = openmetrics
     values = []
     for family in parser.text_string_to_metric_families(text):
@@ -131,6 +143,8 @@ async def test_a_browser_gets_metrics_as_plain_text(
     async with client.get(f"{url}/metrics", headers=headers) as response:
         content_type = response.headers["Content-Type"]
         text = await response.text()
+
+    # A browser would download OpenMetrics as a file.
     assert content_type == "text/plain; version=0.0.4; charset=utf-8"
     assert "# TYPE gex_events_total counter" in text
 
@@ -138,9 +152,12 @@ async def test_a_browser_gets_metrics_as_plain_text(
 async def test_metrics_are_rendered_outside_the_event_loop(
     worker: Worker, url: str, client: aiohttp.ClientSession
 ) -> None:
+    # Rendering takes some milliseconds, in which the loop could not send a request on time.
+    for _ in range(2):
+        async with client.get(f"{url}/metrics") as response:
+            await response.read()
+
     threads = worker.scrape_threads
-    await (await client.get(f"{url}/metrics")).read()
-    await (await client.get(f"{url}/metrics")).read()
     assert len(threads) == 2
     assert threading.get_ident() not in threads
 
@@ -150,7 +167,10 @@ async def test_a_stalled_loop_fails_the_liveness_probe_only(
 ) -> None:
     worker.health.register("poll", 30)
     await expect_probe(client, f"{url}/health/live", 200, [])
+
     worker.seconds = 31
+
+    # Only a restart helps a stalled loop, and readiness does not lead to one.
     reason = "loop poll has made no progress for 31.0 s, its limit is 30 s"
     await expect_probe(client, f"{url}/health/live", 503, [reason])
     await expect_probe(client, f"{url}/health/ready", 200, [])
@@ -160,7 +180,10 @@ async def test_a_missing_requirement_fails_the_readiness_probe_only(
     worker: Worker, url: str, client: aiohttp.ClientSession
 ) -> None:
     await expect_probe(client, f"{url}/health/ready", 200, [])
+
     worker.reasons = ["shard all/0 is not open"]
+
+    # A restart would not open a shard that another worker still owns.
     await expect_probe(client, f"{url}/health/ready", 503, worker.reasons)
     await expect_probe(client, f"{url}/health/live", 200, [])
 
@@ -171,8 +194,9 @@ async def test_further_routes_are_served(
     async def extra(request: web.Request) -> web.Response:
         return web.json_response(dict(request.match_info))
 
+    route = web.post("/api/symbols/{symbol}", extra)
     async with (
-        serving(worker, web.post("/api/symbols/{symbol}", extra)) as url,
+        serving(worker, route) as url,
         client.post(f"{url}/api/symbols/BTCUSDT") as response,
     ):
         assert await response.json() == {"symbol": "BTCUSDT"}
@@ -185,14 +209,26 @@ async def test_a_path_can_be_read_only(
 ) -> None:
     async with client.head(url + path) as response:
         assert response.status == 200
-    async with client.post(url + path, data=b"x" * 100_000) as response:
+
+    # The body of a refused request is left unread.
+    body = b"x" * 100_000
+    async with client.post(url + path, data=body) as response:
         assert response.status == 405
     async with client.delete(url + path) as response:
         assert response.status == 405
 
 
 @pytest.mark.parametrize(
-    "path", ["/metrics/", "/health", "/favicon.ico", "/..%2f..%2fetc/passwd", "/status"]
+    "path",
+    [
+        "/metrics/",
+        "/health",
+        # Browsers ask for this one without being told to.
+        "/favicon.ico",
+        "/..%2f..%2fetc/passwd",
+        # The status page is a further route, which this listener does not have.
+        "/status",
+    ],
 )
 async def test_other_paths_are_not_found(
     path: str, url: str, client: aiohttp.ClientSession
@@ -205,6 +241,7 @@ async def test_other_paths_are_not_found(
 async def test_headers_do_not_name_the_server(
     path: str, url: str, client: aiohttp.ClientSession
 ) -> None:
+    # The versions of Python and aiohttp tell an attacker which holes are open.
     async with client.get(url + path) as response:
         assert "Server" not in response.headers
 
@@ -212,8 +249,12 @@ async def test_headers_do_not_name_the_server(
 async def test_requests_are_not_logged(
     url: str, client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
+    # Probes and scrapes come every few seconds and would fill the log.
     caplog.set_level(logging.INFO)
-    await (await client.get(f"{url}/metrics")).read()
+
+    async with client.get(f"{url}/metrics") as response:
+        await response.read()
+
     assert caplog.records == []
 
 
@@ -229,6 +270,8 @@ async def test_a_defect_is_logged_and_not_shown(
     ):
         assert response.status == 500
         assert "inner workings" not in await response.text()
+
+    # Our logger only: aiohttp would log the same traceback again.
     assert [record.name for record in caplog.records] == ["connector.web.server"]
     assert "inner workings" in caplog.text
 
@@ -245,14 +288,17 @@ async def test_a_slow_request_is_ended(worker: Worker) -> None:
         b"\r\n"
         b"12"  # the rest of the body never comes
     )
-    async with serving(worker, web.post("/slow", slow), request_seconds=0.05) as url:
+    route = web.post("/slow", slow)
+    async with serving(worker, route, request_seconds=0.05) as url:
         answer = await raw(url, request)
+
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
 async def test_a_handlers_own_timeout_is_a_defect(
     worker: Worker, client: aiohttp.ClientSession
 ) -> None:
+    # The listener's time limit raises TimeoutError too, and answers 408.
     async def impatient(_: web.Request) -> web.Response:
         raise TimeoutError
 
@@ -276,9 +322,10 @@ async def test_a_large_body_is_refused(
     async def echo(request: web.Request) -> web.Response:
         return web.Response(body=await request.read())
 
+    body = b"x" * size
     async with (
         serving(worker, web.post("/echo", echo)) as url,
-        client.post(f"{url}/echo", data=b"x" * size) as response,
+        client.post(f"{url}/echo", data=body) as response,
     ):
         assert response.status == status
 
@@ -286,9 +333,11 @@ async def test_a_large_body_is_refused(
 async def test_an_address_in_use_is_a_configuration_error(
     worker: Worker, url: str
 ) -> None:
-    port = int(url.rpartition(":")[2])
+    second = worker.listener(port=port_of(url))
+
     with pytest.raises(ConfigError) as caught:
-        await Listener(worker.metrics, worker.health, LOOPBACK, port).start()
+        await second.start()
+
     [fault] = caught.value.faults
     assert fault.startswith(f"http.listen: cannot listen on {url}: ")
     assert "address already in use" in fault
@@ -298,17 +347,22 @@ async def test_an_address_in_use_is_a_configuration_error(
 async def test_an_address_of_another_machine_is_a_configuration_error(
     host: str, worker: Worker
 ) -> None:
+    # An address for documentation (RFC 5737), and a name that DNS forbids.
+    listener = worker.listener(host=host, port=DEFAULT_PORT)
+
     message = rf"^http\.listen: cannot listen on http://{host}:9464: "
     with pytest.raises(ConfigError, match=message):
-        await Listener(worker.metrics, worker.health, host, 9464).start()
+        await listener.start()
 
 
 async def test_the_url_has_the_chosen_port_and_brackets_ipv6(
     worker: Worker, url: str
 ) -> None:
+    # Configured is port 0, so the system chose one.
     assert url.startswith("http://127.0.0.1:")
     assert not url.endswith(":0")
-    ipv6 = Listener(worker.metrics, worker.health, "::1", 9464)
+
+    ipv6 = worker.listener(host="::1", port=DEFAULT_PORT)
     assert ipv6.url == "http://[::1]:9464"
 
 
@@ -317,11 +371,14 @@ async def test_a_stopped_listener_does_not_answer_and_can_be_stopped_again(
 ) -> None:
     listener = worker.listener()
     await listener.start()
+
     await listener.stop()
     await listener.stop()
+
     with pytest.raises(aiohttp.ClientConnectorError):
         await client.get(listener.url)
 
 
 async def test_a_listener_that_never_started_can_be_stopped(worker: Worker) -> None:
+    # The shutdown stops every part, also when a part before this one failed to start.
     await worker.listener().stop()

@@ -829,7 +829,7 @@ def reply_with_request_id(status: int, in_body: str, header: bytes | None) -> by
     body = refusal("NOT_FOUND", request_id=in_body)
     if status == 200:
         meta = {"request_id": in_body}
-        data = {"results": {"BTCUSDT": {}}}
+        data: dict[str, object] = {"results": {"BTCUSDT": {}}}
         body = encoded({"data": data, "meta": meta})
 
     lines = [
