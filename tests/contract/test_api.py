@@ -262,8 +262,8 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
 @pytest.fixture
 async def exposed(tmp_path: Path) -> AsyncIterator[Stack]:
     """A worker that listens on every address of the machine."""
-    variables = {"GEX_HTTP__LISTEN": "0.0.0.0:0", "GEX_HTTP__TOKEN": TOKEN}
-    async with started(Stack(tmp_path, **variables)) as running:
+    stack = Stack(tmp_path, GEX_HTTP__LISTEN="0.0.0.0:0", GEX_HTTP__TOKEN=TOKEN)
+    async with started(stack) as running:
         yield running
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,11 @@ def process_metrics() -> set[str]:
     """Return the metrics of a process that Prometheus' client library exports."""
     names = set()
     for family in prometheus_client.ProcessCollector(registry=None).collect():
-        suffix = "_total" if family.type == "counter" else ""
-        names.add(family.name + suffix)
+        name = family.name
+        # The library keeps the suffix of a counter apart from its name.
+        if family.type == "counter":
+            name += "_total"
+        names.add(name)
     return names
 
 
@@ -55,6 +59,7 @@ def known_units() -> set[str]:
 
 
 BOARDS = read_boards()
+# Prometheus adds these to every series that it scrapes.
 TARGET_LABELS = {"job", "instance"}
 PROCESS_METRICS = process_metrics()
 UNITS = known_units()
@@ -62,6 +67,7 @@ UNITS = known_units()
 # The end of the upstream's minute tells a reader nothing.
 NOT_SHOWN = {"gex_rate_limit_reset_timestamp_seconds"}
 
+# Just enough of PromQL for our own queries.
 METRIC_NAME = re.compile(r"\b(?:gex|process)_\w+")
 SELECTOR = re.compile(r"\b((?:gex|process)_\w+)\{([^}]*)\}")
 MATCHED_LABEL = re.compile(r"(\w+)\s*(?:=~|!=|!~|=)\s*\"")
@@ -69,91 +75,146 @@ GROUPING = re.compile(r"\b(?:by|on|ignoring)\s*\(([^)]*)\)")
 LEGEND_LABEL = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 
-def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
-    return [panel for panel in board["panels"] if panel["type"] != "row"]
+Panel = dict[str, Any]
 
 
-def queries() -> list[tuple[str, str, dict[str, Any]]]:
-    """Return each query with the names of its dashboard and its panel."""
+def panels(board: dict[str, Any]) -> list[Panel]:
+    """Return the panels that show data: a row is only a heading."""
+    found = []
+    for panel in board["panels"]:
+        if panel["type"] != "row":
+            found.append(panel)
+    return found
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query, and the names of the dashboard and of the panel that it is for."""
+
+    board: str
+    panel: str
+    expression: str
+    legend: str
+
+
+def queries() -> list[Query]:
     found = []
     for name, board in BOARDS.items():
         for panel in panels(board):
             for target in panel["targets"]:
-                found.append((name, panel["title"], target))
+                query = Query(
+                    name, panel["title"], target["expr"], target["legendFormat"]
+                )
+                found.append(query)
     return found
 
 
 QUERIES = queries()
 
 
-def series(name: str) -> tuple[Metric, set[str]] | None:
-    """Return the metric that a series belongs to and its labels, or None."""
+@dataclass(frozen=True)
+class Series:
+    """A series of a metric of ours, and the labels that it has."""
+
+    metric: Metric
+    labels: frozenset[str]
+
+
+def all_series() -> dict[str, Series]:
+    """Return every series that the connector exports, by its name."""
+    found = {}
     for metric in METRICS:
-        labels = set(metric.labels)
+        labels = frozenset(metric.labels)
         if not metric.buckets:
-            if name == metric.name:
-                return metric, labels
-        elif name in {f"{metric.name}_sum", f"{metric.name}_count"}:
-            return metric, labels
-        elif name == f"{metric.name}_bucket":
-            return metric, labels | {"le"}
-    return None
+            found[metric.name] = Series(metric, labels)
+            continue
+        # A histogram has no series with its own name.
+        for suffix in ("_sum", "_count"):
+            found[metric.name + suffix] = Series(metric, labels)
+        found[f"{metric.name}_bucket"] = Series(metric, labels | {"le"})
+    return found
+
+
+SERIES = all_series()
 
 
 def faults(expression: str, legend: str = "") -> list[str]:
     """Return the names in a query that do not exist, and metrics without a selector."""
-    found = []
     selected = SELECTOR.findall(expression)
-    scoped = {name for name, _ in selected}
-    unscoped = set(METRIC_NAME.findall(expression)) - scoped
-    if unscoped:
-        found.append(f"without selector: {unscoped}")
-
+    found = unscoped_metrics(expression)
     known = set[str]()
     for name, matchers in selected:
-        labels = set[str]()
-        ours = series(name)
-        if ours is not None:
-            metric, labels = ours
+        labels: frozenset[str] = frozenset()
+        series = SERIES.get(name)
+        if series is not None:
+            labels = series.labels
             known |= labels
-            found += wrong_values(metric, name, matchers)
+            found += wrong_values(series.metric, name, matchers)
         elif name not in PROCESS_METRICS:
             found.append(f"no metric: {name}")
-        wrong = set(MATCHED_LABEL.findall(matchers)) - labels - TARGET_LABELS
+
+        matched = set(MATCHED_LABEL.findall(matchers))
+        wrong = matched - labels - TARGET_LABELS
         if wrong:
             found.append(f"{name} has no {wrong}")
 
+    # A label in a grouping or in a legend needs a metric in the query that has it.
     used = set(LEGEND_LABEL.findall(legend))
     for group in GROUPING.findall(expression):
-        used |= {label.strip() for label in group.split(",")}
+        for label in group.split(","):
+            used.add(label.strip())
     unknown = used - known - TARGET_LABELS
     if unknown:
         found.append(f"no metric of the query has: {unknown}")
     return found
 
 
+def unscoped_metrics(expression: str) -> list[str]:
+    """Return a fault if a metric has no selector: it would add up all installations."""
+    scoped = set()
+    for name, _ in SELECTOR.findall(expression):
+        scoped.add(name)
+    unscoped = set(METRIC_NAME.findall(expression)) - scoped
+    if not unscoped:
+        return []
+    return [f"without selector: {unscoped}"]
+
+
 def wrong_values(metric: Metric, name: str, matchers: str) -> list[str]:
     """Return the values in a selector that the metric's last label does not have."""
     if not metric.labels or not metric.values:
         return []
+    # A value with `$` is a variable of the dashboard, whose choices are not known here.
     value = re.search(rf'\b{metric.labels[-1]}=~?"([^"$]*)"', matchers)
-    choices = value[1].split("|") if value else []
-    return [f"{name}: {choice}" for choice in choices if choice not in metric.values]
+    if value is None:
+        return []
+    found = []
+    for choice in value[1].split("|"):
+        if choice not in metric.values:
+            found.append(f"{name}: {choice}")
+    return found
 
 
 def test_the_files_are_the_generators(tmp_path: Path) -> None:
     script = GRAFANA / "generate.py"
-    subprocess.run([sys.executable, script, tmp_path], check=True, timeout=60)
+    command = [sys.executable, str(script), str(tmp_path)]
+    subprocess.run(command, check=True, timeout=60)
+
     for name in ("gex-levels.json", "connector.json"):
         generated = (tmp_path / name).read_text("utf-8")
         assert generated == (GRAFANA / name).read_text("utf-8")
-    assert len(list(tmp_path.iterdir())) == len(BOARDS) == 2
+    # No further file, neither generated nor in the folder.
+    generated_files = list(tmp_path.iterdir())
+    assert len(generated_files) == 2
+    assert len(BOARDS) == 2
 
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_grafanas_types_read_a_dashboard_without_loss(name: str) -> None:
+    # Grafana ignores a misspelt field silently. The SDK's types drop it, so it shows here.
     register_default_plugins()
     read = dashboard.Dashboard.from_json(BOARDS[name])
+
     written = json.dumps(read, cls=JSONEncoder)
     assert json.loads(written) == BOARDS[name]
 
@@ -161,7 +222,9 @@ def test_grafanas_types_read_a_dashboard_without_loss(name: str) -> None:
 @pytest.mark.parametrize("name", BOARDS)
 @pytest.mark.parametrize("key", ["id", "title"])
 def test_a_panels_id_and_title_are_unique(key: str, name: str) -> None:
+    # Links to a panel hold its id; runbooks name it by its title.
     values = [panel[key] for panel in BOARDS[name]["panels"]]
+
     assert len(set(values)) == len(values)
 
 
@@ -169,8 +232,9 @@ def test_a_panels_id_and_title_are_unique(key: str, name: str) -> None:
 def test_a_panel_says_its_meaning_the_signs_of_trouble_and_the_remedy(
     name: str,
 ) -> None:
+    heads = ("^", r"\*\*Bad:\*\* ", r"\*\*Do:\*\* ")
     for panel in panels(BOARDS[name]):
-        for head in ("^", r"\*\*Bad:\*\* ", r"\*\*Do:\*\* "):
+        for head in heads:
             assert re.search(rf"{head}\S", panel["description"]), panel["title"]
 
 
@@ -178,10 +242,13 @@ def test_a_panel_says_its_meaning_the_signs_of_trouble_and_the_remedy(
 def test_a_panel_has_a_unit_colours_and_rising_thresholds(name: str) -> None:
     for panel in panels(BOARDS[name]):
         look = panel["fieldConfig"]["defaults"]
+        # A timeline of states shows words.
         if panel["type"] != "state-timeline":
             assert look["unit"] in UNITS, panel["title"]
+        # A single number needs a colour that tells good from bad.
         if panel["type"] == "stat":
             assert {"thresholds", "mappings"} & set(look), panel["title"]
+
         steps = look.get("thresholds", {"steps": []})["steps"]
         # The first step has no value: it covers everything below the second.
         values = [step["value"] for step in steps[1:]]
@@ -190,26 +257,33 @@ def test_a_panel_has_a_unit_colours_and_rising_thresholds(name: str) -> None:
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_panels_do_not_overlap_and_stay_within_the_grid(name: str) -> None:
+    # Grafana moves panels that overlap, and so changes the dashboard on its first save.
     taken = set[tuple[int, int]]()
     for panel in BOARDS[name]["panels"]:
         place = panel["gridPos"]
-        columns = range(place["x"], place["x"] + place["w"])
-        rows = range(place["y"], place["y"] + place["h"])
-        cells = set(itertools.product(columns, rows))
-        assert columns.stop <= GRID_WIDTH, panel["title"]
+        left, top = place["x"], place["y"]
+        right = left + place["w"]
+        bottom = top + place["h"]
+        cells = set(itertools.product(range(left, right), range(top, bottom)))
+        assert right <= GRID_WIDTH, panel["title"]
         assert not cells & taken, panel["title"]
         taken |= cells
 
 
-@pytest.mark.parametrize(("name", "title", "target"), QUERIES)
-def test_a_query_uses_metrics_labels_and_variables_that_exist(
-    name: str, title: str, target: dict[str, Any]
-) -> None:
-    assert faults(target["expr"], target["legendFormat"]) == []
-    variables = BOARDS[name]["templating"]["list"]
-    own = {variable["name"] for variable in variables}
-    used = set(re.findall(r"\$(\w+)", target["expr"]))
-    assert used <= own | {"__rate_interval", "__range"}
+def id_of(query: Query) -> str:
+    return f"{query.board}-{query.panel}"
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=id_of)
+def test_a_query_uses_metrics_labels_and_variables_that_exist(query: Query) -> None:
+    assert faults(query.expression, query.legend) == []
+
+    # The dashboard's own variables, and two that Grafana fills in.
+    known = {"__rate_interval", "__range"}
+    for variable in BOARDS[query.board]["templating"]["list"]:
+        known.add(variable["name"])
+    used = re.findall(r"\$(\w+)", query.expression)
+    assert set(used) <= known
 
 
 @pytest.mark.parametrize("name", BOARDS)
@@ -221,20 +295,20 @@ def test_a_variable_queries_a_label_that_exists(name: str) -> None:
             r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variable["query"]
         )
         assert query
-        metric, label = query.groups()
-        found = series(metric)
-        assert found
-        assert label in found[1] | TARGET_LABELS
+        name_of_series, label = query.groups()
+        labels = SERIES[name_of_series].labels
+        assert label in labels | TARGET_LABELS
 
 
 def test_every_metric_is_on_a_dashboard() -> None:
     shown = set()
-    for _, _, target in QUERIES:
-        for name, _ in SELECTOR.findall(target["expr"]):
-            found = series(name)
-            if found is not None:
-                shown.add(found[0].name)
-    assert {metric.name for metric in METRICS} - shown == NOT_SHOWN
+    for query in QUERIES:
+        for name, _ in SELECTOR.findall(query.expression):
+            if name in SERIES:
+                shown.add(SERIES[name].metric.name)
+
+    ours = {metric.name for metric in METRICS}
+    assert ours - shown == NOT_SHOWN
 
 
 def test_every_section_that_a_panel_links_to_exists() -> None:
@@ -242,28 +316,40 @@ def test_every_section_that_a_panel_links_to_exists() -> None:
     for board in BOARDS.values():
         for panel in panels(board):
             links |= set(re.findall(r"docs/(\S+\.md)#(\S+)", panel["description"]))
+
+    # So that a changed form of the links is noticed.
     assert len(links) > 5
     for page, anchor in links:
         assert anchor in anchors(DOCS / page), f"{page}#{anchor}"
 
 
 def anchors(page: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
-    words = [re.sub(r"[^\w -]", "", heading) for heading in headings]
-    return {heading.lower().replace(" ", "-") for heading in words}
+    """Return the anchors that GitHub makes of a page's headings."""
+    text = page.read_text("utf-8")
+    found = set()
+    for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        words = re.sub(r"[^\w -]", "", heading)
+        found.add(words.lower().replace(" ", "-"))
+    return found
 
 
 # XX stands for gex: test_metric_names.py searches this file too.
 @pytest.mark.parametrize(
     ("expression", "legend"),
     [
+        # A misspelt metric.
         ('XX_event_total{job="$job"}', ""),
+        # A label that the metric does not have: in a selector, a grouping and a legend.
         ('XX_events_total{job="$job", symbol=~"$symbol"}', ""),
         ('sum by (symbol) (rate(XX_events_total{job="$job"}[5m]))', ""),
         ('sum by (kind) (rate(XX_events_total{job="$job"}[5m]))', "{{reason}}"),
+        # A value that the label does not have.
         ('XX_events_total{kind="CHANGE"}', ""),
+        # No selector.
         ("sum(rate(XX_events_total[5m]))", ""),
+        # A histogram without a suffix.
         ('XX_publish_duration_seconds{job="$job"}', ""),
+        # A misspelt metric of the process.
         ('process_resident_bytes{job="$job"}', ""),
     ],
 )
