@@ -26,11 +26,16 @@ from tests.support.deployment import (
     yaml,
 )
 
-# Has no types.
+# Imported by name, since it has no types.
 kubernetes_validate: Any = importlib.import_module("kubernetes_validate")
 
 PROFILES = ("simulator", "live")
-KUSTOMIZATIONS = ("base", "overlays/production")
+PRODUCTION = "overlays/production"
+KUSTOMIZATIONS = ("base", PRODUCTION)
+# By their kind.
+Manifests = dict[str, dict[str, Any]]
+
+# The API of the Prometheus operator.
 MONITORING = "monitoring.coreos.com/v1"
 LABELS = {"app.kubernetes.io/name": "gex-connector"}
 SELECTOR = {"matchLabels": LABELS}
@@ -39,6 +44,20 @@ SELECTOR = {"matchLabels": LABELS}
 @pytest.fixture(scope="session")
 def kubectl() -> Path:
     return kubectl_download.fetch()
+
+
+@pytest.fixture
+def production(kubectl: Path) -> Manifests:
+    """The manifests of the production overlay, by kind."""
+    return rendered(kubectl, PRODUCTION)
+
+
+def container_of(deployment: dict[str, Any]) -> dict[str, Any]:
+    """Return the only container of a deployment's pods."""
+    pod = deployment["spec"]["template"]["spec"]
+    container: dict[str, Any]
+    (container,) = pod["containers"]
+    return container
 
 
 @pytest.fixture
@@ -71,6 +90,8 @@ def test_the_base_images_are_one_and_pinned_by_digest() -> None:
     for word, rest in instructions():
         if word == "FROM":
             images.add(rest.split()[0])
+
+    # Two base images could differ in the C library that wheels are built for.
     (image,) = images
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}", image)
 
@@ -80,10 +101,16 @@ def test_the_build_context_has_the_copied_files_and_nothing_else() -> None:
     copied = set()
     for word, rest in build:
         if word == "COPY":
+            # The last word is the destination.
             copied.update(rest.split()[:-1])
 
+    patterns = []
     text = (DEPLOY / "Dockerfile.dockerignore").read_text()
-    patterns = [line for line in text.splitlines() if not line.startswith("#")]
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            patterns.append(line)
+
+    # Everything is ignored, except for these. A secret in the folder cannot be copied.
     exceptions = [f"!{source}" for source in sorted(copied)]
     assert patterns == ["*", *exceptions, "**/__pycache__"]
 
@@ -92,8 +119,11 @@ def test_the_image_installs_pinned_packages_and_our_wheel_only() -> None:
     build, _ = stages()
     installs = []
     for word, rest in build:
-        if word == "RUN":
-            installs += [part for part in rest.split("&&") if " install " in part]
+        if word != "RUN":
+            continue
+        for command in rest.split("&&"):
+            if " install " in command:
+                installs.append(command)
 
     assert installs
     for install in installs:
@@ -114,16 +144,19 @@ def test_every_file_deploys_this_version(kubectl: Path) -> None:
             images.append(service["image"])
     for kustomization in KUSTOMIZATIONS:
         deployment = rendered(kubectl, kustomization)["Deployment"]
-        containers = deployment["spec"]["template"]["spec"]["containers"]
-        images += [container["image"] for container in containers]
+        images.append(container_of(deployment)["image"])
 
-    names = {image.split("/")[-1] for image in images}
-    assert names == {f"gex-levels-connector:{__version__}"}
+    # The registry before the name differs from file to file.
+    for image in images:
+        _, _, name = image.rpartition("/")
+        assert name == f"gex-levels-connector:{__version__}"
 
 
 def test_the_wheel_is_built_with_the_packages_pinned_for_development() -> None:
     development = pinned(ROOT / "requirements" / "dev.txt")
     build = pinned(DEPLOY / "build.txt")
+
+    # The tests run with the versions of dev.txt.
     assert build
     for name, hashes in build.items():
         assert development.get(name) == hashes
@@ -133,9 +166,12 @@ def pinned(file: Path) -> dict[str, set[str]]:
     """Return the hashes of each package of a requirements file."""
     text = re.sub(r"(?m)^ *#.*\n", "", file.read_text())
     found = {}
+    # A package begins with name==version; its hashes follow on lines of their own.
     for part in re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE):
         if part.strip():
-            found[part.split()[0]] = set(re.findall(r"sha256:\w+", part))
+            package, *_ = part.split()
+            hashes = re.findall(r"sha256:\w+", part)
+            found[package] = set(hashes)
     return found
 
 
@@ -144,7 +180,11 @@ def test_the_image_runs_without_a_shell_as_a_numeric_user_that_is_not_root() -> 
     # The exec form is a JSON list; the shell form is not.
     assert json.loads(final["ENTRYPOINT"])
     assert json.loads(final["CMD"])
-    assert min(map(int, final["USER"].split(":"))) > 0
+
+    # Kubernetes cannot verify that a user with a name is not root.
+    user, group = final["USER"].split(":")
+    assert int(user) > 0
+    assert int(group) > 0
     assert final["STOPSIGNAL"] == "SIGTERM"
 
 
@@ -162,10 +202,13 @@ def test_every_service_of_a_profile_is_confined_and_has_a_health_check(
         assert service["security_opt"] == ["no-new-privileges:true"], name
         # Kafka's image writes its configuration.
         assert service.get("read_only", False) != (name == "kafka"), name
-        assert int(service["deploy"]["resources"]["limits"]["memory"]) > 0, name
+        limits = service["deploy"]["resources"]["limits"]
+        assert int(limits["memory"]) > 0, name
 
+        # Our own images are built; those of others are pinned by version and digest.
         is_pinned = re.search(r":[\w.]+@sha256:[0-9a-f]{64}$", service["image"])
         assert "build" in service or is_pinned, name
+        # Docker opens published ports in the firewall, past the rules of the host.
         for port in service.get("ports", []):
             assert port["host_ip"] == "127.0.0.1", name
         for dependency in service.get("depends_on", {}).values():
@@ -176,6 +219,7 @@ def test_every_service_of_a_profile_is_confined_and_has_a_health_check(
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_file_that_compose_mounts_exists(profile: str) -> None:
+    # Docker creates a folder in the place of a missing file, and mounts that.
     project = composed(profile)
     created_by_the_user = DEPLOY / "compose" / "secrets"
     for service in project["services"].values():
@@ -189,17 +233,22 @@ def test_every_file_that_compose_mounts_exists(profile: str) -> None:
 
 def test_compose_gives_the_simulator_and_its_connector_the_same_key() -> None:
     file = DEPLOY / "compose" / "simulator" / "backquant_api_key"
+
     assert file.read_text().strip() == DEFAULT_KEY
 
 
 def test_prometheus_finds_the_connector_of_compose() -> None:
     text = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
     (scrape,) = yaml.safe_load(text)["scrape_configs"]
+
+    # Only one of the two runs, so both have the same alias.
     services = composed(*PROFILES)["services"]
     for name in ("connector", "connector-simulated"):
-        (port,) = services[name]["ports"]
-        (alias,) = services[name]["networks"]["default"]["aliases"]
-        assert scrape["static_configs"] == [{"targets": [f"{alias}:{port['target']}"]}]
+        service = services[name]
+        (port,) = service["ports"]
+        (alias,) = service["networks"]["default"]["aliases"]
+        target = f"{alias}:{port['target']}"
+        assert scrape["static_configs"] == [{"targets": [target]}]
 
 
 def test_grafana_finds_prometheus_and_the_dashboards() -> None:
@@ -210,17 +259,20 @@ def test_grafana_finds_prometheus_and_the_dashboards() -> None:
 
     (boards,) = (provisioning / "dashboards").iterdir()
     (provider,) = yaml.safe_load(boards.read_text())["providers"]
-    mounts = composed(*PROFILES)["services"]["grafana"]["volumes"]
-    assert provider["options"]["path"] in [mount["target"] for mount in mounts]
+    services = composed(*PROFILES)["services"]
+    mounted = [mount["target"] for mount in services["grafana"]["volumes"]]
+    assert provider["options"]["path"] in mounted
 
 
 def test_compose_configures_the_live_connector_with_known_keys(secrets: Path) -> None:
     service = composed("live")["services"]["connector"]
+    # The paths are those in the container.
     variables = {}
     for name, value in service["environment"].items():
         variables[name] = value.replace("/run/secrets", str(secrets))
 
     config = load(None, variables)
+
     assert config.upstream.base_url.startswith("https://")
     assert config.upstream.api_key.reveal() == DEFAULT_KEY
 
@@ -230,6 +282,7 @@ def test_compose_configures_the_live_connector_with_known_keys(secrets: Path) ->
 
 @pytest.mark.parametrize("kustomization", KUSTOMIZATIONS)
 def test_every_manifest_is_valid(kubectl: Path, kustomization: str) -> None:
+    # Strict: a misspelt field is an error, which the API server would drop silently.
     version = kubernetes_validate.latest_version()
     for manifest in rendered(kubectl, kustomization).values():
         # Custom resources have no schema here.
@@ -240,9 +293,12 @@ def test_every_manifest_is_valid(kubectl: Path, kustomization: str) -> None:
 @pytest.mark.parametrize("kustomization", KUSTOMIZATIONS)
 def test_every_selector_matches_the_pods(kubectl: Path, kustomization: str) -> None:
     found = rendered(kubectl, kustomization)
-    pod = found["Deployment"]["spec"]["template"]
+    deployment = found["Deployment"]["spec"]
+    pod = deployment["template"]
+
+    # A selector without a match is valid: it guards, admits or spreads nothing.
     assert pod["metadata"]["labels"] == LABELS
-    assert found["Deployment"]["spec"]["selector"] == SELECTOR
+    assert deployment["selector"] == SELECTOR
     assert found["PodDisruptionBudget"]["spec"]["selector"] == SELECTOR
     assert found["NetworkPolicy"]["spec"]["podSelector"] == SELECTOR
     assert found["Service"]["spec"]["selector"] == LABELS
@@ -257,90 +313,115 @@ def test_pods_are_spread_and_one_may_be_evicted(
     kubectl: Path, kustomization: str
 ) -> None:
     found = rendered(kubectl, kustomization)
-    pod = found["Deployment"]["spec"]["template"]["spec"]
-    constraints = pod["topologySpreadConstraints"]
-    assert {constraint["topologyKey"] for constraint in constraints} == {
-        "kubernetes.io/hostname",
-        "topology.kubernetes.io/zone",
-    }
+    deployment = found["Deployment"]["spec"]
+    pod = deployment["template"]["spec"]
+
+    keys = set()
+    for constraint in pod["topologySpreadConstraints"]:
+        keys.add(constraint["topologyKey"])
+    assert keys == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+
+    # Otherwise no node could ever be drained.
     available = found["PodDisruptionBudget"]["spec"]["minAvailable"]
-    assert available < found["Deployment"]["spec"]["replicas"]
+    assert available < deployment["replicas"]
 
 
-def test_a_pod_fits_the_restricted_standard(kubectl: Path) -> None:
-    found = rendered(kubectl, "overlays/production")
-    pod = found["Deployment"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert pod["securityContext"]["runAsNonRoot"]
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+def test_a_pod_fits_the_restricted_standard(
+    production: Manifests,
+) -> None:
+    deployment = production["Deployment"]
+    pod = deployment["spec"]["template"]["spec"]
+    container = container_of(deployment)
+
+    # The Pod Security Standard "restricted" of Kubernetes, and a read-only file system.
+    context = pod["securityContext"]
+    assert context["runAsNonRoot"]
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
         "readOnlyRootFilesystem": True,
     }
+    # The connector does not use the API of Kubernetes.
     assert pod["automountServiceAccountToken"] is False
-    assert found["ServiceAccount"]["automountServiceAccountToken"] is False
+    assert production["ServiceAccount"]["automountServiceAccountToken"] is False
+    # Enough for a worker to commit and to hand its shards over.
     assert pod["terminationGracePeriodSeconds"] >= 30
 
-    context = pod["securityContext"]
+    # The files of the image belong to this user.
     _, final = stages()
     assert f"{context['runAsUser']}:{context['runAsGroup']}" == final["USER"]
 
 
 def test_production_has_a_namespace_that_enforces_the_restricted_standard(
-    kubectl: Path,
+    production: Manifests,
 ) -> None:
-    found = rendered(kubectl, "overlays/production")
-    labels = found.pop("Namespace")["metadata"]["labels"]
+    namespace = production.pop("Namespace")
+
+    labels = namespace["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
-    for manifest in found.values():
+    for manifest in production.values():
         assert manifest["metadata"]["namespace"] == "gex"
 
 
 def test_production_is_configured_with_known_keys(
-    kubectl: Path, secrets: Path, tmp_path: Path
+    production: Manifests, secrets: Path, tmp_path: Path
 ) -> None:
-    found = rendered(kubectl, "overlays/production")
-    text = found["ConfigMap"]["data"]["connector.toml"]
+    # The paths are those in the container.
+    text = production["ConfigMap"]["data"]["connector.toml"]
     file = tmp_path / "connector.toml"
     file.write_text(text.replace("/run/secrets/gex-connector", str(secrets)))
-    assert load(file, {}).upstream.api_key.reveal() == DEFAULT_KEY
+
+    config = load(file, {})
+
+    assert config.upstream.api_key.reveal() == DEFAULT_KEY
 
 
-def test_production_mounts_every_file_of_its_configuration(kubectl: Path) -> None:
-    found = rendered(kubectl, "overlays/production")
-    text = found["ConfigMap"]["data"]["connector.toml"]
-    (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+def test_production_mounts_every_file_of_its_configuration(
+    production: Manifests,
+) -> None:
+    text = production["ConfigMap"]["data"]["connector.toml"]
+    container = container_of(production["Deployment"])
+
     mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
     for path in re.findall(r'"(/[^"]+)"', text):
         assert str(Path(path).parent) in mounted
 
 
-def test_the_operator_scrapes_the_service(kubectl: Path) -> None:
-    found = rendered(kubectl, "overlays/production")
-    monitor = found["ServiceMonitor"]["spec"]
-    labels = found["Service"]["metadata"]["labels"]
+def test_the_operator_scrapes_the_service(
+    production: Manifests,
+) -> None:
+    # The monitor selects the service by its labels.
+    monitor = production["ServiceMonitor"]["spec"]
+    labels = production["Service"]["metadata"]["labels"]
     assert monitor["selector"]["matchLabels"].items() <= labels.items()
 
-    (port,) = found["Service"]["spec"]["ports"]
+    # Its endpoint names a port of the service, which names one of the container.
+    (port,) = production["Service"]["spec"]["ports"]
     (endpoint,) = monitor["endpoints"]
     assert endpoint["port"] == port["name"]
-    (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
-    assert port["targetPort"] in [one["name"] for one in container["ports"]]
+    container = container_of(production["Deployment"])
+    names = [container_port["name"] for container_port in container["ports"]]
+    assert port["targetPort"] in names
 
 
-def test_the_operator_gives_each_namespace_a_job_of_its_own(kubectl: Path) -> None:
-    """The rules group by job; the operator would give all namespaces the same."""
-    (endpoint,) = rendered(kubectl, "overlays/production")["ServiceMonitor"]["spec"][
-        "endpoints"
-    ]
+def test_the_operator_gives_each_namespace_a_job_of_its_own(
+    production: Manifests,
+) -> None:
+    # The rules group by job, and the operator would give all namespaces the same one.
+    monitor = production["ServiceMonitor"]["spec"]
+    (endpoint,) = monitor["endpoints"]
+
     (relabelling,) = endpoint["relabelings"]
     assert relabelling["sourceLabels"] == ["__meta_kubernetes_namespace"]
     assert relabelling["targetLabel"] == "job"
     assert relabelling["replacement"] == "gex-connector-$1"
 
 
-def test_the_operator_loads_the_rules_of_prometheus(kubectl: Path) -> None:
-    found = rendered(kubectl, "overlays/production")["PrometheusRule"]["spec"]
+def test_the_operator_loads_the_rules_of_prometheus(
+    production: Manifests,
+) -> None:
     rules = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())
+
+    found = production["PrometheusRule"]["spec"]
     assert found == rules, "prometheusrule.yaml is out of date: run make docs"

@@ -38,20 +38,31 @@ def test_a_generated_page_is_up_to_date(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([name]) == 0
+
     page = (ROOT / FILES[name]).read_text("utf-8")
     assert page == capsys.readouterr().out, "run `make docs`"
 
 
-@pytest.mark.parametrize("names", [[], ["configuration", "elsewhere"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["configuration", "elsewhere"],
+    ],
+)
 def test_an_unknown_page_is_refused(
     names: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(names) == 2
+
+    # The message lists the pages that exist.
     assert "configuration" in capsys.readouterr().err
 
 
 def test_the_example_is_the_defaults_and_one_feed() -> None:
+    # Users copy the example: a value that is not the default would look like advice.
     config = load(EXAMPLE, VARIABLES)
+
     assert config.upstream == Upstream(api_key=Secret("demo-key"))
     assert config.kafka == Kafka()
     assert config.schema_registry == SchemaRegistry()
@@ -69,7 +80,9 @@ def test_the_examples_thresholds_are_valid_once_uncommented(tmp_path: Path) -> N
     text = EXAMPLE.read_text("utf-8")
     config = tmp_path / "config.toml"
     config.write_text(text.replace("# thresholds = ", "thresholds = "))
+
     (feed,) = load(config, VARIABLES).feeds
+
     assert feed.thresholds == {
         "all_expiry.hvl": Threshold(absolute=25.0, relative=0.001),
         "odte": Threshold(relative=0.0005),
@@ -80,11 +93,15 @@ def test_the_example_shows_every_key() -> None:
     text = EXAMPLE.read_text("utf-8")
     tables = tomllib.loads(text)
     for name, struct in TABLES.items():
-        # An option may also be shown as a comment, with its default.
-        table = tables[name][0] if name == "feeds" else tables[name]
+        table = tables[name]
+        # Feeds are a list of tables; the example has one.
+        if name == "feeds":
+            (table,) = table
         for field in msgspec.structs.fields(struct):
-            is_shown = field.name in table or f"# {field.name} = " in text
-            assert is_shown, f"{name}.{field.name}"
+            # An option may also be shown as a comment, with its default.
+            is_set = field.name in table
+            is_commented = f"# {field.name} = " in text
+            assert is_set or is_commented, f"{name}.{field.name}"
 
 
 def test_the_page_of_metrics_describes_every_metric() -> None:
@@ -92,6 +109,7 @@ def test_the_page_of_metrics_describes_every_metric() -> None:
     for row in PAGES["metrics"]().splitlines():
         if row.startswith("| `"):
             rows[row.split(" | ")[0]] = row
+
     for metric in METRICS:
         row = rows[f"| `{metric.name}`"]
         assert metric.help in row
@@ -107,4 +125,6 @@ def test_every_row_of_the_metrics_table_has_the_same_number_of_cells() -> None:
     for row in PAGES["metrics"]().splitlines():
         if row.startswith("|"):
             separators.add(row.count("|"))
+
+    # A `|` in a help text would begin another cell.
     assert separators == {5}

@@ -6,10 +6,12 @@ from confluent_kafka import Consumer, Producer
 
 from connector.telemetry.kafka_stats import Statistics, decode
 
+# Statistics every 10 ms keep the test short. The mock cluster would log to its output.
 QUIET = {"statistics.interval.ms": 10, "log_level": 0}
 
 
 def test_the_connections_of_a_group_member_are_decoded() -> None:
+    # A producer with this option starts a mock cluster in its own process.
     cluster = Producer({**QUIET, "test.mock.num.brokers": 1})
     [broker] = cluster.list_topics(timeout=10).brokers.values()
     received: list[Statistics] = []
@@ -36,7 +38,9 @@ def test_the_connections_of_a_group_member_are_decoded() -> None:
     consumer.close()
 
     assert nodes == {"1", "coordinator"}
+    # librdkafka lists the coordinator as a broker of its own; it must not count twice.
     assert max(statistics.brokers_up for statistics in received) == 1
     for statistics in received:
+        # Reported in microseconds.
         for seconds in statistics.rtt_seconds.values():
             assert 0 < seconds < 60

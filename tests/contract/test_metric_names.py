@@ -44,11 +44,13 @@ OTHER_NAMES = {"gex_levels_connector", "gex_http_token"}
 
 
 def names_of_series() -> set[str]:
+    """Return the names of all metrics, and those of a histogram's series."""
     names = set()
     for metric in METRICS:
         names.add(metric.name)
         if metric.buckets:
-            names |= {f"{metric.name}_{part}" for part in ("bucket", "sum", "count")}
+            for suffix in ("_bucket", "_sum", "_count"):
+                names.add(metric.name + suffix)
     return names
 
 
@@ -61,7 +63,8 @@ def misspelt(text: str) -> set[str]:
     A name that ends in `_` stands for all names that begin with it, as in a pattern.
     """
     wrong = set()
-    for name in set(METRIC_NAME.findall(text)) - KNOWN - OTHER_NAMES:
+    unknown = set(METRIC_NAME.findall(text)) - KNOWN - OTHER_NAMES
+    for name in unknown:
         is_prefix = any(known.startswith(name) for known in KNOWN)
         if not (name.endswith("_") and is_prefix):
             wrong.add(name)
@@ -71,7 +74,9 @@ def misspelt(text: str) -> set[str]:
 def files() -> list[Path]:
     found = []
     for place in PLACES:
-        for path in (ROOT / place, *(ROOT / place).rglob("*")):
+        top = ROOT / place
+        # The place itself may be a file.
+        for path in (top, *top.rglob("*")):
             is_text = path.is_file() and path.suffix in TEXT_SUFFIXES
             if is_text and "__pycache__" not in path.parts:
                 found.append(path)
@@ -84,11 +89,14 @@ def test_every_metric_named_in_the_repository_is_in_the_catalogue() -> None:
         names = misspelt(path.read_text("utf-8"))
         if names:
             wrong[str(path.relative_to(ROOT))] = names
+
     assert wrong == {}
 
 
 def test_the_important_files_are_searched() -> None:
+    # A wrong folder or suffix in the lists above would make the test before pass.
     names = {path.name for path in files()}
+
     assert names >= {"catalogue.py", "metrics.md", "README.md", Path(__file__).name}
 
 
@@ -112,6 +120,7 @@ def test_a_misspelt_name_is_found(text: str) -> None:
     [
         "rate(XX_events_total[5m])",
         "histogram_quantile(0.9, rate(XX_publish_duration_seconds_bucket[5m]))",
+        # A pattern for several metrics, and a longer word.
         '{__name__=~"XX_symbols_.*_total"}',
         "noXX_nope",
     ],

@@ -20,29 +20,55 @@ RUNBOOKS = ROOT / "docs" / "runbooks.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 
 
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
 def read_rules() -> list[dict[str, Any]]:
-    groups = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]
-    return [rule for group in groups for rule in group["rules"]]
+    rules = []
+    for group in read(PROMETHEUS / "rules.yml")["groups"]:
+        rules += group["rules"]
+    return rules
 
 
 def read_unit_tests() -> list[dict[str, Any]]:
     tests = []
     for file in sorted(PROMETHEUS.glob("tests/*.yml")):
-        tests += yaml.safe_load(file.read_text())["tests"]
+        tests += read(file)["tests"]
     return tests
+
+
+def recorded(rules: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the expression of each recorded series, by its name."""
+    found = {}
+    for rule in rules:
+        if "record" in rule:
+            found[rule["record"]] = rule["expr"]
+    return found
+
+
+def alert_checks(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each moment of a unit test, with the alerts that must fire then."""
+    found = []
+    for test in tests:
+        found += test["alert_rule_test"]
+    return found
 
 
 RULES = read_rules()
 ALERTS = [rule for rule in RULES if "alert" in rule]
-RECORDED = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
+RECORDED = recorded(RULES)
 UNIT_TESTS = read_unit_tests()
-CHECKS = [check for test in UNIT_TESTS for check in test["alert_rule_test"]]
+CHECKS = alert_checks(UNIT_TESTS)
 
 # Metrics of Prometheus itself and of its client library.
 PROMETHEUS_METRICS = {"up", "process_start_time_seconds"}
 
+# Prometheus adds these to every series that it scrapes.
 TARGET_LABELS = {"job", "instance"}
 SUFFIXES = re.compile(r"_(bucket|sum|count)$")
+
+# Just enough of PromQL for our own rules. A name before a parenthesis is a function.
 SELECTOR = re.compile(
     r"(?<![\w:\[{\"])([a-z_]\w*(?::\w+)*)\s*(\{[^}]*\})?(?!\s*[\w(:])"
 )
@@ -54,15 +80,25 @@ PROMQL_WORDS = {"and", "or", "unless", "on", "by", "bool"}
 def selectors(expression: str) -> list[tuple[str, dict[str, str]]]:
     """Return each metric of an expression, recorded or not, with its label matchers."""
     found = []
-    for name, braces in SELECTOR.findall(GROUPING.sub("", expression)):
-        if name not in PROMQL_WORDS:
-            matchers = {label: value for label, _, value in MATCHER.findall(braces)}
-            found.append((name, matchers))
+    # The labels of a grouping look like metrics.
+    ungrouped = GROUPING.sub("", expression)
+    for name, braces in SELECTOR.findall(ungrouped):
+        if name in PROMQL_WORDS:
+            continue
+        matchers = {}
+        for label, _, value in MATCHER.findall(braces):
+            matchers[label] = value
+        found.append((name, matchers))
     return found
 
 
 def metric_of(series: str) -> Metric | None:
-    return BY_NAME.get(series) or BY_NAME.get(SUFFIXES.sub("", series))
+    """Return the metric that a series belongs to, or None if it is not ours."""
+    if series in BY_NAME:
+        return BY_NAME[series]
+    # A series of a histogram.
+    name = SUFFIXES.sub("", series)
+    return BY_NAME.get(name)
 
 
 def labels_of(name: str) -> set[str] | None:
@@ -70,6 +106,7 @@ def labels_of(name: str) -> set[str] | None:
     if name in PROMETHEUS_METRICS:
         return TARGET_LABELS
     if name in RECORDED:
+        # By Prometheus' convention the name begins with the labels: level:metric:operation.
         level, *_ = name.split(":")
         return set(level.split("_"))
     metric = metric_of(name)
@@ -80,7 +117,9 @@ def labels_of(name: str) -> set[str] | None:
     if has_suffix != bool(metric.buckets):
         return None
     labels = TARGET_LABELS | set(metric.labels)
-    return labels | {"le"} if name.endswith("_bucket") else labels
+    if name.endswith("_bucket"):
+        labels.add("le")
+    return labels
 
 
 def faults_of(expression: str) -> list[str]:
@@ -98,8 +137,10 @@ def faults_of(expression: str) -> list[str]:
                 faults.append(f"{name} has no label {label}")
         faults += wrong_values(name, matchers)
 
+    # A label in a grouping needs a metric in the expression that has it.
     for labels_text in GROUPING.findall(expression):
         for label in labels_text.replace(" ", "").split(","):
+            # `on ()` has no label.
             if label and label not in known:
                 faults.append(f"no metric here has the label {label}")
     return faults
@@ -110,11 +151,18 @@ def wrong_values(name: str, matchers: dict[str, str]) -> list[str]:
     metric = metric_of(name)
     if metric is None:
         return []
+
     faults = []
-    value = matchers.get(metric.labels[-1]) if metric.values else None
-    for choice in value.split("|") if value else ():
-        if choice not in metric.values:
-            faults.append(f"{name} has no {choice}")
+    # The catalogue lists the values of a metric's last label.
+    value = None
+    if metric.values:
+        value = matchers.get(metric.labels[-1])
+    if value:
+        for choice in value.split("|"):
+            if choice not in metric.values:
+                faults.append(f"{name} has no {choice}")
+
+    # A bound that is no bucket of the histogram selects nothing, without an error.
     bound = matchers.get("le")
     bounds = {*metric.buckets, math.inf}
     if bound is not None and float(bound) not in bounds:
@@ -132,6 +180,7 @@ def name_of(rule: dict[str, Any]) -> str:
 def test_a_rule_uses_metrics_labels_and_values_that_exist(
     rule: dict[str, Any],
 ) -> None:
+    # An expression in which the test finds no metric would pass unchecked.
     assert selectors(rule["expr"])
     assert faults_of(rule["expr"]) == []
 
@@ -141,6 +190,7 @@ def test_a_rule_uses_metrics_labels_and_values_that_exist(
     [
         ("rate(no_such_metric[5m])", "no metric no_such_metric"),
         ("no:such:record > 1", "no metric no:such:record"),
+        # A label and a value that this metric does not have, though others do.
         ('gex_key_refused{feed="all"}', "gex_key_refused has no label feed"),
         (
             'gex_transactions_total{result="failed"}',
@@ -151,6 +201,7 @@ def test_a_rule_uses_metrics_labels_and_values_that_exist(
             'gex_detection_delay_seconds_bucket{le="4.0"}',
             "gex_detection_delay_seconds_bucket has no bucket 4.0",
         ),
+        # A histogram has no series with its own name.
         ("gex_detection_delay_seconds", "no metric gex_detection_delay_seconds"),
     ],
 )
@@ -168,9 +219,12 @@ def test_a_recorded_name_states_its_labels_and_its_window(name: str) -> None:
         assert f"({level}:" in expression
     else:
         assert level == grouping[1].replace(", ", "_")
+
+    # The name of a rate ends with its window, such as `rate5m`.
     window = re.search(r"(?:rate|avg)(\d+[mhd])$", name)
     if window:
-        assert set(re.findall(r"\[(\w+)\]", expression)) == {window[1]}
+        windows = set(re.findall(r"\[(\w+)\]", expression))
+        assert windows == {window[1]}
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=name_of)
@@ -182,33 +236,47 @@ def test_an_alert_has_a_severity_a_measured_value_and_a_runbook(
     assert rule["labels"]["severity"] in {"page", "ticket"}
     assert annotations.keys() == {"summary", "description", "runbook_url"}
     assert "$value" in annotations["description"]
+
+    # GitHub makes the anchor from the heading, in lower case.
     section = rule["alert"].lower()
     assert annotations["runbook_url"] == f"docs/runbooks.md#{section}"
 
 
 def test_every_alert_has_one_runbook_section_below_its_highest_severity() -> None:
     text = RUNBOOKS.read_text("utf-8")
-    _, pages, tickets = re.split(r"^## (?:Pages|Tickets)$", text, flags=re.MULTILINE)
-    alerts = {rule["alert"] for rule in ALERTS}
+    headings = re.compile(r"^## (?:Pages|Tickets)$", re.MULTILINE)
+    _, pages, tickets = headings.split(text)
+
+    # An alert that comes with both severities belongs to the pages.
+    alerts = set()
     paging = set()
     for rule in ALERTS:
+        alerts.add(rule["alert"])
         if rule["labels"]["severity"] == "page":
             paging.add(rule["alert"])
+
     section = re.compile(r"^### (\w+)$", re.MULTILINE)
     assert sorted(section.findall(pages)) == sorted(paging)
     assert sorted(section.findall(tickets)) == sorted(alerts - paging)
 
 
 def test_the_runbooks_quote_log_messages_that_exist() -> None:
+    # Quotes in the prose: those in code belong to commands. A quote may span two lines.
     text = RUNBOOKS.read_text("utf-8")
     prose = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
-    quoted = re.findall(r'"([^"]+)"', " ".join(prose.split()))
+    on_one_line = " ".join(prose.split())
+    quoted = re.findall(r'"([^"]+)"', on_one_line)
+
     operations = OPERATIONS.read_text("utf-8")
-    files = (ROOT / "connector").rglob("*.py")
-    code = " ".join(path.read_text("utf-8") for path in files)
-    unknown = [
-        words for words in quoted if words not in code and words not in operations
-    ]
+    code = ""
+    for path in (ROOT / "connector").rglob("*.py"):
+        code += path.read_text("utf-8")
+    unknown = []
+    for words in quoted:
+        if words not in code and words not in operations:
+            unknown.append(words)
+
+    # A message whose end is the fault that was found.
     assert unknown in ([], ["a check failed: ..."])
 
 
@@ -218,14 +286,20 @@ def test_the_runbooks_link_to_headings_that_exist() -> None:
     for line in OPERATIONS.read_text("utf-8").splitlines():
         words = re.sub(r"[^\w -]", "", line).strip()
         headings.add(words.replace(" ", "-").lower())
-    assert set(re.findall(r"operations\.md#([\w-]+)", text)) <= headings
+    links = set(re.findall(r"operations\.md#([\w-]+)", text))
+    assert links <= headings
+
+    # Links from one runbook to another.
     for section in re.findall(r"\(#(\w+)\)", text):
         assert f"### {section}" in text.lower(), section
 
 
 def test_the_runbooks_queries_name_metrics_that_exist() -> None:
-    for query in re.findall(r"`([^`]*gex_[^`]*)`", RUNBOOKS.read_text("utf-8")):
-        assert faults_of(" ".join(query.split())) == [], query
+    text = RUNBOOKS.read_text("utf-8")
+    for query in re.findall(r"`([^`]*gex_[^`]*)`", text):
+        # A query may span two lines.
+        expression = " ".join(query.split())
+        assert faults_of(expression) == [], query
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=name_of)
@@ -236,31 +310,39 @@ def test_an_alert_is_tested_for_firing_and_for_not_firing(
     fired = set()
     for check in CHECKS:
         if check["alertname"] == rule["alert"]:
-            severities = {
-                alert["exp_labels"]["severity"] for alert in check["exp_alerts"]
-            }
-            fired.add(severity in severities)
+            expected = set()
+            for alert in check["exp_alerts"]:
+                expected.add(alert["exp_labels"]["severity"])
+            fired.add(severity in expected)
+
     assert fired == {True, False}
 
 
 def test_the_unit_tests_use_alerts_that_exist_and_series_of_a_worker() -> None:
+    # promtool accepts a misspelt alert that must not fire: it never does.
     tested = {check["alertname"] for check in CHECKS}
-    assert tested == {rule["alert"] for rule in ALERTS}
+    alerts = {rule["alert"] for rule in ALERTS}
+    assert tested == alerts
+
+    # It accepts any series as well, such as those without the labels of a real one.
     for test in UNIT_TESTS:
-        for series in test["input_series"]:
-            assert faults_of(series["series"]) == []
-            ((name, labels),) = selectors(series["series"])
-            assert labels.keys() == labels_of(name), series["series"]
+        for values in test["input_series"]:
+            series = values["series"]
+            assert faults_of(series) == []
+            ((name, labels),) = selectors(series)
+            assert labels.keys() == labels_of(name), series
 
 
 def test_the_rules_are_loaded_and_cover_the_scraped_job() -> None:
-    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    config = read(PROMETHEUS / "prometheus.yml")
     (scrape,) = config["scrape_configs"]
     patterns = set()
     for rule in ALERTS:
         for _, matchers in selectors(rule["expr"]):
             if "job" in matchers:
                 patterns.add(matchers["job"])
+
+    # All alerts select the job by one pattern.
     (pattern,) = patterns
     assert re.fullmatch(pattern, scrape["job_name"])
     assert config["rule_files"] == ["rules.yml"]

@@ -24,8 +24,8 @@ FOLDER = Path(__file__).parents[2] / "schemas"
 FILES = sorted(FOLDER.glob("*.avsc"))
 RELEASES = sorted((FOLDER / "released").glob("*"))
 NAMESPACE = "gex.levels"
+# The types that have a topic of their own.
 RECORDS = ("LevelsEvent", "LevelsState")
-
 # Enough for every member of every union and enumeration to be drawn.
 SAMPLES = 60
 
@@ -35,17 +35,26 @@ Schema = Any
 def types_in(schema: Schema) -> Iterator[Schema]:
     """Return the schema and every type inside it, references as their names."""
     yield schema
-    inner = []
-    if isinstance(schema, list):
-        inner += schema
-    elif isinstance(schema, dict):
-        inner += [field["type"] for field in schema.get("fields", ())]
-        # An array has items, a map has values.
-        for key in ("items", "values"):
-            if key in schema:
-                inner.append(schema[key])
-    for part in inner:
+    for part in parts_of(schema):
         yield from types_in(part)
+
+
+def parts_of(schema: Schema) -> list[Schema]:
+    """Return the types directly inside a type."""
+    # A union is a list.
+    if isinstance(schema, list):
+        return schema
+    # A reference to another type, or a primitive type.
+    if not isinstance(schema, dict):
+        return []
+    parts = []
+    for field in schema.get("fields", ()):
+        parts.append(field["type"])
+    # An array has items, a map has values.
+    for key in ("items", "values"):
+        if key in schema:
+            parts.append(schema[key])
+    return parts
 
 
 def all_types() -> list[Schema]:
@@ -56,6 +65,7 @@ def all_types() -> list[Schema]:
 
 
 def named_types() -> list[Schema]:
+    """Return every record and every enumeration."""
     found = []
     for part in all_types():
         if isinstance(part, dict) and "name" in part:
@@ -73,18 +83,23 @@ def all_fields() -> list[tuple[str, Schema]]:
 
 
 def test_every_file_is_named_after_its_type() -> None:
+    # fastavro looks a referenced type up under this name.
     names = {file.name for file in FILES}
-    assert names >= {f"{NAMESPACE}.{name}.avsc" for name in RECORDS}
+    for name in RECORDS:
+        assert f"{NAMESPACE}.{name}.avsc" in names
     for file in FILES:
         name = json.loads(file.read_text(encoding="utf-8"))["name"]
         assert file.name == f"{NAMESPACE}.{name}.avsc"
 
 
 def test_everything_is_documented() -> None:
+    # A registry shows these texts to the people who read our topics.
     for part in named_types():
-        assert part.get("doc", "").endswith("."), part["name"]
+        text = part.get("doc", "")
+        assert text.endswith("."), part["name"]
     for record, field in all_fields():
-        assert field.get("doc", "").endswith("."), (record, field["name"])
+        text = field.get("doc", "")
+        assert text.endswith("."), f"{record}.{field['name']}"
 
 
 def test_names_are_of_one_style() -> None:
@@ -95,19 +110,25 @@ def test_names_are_of_one_style() -> None:
             assert re.fullmatch(r"[A-Z]+", symbol)
     for _, field in all_fields():
         assert re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", field["name"])
-    assert len({part["name"] for part in named_types()}) == len(named_types())
+
+    names = [part["name"] for part in named_types()]
+    assert len(set(names)) == len(names)
 
 
 def test_a_union_is_of_null_and_one_type_with_null_as_its_default() -> None:
+    # Code generators make an optional value of such a union, and `Object` of others. Avro
+    # takes a default for the first type of a union only.
     for record, field in all_fields():
-        if isinstance(field["type"], list):
-            place = (record, field["name"])
-            assert len(field["type"]) == 2, place
-            assert field["type"][0] == "null", place
+        union = field["type"]
+        if isinstance(union, list):
+            place = f"{record}.{field['name']}"
+            assert len(union) == 2, place
+            assert union[0] == "null", place
             assert field["default"] is None, place
 
 
 def test_no_number_loses_digits() -> None:
+    # Avro's float has 32 bits: 64250.55 would become 64250.55078125.
     for part in all_types():
         assert part != "float"
 
@@ -135,6 +156,8 @@ def misreadings(writer: Schema, reader: Schema) -> list[str]:
     for datum in generate_many(writer, SAMPLES):
         out = io.BytesIO()
         fastavro.schemaless_writer(out, writer, datum)
+
+        # The datum itself is not as a reader sees it: moments become dates, for instance.
         out.seek(0)
         written = fastavro.schemaless_reader(out, writer, None)
         out.seek(0)
@@ -158,6 +181,7 @@ def differences(written: Any, read: Any) -> list[str]:
         pairs = list(zip(written, read, strict=True))
     elif written != read:
         return [f"{written!r} is read as {read!r}"]
+
     found = []
     for inner_written, inner_read in pairs:
         found += differences(inner_written, inner_read)
@@ -165,7 +189,7 @@ def differences(written: Any, read: Any) -> list[str]:
 
 
 def paths(schema: Schema) -> set[str]:
-    """Return every field of every record: none may ever be removed."""
+    """Return every field of every record. None may be removed from a released schema."""
     found = set()
     for part in types_in(schema):
         if isinstance(part, dict):
@@ -175,8 +199,12 @@ def paths(schema: Schema) -> set[str]:
 
 
 def faults_between(old: Schema, new: Schema) -> list[str]:
-    removed = sorted(paths(old) - paths(new))
-    return [*removed, *misreadings(old, new), *misreadings(new, old)]
+    """Return the reasons why one of two versions cannot replace the other."""
+    faults = sorted(paths(old) - paths(new))
+    # Consumers and producers are upgraded in any order.
+    faults += misreadings(old, new)
+    faults += misreadings(new, old)
+    return faults
 
 
 def load(folder: Path, name: str) -> Schema:
@@ -185,11 +213,14 @@ def load(folder: Path, name: str) -> Schema:
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_every_two_versions_read_each_other(name: str) -> None:
-    versions = [load(folder, name) for folder in (*RELEASES, FOLDER)]
+    # Every pair, not only neighbours: a topic holds records of all versions.
+    folders = (*RELEASES, FOLDER)
+    versions = [load(folder, name) for folder in folders]
     for old, new in itertools.combinations_with_replacement(versions, 2):
         assert faults_between(old, new) == []
 
 
+# Changes that a registry with FULL_TRANSITIVE would refuse as well.
 def without_field(schema: Schema) -> None:
     schema["fields"].remove(field_of(schema, "reason"))
 
@@ -203,7 +234,8 @@ def other_type(schema: Schema) -> None:
 
 
 def no_default(schema: Schema) -> None:
-    schema["fields"].append({"name": "added", "type": "string"})
+    added = {"name": "added", "type": "string"}
+    schema["fields"].append(added)
 
 
 def new_symbol(schema: Schema) -> None:
@@ -226,6 +258,7 @@ def test_a_change_that_breaks_a_reader_is_found(
     current = load(FOLDER, "LevelsEvent")
     changed = copy.deepcopy(current)
     change(changed)
+
     assert faults_between(current, changed)
 
 
@@ -233,5 +266,7 @@ def test_a_new_field_with_a_default_breaks_no_reader() -> None:
     current = load(FOLDER, "LevelsEvent")
     changed = copy.deepcopy(current)
     added = {"name": "added", "type": ["null", "string"], "default": None}
+    # In the middle: readers match fields by name, not by position.
     changed["fields"].insert(3, added)
+
     assert faults_between(current, changed) == []
