@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from connector.core.model import MICROS
 from connector.runtime.health import Health
+
+# The fake wall clock shows this moment plus the seconds of the monotonic clock.
+WALL_START = 1_700_000_000 * MICROS
 
 
 class FakeClock:
@@ -17,7 +21,7 @@ class FakeClock:
         return self.seconds
 
     def wall(self) -> int:
-        return 1_700_000_000_000_000 + round(self.seconds * 1_000_000)
+        return WALL_START + round(self.seconds * MICROS)
 
 
 @pytest.fixture
@@ -42,12 +46,16 @@ def test_a_loop_may_be_silent_up_to_its_own_limit(
 ) -> None:
     health.register("poll", 30)
     health.register("group", 5)
+
+    # The limit itself is still fine.
     clock.seconds += 5
     assert health.why_not_live() == []
+
     clock.seconds += 1
-    assert health.why_not_live() == [
-        "loop group has made no progress for 6.0 s, its limit is 5 s"
-    ]
+    stalled = "loop group has made no progress for 6.0 s, its limit is 5 s"
+    assert health.why_not_live() == [stalled]
+
+    # Every stalled loop is named, not only the first.
     clock.seconds += 25
     assert len(health.why_not_live()) == 2
 
@@ -58,7 +66,9 @@ def test_a_stalled_loop_that_makes_progress_is_live_again(
     health.register("poll", 30)
     clock.seconds += 31
     assert health.why_not_live()
+
     health.progress("poll")
+
     assert health.why_not_live() == []
 
 
@@ -67,9 +77,12 @@ def test_a_loop_that_ended_is_not_expected_to_make_progress(
 ) -> None:
     health.register("shard", 1)
     health.unregister("shard")
+    # A loop that ends may say so twice, and may report progress once more.
     health.unregister("shard")
     health.progress("shard")
+
     clock.seconds += 100
+
     assert health.why_not_live() == []
     assert health.progressed_at() == {}
 
@@ -79,19 +92,29 @@ def test_a_loop_that_is_registered_again_has_all_its_time(
 ) -> None:
     health.register("shard", 1)
     clock.seconds += 10
+
+    # The shard was lost and came back: the silence in between does not count.
     health.register("shard", 2)
     clock.seconds += 2
+
     assert health.why_not_live() == []
 
 
 def test_a_step_of_the_wall_clock_stalls_no_loop() -> None:
-    wall = iter([1_700_000_000_000_000, 5, 1_900_000_000_000_000])
-    health = Health(lambda: 1.0, lambda: next(wall))
+    # The wall clock jumps to 1970 and back. A worker must not be killed for that.
+    final = 1_900_000_000_000_000
+    wall = iter([WALL_START, 5, final])
+
+    def stopped_monotonic() -> float:
+        return 1.0
+
+    health = Health(stopped_monotonic, wall.__next__)
     health.register("poll", 1)
     health.progress("poll")
     health.progress("poll")
+
     assert health.why_not_live() == []
-    assert health.progressed_at() == {"poll": 1_900_000_000_000_000}
+    assert health.progressed_at() == {"poll": final}
 
 
 def test_progress_is_reported_in_microseconds_since_the_epoch(
@@ -99,7 +122,9 @@ def test_progress_is_reported_in_microseconds_since_the_epoch(
 ) -> None:
     health.register("poll", 30)
     clock.seconds += 1.5
+
     health.progress("poll")
+
     assert health.progressed_at() == {"poll": 1_700_000_101_500_000}
 
 
@@ -107,27 +132,40 @@ def test_progress_is_reported_in_microseconds_since_the_epoch(
 
 
 def test_a_worker_without_checks_is_starting(health: Health) -> None:
+    # It would otherwise be ready before anything was set up.
     assert health.why_not_ready() == ["starting"]
 
 
 def test_a_worker_is_ready_when_no_check_objects(health: Health) -> None:
-    reasons: dict[str, list[str]] = {
-        "group": ["not joined"],
-        "shards": ["all/0 is not open", "all/1 is not open"],
-    }
-    health.require(lambda: reasons["group"])
-    health.require(lambda: reasons["shards"])
+    group = ["not joined"]
+    shards = ["all/0 is not open", "all/1 is not open"]
+
+    def check_group() -> list[str]:
+        return group
+
+    def check_shards() -> list[str]:
+        return shards
+
+    health.require(check_group)
+    health.require(check_shards)
     assert health.why_not_ready() == [
         "not joined",
         "all/0 is not open",
         "all/1 is not open",
     ]
-    reasons["group"] = []
+
+    group.clear()
     assert health.why_not_ready() == ["all/0 is not open", "all/1 is not open"]
-    reasons["shards"] = []
+
+    shards.clear()
     assert health.why_not_ready() == []
 
 
 def test_a_worker_that_is_not_ready_is_live_all_the_same(health: Health) -> None:
-    health.require(lambda: ["the key is refused"])
+    # A restart does not help against trouble outside, and loses what is in memory.
+    def check_key() -> list[str]:
+        return ["the key is refused"]
+
+    health.require(check_key)
+
     assert health.why_not_live() == []
