@@ -1,4 +1,8 @@
-"""The judge of chaos runs: which refreshes without an event it excuses, and which it calls lost."""
+"""The judge of chaos runs: which refreshes without an event it excuses or calls lost.
+
+A judge that excuses too much would pass a connector that loses events, and nobody would
+notice.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,11 @@ START = 1_795_446_000.0
 SYMBOL = "BTCUSDT"
 RULES = FeedRules("all")
 
+# Exit statuses of a process, as `subprocess` shows them.
+STOPPED_CLEANLY = 0
+ABORTED = -6
+KILLED = -9
+
 
 @dataclass
 class Logged:
@@ -33,16 +42,50 @@ class Logged:
     lines: list[dict[str, Any]] = field(default_factory=list)
 
     def log(self) -> str:
-        return "\n".join(json.dumps(line) for line in self.lines)
+        lines = [json.dumps(line) for line in self.lines]
+        return "\n".join(lines)
 
 
-def moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat()
+def micros(second: float) -> int:
+    """Return a second of the run in microseconds since the epoch."""
+    return round((START + second) * MICROS)
 
 
-def entry(hvl: int, computed_at: float) -> str:
-    levels = {"all_expiry": {"hvl": hvl}, "computed_at": moment(computed_at)}
+def iso(second: float) -> str:
+    """Return a second of the run in ISO 8601."""
+    return datetime.fromtimestamp(START + second, UTC).isoformat()
+
+
+def entry(number: int) -> str:
+    """Return the upstream's entry of refresh `number`, computed at that second."""
+    levels = {
+        "all_expiry": {"hvl": number},
+        "computed_at": iso(number),
+    }
     return json.dumps(levels)
+
+
+def answer(
+    slot: int,
+    second: float,
+    shown: dict[str, dict[str, str]],
+    faults: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Return the upstream's record of an answer to a slot, which took a millisecond."""
+    received_at = micros(second)
+    return {
+        "status": 200,
+        "key": KEYS[slot],
+        "faults": list(faults),
+        "symbols": [SYMBOL],
+        "received_at": received_at,
+        "answered_at": received_at + 1000,
+        "shown": shown,
+    }
+
+
+def source(slot: int) -> Source:
+    return Source("1", "group", f"worker-{slot}")
 
 
 @dataclass
@@ -54,126 +97,147 @@ class Case:
     contents: dict[str, str] = field(default_factory=dict)
     observations: list[Observation] = field(default_factory=list)
 
-    def start(self, slot: int, at: float) -> Life:
-        name = f"worker-{slot}"
+    def start(self, slot: int, status: int = STOPPED_CLEANLY) -> Life:
+        """Start a worker at the first second. `status` is its exit status at the end."""
         program: Any = Logged()
-        life = Life(slot, program, None, START + at)  # type: ignore[arg-type]
+        # The judge reads the program's log, never the file.
+        log_file: Any = None
+        life = Life(slot, program, log_file, START, status=status)
         self.lives.append(life)
-        self.log(life, at, LISTENING, worker=name)
+        self.log(life, 0, LISTENING, worker=f"worker-{slot}")
         return life
 
-    def log(self, life: Life, at: float, message: str, **fields: Any) -> None:
+    def log(self, life: Life, second: float, message: str, **fields: Any) -> None:
         program: Any = life.program
-        line = {"ts": moment(START + at), "message": message, **fields}
+        line = {"ts": iso(second), "message": message, **fields}
         program.lines.append(line)
 
-    def open(self, life: Life, at: float, end: int) -> None:
-        self.log(life, at, SHARD_OPEN, shard="all-0", end=end)
+    def open(self, life: Life, second: float, end: int) -> None:
+        """Let a worker open the shard when its topic ends at offset `end`."""
+        self.log(life, second, SHARD_OPEN, shard="all-0", end=end)
 
     def show(self, slot: int, number: int) -> None:
-        at = round((START + number) * MICROS)
+        """Show refresh `number` to a slot."""
         digest = f"sha-{number}"
-        self.contents[digest] = entry(number, START + number)
-        shown = {"computed_at": moment(START + number), "sha256": digest}
-        self.answers.append(
-            {
-                "status": 200,
-                "key": KEYS[slot],
-                "faults": [],
-                "symbols": [SYMBOL],
-                "received_at": at,
-                "answered_at": at + 1000,
-                "shown": {SYMBOL: shown},
-            }
-        )
+        self.contents[digest] = entry(number)
+        refresh = {"computed_at": iso(number), "sha256": digest}
+        self.answers.append(answer(slot, number, shown={SYMBOL: refresh}))
 
     def publish(self, slot: int, number: int) -> None:
         """Show a refresh to a slot, which publishes it."""
         self.show(slot, number)
-        at = round((START + number) * MICROS)
-        raw = self.contents[f"sha-{number}"].encode()
-        source = Source("1", "group", f"worker-{slot}")
-        self.observations.append(
-            Observation(SYMBOL, Status.LIVE, decode_entry(raw, at), at, at, source)
+        at = micros(number)
+        raw = entry(number).encode()
+        observation = Observation(
+            SYMBOL,
+            Status.LIVE,
+            decode_entry(raw, at),
+            observed_at=at,
+            upstream_at=at,
+            source=source(slot),
         )
+        self.observations.append(observation)
 
     def judge(self) -> Verdict:
+        """Judge the events that the connector's own rules make of the observations."""
         events = []
         current: list[tuple[int, State]] = []
         for step in observe_all({}, self.observations, RULES):
             assert step.event is not None
             assert step.state is not None
             events.append(step.event)
-            current.append((len(current), step.state))
-        return judge(
-            Evidence(
-                answers=self.answers,
-                contents=self.contents,
-                events=events,
-                current={0: current},
-                quarantined=[],
-                lives=self.lives,
-                shards=1,
-            )
+            offset = len(current)
+            current.append((offset, step.state))
+
+        evidence = Evidence(
+            answers=self.answers,
+            contents=self.contents,
+            events=events,
+            current={0: current},
+            quarantined=[],
+            lives=self.lives,
+            shards=1,
         )
+        return judge(evidence)
 
 
 def killed_case(ended_at: float) -> tuple[Case, Life]:
     """Return a run in which slot 0 is shown refresh 10, is killed, and slot 1 goes on."""
     case = Case()
-    first = case.start(0, 0)
-    case.open(first, 1, 0)
+    first = case.start(0, status=KILLED)
+    case.open(first, 1, end=0)
     case.publish(0, 5)
     case.show(0, 10)
-    first.ended_at, first.status = START + ended_at, -9
-    second = case.start(1, 0)
-    second.status = 0
-    case.open(second, 21, 1)
+    first.ended_at = START + ended_at
+
+    second = case.start(1)
+    case.open(second, 21, end=1)
     case.publish(1, 30)
     case.publish(1, 40)
     return case, first
 
 
+# --- lost or not ---
+
+
 def test_a_run_in_which_every_refresh_is_published_has_no_violation() -> None:
     case = Case()
-    life = case.start(0, 0)
-    life.status = 0
-    case.open(life, 1, 0)
+    life = case.start(0)
+    case.open(life, 1, end=0)
     case.publish(0, 5)
     case.publish(0, 10)
+
     verdict = case.judge()
+
     assert verdict.violations == []
-    assert (verdict.shown, verdict.published) == (2, 2)
+    assert verdict.shown == 2
+    assert verdict.published == 2
 
 
 def test_a_refresh_that_a_running_worker_left_out_is_lost() -> None:
     case = Case()
-    life = case.start(0, 0)
-    life.status = 0
-    case.open(life, 1, 0)
+    life = case.start(0)
+    case.open(life, 1, end=0)
     case.publish(0, 5)
     case.show(0, 10)
     case.publish(0, 15)
     case.publish(0, 20)
-    assert len(case.judge().lost) == 1
+
+    verdict = case.judge()
+
+    assert len(verdict.lost) == 1
+
+
+# --- a worker that died ---
 
 
 def test_a_refresh_in_hand_of_a_worker_killed_at_once_is_excused() -> None:
     case, _ = killed_case(ended_at=12)
+
     verdict = case.judge()
+
     assert verdict.violations == []
     assert verdict.without_event == {"in hand of a worker that died": 1}
 
 
 def test_a_refresh_that_a_worker_had_for_long_before_it_died_is_lost() -> None:
+    # Eight seconds are more than a running worker takes from an answer to Kafka.
     case, _ = killed_case(ended_at=18)
-    assert len(case.judge().lost) == 1
+
+    verdict = case.judge()
+
+    assert len(verdict.lost) == 1
 
 
 def test_a_refresh_in_hand_of_a_worker_killed_while_it_was_frozen_is_excused() -> None:
     case, first = killed_case(ended_at=18)
-    first.frozen = [(START + 11, START + 19), (START + 12, START + 13)]
+    # Freezes can overlap; each second counts once. It was awake for one second only.
+    long_freeze = (START + 11, START + 19)
+    short_freeze = (START + 12, START + 13)
+    first.frozen = [long_freeze, short_freeze]
+
     verdict = case.judge()
+
     assert verdict.violations == []
     assert verdict.oldest_in_hand_seconds == pytest.approx(1, abs=0.01)
 
@@ -181,55 +245,81 @@ def test_a_refresh_in_hand_of_a_worker_killed_while_it_was_frozen_is_excused() -
 def test_a_worker_woken_long_before_it_died_has_no_excuse() -> None:
     case, first = killed_case(ended_at=18)
     first.frozen = [(START + 10.5, START + 12)]
-    assert len(case.judge().lost) == 1
+
+    verdict = case.judge()
+
+    assert len(verdict.lost) == 1
+
+
+# --- a worker that lost its shard ---
 
 
 def test_a_refresh_in_hand_of_a_worker_that_lost_its_shard_is_excused() -> None:
     case, first = killed_case(ended_at=50)
-    first.status = 0
+    first.status = STOPPED_CLEANLY
     case.log(first, 20, SHARD_LOST, shard="all-0")
+
     verdict = case.judge()
+
     assert verdict.violations == []
     assert verdict.without_event == {"in hand of a worker that was fenced": 1}
 
 
+# --- collapsed ---
+
+
 def test_a_refresh_collapsed_into_an_absence_is_excused() -> None:
     case, _ = killed_case(ended_at=18)
-    at = round((START + 12) * MICROS)
-    source = Source("1", "group", "worker-0")
+    at = micros(12)
+    # The event of the absence counts the refresh that it replaced. Without this excuse
+    # the refresh would be lost, since the worker had it for eight seconds.
     absence = Observation(
-        SYMBOL, Status.MISSING, None, at, at, source, reason=None, collapsed=1
+        SYMBOL,
+        Status.MISSING,
+        entry=None,
+        observed_at=at,
+        upstream_at=at,
+        source=source(0),
+        collapsed=1,
     )
     case.observations.insert(1, absence)
-    case.answers.append(
-        {
-            "status": 200,
-            "key": KEYS[0],
-            "faults": ["missing"],
-            "symbols": [SYMBOL],
-            "received_at": at,
-            "answered_at": at + 1000,
-            "shown": {},
-        }
-    )
+    # The upstream must have shown the absence, or the event itself is a violation.
+    case.answers.append(answer(0, 12, shown={}, faults=("missing",)))
+
     verdict = case.judge()
+
     assert verdict.without_event == {"collapsed, as an event after it says": 1}
     assert verdict.lost == []
 
 
+# --- other violations ---
+
+
 def test_a_worker_that_writes_after_others_opened_the_shard_is_a_zombie() -> None:
     case, _ = killed_case(ended_at=50)
+    # Slot 1 has written in between, and slot 0 has not opened the shard again.
     case.publish(0, 45)
-    assert len(case.judge().zombie_writes) == 1
+
+    verdict = case.judge()
+
+    assert len(verdict.zombie_writes) == 1
 
 
 def test_an_event_of_levels_that_were_never_shown_is_a_violation() -> None:
     case, _ = killed_case(ended_at=12)
-    case.answers = [answer for answer in case.answers if answer["received_at"] < 0]
-    assert len(case.judge().other) == 3
+    case.answers.clear()
+
+    verdict = case.judge()
+
+    # One for each of the three events.
+    assert len(verdict.other) == 3
 
 
 def test_a_process_that_ends_by_an_abort_is_a_violation() -> None:
     case, first = killed_case(ended_at=12)
-    first.status = -6
-    assert len(case.judge().other) == 1
+    # Nobody sends SIGABRT: a library gave up. SIGKILL is a fault of the chaos run.
+    first.status = ABORTED
+
+    verdict = case.judge()
+
+    assert len(verdict.other) == 1

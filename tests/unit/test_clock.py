@@ -16,10 +16,31 @@ from tests.support.levels import NOW, SECOND
 # A microsecond, so that a server's moment is not a whole second.
 ODD: Final = 1
 
+# A clock corrects nothing before it has this many samples.
+MIN_SAMPLES: Final = 3
+
 # When a request was sent and answered, and the server's moment; relative to `NOW`.
 Sample = tuple[int, int, int]
 
 quick = settings(deadline=None, derandomize=True)
+
+# Far beyond any correction: the samples of a server whose clock is broken.
+any_samples = st.lists(
+    st.tuples(
+        st.integers(0, 10 * SECOND),
+        st.integers(10 * SECOND, 20 * SECOND),
+        st.integers(-(10**17), 10**17),
+    ),
+    max_size=40,
+)
+# Durations of a request's way to the server, and of the answer's way back.
+ways_there_and_back = st.lists(
+    st.tuples(
+        st.integers(0, SECOND),
+        st.integers(0, SECOND),
+    ),
+    min_size=1,
+)
 
 
 def learn(clock: Clock, sample: Sample) -> None:
@@ -30,9 +51,12 @@ def learn(clock: Clock, sample: Sample) -> None:
 def correction_after(*samples: Sample) -> int:
     """Return the correction. Fewer samples than a clock needs are repeated."""
     clock = Clock()
-    repeated = samples if len(samples) >= 3 else samples * 3
+    repeated = samples
+    if len(samples) < MIN_SAMPLES:
+        repeated = samples * MIN_SAMPLES
     for sample in repeated:
         learn(clock, sample)
+
     assert clock.upstream(NOW) == NOW + clock.correction
     return clock.correction
 
@@ -40,9 +64,11 @@ def correction_after(*samples: Sample) -> int:
 def clock_ten_seconds_behind() -> Clock:
     """Return a clock that has learnt from responses that came just now."""
     clock = Clock()
-    for _ in range(3):
-        now = Clock.now()
-        clock.learn(now, now + 100_000, now + 10 * SECOND + ODD)
+    for _ in range(MIN_SAMPLES):
+        sent = Clock.now()
+        received = sent + 100_000
+        server = sent + 10 * SECOND + ODD
+        clock.learn(sent, received, server)
     return clock
 
 
@@ -54,28 +80,48 @@ def test_without_a_response_both_clocks_are_the_same() -> None:
 def test_a_difference_that_the_round_trip_explains_is_not_corrected(
     server: int,
 ) -> None:
-    assert correction_after((0, 500_000, server)) == 0
+    sample = (0, 500_000, server)
+
+    assert correction_after(sample) == 0
 
 
 @pytest.mark.parametrize(
     ("server", "correction"),
-    [(7 * SECOND + ODD, 6_500_000 + ODD), (-5 * SECOND + ODD, -5 * SECOND + ODD)],
+    [
+        # The server is ahead of the moment when its answer was received.
+        (7 * SECOND + ODD, 6_500_000 + ODD),
+        # The server is behind the moment when the request was sent.
+        (-5 * SECOND + ODD, -5 * SECOND + ODD),
+    ],
 )
 def test_a_difference_is_corrected_by_no_more_than_is_certain(
     server: int, correction: int
 ) -> None:
-    assert correction_after((0, 500_000, server)) == correction
+    sample = (0, 500_000, server)
+
+    assert correction_after(sample) == correction
 
 
-def test_a_whole_second_may_be_any_moment_of_it() -> None:
-    assert correction_after((100_000, 300_000, 0)) == 0
-    assert correction_after((100_000, 300_000, -SECOND)) == -100_000
-    assert correction_after((100_000, 300_000, SECOND)) == 700_000
+# The upstream may truncate its timestamps to seconds.
+@pytest.mark.parametrize(
+    ("server", "correction"),
+    [
+        (0, 0),
+        (-SECOND, -100_000),
+        (SECOND, 700_000),
+    ],
+)
+def test_a_whole_second_may_be_any_moment_of_it(server: int, correction: int) -> None:
+    sample = (100_000, 300_000, server)
+
+    assert correction_after(sample) == correction
 
 
 def test_the_first_timestamps_are_not_trusted_yet() -> None:
     clock = Clock()
-    for _ in range(2):
+
+    # With two samples, a single bogus one could be the median.
+    for _ in range(MIN_SAMPLES - 1):
         learn(clock, (0, 100_000, -600 * SECOND))
         assert clock.correction == 0
 
@@ -84,6 +130,7 @@ def test_a_bogus_timestamp_changes_nothing() -> None:
     good = (0, 100_000, 10 * SECOND + ODD)
     bogus = (0, 100_000, -(10**15))
     expected = correction_after(good)
+
     assert correction_after(good, good, bogus) == expected
     assert correction_after(bogus, good, good) == expected
 
@@ -91,42 +138,45 @@ def test_a_bogus_timestamp_changes_nothing() -> None:
 def test_a_step_of_the_servers_clock_is_followed_after_some_responses() -> None:
     before = (0, 100_000, 10 * SECOND + ODD)
     after = (0, 100_000, 20 * SECOND + ODD)
+
     samples = [before] * 50 + [after] * 10
+
+    # However many samples came before the step, only the latest count.
     assert correction_after(*samples) == correction_after(after)
 
 
 def test_the_present_is_told_by_both_clocks() -> None:
-    moment = clock_ten_seconds_behind().moment()
+    clock = clock_ten_seconds_behind()
+
+    moment = clock.moment()
+
     assert isinstance(moment, Moment)
     ahead = moment.upstream_at - moment.local_at
     assert ahead == pytest.approx(10 * SECOND, abs=SECOND)
 
 
+# A wrong clock of the server must not make all levels stale, or none.
 @quick
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(0, 10**7),
-            st.integers(10**7, 2 * 10**7),
-            st.integers(-(10**17), 10**17),
-        ),
-        max_size=40,
-    )
-)
+@given(any_samples)
 def test_the_correction_is_bounded(samples: list[Sample]) -> None:
-    assert abs(correction_after(*samples)) <= MAX_CORRECTION_SECONDS * SECOND
+    correction = correction_after(*samples)
+
+    assert abs(correction) <= MAX_CORRECTION_SECONDS * SECOND
 
 
 @quick
-@given(
-    st.integers(-299 * SECOND, 299 * SECOND),
-    st.lists(st.tuples(st.integers(0, SECOND), st.integers(0, SECOND)), min_size=1),
-)
+@given(st.integers(-299 * SECOND, 299 * SECOND), ways_there_and_back)
 def test_the_correction_is_off_by_no_more_than_the_round_trip(
     offset: int, ways: list[tuple[int, int]]
 ) -> None:
-    samples = [(0, there + back, offset + there) for there, back in ways]
-    assert abs(correction_after(*samples) - offset) <= 2 * SECOND
+    samples = []
+    for there, back in ways:
+        received = there + back
+        samples.append((0, received, offset + there))
+
+    error = correction_after(*samples) - offset
+
+    assert abs(error) <= 2 * SECOND
 
 
 @pytest.mark.parametrize("step", [-200 * SECOND, -SECOND, 2 * SECOND, 250 * SECOND])
@@ -135,8 +185,13 @@ def test_a_step_of_our_clock_does_not_move_the_upstreams(
 ) -> None:
     clock = clock_ten_seconds_behind()
     before = clock.upstream(Clock.now())
-    real = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: real() + step * 1000)
+    real_time_ns = time.time_ns
+
+    def stepped_time_ns() -> int:
+        return real_time_ns() + step * 1000
+
+    monkeypatch.setattr(time, "time_ns", stepped_time_ns)
+
     assert clock.upstream(Clock.now()) == pytest.approx(before, abs=SECOND)
     assert clock.correction == pytest.approx(10 * SECOND - step, abs=SECOND)
 
@@ -147,10 +202,19 @@ def test_a_suspension_of_the_machine_is_no_step_of_its_clock(
     clock = clock_ten_seconds_behind()
     before = clock.correction
     hour_ns = 3600 * 10**9
-    wall, since_boot = time.time_ns, time.clock_gettime_ns
-    monkeypatch.setattr(time, "time_ns", lambda: wall() + hour_ns)
-    monkeypatch.setattr(
-        time, "clock_gettime_ns", lambda which: since_boot(which) + hour_ns
-    )
+    real_time_ns = time.time_ns
+    real_clock_gettime_ns = time.clock_gettime_ns
+
+    def time_ns() -> int:
+        return real_time_ns() + hour_ns
+
+    def clock_gettime_ns(clock_id: int) -> int:
+        return real_clock_gettime_ns(clock_id) + hour_ns
+
+    # After a suspension both clocks have moved on. CLOCK_MONOTONIC would not have.
+    monkeypatch.setattr(time, "time_ns", time_ns)
+    monkeypatch.setattr(time, "clock_gettime_ns", clock_gettime_ns)
     now = Clock.now()
-    assert clock.upstream(now) - now == pytest.approx(before, abs=SECOND // 100)
+    ahead = clock.upstream(now) - now
+
+    assert ahead == pytest.approx(before, abs=SECOND // 100)
