@@ -33,6 +33,12 @@ def levels(entry: Any) -> Levels:
     return decode_entry(encoded(entry), NOW).levels
 
 
+def computed_at(text: Any) -> int | None:
+    """Return the moment decoded from an entry's `computed_at`."""
+    raw = encoded({"computed_at": text})
+    return decode_entry(raw, NOW).computed_at
+
+
 def rejection(raw: bytes, now: int = NOW) -> str:
     """Return the reason that an entry is rejected for."""
     with pytest.raises(EntryError) as caught:
@@ -40,10 +46,15 @@ def rejection(raw: bytes, now: int = NOW) -> str:
     return caught.value.reason
 
 
+# --- documented fields ---
+
+
 def test_every_documented_field_is_read() -> None:
     entry = decode_entry(encoded(document()), NOW)
+
     assert entry.computed_at == NOW
     assert entry.levels.spot_price == 64_250.5
+    # Each field of a section has a value of its own, so that a mix-up shows.
     for section, fields in FIELDS.items():
         for position, field in enumerate(fields):
             value = number(entry.levels, f"{section}.{field}")
@@ -55,61 +66,79 @@ def test_every_documented_field_is_read() -> None:
         for position, row in enumerate(ranked):
             assert row.strike == 60_000.0 + 500 * position
         assert ranked[0].json == '{"gex":1.5,"strike":60000}'
-    assert entry.levels.zones == (Row(None, '{"from":61000,"to":62000.5}'),)
+    zone = Row(None, '{"from":61000,"to":62000.5}')
+    assert entry.levels.zones == (zone,)
     assert entry.levels.extra is None
 
 
+# The API writes "no levels" in any of these ways. A change from one to another must not
+# look like a change of the levels.
 @pytest.mark.parametrize("name", [*FIELDS, "ranked", "zones", "spot_price"])
 def test_an_absent_a_null_and_an_all_null_section_are_the_same(name: str) -> None:
-    complete = document()
-    without = dict(complete)
-    del without[name]
-    null = {**complete, name: None}
-    forms = [without, null]
-    if name not in {"zones", "spot_price"}:
+    absent = document()
+    del absent[name]
+    forms = [absent, document(**{name: None})]
+    is_section = name not in {"zones", "spot_price"}
+    if is_section:
         all_null = dict.fromkeys(FIELDS.get(name, RANKED))
-        forms.append({**complete, name: all_null})
+        forms.append(document(**{name: all_null}))
 
-    distinct = set(map(levels, forms))
-    assert len(distinct) == 1
+    decoded = list(map(levels, forms))
+
+    assert len(set(decoded)) == 1
     for path in NUMBERS:
         if path.split(".")[0] == name:
-            assert number(levels(without), path) is None
+            assert number(decoded[0], path) is None
     for path in LISTS:
         if path.split(".")[0] == name:
-            assert rows(levels(without), path) is None
+            assert rows(decoded[0], path) is None
 
 
 def test_an_empty_entry_has_no_levels() -> None:
     entry = decode_entry(b"{}", NOW)
-    assert (entry.levels, entry.computed_at) == (Levels(), None)
+
+    assert entry.levels == Levels()
+    assert entry.computed_at is None
 
 
 def test_absent_numbers_of_a_section_are_null() -> None:
     read = levels({"all_expiry": {"hvl": 5}})
+
     assert read.all_expiry == AllExpiry(hvl=5.0)
 
 
+# --- zones ---
+
+
+# The include is called `zones`, the documented field `gamma_flip_zones`.
 @pytest.mark.parametrize("name", ["zones", "gamma_flip_zones"])
 def test_zones_are_read_under_either_name(name: str) -> None:
     read = levels({name: [{"b": 1, "a": 2}]})
+
     # The keys of a row are sorted.
-    assert read.zones == (Row(None, '{"a":2,"b":1}'),)
+    row = Row(None, '{"a":2,"b":1}')
+    assert read.zones == (row,)
     assert read.extra is None
 
 
 def test_null_zones_give_way_to_the_other_name() -> None:
-    zones = (Row(1.0, "1"),)
     under_the_other_name = levels({"zones": None, "gamma_flip_zones": [1]})
     under_the_usual_name = levels({"zones": [1], "gamma_flip_zones": None})
+
+    zones = (Row(1.0, "1"),)
     assert under_the_other_name.zones == zones
     assert under_the_usual_name.zones == zones
 
 
 def test_zones_under_both_names_are_both_kept() -> None:
     read = levels({"zones": [1], "gamma_flip_zones": [2]})
+
     assert read.zones == (Row(1.0, "1"),)
+    # Nobody knows which of them is right, so none is dropped.
     assert read.extra == '{"gamma_flip_zones":[2]}'
+
+
+# --- rows ---
 
 
 @pytest.mark.parametrize(
@@ -134,22 +163,31 @@ def test_zones_under_both_names_are_both_kept() -> None:
 def test_a_row_of_any_shape_is_kept_with_its_strike_if_readable(
     row: Any, strike: float | None
 ) -> None:
+    # A row that the vendor changes must not cost the rest of the entry.
     ranked = levels({"ranked": {"odte_top_10": [row]}}).ranked
+
     assert ranked.all_expiry_top_10 is None
     assert ranked.odte_top_10 is not None
-    assert ranked.odte_top_10[0].strike == strike
-    assert json.loads(ranked.odte_top_10[0].json) == row
+    first = ranked.odte_top_10[0]
+    assert first.strike == strike
+    assert json.loads(first.json) == row
 
 
 def test_an_empty_list_differs_from_an_absent_one() -> None:
     read = levels({"zones": [], "ranked": {"odte_top_10": []}})
+
+    # An absent list would be None.
     assert read.zones == ()
+
+
+# --- undocumented fields ---
 
 
 def test_unknown_fields_are_kept_at_every_depth() -> None:
     unknown = {
         "new": {"a": [1, {"b": None}], "t": "ä\u2028\U0001f600"},
         "flag": True,
+        # No 64 bits are enough for it.
         "huge": 10**30,
     }
     entry = document(**unknown)
@@ -167,6 +205,7 @@ def test_unknown_fields_are_kept_at_every_depth() -> None:
 
 
 def test_extra_has_sorted_keys_and_no_whitespace() -> None:
+    # Otherwise another order of the same fields would look like a change.
     spaced = decode_entry(b'{"z": {"b":1, "a" :2}, "y":3}', NOW)
     canonical = decode_entry(b'{"y":3,"z":{"a":2,"b":1}}', NOW)
 
@@ -174,22 +213,27 @@ def test_extra_has_sorted_keys_and_no_whitespace() -> None:
     assert spaced.levels.extra == '{"y":3,"z":{"a":2,"b":1}}'
 
 
+# --- computed_at ---
+
+
 @pytest.mark.parametrize(
     ("text", "micros"),
     [
         ("2027-01-15T08:00:00Z", NOW),
+        # The vendor documents UTC, so a text without an offset is UTC.
         ("2027-01-15T08:00:00", NOW),
         ("2027-01-15T08:00:00+00:00", NOW),
         ("2027-01-15T09:30:00+01:30", NOW),
         ("2027-01-15T08:00:00.123456Z", NOW + 123_456),
         ("2027-01-15T08:00:00.1Z", NOW + 100_000),
         ("2027-01-15T07:59:59.999999Z", NOW - 1),
+        # A minute ahead is the most that is plausible.
         ("2027-01-15T08:01:00Z", NOW + 60 * SECOND),
         ("1970-01-01T00:00:00.000001Z", 1),
     ],
 )
 def test_computed_at_is_utc_to_the_microsecond(text: str, micros: int) -> None:
-    assert decode_entry(encoded({"computed_at": text}), NOW).computed_at == micros
+    assert computed_at(text) == micros
 
 
 @pytest.fixture
@@ -199,18 +243,19 @@ def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patch.setenv("TZ", "JST-9")
         time.tzset()
         yield
+    # The C library keeps the zone until it is told to read TZ again.
     time.tzset()
 
 
 def test_computed_at_is_utc_whatever_the_local_time_zone(tokyo: None) -> None:
-    entry = decode_entry(b'{"computed_at":"2027-01-15T08:00:00"}', NOW)
-
-    assert entry.computed_at == NOW
+    assert computed_at("2027-01-15T08:00:00") == NOW
 
 
 @pytest.mark.parametrize("entry", [{}, {"computed_at": None}], ids=["absent", "null"])
 def test_computed_at_may_be_absent(entry: dict[str, Any]) -> None:
-    assert decode_entry(encoded(entry), NOW).computed_at is None
+    decoded = decode_entry(encoded(entry), NOW)
+
+    assert decoded.computed_at is None
 
 
 @pytest.mark.parametrize(
@@ -218,25 +263,36 @@ def test_computed_at_may_be_absent(entry: dict[str, Any]) -> None:
     [
         "",
         "yesterday",
+        # Unix seconds, but as a text.
         "1800000000",
         "2027-13-01T00:00:00Z",
         "2027-01-15T08:00:00Z!",
+        # An Arabic zero, which Python counts as a digit.
         "\u0660",
     ],
 )
 def test_an_unparsable_computed_at_is_rejected(text: str) -> None:
-    assert rejection(encoded({"computed_at": text})) == "computed_at_unparsable"
+    raw = encoded({"computed_at": text})
+
+    assert rejection(raw) == "computed_at_unparsable"
 
 
 def test_a_computed_at_more_than_a_minute_ahead_is_rejected() -> None:
     raw = encoded({"computed_at": "2027-01-15T08:00:00Z"})
-    assert decode_entry(raw, NOW - 60 * SECOND).computed_at == NOW
-    assert rejection(raw, NOW - 60 * SECOND - 1) == "computed_at_future"
+    minute_before = NOW - 60 * SECOND
+
+    assert decode_entry(raw, minute_before).computed_at == NOW
+    assert rejection(raw, minute_before - 1) == "computed_at_future"
 
 
 @pytest.mark.parametrize("value", [1_800_000_000, 1.5, True, {}, []], ids=str)
 def test_a_computed_at_that_is_not_a_text_is_rejected(value: Any) -> None:
-    assert rejection(encoded({"computed_at": value})) == "wrong_type"
+    raw = encoded({"computed_at": value})
+
+    assert rejection(raw) == "wrong_type"
+
+
+# --- rejected entries ---
 
 
 @pytest.mark.parametrize(
@@ -247,10 +303,15 @@ def test_a_value_of_the_wrong_type_is_rejected_in_any_field(
     path: str, value: Any
 ) -> None:
     section, _, field = path.rpartition(".")
-    entry = {section: {field: value}} if section else {field: value}
+    entry = {field: value}
+    if section:
+        entry = {section: entry}
+
     assert rejection(encoded(entry)) == "wrong_type"
 
 
+# A parser keeps the last of two equal keys. Counting colons shows it cheaply, so these
+# cases have colons, quotes and escapes that mislead a careless count.
 @pytest.mark.parametrize(
     "raw",
     [
@@ -283,24 +344,35 @@ def test_a_repeated_key_in_an_object_is_rejected(raw: bytes) -> None:
 )
 def test_keys_that_only_look_repeated_are_kept(raw: bytes) -> None:
     extra = decode_entry(raw, NOW).levels.extra
+
     assert extra is not None
     assert json.loads(extra) == json.loads(raw)
 
 
 def test_an_entry_of_64_kib_is_accepted_and_a_longer_one_rejected() -> None:
-    longest = b'{"note":"%b"}' % (b"x" * (65_536 - 11))
+    around_the_text = len(b'{"note":""}')
+    longest = b'{"note":"%b"}' % (b"x" * (65_536 - around_the_text))
     assert len(longest) == 65_536
+
     assert decode_entry(longest, NOW).levels.extra is not None
-    assert rejection(longest.replace(b"{", b"{ ")) == "too_large"
+    # The limit is on the raw bytes: whitespace counts, too.
+    longer = longest.replace(b"{", b"{ ")
+    assert rejection(longer) == "too_large"
 
 
+# The limits of Python and of C libraries lie somewhere between these depths. Right below
+# one, a decoded entry may fail later, when it is encoded.
 @pytest.mark.parametrize(
-    "opening", [b"[", b'{"a" :'], ids=["lists", "objects with a blank"]
+    ("opening", "closing"),
+    [(b"[", b"]"), (b'{"a" :', b"}")],
+    ids=["lists", "objects with a blank"],
 )
-def test_nesting_of_any_depth_is_accepted_or_rejected(opening: bytes) -> None:
-    closing = b"]" if opening == b"[" else b"}"
+def test_nesting_of_any_depth_is_accepted_or_rejected(
+    opening: bytes, closing: bytes
+) -> None:
     for depth in (*range(900, 1100), 5_000, 9_000):
-        raw = b'{"x" :' + opening * depth + b"1" + closing * depth + b"}"
+        nested = opening * depth + b"1" + closing * depth
+        raw = b'{"x" :' + nested + b"}"
         try:
             is_kept = decode_entry(raw, NOW).levels.extra is not None
             is_rejected = False
@@ -314,20 +386,35 @@ def test_one_repeated_key_among_many_is_found_quickly() -> None:
     keys = [b'"%04d":1' % name for name in range(7_000)]
     raw = b"{%b}" % b",".join([*keys, b'"6999":2'])
     assert len(raw) <= 65_536
+
+    # A comparison of each key with all others would take much longer.
     started_at = time.process_time()
     assert rejection(raw) == "duplicate_keys"
     assert time.process_time() - started_at < 0.5
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"{", b"nope", b"{}{}", b"\xef\xbb\xbf{}", b"\xff"]
+    "raw",
+    [
+        b"",
+        b"{",
+        b"nope",
+        b"{}{}",
+        # A byte order mark.
+        b"\xef\xbb\xbf{}",
+        b"\xff",
+    ],
 )
 def test_invalid_json_is_rejected(raw: bytes) -> None:
     assert rejection(raw) == "malformed"
 
 
 def test_an_error_shows_little_of_the_entry() -> None:
-    for entry in ({"computed_at": "x" * 9_000}, {"x" * 9_000: 1, "odte": "y" * 9_000}):
+    # It goes into a log line, and into a header of the quarantined record.
+    long_moment = {"computed_at": "x" * 9_000}
+    long_name = {"x" * 9_000: 1, "odte": "y" * 9_000}
+
+    for entry in (long_moment, long_name):
         with pytest.raises(EntryError) as caught:
             decode_entry(encoded(entry), NOW)
         assert len(str(caught.value)) < 300
