@@ -1,8 +1,9 @@
 """Decode the upstream's JSON: the envelope first, then each symbol's entry by itself.
 
-Entries stay raw bytes here, so that one bad entry cannot spoil the others; `entry` decodes them.
-The decoder is lenient beyond the vendor's documentation: unknown fields are kept, auxiliary fields
-of the wrong type are ignored, and only a body that is not a response at all is rejected.
+Entries stay raw bytes here, so that one bad entry cannot spoil the others; `entry` decodes
+them. The decoder is lenient beyond the vendor's documentation: unknown fields are kept,
+auxiliary fields of the wrong type are ignored, and only a body that is not a response at all
+is rejected.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _MAX_RESULTS_DEPTH: Final = 2
 
 _NULL: Final = b"null"
 
+# Larger integers lose digits in JSON parsers and in metrics, which store doubles.
 _EXACT_IN_A_DOUBLE: Final = msgspec.Meta(ge=-(2**53), le=2**53)
 
 
@@ -174,14 +176,16 @@ def _take_apart(body: bytes) -> _Parts:
     entries = {}
     try:
         envelope = _decode_envelope(body)
-        raw = bytes((envelope.data or envelope).results)
-        for symbol, entry in (_decode_results(raw or _NULL) or {}).items():
+        data = envelope.data or envelope
+        raw = bytes(data.results)
+        results = _decode_results(raw or _NULL) or {}
+        for symbol, entry in results.items():
             entries[symbol] = bytes(entry)
     except _DECODE_ERRORS as error:
         return _take_apart_by_brackets(body, str(error))
 
-    # A repeated key leaves a colon that belongs to no entry. So does a colon in a symbol's name,
-    # so the slow count decides.
+    # A repeated key leaves a colon that belongs to no entry. So does a colon in a symbol's
+    # name, so the slow count decides.
     colons_in_entries = sum(entry.count(b":") for entry in entries.values())
     if raw.count(b":") == len(entries) + colons_in_entries:
         return _Parts(envelope, entries, 0)
@@ -207,12 +211,15 @@ def _take_apart_by_brackets(body: bytes, reason: str) -> _Parts:
             f"the body ({len(body)} bytes) is not a JSON response: {reason[:200]}"
         ) from None
 
-    entries = {span.symbol: body[span.start : span.end].strip() for span in spans}
+    entries = {}
+    for span in spans:
+        entry = body[span.start : span.end]
+        entries[span.symbol] = entry.strip()
     return _Parts(envelope, entries, len(spans) - len(entries))
 
 
-# A string without a closing quote extends to the end of the body. Otherwise the search would start
-# again at each of its quotes, which takes quadratic time.
+# A string without a closing quote extends to the end of the body. Otherwise the search would
+# start again at each of its quotes, which takes quadratic time.
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.?)*+"?|[{}\[\],:]', re.DOTALL)
 _DEPTH_CHANGES: Final = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
 
@@ -247,16 +254,21 @@ def _find_entries(body: bytes) -> Iterator[_Span]:
 
 
 def _enter_results(tokens: Iterator[re.Match[bytes]]) -> bool:
-    """Advance to just behind the bracket that opens `results`. Return False if there is none."""
+    """Advance to just behind the bracket that opens `results`.
+
+    Return False if there is none.
+    """
     depth = 0
-    before_last, last = b"", b""
+    before_last = b""
+    last = b""
     for token in tokens:
         text = token.group()
         opens_results = text == b"{" and last == b":" and before_last == b'"results"'
         if opens_results and depth <= _MAX_RESULTS_DEPTH:
             return True
         depth += _DEPTH_CHANGES.get(text, 0)
-        before_last, last = last, text
+        before_last = last
+        last = text
     return False
 
 

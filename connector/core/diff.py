@@ -106,17 +106,17 @@ class Rules(Value, frozen=True):
             by_section = configured.get(_section(path), _ANY_DIFFERENCE)
             return configured.get(path, by_section)
 
-        return cls(
-            thresholds=tuple(threshold(path) for path in NUMBER_PATHS),
-            lists=tuple(path for path in LIST_PATHS if not is_ignored(path)),
-        )
+        thresholds_of_paths = tuple(threshold(path) for path in NUMBER_PATHS)
+        lists = tuple(path for path in LIST_PATHS if not is_ignored(path))
+        return cls(thresholds_of_paths, lists)
 
     def exact(self) -> Rules:
         """Return the same rules without thresholds: every move of a counted number counts."""
-        thresholds = [
-            None if threshold is None else _ANY_DIFFERENCE
-            for threshold in self.thresholds
-        ]
+        thresholds: list[Threshold | None] = []
+        for threshold in self.thresholds:
+            # Ignored paths stay ignored.
+            exact = None if threshold is None else _ANY_DIFFERENCE
+            thresholds.append(exact)
         return Rules(tuple(thresholds), self.lists)
 
 
@@ -153,9 +153,9 @@ def compare(before: Levels | None, after: Levels | None, rules: Rules) -> Differ
 
 def _changed_numbers(before: Levels, after: Levels, rules: Rules) -> list[LevelChange]:
     changes = []
-    numbers = zip(
-        NUMBER_PATHS, _numbers(before), _numbers(after), rules.thresholds, strict=True
-    )
+    old_numbers = _numbers(before)
+    new_numbers = _numbers(after)
+    numbers = zip(NUMBER_PATHS, old_numbers, new_numbers, rules.thresholds, strict=True)
     for path, old, new, threshold in numbers:
         if old == new or threshold is None:
             continue
@@ -165,11 +165,13 @@ def _changed_numbers(before: Levels, after: Levels, rules: Rules) -> list[LevelC
 
 
 def _changed_lists(before: Levels, after: Levels, rules: Rules) -> list[str]:
-    return [
-        path
-        for path in rules.lists
-        if _rows_differ(path, _rows(before, path), _rows(after, path))
-    ]
+    changed = []
+    for path in rules.lists:
+        old_rows = _rows(before, path)
+        new_rows = _rows(after, path)
+        if _rows_differ(path, old_rows, new_rows):
+            changed.append(path)
+    return changed
 
 
 def _numbers(levels: Levels) -> tuple[float | None, ...]:

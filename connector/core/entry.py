@@ -21,11 +21,11 @@ from connector.core.model import (
 )
 from connector.errors import EntryError
 
-# Larger entries go to quarantine: an event holds two of them, and a broker accepts 1
-# MiB.
+# Larger entries go to quarantine: an event holds two of them, and a broker accepts 1 MiB.
 MAX_ENTRY_BYTES: Final = 64 * 1024
 
-# A `computed_at` further ahead of the upstream's clock is implausible.
+# A `computed_at` further ahead of the upstream's clock is implausible. The minute allows for
+# the error of our estimate of that clock.
 MAX_AHEAD_SECONDS: Final = 60
 
 # The most of a bad `computed_at` that an error message shows.
@@ -100,8 +100,8 @@ def _check_for_duplicate_keys(raw: bytes, canonical: bytes) -> None:
 
     `canonical` is the decoded entry encoded again, without the keys that were dropped.
     """
-    # Without escapes, a dropped key takes its colon along. This check is cheap and nearly always
-    # sufficient.
+    # Without escapes, a dropped key takes its colon along. This check is cheap and nearly
+    # always sufficient.
     has_escapes = b"\\" in raw
     if not has_escapes and raw.count(b":") == canonical.count(b":"):
         return
@@ -114,6 +114,7 @@ def _check_for_duplicate_keys(raw: bytes, canonical: bytes) -> None:
 
 def _levels(entry: _Entry, fields: dict[str, Any]) -> Levels:
     ranked = entry.ranked or _Ranked()
+    top_10 = Ranked(_rows(ranked.all_expiry_top_10), _rows(ranked.odte_top_10))
     # The vendor documents `gamma_flip_zones`, but the include is called `zones`: accept both.
     zones = entry.gamma_flip_zones if entry.zones is None else entry.zones
     return Levels(
@@ -122,7 +123,7 @@ def _levels(entry: _Entry, fields: dict[str, Any]) -> Levels:
         odte=entry.odte or Odte(),
         max_pain=entry.max_pain or MaxPain(),
         expected_move=entry.expected_move or ExpectedMove(),
-        ranked=Ranked(_rows(ranked.all_expiry_top_10), _rows(ranked.odte_top_10)),
+        ranked=top_10,
         zones=_rows(zones),
         extra=_extra(entry, fields),
     )
@@ -155,6 +156,7 @@ def _extra(entry: _Entry, fields: dict[str, Any]) -> str | None:
         if undocumented:
             extra[name] = {field: section[field] for field in undocumented}
 
+    # `zones` was used, so the other name of the list counts as undocumented.
     if entry.zones is not None and entry.gamma_flip_zones is not None:
         extra["gamma_flip_zones"] = entry.gamma_flip_zones
     return canonical_json(extra) if extra else None
@@ -168,6 +170,7 @@ def canonical_json(value: Any) -> str:
     return _encode_sorted(value).decode()
 
 
+# The possessive quantifiers (`++`, `*+`) rule out backtracking on hostile input.
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 

@@ -127,7 +127,7 @@ class Levels(Value, frozen=True):
 
 
 class Entry(Value, frozen=True):
-    """One symbol's decoded entry. `computed_at` is None if the upstream did not give it."""
+    """The decoded entry of a symbol. `computed_at` is None if the upstream sent none."""
 
     levels: Levels
     computed_at: int | None
@@ -144,11 +144,9 @@ class Source(Value, frozen=True):
 
 
 class Observation(Value, frozen=True):
-    """The result of one check for one symbol, or the moment of an event without a check.
+    """The result of one check for one symbol.
 
-    `status` is LIVE if there is an entry, otherwise MISSING or INVALID. Events without an answer
-    have an observation without an entry, too: STALE for a timer, REMOVED for a symbol that is
-    no longer configured, and the current status, which can be LIVE, for a snapshot.
+    `status` is LIVE if there is an entry, otherwise MISSING or INVALID.
 
     `observed_at` is the moment when the response was complete on our clock. `upstream_at` is
     the same moment on the upstream's clock, against which the age of the levels is measured.
@@ -172,8 +170,8 @@ class State(Value, frozen=True):
     `levels` are the latest levels observed. `published` are the levels of the last event that had
     some; it is None if `levels` do not differ from them in anything that counts, which keeps most
     records small. `computed_at` never goes back. `event_computed_at` belongs to the last event.
-    `recent_computed_at` holds the latest refreshes in ascending order, so that whoever restores the
-    state knows how often the symbol is refreshed.
+    `recent_computed_at` holds the latest refreshes in ascending order, so that a worker that
+    restores the state knows how often the symbol is refreshed.
     """
 
     feed: str
@@ -196,7 +194,7 @@ class State(Value, frozen=True):
 
 
 class LevelChange(Value, frozen=True):
-    """One changed number; `path` looks like `all_expiry.call_resistance`."""
+    """A changed number; `path` looks like `all_expiry.call_resistance`."""
 
     path: str
     before: float | None
@@ -204,7 +202,7 @@ class LevelChange(Value, frozen=True):
 
 
 class Event(Value, frozen=True):
-    """One published change of one symbol; schema `gex.levels.LevelsEvent`."""
+    """A published change of a symbol; schema `gex.levels.LevelsEvent`."""
 
     event_id: str
     feed: str

@@ -1,7 +1,7 @@
 """Decide which event an observation of one symbol causes, and the state that follows.
 
-State and observation in, new state and at most one event out. The kinds and their order are those
-of the table of events in the documentation: the first kind that fits names the event.
+State and observation in, new state and at most one event out. The kinds and their order are
+those of the table of events in the documentation: the first kind that fits names the event.
 """
 
 from __future__ import annotations
@@ -73,20 +73,22 @@ class Transition(Value, frozen=True):
 
 NO_TRANSITION: Final = Transition()
 
-# Enough to know the period and the jitter of a symbol's refreshes, in at most 128
-# bytes.
+# Enough to know the period and the jitter of a symbol's refreshes, in at most 128 bytes.
 RECENT_REFRESHES_KEPT: Final = 16
 
 
 class EventDraft(Value, frozen=True):
-    """The parts of an event that depend on its kind."""
+    """The parts of an event that do not follow from the state before it."""
 
     kind: Kind
     status: Status
     levels: Levels | None
     computed_at: int | None
     difference: Difference
+    observed_at: int
+    source: Source
     reason: str | None = None
+    collapsed: int = 0
 
 
 def observe(
@@ -126,9 +128,9 @@ def expire(
 ) -> Transition:
     """Make live levels stale when they are too old. Needs no answer from the upstream.
 
-    `answered_at` is the last answer for the symbol on the upstream's clock, None if there was none
-    since the shard was opened. The reason is `no_answer` if no answer came within the last half of
-    `stale_after_seconds`, otherwise `old`.
+    `answered_at` is the last answer for the symbol on the upstream's clock, None if there
+    was none since the shard was opened. The reason is `no_answer` if no answer came within
+    the last half of `stale_after_seconds`, otherwise `old`.
     """
     known_answer_at = answered_at
     if known_answer_at is None:
@@ -138,68 +140,56 @@ def expire(
     if due_at is None or now.upstream_at <= due_at:
         return NO_TRANSITION
 
+    # A symbol is checked several times within the limit. Half of it without an answer means
+    # an outage, not levels that the upstream has stopped refreshing.
     half_limit = feed.stale_after_micros // 2
     is_silent = answered_at is None or now.upstream_at - answered_at > half_limit
     reason = REASON_NO_ANSWER if is_silent else REASON_OLD
-    observation = Observation(
-        symbol=state.symbol,
-        status=Status.STALE,
-        entry=None,
-        observed_at=now.local_at,
-        upstream_at=now.upstream_at,
-        source=source,
-        reason=reason,
-    )
     draft = EventDraft(
         kind=Kind.STALE,
         status=Status.STALE,
         levels=state.last_published,
         computed_at=state.computed_at,
+        # The timer publishes again the levels that consumers hold already.
         difference=NO_DIFFERENCE,
+        observed_at=now.local_at,
+        source=source,
         reason=reason,
     )
-    return _publish(state, observation, draft, _with_status(state, observation))
+    return _with_event(state, draft, _with_status(state, draft))
 
 
 def snapshot(
     state: State | None, now: Moment, source: Source, feed: FeedRules
 ) -> Transition:
-    """Publish the latest levels in full, under the current status, because somebody asked for it.
+    """Publish the latest levels in full on request. The status stays the same.
 
-    No event if the symbol has no levels.
+    There is no event if the symbol has no levels.
     """
     if state is None or not state.status.has_levels or state.levels is None:
         return NO_TRANSITION
 
-    observation = Observation(
-        symbol=state.symbol,
-        status=state.status,
-        entry=None,
-        observed_at=now.local_at,
-        upstream_at=now.upstream_at,
-        source=source,
-        reason=REASON_ASKED,
-    )
     draft = EventDraft(
         kind=Kind.SNAPSHOT,
         status=state.status,
         levels=state.levels,
         computed_at=state.computed_at,
         difference=compare(state.last_published, state.levels, feed.rules),
+        observed_at=now.local_at,
+        source=source,
         reason=REASON_ASKED,
     )
-    # Keep `observed_at`: a snapshot is not an answer, and must not make the levels look fresher.
-    # Consumers now hold `levels`.
+    # The state keeps its `observed_at`: a snapshot is not an answer, and must not make the
+    # levels look fresher. Consumers now hold `levels`, so `published` is not needed.
     new_state = replace(state, published=None, source=source)
-    return _publish(state, observation, draft, new_state)
+    return _with_event(state, draft, new_state)
 
 
 def stale_at(state: State, answered_at: int, feed: FeedRules) -> int | None:
-    """Return the moment when live levels become stale, on the upstream's clock, or None.
+    """Return the moment when live levels become stale, on the upstream's clock.
 
-    It is None if the levels are not live.
-
-    If the upstream never said when the levels were computed, their age counts from the last answer.
+    Return None if the levels are not live. If the upstream never sent a `computed_at`,
+    the age of the levels counts from the last answer.
     """
     if state.status is not Status.LIVE:
         return None
@@ -214,24 +204,25 @@ def remove(
 
     Its state stays in `current`, so that its sequence continues if it is configured again.
     """
-    observation = Observation(
-        symbol=state.symbol,
+    if state.status is Status.REMOVED:
+        return NO_TRANSITION
+
+    draft = EventDraft(
+        kind=Kind.REMOVED,
         status=Status.REMOVED,
-        entry=None,
+        levels=None,
+        computed_at=None,
+        difference=compare(state.last_published, None, feed.rules),
         observed_at=observed_at,
-        upstream_at=observed_at,
         source=source,
     )
-    return _observe_absence(state, observation, feed)
+    return _with_event(state, draft, _with_status(state, draft))
 
 
 def _observe_absence(
     state: State | None, observation: Observation, feed: FeedRules
 ) -> Transition:
-    """Return the transition to MISSING, INVALID or REMOVED, once.
-
-    The state keeps the last levels.
-    """
+    """Return the transition to MISSING or INVALID, once. The state keeps the last levels."""
     if state is not None and state.status is observation.status:
         return NO_TRANSITION
 
@@ -242,19 +233,24 @@ def _observe_absence(
         levels=None,
         computed_at=None,
         difference=compare(known.last_published, None, feed.rules),
+        observed_at=observation.observed_at,
+        source=observation.source,
         reason=observation.reason,
+        collapsed=observation.collapsed,
     )
-    return _publish(known, observation, draft, _with_status(known, observation))
+    return _with_event(known, draft, _with_status(known, draft))
 
 
 def _observe_levels(
     state: State | None, observation: Observation, entry: Entry, feed: FeedRules
 ) -> Transition:
     known = state or _initial_state(observation, feed)
+    # A newer answer may have overtaken this one. `computed_at` must never go back.
     is_outdated = _is_older(entry.computed_at, known.computed_at)
     if is_outdated:
         return Transition(dropped=DROPPED_OLDER)
 
+    # Without a date in the entry, the age counts from the last known date.
     computed_at = entry.computed_at
     if computed_at is None:
         computed_at = known.computed_at
@@ -287,13 +283,16 @@ def _observe_levels(
             levels=entry.levels,
             computed_at=entry.computed_at,
             difference=difference,
+            observed_at=observation.observed_at,
+            source=observation.source,
             reason=REASON_OLD if kind is Kind.STALE else None,
+            collapsed=observation.collapsed,
         )
-        return _publish(known, observation, draft, new_state)
+        return _with_event(known, draft, new_state)
 
     # Writing the state again would only cost the broker space.
-    is_unchanged = computed_at == known.computed_at and entry.levels == known.levels
-    if is_unchanged:
+    is_same_refresh = computed_at == known.computed_at
+    if is_same_refresh and entry.levels == known.levels:
         return NO_TRANSITION
     published = _published_if_different(known.last_published, entry.levels, feed)
     return Transition(replace(new_state, published=published))
@@ -320,6 +319,7 @@ def _kind(
     """
     if known.last_published is None:
         return Kind.SNAPSHOT
+    # Levels of another request are not comparable, so no kind may claim a change.
     if known.request_fingerprint != feed.request_fingerprint:
         return Kind.SNAPSHOT
     if not known.status.has_levels:
@@ -357,38 +357,36 @@ def _initial_state(observation: Observation, feed: FeedRules) -> State:
     )
 
 
-def _with_status(known: State, observation: Observation) -> State:
-    """Return the known levels under the status of the observation."""
+def _with_status(known: State, draft: EventDraft) -> State:
+    """Return the known levels under the status of the event."""
     # Absent symbols keep their levels: the event that restores them needs a `before`.
     return replace(
         known,
-        status=observation.status,
-        observed_at=observation.observed_at,
-        source=observation.source,
+        status=draft.status,
+        observed_at=draft.observed_at,
+        source=draft.source,
     )
 
 
-def _publish(
-    known: State, observation: Observation, draft: EventDraft, new_state: State
-) -> Transition:
+def _with_event(known: State, draft: EventDraft, new_state: State) -> Transition:
     """Complete the event, and number it and its state with the next sequence."""
     # The id is composed, not drawn: a retry after an aborted transaction has the same one.
     sequence = known.sequence + 1
     event = Event(
-        event_id=f"{known.feed}/{observation.symbol}/{sequence}",
+        event_id=f"{known.feed}/{known.symbol}/{sequence}",
         feed=known.feed,
-        symbol=observation.symbol,
+        symbol=known.symbol,
         sequence=sequence,
         kind=draft.kind,
         status=draft.status,
         reason=draft.reason,
         computed_at=draft.computed_at,
         previous_computed_at=known.event_computed_at,
-        observed_at=observation.observed_at,
+        observed_at=draft.observed_at,
         changed_levels=draft.difference.levels,
         changed_sections=draft.difference.lists,
-        collapsed_observations=observation.collapsed,
-        source=observation.source,
+        collapsed_observations=draft.collapsed,
+        source=draft.source,
         before=known.last_published,
         after=draft.levels,
     )
