@@ -31,7 +31,8 @@ class OpenShard:
         """Until `first_answers_until` (monotonic) a symbol may still get its first answer."""
         self.restored = restored
         self.states = dict(restored.states)
-        self.expiry_is_due = False
+        self.timer_is_due = False
+        """Set once a second: levels may have become stale."""
         self._rules = rules
         self._source = source
         self._first_answers_until = first_answers_until

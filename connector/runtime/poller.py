@@ -1,4 +1,4 @@
-"""Polls the upstream when the schedule says so."""
+"""Decides when to poll the upstream, and starts the checks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
-from connector.core.model import Status
-from connector.errors import NothingFound, RequestRefused, UpstreamError
 from connector.runtime.budget_share import BudgetShare
+from connector.runtime.checks import Checks
 from connector.runtime.coverage import Coverage
 from connector.runtime.failures import Failures
-from connector.runtime.next_checks import NextChecks
 from connector.runtime.ports import BudgetReport
-from connector.runtime.responses import Responses
-from connector.schedule.scheduler import Outcome, Plan, Schedule
+from connector.schedule.scheduler import Plan, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,18 +24,19 @@ if TYPE_CHECKING:
     from connector.runtime.shard import Shard
     from connector.schedule.batches import Batch
     from connector.schedule.scheduler import Purpose
-    from connector.schedule.symbols import ComputedTimes
-    from connector.upstream.budget import Budget, Permit
+    from connector.upstream.budget import Budget
     from connector.upstream.client import Client
 
 _log = logging.getLogger(__name__)
 
 HEALTH_LOOP_NAME: Final = "poller"
+# The loop reports every second. A stall this long is a defect, not a slow turn.
 _LOOP_LIMIT_SECONDS: Final = 30
 
 # Longest wait: the budget and the health check need a look every second.
 _MAX_SLEEP_SECONDS: Final = 1.0
 
+# Rhythms change slowly, and computing the groups takes far longer than any other step.
 _REGROUP_INTERVAL_SECONDS: Final = 20
 
 # Interval of checks while nothing can be published. Only the metrics need them.
@@ -46,7 +44,7 @@ _STUCK_INTERVAL_SECONDS: Final = 30
 
 
 class Poller:
-    """Waits for each batch's next check, and sends it in a task of its own.
+    """Waits for each batch's next check, and makes it in a task of its own.
 
     At most one request per batch is in flight.
     """
@@ -54,15 +52,20 @@ class Poller:
     def __init__(
         self, config: Config, client: Client, budget: Budget, context: PollerContext
     ) -> None:
-        self._client = client
         self._budget = budget
         self._context = context
         self._schedule = _new_schedule(config)
         self._coverage = Coverage(config.feeds)
         self._share = BudgetShare(budget, self._coverage, context.source.worker)
-        self._responses = Responses(self._coverage, context)
         self._failures = Failures(self._schedule, budget, context.observer)
-        self._next_checks = NextChecks(self._schedule, context.clock, context.observer)
+        self._checks = Checks(
+            client,
+            self._schedule,
+            self._coverage,
+            self._failures,
+            context,
+            self._replan,
+        )
         self._in_flight = 0
         self._postponed: set[Batch] = set()
         self._plan_changed = asyncio.Event()
@@ -83,11 +86,11 @@ class Poller:
     @property
     def rate_limit(self) -> RateLimit:
         """The quota as the upstream last reported it."""
-        return self._responses.rate_limit
+        return self._checks.responses.rate_limit
 
     def next_check_at(self, feed: str, symbol: str) -> int | None:
         """Return the moment of a symbol's next check (microseconds), as of its last one."""
-        return self._next_checks.at(feed, symbol)
+        return self._checks.next_checks.at(feed, symbol)
 
     # --- inputs ---
 
@@ -103,16 +106,12 @@ class Poller:
         self._resume_postponed(now)
 
         # After _replan: the schedule knows a symbol only once it is in a batch.
-        upstream_minus_monotonic_seconds = (
-            self._responses.upstream_minus_monotonic_seconds()
-        )
+        offset_seconds = self._checks.responses.upstream_minus_monotonic_seconds()
         for (feed, symbol), shard in gained.items():
             state = shard.state_of(symbol)
             if state is not None:
                 recent = state.recent_computed_at
-                self._schedule.seed_history(
-                    feed, symbol, recent, upstream_minus_monotonic_seconds
-                )
+                self._schedule.seed_history(feed, symbol, recent, offset_seconds)
 
     def key_changed(self) -> None:
         """Check again at once: the upstream may accept the new API key."""
@@ -133,6 +132,7 @@ class Poller:
                     # Waits at most a second, so that progress is reported.
                     batch = await self._wait_for_batch()
                     if batch is not None:
+                        # Counted here, as the task starts only at the loop's next turn.
                         self._in_flight += 1
                         purpose = self._schedule.start_check(batch, time.monotonic())
                         checks.create_task(self._check(batch, purpose))
@@ -143,6 +143,7 @@ class Poller:
         """Return a batch that is due, or None after at most a second."""
         self._update_budget()
         self._regroup_if_due()
+
         wait_seconds = _MAX_SLEEP_SECONDS
         planned = None
         # While probing, send one request at a time.
@@ -154,6 +155,8 @@ class Poller:
             wait_seconds = due_at - time.monotonic()
             if wait_seconds <= 0:
                 return None if self._postpone_if_stuck(batch) else batch
+
+        # No await since the look at the schedule, so no change of the plan is missed.
         self._plan_changed.clear()
         try:
             async with asyncio.timeout(min(wait_seconds, _MAX_SLEEP_SECONDS)):
@@ -175,28 +178,27 @@ class Poller:
         return True
 
     def _resume_postponed(self, now: float) -> None:
-        postponed, self._postponed = self._postponed, set()
-        for batch in postponed:
+        for batch in self._postponed:
             self._schedule.reschedule(batch, now)
+        self._postponed.clear()
 
     def _update_budget(self) -> None:
         """Pass on the budget to the schedule and the observer."""
         now = time.monotonic()
         spending = self._budget.spending(now)
         self._schedule.set_budget(spending.planned_per_minute, now)
-        self._context.observer.budget_changed(
-            BudgetReport(
-                spending.limit_per_minute,
-                spending.other_clients_per_minute,
-                self._schedule.price,
-            )
+        report = BudgetReport(
+            limit_per_minute=spending.limit_per_minute,
+            other_clients_per_minute=spending.other_clients_per_minute,
+            price_seconds=self._schedule.price,
         )
+        self._context.observer.budget_changed(report)
 
     def _regroup_if_due(self) -> None:
         now = time.monotonic()
         if now - self._regrouped_at <= _REGROUP_INTERVAL_SECONDS:
             return
-        # Restart the interval either way: computing the groups is the expensive part.
+        # Restart the interval even if no symbol moves.
         self._regrouped_at = now
         if self._coverage.regroup(self._schedule):
             self._replan()
@@ -209,82 +211,26 @@ class Poller:
 
     async def _check(self, batch: Batch, purpose: Purpose) -> None:
         """Check a batch once the budget allows a request."""
-        async with self._budget.request() as permit:
-            now = time.monotonic()
-            # The wait may have been long: the batch may be another worker's by now, or
-            # the server may have asked for a pause.
-            is_wanted = self._schedule.has_batch(batch)
-            if is_wanted and not self._schedule.is_paused(now):
-                await self._send(batch, purpose, permit)
-                return
-            self._in_flight -= 1
-            self._schedule.finish_check(batch, Outcome.DEFERRED, now, now)
-            self._plan_changed.set()
-
-    async def _send(self, batch: Batch, purpose: Purpose, permit: Permit) -> None:
-        """Send a request, and handle its response or error."""
-        observer = self._context.observer
-        observer.request_sent(batch, purpose)
-        sent_at = time.monotonic()
-        outcome = Outcome.ANSWERED
-        label = "ok"
-        computed_times: ComputedTimes | None = None
         try:
-            answer = await self._client.fetch_levels(
-                self._coverage.request_for(batch), permit
-            )
-        except UpstreamError as error:
-            label = error.outcome
-            self._failures.check_failed(batch, error)
-            # An error that concerns every batch says nothing about this one.
-            is_probing = self._failures.is_probing
-            outcome = Outcome.DEFERRED if is_probing else Outcome.FAILED
-            if isinstance(error, RequestRefused):
-                self._handle_refusal(batch, error, sent_at)
-        else:
-            self._failures.check_answered()
-            # The upstream accepted these symbols, so a halved batch can be merged again.
-            batches_changed = self._coverage.answered(batch)
-            computed_times = self._responses.accept(batch, answer, sent_at)
-            if batches_changed:
-                self._replan()
-
-        now = time.monotonic()
-        self._in_flight -= 1
-        observer.request_finished(label, now - sent_at)
-        refreshes = self._schedule.finish_check(
-            batch, outcome, sent_at, now, computed_times
-        )
-        for refresh in refreshes:
-            observer.refresh_found(now - refresh.since)
-        self._next_checks.report(batch)
-        self._plan_changed.set()
-
-    def _handle_refusal(
-        self, batch: Batch, error: RequestRefused, asked_at: float
-    ) -> None:
-        """Give the symbols of a refused request their status, or narrow them down.
-
-        A 404 means that the upstream has no levels of any symbol. Any other refusal is due
-        to one symbol: the batch is halved until that symbol stands alone.
-        """
-        status = None
-        if isinstance(error, NothingFound):
-            status = Status.MISSING
-        else:
-            self._coverage.refused(batch)
-            if len(batch.symbols) == 1:
-                status = Status.INVALID
-        if status is not None:
-            self._responses.give_refused(batch, status, error.request_id, asked_at)
-        self._replan()
+            async with self._budget.request() as permit:
+                # The wait may have been long: the batch may be another worker's by now,
+                # or the server may have asked for a pause.
+                is_wanted = self._schedule.has_batch(batch)
+                if is_wanted and not self._schedule.is_paused(time.monotonic()):
+                    await self._checks.send(batch, purpose, permit)
+                else:
+                    self._checks.defer(batch)
+        finally:
+            self._in_flight -= 1
+            # Only now, since a probe has to end before the next one may start.
+            self._plan_changed.set()
 
 
 def _new_schedule(config: Config) -> Schedule:
     settings = config.schedule
     plan = Plan(
-        settings.target_delay_seconds,
-        settings.min_interval_seconds,
-        settings.max_interval_seconds,
+        target_delay_seconds=settings.target_delay_seconds,
+        min_interval_seconds=settings.min_interval_seconds,
+        max_interval_seconds=settings.max_interval_seconds,
     )
     return Schedule(plan, random.random)

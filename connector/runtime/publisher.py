@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 # A commit takes milliseconds. After this long the broker is slow or unavailable.
 SLOW_COMMIT_SECONDS: Final = 5
 
+# The upstream may repeat a bad entry with every answer: one line a minute is enough.
 _LOG_INTERVAL_SECONDS: Final = 60
 
 
@@ -94,8 +95,16 @@ class Publisher:
             # Clear before looking, so that nothing that comes meanwhile is missed.
             self._work_came.clear()
             work = self._inbox.take()
-            transitions = self._transitions(assignment, opened, work)
+            transitions = self._transitions(opened, work)
+            if opened.timer_is_due:
+                opened.timer_is_due = False
+                transitions += self._expired(opened, work)
+                # No other call to the log is in progress here.
+                assignment.log.serve_callbacks()
+            # Last, so that a snapshot shows the levels of everything before it.
+            transitions += self._requested_snapshots(opened, transitions)
             await self._commit(assignment, opened, transitions, work)
+
             # More may have come while the transaction was under way.
             if self._inbox or self._snapshots:
                 continue
@@ -106,14 +115,13 @@ class Publisher:
     def report(self, attempt: Attempt) -> None:
         """Notify observers, requesters and logs that a transaction was committed."""
         now = self._context.clock.moment()
-        self._context.observer.committed(
-            Commit(
-                tuple(attempt.events),
-                attempt.work.quarantined,
-                at=now.local_at,
-                upstream_at=now.upstream_at,
-            )
+        commit = Commit(
+            attempt.events,
+            attempt.work.quarantined,
+            at=now.local_at,
+            upstream_at=now.upstream_at,
         )
+        self._context.observer.committed(commit)
         for event in attempt.events:
             self._context.published(event)
             if event.reason == REASON_ASKED:
@@ -121,29 +129,32 @@ class Publisher:
         _log_events(attempt.events)
         self._log_quarantined(attempt.work.quarantined)
 
-    def _transitions(
-        self, assignment: Assignment, opened: OpenShard, work: Work
+    def _transitions(self, opened: OpenShard, work: Work) -> list[Transition]:
+        """Compare the waiting observations with the committed states."""
+        return observe_all(opened.states, work.observations, self._spec.rules)
+
+    def _expired(self, opened: OpenShard, work: Work) -> list[Transition]:
+        """Return the transitions of levels that have become stale without an answer."""
+        just_seen = {observation.symbol for observation in work.observations}
+        return opened.expired(
+            self._context.clock.moment(),
+            time.monotonic(),
+            self._intake.last_answers(),
+            just_seen,
+        )
+
+    def _requested_snapshots(
+        self, opened: OpenShard, before: Sequence[Transition]
     ) -> list[Transition]:
-        transitions = observe_all(opened.states, work.observations, self._spec.rules)
-        if opened.expiry_is_due:
-            opened.expiry_is_due = False
-            just_seen = {observation.symbol for observation in work.observations}
-            transitions += opened.expired(
-                self._context.clock.moment(),
-                time.monotonic(),
-                self._intake.last_answers(),
-                just_seen,
-            )
-            # No other call to the log is in progress here.
-            assignment.log.serve_callbacks()
-        if self._snapshots:
-            snapshots, rejections = opened.snapshots(
-                self._snapshots.symbols, transitions, self._context.clock.moment()
-            )
-            transitions += snapshots
-            for symbol, reason in rejections.items():
-                self._snapshots.reject(symbol, reason)
-        return transitions
+        """Return the requested snapshots, and reject the requests that have no levels."""
+        if not self._snapshots:
+            return []
+        snapshots, rejections = opened.snapshots(
+            self._snapshots.symbols, before, self._context.clock.moment()
+        )
+        for symbol, reason in rejections.items():
+            self._snapshots.reject(symbol, reason)
+        return snapshots
 
     async def _commit(
         self,
@@ -159,10 +170,13 @@ class Publisher:
         attempt = Attempt.of(work, transitions)
         if not attempt:
             return
+
+        # A revoked shard reports the fraction as of its revocation.
         used_fraction = assignment.used_fraction
         if used_fraction is None:
             used_fraction = self._context.used_fraction()
         await self._publish(assignment.log, attempt, used_fraction)
+
         # A commit proves that the worker has every right it needs.
         assignment.failures = 0
         self._context.startup.has_committed = True
@@ -179,10 +193,10 @@ class Publisher:
         attempt until a restore settles that.
         """
         transaction = Transaction(
-            attempt.events,
-            tuple(attempt.states.values()),
-            attempt.work.quarantined,
-            used_fraction,
+            events=attempt.events,
+            states=tuple(attempt.states.values()),
+            quarantined=attempt.work.quarantined,
+            used_fraction=used_fraction,
         )
         self._started_at = time.monotonic()
         try:
@@ -190,6 +204,7 @@ class Publisher:
         except KafkaError as error:
             self._context.observer.aborted()
             if isinstance(error, Unpublishable):
+                # A refused record keeps the whole transaction from being committed.
                 self._isolate(attempt, error)
             else:
                 self._inbox.keep(attempt)
@@ -211,28 +226,26 @@ class Publisher:
         # A snapshot may be the refused record, and would be refused again and again.
         self._snapshots.reject_all(f"the broker refused a record: {error}")
         symbols = attempt.work.symbols | attempt.states.keys()
-        given_up = self._inbox.isolate(attempt.work, alone=len(symbols) == 1)
+        was_alone = len(symbols) == 1
+        given_up = self._inbox.isolate(attempt.work, alone=was_alone)
         if given_up:
-            self._context.observer.dropped(
-                self._spec.id.feed, "unpublishable", given_up
-            )
+            feed = self._spec.id.feed
+            self._context.observer.dropped(feed, "unpublishable", given_up)
 
     def _log_quarantined(self, entries: Iterable[Quarantined]) -> None:
         for entry in entries:
             suppressed = self._bounded.admit((entry.symbol, entry.reason))
             if suppressed is None:
                 continue
-            _log.warning(
-                "entry quarantined",
-                extra={
-                    "feed": self._spec.id.feed,
-                    "symbol": entry.symbol,
-                    "request_id": entry.request_id,
-                    "reason": entry.reason,
-                    "fault": entry.message,
-                    "not_logged_before": suppressed,
-                },
-            )
+            fields = {
+                "feed": self._spec.id.feed,
+                "symbol": entry.symbol,
+                "request_id": entry.request_id,
+                "reason": entry.reason,
+                "fault": entry.message,
+                "not_logged_before": suppressed,
+            }
+            _log.warning("entry quarantined", extra=fields)
 
 
 def _log_events(events: Iterable[Event]) -> None:

@@ -10,12 +10,13 @@ from connector.runtime.open_shard import OpenShard
 from connector.runtime.snapshot_requests import MOVED_AWAY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from connector.kafka.shard_log import Writer
     from connector.runtime.assignment import Assignment
-    from connector.runtime.inbox import Inbox
+    from connector.runtime.inbox import Attempt, Inbox
     from connector.runtime.intake import Intake
     from connector.runtime.ports import ShardContext, ShardSpec
-    from connector.runtime.publisher import Publisher
     from connector.runtime.snapshot_requests import SnapshotRequests
 
 _log = logging.getLogger(__name__)
@@ -35,14 +36,15 @@ class Restorer:
         inbox: Inbox,
         intake: Intake,
         snapshots: SnapshotRequests,
-        publisher: Publisher,
+        report_committed: Callable[[Attempt], None],
     ) -> None:
+        """`report_committed` is called with an attempt that turns out to be committed."""
         self._spec = spec
         self._context = context
         self._inbox = inbox
         self._intake = intake
         self._snapshots = snapshots
-        self._publisher = publisher
+        self._report_committed = report_committed
 
     async def restore(self, assignment: Assignment) -> OpenShard | None:
         """Fence the predecessors and restore. None if the assignment has ended by then."""
@@ -51,6 +53,7 @@ class Restorer:
         if assignment.ended.is_set():
             return None
         self._context.observer.restored(restored.records, restored.seconds)
+
         now = time.monotonic()
         opened = OpenShard(
             restored,
@@ -60,6 +63,7 @@ class Restorer:
         )
         self._intake.restart()
         self._settle(assignment, opened, now)
+        # An answer with the restored levels is no refresh: its delay must not be counted.
         for state in opened.states.values():
             self._intake.learn_computed_at(state.symbol, state.computed_at)
             self._context.observer.state_replaced(state)
@@ -67,11 +71,11 @@ class Restorer:
 
     def _settle(self, assignment: Assignment, opened: OpenShard, now: float) -> None:
         """Decide what happens to the observations that waited during the restore."""
-        writer, known_writer = opened.restored.writer, self._inbox.last_writer
+        writer = opened.restored.writer
+        known_writer = self._inbox.last_writer
         self._inbox.last_writer = writer
-        if _has_another_worker_written(
-            writer, known_writer, self._context.source.worker
-        ):
+        me = self._context.source.worker
+        if _has_another_worker_written(writer, known_writer, me):
             # The waiting observations may be older than the other worker's records. So may
             # answers to requests sent before now.
             self._intake.ignore_requests_before(now)
@@ -82,7 +86,7 @@ class Restorer:
         # Only this worker has written, so the states show what became of its last attempt.
         committed = self._inbox.settle(opened.states)
         if committed is not None:
-            self._publisher.report(committed)
+            self._report_committed(committed)
 
     def _drop_inbox(self) -> None:
         dropped = self._inbox.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from connector.core.model import Status
 from connector.errors import (
@@ -17,6 +17,7 @@ from connector.errors import (
 from connector.runtime.assignment import Assignment
 from connector.runtime.inbox import Inbox
 from connector.runtime.intake import Intake
+from connector.runtime.lifecycle import Lifecycle
 from connector.runtime.ports import Phase, Sighting
 from connector.runtime.publisher import Publisher
 from connector.runtime.restorer import Restorer
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from connector.core.model import Event, State
     from connector.kafka.names import ShardId
     from connector.kafka.shard_log import Restored
-    from connector.runtime.open_shard import OpenShard
     from connector.runtime.ports import (
         AnswerTimes,
         ShardContext,
@@ -37,13 +37,6 @@ if TYPE_CHECKING:
     )
 
 _log = logging.getLogger(__name__)
-
-_NEXT_PHASES: Final = {
-    Phase.CLOSED: {Phase.OPENING},
-    Phase.OPENING: {Phase.OPENING, Phase.OPEN, Phase.CLOSING},
-    Phase.OPEN: {Phase.OPENING, Phase.CLOSING},
-    Phase.CLOSING: {Phase.CLOSED},
-}
 
 
 class Shard:
@@ -59,8 +52,8 @@ class Shard:
     Everything but the calls to the log runs on the event loop.
     """
 
-    # Longer than other classes: every input and every change of the phase is in one place.
-    # Intake, restorer, publisher and snapshot requests do the work.
+    # Longer than other classes: every input, and the task that they steer, are in one place.
+    # A reader has to see both to judge a race. The parts below do the work.
 
     def __init__(
         self,
@@ -70,15 +63,12 @@ class Shard:
     ) -> None:
         """`new_log` is called once for each assignment."""
         self.spec = spec
-        self.phase = Phase.CLOSED
-        self.inbox = Inbox(lambda: context.observer.dropped(spec.id.feed, "collapsed"))
+        self.inbox = Inbox(self._count_collapsed)
         self._new_log = new_log
         self._context = context
         self._assignment: Assignment | None = None
         self._assigned = asyncio.Event()
-        self._closed = asyncio.Event()
-        self._closed.set()
-        self._opened: OpenShard | None = None
+        self._lifecycle = Lifecycle(spec, context)
         self._intake = Intake()
         self._snapshots = SnapshotRequests()
         self._publisher = Publisher(
@@ -90,7 +80,7 @@ class Shard:
             inbox=self.inbox,
             intake=self._intake,
             snapshots=self._snapshots,
-            publisher=self._publisher,
+            report_committed=self._publisher.report,
         )
 
     # --- properties ---
@@ -106,6 +96,11 @@ class Shard:
         return self.spec.symbols
 
     @property
+    def phase(self) -> Phase:
+        """The phase, which lags behind the inputs while a call to Kafka is in progress."""
+        return self._lifecycle.phase
+
+    @property
     def is_assigned(self) -> bool:
         """True from `assign` until `close` or `abandon`."""
         return self._assignment is not None and not self._assignment.ended.is_set()
@@ -113,16 +108,12 @@ class Shard:
     @property
     def is_open(self) -> bool:
         """True if the shard is restored and publishes."""
-        return self.phase is Phase.OPEN
+        return self._lifecycle.is_open
 
     @property
     def is_polled(self) -> bool:
-        """True if answers for its symbols are wanted.
-
-        A failed shard stays polled while it is restored. A fenced shard does not: its new
-        owner polls the symbols.
-        """
-        return self._opened is not None and self.phase in {Phase.OPENING, Phase.OPEN}
+        """True if answers for its symbols are wanted."""
+        return self._lifecycle.is_polled
 
     @property
     def is_stuck(self) -> bool:
@@ -142,11 +133,13 @@ class Shard:
     @property
     def restored(self) -> Restored | None:
         """The contents of the topic when the shard was last opened."""
-        return None if self._opened is None else self._opened.restored
+        opened = self._lifecycle.opened
+        return None if opened is None else opened.restored
 
     def state_of(self, symbol: str) -> State | None:
         """Return the last committed state of a symbol."""
-        return None if self._opened is None else self._opened.states.get(symbol)
+        opened = self._lifecycle.opened
+        return None if opened is None else opened.states.get(symbol)
 
     def computed_at(self, symbol: str) -> int | None:
         """Return the moment when a symbol's newest levels were computed, committed or not."""
@@ -203,7 +196,7 @@ class Shard:
 
     async def wait_closed(self) -> None:
         """Wait until no call for the shard is in progress."""
-        await self._closed.wait()
+        await self._lifecycle.wait_closed()
 
     def observe(
         self,
@@ -235,8 +228,9 @@ class Shard:
 
     def tick(self) -> None:
         """Look for stale levels, and serve the client's callbacks. Call once a second."""
-        if self._opened is not None and self.is_open:
-            self._opened.expiry_is_due = True
+        opened = self._lifecycle.opened
+        if opened is not None and self.is_open:
+            opened.timer_is_due = True
             self._publisher.wake()
 
     # --- task ---
@@ -251,7 +245,7 @@ class Shard:
         """
         while True:
             assignment = await self._next_assignment()
-            self._enter(Phase.OPENING, None)
+            self._lifecycle.enter(Phase.OPENING, None)
             try:
                 while not assignment.ended.is_set():
                     await self._open_and_serve(assignment)
@@ -275,7 +269,7 @@ class Shard:
             opened = await self._restorer.restore(assignment)
             if opened is None:
                 return
-            self._enter(Phase.OPEN, opened)
+            self._lifecycle.enter(Phase.OPEN, opened)
             _log_opened(self.id, opened.restored)
             await self._publisher.serve(assignment, opened)
         except (ShardCorrupt, SetupError):
@@ -297,14 +291,16 @@ class Shard:
         assignment.was_fenced = isinstance(error, ShardFenced)
         backoff = self._context.backoff
         message = "shard closed by an error"
-        opened = self._opened
+        opened = self._lifecycle.opened
         if assignment.was_fenced:
+            # The new owner polls the symbols. Forgetting the state stops our polling.
             backoff = self._context.fenced_backoff
             message = "another worker took the shard"
             opened = None
             self._context.observer.fenced()
         if self.phase is not Phase.CLOSING:
-            self._enter(Phase.OPENING, opened)
+            self._lifecycle.enter(Phase.OPENING, opened)
+
         pause_seconds = backoff.pause_seconds(assignment.failures)
         fields = {
             "shard": str(self.id),
@@ -312,6 +308,8 @@ class Shard:
             "retry_in_seconds": round(pause_seconds, 1),
         }
         _log.warning(message, extra=fields)
+
+        # A shard that is given up meanwhile is closed at once.
         try:
             async with asyncio.timeout(pause_seconds):
                 await assignment.ended.wait()
@@ -326,31 +324,15 @@ class Shard:
             self._snapshots.reject_all(MOVED_AWAY)
         # An error that ends the task leaves an open shard behind.
         if self.phase is not Phase.CLOSING:
-            self._enter(Phase.CLOSING, None)
+            self._lifecycle.enter(Phase.CLOSING, None)
         # The raw answers are not needed any more, and a worker can lose many shards.
         self._intake.restart()
-        self._enter(Phase.CLOSED, None)
+        self._lifecycle.enter(Phase.CLOSED, None)
 
     def _start_closing(self) -> None:
         if self.phase in {Phase.OPENING, Phase.OPEN}:
-            self._enter(Phase.CLOSING, self._opened)
+            self._lifecycle.enter(Phase.CLOSING, self._lifecycle.opened)
         self._publisher.wake()
-
-    def _enter(self, phase: Phase, opened: OpenShard | None) -> None:
-        """Change phase and state together. Nothing else changes either of them."""
-        if phase not in _NEXT_PHASES[self.phase]:
-            raise AssertionError(f"shard {self.id}: {self.phase} to {phase}")
-        before = (self.is_open, self.is_polled)
-        self.phase = phase
-        self._opened = opened
-        if phase is Phase.CLOSED:
-            self._closed.set()
-        else:
-            self._closed.clear()
-        polled = self.symbols if self.is_polled else frozenset[str]()
-        self._context.observer.shard_changed(self.id, phase, polled)
-        if (self.is_open, self.is_polled) != before:
-            self._context.polling_changed()
 
     # --- answers ---
 
@@ -370,6 +352,7 @@ class Shard:
         if reading.quarantined is not None:
             self.inbox.quarantine(reading.quarantined)
             self._publisher.wake()
+
         sighting = Sighting(
             self.id.feed,
             symbol,
@@ -378,6 +361,9 @@ class Shard:
             detection_seconds=reading.detection_seconds,
         )
         self._context.observer.sighted(sighting)
+
+    def _count_collapsed(self) -> None:
+        self._context.observer.dropped(self.id.feed, "collapsed")
 
 
 def _log_opened(shard: ShardId, restored: Restored) -> None:

@@ -94,8 +94,8 @@ class Bench:
         else:
             restored = restored_from(writer, symbols[0], used_fraction)
         # Set the phases by hand: opening a shard needs its loop and a log.
-        shard._enter(Phase.OPENING, None)
-        shard._enter(Phase.OPEN, OpenShard(restored, spec.rules, ME, 0.0))
+        shard._lifecycle.enter(Phase.OPENING, None)
+        shard._lifecycle.enter(Phase.OPEN, OpenShard(restored, spec.rules, ME, 0.0))
         return shard
 
     def cover(self, *shards: Shard) -> int:

@@ -262,8 +262,8 @@ async def test_the_same_answer_makes_stale_levels_fresh_again(bench: Bench) -> N
     bench.answer({"spot_price": 1})
     await bench.settled()
     stale = replace(bench.log.states["BTC"], status=Status.STALE)
-    assert bench.shard._opened is not None
-    bench.shard._opened.states["BTC"] = stale
+    assert bench.shard._lifecycle.opened is not None
+    bench.shard._lifecycle.opened.states["BTC"] = stale
     bench.answer({"spot_price": 1})
     await bench.settled()
     assert bench.kinds() == [Kind.SNAPSHOT, Kind.FRESH]

@@ -94,8 +94,10 @@ class Bench:
         spec = ShardSpec(SHARD, rules, frozenset(BATCH.symbols))
         shard = Shard(spec, MemoryLog, context)
         # Enter the phases directly: opening a shard would need its loop.
-        shard._enter(Phase.OPENING, None)
-        shard._enter(Phase.OPEN, OpenShard(MemoryLog().open(), rules, ME, 0.0))
+        shard._lifecycle.enter(Phase.OPENING, None)
+        shard._lifecycle.enter(
+            Phase.OPEN, OpenShard(MemoryLog().open(), rules, ME, 0.0)
+        )
         return shard
 
     def _new_view(self) -> WorkerView:
@@ -209,7 +211,7 @@ async def test_a_reason_that_holds_all_batches_comes_first(bench: Bench) -> None
     schedule = bench.poller.schedule
     now = time.monotonic()
 
-    bench.shard._enter(Phase.OPENING, None)
+    bench.shard._lifecycle.enter(Phase.OPENING, None)
     assert bench.reason().startswith("Kafka accepts no events")
 
     # A pause of the upstream holds requests even after Kafka is back.

@@ -1,0 +1,119 @@
+"""Sends the requests of checks, and passes on their outcomes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from connector.core.model import Status
+from connector.errors import NothingFound, RequestRefused, UpstreamError
+from connector.runtime.next_checks import NextChecks
+from connector.runtime.responses import Responses
+from connector.schedule.scheduler import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from connector.runtime.coverage import Coverage
+    from connector.runtime.failures import Failures
+    from connector.runtime.ports import PollerContext
+    from connector.schedule.batches import Batch
+    from connector.schedule.scheduler import Purpose, Schedule
+    from connector.schedule.symbols import ComputedTimes
+    from connector.upstream.budget import Permit
+    from connector.upstream.client import Client, LevelsAnswer
+
+
+class Checks:
+    """Checks one batch per call, and tells shards, schedule and observers the outcome."""
+
+    def __init__(
+        self,
+        client: Client,
+        schedule: Schedule,
+        coverage: Coverage,
+        failures: Failures,
+        context: PollerContext,
+        replan: Callable[[], None],
+    ) -> None:
+        """`replan` is called when a response has changed the batches."""
+        self.responses = Responses(coverage, context)
+        self.next_checks = NextChecks(schedule, context.clock, context.observer)
+        self._client = client
+        self._schedule = schedule
+        self._coverage = coverage
+        self._failures = failures
+        self._observer = context.observer
+        self._replan = replan
+
+    def defer(self, batch: Batch) -> None:
+        """End a check without a request. It is planned again if the batch still exists."""
+        now = time.monotonic()
+        self._schedule.finish_check(batch, Outcome.DEFERRED, sent_at=now, now=now)
+
+    async def send(self, batch: Batch, purpose: Purpose, permit: Permit) -> None:
+        """Send a request, and handle its response or error."""
+        self._observer.request_sent(batch, purpose)
+        sent_at = time.monotonic()
+        outcome = Outcome.ANSWERED
+        label = "ok"
+        computed_times: ComputedTimes | None = None
+        try:
+            request = self._coverage.request_for(batch)
+            answer = await self._client.fetch_levels(request, permit)
+        except UpstreamError as error:
+            label = error.outcome
+            outcome = self._handle_error(batch, error, sent_at)
+        else:
+            computed_times = self._handle_answer(batch, answer, sent_at)
+
+        now = time.monotonic()
+        self._observer.request_finished(label, now - sent_at)
+        refreshes = self._schedule.finish_check(
+            batch, outcome, sent_at=sent_at, now=now, times=computed_times
+        )
+        for refresh in refreshes:
+            self._observer.refresh_found(now - refresh.since)
+        self.next_checks.report(batch)
+
+    def _handle_answer(
+        self, batch: Batch, answer: LevelsAnswer, sent_at: float
+    ) -> ComputedTimes:
+        """Pass on an answer. Return the moments when its levels were computed."""
+        self._failures.check_answered()
+        # The upstream accepted these symbols, so a halved batch can be merged again.
+        batches_changed = self._coverage.answered(batch)
+        computed_times = self.responses.accept(batch, answer, sent_at)
+        if batches_changed:
+            self._replan()
+        return computed_times
+
+    def _handle_error(
+        self, batch: Batch, error: UpstreamError, sent_at: float
+    ) -> Outcome:
+        """Handle a failed request. Return the outcome that the schedule reacts to."""
+        self._failures.check_failed(batch, error)
+        if isinstance(error, RequestRefused):
+            self._handle_refusal(batch, error, sent_at)
+        # An error that concerns every batch says nothing about this one.
+        is_probing = self._failures.is_probing
+        return Outcome.DEFERRED if is_probing else Outcome.FAILED
+
+    def _handle_refusal(
+        self, batch: Batch, error: RequestRefused, sent_at: float
+    ) -> None:
+        """Give the symbols of a refused request their status, or narrow them down.
+
+        A 404 means that the upstream has no levels of any symbol. Any other refusal is due
+        to one symbol: the batch is halved until that symbol stands alone.
+        """
+        status = None
+        if isinstance(error, NothingFound):
+            status = Status.MISSING
+        else:
+            self._coverage.refused(batch)
+            if len(batch.symbols) == 1:
+                status = Status.INVALID
+        if status is not None:
+            self.responses.give_refused(batch, status, error.request_id, sent_at)
+        self._replan()
