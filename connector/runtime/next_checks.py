@@ -42,7 +42,7 @@ class NextChecks:
                 continue
             self._at[batch.feed, symbol] = at
             self._observer.check_planned(
-                NextCheck(batch.feed, symbol, at, forecast.period, forecast.jitter)
+                NextCheck(batch.feed, symbol, at, rhythm=forecast)
             )
 
     def _wall_time(self, monotonic: float | None) -> int | None:

@@ -197,7 +197,13 @@ class Forecast:
     @property
     def jitter(self) -> float | None:
         """Standard deviation of the next refresh in seconds, None before two were seen."""
-        return self._errors().deviation if self._has_rhythm else None
+        if not self._has_rhythm:
+            return None
+        # Metrics read this in another thread, which must not write to the cache.
+        errors = self._cached_errors
+        if errors is None:
+            errors = self._new_distribution()
+        return errors.deviation
 
     def learn(self, at: float, lag: float, unseen_since: float) -> None:
         """Learn that a refresh was computed at `at` and became visible `lag` later.
@@ -283,9 +289,12 @@ class Forecast:
         """Return the error distribution of the believed filter."""
         if self._cached_errors is None:
             # Made on demand, since many refreshes are learnt at once and never planned for.
-            best = self._believed
-            self._cached_errors = shape_of(list(best.errors), best.period / 2)
+            self._cached_errors = self._new_distribution()
         return self._cached_errors
+
+    def _new_distribution(self) -> ErrorDistribution:
+        best = self._believed
+        return shape_of(list(best.errors), best.period / 2)
 
     def _curve_without_rhythm(self, since: float, until: float) -> list[Point]:
         """Return a constant rate that falls the longer no refresh came."""

@@ -86,8 +86,7 @@ class MetricsObserver:
         """Show when a symbol is checked next, and the rhythm this is based on."""
         figures = self._symbols.of(check.feed, check.symbol)
         figures.next_check_at = check.at
-        figures.period_seconds = check.period_seconds
-        figures.jitter_seconds = check.jitter_seconds
+        figures.rhythm = check.rhythm
 
     def budget_changed(self, budget: BudgetReport) -> None:
         """Show the requests that this worker may make, and their price."""

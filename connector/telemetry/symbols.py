@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric as Family
 
     from connector.kafka.names import ShardId
+    from connector.runtime.ports import Rhythm
 
 _numbers_of: Final = attrgetter(*NUMBER_PATHS)
 
@@ -35,8 +36,7 @@ class SymbolFigures:
     computed_at: int | None = None
     observed_at: int | None = None
     next_check_at: int | None = None
-    period_seconds: float | None = None
-    jitter_seconds: float | None = None
+    rhythm: Rhythm | None = None
     status: Status | None = None
     levels: Levels | None = None
 
@@ -92,9 +92,8 @@ class SymbolSeries:
         for moment in ("computed", "observed", "next_check"):
             name = f"gex_symbol_{moment}_timestamp_seconds"
             yield _family(name, shown, _seconds_of(f"{moment}_at"))
-        for learnt in ("period", "jitter"):
-            name = f"gex_symbol_{learnt}_seconds"
-            yield _family(name, shown, attrgetter(f"{learnt}_seconds"))
+        yield _family("gex_symbol_period_seconds", shown, _period_seconds)
+        yield _family("gex_symbol_jitter_seconds", shown, _jitter_seconds)
         yield _statuses(shown)
         yield _levels(shown[: self._max_level_symbols])
 
@@ -120,6 +119,14 @@ def _seconds_of(attribute: str) -> Callable[[SymbolFigures], float | None]:
         return None if micros is None else micros / MICROS
 
     return seconds
+
+
+def _period_seconds(figures: SymbolFigures) -> float | None:
+    return None if figures.rhythm is None else figures.rhythm.period
+
+
+def _jitter_seconds(figures: SymbolFigures) -> float | None:
+    return None if figures.rhythm is None else figures.rhythm.jitter
 
 
 def _statuses(symbols: Iterable[tuple[Key, SymbolFigures]]) -> Family:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,12 +171,18 @@ def sighting(
     return Sighting("all", "BTCUSDT", observed_at, computed_at, detection_seconds)
 
 
+@dataclass(frozen=True)
+class LearnedRhythm:
+    """A rhythm as a forecast shows it."""
+
+    period: float | None = None
+    jitter: float | None = None
+
+
 def next_check(
-    at: int = NOW,
-    period_seconds: float | None = None,
-    jitter_seconds: float | None = None,
+    at: int = NOW, period: float | None = None, jitter: float | None = None
 ) -> NextCheck:
-    return NextCheck("all", "BTCUSDT", at, period_seconds, jitter_seconds)
+    return NextCheck("all", "BTCUSDT", at, LearnedRhythm(period, jitter))
 
 
 def response(
