@@ -146,7 +146,7 @@ def test_every_file_deploys_this_version(kubectl: Path) -> None:
         deployment = rendered(kubectl, kustomization)["Deployment"]
         images.append(container_of(deployment)["image"])
 
-    # The registry before the name differs from file to file.
+    # An overlay may put a registry in front of the name.
     for image in images:
         _, _, name = image.rpartition("/")
         assert name == f"gex-levels-connector:{__version__}"

@@ -52,8 +52,8 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 ignorable = st.sampled_from([*PATHS, *FIELDS, "ranked"])
 ignored = st.frozensets(ignorable, max_size=4)
 
-
-small_steps = st.lists(st.floats(-1, 1), min_size=1, max_size=40)
+# The first observation of a symbol has nothing before it, an absence has nothing after it.
+levels_or_none = any_levels | st.none()
 
 
 def apply(
@@ -64,8 +64,12 @@ def apply(
     for change in difference.levels:
         assert number(result, change.path) == change.before
         result = at(change.path, change.after, result)
+
+    # An event names a changed list; a consumer finds the rows in `after`.
+    source = after or Levels()
     for path in difference.lists:
-        result = at(path, rows(after or Levels(), path), result)
+        new_rows = rows(source, path)
+        result = at(path, new_rows, result)
     return result
 
 
@@ -81,19 +85,43 @@ def with_value(path: str) -> Levels:
     """Return levels with a value at one path only."""
     if path in NUMBERS:
         return at(path, 1.0)
-    return at(path, (Row(1.0, "1"),))
+    row = Row(1.0, "1")
+    return at(path, (row,))
+
+
+def with_hvl(value: float) -> Levels:
+    """Return levels whose only value is that of `odte.hvl`."""
+    return at("odte.hvl", value)
+
+
+def compare_values(
+    path: str, before: object, after: object, rules: Rules = ALL
+) -> Difference:
+    """Compare two entries that have a value at one path only."""
+    return compare(at(path, before), at(path, after), rules)
 
 
 def through_avro(levels: Levels) -> Levels:
     """Return the levels as restored from the topic."""
-    state = State("f", "S", 1, Status.LIVE, None, 0, "", ME, levels=levels)
-    restored = CODEC.decode_state(CODEC.encode_state("t", state)).levels
+    state = State(
+        feed="f",
+        symbol="S",
+        sequence=1,
+        status=Status.LIVE,
+        computed_at=None,
+        observed_at=0,
+        request_fingerprint="",
+        source=ME,
+        levels=levels,
+    )
+    encoded_state = CODEC.encode_state("t", state)
+    restored = CODEC.decode_state(encoded_state).levels
     assert restored is not None
     return restored
 
 
 @quick
-@given(any_levels | st.none(), any_levels | st.none(), ignored)
+@given(levels_or_none, levels_or_none, ignored)
 def test_the_difference_applied_to_before_gives_after_in_everything_that_counts(
     before: Levels | None, after: Levels | None, ignore: frozenset[str]
 ) -> None:
@@ -110,6 +138,7 @@ def test_every_path_that_differs_and_counts_is_named_once(
 ) -> None:
     difference = compare(before, after, Rules.of(ignore))
 
+    # The naive comparison: value by value, from the vendor's documentation.
     old = what_counts(before, ignore)
     new = what_counts(after, ignore)
     differing = set()
@@ -117,13 +146,16 @@ def test_every_path_that_differs_and_counts_is_named_once(
         if value != new[path]:
             differing.add(path)
     assert paths_of(difference) == differing
-    assert len(difference.levels) + len(difference.lists) == len(differing)
+    # Sets hide a path that is named twice.
+    named = len(difference.levels) + len(difference.lists)
+    assert named == len(differing)
     assert bool(difference) == bool(differing)
 
 
 @quick
 @given(any_levels, ignored)
 def test_equal_entries_do_not_differ(levels: Levels, ignore: frozenset[str]) -> None:
+    # After a restart, the last entry comes from the topic and the next one from the API.
     copy = through_avro(levels)
 
     assert copy is not levels
@@ -135,30 +167,33 @@ def test_equal_entries_do_not_differ(levels: Levels, ignore: frozenset[str]) -> 
 def test_the_difference_does_not_depend_on_the_direction(
     one: Levels, other: Levels
 ) -> None:
+    # Without thresholds only: a relative limit refers to the number before.
     forward = compare(one, other, ALL)
     backward = compare(other, one, ALL)
 
     assert forward.lists == backward.lists
     reversed_levels = []
     for change in backward.levels:
-        reversed_change = LevelChange(change.path, change.after, change.before)
-        reversed_levels.append(reversed_change)
+        reversed_levels.append(
+            LevelChange(change.path, before=change.after, after=change.before)
+        )
     assert list(forward.levels) == reversed_levels
 
 
 @quick
 @given(any_levels, any_levels)
 def test_undocumented_fields_never_count(levels: Levels, other: Levels) -> None:
+    # The vendor may add a field that changes with every answer.
     for extra in (None, '{"x":1}', other.extra):
         with_extra = changed(levels, {"extra": extra})
         assert not compare(levels, with_extra, ALL)
 
 
 # Entries with few keys, known and unknown, so that most of them occur in every example.
-row = st.dictionaries(st.sampled_from(["strike", "a", "b"]), st.integers(0, 3))
-all_expiry = st.dictionaries(
-    st.sampled_from([*FIELDS["all_expiry"], "new"]), st.integers(0, 9)
-)
+row_keys = st.sampled_from(["strike", "a", "b"])
+row = st.dictionaries(row_keys, st.integers(0, 3))
+all_expiry_keys = st.sampled_from([*FIELDS["all_expiry"], "new"])
+all_expiry = st.dictionaries(all_expiry_keys, st.integers(0, 9))
 row_lists = st.lists(row, max_size=2)
 ranked = st.fixed_dictionaries({"odte_top_10": row_lists})
 entries = st.fixed_dictionaries(
@@ -178,6 +213,7 @@ def test_the_order_of_keys_never_matters(
 ) -> None:
     def shuffled(value: Any) -> Any:
         """Copy the value with the keys of every object in another order."""
+        # The order of a list counts, that of its rows' keys does not.
         if isinstance(value, list):
             return list(map(shuffled, value))
         if not isinstance(value, dict):
@@ -196,36 +232,45 @@ def test_the_order_of_keys_never_matters(
 
 @pytest.mark.parametrize("path", NUMBERS)
 def test_every_number_counts_by_itself(path: str) -> None:
-    difference = compare(at(path, 1.0), at(path, 2.0), ALL)
+    difference = compare_values(path, 1.0, 2.0)
 
-    assert difference.levels == (LevelChange(path, 1.0, 2.0),)
+    change = LevelChange(path, before=1.0, after=2.0)
+    assert difference.levels == (change,)
 
 
 @pytest.mark.parametrize("path", LISTS)
 def test_every_list_counts_by_itself(path: str) -> None:
-    before = at(path, (Row(1.0, "1"),))
-    after = at(path, (Row(2.0, "2"),))
+    one_row = Row(1.0, "1")
+    other_row = Row(2.0, "2")
 
-    assert compare(before, after, ALL) == Difference((), (path,))
+    difference = compare_values(path, (one_row,), (other_row,))
+
+    assert difference.levels == ()
+    assert difference.lists == (path,)
 
 
 class TestThresholds:
     # Limits that no pair of ordinary numbers exceeds.
     huge = st.none() | st.just(1e300)
+    huge_thresholds = st.builds(Threshold, huge, huge)
 
     @quick
-    @given(st.sampled_from(NUMBERS), finite, st.builds(Threshold, huge, huge))
+    @given(st.sampled_from(NUMBERS), finite, huge_thresholds)
     def test_null_against_a_number_always_counts(
         self, path: str, value: float, threshold: Threshold
     ) -> None:
+        # A level that appears or disappears is news, however small the number is.
         rules = Rules.of(thresholds={path: threshold})
         null = at(path, None)
         with_number = at(path, value)
 
-        assert paths_of(compare(null, with_number, rules)) == {path}
-        assert paths_of(compare(with_number, null, rules)) == {path}
-        assert paths_of(compare(None, with_number, rules)) == {path}
-        assert paths_of(compare(with_number, None, rules)) == {path}
+        appeared = compare(null, with_number, rules)
+        disappeared = compare(with_number, null, rules)
+        first_entry = compare(None, with_number, rules)
+        no_entry = compare(with_number, None, rules)
+
+        for difference in (appeared, disappeared, first_entry, no_entry):
+            assert paths_of(difference) == {path}
 
     @pytest.mark.parametrize(
         ("before", "after", "threshold", "counts"),
@@ -266,19 +311,21 @@ class TestThresholds:
     ) -> None:
         for path in NUMBERS:
             rules = Rules.of(thresholds={path: threshold})
-            difference = compare(at(path, before), at(path, after), rules)
+            difference = compare_values(path, before, after, rules)
             assert bool(difference) == counts
 
+    absolute_limits = st.floats(0, 1e6)
+    relative_limits = st.floats(0, 2)
+
     @quick
-    @given(finite, finite, st.floats(0, 1e6), st.floats(0, 2))
+    @given(finite, finite, absolute_limits, relative_limits)
     def test_hold_for_all_numbers(
         self, before: float, after: float, absolute: float, relative: float
     ) -> None:
         def counts(path: str, threshold: Threshold) -> bool:
             rules = Rules.of(thresholds={path: threshold})
-            old = at("odte.hvl", before)
-            new = at("odte.hvl", after)
-            return bool(compare(old, new, rules))
+            difference = compare(with_hvl(before), with_hvl(after), rules)
+            return bool(difference)
 
         distance = abs(after - before)
         differs = before != after
@@ -301,10 +348,10 @@ class TestThresholds:
         )
 
         def counts(path: str, distance: float) -> bool:
-            before = at(path, 0.0)
-            after = at(path, distance)
-            return bool(compare(before, after, rules))
+            difference = compare_values(path, 0.0, distance, rules)
+            return bool(difference)
 
+        # The limits of the path, of its section, and none.
         assert counts("odte.hvl", 5.0)
         assert not counts("odte.put_support", 5.0)
         assert counts("all_expiry.hvl", 0.5)
@@ -314,16 +361,20 @@ class TestThresholds:
 def test_paths_ignored_by_themselves_or_by_their_section_never_count(path: str) -> None:
     section, _, _ = path.partition(".")
     levels = with_value(path)
+    zero = Threshold(absolute=0)
     for ignore in ({path}, {section}):
         # A threshold does not make an ignored path count.
-        for thresholds in ({}, {path: Threshold(absolute=0)}):
+        for thresholds in ({}, {path: zero}):
             rules = Rules.of(ignore, thresholds)
             assert not compare(Levels(), levels, rules)
             assert not compare(levels, None, rules.exact())
 
+    # Other sections still count.
+    rules = Rules.of({section})
     for other in PATHS:
-        if other.partition(".")[0] != section:
-            assert compare(Levels(), with_value(other), Rules.of({section}))
+        other_section, _, _ = other.partition(".")
+        if other_section != section:
+            assert compare(Levels(), with_value(other), rules)
 
 
 # Rows of ranked lists: the strike, if it can be read, and the JSON of the whole row.
@@ -335,64 +386,93 @@ NULL_A = Row(None, "a")
 NULL_B = Row(None, "b")
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "differs"),
-    [
-        pytest.param((ONE_A, TWO_B), (ONE_C, TWO_D), False, id="same_strikes"),
-        pytest.param((ONE_A, TWO_B), (TWO_B, ONE_A), True, id="other_order"),
-        pytest.param((ONE_A, TWO_B), (ONE_A,), True, id="row_removed"),
-        pytest.param((ONE_A, NULL_B), (ONE_A, NULL_B), False, id="same_rows"),
-        pytest.param((ONE_A, NULL_B), (ONE_C, NULL_B), True, id="null_among_strikes"),
-        pytest.param((ONE_A,), (NULL_A,), True, id="strike_becomes_null"),
-        pytest.param((NULL_A,), (NULL_B,), True, id="other_row_without_strike"),
-        pytest.param((), (), False, id="both_empty"),
-        pytest.param((), None, True, id="empty_becomes_null"),
-        pytest.param(None, (), True, id="null_becomes_empty"),
-        pytest.param(None, (ONE_A,), True, id="null_becomes_a_list"),
-        pytest.param(None, None, False, id="both_null"),
-    ],
-)
-def test_ranked_lists_are_compared_by_their_strikes_if_every_row_has_one(
-    before: tuple[Row, ...] | None, after: tuple[Row, ...] | None, differs: bool
+# The exposure of a row moves with every computation, so only its strike counts. A strike that
+# cannot be read could hide a change, so then the complete rows are compared.
+SAME_LISTS = {
+    "same_strikes": ([ONE_A, TWO_B], [ONE_C, TWO_D]),
+    "same_rows": ([ONE_A, NULL_B], [ONE_A, NULL_B]),
+    "both_empty": ([], []),
+    "both_null": (None, None),
+}
+OTHER_LISTS = {
+    # The order is the ranking.
+    "other_order": ([ONE_A, TWO_B], [TWO_B, ONE_A]),
+    "row_removed": ([ONE_A, TWO_B], [ONE_A]),
+    "null_among_strikes": ([ONE_A, NULL_B], [ONE_C, NULL_B]),
+    "strike_becomes_null": ([ONE_A], [NULL_A]),
+    "other_row_without_strike": ([NULL_A], [NULL_B]),
+    # An empty list is an answer, null is none.
+    "empty_becomes_null": ([], None),
+    "null_becomes_empty": (None, []),
+    "null_becomes_a_list": (None, [ONE_A]),
+}
+
+Rows = list[Row] | None
+
+
+def compare_ranked(path: str, before: Rows, after: Rows) -> Difference:
+    """Compare two entries that have one ranked list only."""
+    # Decoded lists are tuples.
+    old = None if before is None else tuple(before)
+    new = None if after is None else tuple(after)
+    return compare_values(path, old, new)
+
+
+@pytest.mark.parametrize(("before", "after"), SAME_LISTS.values(), ids=SAME_LISTS)
+def test_ranked_lists_with_the_same_strikes_do_not_differ(
+    before: Rows, after: Rows
+) -> None:
+    for name in Ranked.__struct_fields__:
+        difference = compare_ranked(f"ranked.{name}", before, after)
+        assert difference.lists == ()
+
+
+@pytest.mark.parametrize(("before", "after"), OTHER_LISTS.values(), ids=OTHER_LISTS)
+def test_ranked_lists_differ_by_a_strike_or_by_a_row_without_one(
+    before: Rows, after: Rows
 ) -> None:
     for name in Ranked.__struct_fields__:
         path = f"ranked.{name}"
-        difference = compare(at(path, before), at(path, after), ALL)
-        if differs:
-            assert difference.lists == (path,)
-        else:
-            assert difference.lists == ()
+        difference = compare_ranked(path, before, after)
+        assert difference.lists == (path,)
 
 
 def test_zones_are_compared_by_complete_rows() -> None:
-    before = at("zones", (Row(1.0, "a"),))
-    after = at("zones", (Row(1.0, "b"),))
+    difference = compare_values("zones", (ONE_A,), (ONE_C,))
 
-    assert compare(before, after, ALL).lists == ("zones",)
+    assert difference.lists == ("zones",)
+
+
+# No single step exceeds a threshold of 1.
+small_steps = st.floats(-1, 1)
 
 
 @quick
-@given(small_steps)
+@given(st.lists(small_steps, min_size=1, max_size=40))
 def test_drift_below_the_threshold_adds_up_until_it_is_published(
     steps: list[float],
 ) -> None:
-    # No single step exceeds the threshold.
-    rules = Rules.of(thresholds={"odte.hvl": Threshold(absolute=1)})
+    threshold = Threshold(absolute=1)
+    rules = Rules.of(thresholds={"odte.hvl": threshold})
     feed = FeedRules("f", rules=rules)
     value = published = 1000.0
-    state = observe(None, seen(at("odte.hvl", value)), feed).state
+    first = observe(None, seen(with_hvl(value)), feed)
+    state = first.state
     for count, step in enumerate(steps, 1):
         value += step
-        observation = seen(at("odte.hvl", value), NOW + count * SECOND)
+        observation = seen(with_hvl(value), NOW + count * SECOND)
         transition = observe(state, observation, feed)
 
+        # The distance from the published value decides, not that from the last one seen.
         event = transition.event
-        assert (event is not None) == (abs(value - published) > 1)
+        exceeds = abs(value - published) > 1
+        assert (event is not None) == exceeds
         if event is not None:
-            change = LevelChange("odte.hvl", published, value)
+            change = LevelChange("odte.hvl", before=published, after=value)
             assert event.changed_levels == (change,)
             published = value
 
+        # The state keeps both values.
         state = transition.state or state
         assert state is not None
         assert state.last_published is not None
@@ -407,15 +487,25 @@ def bits(value: float | None) -> bytes:
     return struct.pack(">d", value)
 
 
+# The smallest and the largest finite numbers greater than zero.
+SMALLEST = 5e-324
+LARGEST = math.nextafter(math.inf, 0)
+
+
 @cases(500)
 @given(finite, finite)
-@example(-0.0, 5e-324)
-@example(math.nextafter(math.inf, 0), 2.0**53 + 1)
+@example(-0.0, SMALLEST)
+@example(LARGEST, MAX_EXACT_INTEGER + 1.0)
 def test_every_finite_number_survives_json_and_avro_to_the_bit(
     one: float, other: float
 ) -> None:
-    entry = {"spot_price": one, "odte": {"hvl": other}, "zones": [{"strike": one}]}
-    levels = decode_entry(json.dumps(entry).encode(), NOW).levels
+    # A scalar, a field of a section, and a strike take different ways through the decoder.
+    entry = {
+        "spot_price": one,
+        "odte": {"hvl": other},
+        "zones": [{"strike": one}],
+    }
+    levels = decode_entry(encoded(entry), NOW).levels
     restored = through_avro(levels)
 
     assert restored == levels
@@ -425,14 +515,18 @@ def test_every_finite_number_survives_json_and_avro_to_the_bit(
         assert copy.zones is not None
         (zone,) = copy.zones
         assert bits(zone.strike) == bits(one)
-        assert bits(json.loads(zone.json)["strike"]) == bits(one)
+        # A row is published as its JSON.
+        published = json.loads(zone.json)
+        assert bits(published["strike"]) == bits(one)
 
 
 @quick
 @given(st.integers(-MAX_EXACT_INTEGER, MAX_EXACT_INTEGER))
 def test_an_integer_becomes_the_same_number(value: int) -> None:
-    spot_price = decode_entry(encoded({"spot_price": value}), NOW).levels.spot_price
+    levels = decode_entry(encoded({"spot_price": value}), NOW).levels
 
+    # JSON does not tell 64250 from 64250.0, and Avro's schema says double.
+    spot_price = levels.spot_price
     assert isinstance(spot_price, float)
     assert spot_price == value
 
@@ -458,7 +552,4 @@ def test_a_larger_integer_becomes_the_nearest_float(value: int) -> None:
 @quick
 @given(prices)
 def test_a_number_never_differs_from_itself(value: float | None) -> None:
-    before = at("max_pain.value", value)
-    after = at("max_pain.value", value)
-
-    assert not compare(before, after, ALL)
+    assert not compare_values("max_pain.value", value, value)
