@@ -20,16 +20,32 @@ from connector.logs import MAX_MESSAGE_CHARACTERS
 # The value of every option that is a secret, or can hold one.
 SECRET = "s3cr3t-of-the-test"
 
-OPTIONS = {name: declared_options(name, struct) for name, struct in TABLES.items()}
-VARIABLES = [
-    option.variable or f"GEX_{option.key.replace('.', '__', 1)}".upper()
-    for options in OPTIONS.values()
-    for option in options.values()
-]
 
-texts = st.text(
-    st.characters(exclude_categories=["Cs"]), max_size=60
-) | st.sampled_from(
+def keys_of_sections() -> dict[str, list[str]]:
+    keys = {}
+    for name, struct in TABLES.items():
+        keys[name] = list(declared_options(name, struct))
+    return keys
+
+
+def variables_of_options() -> list[str]:
+    """Return the environment variable of every option."""
+    found = []
+    for name, struct in TABLES.items():
+        for option in declared_options(name, struct).values():
+            by_rule = f"GEX_{option.key.replace('.', '__', 1)}".upper()
+            found.append(option.variable or by_rule)
+    return found
+
+
+KEYS = keys_of_sections()
+VARIABLES = variables_of_options()
+
+# A file is valid UTF-8, so it holds no surrogates (category Cs).
+any_characters = st.characters(exclude_categories=["Cs"])
+any_texts = st.text(any_characters, max_size=60)
+# Texts that some option, parser or library may take for something else.
+suspicious_texts = st.sampled_from(
     [
         "",
         "A,B",
@@ -49,36 +65,47 @@ texts = st.text(
         "9" * 400,
     ]
 )
+texts = any_texts | suspicious_texts
+utc_or_local = st.none() | st.just(dt.UTC)
+# All types that TOML has.
 scalars = (
     texts
     | st.booleans()
     | st.integers(-(10**30), 10**30)
     | st.floats()
     | st.dates()
-    | st.datetimes(timezones=st.none() | st.just(dt.UTC))
+    | st.datetimes(timezones=utc_or_local)
     | st.times()
 )
 
+Values = st.SearchStrategy[Any]
 
-def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+
+def containers(inner: Values) -> Values:
     lists = st.lists(inner, max_size=3)
-    return lists | st.dictionaries(texts, inner, max_size=3)
+    dictionaries = st.dictionaries(texts, inner, max_size=3)
+    return lists | dictionaries
 
 
-values: st.SearchStrategy[Any] = st.recursive(scalars, containers, max_leaves=6)
+values: Values = st.recursive(scalars, containers, max_leaves=6)
 
 
-def tables(keys: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+def tables(keys: list[str]) -> Values:
     """Draw a table with some of these keys and some unknown ones."""
     known_or_unknown = st.sampled_from(keys) | texts
     return st.dictionaries(known_or_unknown, values, max_size=4)
 
 
-def sections() -> dict[str, st.SearchStrategy[Any]]:
+def sections() -> dict[str, Values]:
     """Return a strategy for each section: a table, or a value of the wrong type."""
     found = {}
-    for name, options in OPTIONS.items():
-        found[name] = tables(list(options)) | values
+    for name, keys in KEYS.items():
+        found[name] = tables(keys) | values
+    # Feeds are a list of tables.
+    feeds = st.lists(tables(KEYS["feeds"]), max_size=3)
+    found["feeds"] = feeds | values
+    # A section that does not exist.
+    found["other"] = values
     return found
 
 
@@ -90,33 +117,25 @@ def client_variable(text: str) -> str:
     return f"GEX_KAFKA__CLIENT__{text}"
 
 
-documents = st.fixed_dictionaries(
-    {},
-    optional={
-        **sections(),
-        "feeds": st.lists(tables(list(OPTIONS["feeds"])), max_size=3) | values,
-        "other": values,
-    },
+documents = st.fixed_dictionaries({}, optional=sections())
+
+# Known variables, unknown ones, and settings of librdkafka, which the loader cannot know.
+variables = (
+    st.sampled_from(VARIABLES) | texts.map(option_variable) | texts.map(client_variable)
 )
 # The system may put any bytes into the environment; Python reads them as surrogates.
 surrogates = st.text(max_size=20)
-environments = st.dictionaries(
-    st.sampled_from(VARIABLES)
-    | texts.map(option_variable)
-    | texts.map(client_variable),
-    texts | surrogates,
-    max_size=5,
-)
+environments = st.dictionaries(variables, texts | surrogates, max_size=5)
+
+Document = dict[str, Any]
+Environ = dict[str, str]
 
 
-def load_and_show(document: dict[str, Any] | bytes, environ: dict[str, str]) -> str:
+def load_and_show(content: bytes, environ: Environ) -> str:
     """Return everything that a user sees of a configuration: the faults, or its repr."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.toml"
-        if isinstance(document, bytes):
-            path.write_bytes(document)
-        else:
-            path.write_bytes(to_toml(document))
+        path.write_bytes(content)
         try:
             config = load(path, environ)
         except ConfigError as error:
@@ -124,6 +143,7 @@ def load_and_show(document: dict[str, Any] | bytes, environ: dict[str, str]) -> 
         else:
             return f"{config} {config.kafka.client}"
 
+    # Each fault becomes one line of the log.
     assert faults
     for fault in faults:
         assert fault.isprintable()
@@ -131,12 +151,13 @@ def load_and_show(document: dict[str, Any] | bytes, environ: dict[str, str]) -> 
     return f"{ConfigError(faults)} {ConfigError(faults)!r}"
 
 
-def to_toml(document: dict[str, Any]) -> bytes:
+def to_toml(document: Document) -> bytes:
     """Encode plain values as TOML 1.0, with inline tables and every key quoted."""
     return "\n".join(assignments(document)).encode()
 
 
-def assignments(table: dict[str, Any]) -> list[str]:
+def assignments(table: Document) -> list[str]:
+    """Return a line, or a part of an inline table, for each key."""
     found = []
     for key, value in table.items():
         found.append(f"{quoted(key)} = {inline(value)}")
@@ -173,19 +194,24 @@ def quoted(text: str) -> str:
 @given(documents, environments)
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_any_table_and_environment_load_or_raise_config_error(
-    document: dict[str, Any], environ: dict[str, str]
+    document: Document, environ: Environ
 ) -> None:
-    load_and_show(document, environ)
+    load_and_show(to_toml(document), environ)
+
+
+# Deep enough for a RecursionError in a parser, or in our own walk through the tables.
+DEEP_KEY = b".".join([b"a"] * 5_000)
 
 
 @given(st.binary(max_size=200), environments)
+# A value that is then used as a table.
 @example(b"a.b.c = 1\na.b = 2", {})
-@example(b".".join([b"a"] * 5_000) + b" = 1", {})
-@example(b"[kafka.client]\n" + b".".join([b"a"] * 5_000) + b" = 1", {})
-@example(b"[[feeds]]\nthresholds." + b".".join([b"a"] * 5_000) + b" = {}", {})
+@example(DEEP_KEY + b" = 1", {})
+@example(b"[kafka.client]\n" + DEEP_KEY + b" = 1", {})
+@example(b"[[feeds]]\nthresholds." + DEEP_KEY + b" = {}", {})
 @settings(deadline=None)
 def test_any_file_loads_or_raises_config_error(
-    content: bytes, environ: dict[str, str]
+    content: bytes, environ: Environ
 ) -> None:
     load_and_show(content, environ)
 
@@ -197,16 +223,24 @@ spoilers = st.sampled_from(["", " ", "\n", "\0", "é"])
 @given(documents, environments, spoilers, st.booleans())
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_no_secret_is_shown_whatever_else_is_wrong(
-    document: dict[str, Any], environ: dict[str, str], spoilt: str, from_file: bool
+    document: Document, environ: Environ, spoilt: str, from_file: bool
 ) -> None:
+    # Put the secret wherever a user may have it, also where no secret is expected.
     key = f"{SECRET[:8]}{spoilt}{SECRET[8:]}"
-    client = {"sasl.password": key, "group.id": key, "deep": {"secret": [key]}}
+    client = {
+        "sasl.password": key,
+        "group.id": key,
+        "deep": {"secret": [key]},
+    }
     url = f"https://me:{SECRET}@example.com{spoilt}"
     if from_file:
         document |= {
             "upstream": {"api_key": key, "base_url": url},
             "kafka": {"client": client},
-            "schema_registry": {"url": url, "client": {"basic.auth.user.info": [key]}},
+            "schema_registry": {
+                "url": url,
+                "client": {"basic.auth.user.info": [key]},
+            },
         }
     else:
         environ |= {
@@ -219,7 +253,7 @@ def test_no_secret_is_shown_whatever_else_is_wrong(
             "GEX_HTTP__LISTEN": key,
         }
 
-    shown = load_and_show(document, environ)
+    shown = load_and_show(to_toml(document), environ)
 
     # Half of a key is a leak too.
     assert SECRET[:8] not in shown
@@ -239,7 +273,10 @@ def test_a_valid_configuration_shows_no_secret(text: str) -> None:
         "GEX_SYMBOLS": "BTCUSDT",
         "GEX_KAFKA__CLIENT": msgspec.json.encode(client).decode(),
     }
+
     config = load(None, environ)
 
-    assert SECRET not in f"{config} {config!r} {config.upstream} {config.kafka}"
+    shown = f"{config} {config!r} {config.upstream} {config.kafka}"
+    assert SECRET not in shown
+    # The log hides these, even in the messages of libraries.
     assert SECRET in config.secrets()

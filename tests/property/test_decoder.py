@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 KEY: Final = "bq_live_0123456789abcdefghijklmnopqrstuv"
+# The documented reasons to reject an entry: labels of a metric, and of quarantined records.
 REASONS: Final = frozenset(
     {
         "too_large",
@@ -55,10 +56,15 @@ REASONS: Final = frozenset(
         "computed_at_future",
     }
 )
+# A message of 500 characters, and some words of ours around it.
 MAX_MESSAGE_CHARACTERS: Final = 600
+MAX_REQUEST_ID_CHARACTERS: Final = 200
+# An entry has at most 64 KiB. A state holds two of them, and fields of its own.
 MAX_RECORD_BYTES: Final = 3 * 64 * 1024
 MAX_DECOMPRESSED_BYTES: Final = 100_000
 MAX_WAIT_SECONDS: Final = 3_600
+# The clock's own limit: a server that is further off is not believed.
+MAX_CLOCK_CORRECTION: Final = 300 * MICROS
 
 FEED: Final = FeedRules("f")
 UPSTREAM: Final = Upstream(api_key=Secret(KEY))
@@ -68,37 +74,60 @@ CODEC: Final = Codec(SingleObject())
 # Programs for `tests.support.mutation`, which change a valid body.
 codes = st.binary(max_size=24)
 
-statuses = st.sampled_from([200, 200, 200, 404, 422, 429, 503, 418])
+# Mostly 200, since only such replies carry levels.
+statuses = st.sampled_from(
+    [200, 200, 200, 404, 422, 429, 503, 418],
+)
+
+Headers = dict[str, str]
 
 
 def decode_reply(
-    status: int, headers: dict[str, str], body: bytes
+    status: int, headers: Headers, body: bytes
 ) -> Response | UpstreamError:
     """Decode a reply as the client does, and check the bounds that others rely on."""
     response = decode_levels(Reply(status, headers, body), SYMBOLS, KEY)
     check_budget(headers, response)
     if isinstance(response, UpstreamError):
-        assert len(str(response)) < MAX_MESSAGE_CHARACTERS
-        assert len(response.request_id or "") <= 200
-        assert 0 <= (response.retry_after_seconds or 0) <= MAX_WAIT_SECONDS
-        return response
+        check_error(response)
+    else:
+        check_response(response)
+    return response
 
+
+def check_error(error: UpstreamError) -> None:
+    assert len(str(error)) < MAX_MESSAGE_CHARACTERS
+    assert len(error.request_id or "") <= MAX_REQUEST_ID_CHARACTERS
+    wait_seconds = error.retry_after_seconds or 0
+    assert 0 <= wait_seconds <= MAX_WAIT_SECONDS
+
+
+def check_response(response: Response) -> None:
+    # Every symbol that was requested has an answer, and no other symbol has one.
     assert tuple(response.answers) == SYMBOLS
+
+    # These texts are part of every event.
     meta = response.meta
-    assert len(meta.request_id or "") <= 200
-    assert sum(len(name) for name in meta.exchanges) <= 16 * 40
+    assert len(meta.request_id or "") <= MAX_REQUEST_ID_CHARACTERS
+    characters = sum(map(len, meta.exchanges))
+    assert characters <= 16 * 40
+
+    # A server with a wrong clock must not make our levels look old or new by hours.
     if meta.server_at is not None:
         clock = Clock()
         for _ in range(3):
             clock.learn(NOW, NOW + 1, meta.server_at)
-        assert abs(clock.correction) <= 300 * MICROS
-    return response
+        assert abs(clock.correction) <= MAX_CLOCK_CORRECTION
 
 
-def check_budget(headers: dict[str, str], response: Response | UpstreamError) -> None:
+def check_budget(headers: Headers, response: Response | UpstreamError) -> None:
     """Check that no server can stop the client for long."""
+    # A budget for each reply, since a budget remembers.
     CLIENT._budget = budget = Budget(None)
-    CLIENT._learn(budget.start(time.monotonic()), headers, response)
+    request = budget.start(time.monotonic())
+    CLIENT._learn(request, headers, response)
+
+    # The window of a server may begin up to a minute after its Retry-After.
     spending = budget.spending(time.monotonic())
     assert 0 <= spending.wait_seconds <= MAX_WAIT_SECONDS + 60
     assert spending.limit_per_minute >= 0
@@ -107,16 +136,19 @@ def check_budget(headers: dict[str, str], response: Response | UpstreamError) ->
 def observations_of(response: Response) -> list[Observation]:
     """Return the observation of each symbol, except those with a rejected entry."""
     meta = response.meta
-    source = changed(ME, {"request_id": meta.request_id, "exchanges": meta.exchanges})
+    origin = {"request_id": meta.request_id, "exchanges": meta.exchanges}
+    source = changed(ME, origin)
     observations = []
     for symbol, answer in response.answers.items():
         if isinstance(answer, Status):
-            status, entry = answer, None
-        else:
-            status, entry = Status.LIVE, entry_or_none(answer)
-            if entry is None:
-                continue
-        observations.append(Observation(symbol, status, entry, NOW, NOW, source))
+            seen_now = seen(None, status=answer, symbol=symbol, source=source)
+            observations.append(seen_now)
+            continue
+        entry = entry_or_none(answer)
+        if entry is not None:
+            observations.append(
+                Observation(symbol, Status.LIVE, entry, NOW, NOW, source)
+            )
     return observations
 
 
@@ -126,6 +158,7 @@ def entry_or_none(raw: bytes) -> Entry | None:
         return decode_entry(raw, NOW)
     except EntryError as caught:
         error = caught
+
     assert error.reason in REASONS
     assert len(str(error)) < MAX_MESSAGE_CHARACTERS
     return None
@@ -136,20 +169,23 @@ def publish(observations: list[Observation], states: dict[str, State]) -> list[E
     events = []
     for transition in observe_all(states, observations, FEED):
         event, state = transition.event, transition.state
+        # They are committed together.
         assert event is None or state is not None
         if state is not None:
             value = CODEC.encode_state("t", state)
             assert CODEC.decode_state(value) == state
             assert len(value) < MAX_RECORD_BYTES
         if event is not None:
-            assert CODEC.decode_event(CODEC.encode_event("t", event)) == event
+            value = CODEC.encode_event("t", event)
+            assert CODEC.decode_event(value) == event
             events.append(event)
     return events
 
 
 def state_after(levels: Levels) -> State:
     """Return the state of the symbol `AAA` after its first levels."""
-    (transition,) = observe_all({}, [seen(levels, symbol="AAA")], FEED)
+    first = seen(levels, symbol="AAA")
+    (transition,) = observe_all({}, [first], FEED)
     assert transition.state is not None
     return transition.state
 
@@ -159,7 +195,7 @@ SOME_LEVELS: Final = decode_entry(
 ).levels
 
 
-def check_reply(status: int, headers: dict[str, str], body: bytes) -> None:
+def check_reply(status: int, headers: Headers, body: bytes) -> None:
     """Check a reply all the way to its events, with and without earlier levels."""
     response = decode_reply(status, headers, body)
     if isinstance(response, UpstreamError):
@@ -169,6 +205,8 @@ def check_reply(status: int, headers: dict[str, str], body: bytes) -> None:
     for observation in observations:
         if observation.entry is not None:
             check_entry(observation.entry)
+
+    # At the start of a worker, and later.
     for states in ({}, {"AAA": state_after(SOME_LEVELS)}):
         events = publish(observations, states)
         assert len(events) <= len(observations)
@@ -178,13 +216,17 @@ def check_reply(status: int, headers: dict[str, str], body: bytes) -> None:
 
 
 def check_entry(entry: Entry) -> None:
+    # NaN differs from itself: it would make an event of every answer.
     for path in NUMBERS:
-        assert math.isfinite(number(entry.levels, path) or 0.0)
+        value = number(entry.levels, path) or 0.0
+        assert math.isfinite(value)
     assert not compare(entry.levels, entry.levels, FEED.rules)
-    assert (entry.computed_at or 0) <= NOW + 60 * MICROS
+    # Every entry after one from the future would be dropped as older.
+    computed_at = entry.computed_at or 0
+    assert computed_at <= NOW + 60 * MICROS
 
 
-def check_and_keep_failures(status: int, headers: dict[str, str], body: bytes) -> None:
+def check_and_keep_failures(status: int, headers: Headers, body: bytes) -> None:
     """Check a reply. A fuzzing run keeps the body of a failure; the last one is the smallest."""
     try:
         check_reply(status, headers, body)
@@ -206,6 +248,7 @@ def test_a_spoilt_response_is_accepted_or_rejected(
 @cases(100, weight=8)
 @given(codes, st.booleans())
 def test_a_spoilt_entry_does_not_affect_the_others(code: bytes, is_first: bool) -> None:
+    # The bracket in the text misleads a decoder that counts brackets.
     bad = spoilt_entry(code)
     good = b'{"spot_price":1.5,"note":"}"}'
     pairs = [b'"AAA":%b' % bad, b'"BBB" : %b' % good]
@@ -218,6 +261,7 @@ def test_a_spoilt_entry_does_not_affect_the_others(code: bytes, is_first: bool) 
 
     assert not isinstance(response, UpstreamError)
     assert response.answers["BBB"] == good
+    # An entry that became `null` means that there are no levels.
     assert response.answers["AAA"] in {bad.strip(), Status.MISSING}
 
 
@@ -227,47 +271,61 @@ def test_any_bytes_are_accepted_or_rejected(body: bytes) -> None:
     check_and_keep_failures(200, {}, body)
 
 
-@cases(100, weight=8)
-@given(
-    codes,
-    codes,
-    st.sampled_from(["gzip", "x-gzip", "GZIP", "", "identity", "br", "gzip, gzip"]),
+encodings = st.sampled_from(
+    ["gzip", "x-gzip", "GZIP", "", "identity", "br", "gzip, gzip"]
 )
+
+
+@cases(100, weight=8)
+@given(codes, codes, encodings)
 def test_a_spoilt_compressed_response_is_decompressed_within_the_limit_or_rejected(
     code: bytes, more: bytes, encoding: str
 ) -> None:
-    body = decompressed_or_none(packed(spoilt(code), more), encoding)
+    compressed = packed(spoilt(code), more)
+    body = decompressed_or_none(compressed, encoding)
     if body is None:
         return
+
+    # The limit of a body that is not compressed applies while it is read.
     if encoding.lower() in {"gzip", "x-gzip"}:
         assert len(body) <= MAX_DECOMPRESSED_BYTES
     check_and_keep_failures(200, {}, body)
 
 
 def decompressed_or_none(body: bytes, encoding: str) -> bytes | None:
+    """Decompress a body, or return None if it is rejected as documented."""
     try:
         return decompress(body, encoding, MAX_DECOMPRESSED_BYTES)
     except BadResponse as caught:
         error = caught
+
     assert len(str(error)) < MAX_MESSAGE_CHARACTERS
     return None
 
 
+first_levels = levels_of(prices)
+few_codes = st.lists(codes, max_size=3)
+
+
 @cases(100, weight=8)
-@given(levels_of(prices), st.lists(codes, max_size=3))
+@given(first_levels, few_codes)
 def test_each_later_response_makes_the_next_event_of_its_symbol(
     first: Levels, later: list[bytes]
 ) -> None:
     states = {"AAA": state_after(first)}
     for code in later:
-        response = decode_levels(Reply(200, {}, spoilt(code)), SYMBOLS, KEY)
+        reply = Reply(200, {}, spoilt(code))
+        response = decode_levels(reply, SYMBOLS, KEY)
         if isinstance(response, UpstreamError):
             continue
         observations = observations_of(response)
+
         last = states["AAA"]
         for event in publish(observations, {"AAA": last}):
             if event.symbol == "AAA":
                 assert event.sequence == last.sequence + 1
+
+        # Go on from the states of this response.
         for transition in observe_all(states, observations, FEED):
             if transition.state is not None:
                 states[transition.state.symbol] = transition.state

@@ -60,29 +60,46 @@ CODEC: Final = Codec(SingleObject())
 
 # Few values for everything, so that equal levels come back often.
 strikes = st.sampled_from([1.0, 2.0, None])
-rows = st.builds(Row, strikes, st.sampled_from(["a", "b"]))
+row_texts = st.sampled_from(["a", "b"])
+rows = st.builds(Row, strikes, row_texts)
 row_tuples = st.lists(rows, max_size=2).map(tuple)
 row_lists = st.none() | row_tuples
 
 # Values less than the threshold apart, exactly the threshold apart, and further apart.
-hvls = st.sampled_from([None, 0.0, 100.0, 106.0, 110.0, 112.0, 120.0])
+hvls = st.sampled_from(
+    [None, 0.0, 100.0, 106.0, 110.0, 112.0, 120.0],
+)
 null_or_5 = st.sampled_from([None, 5.0])
+drawn_ranked = st.builds(Ranked, row_lists, row_lists)
 few_levels = st.builds(
     Levels,
     spot_price=st.sampled_from([1.0, 2.0]),
     all_expiry=st.builds(AllExpiry, hvl=hvls),
     odte=st.builds(Odte, hvl=null_or_5, put_support=null_or_5),
-    ranked=st.just(Ranked()) | st.builds(Ranked, row_lists, row_lists),
+    ranked=st.just(Ranked()) | drawn_ranked,
     zones=row_lists,
     extra=st.sampled_from([None, '{"x":1}']),
 )
-# Seconds from now until the date of an entry. None: an entry without a date.
-likely_ages = st.sampled_from([-30, 0, 0, 30, 30, 60])
-ages = st.none() | likely_ages | st.integers(-100, 100)
+levels_or_absence = few_levels | st.sampled_from(ABSENT)
+
+# Seconds from now until the date of an entry. None: an entry without a date. Equal dates and
+# dates that go back are likely, since those need a decision.
+likely_ages = st.sampled_from(
+    [-30, 0, 0, 30, 30, 60],
+)
+any_ages = st.integers(-100, 100)
+ages = st.none() | likely_ages | any_ages
+
+
+# Seconds that pass: around the limit for stale levels, and around a third of it.
+waits = st.sampled_from(
+    [0, 1, 29, 31, 89, 91, 400],
+)
 
 
 def feed(fingerprint: str = "one") -> FeedRules:
     """Return the rules of the feed, for the request with this fingerprint."""
+    # Another fingerprint means other exchanges or includes: levels that cannot be compared.
     thresholds = {"all_expiry.hvl": Threshold(absolute=HVL_THRESHOLD)}
     rules = Rules.of(IGNORED, thresholds)
     return FeedRules("majors", fingerprint, rules, STALE_AFTER / SECOND)
@@ -119,7 +136,8 @@ def existing(state: State | None) -> State:
 
 def through_avro(state: State) -> State:
     """Return the state as restored from the topic."""
-    restored = CODEC.decode_state(CODEC.encode_state("t", state))
+    encoded = CODEC.encode_state("t", state)
+    restored = CODEC.decode_state(encoded)
     assert restored == state
     return restored
 
@@ -143,7 +161,8 @@ class OneSymbol(RuleBasedStateMachine):
         self.computed_at: int | None = None
         self.fingerprint = "one"
 
-    @initialize(first=few_levels | st.sampled_from(ABSENT), age=ages)
+    # A first step of its own: otherwise most runs begin with rules that need a state.
+    @initialize(first=levels_or_absence, age=ages)
     def first_observation(self, first: Levels | Status, age: int | None) -> None:
         if isinstance(first, Status):
             self.absence(first)
@@ -173,10 +192,15 @@ class OneSymbol(RuleBasedStateMachine):
         assert self.levels is not None
         was_live = self.events[-1].status is Status.LIVE
         is_same_request = self.fingerprint == self.feed.request_fingerprint
+        is_old = self.is_old(self.computed_at)
+
         transition = self.observe(self.levels, self.computed_at)
-        if was_live and is_same_request and not self.is_old(self.computed_at):
+
+        if was_live and is_same_request and not is_old:
             assert transition == NO_TRANSITION or transition.event is not None
-        assert self.observe(self.levels, self.computed_at) == NO_TRANSITION
+        # The third time, nothing is left to change.
+        again = self.observe(self.levels, self.computed_at)
+        assert again == NO_TRANSITION
 
     @rule(status=st.sampled_from(ABSENT))
     def absence(self, status: Status) -> None:
@@ -185,14 +209,15 @@ class OneSymbol(RuleBasedStateMachine):
         observation = Observation(
             "BTCUSDT", status, None, self.now, self.upstream_now, ME
         )
-        transition = self.apply(lambda state: observe(state, observation, self.feed))
+
+        transition = self.apply_observation(observation)
+
         if self.events and self.events[-1].status is status:
             assert transition == NO_TRANSITION
         else:
             self.check_event(transition, Kind(status), status, None)
 
-    # Steps around the limit for stale levels and around a third of it.
-    @rule(seconds=st.sampled_from([0, 1, 29, 31, 89, 91, 400]))
+    @rule(seconds=waits)
     def time_passes(self, seconds: int) -> None:
         self.now += seconds * SECOND
 
@@ -209,15 +234,17 @@ class OneSymbol(RuleBasedStateMachine):
             since = existing(self.state).observed_at + UPSTREAM_AHEAD
         was_live = self.events[-1].status is Status.LIVE
 
-        transition = self.apply(
-            lambda state: expire(existing(state), now, self.answered_at, ME, self.feed)
-        )
+        def run_timer(state: State | None) -> Transition:
+            return expire(existing(state), now, self.answered_at, ME, self.feed)
+
+        transition = self.apply(run_timer)
 
         if not was_live or now.upstream_at - since <= STALE_AFTER:
             assert transition == NO_TRANSITION
             return
         last_published = self.last_published()
         event = self.check_event(transition, Kind.STALE, Status.STALE, last_published)
+        # An upstream that answers with old levels is another fault than a silent one.
         is_silent = (
             self.answered_at is None
             or now.upstream_at - self.answered_at > STALE_AFTER // 2
@@ -226,15 +253,19 @@ class OneSymbol(RuleBasedStateMachine):
             assert event.reason == "no_answer"
         else:
             assert event.reason == "old"
+        # The age changes, not the levels.
         assert counted(event.after) == counted(event.before)
 
     @precondition(lambda self: self.state is not None)
     @rule()
     def no_longer_configured(self) -> None:
         """Remove the symbol from the configuration. Only the first removal makes an event."""
-        transition = self.apply(
-            lambda state: remove(existing(state), self.now, ME, self.feed)
-        )
+
+        def remove_symbol(state: State | None) -> Transition:
+            return remove(existing(state), self.now, ME, self.feed)
+
+        transition = self.apply(remove_symbol)
+
         if self.events[-1].status is Status.REMOVED:
             assert transition == NO_TRANSITION
         else:
@@ -245,17 +276,20 @@ class OneSymbol(RuleBasedStateMachine):
         """Let another owner restore the state, perhaps with another configuration."""
         if self.state is not None:
             self.state = through_avro(self.state)
+        # The moment of the last answer is not stored.
         self.answered_at = None
         self.feed = feed(fingerprint)
 
     @invariant()
     def the_sequence_has_no_gap(self) -> None:
+        # Consumers drop duplicates and find losses by the sequence.
         for sequence, event in enumerate(self.events, 1):
             assert event.sequence == sequence
             assert event.event_id == f"majors/BTCUSDT/{sequence}"
 
     @invariant()
     def each_event_continues_from_the_previous_one(self) -> None:
+        # A consumer that applies the differences one after another must never be off.
         previous: Event | None = None
         published: Levels | None = None
         for event in self.events[-EVENTS_CHECKED:]:
@@ -273,6 +307,7 @@ class OneSymbol(RuleBasedStateMachine):
         if self.state is None:
             assert not self.events
             return
+
         last = self.events[-1]
         published = self.state.last_published
         assert self.state.status is last.status
@@ -280,11 +315,13 @@ class OneSymbol(RuleBasedStateMachine):
         assert self.state.event_computed_at == last.computed_at
         assert counted(published) == counted(self.last_published())
         assert (published is None) == (self.last_published() is None)
+        # Changes below a threshold and of ignored fields reach the state, without an event.
         assert self.state.levels == self.levels
         assert self.state.computed_at == self.computed_at
 
     @invariant()
     def computed_at_never_goes_back(self) -> None:
+        # Proxies and caches of the upstream may answer with an older entry.
         dates = []
         for event in self.events:
             if event.computed_at is not None:
@@ -298,22 +335,23 @@ class OneSymbol(RuleBasedStateMachine):
         """Observe an entry, and check the transition against the tables."""
         self.answered_at = self.upstream_now
         observation = seen(levels, computed_at, self.upstream_now, observed_at=self.now)
-        transition = self.apply(lambda state: observe(state, observation, self.feed))
+        transition = self.apply_observation(observation)
 
         # An entry without a date does not move the date; an older entry is dropped.
-        before = (self.levels, self.computed_at)
-        if computed_at is None:
-            date = self.computed_at
-        else:
+        date = self.computed_at
+        if computed_at is not None:
             date = computed_at
             if self.computed_at is not None and computed_at < self.computed_at:
                 assert transition == Transition(dropped="older")
                 return transition
 
+        # Let the oracle take note of the entry.
         kind = self.expected_kind(levels, is_old=self.is_old(date))
+        before = (self.levels, self.computed_at)
         self.levels = levels
         self.computed_at = date
         self.fingerprint = self.feed.request_fingerprint
+
         if kind is not None:
             status = Status.LIVE
             if self.is_old(date):
@@ -325,12 +363,14 @@ class OneSymbol(RuleBasedStateMachine):
             assert transition == NO_TRANSITION
         else:
             # The state changes without an event.
-            assert (transition.event, transition.dropped) == (None, None)
+            assert transition.event is None
+            assert transition.dropped is None
             assert transition.state is not None
         return transition
 
     def expected_kind(self, levels: Levels, *, is_old: bool) -> Kind | None:
         """Return the first row of the table of kinds that fits."""
+        # The order of these conditions is that of the table in the documentation.
         published = self.last_published()
         if published is None or self.fingerprint != self.feed.request_fingerprint:
             return Kind.SNAPSHOT
@@ -346,19 +386,27 @@ class OneSymbol(RuleBasedStateMachine):
         return None
 
     def check_event(
-        self, transition: Transition, kind: Kind, status: Status, after: Levels | None
+        self,
+        transition: Transition,
+        kind: Kind,
+        status: Status,
+        after: Levels | None,
     ) -> Event:
         """Check the contents of an event, and remember it."""
         event = transition.event
         assert event is not None
-        assert (event.kind, event.status) == (kind, status)
+        assert event.kind == kind
+        assert event.status == status
         assert event.observed_at == self.now
+
+        # `counted` does not tell absent levels from empty ones.
         assert counted(event.after) == counted(after)
         has_levels = status in {Status.LIVE, Status.STALE}
         assert (event.after is None) == (not has_levels)
         assert counted(event.before) == counted(self.last_published())
         assert (event.before is None) == (self.last_published() is None)
 
+        # The event names exactly the paths that differ.
         named = set(event.changed_sections)
         for change in event.changed_levels:
             named.add(change.path)
@@ -369,13 +417,24 @@ class OneSymbol(RuleBasedStateMachine):
         self.events.append(event)
         return event
 
+    def apply_observation(self, observation: Observation) -> Transition:
+        """Apply the transition of an observation."""
+
+        def observe_it(state: State | None) -> Transition:
+            return observe(state, observation, self.feed)
+
+        return self.apply(observe_it)
+
     def apply(self, decide: Callable[[State | None], Transition]) -> Transition:
         """Apply a transition, and check that a restored state would lead to the same one."""
         transition = decide(self.state)
+
         restored = None
         if self.state is not None:
             restored = through_avro(self.state)
         assert decide(restored) == transition
+
+        # The event and the state are committed together.
         assert transition.event is None or transition.state is not None
         if transition.state is not None:
             assert transition.state.observed_at == self.now
@@ -415,7 +474,7 @@ observations = st.lists(
     st.builds(
         observation,
         st.sampled_from(["A", "B"]),
-        few_levels | st.sampled_from(ABSENT),
+        levels_or_absence,
         st.none() | st.integers(-60, 200),
     ),
     max_size=12,
@@ -429,6 +488,7 @@ def test_a_transaction_may_end_after_any_observation(
 ) -> None:
     together = observe_all({}, observed, feed())
 
+    # Commit the first part, and go on with the states that were published.
     first = observe_all({}, observed[:cut], feed())
     states = {}
     for transition in first:
