@@ -25,7 +25,24 @@ from panels import (
     status,
 )
 
-# The lines of a symbol's panel by level: name, colour and width.
+# Columns of Grafana's grid, which has 24 of them.
+HALF: Final = 12
+FULL: Final = 24
+
+# Negative once the moment has passed. `timestamp` is the time of the scrape: compared with
+# `time()`, the check would seem late until the next scrape.
+UNTIL_NEXT_CHECK: Final = (
+    "gex_symbol_next_check_timestamp_seconds"
+    " - timestamp(gex_symbol_next_check_timestamp_seconds)"
+)
+
+# Events after which consumers may no longer rely on a symbol's levels.
+LOSSES: Final = (
+    'sum(increase(gex_events_total{kind=~"STALE|MISSING|INVALID"}[$__range]))'
+)
+
+# The lines of a symbol's panel by level: name, colour and width. Walls are thinner and
+# paler the farther they lie from spot.
 LEVELS: Final = {
     "spot_price": ("Spot", TEXT, 3),
     "all_expiry.call_resistance": ("Call resistance", RED, 2),
@@ -37,222 +54,212 @@ LEVELS: Final = {
     "all_expiry.put_wall_3": ("Put wall 3", "super-light-green", 1),
 }
 
+_ANY_LEVEL: Final = "|".join(LEVELS)
+DRAWN_LEVELS: Final = f'max by (level) (gex_level{{level=~"{_ANY_LEVEL}"}})'
+
+_OVERVIEW: Final = (
+    LIVE,
+    OLDEST,
+    Panel(
+        "Last answer",
+        {"age": "max(time() - gex_symbol_observed_timestamp_seconds)"},
+        unit=units.Seconds,
+        shows=(
+            "Time since the API last answered, for the symbol that has waited longest."
+        ),
+        bad=(
+            "Above two minutes: no worker sends requests, or the API does not answer."
+        ),
+        do=(
+            "Check workers, key and requests by outcome on the dashboard GEX connector."
+        ),
+        see="operations.md#the-api",
+        kind="stat",
+        # Silence of 90 s makes levels stale, even if the upstream still computes them.
+        steps={0: GREEN, 90: ORANGE, 120: RED},
+        decimals=0,
+    ),
+    Panel(
+        "Next check",
+        {"in": f"min({UNTIL_NEXT_CHECK})"},
+        unit=units.Seconds,
+        shows="Time until the next request for any symbol, as of the last scrape.",
+        bad=(
+            "Below zero for long: the schedule has stalled, or the budget is used up."
+        ),
+        do="Check budget and loops on the dashboard GEX connector.",
+        see="operations.md#budget",
+        kind="stat",
+        # A check that is due may wait a few seconds for the budget.
+        steps={-1e9: RED, -60: ORANGE, -5: BLUE},
+    ),
+    Panel(
+        "Changes",
+        {"changes": 'sum(increase(gex_events_total{kind="CHANGED"}[$__range]))'},
+        shows=(
+            "CHANGED events of the feed in the selected time range: levels that moved."
+        ),
+        bad=(
+            "None during an hour of trading although the levels are fresh: every "
+            "change is ignored."
+        ),
+        do="Check `ignore` and `thresholds` of the feed.",
+        see="configuration.md#feeds",
+        kind="stat",
+        steps={0: BLUE},
+        decimals=0,
+    ),
+    Panel(
+        "Levels lost",
+        {"losses": LOSSES},
+        shows=(
+            "STALE, MISSING and INVALID events of the feed in the selected time range."
+        ),
+        bad="More than a few.",
+        do="Check below which symbols are affected, when and for how long.",
+        see="operations.md#the-api",
+        kind="stat",
+        steps={0: GREEN, 1: ORANGE, 20: RED},
+        # `increase` extrapolates to fractions.
+        decimals=0,
+    ),
+    Panel(
+        "Symbols",
+        {
+            "Status": status(),
+            "Age": age("computed"),
+            "Spot": level("spot_price"),
+            "Call resistance": level("all_expiry.call_resistance"),
+            "to resistance": distance("all_expiry.call_resistance"),
+            "Put support": level("all_expiry.put_support"),
+            "to support": distance("all_expiry.put_support"),
+            "Gamma flip": level("all_expiry.hvl"),
+            "to flip": distance("all_expiry.hvl"),
+            # The rhythm that the schedule has learnt.
+            "Period": "max by (symbol) (gex_symbol_period_seconds)",
+            "Jitter": "max by (symbol) (gex_symbol_jitter_seconds)",
+        },
+        shows=(
+            "Current levels over all expiries, their distance from spot, their "
+            "age, and how often and how regularly the upstream refreshes them. "
+            "Levels are shown while LIVE or STALE."
+        ),
+        bad=(
+            "A status other than LIVE, or an age above 90 s: consumers cannot rely"
+            " on the levels."
+        ),
+        do=(
+            "The README explains what each status means to a consumer. For remedies see"
+        ),
+        see="operations.md#the-api",
+        unit=units.LocaleFormat,
+        decimals=5,
+        kind="table",
+        width=FULL,
+        height=9,
+    ),
+    Panel(
+        "Status",
+        {"{{symbol}}": status()},
+        shows=(
+            "Status of each symbol. LIVE: consumers can rely on the levels. STALE:"
+            " the levels are too old. MISSING: the API has no levels at the "
+            "moment. INVALID: the API does not know the symbol. REMOVED: the "
+            "symbol is no longer configured."
+        ),
+        bad="Any other status than LIVE. A gap: no worker owns the symbol.",
+        do=(
+            "INVALID: check the spelling; the API may no longer offer the symbol. "
+            "For the other statuses see"
+        ),
+        see="operations.md#the-api",
+        kind="states",
+        values=STATUSES,
+        width=HALF,
+    ),
+    Panel(
+        "Age of the levels",
+        {"{{symbol}}": age("computed")},
+        unit=units.Seconds,
+        shows=(
+            "Time since each symbol's levels were computed. The line drops at "
+            "every refresh."
+        ),
+        bad=(
+            "A line that keeps climbing: the symbol is no longer refreshed, or no "
+            "worker requests it."
+        ),
+        do=(
+            "If all lines climb, check the API and the workers. If one line "
+            "climbs, contact the vendor."
+        ),
+        see="runbooks.md#gexfreshnessburn",
+        # `stale_after_seconds`, unless the feed configures another value.
+        steps={0: "transparent", 90: RED},
+        width=HALF,
+    ),
+    Panel(
+        "Events by kind",
+        {"{{kind}}": per_minute("gex_events_total", "kind")},
+        unit=units.EventsPerMinute,
+        shows=(
+            "Published events of all symbols of the feed. CHANGED is the normal case."
+        ),
+        bad=(
+            "Repeated STALE, MISSING or INVALID events; no events at all during "
+            "trading hours."
+        ),
+        do=(
+            "The panel Status shows the symbols; `gex-connector watch` shows the "
+            "events."
+        ),
+        see="operations.md#the-api",
+        kind="bars",
+        width=HALF,
+    ),
+    Panel(
+        "Time to the next check",
+        {"{{symbol}}": f"max by (symbol) ({UNTIL_NEXT_CHECK})"},
+        unit=units.Seconds,
+        shows=(
+            "Time until each symbol's next request, at each scrape. A request is "
+            "planned for when a refresh is expected."
+        ),
+        bad=(
+            "Below zero for long: the budget does not allow the request, or the "
+            "schedule has stalled."
+        ),
+        do="Check the budget on the dashboard GEX connector.",
+        see="operations.md#budget",
+        width=HALF,
+    ),
+)
+
+_LEVELS_OF_EACH_SYMBOL: Final = (
+    Panel(
+        "$symbol",
+        {"{{level}}": DRAWN_LEVELS},
+        shows=(
+            "Spot against the levels over all expiries: call resistance and put "
+            "support with the walls behind them, and the gamma flip. Above the "
+            "flip dealers dampen moves, below it they amplify them. Each worker "
+            "exports the levels of its first 50 symbols."
+        ),
+        bad=(
+            "A gap: the symbol has no levels (MISSING, INVALID), or no worker owns it."
+        ),
+        do="Check the panel Status.",
+        see="operations.md#the-api",
+        width=HALF,
+        height=10,
+        unit=units.LocaleFormat,
+        decimals=5,
+        repeat="symbol",
+    ),
+)
+
+# The rows of the dashboard by their title, from top to bottom.
 ROWS: Final = {
-    "": (
-        LIVE,
-        OLDEST,
-        Panel(
-            "Last answer",
-            {"age": "max(time() - gex_symbol_observed_timestamp_seconds)"},
-            unit=units.Seconds,
-            shows=(
-                "Time since the API last answered, for the symbol that has waited "
-                "longest."
-            ),
-            bad=(
-                "Above two minutes: no worker sends requests, or the API does not "
-                "answer."
-            ),
-            do=(
-                "Check workers, key and requests by outcome on the dashboard GEX "
-                "connector."
-            ),
-            see="operations.md#the-api",
-            kind="stat",
-            steps={0: GREEN, 90: ORANGE, 120: RED},
-            decimals=0,
-        ),
-        Panel(
-            "Next check",
-            {
-                "in": "min({0} - timestamp({0}))".format(
-                    "gex_symbol_next_check_timestamp_seconds"
-                )
-            },
-            unit=units.Seconds,
-            shows="Time until the next request for any symbol, as of the last scrape.",
-            bad=(
-                "Below zero for long: the schedule has stalled, or the budget is used "
-                "up."
-            ),
-            do="Check budget and loops on the dashboard GEX connector.",
-            see="operations.md#budget",
-            kind="stat",
-            steps={-1e9: RED, -60: ORANGE, -5: BLUE},
-        ),
-        Panel(
-            "Changes",
-            {"changes": 'sum(increase(gex_events_total{kind="CHANGED"}[$__range]))'},
-            shows=(
-                "CHANGED events of the feed in the selected time range: levels that "
-                "moved."
-            ),
-            bad=(
-                "None during an hour of trading although the levels are fresh: every "
-                "change is ignored."
-            ),
-            do="Check `ignore` and `thresholds` of the feed.",
-            see="configuration.md#feeds",
-            kind="stat",
-            steps={0: BLUE},
-            decimals=0,
-        ),
-        Panel(
-            "Levels lost",
-            {
-                "losses": 'sum(increase(gex_events_total{kind=~"STALE|MISSING|INVALID"}[$__range]))'
-            },
-            shows=(
-                "STALE, MISSING and INVALID events of the feed in the selected time "
-                "range."
-            ),
-            bad="More than a few.",
-            do="Check below which symbols are affected, when and for how long.",
-            see="operations.md#the-api",
-            kind="stat",
-            steps={0: GREEN, 1: ORANGE, 20: RED},
-            decimals=0,
-        ),
-        Panel(
-            "Symbols",
-            {
-                "Status": status(),
-                "Age": age("computed"),
-                "Spot": level("spot_price"),
-                "Call resistance": level("all_expiry.call_resistance"),
-                "to resistance": distance("all_expiry.call_resistance"),
-                "Put support": level("all_expiry.put_support"),
-                "to support": distance("all_expiry.put_support"),
-                "Gamma flip": level("all_expiry.hvl"),
-                "to flip": distance("all_expiry.hvl"),
-                "Period": "max by (symbol) (gex_symbol_period_seconds)",
-                "Jitter": "max by (symbol) (gex_symbol_jitter_seconds)",
-            },
-            shows=(
-                "Current levels over all expiries, their distance from spot, their "
-                "age, and how often and how regularly the upstream refreshes them. "
-                "Levels are shown while LIVE or STALE."
-            ),
-            bad=(
-                "A status other than LIVE, or an age above 90 s: consumers cannot rely"
-                " on the levels."
-            ),
-            do=(
-                "The README explains what each status means to a consumer. For "
-                "remedies see"
-            ),
-            see="operations.md#the-api",
-            unit=units.LocaleFormat,
-            decimals=5,
-            kind="table",
-            width=24,
-            height=9,
-        ),
-        Panel(
-            "Status",
-            {"{{symbol}}": status()},
-            shows=(
-                "Status of each symbol. LIVE: consumers can rely on the levels. STALE:"
-                " the levels are too old. MISSING: the API has no levels at the "
-                "moment. INVALID: the API does not know the symbol. REMOVED: the "
-                "symbol is no longer configured."
-            ),
-            bad="Any other status than LIVE. A gap: no worker owns the symbol.",
-            do=(
-                "INVALID: check the spelling; the API may no longer offer the symbol. "
-                "For the other statuses see"
-            ),
-            see="operations.md#the-api",
-            kind="states",
-            values=STATUSES,
-            width=12,
-        ),
-        Panel(
-            "Age of the levels",
-            {"{{symbol}}": age("computed")},
-            unit=units.Seconds,
-            shows=(
-                "Time since each symbol's levels were computed. The line drops at "
-                "every refresh."
-            ),
-            bad=(
-                "A line that keeps climbing: the symbol is no longer refreshed, or no "
-                "worker requests it."
-            ),
-            do=(
-                "If all lines climb, check the API and the workers. If one line "
-                "climbs, contact the vendor."
-            ),
-            see="runbooks.md#gexfreshnessburn",
-            steps={0: "transparent", 90: RED},
-            width=12,
-        ),
-        Panel(
-            "Events by kind",
-            {"{{kind}}": per_minute("gex_events_total", "kind")},
-            unit=units.EventsPerMinute,
-            shows=(
-                "Published events of all symbols of the feed. CHANGED is the normal "
-                "case."
-            ),
-            bad=(
-                "Repeated STALE, MISSING or INVALID events; no events at all during "
-                "trading hours."
-            ),
-            do=(
-                "The panel Status shows the symbols; `gex-connector watch` shows the "
-                "events."
-            ),
-            see="operations.md#the-api",
-            kind="bars",
-            width=12,
-        ),
-        Panel(
-            "Time to the next check",
-            {
-                "{{symbol}}": "max by (symbol) ({0} - timestamp({0}))".format(
-                    "gex_symbol_next_check_timestamp_seconds"
-                )
-            },
-            unit=units.Seconds,
-            shows=(
-                "Time until each symbol's next request, at each scrape. A request is "
-                "planned for when a refresh is expected."
-            ),
-            bad=(
-                "Below zero for long: the budget does not allow the request, or the "
-                "schedule has stalled."
-            ),
-            do="Check the budget on the dashboard GEX connector.",
-            see="operations.md#budget",
-            width=12,
-        ),
-    ),
-    "Levels of each symbol": (
-        Panel(
-            "$symbol",
-            {
-                "{{level}}": 'max by (level) (gex_level{level=~"'
-                + "|".join(LEVELS)
-                + '"})'
-            },
-            shows=(
-                "Spot against the levels over all expiries: call resistance and put "
-                "support with the walls behind them, and the gamma flip. Above the "
-                "flip dealers dampen moves, below it they amplify them. Each worker "
-                "exports the levels of its first 50 symbols."
-            ),
-            bad=(
-                "A gap: the symbol has no levels (MISSING, INVALID), or no worker owns"
-                " it."
-            ),
-            do="Check the panel Status.",
-            see="operations.md#the-api",
-            width=12,
-            height=10,
-            unit=units.LocaleFormat,
-            decimals=5,
-            repeat="symbol",
-        ),
-    ),
+    "": _OVERVIEW,
+    "Levels of each symbol": _LEVELS_OF_EACH_SYMBOL,
 }

@@ -41,9 +41,16 @@ if TYPE_CHECKING:
 
     from connector.telemetry.catalogue import Metric
 
+# The dashboards link to all dashboards with this tag: to each other.
 TAG: Final = "gex-levels-connector"
+
+# A dashboard cannot read the configuration, so the reader enters a target that differs.
 TARGET: Final = f"{Schedule().target_delay_seconds:g}"
+
+# A variable, since each Grafana has its own name for the data source.
 DATASOURCE: Final = c.DataSourceRef(type_val="prometheus", uid="${datasource}")
+
+# Grafana names the queries of a panel by letters.
 REFS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 # Sizes in Grafana's grid, which is 24 columns wide.
@@ -53,8 +60,14 @@ STAT_SIZE: Final = (4, 4)
 PANEL_SIZE: Final = (8, 8)
 
 METRIC_NAME: Final = re.compile(r"\bgex_\w+")
+
+# A series' name, and the matchers in braces if it has some.
 SERIES: Final = re.compile(r"\b((?:gex|process)_\w+)(?:\{([^}]*)\})?")
+
+# The parts of a histogram.
 SERIES_SUFFIX: Final = re.compile("_(bucket|sum|count)$")
+
+# The symbols are a regular expression, since several can be chosen.
 VARIABLE_MATCHERS: Final = {"feed": 'feed="$feed"', "symbol": 'symbol=~"$symbol"'}
 
 
@@ -74,9 +87,11 @@ def _scoped(expression: str, variables: Container[str]) -> str:
         name, own_matchers = found.groups()
         matchers = ['job="$job"']
         metric = _metric_of(name)
-        for label in metric.labels if metric else ():
+        labels = () if metric is None else metric.labels
+        for label in labels:
             if label in VARIABLE_MATCHERS and label in variables:
                 matchers.append(VARIABLE_MATCHERS[label])
+        # Keep the panel's own matchers, such as a status.
         if own_matchers:
             matchers.append(own_matchers)
         return f"{name}{{{', '.join(matchers)}}}"
@@ -86,9 +101,16 @@ def _scoped(expression: str, variables: Container[str]) -> str:
 
 def _description(panel: Panel) -> str:
     """Return the panel's meaning, the signs of trouble and the remedy, as Markdown."""
-    shows = panel.shows or " ".join(BY_NAME[name].help for name in _metrics(panel))
+    shows = panel.shows
+    if not shows:
+        help_texts = [BY_NAME[name].help for name in _metrics(panel)]
+        shows = " ".join(help_texts)
+
+    # A remedy may end in the middle of a sentence: "For each outcome see".
+    remedy = panel.do
+    if not remedy.endswith(" see"):
+        remedy = f"{remedy} See"
     link = f"docs/{panel.see}"
-    remedy = panel.do if panel.do.endswith(" see") else f"{panel.do} See"
     return f"{shows}\n\n**Bad:** {panel.bad}\n\n**Do:** {remedy} {link}"
 
 
@@ -96,6 +118,7 @@ def _metrics(panel: Panel) -> list[str]:
     """Return the catalogue's metrics in the panel's queries, in order."""
     series = METRIC_NAME.findall(" ".join(panel.queries.values()))
     names = [SERIES_SUFFIX.sub("", name) for name in series]
+    # A dictionary keeps the order, unlike a set.
     return list(dict.fromkeys(names))
 
 
@@ -115,6 +138,7 @@ def _mappings(values: Mapping[float, tuple[str, str]]) -> list[d.ValueMapping]:
 
 
 def _stat(panel: Panel) -> stat.Panel:
+    # The colour is the message, so it fills the panel.
     last = common.ReduceDataOptions().calcs(["lastNotNull"])
     return (
         stat.Panel()
@@ -138,16 +162,22 @@ def _graph(panel: Panel) -> timeseries.Panel:
         .line_width(1)
         .legend(_legend(panel))
     )
+    # List all lines at the pointer, the highest first.
     tooltip = common.VizTooltipOptions().mode(c.TooltipDisplayMode.MULTI)
     graph.tooltip(tooltip.sort(c.SortOrder.DESCENDING))
     if panel.steps:
         dashed = common.GraphThresholdsStyleConfig()
         graph.thresholds_style(dashed.mode(c.GraphThresholdsStyleMode.DASHED))
 
-    values = {value for name in _metrics(panel) for value in BY_NAME[name].values}
+    # Colour the lines whose names are known: values of a label, or legends.
+    names = set(panel.queries)
+    for metric in _metrics(panel):
+        names.update(BY_NAME[metric].values)
     for name, colour in NAMED_COLOURS.items():
-        if name in values or name in panel.queries:
+        if name in names:
             graph.override_by_name(name, _properties({"color": _fixed(colour)}))
+
+    # Repeat the panel for each chosen value of the variable.
     if panel.repeat:
         graph.repeat(panel.repeat).repeat_direction("h")
         graph.max_per_row(GRID_WIDTH // panel.width)
@@ -190,6 +220,7 @@ def _table(panel: Panel) -> table.Panel:
 
     Columns are prices, except the status, seconds, and shares (`to ...`).
     """
+    # Merging the queries by symbol leaves a column `Value #A` for the first, and so on.
     columns = {}
     for ref, column in zip(REFS, panel.queries, strict=False):
         columns[f"Value #{ref}"] = column
@@ -243,6 +274,7 @@ def _build_panel(panel: Panel, panel_id: int, variables: Container[str]) -> Any:
         .description(_description(panel))
         .datasource(DATASOURCE)
     )
+    # Set the size, and the options that not every kind of panel has.
     width, height = STAT_SIZE if panel.kind == "stat" else PANEL_SIZE
     built.span(panel.width or width).height(panel.height or height)
     if panel.steps:
@@ -252,6 +284,7 @@ def _build_panel(panel: Panel, panel_id: int, variables: Container[str]) -> Any:
     if panel.decimals is not None:
         built.decimals(panel.decimals)
 
+    # Query one moment if the panel shows the last value only: that is much cheaper.
     is_table = panel.kind == "table"
     shows_last_value = is_table or panel.kind == "stat"
     format_ = PromQueryFormat.TABLE if is_table else PromQueryFormat.TIME_SERIES
@@ -264,7 +297,11 @@ def _build_panel(panel: Panel, panel_id: int, variables: Container[str]) -> Any:
             .legend_format(legend)
             .format(format_)
         )
-        built.with_target(query.instant() if shows_last_value else query.range())
+        if shows_last_value:
+            query.instant()
+        else:
+            query.range()
+        built.with_target(query)
     return built
 
 
@@ -273,6 +310,7 @@ def _dashboard(
     rows: Mapping[str, tuple[Panel, ...]],
     *variables: Builder[d.VariableModel],
 ) -> dashboard.Dashboard:
+    # Follow a link with the same time range and variables.
     links = (
         dashboard.DashboardLink("Dashboards")
         .type(d.DashboardLinkType.DASHBOARDS)
@@ -288,12 +326,14 @@ def _dashboard(
         .refresh("30s")
         .timezone("browser")
         .tooltip(d.DashboardCursorSync.CROSSHAIR)
+        # The files are generated: an edit in the browser would be lost.
         .readonly()
         .link(links)
     )
     for variable in variables:
         board.with_variable(variable)
 
+    # Grafana wants a unique number for each row and panel.
     names = {variable.build().name for variable in variables}
     ids = itertools.count(1)
     for row, panels in rows.items():
@@ -321,15 +361,20 @@ def _dashboards() -> dict[str, dashboard.Dashboard]:
     """Return the dashboards by the name of their file."""
     source = dashboard.DatasourceVariable("datasource").label("Prometheus")
     source.type("prometheus")
+
+    # Each choice narrows the next: the fleet, its feeds, the feed's symbols.
     fleet = _label_variable("job", "Fleet", "label_values(gex_build_info, job)")
     feed = _label_variable("feed", "Feed", 'label_values(gex_shards{job="$job"}, feed)')
     symbol = _label_variable(
         "symbol", "Symbols", 'label_values(gex_level{job="$job", feed="$feed"}, symbol)'
     )
+    # Any symbol, instead of a long list of all that exist at the moment.
     symbol.multi(True).include_all(True).all_value(".*")
     symbol.current(d.VariableOption(True, "All", "$__all"))
+
     target = dashboard.TextBoxVariable("target").label("Target delay (s)")
     target.default_value(TARGET).current(d.VariableOption(True, TARGET, TARGET))
+
     return {
         "gex-levels": _dashboard(
             "GEX levels", board_levels.ROWS, source, fleet, feed, symbol
@@ -343,9 +388,16 @@ def _dashboards() -> dict[str, dashboard.Dashboard]:
 def main(folder: Path) -> None:
     """Write both files."""
     for name, board in _dashboards().items():
+        # Sorted, so that a change of the tables makes a small change of the file.
         text = json.dumps(board.build(), cls=JSONEncoder, indent=2, sort_keys=True)
         (folder / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
 
 
+def _chosen_folder() -> Path:
+    if len(sys.argv) > 1:
+        return Path(sys.argv[1])
+    return Path(__file__).parent
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    main(_chosen_folder())

@@ -15,6 +15,7 @@ from connector.core.model import Status
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# Names of Grafana's palette, which suits light and dark themes.
 GREEN: Final = "green"
 ORANGE: Final = "orange"
 RED: Final = "red"
@@ -30,6 +31,7 @@ STATUS_COLOURS: Final = {
     "INVALID": RED,
     "REMOVED": GREY,
 }
+
 # Colours of lines that mean the same on every panel.
 NAMED_COLOURS: Final = {
     **STATUS_COLOURS,
@@ -53,7 +55,7 @@ INTERVAL: Final = "$__rate_interval"
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel.
+    """A panel of a dashboard.
 
     `shows`, `bad` and `do` are for readers who do not know the code: the panel's meaning,
     the signs of trouble, and the remedy. `shows` defaults to the help texts of the metrics.
@@ -92,15 +94,18 @@ STATUSES: Final = {
 
 def status() -> str:
     """Return a query for each symbol's status, as its number in `STATUSES`."""
-    numbers = [
-        f'{code:g} * gex_symbol_status{{status="{name}"}}'
-        for code, (name, _) in STATUSES.items()
-    ]
-    return f"max by (symbol) ({' or '.join(numbers)}) > 0"
+    # Exactly one of a symbol's series is 1, the others are 0.
+    numbers = []
+    for code, (name, _) in STATUSES.items():
+        numbers.append(f'{code:g} * gex_symbol_status{{status="{name}"}}')
+    any_number = " or ".join(numbers)
+    # A symbol without an answer has only zeros: leave it out.
+    return f"max by (symbol) ({any_number}) > 0"
 
 
 def level(path: str) -> str:
     """Return a query for a level by symbol. Any worker may export it."""
+    # Aggregate away the worker: a shard that moves would start a new line.
     return f'max by (symbol) (gex_level{{level="{path}"}})'
 
 
@@ -114,9 +119,10 @@ def age(moment: str) -> str:
     return f"time() - max by (symbol) (gex_symbol_{moment}_timestamp_seconds)"
 
 
-def quantiles(histogram: str, *more: int) -> dict[str, str]:
+def quantiles(histogram: str, *more: int, window: str = INTERVAL) -> dict[str, str]:
     """Return the 50th, the 95th and more percentiles over all workers, by `p50` and so on."""
-    buckets = f"sum by (le) (rate({histogram}_bucket[{INTERVAL}]))"
+    # Add the buckets of all workers first: a mean of percentiles means nothing.
+    buckets = f"sum by (le) (rate({histogram}_bucket[{window}]))"
     queries = {}
     for percent in (50, 95, *more):
         queries[f"p{percent}"] = f"histogram_quantile({percent / 100:g}, {buckets})"
@@ -125,6 +131,7 @@ def quantiles(histogram: str, *more: int) -> dict[str, str]:
 
 def mean(histogram: str, window: str) -> str:
     """Return a query for the mean of a histogram over all workers."""
+    # Divide the sums: a mean of the workers' means would weigh a quiet worker like a busy one.
     total = f"sum(rate({histogram}_sum[{window}]))"
     count = f"sum(rate({histogram}_count[{window}]))"
     return f"{total} / {count}"
@@ -132,6 +139,7 @@ def mean(histogram: str, window: str) -> str:
 
 def per_minute(counter: str, by: str) -> str:
     """Return a query for a counter's rate per minute by a label, over all workers."""
+    # `rate` is per second.
     return f"60 * sum by ({by}) (rate({counter}[{INTERVAL}]))"
 
 
@@ -145,10 +153,12 @@ def share_of_checks(result: str) -> str:
 
 def share_live() -> str:
     """Return a query for the share of symbols with status LIVE."""
+    # Every symbol has this series: it is 0 for another status, and counts all the same.
     live = 'gex_symbol_status{status="LIVE"}'
     return f"sum({live}) / count({live})"
 
 
+# The first panels of both dashboards.
 LIVE: Final = Panel(
     "Live symbols",
     {"live": share_live()},
@@ -175,6 +185,7 @@ OLDEST: Final = Panel(
     do="Check the age of each symbol. The upstream computes levels about every 30 s.",
     see="runbooks.md#gexfreshnessburn",
     kind="stat",
+    # Two periods of the upstream, and the default of `stale_after_seconds`.
     steps={0: GREEN, 60: ORANGE, 90: RED},
     decimals=0,
 )
