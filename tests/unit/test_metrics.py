@@ -49,7 +49,7 @@ from connector.telemetry.observer import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;q=0.5"
 # Moments are in microseconds, but metrics show seconds.
@@ -240,6 +240,23 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return scraped(metrics).get((name, sorted_labels(labels)))
 
 
+def assert_shown(metrics: Metrics, expected: Mapping[str, float]) -> None:
+    """Assert the values of series, which are written as in Prometheus' text format.
+
+    The labels of a series are sorted.
+    """
+    found = {}
+    for (name, labels), number in scraped(metrics).items():
+        matchers = [f'{label}="{text}"' for label, text in labels]
+        series_name = name
+        if matchers:
+            series_name = f"{name}{{{','.join(matchers)}}}"
+        found[series_name] = number
+
+    shown = {series_name: found.get(series_name) for series_name in expected}
+    assert shown == expected
+
+
 def btc_value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return value(metrics, name, **BTC_LABELS, **labels)
 
@@ -395,23 +412,20 @@ def eventful() -> Metrics:
 
 # A counter that appears with its first increase hides that increase from rate().
 @pytest.mark.parametrize(
-    ("name", "labels"),
+    "series_name",
     [
-        (
-            "gex_upstream_request_duration_seconds_count",
-            {"outcome": "rate_limited"},
-        ),
-        ("gex_transactions_total", {"result": "aborted"}),
-        ("gex_shard_fenced_total", {}),
-        ("gex_shards_owned", {"feed": "all"}),
-        ("gex_key_refused", {}),
-        ("gex_end_to_end_seconds_count", {}),
+        'gex_upstream_request_duration_seconds_count{outcome="rate_limited"}',
+        'gex_transactions_total{result="aborted"}',
+        "gex_shard_fenced_total",
+        'gex_shards_owned{feed="all"}',
+        "gex_key_refused",
+        "gex_end_to_end_seconds_count",
     ],
 )
 def test_series_with_known_labels_start_at_zero(
-    metrics: Metrics, name: str, labels: dict[str, str]
+    metrics: Metrics, series_name: str
 ) -> None:
-    assert value(metrics, name, **labels) == 0
+    assert_shown(metrics, {series_name: 0})
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -520,10 +534,13 @@ def test_the_answers_for_a_symbol_are_counted_by_their_status(
     for status in answers:
         observer.symbol_answered("all", "BTCUSDT", status)
 
-    assert btc_value(metrics, "gex_symbols_requested_total") == 10
-    assert btc_value(metrics, "gex_symbols_served_total") == 7
-    assert btc_value(metrics, "gex_symbols_missing_total") == 2
-    assert btc_value(metrics, "gex_symbols_invalid_total") == 1
+    expected = {
+        'gex_symbols_requested_total{feed="all",symbol="BTCUSDT"}': 10,
+        'gex_symbols_served_total{feed="all",symbol="BTCUSDT"}': 7,
+        'gex_symbols_missing_total{feed="all",symbol="BTCUSDT"}': 2,
+        'gex_symbols_invalid_total{feed="all",symbol="BTCUSDT"}': 1,
+    }
+    assert_shown(metrics, expected)
 
 
 def test_the_moments_and_the_status_of_a_symbol_are_shown(
@@ -566,9 +583,9 @@ def test_the_learnt_rhythm_of_a_symbol_is_shown(
     assert series(metrics, "gex_symbol_period_seconds") == []
 
     observer.check_planned(next_check(check_at, 30.5, 0.25))
+    next_check_at = btc_value(metrics, "gex_symbol_next_check_timestamp_seconds")
     assert btc_value(metrics, "gex_symbol_period_seconds") == 30.5
     assert btc_value(metrics, "gex_symbol_jitter_seconds") == 0.25
-    next_check_at = btc_value(metrics, "gex_symbol_next_check_timestamp_seconds")
     assert next_check_at == NOW_SECONDS + 0.5
 
 
@@ -579,12 +596,15 @@ def test_requests_budget_and_uncertainty_are_shown(
     observer.budget_changed(BudgetReport(20, 40, 1.5))
     observer.refresh_found(0.3)
 
-    assert value(metrics, "gex_upstream_requests_total", purpose="search") == 1
-    assert value(metrics, "gex_upstream_requests_total", purpose="expected") == 0
-    assert value(metrics, "gex_request_budget_per_minute") == 20
-    assert value(metrics, "gex_request_foreign_per_minute") == 40
-    assert value(metrics, "gex_request_price_seconds") == 1.5
-    assert value(metrics, "gex_detection_uncertainty_seconds_sum") == 0.3
+    expected = {
+        'gex_upstream_requests_total{purpose="search"}': 1,
+        'gex_upstream_requests_total{purpose="expected"}': 0,
+        "gex_request_budget_per_minute": 20,
+        "gex_request_foreign_per_minute": 40,
+        "gex_request_price_seconds": 1.5,
+        "gex_detection_uncertainty_seconds_sum": 0.3,
+    }
+    assert_shown(metrics, expected)
 
 
 def test_a_symbol_without_an_answer_has_no_moments_and_no_status(
@@ -681,8 +701,11 @@ def test_events_are_counted_by_feed_and_kind(
 
     observer.committed(commit(changed, changed, stale))
 
-    assert value(metrics, "gex_events_total", feed="all", kind="CHANGED") == 2
-    assert value(metrics, "gex_events_total", feed="other", kind="STALE") == 1
+    expected = {
+        'gex_events_total{feed="all",kind="CHANGED"}': 2,
+        'gex_events_total{feed="other",kind="STALE"}': 1,
+    }
+    assert_shown(metrics, expected)
 
 
 def test_every_count_counts(telemetry: Telemetry) -> None:
@@ -698,15 +721,17 @@ def test_every_count_counts(telemetry: Telemetry) -> None:
     observer.fenced()
     telemetry.clients.error("_ALL_BROKERS_DOWN")
 
-    assert value(metrics, "gex_transactions_total", result="committed") == 1
-    assert value(metrics, "gex_transactions_total", result="aborted") == 1
-    assert value(metrics, "gex_quarantined_total", reason="malformed") == 1
-    dropped = "gex_observations_dropped_total"
-    assert value(metrics, dropped, feed="all", reason="older") == 1
-    assert value(metrics, dropped, feed="all", reason="lost") == 3
-    assert value(metrics, "gex_responses_inconsistent_total", kind="unrequested") == 1
-    assert value(metrics, "gex_shard_fenced_total") == 1
-    assert value(metrics, "gex_kafka_errors_total", code="_ALL_BROKERS_DOWN") == 1
+    expected = {
+        'gex_transactions_total{result="committed"}': 1,
+        'gex_transactions_total{result="aborted"}': 1,
+        'gex_quarantined_total{reason="malformed"}': 1,
+        'gex_observations_dropped_total{feed="all",reason="older"}': 1,
+        'gex_observations_dropped_total{feed="all",reason="lost"}': 3,
+        'gex_responses_inconsistent_total{kind="unrequested"}': 1,
+        "gex_shard_fenced_total": 1,
+        'gex_kafka_errors_total{code="_ALL_BROKERS_DOWN"}': 1,
+    }
+    assert_shown(metrics, expected)
 
 
 def test_every_duration_is_observed_in_seconds(
@@ -719,12 +744,14 @@ def test_every_duration_is_observed_in_seconds(
     observer.committed(commit(event(), at=at, upstream_at=upstream_at))
     observer.restored(records=80, seconds=0.25)
 
-    duration = "gex_upstream_request_duration_seconds_sum"
-    assert value(metrics, duration, outcome="unavailable") == 10
-    assert value(metrics, "gex_publish_duration_seconds_sum") == 0.004
-    assert value(metrics, "gex_end_to_end_seconds_sum") == 0.5
-    assert value(metrics, "gex_restore_duration_seconds_sum") == 0.25
-    assert value(metrics, "gex_restore_records_total") == 80
+    expected = {
+        'gex_upstream_request_duration_seconds_sum{outcome="unavailable"}': 10,
+        "gex_publish_duration_seconds_sum": 0.004,
+        "gex_end_to_end_seconds_sum": 0.5,
+        "gex_restore_duration_seconds_sum": 0.25,
+        "gex_restore_records_total": 80,
+    }
+    assert_shown(metrics, expected)
 
 
 # The default target delay is 0.4 s, and a delay of just that length meets it.
@@ -733,9 +760,12 @@ def test_a_delay_belongs_to_the_bucket_that_it_equals(
 ) -> None:
     observer.sighted(sighting(detection_seconds=0.4))
 
-    assert value(metrics, "gex_detection_delay_seconds_sum") == 0.4
-    assert value(metrics, "gex_detection_delay_seconds_bucket", le="0.3") == 0
-    assert value(metrics, "gex_detection_delay_seconds_bucket", le="0.4") == 1
+    expected = {
+        "gex_detection_delay_seconds_sum": 0.4,
+        'gex_detection_delay_seconds_bucket{le="0.3"}': 0,
+        'gex_detection_delay_seconds_bucket{le="0.4"}': 1,
+    }
+    assert_shown(metrics, expected)
 
 
 # A snapshot on request says nothing about the delay of a refresh.
@@ -744,8 +774,11 @@ def test_events_with_a_reason_have_no_end_to_end_delay(
 ) -> None:
     observer.committed(commit(event(reason="asked")))
 
-    assert value(metrics, "gex_end_to_end_seconds_count") == 0
-    assert value(metrics, "gex_publish_duration_seconds_count") == 1
+    expected = {
+        "gex_end_to_end_seconds_count": 0,
+        "gex_publish_duration_seconds_count": 1,
+    }
+    assert_shown(metrics, expected)
 
 
 # The sum of a histogram is a counter, which may not fall.
@@ -757,9 +790,12 @@ def test_a_clock_that_is_behind_makes_no_negative_delay(
     observer.sighted(sighting(detection_seconds=-3.0))
     observer.committed(commit(event(), at=before, upstream_at=before))
 
-    assert value(metrics, "gex_detection_delay_seconds_sum") == 0
-    assert value(metrics, "gex_publish_duration_seconds_sum") == 0
-    assert value(metrics, "gex_end_to_end_seconds_sum") == 0
+    expected = {
+        "gex_detection_delay_seconds_sum": 0,
+        "gex_publish_duration_seconds_sum": 0,
+        "gex_end_to_end_seconds_sum": 0,
+    }
+    assert_shown(metrics, expected)
 
 
 # --- gauges ---
@@ -772,9 +808,12 @@ def test_figures_that_a_response_leaves_out_keep_their_value(
     observer.response_decoded(response(RateLimit(60, 12, reset_at)))
 
     observer.response_decoded(response(RateLimit()))
-    assert value(metrics, "gex_rate_limit_limit") == 60
-    assert value(metrics, "gex_rate_limit_remaining") == 12
-    assert value(metrics, "gex_rate_limit_reset_timestamp_seconds") == reset_at
+    expected = {
+        "gex_rate_limit_limit": 60,
+        "gex_rate_limit_remaining": 12,
+        "gex_rate_limit_reset_timestamp_seconds": reset_at,
+    }
+    assert_shown(metrics, expected)
 
     # Zero is a figure, unlike None.
     observer.response_decoded(response(RateLimit(remaining=0)))
@@ -790,11 +829,14 @@ def test_gauges_show_the_present_value(
     metrics.set("gex_shards", 4, "all")
     metrics.set("gex_build_info", 1, "1.2.3")
 
-    assert value(metrics, "gex_clock_correction_seconds") == -0.25
-    assert value(metrics, "gex_shards", feed="all") == 4
-    assert value(metrics, "gex_shards_owned", feed="all") == 2
-    assert value(metrics, "gex_kafka_queue_messages") == 3
-    assert value(metrics, "gex_build_info", version="1.2.3") == 1
+    expected = {
+        "gex_clock_correction_seconds": -0.25,
+        'gex_shards{feed="all"}': 4,
+        'gex_shards_owned{feed="all"}': 2,
+        "gex_kafka_queue_messages": 3,
+        'gex_build_info{version="1.2.3"}': 1,
+    }
+    assert_shown(metrics, expected)
 
 
 def test_a_refused_key_is_shown_until_it_is_accepted(
@@ -842,8 +884,11 @@ def test_the_statistics_of_a_client_are_shown(
 ) -> None:
     clients.statistics(statistics(p99_micros=2_500, requests=8))
 
-    assert value(metrics, "gex_kafka_brokers_up") == 1
-    assert value(metrics, "gex_kafka_broker_rtt_seconds", broker="1") == 0.0025
+    expected = {
+        "gex_kafka_brokers_up": 1,
+        'gex_kafka_broker_rtt_seconds{broker="1"}': 0.0025,
+    }
+    assert_shown(metrics, expected)
 
 
 # Statistics cover a window of time. Without a request in it nothing was measured.
