@@ -22,6 +22,8 @@ from connector.kafka.names import ShardId
 if TYPE_CHECKING:
     from pathlib import Path
 
+    Json = dict[str, Any]
+
 PASSWORD = "secret-4711"
 TOPIC = "levels.all.current"
 # Kafka's number for the error.
@@ -46,9 +48,7 @@ class Child:
         settings = Clients(Kafka(client=client)).admin()
         return Members(settings, "group", {TOPIC: "all"})
 
-    def answering(
-        self, *members: dict[str, Any], error: dict[str, Any] | None = None
-    ) -> Members:
+    def answering(self, *members: Json, error: Json | None = None) -> Members:
         """Return the members of a group that a script with this answer describes."""
         return self.running(answer(*members, error=error))
 
@@ -62,7 +62,7 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Child:
     return Child(tmp_path, monkeypatch)
 
 
-def answer(*members: dict[str, Any], error: dict[str, Any] | None = None) -> str:
+def answer(*members: Json, error: Json | None = None) -> str:
     """Return a script that stores the question and prints this answer."""
     text = json.dumps({"members": members, "error": error})
     return f"cat > question\ncat << 'END'\n{text}\nEND"
