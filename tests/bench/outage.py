@@ -17,13 +17,12 @@ of one, or in the worker's count of dropped observations.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
 import tempfile
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,9 +54,12 @@ if TYPE_CHECKING:
 
 SYMBOLS: Final = MANY_SYMBOLS[:16]
 _REFRESHES: Final = ("--period", "1", "--jitter", "0.1", "--limit", "0")
+
+# The counters that are read.
 _EVENTS: Final = "gex_events_total"
 _REQUESTS: Final = "gex_upstream_requests_total"
 _DROPPED: Final = "gex_observations_dropped_total"
+
 # A topic with one replica, as the broker's own topics have here, needs only that one.
 _BOTH_IN_SYNC: Final = {"min.insync.replicas": "2"}
 
@@ -127,48 +129,53 @@ class Bench:
         """Sample the worker's memory before, during and after an outage."""
         course = Course()
         outage_at = time.monotonic() + 60 * lengths.before
+
         # Counters have no history: read them at each boundary.
-        totals = [self._totals()]
+        at_begin = self._totals()
         self._sample_until(0.0, outage_at, course)
-        totals.append(self._totals())
+        at_outage = self._totals()
+
         self._victim.kill()
         self._sample_until(lengths.without_seconds, outage_at, course)
-        totals.append(self._totals())
+        at_return = self._totals()
+
         self._victim.start()
         self._sample_until(lengths.end_seconds, outage_at, course)
-        totals.append(self._totals())
+        at_end = self._totals()
 
-        parts = zip(
-            ("before", "without", "after"), itertools.pairwise(totals), strict=True
-        )
-        for name, (at_begin, at_end) in parts:
-            requests = at_end[_REQUESTS] - at_begin[_REQUESTS]
-            events = at_end[_EVENTS] - at_begin[_EVENTS]
-            course.summaries.append(
-                f"{name}: {requests:.0f} requests, {events:.0f} events"
-            )
+        course.summaries = [
+            summary("before", at_begin, at_outage),
+            summary("without", at_outage, at_return),
+            summary("after", at_return, at_end),
+        ]
         return course
 
     def account(self) -> Account:
         """End the worker, and account for all that it was shown."""
         dropped = 0
         for name, count in self._totals().items():
-            # Events count those themselves.
+            # Events count the collapsed ones themselves.
             if name.startswith(_DROPPED) and "collapsed" not in name:
                 dropped += count
         assert self._worker.terminate() == 0, self._worker.log()[-2000:]
+
         events = checker.events(self._kafka, self._prefix)
         states = checker.states(self._kafka, self._prefix)
-        shown = checker.shown(self._simulator.ask("/_control/truth")["answers"])
+        answers = self._simulator.ask("/_control/truth")["answers"]
+        moments_shown: dict[str, list[int]] = defaultdict(list)
+        for symbol, computed_at in checker.shown(answers):
+            moments_shown[symbol].append(computed_at)
+
         found = Account(dropped, checker.violations(events, states))
         for symbol, its_events in checker.by_symbol(events).items():
-            moments = [computed_at for name, computed_at in shown if name == symbol]
-            found.add(symbol, its_events, moments)
+            found.add(symbol, its_events, moments_shown[symbol])
         found.check()
         return found
 
     def _start_worker(self) -> AbstractContextManager[Program]:
         listen = f"127.0.0.1:{free_port()}"
+        # With both replicas required, a killed one makes every transaction fail.
+        replicas = "2" if self._is_refused else "1"
         variables = {
             "GEX_UPSTREAM__BASE_URL": f"{self._simulator.url}/v2",
             "GEX_UPSTREAM__API_KEY": DEFAULT_KEY,
@@ -177,7 +184,7 @@ class Bench:
             "GEX_SYMBOLS": ",".join(SYMBOLS),
             "GEX_INCLUDE": ",".join(INCLUDES),
             "GEX_KAFKA__BOOTSTRAP_SERVERS": self._kafka.bootstrap_servers,
-            "GEX_KAFKA__REPLICATION_FACTOR": "2" if self._is_refused else "1",
+            "GEX_KAFKA__REPLICATION_FACTOR": replicas,
             "GEX_KAFKA__TOPIC_PREFIX": self._prefix,
             "GEX_KAFKA__GROUP_ID": self._prefix,
             "GEX_HTTP__LISTEN": listen,
@@ -201,12 +208,20 @@ class Bench:
         """Return the counters of events and requests, and each series of dropped observations."""
         found: Counter[str] = Counter()
         for line in self._worker.text("/metrics").splitlines():
-            name, _, value = line.rpartition(" ")
-            if name.startswith(_DROPPED):
-                found[name] += int(float(value))
-            elif name.startswith((_EVENTS, _REQUESTS)):
-                found[name.partition("{")[0]] += int(float(value))
+            series, _, value = line.rpartition(" ")
+            metric, _, _ = series.partition("{")
+            if metric == _DROPPED:
+                found[series] += int(float(value))
+            elif metric in (_EVENTS, _REQUESTS):
+                found[metric] += int(float(value))
         return found
+
+
+def summary(part: str, at_begin: Mapping[str, int], at_end: Mapping[str, int]) -> str:
+    """Return the requests and the events of a part of the measurement."""
+    requests = at_end[_REQUESTS] - at_begin[_REQUESTS]
+    events = at_end[_EVENTS] - at_begin[_EVENTS]
+    return f"{part}: {requests:.0f} requests, {events:.0f} events"
 
 
 @dataclass(slots=True)
@@ -235,8 +250,9 @@ class Account:
 
     def check(self) -> None:
         """Add a violation if the figures do not add up."""
-        has_surplus = any(count < 0 for count in self.missing.values())
-        if self.missing.total() != self.dropped or has_surplus:
+        # An event for a refresh that was never shown makes a negative number.
+        has_surplus = min(self.missing.values(), default=0) < 0
+        if has_surplus or self.missing.total() != self.dropped:
             self.violations.append(
                 f"not accounted for: {self.missing.total()} but {self.dropped} dropped; "
                 f"by symbol {dict(self.missing)}"
@@ -256,12 +272,26 @@ def second_broker(first: LocalKafka, folder: Path) -> LocalKafka:
     the first broker is alone, so that they lie on it.
     """
     address = {"bootstrap.servers": first.bootstrap_servers}
+
+    # The topic of transactions
     producer = ck.Producer({**address, "transactional.id": "first", "log_level": 0})
     producer.init_transactions(PATIENCE_SECONDS)
+
+    # The topic of groups
     consumer = ck.Consumer({**address, "group.id": "first"})
     consumer.list_topics(timeout=PATIENCE_SECONDS)
-    consumer.committed([ck.TopicPartition("none", 0)], PATIENCE_SECONDS)
+
+    def group_has_coordinator() -> bool:
+        # The coordinator refuses the question while it still loads its topic.
+        try:
+            consumer.committed([ck.TopicPartition("none", 0)], PATIENCE_SECONDS)
+        except ck.KafkaException:
+            return False
+        return True
+
+    wait_until(group_has_coordinator, "the group has a coordinator")
     consumer.close()
+
     port = free_port()
     settings = {
         **_BOTH_IN_SYNC,
@@ -311,14 +341,10 @@ def plot(
         mib = [sample.resident_mib for sample in course.samples]
         most_mib = max(most_mib, *mib)
         without = lengths[how].without
+        label = f"{_TITLES[how]}, {without:g} min"
         axes.axvspan(0, without, color="#000000", alpha=0.07, linewidth=0)
-        axes.plot(
-            minutes,
-            mib,
-            color=_COLOURS[how],
-            linewidth=1.2,
-            label=f"{_TITLES[how]}, {without:g} min",
-        )
+        axes.plot(minutes, mib, color=_COLOURS[how], linewidth=1.2, label=label)
+    # Leave room for the legend above the curves.
     axes.set_ylim(0, 1.4 * most_mib)
     axes.set_xlabel("minutes since Kafka took nothing any more", fontsize=9)
     axes.set_ylabel("resident, MiB", fontsize=9)
@@ -361,31 +387,43 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     chosen = options()
+    # Zero minutes leave a kind of outage out.
+    minutes_by_kind = {"refused": chosen.minutes, "killed": chosen.killed}
     lengths = {}
-    for how, minutes in (("refused", chosen.minutes), ("killed", chosen.killed)):
+    for how, minutes in minutes_by_kind.items():
         if minutes:
             lengths[how] = Lengths(chosen.around, minutes, chosen.around)
+
     courses = {}
     is_clean = True
     for how, its_lengths in lengths.items():
-        with (
-            tempfile.TemporaryDirectory(prefix="gex-outage-") as folder,
-            ExitStack() as stack,
-        ):
-            bench = Bench(how, Path(folder), stack)
-            courses[how] = bench.measure(its_lengths)
-            account = bench.account()
-        for line in report(how, courses[how], its_lengths):
+        course, account = measure(how, its_lengths)
+        courses[how] = course
+        for line in report(how, course, its_lengths):
             print(line, flush=True)
         print(f"  {account.text()}", flush=True)
         print(f"  violations: {account.violations}", flush=True)
-        is_clean = is_clean and not account.violations
+        if account.violations:
+            is_clean = False
+
     if chosen.json:
         write_samples(courses, chosen.json)
     if chosen.plot:
         plot(courses, lengths, chosen.plot)
     if not is_clean:
         sys.exit(1)
+
+
+def measure(how: str, lengths: Lengths) -> tuple[Course, Account]:
+    """Run one kind of outage with a broker, a simulator and a worker of its own."""
+    with (
+        tempfile.TemporaryDirectory(prefix="gex-outage-") as folder,
+        ExitStack() as stack,
+    ):
+        bench = Bench(how, Path(folder), stack)
+        course = bench.measure(lengths)
+        account = bench.account()
+    return course, account
 
 
 def write_samples(courses: Mapping[str, Course], path: Path) -> None:
