@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
 import urllib.request
@@ -43,13 +44,18 @@ from tests.support.processes import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# As the real upstream recomputes its levels.
 REFRESH_SECONDS: Final = 30
+
 # Of each batch: enough for the target delay if a batch's symbols are refreshed
 # together.
 CHECKS_PER_REFRESH: Final = 2
 
 _SIZES: Final = "80,800,8000,8000x4"
+
+# Often enough to see a stall that lasts a second, seldom enough not to cost CPU.
 _PROBE_EVERY_SECONDS: Final = 0.25
+
 # With the time before it, less than levels take to become stale (90 s).
 _QUIET_SECONDS: Final = 40
 
@@ -59,8 +65,16 @@ _SETTLE_SECONDS: Final = 2
 # Until all levels are fresh again.
 _RECOVERY_SECONDS: Final = 45
 
+# Longer than the measurement: the worker does not try again within it.
 _REFUSED_SECONDS: Final = 600
-_YARDSTICK: Final = json.dumps([{"strike": n / 7, "gex": [n] * 3} for n in range(1000)])
+
+# Decoding this text is the piece of work that shows how busy the machine is.
+_YARDSTICK_ROWS: Final = 1000
+_YARDSTICK: Final = json.dumps(
+    [{"strike": row / 7, "gex": [row] * 3} for row in range(_YARDSTICK_ROWS)]
+)
+
+# The counters of a worker that are read, by the name of their figure.
 _METRICS: Final = {
     "events": "gex_events_total",
     "requests": "gex_upstream_requests_total",
@@ -80,8 +94,10 @@ class Size:
     @classmethod
     def parse(cls, text: str) -> Size:
         """Parse `800`, or `8000x4` for four shards."""
-        symbols, _, shards = text.partition("x")
-        return cls(int(symbols), int(shards or 1))
+        symbols, separator, shards = text.partition("x")
+        if not separator:
+            return cls(int(symbols), 1)
+        return cls(int(symbols), int(shards))
 
     def __str__(self) -> str:
         if self.shards == 1:
@@ -97,7 +113,7 @@ class Size:
 
     @property
     def batches(self) -> int:
-        return -(-self.symbols // MAX_SYMBOLS)
+        return math.ceil(self.symbols / MAX_SYMBOLS)
 
     @property
     def cap_per_minute(self) -> int:
@@ -120,13 +136,17 @@ class Scrape:
         started_at = time.monotonic()
         body = _get(f"{worker.url}/metrics")
         seconds = time.monotonic() - started_at
+
         totals: dict[str, float] = defaultdict(float)
         series = 0
         for line in body.decode().splitlines():
-            if not line.startswith("#"):
-                name, _, value = line.rpartition(" ")
-                totals[name.partition("{")[0]] += float(value)
-                series += 1
+            # Comments carry the help and the type of a metric.
+            if line.startswith("#"):
+                continue
+            series_name, _, value = line.rpartition(" ")
+            metric, _, _ = series_name.partition("{")
+            totals[metric] += float(value)
+            series += 1
         return cls(totals, series, len(body), seconds)
 
 
@@ -170,9 +190,9 @@ class Bench:
     def measure(self, size: Size) -> dict[str, Any]:
         """Return every figure of one size."""
         prefix = f"capacity.{uuid.uuid4().hex[:8]}"
-        symbols = ("--symbols", ",".join(size.names))
-        options = ("--limit", "0", "--phase", self._phase)
-        with start_simulator(*symbols, *options) as simulator:
+        symbols = ",".join(size.names)
+        options = ("--symbols", symbols, "--limit", "0", "--phase", self._phase)
+        with start_simulator(*options) as simulator:
             variables = self._variables(size, prefix, simulator)
             started_at = time.monotonic()
             with start_worker(variables) as worker:
@@ -181,6 +201,7 @@ class Bench:
                 found["all published"] = time.monotonic() - started_at
                 found |= self._measure_windows(worker, simulator, prefix)
                 assert worker.terminate() == 0
+
             # Once more, now with a state of each symbol to restore.
             with start_worker(variables, wait_ready=False) as again:
                 found |= _restart(again)
@@ -234,6 +255,7 @@ class Bench:
         counted_from = time.monotonic()
         totals_before = Scrape.of(worker).totals
         before = self._read(worker, prefix)
+
         slowest_probe_seconds = 0.0
         yardsticks = []
         while time.monotonic() - before.at < seconds:
@@ -243,21 +265,24 @@ class Bench:
             slowest_probe_seconds = max(slowest_probe_seconds, probe_seconds)
             yardsticks.append(cpu_micros(_yardstick, 1))
             time.sleep(_PROBE_EVERY_SECONDS)
+
         after = self._read(worker, prefix)
         counted_seconds = time.monotonic() - counted_from
         totals_after = Scrape.of(worker).totals
 
+        # Counters are those of the scrapes, which lie a little further apart.
         per_minute = {}
         for name, metric in _METRICS.items():
-            more = totals_after[metric] - totals_before[metric]
-            per_minute[name] = more * 60 / counted_seconds
+            increase = totals_after[metric] - totals_before[metric]
+            per_minute[name] = increase * 60 / counted_seconds
+        # Without an event there is no delay: avoid dividing by zero.
+        delays = max(per_minute["delays"], 1e-9)
+
         minutes = (after.at - before.at) / 60
         cpu_seconds = after.worker_cpu_seconds - before.worker_cpu_seconds
         broker_cpu_seconds = after.broker_cpu_seconds - before.broker_cpu_seconds
         changes_bytes = after.written["changes"] - before.written["changes"]
         current_bytes = after.written["current"] - before.written["current"]
-        # Without an event there is no delay: avoid dividing by zero.
-        delays = max(per_minute["delays"], 1e-9)
         return Window(
             cpu=cpu_seconds / minutes,
             broker_cpu=broker_cpu_seconds / minutes,
@@ -325,14 +350,15 @@ def _resident(worker: Program) -> dict[str, float]:
 
 def _scraped(worker: Program) -> dict[str, float]:
     """Return the cost of a scrape of an idle worker, and its memory afterwards."""
-    cpu_seconds = Usage.of(worker.pid).cpu_seconds
+    cpu_seconds_before = Usage.of(worker.pid).cpu_seconds
     scrapes = [Scrape.of(worker) for _ in range(3)]
-    cpu_seconds = Usage.of(worker.pid).cpu_seconds - cpu_seconds
+    cpu_seconds = Usage.of(worker.pid).cpu_seconds - cpu_seconds_before
+    last = scrapes[-1]
     return {
         "scrape_seconds": min(scrape.seconds for scrape in scrapes),
         "scrape_cpu": cpu_seconds / len(scrapes),
-        "scrape_bytes": scrapes[-1].size_bytes,
-        "scrape_series": scrapes[-1].series,
+        "scrape_bytes": last.size_bytes,
+        "scrape_series": last.series,
         "resident_mib_after_scrapes": Usage.of(worker.pid).resident_bytes / MIB,
     }
 
@@ -355,14 +381,13 @@ def _restart(worker: Program) -> dict[str, float]:
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a table with a column for each size."""
-    rows: dict[str, list[str]] = defaultdict(list)
+    rows: dict[str, str] = {}
     for text, found in results.items():
-        for label, cell in _column(Size.parse(text), found).items():
-            rows[label].append(cell)
-    lines = []
-    for label, cells in rows.items():
-        lines.append(f"{label:30}" + "".join(f"{cell:>12}" for cell in cells))
-    return "\n".join(lines)
+        column = _column(Size.parse(text), found)
+        for label, cell in column.items():
+            row = rows.get(label, f"{label:30}")
+            rows[label] = f"{row}{cell:>12}"
+    return "\n".join(rows.values())
 
 
 def _column(size: Size, found: Mapping[str, Any]) -> dict[str, str]:
@@ -400,7 +425,9 @@ def _cost_cells(found: Mapping[str, Any]) -> dict[str, str]:
     """Return the CPU time of worker and broker."""
     polled = found["polled"]
     idle = found["nothing asked"]
-    event_micros = (polled["cpu"] - idle["cpu"]) / polled["events"] * MICROS
+    # An idle worker's CPU is not the events' to pay for.
+    cpu_of_events = polled["cpu"] - idle["cpu"]
+    event_micros = cpu_of_events / polled["events"] * MICROS
     slowdown = polled["yardstick_micros"] / found["least_yardstick_micros"]
     return {
         "worker: CPU seconds a minute": f"{polled['cpu']:.2f}",

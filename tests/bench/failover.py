@@ -38,10 +38,13 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "HYPEUSDT")
 # The product's default.
 SESSION_TIMEOUT_SECONDS = 6
 
+# Rounds by session time-out: fewer for long ones, since each round waits that long.
 KILLS_BY_SESSION_SECONDS = {3: 20, 6: 20, 10: 10, 30: 4}
 STOPS = 20
 BROKER_DEATHS = 10
 QUICK_ROUNDS = 3
+
+# Longer than the session time-outs of that measurement: the group gives the shard up.
 BROKER_AWAY_SECONDS = 10
 
 
@@ -97,30 +100,49 @@ class Bench:
         """End the owner, and wait until the standby has taken over."""
         owner, standby = self.settle()
         sequence = self._sequence()
+
+        def standby_answers() -> list[Answered]:
+            return self._new_answers_to(KEYS[standby.slot])
+
+        def has_ended() -> bool:
+            return not owner.program.running
+
         began_at = time.time()
         end(owner)
-        answers = wait_until(
-            partial(self._new_answers_to, KEYS[standby.slot]), "the standby asks"
-        )
-        wait_until(lambda: self._sequence() > sequence, "the standby publishes")
+        answers = wait_until(standby_answers, "the standby asks")
+        self._wait_for_events_after(sequence, "the standby publishes")
         published_at = time.time()
+
         # A clean stop may take longer than the takeover.
-        wait_until(lambda: not owner.program.running, "the owner has ended")
-        return Takeover(answers[0].at - began_at, published_at - began_at)
+        wait_until(has_ended, "the owner has ended")
+        return Takeover(
+            dark_seconds=answers[0].at - began_at,
+            published_seconds=published_at - began_at,
+        )
 
     def lose_broker(self) -> Recovery:
         """Kill the broker, start it again after a while, and wait for events."""
         self.settle()
         sequence = self._sequence()
         self._kafka.kill()
-        # Longer than the session time-outs: the group gives the shard up.
         time.sleep(BROKER_AWAY_SECONDS)
+
         began_at = time.time()
         self._kafka.start()
         started_at = time.time()
         # The first events can be those that waited: wait for more than one of each symbol.
-        wait_until(lambda: self._sequence() > sequence + len(SYMBOLS), "events flow")
-        return Recovery(started_at - began_at, time.time() - started_at)
+        self._wait_for_events_after(sequence + len(SYMBOLS), "events flow")
+        published_at = time.time()
+        return Recovery(
+            start_seconds=started_at - began_at,
+            events_seconds=published_at - started_at,
+        )
+
+    def _wait_for_events_after(self, sequence: int, description: str) -> None:
+        def has_grown() -> bool:
+            return self._sequence() > sequence
+
+        wait_until(has_grown, description)
 
     def _keys_that_ask(self) -> set[str]:
         return {answer.key for answer in self._new_answers()}
@@ -134,8 +156,10 @@ class Bench:
         self._cursor = page["cursor"]
         found = []
         for answer in page["answers"]:
-            if answer["status"] == 200:
-                found.append(Answered(answer["key"], answer["answered_at"] / MICROS))
+            if answer["status"] != 200:
+                continue
+            at = answer["answered_at"] / MICROS
+            found.append(Answered(answer["key"], at))
         return found
 
     def _sequence(self) -> int:
@@ -150,20 +174,23 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="three rounds of each")
     is_quick = parser.parse_args().quick
-    print(
-        f"{'':44}{'rounds':>8}{'dark p50':>10}{'p95':>8}{'worst':>8}"
-        f"{'published p50':>16}{'p95':>8}"
-    )
+
+    def limited(rounds: int) -> int:
+        return QUICK_ROUNDS if is_quick else rounds
+
+    print_header()
     for session_seconds, kills in KILLS_BY_SESSION_SECONDS.items():
-        rounds = QUICK_ROUNDS if is_quick else kills
-        takeovers = with_bench(session_seconds, partial(take_overs, kill, rounds))
+        measure = partial(take_overs, kill, limited(kills))
+        takeovers = with_bench(session_seconds, measure)
         print_row(f"kill -9, session time-out {session_seconds} s", takeovers)
-    rounds = QUICK_ROUNDS if is_quick else STOPS
-    takeovers = with_bench(SESSION_TIMEOUT_SECONDS, partial(take_overs, stop, rounds))
+
+    measure = partial(take_overs, stop, limited(STOPS))
+    takeovers = with_bench(SESSION_TIMEOUT_SECONDS, measure)
     print_row("clean stop", takeovers)
-    rounds = QUICK_ROUNDS if is_quick else BROKER_DEATHS
+
     for session_seconds in (6, 3):
-        recoveries = with_bench(session_seconds, partial(broker_deaths, rounds))
+        lose_broker = partial(broker_deaths, limited(BROKER_DEATHS))
+        recoveries = with_bench(session_seconds, lose_broker)
         print_recoveries(session_seconds, recoveries)
 
 
@@ -204,6 +231,13 @@ def with_bench(session_seconds: int, measure: Callable[[Bench], T]) -> T:
         }
         with Fleet(variables, Path(folder), 2, module="connector") as fleet:
             return measure(Bench(kafka, simulator, fleet, names))
+
+
+def print_header() -> None:
+    print(
+        f"{'':44}{'rounds':>8}{'dark p50':>10}{'p95':>8}{'worst':>8}"
+        f"{'published p50':>16}{'p95':>8}"
+    )
 
 
 def print_row(title: str, takeovers: Sequence[Takeover]) -> None:

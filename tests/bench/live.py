@@ -61,8 +61,10 @@ def main() -> None:
     ):
         kafka = stack.enter_context(LocalKafka(Path(folder) / "kafka"))
         runs = [_start(stack, kafka, phase) for phase in PHASES]
+
         started = time.time()
         time.sleep(learn_seconds + 60 * options.minutes)
+
         learnt = started + learn_seconds
         periods = (
             Period(f"first {options.learn:g} min", started, learnt),
@@ -97,20 +99,18 @@ def _start(stack: ExitStack, kafka: LocalKafka, phase: str) -> Run:
     simulator = stack.enter_context(
         start_simulator("--phase", phase, "--symbols", symbols)
     )
+    # The workers share the broker, so each needs topics and a group of its own.
     unique = uuid.uuid4().hex[:8]
     prefix = f"live.{unique}"
-    worker = stack.enter_context(
-        start_worker(
-            {
-                "GEX_UPSTREAM__BASE_URL": f"{simulator.url}/v2",
-                "GEX_UPSTREAM__API_KEY": DEFAULT_KEY,
-                "GEX_SYMBOLS": symbols,
-                "GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
-                "GEX_KAFKA__TOPIC_PREFIX": prefix,
-                "GEX_KAFKA__GROUP_ID": f"live-{unique}",
-            }
-        )
-    )
+    variables = {
+        "GEX_UPSTREAM__BASE_URL": f"{simulator.url}/v2",
+        "GEX_UPSTREAM__API_KEY": DEFAULT_KEY,
+        "GEX_SYMBOLS": symbols,
+        "GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+        "GEX_KAFKA__TOPIC_PREFIX": prefix,
+        "GEX_KAFKA__GROUP_ID": f"live-{unique}",
+    }
+    worker = stack.enter_context(start_worker(variables))
     return Run(phase, simulator, worker, prefix)
 
 
@@ -130,12 +130,13 @@ def _figures(
     for event in checker.events(kafka, run.prefix):
         if event.computed_at is None:
             continue
-        # The refreshes of the last second may not have been observed yet.
+        # Refreshes of the last second may not have been observed yet.
         computed_at = event.computed_at / MICROS
         if period.begin <= computed_at < period.end - 1:
             delays.append((event.observed_at - event.computed_at) / MICROS)
     delays.sort()
 
+    # Count the upstream's side: requests that failed for the worker are among them.
     requests = 0
     for answer in answers:
         if period.begin <= answer["received_at"] / MICROS < period.end:

@@ -23,6 +23,8 @@ _STAGES_BY_GROUP: Final = {
     "produce": ("produce",),
     "metrics": ("metrics",),
 }
+
+# One for each group, and white for the rest.
 _COLOURS: Final = (
     "#4c78a8",
     "#72b7b2",
@@ -35,6 +37,7 @@ _COLOURS: Final = (
 _REST: Final = "the whole worker, less these"
 _REST_EDGE: Final = "#888888"
 _LABELS: Final = {"none": "no include", "all": "all includes"}
+
 # A narrower part has no room for its number.
 _MIN_LABELLED_MICROS: Final = 18
 
@@ -46,15 +49,22 @@ def plot(results: Results, path: Path) -> None:
     """
     # SVG files must be the same for the same results.
     mpl.rcParams["svg.hashsalt"] = "gex"
-    metadata = {"Date": None} if path.suffix == ".svg" else None
+    metadata = None
+    if path.suffix == ".svg":
+        metadata = {"Date": None}
+
     figure = Figure(figsize=(8, 2.6), layout="constrained")
     axes = figure.subplots()
     for row, include in enumerate(reversed(_LABELS)):
-        whole_micros = results["steady"].get(include, {}).get("cpu_micros_per_event")
-        parts = _parts(stage_costs(results, include), whole_micros or 0.0)
+        # A quick run measures the whole worker with all includes only.
+        whole = results["steady"].get(include)
+        whole_micros = 0.0
+        if whole is not None:
+            whole_micros = whole["cpu_micros_per_event"]
+        parts = _parts(stage_costs(results, include), whole_micros)
         end = _draw_bar(axes, row, parts)
         total = f"{end:.0f} µs"
-        if not whole_micros:
+        if whole is None:
             total += ", stages only"
         axes.text(end + 6, row, total, va="center", fontsize=9, fontweight="bold")
 
@@ -88,26 +98,26 @@ def _parts(costs: Mapping[str, float], whole_micros: float) -> dict[str, float]:
 def _draw_bar(axes: Axes, row: int, parts: Mapping[str, float]) -> float:
     """Draw the parts one after another, and return the end of the bar."""
     left = 0.0
-    for (group, micros), colour in zip(parts.items(), _COLOURS, strict=True):
+    colours = dict(zip(parts, _COLOURS, strict=True))
+    for group, micros in parts.items():
+        colour = colours[group]
+        # White needs an edge to be seen.
+        edge = _REST_EDGE if group == _REST else colour
+        # One entry in the legend is enough for both bars.
+        label = group if row == 0 else None
         axes.barh(
             row,
             micros,
             left=left,
             height=0.55,
             color=colour,
-            edgecolor=_REST_EDGE if group == _REST else colour,
+            edgecolor=edge,
             linewidth=0.8,
-            # One entry in the legend is enough for both bars.
-            label=group if row == 0 else None,
+            label=label,
         )
         if micros >= _MIN_LABELLED_MICROS:
-            axes.text(
-                left + micros / 2,
-                row,
-                f"{micros:.0f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-            )
+            centre = left + micros / 2
+            number = f"{micros:.0f}"
+            axes.text(centre, row, number, ha="center", va="center", fontsize=8)
         left += micros
     return left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.bench.requests import AS_USED, BARE
@@ -16,7 +17,10 @@ REFERENCE: Final = (
     "45 MB resident. It publishes everything it reads, at least once. The connector's extra\n"
     "cost pays for comparing, sequences and transactions."
 )
+# Of the longest label.
 _WIDTH: Final = 58
+
+# In the order of processing.
 _STAGES: Final = (
     "decode: envelope",
     "decode: entry",
@@ -72,10 +76,17 @@ def _headed(title: str, rows: Iterable[tuple[str, Mapping[str, str]]]) -> Iterat
 
 
 def _costs(results: Results) -> Iterator[tuple[str, Mapping[str, str]]]:
-    costs = {name: stage_costs(results, name) for name in INCLUDED}
-    for stage in costs["all"]:
-        yield stage, {name: f"{costs[name][stage]:.1f}" for name in costs}
-    yield "sum", {name: f"{sum(costs[name].values()):.0f}" for name in costs}
+    cells: dict[str, dict[str, str]] = defaultdict(dict)
+    sums = {}
+    for name in INCLUDED:
+        costs = stage_costs(results, name)
+        for stage, micros in costs.items():
+            cells[stage][name] = f"{micros:.1f}"
+        total = sum(costs.values())
+        sums[name] = f"{total:.0f}"
+
+    yield from cells.items()
+    yield "sum", sums
 
 
 def _requests(results: Results) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -93,6 +104,7 @@ def _worker(results: Results) -> Iterator[tuple[str, Mapping[str, str]]]:
     def row(
         label: str, part: str, figure: str, form: str
     ) -> tuple[str, Mapping[str, str]]:
+        # A part that was not measured for some includes leaves their cell empty.
         cells = {}
         for name, figures in results[part].items():
             cells[name] = form.format(figures[figure])
@@ -129,11 +141,14 @@ def _worker(results: Results) -> Iterator[tuple[str, Mapping[str, str]]]:
         "cpu_micros_per_request",
         "{:.0f} µs",
     )
+
+    # Compare with the least that any client needs.
     multiples = {}
     for name, figures in results["quiet"].items():
         bare = results["requests"][name][BARE]
         multiples[name] = f"{figures['cpu_micros_per_request'] / bare:.1f} x"
     yield "… as a multiple of the bare request", multiples
+
     yield row(
         "one check a second, nothing new: CPU of one core",
         "idle",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from connector.app import rules_of
@@ -24,11 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SYMBOLS: Final = DEFAULT_SYMBOLS
+
 # The two sizes of a response that everything is measured with.
 INCLUDED: Final[dict[str, tuple[str, ...]]] = {"none": (), "all": INCLUDES}
 
+# As long as in production, since it is part of every record.
 SOURCE: Final = Source(
-    "0", "gex-connector", "bench-1-abcd", "0123456789abcdef0123456789abcdef"
+    version="0",
+    group="gex-connector",
+    worker="bench-1-abcd",
+    request_id="0123456789abcdef0123456789abcdef",
 )
 _START_SECONDS: Final = 1_700_000_000
 
@@ -56,17 +60,26 @@ def rules(name: str) -> FeedRules:
 
 def responses(name: str, total: int) -> list[Checked]:
     """Return `total` responses for eight symbols; each makes an event of every symbol."""
-    seconds = count(_START_SECONDS)
-    now_seconds = next(seconds)
+    now_seconds = _START_SECONDS
+
+    def clock() -> int:
+        return now_seconds
+
     settings = Settings(every_request=True, limit_per_minute=60)
-    service = Service(settings, lambda: now_seconds)
-    query = {"symbols": ",".join(SYMBOLS), "include": ",".join(INCLUDED[name])}
+    service = Service(settings, clock)
+    query = {
+        "symbols": ",".join(SYMBOLS),
+        "include": ",".join(INCLUDED[name]),
+    }
+    feed_rules = rules(name)
+
     states: dict[str, State] = {}
     made = []
     for _ in range(total):
-        now_seconds = next(seconds)
+        # One request a second stays within the simulator's limit.
+        now_seconds += 1
         body = service.answer(DEFAULT_KEY, query).body
-        checked = _checked(body, states, now_seconds * MICROS, rules(name))
+        checked = _checked(body, states, now_seconds * MICROS, feed_rules)
         made.append(checked)
         # A new dictionary, since `checked` keeps the states from before.
         states = dict(states)
@@ -78,18 +91,22 @@ def responses(name: str, total: int) -> list[Checked]:
 def _checked(
     body: bytes, states: dict[str, State], now: int, feed_rules: FeedRules
 ) -> Checked:
+    # Decode as the poller does.
     raw = {}
     seen = []
-    for symbol, answer in decode_response(body, SYMBOLS).answers.items():
+    response = decode_response(body, SYMBOLS)
+    for symbol, answer in response.answers.items():
+        # A symbol without levels has no bytes.
         if isinstance(answer, bytes):
             raw[symbol] = answer
             entry = decode_entry(answer, now)
             observation = Observation(symbol, Status.LIVE, entry, now, now, SOURCE)
             seen.append(observation)
-    transitions = observe_all(states, seen, feed_rules)
+
+    # Observe as the shard does.
     events = []
     new_states = []
-    for transition in transitions:
+    for transition in observe_all(states, seen, feed_rules):
         if transition.event is not None:
             events.append(transition.event)
         if transition.state is not None:

@@ -40,11 +40,14 @@ if TYPE_CHECKING:
 
 _FEED: Final = "bench"
 _SHARD: Final = ShardId(_FEED, 0)
+
+# Until then, the connections are new and caches are cold.
 _WARM_UP_CHECKS: Final = 10
 
 # The broker's JVM compiles meanwhile: its first 100 transactions take twice as long.
 _BROKER_WARM_UP_ROUNDS: Final = 10
 
+# For opening the shard, on a machine that is busy.
 _START_LIMIT_SECONDS: Final = 60
 
 
@@ -53,7 +56,8 @@ def prepare(
 ) -> tuple[Clients, Topics]:
     """Create the topics of a feed."""
     kafka = Kafka(bootstrap_servers=bootstrap, topic_prefix=prefix)
-    clients, topics = Clients(kafka), Topics(prefix)
+    clients = Clients(kafka)
+    topics = Topics(prefix)
     specs = admin.topic_specs(topics, [feed_name], kafka)
     admin.prepare_topics(clients, specs, kafka.replication_factor)
     return clients, topics
@@ -66,6 +70,7 @@ class _CachingCodec(Codec):
         super().__init__(SingleObject())
         self._encoded: dict[int, bytes] = {}
 
+    # By identity: the samples live as long as the codec, and hashing them would take time.
     def encode_event(self, topic: str, event: Event) -> bytes:
         if id(event) not in self._encoded:
             self._encoded[id(event)] = super().encode_event(topic, event)
@@ -85,14 +90,7 @@ def produce(stack: Stack, name: str, transactions: int) -> dict[str, float]:
     """
     clients, topics = prepare(stack.bootstrap, stack.new_prefix())
     reader = Reader(clients)
-    log = ShardLog(
-        _SHARD,
-        1,
-        topics=topics,
-        clients=clients,
-        reader=reader,
-        codec=_CachingCodec(),
-    )
+    log = _new_log(clients, topics, reader, _CachingCodec())
     log.open()
     samples = []
     for checked in responses(name, _WARM_UP_CHECKS):
@@ -100,11 +98,13 @@ def produce(stack: Stack, name: str, transactions: int) -> dict[str, float]:
     for transaction in samples * _BROKER_WARM_UP_ROUNDS:
         log.publish(transaction)
 
+    # Measure the same transactions again, now that their encoding is cached.
     cpu_started_ns = time.process_time_ns()
     durations_ms = []
     for number in range(transactions):
+        transaction = samples[number % len(samples)]
         started = time.perf_counter()
-        log.publish(samples[number % len(samples)])
+        log.publish(transaction)
         durations_ms.append((time.perf_counter() - started) * 1000)
     cpu_micros = (time.process_time_ns() - cpu_started_ns) / 1000
 
@@ -114,6 +114,19 @@ def produce(stack: Stack, name: str, transactions: int) -> dict[str, float]:
         "produce": cpu_micros / transactions / len(SYMBOLS),
         "begin to committed, ms": median(durations_ms),
     }
+
+
+def _new_log(
+    clients: Clients, topics: Topics, reader: Reader, codec: Codec
+) -> ShardLog:
+    return ShardLog(
+        _SHARD,
+        1,
+        topics=topics,
+        clients=clients,
+        reader=reader,
+        codec=codec,
+    )
 
 
 class _CommitTimes(MetricsObserver):
@@ -126,7 +139,8 @@ class _CommitTimes(MetricsObserver):
     def committed(self, commit: Commit) -> None:
         super().committed(commit)
         for event in commit.events:
-            self.published_ms.append((commit.at - event.observed_at) / 1000)
+            waited_micros = commit.at - event.observed_at
+            self.published_ms.append(waited_micros / 1000)
 
 
 async def latency(
@@ -145,7 +159,10 @@ async def latency(
     )
     schedule = Schedule(target_delay_seconds=0, min_interval_seconds=interval_seconds)
     config = Config(upstream=upstream, feeds=(feed(name),), schedule=schedule)
-    observer, clock = _CommitTimes(), Clock()
+
+    # The parts of a worker, as the composition root builds them.
+    observer = _CommitTimes()
+    clock = Clock()
     budget = Budget(UNLIMITED)
     client = Client(upstream, ApiKey(upstream), budget)
     health = Health(time.monotonic, clock.now)
@@ -154,14 +171,11 @@ async def latency(
     reader = Reader(clients)
 
     def new_log() -> ShardLog:
-        return ShardLog(
-            _SHARD,
-            1,
-            topics=topics,
-            clients=clients,
-            reader=reader,
-            codec=Codec(SingleObject()),
-        )
+        return _new_log(clients, topics, reader, Codec(SingleObject()))
+
+    def polling_changed() -> None:
+        polled = [shard] if shard.is_polled else []
+        poller.cover(polled)
 
     with ThreadPoolExecutor(1) as executor:
         context = ShardContext(
@@ -170,15 +184,19 @@ async def latency(
             executor,
             SOURCE,
             grace_seconds=20.0,
-            polling_changed=lambda: poller.cover([shard] if shard.is_polled else []),
+            polling_changed=polling_changed,
             startup=StartupDeadline(math.inf),
         )
         spec = ShardSpec(_SHARD, rules(name), frozenset(SYMBOLS))
         shard = Shard(spec, new_log, context)
+
+        # Run until enough events are committed.
         serving = asyncio.create_task(shard.run())
         polls = asyncio.create_task(poller.run())
         shard.assign()
-        events = (checks + _WARM_UP_CHECKS) * len(SYMBOLS)
+        all_checks = checks + _WARM_UP_CHECKS
+        events = all_checks * len(SYMBOLS)
+        # Three times the planned duration: a check may take longer than the interval.
         limit_seconds = _START_LIMIT_SECONDS + checks * interval_seconds * 3
         try:
             async with asyncio.timeout(limit_seconds):
@@ -192,7 +210,10 @@ async def latency(
             await asyncio.wait([serving, polls])
             await client.close()
     reader.close()
-    durations_ms = observer.published_ms[_WARM_UP_CHECKS * len(SYMBOLS) :]
+
+    # The first checks include the shard's start.
+    warm_up_events = _WARM_UP_CHECKS * len(SYMBOLS)
+    durations_ms = observer.published_ms[warm_up_events:]
     return {
         "p50": percentile(durations_ms, 50),
         "p99": percentile(durations_ms, 99),

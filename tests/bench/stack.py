@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+# For anything that should take seconds on a busy machine.
 PATIENCE_SECONDS: Final = 60
+
 # Eighty symbols.
 MANY_SYMBOLS: Final = (*DEFAULT_SYMBOLS, *(f"SYM{n:02d}USDT" for n in range(72)))
 
+# Requests a minute that no measurement reaches.
 UNLIMITED: Final = 100_000
-_TURN_SECONDS: Final = 0.02
+
+_RETRY_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Upstream:
     def every_request(self) -> None:
         """Serve new levels in every response from now on."""
         self._control("set", {"every_request": True})
+        # A frozen upstream is a fault of the simulator: remove it.
         clear = Request(f"{self.address}/_control/faults", method="DELETE")
         urlopen(clear, timeout=PATIENCE_SECONDS).close()
 
@@ -53,8 +58,8 @@ class Upstream:
         """Serve the same levels in every response from now on."""
         self._control("faults", {"fault": "freeze"})
 
-    def _control(self, what: str, order: dict[str, object]) -> None:
-        url = f"{self.address}/_control/{what}"
+    def _control(self, path: str, order: dict[str, object]) -> None:
+        url = f"{self.address}/_control/{path}"
         body = json.dumps(order).encode()
         urlopen(url, body, timeout=PATIENCE_SECONDS).close()
 
@@ -99,6 +104,15 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True)
+class _Counters:
+    """A worker's events, requests and collapsed observations since its start."""
+
+    events: float
+    requests: float
+    collapsed: float
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
     """A worker's process; `started` is a moment of the monotonic clock."""
 
@@ -138,27 +152,29 @@ class Worker:
     def during(self, seconds: float) -> Window:
         """Watch the worker for a while."""
         # The scrapes are outside of the measured time, since they cost CPU.
-        events, requests, collapsed = self._counters()
+        before = self._counters()
         started = time.monotonic()
-        cpu = self.usage().cpu_seconds
+        cpu_seconds_before = self.usage().cpu_seconds
+
         time.sleep(seconds)
-        passed = time.monotonic() - started
-        spent = self.usage().cpu_seconds - cpu
-        events_after, requests_after, collapsed_after = self._counters()
+
+        passed_seconds = time.monotonic() - started
+        cpu_seconds = self.usage().cpu_seconds - cpu_seconds_before
+        after = self._counters()
         return Window(
-            seconds=passed,
-            cpu_seconds=spent,
-            events=events_after - events,
-            requests=requests_after - requests,
-            collapsed=collapsed_after - collapsed,
+            seconds=passed_seconds,
+            cpu_seconds=cpu_seconds,
+            events=after.events - before.events,
+            requests=after.requests - before.requests,
+            collapsed=after.collapsed - before.collapsed,
         )
 
-    def _counters(self) -> tuple[float, float, float]:
-        """Return the events, the requests and the collapsed observations so far."""
-        return (
-            self.total("gex_events_total"),
-            self.total("gex_upstream_request_duration_seconds_count"),
-            self.total("gex_observations_dropped_total", 'reason="collapsed"'),
+    def _counters(self) -> _Counters:
+        collapsed = 'reason="collapsed"'
+        return _Counters(
+            events=self.total("gex_events_total"),
+            requests=self.total("gex_upstream_request_duration_seconds_count"),
+            collapsed=self.total("gex_observations_dropped_total", collapsed),
         )
 
 
@@ -180,20 +196,23 @@ def process(
     arguments: Sequence[str], environ: dict[str, str], log: Path
 ) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
     """Run a command of the connector; yield the process and the moment of its start."""
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith("GEX_")
-    }
+    # Settings of the caller's shell must not change the measurement.
+    variables = dict(environ)
+    for name, value in os.environ.items():
+        if not name.startswith("GEX_"):
+            variables.setdefault(name, value)
     with log.open("wb") as out:
         started = time.monotonic()
         child = subprocess.Popen(
             [sys.executable, "-m", "connector", *arguments],
-            env=inherited | environ,
+            env=variables,
             stdout=out,
             stderr=out,
             stdin=subprocess.DEVNULL,
         )
     try:
         yield child, started
+        # A measurement of a process that has ended is void.
         if child.poll() is not None:
             status = f"{arguments[0]} ended with {child.returncode}"
             raise RuntimeError(f"{status}:\n{log.read_text()[-2000:]}")
@@ -213,6 +232,7 @@ def _wait_for(url: str) -> Any:
             with urlopen(url, timeout=PATIENCE_SECONDS) as response:
                 return json.load(response)
         except URLError:
+            # Nothing listens until the process has started.
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_TURN_SECONDS)
+            time.sleep(_RETRY_SECONDS)

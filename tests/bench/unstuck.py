@@ -10,6 +10,7 @@ from connector.cli import main
 from connector.runtime import poller
 
 if __name__ == "__main__":
+    # Fail if the constant has another name by now: an assignment would go unnoticed.
     assert poller._STUCK_INTERVAL_SECONDS > 0
     vars(poller)["_STUCK_INTERVAL_SECONDS"] = 0
     main()

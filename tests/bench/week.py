@@ -90,23 +90,28 @@ def main() -> None:
 
 def _write(broker: LocalKafka, topic: str, days: float) -> int:
     """Write a state per symbol and round, as a shard does. Return their number."""
-    producer = ck.Producer(
-        {"bootstrap.servers": broker.bootstrap_servers, "enable.idempotence": True}
-    )
+    settings = {
+        "bootstrap.servers": broker.bootstrap_servers,
+        # Keeps the order of the records without a transaction.
+        "enable.idempotence": True,
+    }
+    producer = ck.Producer(settings)
     codec = Codec(SingleObject())
-    seconds = days * SECONDS_PER_DAY
+    seconds = round(days * SECONDS_PER_DAY)
     begin = time.time() - seconds
-    moments = [begin + after for after in range(0, round(seconds), PERIOD_SECONDS)]
+    moments = [begin + after for after in range(0, seconds, PERIOD_SECONDS)]
 
     written = 0
+    # The sequence of a state stays the same within these rounds, which no reader minds.
     for first in range(0, len(moments), ROUNDS_PER_ENCODING):
         rounds = moments[first : first + ROUNDS_PER_ENCODING]
         states = _states(first + 1, rounds[-1])
-        values = [codec.encode_state(topic, state) for state in states]
+        values = {state.symbol: codec.encode_state(topic, state) for state in states}
         for moment in rounds:
-            for symbol, value in zip(SYMBOLS, values, strict=True):
-                _produce(producer, topic, symbol, value, round(moment * 1000))
-            written += len(SYMBOLS)
+            timestamp_ms = round(moment * 1000)
+            for symbol, value in values.items():
+                _produce(producer, topic, symbol, value, timestamp_ms)
+            written += len(values)
     producer.flush()
     return written
 
@@ -114,6 +119,7 @@ def _write(broker: LocalKafka, topic: str, days: float) -> int:
 def _states(sequence: int, moment: float) -> Iterator[State]:
     entry = decode_entry(ENTRY, 2_000_000_000 * MICROS)
     at = round(moment * MICROS)
+    source = Source("bench", "bench", "bench")
     for symbol in SYMBOLS:
         yield State(
             feed="all",
@@ -123,7 +129,7 @@ def _states(sequence: int, moment: float) -> Iterator[State]:
             computed_at=at,
             observed_at=at,
             request_fingerprint="",
-            source=Source("bench", "bench", "bench"),
+            source=source,
             levels=entry.levels,
         )
 
@@ -138,6 +144,7 @@ def _produce(
                 topic, value, symbol.encode(), partition=0, timestamp=timestamp_ms
             )
         except BufferError:
+            # Serving delivery reports makes room.
             producer.poll(0.05)
         else:
             return
@@ -145,6 +152,7 @@ def _produce(
 
 def _restore(log: ShardLog, label: str) -> None:
     started = time.monotonic()
+    # Opening fences the previous producer, then reads the topic to its end.
     restored = log.open()
     seconds = time.monotonic() - started
     print(

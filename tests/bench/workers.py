@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from connector.kafka.avro import Codec, SingleObject
@@ -13,20 +14,51 @@ from tests.bench.shards import prepare
 from tests.bench.stack import PATIENCE_SECONDS, Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from tests.bench.stack import Upstream, Worker
 
 # Between two checks of the steady load: 25 checks a second.
 STEADY_SECONDS: Final = 0.04
 
+# Until then, caches are cold and the broker's JVM compiles.
 _WARM_UP_EVENTS: Final = 1000
+
+# After the upstream changes, until the answers under way are published.
 _SETTLE_SECONDS: Final = 2.0
+
+
+@contextmanager
+def _warm_worker(
+    stack: Stack,
+    symbols: Sequence[str],
+    name: str,
+    warm_up_events: int = _WARM_UP_EVENTS,
+    **settings: str,
+) -> Iterator[Worker]:
+    """Start a worker with a topic of its own, and wait for its first events."""
+    include = INCLUDED[name]
+    with stack.worker(symbols, include, stack.new_prefix(), **settings) as worker:
+        worker.wait_for_events(warm_up_events)
+        yield worker
+
+
+@contextmanager
+def _frozen(upstream: Upstream) -> Iterator[None]:
+    """Let the upstream serve the same levels, and new ones in every response afterwards."""
+    upstream.freeze()
+    try:
+        yield
+    finally:
+        upstream.every_request()
 
 
 def steady(stack: Stack, name: str, seconds: float) -> dict[str, float]:
     """Measure a steady load: every response is new and makes a transaction of its own."""
-    every = {"GEX_SCHEDULE__MIN_INTERVAL_SECONDS": str(STEADY_SECONDS)}
-    with stack.worker(SYMBOLS, INCLUDED[name], stack.new_prefix(), **every) as worker:
-        worker.wait_for_events(_WARM_UP_EVENTS // 4)
+    interval = {"GEX_SCHEDULE__MIN_INTERVAL_SECONDS": str(STEADY_SECONDS)}
+    # A quarter of the events: they come more slowly.
+    events = _WARM_UP_EVENTS // 4
+    with _warm_worker(stack, SYMBOLS, name, events, **interval) as worker:
         return _figures(worker.during(seconds))
 
 
@@ -34,23 +66,20 @@ def flat_out(
     stack: Stack, symbols: Sequence[str], name: str, seconds: float
 ) -> dict[str, float]:
     """Measure the highest rate: every response is new, and waiting events share a commit."""
-    with stack.worker(symbols, INCLUDED[name], stack.new_prefix()) as worker:
-        worker.wait_for_events(_WARM_UP_EVENTS)
+    with _warm_worker(stack, symbols, name) as worker:
         window = worker.during(seconds)
-        resident = worker.usage().resident_bytes
-    return {**_figures(window), "resident_mib": resident / MIB}
+        resident_bytes = worker.usage().resident_bytes
+    return {**_figures(window), "resident_mib": resident_bytes / MIB}
 
 
 def quiet(stack: Stack, name: str, seconds: float) -> dict[str, float]:
     """Measure checks that bring nothing new: flat out against a frozen API."""
-    with stack.worker(SYMBOLS, INCLUDED[name], stack.new_prefix()) as worker:
-        worker.wait_for_events(_WARM_UP_EVENTS)
-        stack.upstream.freeze()
-        try:
-            time.sleep(_SETTLE_SECONDS)
-            window = worker.during(seconds)
-        finally:
-            stack.upstream.every_request()
+    with (
+        _warm_worker(stack, SYMBOLS, name) as worker,
+        _frozen(stack.upstream),
+    ):
+        time.sleep(_SETTLE_SECONDS)
+        window = worker.during(seconds)
     return {
         "cpu_micros_per_request": window.cpu_micros_per_request,
         "requests_per_second": window.requests / window.seconds,
@@ -59,18 +88,20 @@ def quiet(stack: Stack, name: str, seconds: float) -> dict[str, float]:
 
 def idle(stack: Stack, name: str, seconds: float) -> dict[str, float]:
     """Measure one check a second with nothing new: a worker's usual life."""
-    prefix = stack.new_prefix()
-    one_a_second = {"GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "1"}
-    stack.upstream.freeze()
-    try:
-        with stack.worker(SYMBOLS, INCLUDED[name], prefix, **one_a_second) as worker:
-            worker.wait_for_events(len(SYMBOLS))
-            time.sleep(_SETTLE_SECONDS)
-            window = worker.during(seconds)
-            resident = worker.usage().resident_bytes
-    finally:
-        stack.upstream.every_request()
-    return {"resident_mib": resident / MIB, "cpu_percent": window.cores * 100}
+    interval = {"GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "1"}
+    # Frozen levels make one event of each symbol, and no more.
+    events = len(SYMBOLS)
+    with (
+        _frozen(stack.upstream),
+        _warm_worker(stack, SYMBOLS, name, events, **interval) as worker,
+    ):
+        time.sleep(_SETTLE_SECONDS)
+        window = worker.during(seconds)
+        resident_bytes = worker.usage().resident_bytes
+    return {
+        "resident_mib": resident_bytes / MIB,
+        "cpu_percent": window.cores * 100,
+    }
 
 
 def first_event_seconds(stack: Stack, name: str) -> float:
@@ -84,7 +115,12 @@ def first_event_seconds(stack: Stack, name: str) -> float:
     try:
         with stack.worker(SYMBOLS, INCLUDED[name], prefix) as worker:
             deadline = worker.started + PATIENCE_SECONDS
-            for received in consumer.until(lambda: time.monotonic() > deadline):
+
+            def is_late() -> bool:
+                return time.monotonic() > deadline
+
+            # None is a poll without an event.
+            for received in consumer.until(is_late):
                 if received is not None:
                     return time.monotonic() - worker.started
     finally:
@@ -93,11 +129,11 @@ def first_event_seconds(stack: Stack, name: str) -> float:
 
 
 def _figures(window: Window) -> dict[str, float]:
+    # A collapsed observation has no event of its own.
+    observations = window.collapsed + window.events
     return {
         "cpu_micros_per_event": window.cpu_micros_per_event,
         "events_per_second": window.events_per_second,
         "cores": window.cores,
-        "collapsed_percent": 100
-        * window.collapsed
-        / (window.collapsed + window.events),
+        "collapsed_percent": 100 * window.collapsed / observations,
     }
