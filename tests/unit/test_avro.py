@@ -105,10 +105,12 @@ states = st.builds(
     levels=st.none() | any_levels,
     published=st.none() | any_levels,
 )
+known_levels = st.lists(any_levels, min_size=1, max_size=6)
+few_symbols = st.lists(st.sampled_from(["A", "B"]), max_size=8)
 
 
 def state_of(symbol: str, **fields: Any) -> State:
-    """Return a state in which only the given fields differ from a plain one."""
+    """Return a state of a symbol, with other values in some of its fields."""
     plain_fields: dict[str, Any] = {
         "feed": "f",
         "symbol": symbol,
@@ -199,15 +201,14 @@ def test_apaches_reader_finds_in_a_state_the_values_written(state: State) -> Non
 
 # A codec keeps the last encoded levels of each symbol: they appear in several records.
 @quick
-@given(st.lists(any_levels, min_size=1, max_size=6), st.data())
+@given(known_levels, st.data())
 def test_levels_encoded_before_never_show_in_another_value(
     known: list[Levels], data: st.DataObject
 ) -> None:
     used_before = new_codec()
     some_levels = st.none() | st.sampled_from(known)
-    symbols = st.lists(st.sampled_from(["A", "B"]), max_size=8)
 
-    for symbol in data.draw(symbols):
+    for symbol in data.draw(few_symbols):
         state = state_of(
             symbol,
             levels=data.draw(some_levels),
@@ -330,7 +331,10 @@ def test_the_sections_of_levels_have_the_fields_of_the_model_in_its_order() -> N
         assert field_names(definition) == model.__struct_fields__
 
 
-@pytest.mark.parametrize(("name", "values"), [("Status", Status), ("Kind", Kind)])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("Status", Status), ("Kind", Kind)],
+)
 def test_an_enumeration_has_the_models_values_in_its_order(
     name: str, values: type[Status | Kind]
 ) -> None:
@@ -416,7 +420,8 @@ def test_a_damaged_value_is_some_state_or_corrupt(
     codec = new_codec()
     value = bytearray(codec.encode_state("t", state))
     positions = st.integers(PREFIX_BYTES, len(value) - 1)
-    for _ in range(data.draw(st.integers(1, 4))):
+    damages = data.draw(st.integers(1, 4))
+    for _ in range(damages):
         position = data.draw(positions)
         value[position] = data.draw(st.integers(0, 255))
 
@@ -447,8 +452,8 @@ def test_a_key_is_in_the_partition_that_javas_clients_choose(
     """Vectors of org.apache.kafka.common.utils.UtilsTest#testMurmur2."""
     positive = java_hash & 0x7FFFFFFF
 
-    for count in (1, 2, 3, 6, 7, 64, 2**31 - 1):
-        assert partition_of(key, count) == positive % count
+    for partitions in (1, 2, 3, 6, 7, 64, 2**31 - 1):
+        assert partition_of(key, partitions) == positive % partitions
 
 
 # --- threads ---

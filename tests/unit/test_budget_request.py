@@ -95,4 +95,8 @@ async def test_the_first_to_wait_goes_first_and_a_cancelled_one_leaves_the_queue
         await asyncio.gather(first_waiter, last_waiter)
 
     # "c" does not wait for a minute of "b".
-    assert started == [("first", 0.0), ("a", 60.0), ("c", 120.0)]
+    assert started == [
+        ("first", 0.0),
+        ("a", 60.0),
+        ("c", 120.0),
+    ]

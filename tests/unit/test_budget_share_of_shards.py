@@ -79,7 +79,7 @@ class Bench:
         writer: Source | None = None,
         used_fraction: float | None = None,
     ) -> Shard:
-        """Return an open shard. `writer` was the last to write, or nobody ever did.
+        """Return an open shard, last written by `writer`; by default it is empty.
 
         `used_fraction` is the fraction of its budget that the writer recorded, if it did.
         """
@@ -95,7 +95,8 @@ class Bench:
             restored = restored_from(writer, symbols[0], used_fraction)
         # Set the phases by hand: opening a shard needs its loop and a log.
         shard._lifecycle.enter(Phase.OPENING, None)
-        shard._lifecycle.enter(Phase.OPEN, OpenShard(restored, spec.rules, ME, 0.0))
+        opened = OpenShard(restored, spec.rules, ME, 0.0)
+        shard._lifecycle.enter(Phase.OPEN, opened)
         return shard
 
     def cover(self, *shards: Shard) -> int:

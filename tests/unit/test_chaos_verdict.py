@@ -121,7 +121,8 @@ class Case:
         digest = f"sha-{number}"
         self.contents[digest] = entry(number)
         refresh = {"computed_at": iso(number), "sha256": digest}
-        self.answers.append(answer(slot, number, shown={SYMBOL: refresh}))
+        with_refresh = answer(slot, number, shown={SYMBOL: refresh})
+        self.answers.append(with_refresh)
 
     def publish(self, slot: int, number: int) -> None:
         """Show a refresh to a slot, which publishes it."""
@@ -284,7 +285,8 @@ def test_a_refresh_collapsed_into_an_absence_is_excused() -> None:
     )
     case.observations.insert(1, absence)
     # The upstream must have shown the absence, or the event itself is a violation.
-    case.answers.append(answer(0, 12, shown={}, faults=("missing",)))
+    without_symbol = answer(0, 12, shown={}, faults=("missing",))
+    case.answers.append(without_symbol)
 
     verdict = case.judge()
 

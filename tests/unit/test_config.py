@@ -67,7 +67,8 @@ def test_a_key_and_symbols_are_enough() -> None:
     config = load()
 
     assert config.upstream.api_key.reveal() == KEY
-    assert config.feeds == (Feed(name="all", symbols=("BTCUSDT",)),)
+    feed = Feed(name="all", symbols=("BTCUSDT",))
+    assert config.feeds == (feed,)
     # By default no other machine can connect.
     assert config.http.host == "127.0.0.1"
     assert config.http.port == 9464
@@ -210,7 +211,7 @@ def test_all_faults_are_reported_at_once_with_their_origins(
             "[kafak]\nshards = 1",
             "'kafak.shards': int; unknown, did you mean kafka.shards?",
         ),
-        # Files that are no TOML, or that exceed a limit of the parser.
+        # Files that are not TOML, or that exceed a limit of the parser.
         ("a = [", "cannot be read as TOML: Invalid value (at end of document)"),
         ("[kafka]\nshards = = 1", "(at line 2, column"),
         (f"a = {'[' * 100_000}", "cannot be read as TOML: maximum recursion depth"),
@@ -875,7 +876,7 @@ def test_settings_that_exactly_once_depends_on_are_refused_with_the_reason(
                 " expected str, int, float or bool"
             ),
         ),
-        # Python's form of a variable that is no UTF-8.
+        # Python's form of a variable that is not UTF-8.
         ("\ud800", "expected table of str"),
     ],
 )

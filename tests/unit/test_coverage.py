@@ -14,7 +14,11 @@ from connector.schedule.batches import Batch
 from connector.upstream.client import LevelsRequest
 
 # Both feeds have BTC: a symbol belongs to a shard of each of its feeds.
-FEED_A = Feed(name="a", symbols=("BTC", "ETH"), include=("max_pain",))
+FEED_A = Feed(
+    name="a",
+    symbols=("BTC", "ETH"),
+    include=("max_pain",),
+)
 FEED_B = Feed(name="b", symbols=("BTC",))
 
 # Batches of feed "a".
@@ -52,18 +56,23 @@ def test_every_feed_is_packed_apart(coverage: Coverage) -> None:
     # One request has the parameters of one feed, such as its includes.
     batch_of_b = Batch("b", ("BTC",))
     assert coverage.batches() == [BOTH, batch_of_b]
-    expected = LevelsRequest(("ETH",), exchanges=(), include=("max_pain",))
-    assert coverage.request_for(ETH) == expected
+    request = coverage.request_for(ETH)
+    assert request == LevelsRequest(("ETH",), (), FEED_A.include)
 
 
 def test_only_symbols_of_new_shards_are_gained(coverage: Coverage) -> None:
     of_btc = shard("a", 0, "BTC")
     of_eth = shard("a", 1, "ETH")
 
-    assert coverage.set_shards([of_btc]) == {("a", "BTC"): of_btc}
-    assert coverage.set_shards([of_btc, of_eth]) == {("a", "ETH"): of_eth}
+    gained = coverage.set_shards([of_btc])
+    assert gained == {("a", "BTC"): of_btc}
+
+    gained = coverage.set_shards([of_btc, of_eth])
+    assert gained == {("a", "ETH"): of_eth}
+
     # Losing a shard gains nothing.
-    assert coverage.set_shards([of_eth]) == {}
+    gained = coverage.set_shards([of_eth])
+    assert gained == {}
     assert coverage.owner("a", "BTC") is None
     assert coverage.shards == {of_eth}
 

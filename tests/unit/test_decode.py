@@ -170,13 +170,18 @@ def test_the_example_of_the_documentation_is_an_empty_result(flat: bool) -> None
     assert response.refusal is None
 
 
-def test_absent_or_null_success_means_true() -> None:
+@pytest.mark.parametrize(
+    "success",
+    [{}, {"success": None}, {"success": True}],
+    ids=["absent", "null", "true"],
+)
+def test_absent_or_null_success_means_true(success: dict[str, Any]) -> None:
     data: dict[str, Any] = {"results": {"AAA": {}}}
+    raw = encoded({**success, "data": data})
 
-    for success in ({}, {"success": None}, {"success": True}):
-        raw = encoded({**success, "data": data})
-        response = decode_response(raw, ["AAA"])
-        assert response.answers == {"AAA": b"{}"}
+    response = decode_response(raw, ["AAA"])
+
+    assert response.answers == {"AAA": b"{}"}
 
 
 def test_answers_keep_the_order_of_the_request() -> None:
@@ -240,7 +245,8 @@ def test_null_may_have_whitespace_around_it() -> None:
 
 def test_unrequested_symbols_are_ignored_and_counted() -> None:
     # ZZZ is not counted: the lists may name any symbol.
-    raw = body({"AAA": {}, "XXX": {}, "YYY": None}, missing=["ZZZ"])
+    results: dict[str, Any] = {"AAA": {}, "XXX": {}, "YYY": None}
+    raw = body(results, missing=["ZZZ"])
 
     response = decode_response(raw, ["AAA"])
 
@@ -275,18 +281,26 @@ def test_a_repeated_symbol_is_counted_and_its_last_entry_wins(
 
 @pytest.mark.parametrize(
     "wrong",
-    [None, {}, "AAA", 7, [None, 3, ["AAA"], {"AAA": 1}]],
+    [
+        None,
+        {},
+        "AAA",
+        7,
+        # A list whose items are no symbols.
+        [None, 3, ["AAA"], {"AAA": 1}],
+    ],
     ids=str,
 )
 def test_lists_of_the_wrong_type_count_as_empty(wrong: Any) -> None:
-    raw = body({"AAA": {}, "BBB": None}, missing=wrong, invalid=wrong)
+    results: dict[str, Any] = {"AAA": {}, "BBB": None}
+    raw = body(results, missing=wrong, invalid=wrong)
 
     response = decode_response(raw, ["AAA", "BBB"])
 
     assert response.answers == {"AAA": b"{}", "BBB": Status.MISSING}
 
 
-# --- bodies that are no response ---
+# --- bodies that are not a response ---
 
 
 @pytest.mark.parametrize("raw", NO_RESPONSES.values(), ids=NO_RESPONSES)
@@ -298,7 +312,8 @@ def test_a_body_that_is_not_a_response_is_rejected(raw: bytes) -> None:
 def test_a_truncated_body_is_rejected() -> None:
     # Brackets and quotes in a text must not pass for the end of the entry.
     tricky = {"zones": [{"x": '}]\\"{'}]}
-    whole = body({"AAA": document(), "BBB": tricky}, missing=["CCC"])
+    results = {"AAA": document(), "BBB": tricky}
+    whole = body(results, missing=["CCC"])
 
     for length in range(len(whole)):
         truncated = whole[:length]
@@ -326,7 +341,14 @@ def test_a_refusal_takes_precedence_over_results() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [None, "no", [], {}, {"code": 3, "message": None, "details": []}],
+    [
+        None,
+        "no",
+        [],
+        {},
+        # An object with the right fields, but none of the right type.
+        {"code": 3, "message": None, "details": []},
+    ],
     ids=str,
 )
 def test_a_refusal_without_a_usable_error_is_still_a_refusal(error: Any) -> None:
@@ -365,7 +387,18 @@ def short_id(value: Any) -> str:
 # 10**400 fits no float, and 1e300 no integer that a double holds exactly.
 @pytest.mark.parametrize(
     "wrong",
-    [None, 5, "x", [1], {"a": None}, 1e300, 10**400, "nan", "inf", True],
+    [
+        None,
+        5,
+        "x",
+        [1],
+        {"a": None},
+        1e300,
+        10**400,
+        "nan",
+        "inf",
+        True,
+    ],
     ids=short_id,
 )
 def test_meta_of_the_wrong_type_does_not_affect_the_answers(wrong: Any) -> None:
@@ -382,7 +415,10 @@ def test_meta_of_the_wrong_type_does_not_affect_the_answers(wrong: Any) -> None:
         assert response.answers == {"AAA": b"{}"}
 
 
-@pytest.mark.parametrize("reset", ["nan", "inf", "-inf", "NaN", "Infinity"])
+@pytest.mark.parametrize(
+    "reset",
+    ["nan", "inf", "-inf", "NaN", "Infinity"],
+)
 def test_a_reset_that_is_not_finite_is_ignored(reset: str) -> None:
     # Numbers may come as texts, and Python reads these texts as numbers, too.
     limits = {"limit": 60, "remaining": 3, "reset": reset}
@@ -406,8 +442,16 @@ def raw_response(entries: list[bytes], *, flat: bool) -> bytes:
     return b'{"success":true,%b,"meta":{"version":"2"}}' % data
 
 
-@pytest.mark.parametrize("position", [0, 1, 2], ids=["first", "in the middle", "last"])
-@pytest.mark.parametrize("flat", [False, True], ids=["wrapped", "flat"])
+@pytest.mark.parametrize(
+    "position",
+    [0, 1, 2],
+    ids=["first", "in the middle", "last"],
+)
+@pytest.mark.parametrize(
+    "flat",
+    [False, True],
+    ids=["wrapped", "flat"],
+)
 @pytest.mark.parametrize("bad", BAD_ENTRIES.values(), ids=BAD_ENTRIES)
 def test_one_bad_entry_does_not_affect_the_others(
     bad: bytes, flat: bool, position: int

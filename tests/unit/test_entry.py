@@ -73,7 +73,10 @@ def test_every_documented_field_is_read() -> None:
 
 # The API writes "no levels" in any of these ways. A change from one to another must not
 # look like a change of the levels.
-@pytest.mark.parametrize("name", [*FIELDS, "ranked", "zones", "spot_price"])
+@pytest.mark.parametrize(
+    "name",
+    [*FIELDS, "ranked", "zones", "spot_price"],
+)
 def test_an_absent_a_null_and_an_all_null_section_are_the_same(name: str) -> None:
     absent = document()
     del absent[name]
@@ -185,7 +188,9 @@ def test_an_empty_list_differs_from_an_absent_one() -> None:
 
 def test_unknown_fields_are_kept_at_every_depth() -> None:
     unknown = {
-        "new": {"a": [1, {"b": None}], "t": "ä\u2028\U0001f600"},
+        "nested": {"a": [1, {"b": None}]},
+        # A line separator and a character beyond 16 bits, which encoders may escape.
+        "text": "ä\u2028\U0001f600",
         "flag": True,
         # No 64 bits are enough for it.
         "huge": 10**30,
@@ -251,7 +256,11 @@ def test_computed_at_is_utc_whatever_the_local_time_zone(tokyo: None) -> None:
     assert computed_at("2027-01-15T08:00:00") == NOW
 
 
-@pytest.mark.parametrize("entry", [{}, {"computed_at": None}], ids=["absent", "null"])
+@pytest.mark.parametrize(
+    "entry",
+    [{}, {"computed_at": None}],
+    ids=["absent", "null"],
+)
 def test_computed_at_may_be_absent(entry: dict[str, Any]) -> None:
     decoded = decode_entry(encoded(entry), NOW)
 
@@ -285,7 +294,11 @@ def test_a_computed_at_more_than_a_minute_ahead_is_rejected() -> None:
     assert rejection(raw, minute_before - 1) == "computed_at_future"
 
 
-@pytest.mark.parametrize("value", [1_800_000_000, 1.5, True, {}, []], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [1_800_000_000, 1.5, True, {}, []],
+    ids=str,
+)
 def test_a_computed_at_that_is_not_a_text_is_rejected(value: Any) -> None:
     raw = encoded({"computed_at": value})
 
@@ -298,7 +311,11 @@ def test_a_computed_at_that_is_not_a_text_is_rejected(value: Any) -> None:
 @pytest.mark.parametrize(
     "path", [*NUMBERS, *FIELDS, *LISTS, "ranked", "gamma_flip_zones"]
 )
-@pytest.mark.parametrize("value", ["5", True, "", "null"], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    ["5", True, "", "null"],
+    ids=repr,
+)
 def test_a_value_of_the_wrong_type_is_rejected_in_any_field(
     path: str, value: Any
 ) -> None:

@@ -98,6 +98,16 @@ def window(start: float, width: float = 0.2, since: float = 0.0) -> list[Point]:
     ]
 
 
+def first_check(
+    *curves: Sequence[Point],
+    price: float,
+    start: float = 0.0,
+    end: float = END,
+) -> Check:
+    """Return the first check of the best plan for these curves."""
+    return next_check(curves, price, start, end)
+
+
 # --- costs ---
 
 
@@ -141,7 +151,8 @@ def followed(law: Law, price: float) -> list[float]:
     while now < END and law(now) < 1 - 1e-4:
         # Each check that shows nothing changes the curve, so plan again.
         curve = curve_of(law, since=now)
-        now = next_check([curve], price, now, END).at
+        check = first_check(curve, price=price, start=now)
+        now = check.at
         checks.append(now)
     if checks[-1] < END:
         checks.append(END)
@@ -189,10 +200,11 @@ def test_checks_for_one_event_cost_hardly_more_than_the_optimum(
 
 
 def test_a_check_predicts_its_refreshes_and_their_delay() -> None:
-    check = next_check([curve_of(normal)], price=1.0, start=0.0, end=END)
+    check = first_check(curve_of(normal), price=1.0)
 
     expected_delay = delay(normal, 0.0, check.at)
-    assert check.expected == pytest.approx(normal(check.at), abs=0.01)
+    expected = normal(check.at)
+    assert check.expected == pytest.approx(expected, abs=0.01)
     assert check.delay == pytest.approx(expected_delay, abs=0.01)
 
 
@@ -209,7 +221,7 @@ def test_checks_for_random_refreshes_are_as_far_apart_as_kellers(
     end = 15 * interval
     curve = steady(until=end, expected=rate * end)
 
-    check = next_check([curve], price, 0.0, end)
+    check = first_check(curve, price=price, end=end)
 
     # Near the optimum the cost is flat, so compare the cost and not the interval.
     ratio = check.at / interval
@@ -221,8 +233,8 @@ def test_many_curves_are_planned_like_one_with_all_their_refreshes() -> None:
     one = steady(until=100.0, expected=2.0)
     four_together = steady(until=100.0, expected=8.0)
 
-    apart = next_check([one] * 4, 1.0, 0.0, 100.0)
-    together = next_check([four_together], 1.0, 0.0, 100.0)
+    apart = first_check(one, one, one, one, price=1.0, end=100.0)
+    together = first_check(four_together, price=1.0, end=100.0)
 
     assert apart == pytest.approx(together)
 
@@ -235,10 +247,10 @@ def test_cheap_checks_serve_each_of_two_windows_and_expensive_ones_both_together
 ):
     first_window = window(10.0)
     second_window = window(12.0)
-    both = [first_window, second_window]
+    both = (first_window, second_window)
 
-    cheap = next_check(both, price=0.5, start=0.0, end=40.0)
-    expensive = next_check(both, price=5.0, start=0.0, end=40.0)
+    cheap = first_check(*both, price=0.5, end=40.0)
+    expensive = first_check(*both, price=5.0, end=40.0)
 
     # A check is best at the end of a window, when its refresh has come for sure.
     assert cheap.at == pytest.approx(10.2, abs=0.05)
@@ -254,7 +266,7 @@ def test_after_the_first_of_two_windows_the_second_is_checked() -> None:
     ]
     to_come = window(12.0, since=10.2)
 
-    check = next_check([seen, to_come], price=0.5, start=10.2, end=40.0)
+    check = first_check(seen, to_come, price=0.5, start=10.2, end=40.0)
 
     assert check.at == pytest.approx(12.2, abs=0.05)
 
@@ -269,20 +281,20 @@ def test_a_cheap_check_does_not_wait_for_the_last_refreshes_of_a_window() -> Non
         Point(40.0, 1.0, 0.0),
     ]
 
-    check = next_check([tail], price=0.5, start=0.0, end=40.0)
+    check = first_check(tail, price=0.5, end=40.0)
 
     assert check.at == pytest.approx(5.1, abs=0.1)
 
 
 def test_the_last_refreshes_of_a_window_are_checked_sooner_if_it_is_cheap() -> None:
-    after_the_first_check = [
+    tail = [
         Point(5.1, 0.0, 1.0),
         Point(15.0, 1.0, 0.0),
         Point(40.0, 1.0, 0.0),
     ]
 
-    cheap = next_check([after_the_first_check], price=0.3, start=5.1, end=40.0)
-    expensive = next_check([after_the_first_check], price=3.0, start=5.1, end=40.0)
+    cheap = first_check(tail, price=0.3, start=5.1, end=40.0)
+    expensive = first_check(tail, price=3.0, start=5.1, end=40.0)
 
     assert 5.1 < cheap.at < expensive.at <= 15.1
 
@@ -293,8 +305,9 @@ def test_the_last_refreshes_of_a_window_are_checked_sooner_if_it_is_cheap() -> N
 def test_the_check_is_at_the_end_if_nothing_is_expected() -> None:
     nothing = steady(until=9.0, expected=0.0)
 
-    assert next_check([nothing], 1.0, 0.0, 9.0).at == 9
-    assert next_check([], 1.0, 0.0, 9.0).at == 9
+    assert first_check(nothing, price=1.0, end=9.0).at == 9
+    # Nor is there any symbol.
+    assert first_check(price=1.0, end=9.0).at == 9
 
 
 def test_refreshes_before_the_start_of_the_plan_count() -> None:
@@ -305,7 +318,7 @@ def test_refreshes_before_the_start_of_the_plan_count() -> None:
         Point(100.0, 4.0, 0.0),
     ]
 
-    check = next_check([curve], price=1.0, start=5.0, end=100.0)
+    check = first_check(curve, price=1.0, start=5.0, end=100.0)
 
     assert check.at < 6
     assert check.expected == pytest.approx(4)
@@ -320,7 +333,8 @@ def test_a_lower_price_never_makes_a_later_check(law: Law) -> None:
 
     moments = []
     for price in (0.01, 0.1, 0.5, 2, 8, 30):
-        moments.append(next_check([curve], price, 0.0, END).at)
+        check = first_check(curve, price=price)
+        moments.append(check.at)
 
     for sooner, later in pairwise(moments):
         # Each price has its own candidates, and they are not the same moments.
@@ -360,7 +374,7 @@ def test_the_check_lies_between_start_and_end_whatever_is_expected(
     for curve in drawn:
         all_refreshes += curve[-1].expected
 
-    check = next_check(drawn, price, start, end)
+    check = first_check(*drawn, price=price, start=start, end=end)
 
     # Sums of floats may be off by a rounding error.
     assert start <= check.at <= end
@@ -380,7 +394,7 @@ def test_a_check_follows_a_check_only_after_some_time(
     """A plan that checks again at the same moment would never end."""
     shared = [curve_of(normal, steps=50)] * symbols
 
-    check = next_check(shared, price, 0.0, ahead)
+    check = first_check(*shared, price=price, end=ahead)
 
     assert check.at > 0
 
@@ -395,8 +409,8 @@ def test_only_the_ratio_of_times_and_price_matters(law: Law, scale: float) -> No
     for at, expected, pending in curve:
         scaled_curve.append(Point(at * scale, expected, pending))
 
-    plain = next_check([curve], 0.5, 0.0, END)
-    scaled = next_check([scaled_curve], 0.5 * scale, 0.0, END * scale)
+    plain = first_check(curve, price=0.5)
+    scaled = first_check(scaled_curve, price=0.5 * scale, end=END * scale)
 
     expected_check = Check(plain.at * scale, plain.expected, plain.delay * scale)
     assert scaled == pytest.approx(expected_check, rel=0.01)
@@ -414,8 +428,13 @@ def test_a_plan_does_not_depend_on_how_long_the_clock_has_run(
     for at, expected, pending in curve:
         later_curve.append(Point(at + started_at, expected, pending))
 
-    plain = next_check([curve], 0.5, 0.0, END)
-    later = next_check([later_curve], 0.5, started_at, END + started_at)
+    plain = first_check(curve, price=0.5)
+    later = first_check(
+        later_curve,
+        price=0.5,
+        start=started_at,
+        end=started_at + END,
+    )
 
     assert later.at - started_at == pytest.approx(plain.at, abs=0.15)
 
@@ -451,6 +470,6 @@ def test_a_long_plan_considers_few_candidates(
     monkeypatch.setattr(inspection, "_candidates", counted)
     curves_of_eight = [busy_curve(symbol) for symbol in range(8)]
 
-    next_check(curves_of_eight, price, 0.0, 100.0)
+    first_check(*curves_of_eight, price=price, end=100.0)
 
     assert len(considered[0]) < 400

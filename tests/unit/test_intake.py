@@ -111,7 +111,8 @@ def test_the_same_answer_is_decoded_again_while_levels_are_stale(
 ) -> None:
     intake.accept("A", entry(), at())
 
-    again = intake.accept("A", entry(), at(5), is_stale=True)
+    same = entry()
+    again = intake.accept("A", same, at(5), is_stale=True)
 
     # The observation makes the levels live again.
     assert again.observation is not None
