@@ -62,19 +62,21 @@ class BudgetShare:
         used = {}
         for shard in set(gained.values()):
             shares[shard] = self._share_of(shard)
-            fraction = used_by_previous_owner(
-                _previous_owner(shard), wall_now, self._worker
-            )
+            previous = _previous_owner(shard)
+            fraction = used_by_previous_owner(previous, wall_now, self._worker)
             if fraction > 0:
                 used[shard] = shares[shard] * fraction
+
         gained_share = sum(shares.values())
         unused_share = gained_share - sum(used.values())
         first_requests = self._first_requests(gained, unused_share, now)
         for shard, used_share in used.items():
+            # Each shard gets its part of the first requests.
+            part = shares[shard] / gained_share
             self._taken_over[shard.id] = TakenOverShare(
                 used_share,
-                first_requests * shares[shard] / gained_share,
-                now + MINUTE_SECONDS,
+                first_requests * part,
+                used_until=now + MINUTE_SECONDS,
             )
 
     def _first_requests(

@@ -56,7 +56,9 @@ class Coverage:
             for symbol in shard.symbols:
                 self._owners[shard.id.feed, symbol] = shard
         for name, batches in self._batches.items():
-            batches.own(symbol for feed, symbol in self._owners if feed == name)
+            owned = [symbol for feed, symbol in self._owners if feed == name]
+            batches.own(owned)
+
         gained = {}
         for key, shard in self._owners.items():
             if key not in before:
@@ -79,6 +81,7 @@ class Coverage:
         """Return True if no answer for the batch could be published now."""
         for symbol in batch.symbols:
             shard = self.owner(batch.feed, symbol)
+            # One open shard is enough: its symbols should not wait for the others.
             if shard is not None and not shard.is_stuck:
                 return False
         return True

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Loop:
+    """The last progress of a loop, on the monotonic and on the wall clock."""
+
     limit_seconds: float
     monotonic_at: float
     at: int
@@ -58,6 +60,7 @@ class Health:
         """Return the loops that have stalled. The worker is live if there are none."""
         now = self._monotonic()
         reasons = []
+        # A copy, since other threads register and unregister loops meanwhile.
         for name, loop in self._loops.copy().items():
             silent_seconds = now - loop.monotonic_at
             if silent_seconds > loop.limit_seconds:

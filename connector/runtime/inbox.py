@@ -29,9 +29,9 @@ class Work(Value, frozen=True):
     @property
     def symbols(self) -> set[str]:
         """The symbols of all observations and entries."""
-        symbols = {observation.symbol for observation in self.observations}
-        symbols.update(entry.symbol for entry in self.quarantined)
-        return symbols
+        of_observations = {observation.symbol for observation in self.observations}
+        of_entries = {entry.symbol for entry in self.quarantined}
+        return of_observations | of_entries
 
 
 class Attempt(Value, frozen=True):
@@ -115,12 +115,14 @@ class Inbox:
 
     def take(self) -> Work:
         """Take everything, except for isolated symbols: each of those comes alone, later."""
+        # A dictionary keeps the order of arrival, which a set would lose.
         waiting = list({**self._observations, **self._quarantined})
         taken = [symbol for symbol in waiting if symbol not in self._isolated]
         # Only isolated symbols are left: try one, so that a refusal names the culprit.
         if not taken:
             taken = waiting[:1]
         self._isolated.difference_update(taken)
+
         observations = []
         quarantined = []
         for symbol in taken:
@@ -168,11 +170,15 @@ class Inbox:
 
     def _put_back(self, work: Work) -> None:
         # Add everything again in order of arrival, within the bounds.
-        newer, newer_entries = self._observations, self._quarantined
-        self._observations, self._quarantined = {}, {}
-        for observation in (*work.observations, *chain.from_iterable(newer.values())):
+        newer = list(chain.from_iterable(self._observations.values()))
+        self._observations = {}
+        for observation in (*work.observations, *newer):
             self.add(observation)
-        for entry in (*work.quarantined, *newer_entries.values()):
+
+        # The newest entry of a symbol comes last, so that it is the one that stays.
+        newer_entries = list(self._quarantined.values())
+        self._quarantined = {}
+        for entry in (*work.quarantined, *newer_entries):
             self.quarantine(entry)
 
 

@@ -85,20 +85,20 @@ class Intake:
         if self._last.get(symbol) == answer and not may_differ:
             self._answered_at[symbol] = times.upstream_at
             return Reading()
+
         self._last[symbol] = answer
         if isinstance(answer, Status):
             self._answered_at[symbol] = times.upstream_at
-            return Reading(
-                Observation(
-                    symbol,
-                    answer,
-                    None,
-                    observed_at=times.at,
-                    upstream_at=times.upstream_at,
-                    source=times.source,
-                    reason=reason,
-                )
+            absence = Observation(
+                symbol,
+                answer,
+                None,
+                observed_at=times.at,
+                upstream_at=times.upstream_at,
+                source=times.source,
+                reason=reason,
             )
+            return Reading(absence)
         return self._decode(symbol, answer, times)
 
     def last_answers(self) -> Mapping[str, int]:
@@ -118,6 +118,7 @@ class Intake:
             entry = decode_entry(raw, times.upstream_at)
         except EntryError as error:
             return self._quarantine(symbol, raw, times, error)
+
         self._quarantined.pop(symbol, None)
         self._answered_at[symbol] = times.upstream_at
         observation = Observation(
@@ -131,12 +132,16 @@ class Intake:
         known = self._computed_at.get(symbol)
         if entry.computed_at is None or entry.computed_at <= (known or 0):
             return Reading(observation)
+
         self._computed_at[symbol] = entry.computed_at
-        delay_seconds = (times.upstream_at - entry.computed_at) / MICROS
+        # The first levels of a symbol may have been there long before the first check.
+        delay_seconds = None
+        if known is not None:
+            delay_seconds = (times.upstream_at - entry.computed_at) / MICROS
         return Reading(
             observation,
             computed_at=entry.computed_at,
-            detection_seconds=None if known is None else delay_seconds,
+            detection_seconds=delay_seconds,
         )
 
     def _quarantine(
@@ -146,13 +151,12 @@ class Intake:
         if self._quarantined.get(symbol) == raw:
             return Reading()
         self._quarantined[symbol] = raw
-        return Reading(
-            quarantined=Quarantined(
-                symbol,
-                raw,
-                error.reason,
-                str(error),
-                observed_at=times.at,
-                request_id=times.source.request_id,
-            )
+        quarantined = Quarantined(
+            symbol=symbol,
+            raw=raw,
+            reason=error.reason,
+            message=str(error),
+            observed_at=times.at,
+            request_id=times.source.request_id,
         )
+        return Reading(quarantined=quarantined)

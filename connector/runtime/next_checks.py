@@ -41,12 +41,12 @@ class NextChecks:
             if forecast is None:
                 continue
             self._at[batch.feed, symbol] = at
-            self._observer.check_planned(
-                NextCheck(batch.feed, symbol, at, rhythm=forecast)
-            )
+            check = NextCheck(batch.feed, symbol, at=at, rhythm=forecast)
+            self._observer.check_planned(check)
 
     def _wall_time(self, monotonic: float | None) -> int | None:
         if monotonic is None:
             return None
-        ahead = self._clock.now() - round(time.monotonic() * MICROS)
-        return round(monotonic * MICROS) + ahead
+        # Read both clocks now: an offset from the start would miss every step of ours.
+        wall_minus_monotonic = self._clock.now() - round(time.monotonic() * MICROS)
+        return round(monotonic * MICROS) + wall_minus_monotonic

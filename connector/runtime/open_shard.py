@@ -62,11 +62,13 @@ class OpenShard:
         to come.
         """
         is_early = monotonic < self._first_answers_until
+
         transitions = []
         for symbol, state in self.states.items():
             last_answer = answered_at.get(symbol)
+            awaits_first_answer = is_early and last_answer is None
             # A symbol in the same transaction has its transition already.
-            if symbol in just_seen or (is_early and last_answer is None):
+            if symbol in just_seen or awaits_first_answer:
                 continue
             transition = expire(state, moment, last_answer, self._source, self._rules)
             if transition.event is not None:
@@ -88,6 +90,7 @@ class OpenShard:
         for transition in before:
             if transition.state is not None:
                 latest[transition.state.symbol] = transition.state
+
         transitions = []
         rejections = {}
         for symbol in symbols:

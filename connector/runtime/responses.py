@@ -40,24 +40,26 @@ class Responses:
         if meta.server_at is not None:
             clock.learn(answer.sent_at, answer.received_at, meta.server_at)
         self.rate_limit = answer.rate_limit
-        self._context.observer.response_decoded(
-            ResponseReport(
-                answer.rate_limit,
-                answer.response.inconsistencies,
-                clock.correction / MICROS,
-            )
+        report = ResponseReport(
+            answer.rate_limit,
+            answer.response.inconsistencies,
+            clock_correction_seconds=clock.correction / MICROS,
         )
+        self._context.observer.response_decoded(report)
+
         source = replace(
             self._context.source,
             request_id=meta.request_id,
             exchanges=meta.exchanges,
         )
+        # After `learn`, so that this answer's own timestamp is taken into account.
         times = AnswerTimes(
-            asked_at,
-            answer.received_at,
-            clock.upstream(answer.received_at),
-            source,
+            asked_at=asked_at,
+            at=answer.received_at,
+            upstream_at=clock.upstream(answer.received_at),
+            source=source,
         )
+
         computed_at = {}
         for symbol, entry in answer.response.answers.items():
             newest = self._give(batch.feed, symbol, entry, times)
@@ -72,13 +74,19 @@ class Responses:
         """Give every symbol of a refused request the same status."""
         now = self._context.clock.moment()
         source = replace(self._context.source, request_id=request_id)
-        times = AnswerTimes(asked_at, now.local_at, now.upstream_at, source)
+        times = AnswerTimes(
+            asked_at=asked_at,
+            at=now.local_at,
+            upstream_at=now.upstream_at,
+            source=source,
+        )
         for symbol in batch.symbols:
             self._give(batch.feed, symbol, status, times, "refused")
 
     def upstream_minus_monotonic_seconds(self) -> float:
         """Return the upstream's clock minus our monotonic one."""
-        return self._context.clock.moment().upstream_at / MICROS - time.monotonic()
+        upstream_seconds = self._context.clock.moment().upstream_at / MICROS
+        return upstream_seconds - time.monotonic()
 
     def _give(
         self,

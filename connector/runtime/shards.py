@@ -92,17 +92,24 @@ class Shards:
 
     async def close(self, shards: Iterable[ShardId], timeout_seconds: float) -> None:
         """Close shards, and abandon those that are not done in time."""
-        closing = [self.owned.pop(shard) for shard in shards if shard in self.owned]
+        closing = []
+        for shard_id in shards:
+            # The group may revoke a shard that was closed by the stop of the worker.
+            if shard_id in self.owned:
+                closing.append(self.owned.pop(shard_id))
         if not closing:
             return
+
         # Ask before the first shard is given up: the budget shrinks with each of them.
         used_fraction = self._used_fraction()
         for shard in closing:
             shard.close(used_fraction)
+
         waits = [asyncio.create_task(shard.wait_closed()) for shard in closing]
         await asyncio.wait(waits, timeout=timeout_seconds)
         for wait in waits:
             wait.cancel()
+
         for shard in closing:
             # The group's thread stops waiting after a while. A shard that it has assigned
             # again since then has a new assignment, which must not be abandoned.
@@ -114,11 +121,16 @@ class Shards:
 
     def update_polling(self) -> None:
         """Poll the symbols of those shards that are open or will be again in a moment."""
-        self._poller.cover([shard for shard in self.owned.values() if shard.is_polled])
+        polled = [shard for shard in self.owned.values() if shard.is_polled]
+        self._poller.cover(polled)
+
         open_shards: Counter[str] = Counter()
         for shard in self.owned.values():
-            open_shards[shard.id.feed] += shard.is_open
-        for feed in {shard.feed for shard in self._configured}:
+            if shard.is_open:
+                open_shards[shard.id.feed] += 1
+        # Feeds without an open shard are reported, too, or their last count would stay.
+        feeds = {shard_id.feed for shard_id in self._configured}
+        for feed in feeds:
             self._observer.shards_owned(feed, open_shards[feed])
 
     def tick(self) -> None:
@@ -143,12 +155,13 @@ class Shards:
             shard = self._configured.get(shard_id)
             # More partitions than shards would move symbols between them.
             if shard is None:
-                known = [one for one in self._configured if one.feed == shard_id.feed]
+                feeds = [known.feed for known in self._configured]
                 self._supervisor.fail(
-                    f"{shard_id} was assigned, but kafka.shards is {len(known)}; "
-                    "partitions have been added to the topic"
+                    f"{shard_id} was assigned, but kafka.shards is "
+                    f"{feeds.count(shard_id.feed)}; partitions have been added to the topic"
                 )
                 return
+
             _log.info(
                 "shard assigned",
                 extra={"shard": str(shard_id), "symbols": len(shard.symbols)},

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
+# Short, since a worker that starts with its broker should not wait longer than needed.
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _MAX_PAUSE_SECONDS: Final = 1.0
 
@@ -58,9 +59,8 @@ async def retry_until_usable(
             # A new topic or group needs a moment, so the first failure is no news.
             is_first = pause == _FIRST_PAUSE_SECONDS
             level = logging.DEBUG if is_first else logging.WARNING
-            _log.log(
-                level, "%s is not usable yet", service, extra={"error": str(error)}
-            )
+            fields = {"error": str(error)}
+            _log.log(level, "%s is not usable yet", service, extra=fields)
             if loop.time() + pause > deadline:
                 raise KafkaUnavailable(
                     f"{service} was not usable within {limit_seconds:g} s: {error}"

@@ -45,7 +45,8 @@ class Supervisor:
 
     def watch(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Start a task that must not fail. If it does, the worker stops."""
-        task = asyncio.get_running_loop().create_task(work)
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(work)
         # The loop keeps only weak references to its tasks.
         self._tasks.add(task)
         task.add_done_callback(self._on_done)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from connector.runtime.health import Health
 
 _LOOP: Final = "ticker"
+# Generous: the calls are short, and a loaded machine must not get the worker killed.
 _LOOP_LIMIT_SECONDS: Final = 30
 _INTERVAL_SECONDS: Final = 1.0
 

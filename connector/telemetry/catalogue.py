@@ -87,6 +87,7 @@ def _histogram(
 _COMMIT_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )
+# From a request within a data centre up to a slow broker or an upstream near its time-out.
 _NETWORK_BUCKETS: Final = (
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )
@@ -96,6 +97,7 @@ _DELAY_BUCKETS: Final = (
 )
 # fmt: on
 
+# "ok", or the `outcome` of an UpstreamError.
 _OUTCOMES: Final = (
     "ok",
     "key_refused",
@@ -106,6 +108,7 @@ _OUTCOMES: Final = (
     "error",
 )
 _CONTRADICTIONS: Final = ("unrequested", "both_lists", "not_listed", "duplicate_keys")
+# The reasons of an EntryError.
 _QUARANTINE_REASONS: Final = (
     "too_large",
     "malformed",
@@ -116,6 +119,7 @@ _QUARANTINE_REASONS: Final = (
 )
 _DROP_REASONS: Final = ("older", "collapsed", "lost", "unpublishable")
 
+# Labels of each metric of single symbols.
 _SYMBOL: Final = ("feed", "symbol")
 
 _UPSTREAM: Final = (

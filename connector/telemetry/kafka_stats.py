@@ -11,11 +11,15 @@ from connector.core.model import MICROS
 
 
 class _Window(msgspec.Struct):
+    """A rolling window of durations: the 99th percentile, and the number of values."""
+
     p99: int = 0
     cnt: int = 0
 
 
 class _Broker(msgspec.Struct):
+    """A connection of a client: to a broker, a bootstrap address, or a coordinator."""
+
     nodeid: int = -1
     source: str = ""
     state: str = ""
@@ -23,12 +27,12 @@ class _Broker(msgspec.Struct):
 
     @property
     def is_real(self) -> bool:
-        """Bootstrap addresses and logical connections have no node id."""
+        """True for a broker. Bootstrap addresses and logical connections have no node id."""
         return self.nodeid >= 0
 
     @property
     def is_coordinator(self) -> bool:
-        """A connection of its own for the group, which librdkafka keeps."""
+        """True for the connection that librdkafka keeps to the group's coordinator."""
         return self.source == "logical"
 
 
@@ -51,6 +55,7 @@ class Statistics(msgspec.Struct):
         """Round-trip times of the brokers with traffic, by node id or `coordinator`."""
         found = {}
         for broker in self.brokers.values():
+            # An idle connection reports 0, which would look like a perfect network.
             if broker.rtt.cnt == 0:
                 continue
             if broker.is_coordinator:
@@ -60,4 +65,5 @@ class Statistics(msgspec.Struct):
         return found
 
 
+# Fields that are not named above are ignored: librdkafka adds some from release to release.
 decode = msgspec.json.Decoder(Statistics).decode

@@ -49,6 +49,8 @@ class Metrics:
         for metric in METRICS:
             if not metric.at_scrape:
                 self._create(metric)
+
+        # A registry of our own has none of the collectors of the global one.
         self.register(_LoopCollector(progressed_at))
         prometheus_client.ProcessCollector(registry=self.registry)
         prometheus_client.PlatformCollector(self.registry)
@@ -96,7 +98,9 @@ class Metrics:
         The format is OpenMetrics if the header names it, and Prometheus text otherwise.
         """
         wants_openmetrics = _OPENMETRICS in accept.lower()
-        encode, content_type = choose_encoder(_OPENMETRICS if wants_openmetrics else "")
+        # Name the type alone: the library would take version and escaping from the header.
+        known_header = _OPENMETRICS if wants_openmetrics else ""
+        encode, content_type = choose_encoder(known_header)
         return encode(self.registry), content_type
 
     def _create(self, metric: Metric) -> None:
@@ -108,6 +112,7 @@ class Metrics:
             self._counters[name] = recorder
         elif metric.type == "gauge":
             recorder = Gauge(name, metric.help, metric.labels, registry=self.registry)
+            # prometheus_client starts gauges at 0, which would be a wrong figure here.
             if metric.starts_unknown:
                 recorder.set(math.nan)
             self._gauges[name] = recorder
@@ -120,10 +125,13 @@ class Metrics:
                 buckets=metric.buckets,
             )
             self._histograms[name] = recorder
+
+        # Create every series in advance: a counter that appears at 1 hides its first event
+        # from `rate` and `increase`.
         if metric.labels:
-            known_values = [
-                self._known_values(metric, label) for label in metric.labels
-            ]
+            known_values = []
+            for label in metric.labels:
+                known_values.append(self._known_values(metric, label))
             for values in product(*known_values):
                 recorder.labels(*values)
 
@@ -160,6 +168,7 @@ class _Registry(CollectorRegistry):
             samples = []
             for sample in family.samples:
                 is_known = not math.isnan(sample.value)
+                # `_created` doubles the number of series, and nobody reads it.
                 if is_known and not sample.name.endswith("_created"):
                     samples.append(sample)
             family.samples = samples

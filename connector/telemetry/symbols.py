@@ -42,9 +42,12 @@ class SymbolFigures:
 
     def reliable_levels(self) -> Iterator[tuple[str, float]]:
         """Yield path and value of each number that consumers may rely on."""
+        # The state of an absent symbol keeps its last levels, but they are not valid now.
         if self.levels is None or self.status is None or not self.status.has_levels:
             return
-        for path, value in zip(NUMBER_PATHS, _numbers_of(self.levels), strict=True):
+
+        numbers = _numbers_of(self.levels)
+        for path, value in zip(NUMBER_PATHS, numbers, strict=True):
             if value is not None:
                 yield path, value
 
@@ -73,6 +76,7 @@ class SymbolSeries:
         over. This worker's own counts stay, since they are summed over the workers.
         """
         self._polled[shard] = symbols
+        # Create the figures, so that the counters of new symbols start at zero.
         for symbol in symbols:
             self.of(shard.feed, symbol)
 
@@ -86,6 +90,7 @@ class SymbolSeries:
         # Gauges of symbols that others poll would contradict theirs.
         shown = [(key, figures) for key, figures in everything if key in polled]
 
+        # Counts of all symbols; gauges only of those that this worker polls.
         for count in ("requested", "served", "missing", "invalid"):
             name = f"gex_symbols_{count}_total"
             yield _family(name, everything, attrgetter(count))
@@ -132,8 +137,10 @@ def _jitter_seconds(figures: SymbolFigures) -> float | None:
 def _statuses(symbols: Iterable[tuple[Key, SymbolFigures]]) -> Family:
     family = new_family("gex_symbol_status")
     for key, figures in symbols:
+        # One series per status, 1 for the present one: the convention for state sets.
         for status in Status:
-            family.add_metric((*key, status), float(figures.status is status))
+            is_present = figures.status is status
+            family.add_metric((*key, status), float(is_present))
     return family
 
 
