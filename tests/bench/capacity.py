@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 from connector.devkit.local_kafka import LocalKafka
-from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, INCLUDES
+from connector.devkit.simulator.settings import DEFAULT_KEY, EIGHT_SYMBOLS, INCLUDES
 from connector.schedule.batches import MAX_SYMBOLS
 from connector.upstream.budget.other_clients import PLANNED_FRACTION
 from tests.bench.measure import MIB, MICROS, Usage, cpu_micros
@@ -108,7 +108,7 @@ class Size:
     def names(self) -> list[str]:
         """Return the symbols' names, the simulator's own first."""
         invented = [f"T{number:04d}USDT" for number in range(self.symbols)]
-        names = [*DEFAULT_SYMBOLS, *invented]
+        names = [*EIGHT_SYMBOLS, *invented]
         return names[: self.symbols]
 
     @property

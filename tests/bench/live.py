@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from connector.core.model import MICROS
 from connector.devkit.local_kafka import LocalKafka
-from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
+from connector.devkit.simulator.settings import DEFAULT_KEY, EIGHT_SYMBOLS
 from tests.support import checker
 from tests.support.processes import start_simulator, start_worker
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.support.processes import Program
 
-SYMBOLS: Final = DEFAULT_SYMBOLS[:4]
+SYMBOLS: Final = EIGHT_SYMBOLS[:4]
 
 # Symbols that are refreshed together, and each in a phase of its own.
 PHASES: Final = ("together", "own")

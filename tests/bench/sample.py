@@ -14,7 +14,7 @@ from connector.core.transition import FeedRules, observe_all
 from connector.devkit.simulator.service import Service
 from connector.devkit.simulator.settings import (
     DEFAULT_KEY,
-    DEFAULT_SYMBOLS,
+    EIGHT_SYMBOLS,
     INCLUDES,
     Settings,
 )
@@ -22,7 +22,7 @@ from connector.devkit.simulator.settings import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SYMBOLS: Final = DEFAULT_SYMBOLS
+SYMBOLS: Final = EIGHT_SYMBOLS
 
 # The two sizes of a response that everything is measured with.
 INCLUDED: Final[dict[str, tuple[str, ...]]] = {"none": (), "all": INCLUDES}
@@ -65,7 +65,7 @@ def responses(name: str, total: int) -> list[Checked]:
     def clock() -> int:
         return now_seconds
 
-    settings = Settings(every_request=True, limit_per_minute=60)
+    settings = Settings(symbols=EIGHT_SYMBOLS, every_request=True, limit_per_minute=60)
     service = Service(settings, clock)
     query = {
         "symbols": ",".join(SYMBOLS),

@@ -18,7 +18,7 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from connector.devkit.ports import free_port
-from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
+from connector.devkit.simulator.settings import DEFAULT_KEY, EIGHT_SYMBOLS
 from tests.bench.measure import Usage, Window
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS: Final = 60
 
 # Eighty symbols.
-MANY_SYMBOLS: Final = (*DEFAULT_SYMBOLS, *(f"SYM{n:02d}USDT" for n in range(72)))
+MANY_SYMBOLS: Final = (*EIGHT_SYMBOLS, *(f"SYM{n:02d}USDT" for n in range(72)))
 
 # Requests a minute that no measurement reaches.
 UNLIMITED: Final = 100_000

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # A whole minute, since the quota is counted by minutes.
 EPOCH = 1_800_000_000
 LEVELS = "/multi/gex/levels"
-STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 # Without jitter, refreshes come at times that a test can calculate.
 STEADY = Settings(jitter_seconds=0.0, phase="together", limit_per_minute=10)
@@ -142,15 +142,15 @@ async def test_an_entry_has_the_documented_fields(client: Client) -> None:
         "lower_2sd",
     }
     assert entry["ranked"].keys() == {"all_expiry_top_10", "odte_top_10"}
-    assert isinstance(entry["zones"], list)
+    assert isinstance(entry["gamma_flip_zones"], list)
 
 
 async def test_zones_can_come_under_their_other_name(client: Client) -> None:
-    client.simulator.change(zones_field="gamma_flip_zones")
+    client.simulator.change(zones_field="zones")
     data = await client.data("BTCUSDT", include="zones")
     entry = data["results"]["BTCUSDT"]
-    assert "gamma_flip_zones" in entry
-    assert "zones" not in entry
+    assert "zones" in entry
+    assert "gamma_flip_zones" not in entry
 
 
 async def test_the_base_url_works_without_its_version(client: Client) -> None:
@@ -229,13 +229,38 @@ async def test_a_key_without_the_plan_is_403_and_keys_can_be_rotated(
         ({"symbols": "BTCUSDT", "exchanges": "nyse"}, 422, "exchanges"),
     ],
 )
-async def test_an_invalid_request_names_the_wrong_parameter(
+async def test_contract_2_0_names_the_wrong_parameter_of_an_invalid_request(
     client: Client, query: dict[str, str], status: int, field: str
 ) -> None:
+    client.simulator.change(contract="2.0")
     response = await client.get(**query)
     assert (response.status_code, _code(response)) == (status, "VALIDATION_ERROR")
     errors = response.json()["error"]["details"]["errors"]
     assert [error["field"] for error in errors] == [field]
+
+
+@pytest.mark.parametrize(
+    ("query", "location"),
+    [
+        ({"symbols": ""}, "symbols"),
+        ({"symbols": "BTCUSDT", "include": "ranked,greeks"}, "include"),
+        ({"symbols": "BTCUSDT", "positioning": "both"}, "positioning"),
+    ],
+)
+async def test_an_invalid_request_names_the_wrong_parameter(
+    client: Client, query: dict[str, str], location: str
+) -> None:
+    response = await client.get(**query)
+    assert (response.status_code, _code(response)) == (422, "VALIDATION_ERROR")
+    (error,) = response.json()["error"]["details"]["errors"]
+    assert error["loc"] == ["query", location]
+    assert error.keys() == {"type", "loc", "msg"}
+
+
+async def test_nine_symbols_are_too_many(client: Client) -> None:
+    response = await client.get(NINE_SYMBOLS)
+    assert (response.status_code, _code(response)) == (400, "VALIDATION_ERROR")
+    assert response.json()["error"]["message"] == "At most 8 symbols"
 
 
 async def test_the_quota_of_a_minute_counts_down_and_is_429_until_the_minute_ends(
@@ -277,12 +302,26 @@ async def test_gzip_only_when_asked_for(client: Client) -> None:
         assert json.loads(gzip.decompress(raw) if encoding else raw)["success"]
 
 
-@pytest.mark.parametrize("name", ["symbols", "status", "meta", "health"])
-async def test_the_sibling_endpoints_need_no_key(client: Client, name: str) -> None:
+KEYED = ["symbols", "status", "meta", "changelog"]
+KEYLESS = ["health", "openapi.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "contract", "status"),
+    [
+        *[(name, "2.10", 401) for name in KEYED],
+        *[(name, "2.10", 200) for name in KEYLESS],
+        *[(name, "2.0", 200) for name in ("symbols", "status", "meta", "health")],
+        ("changelog", "2.0", 404),
+    ],
+)
+async def test_endpoints_need_a_key_since_contract_2_10_except_health_and_openapi(
+    client: Client, name: str, contract: str, status: int
+) -> None:
+    client.simulator.change(contract=contract)
     async with httpx.AsyncClient(trust_env=False) as stranger:
         response = await stranger.get(f"{client.simulator.url}/{name}")
-    assert response.status_code == 200
-    assert response.json()["success"] is True
+    assert response.status_code == status
 
 
 async def test_status_reports_the_health_of_each_symbol(
@@ -292,10 +331,12 @@ async def test_status_reports_the_health_of_each_symbol(
     client.simulator.change(cold=["SOLUSDT"])
     clock.seconds += 100
     response = await client.http.get(f"{client.simulator.url}/status")
-    symbols = response.json()["data"]["symbols"]
-    assert symbols["BTCUSDT"]["status"] == "unhealthy"
-    assert symbols["ETHUSDT"]["status"] == "healthy"
-    assert symbols["SOLUSDT"]["status"] == "unavailable"
+    data = response.json()["data"]
+    symbols = data["symbols"]
+    assert data["overall_status"] == "degraded"
+    assert symbols["BTCUSDT"]["gex"]["status"] == "degraded"
+    assert symbols["ETHUSDT"]["gex"]["status"] == "healthy"
+    assert symbols["SOLUSDT"]["gex"]["status"] == "unavailable"
 
 
 async def test_an_unknown_path_is_404_with_a_documented_error(client: Client) -> None:
@@ -670,11 +711,18 @@ def test_the_command_line_sets_the_settings() -> None:
     assert settings_from(parser.parse_args([])) == Settings()
     options = (
         "--symbols a,b --period 5 --jitter 0 --phase together --limit 0 --seed 7 "
-        "--skip 0.1 --key k"
+        "--skip 0.1 --key k --contract 2.0 --plan pro --month 1200 "
+        '--set version=3.0 --set users={"x":"other"} --set no_tape=["a"]'
     )
     settings = settings_from(parser.parse_args(options.split()))
     assert settings == Settings(
-        symbols=("A", "B"),
+        symbols=("a", "b"),
+        contract="2.0",
+        version="3.0",
+        plan="pro",
+        month_seconds=1200.0,
+        users={"x": "other"},
+        no_tape=("a",),
         period_seconds=5.0,
         jitter_seconds=0.0,
         phase="together",
@@ -718,7 +766,16 @@ def test_the_default_key_has_the_form_of_a_real_key() -> None:
 
 
 def test_the_venues_are_those_that_the_vendor_documents() -> None:
-    assert set(EXCHANGES) == {"deribit", "bybit", "okx", "binance"}
+    assert EXCHANGES == (
+        "deribit",
+        "bybit",
+        "okx",
+        "binance",
+        "derive",
+        "thalex",
+        "delta_india",
+        "delta",
+    )
 
 
 def _code(response: httpx.Response) -> Any:

@@ -15,7 +15,7 @@ import pytest
 
 from connector.config.model import Kafka
 from connector.core.model import Event, Kind, Levels, Source, State, Status
-from connector.devkit.simulator.settings import DEFAULT_SYMBOLS
+from connector.devkit.simulator.settings import EIGHT_SYMBOLS
 from connector.errors import KafkaUnavailable
 from connector.kafka import admin
 from connector.kafka.avro import Codec, SingleObject
@@ -196,7 +196,7 @@ def test_a_consumer_sees_every_event_although_the_worker_is_killed(
             variables["GEX_SCHEMA_REGISTRY__URL"] = registry
         with start_worker(variables) as worker:
             wait_until(
-                lambda: len(topic.states()) == len(DEFAULT_SYMBOLS),
+                lambda: len(topic.states()) == len(EIGHT_SYMBOLS),
                 "all symbols have a state",
                 worker,
             )

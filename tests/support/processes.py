@@ -18,7 +18,7 @@ import urllib.request
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from connector.devkit.ports import free_port
-from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
+from connector.devkit.simulator.settings import DEFAULT_KEY, EIGHT_SYMBOLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -186,10 +186,11 @@ def start_worker(
 def start_simulator(*arguments: str) -> Iterator[Program]:
     """Start `gex-connector simulate`, and wait until it answers.
 
-    Steer it by `ask("/_control/…")`.
+    It has eight symbols, which fill a request. Steer it by `ask("/_control/…")`.
     """
     listen = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "connector", "simulate", "--listen", listen]
+    command += ["--symbols", ",".join(EIGHT_SYMBOLS)]
     with start([*command, *arguments], url=f"http://{listen}") as simulator:
 
         def answers() -> bool:
@@ -238,7 +239,7 @@ def variables_for(
     kafka: LocalKafka,
     names: Names,
     simulator: Program,
-    symbols: Sequence[str] = DEFAULT_SYMBOLS,
+    symbols: Sequence[str] = EIGHT_SYMBOLS,
 ) -> dict[str, str]:
     """Return the settings of a worker, with a budget for fast refreshes.
 

@@ -20,7 +20,7 @@ import confluent_kafka.admin as ck_admin
 import pytest
 
 from connector.devkit.local_kafka import LocalKafka
-from connector.devkit.simulator.settings import DEFAULT_SYMBOLS
+from connector.devkit.simulator.settings import EIGHT_SYMBOLS
 from tests.conftest import Names
 from tests.support.processes import (
     start_prometheus,
@@ -56,11 +56,11 @@ JOB = "gex-connector"
 UPSTREAM_FAULTS: dict[str, list[dict[str, Any]]] = {
     "fine": [],
     "401": [{"fault": "401"}],
-    "missing": [{"fault": "missing", "symbols": DEFAULT_SYMBOLS[:7]}],
+    "missing": [{"fault": "missing", "symbols": EIGHT_SYMBOLS[:7]}],
     "bad-entries": [
-        {"fault": "freeze", "symbols": DEFAULT_SYMBOLS[:4]},
-        {"fault": "invalid", "symbols": [DEFAULT_SYMBOLS[4]]},
-        {"fault": "wrong_types", "symbols": [DEFAULT_SYMBOLS[5]]},
+        {"fault": "freeze", "symbols": EIGHT_SYMBOLS[:4]},
+        {"fault": "invalid", "symbols": [EIGHT_SYMBOLS[4]]},
+        {"fault": "wrong_types", "symbols": [EIGHT_SYMBOLS[5]]},
     ],
     "slow": [{"fault": "slow", "seconds": 4.0}],
     "429": [{"fault": "429", "retry_after_seconds": 1.0}],
@@ -212,7 +212,7 @@ class Fleets:
         self._kafka = kafka
         self._stack = stack
         self._config = folder / "connector.toml"
-        symbols = json.dumps(DEFAULT_SYMBOLS)
+        symbols = json.dumps(EIGHT_SYMBOLS)
         self._config.write_text(
             f'[[feeds]]\nname = "all"\nsymbols = {symbols}\nstale_after_seconds = 5\n'
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
+from connector.devkit.simulator.settings import DEFAULT_KEY, EIGHT_SYMBOLS
 from tests.support import checker
 from tests.support.processes import (
     start_simulator,
@@ -31,7 +31,7 @@ MINUTE = 60
 MICROS = 1_000_000
 
 # Ten batches, so that every worker has some.
-MANY_SYMBOLS = (*DEFAULT_SYMBOLS, *(f"SYM{number:02d}USDT" for number in range(72)))
+MANY_SYMBOLS = (*EIGHT_SYMBOLS, *(f"SYM{number:02d}USDT" for number in range(72)))
 
 
 def without_our_cap(variables: Mapping[str, str]) -> dict[str, str]:

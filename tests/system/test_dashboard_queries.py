@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from connector.core.model import Status
-from connector.devkit.simulator.settings import DEFAULT_SYMBOLS
+from connector.devkit.simulator.settings import EIGHT_SYMBOLS
 from tests.system.pictures import draw
 from tests.system.scene import Pace, watched
 
@@ -73,7 +73,7 @@ def test_every_query_has_results_and_the_panels_show_the_faults(
 def expect_the_symbols_faults(levels: list[Shown]) -> None:
     live, missing = CODES[Status.LIVE], CODES[Status.MISSING]
     statuses = lines(levels, "Status")
-    assert set(statuses) == set(DEFAULT_SYMBOLS)
+    assert set(statuses) == set(EIGHT_SYMBOLS)
     assert values(statuses["ETHUSDT"]) >= {live, missing}
     assert values(statuses["BTCUSDT"]) == {live}
 
@@ -84,7 +84,7 @@ def expect_the_symbols_faults(levels: list[Shown]) -> None:
 
     (table,) = [panel for panel in levels if panel.panel["type"] == "table"]
     columns = len(table.panel["targets"])
-    assert len(table.series) == columns * len(DEFAULT_SYMBOLS)
+    assert len(table.series) == columns * len(EIGHT_SYMBOLS)
 
 
 def expect_the_fleets_faults(connector: list[Shown]) -> None:

@@ -14,7 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from connector.devkit.ports import free_port
-from connector.devkit.simulator.settings import DEFAULT_SYMBOLS
+from connector.devkit.simulator.settings import EIGHT_SYMBOLS
 from tests.support import checker
 from tests.support.processes import start_simulator, start_worker, variables_for
 
@@ -167,7 +167,7 @@ def test_the_page_shows_symbols_budget_group_and_events_as_they_come(
         page = Page(browser, owner)
         page.look(DESKTOP, "dark")
         page.wait(page.all_live, "the table")
-        assert sorted(page.statuses()) == sorted(DEFAULT_SYMBOLS)
+        assert sorted(page.statuses()) == sorted(EIGHT_SYMBOLS)
         assert page.text("ready") == "● ready"
 
         page.wait(lambda: "(this worker)" in page.text("members"), "the group")
@@ -268,7 +268,7 @@ def test_off_loopback_the_page_asks_for_the_token(
         page = Page(browser, worker)
 
         def all_symbols() -> bool:
-            return len(page.cells()) == len(DEFAULT_SYMBOLS)
+            return len(page.cells()) == len(EIGHT_SYMBOLS)
 
         field = browser.find_element(By.ID, "token")
         page.wait(field.is_displayed, "the field for the token")

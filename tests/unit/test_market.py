@@ -9,12 +9,21 @@ import msgspec
 import pytest
 
 from connector.devkit.simulator.faults import Faults
-from connector.devkit.simulator.levels import MICROS, Refresh, iso, micros
+from connector.devkit.simulator.levels import MICROS, Refresh, View, iso, micros
 from connector.devkit.simulator.market import Market
-from connector.devkit.simulator.settings import DEFAULT_SYMBOLS, INCLUDES, Settings
+from connector.devkit.simulator.settings import (
+    DEFAULT_SYMBOLS,
+    EXCHANGES,
+    INCLUDES,
+    Settings,
+)
 
 EPOCH = 1_800_000_000
-STEADY: dict[str, Any] = {"jitter_seconds": 0.0, "phase": "together"}
+STEADY: dict[str, Any] = {
+    "jitter_seconds": 0.0,
+    "phase": "together",
+    "zones_field": "zones",
+}
 NO_NAMES: frozenset[str] = frozenset()
 PLAIN_FIELDS = {"all_expiry", "odte", "spot_price", "computed_at"}
 
@@ -50,7 +59,7 @@ def entry_of(
     exchanges: frozenset[str] = NO_NAMES,
 ) -> dict[str, Any]:
     """Return the entry of a refresh, as a client decodes it."""
-    content = market.content(refresh, include, exchanges)
+    content = market.content(refresh, View(include, exchanges))
     entry: dict[str, Any] = msgspec.json.decode(content.raw)
     return entry
 
@@ -241,7 +250,7 @@ def test_a_venue_filter_changes_the_levels_and_all_venues_are_no_filter() -> Non
         levels("okx", "bybit")["hvl"],
     }
     assert len(flips) == 4
-    assert levels("deribit", "bybit", "okx", "binance") == levels()
+    assert levels(*EXCHANGES) == levels()
 
 
 def test_a_cold_symbol_shows_nothing() -> None:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from connector.devkit.simulator.faults import read_script
 from connector.devkit.simulator.server import Simulator
 from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, Settings
@@ -25,7 +27,14 @@ OPTIONS: Final = {
     "jitter_seconds": ("--jitter", float, "jitter of a refresh, in seconds"),
     "phase": ("--phase", str, "when symbols refresh: own (moments) or together"),
     "skip_probability": ("--skip", float, "probability that a refresh is skipped"),
-    "limit_per_minute": ("--limit", int, "requests a minute; 0: no limit"),
+    "contract": ("--contract", str, "contract of the answers: 2.10 or 2.0"),
+    "plan": ("--plan", str, "plan: demo, starter, standard, pro or enterprise"),
+    "limit_per_minute": (
+        "--limit",
+        int,
+        "requests a minute, instead of the plan's; 0: no limit",
+    ),
+    "month_seconds": ("--month", float, "seconds of a month; 0: calendar months"),
     "seed": ("--seed", int, "seed of everything random"),
 }
 
@@ -55,6 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_KEY,
         help="the API key to accept (default: a made-up key)",
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="NAME=VALUE",
+        help="any other setting, its value as JSON or as a text; repeatable",
+    )
     for setting, (option, kind, about) in OPTIONS.items():
         parser.add_argument(
             option,
@@ -82,14 +99,28 @@ def run(options: argparse.Namespace) -> int:
 
 def settings_from(options: argparse.Namespace) -> Settings:
     """Return the settings that the options describe. Raises ValueError."""
-    symbols = [part.strip().upper() for part in options.symbols.split(",")]
+    symbols = [part.strip() for part in options.symbols.split(",")]
     changes: dict[str, object] = {
         "symbols": [symbol for symbol in symbols if symbol],
         "keys": [options.key],
     }
     for setting in OPTIONS:
         changes[setting] = getattr(options, setting)
+    for change in options.changes:
+        name, _, value = change.partition("=")
+        changes[name] = _value_of(name, value)
     return Settings().changed(changes)
+
+
+def _value_of(name: str, text: str) -> object:
+    """Return a setting's value: a text, or else the JSON in it."""
+    # The contract 2.10 is not the number 2.1.
+    if isinstance(getattr(Settings(), name, None), str):
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
 
 
 def run_simulator(settings: Settings, host: str, port: int, script: Path | None) -> int:

@@ -1,7 +1,8 @@
 """Faults and the moments at which they strike.
 
-A fault is a table `{fault, for_seconds, symbols, count, probability, ...parameters}`. A
-script adds `at_seconds`, counted from its start. Without `for_seconds` a fault lasts until
+A fault is a table `{fault, for_seconds, symbols, count, probability, endpoint,
+...parameters}`. It strikes requests for levels, unless it names another endpoint. A script
+adds `at_seconds`, counted from its start. Without `for_seconds` a fault lasts until
 it is cleared. With `symbols` it strikes requests for at least one of them, and spoils only
 their entries; without, it spoils every entry, or only the first (`FIRST_ENTRY_ONLY`).
 """
@@ -11,13 +12,13 @@ from __future__ import annotations
 import inspect
 import random
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from connector.devkit.simulator.catalogue import FAULTS
 from connector.devkit.simulator.levels import micros
-from connector.devkit.simulator.reply import FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +30,11 @@ FINITE: Final = Annotated[float, Meta(ge=-1e9, le=1e9)]
 # Times, or seconds: longer than any run.
 UNLIMITED: Final = 1_000_000_000
 
+Endpoint = Literal[
+    "levels", "symbols", "status", "meta", "changelog", "health", "openapi.json"
+]
+
+FRONT_FAULTS: Final = frozenset({"cached"})
 FIRST_ENTRY_ONLY: Final = frozenset({"nan", "duplicate_keys", "wrong_types"})
 
 
@@ -44,6 +50,7 @@ class Fault(msgspec.Struct, kw_only=True):
     symbols: tuple[str, ...] = ()
     count: Annotated[int, Meta(gt=0)] = UNLIMITED
     probability: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    endpoint: Endpoint = "levels"
     from_at: int = 0
     until_at: int = 0
 
@@ -154,13 +161,26 @@ class Faults:
                 return True
         return False
 
-    def draw(self, now: int, symbols: list[str]) -> list[Fault]:
-        """Return the faults that strike a request, in order, and count them down."""
+    def draw(
+        self,
+        now: int,
+        symbols: list[str],
+        endpoint: str = "levels",
+        *,
+        in_front: bool = False,
+    ) -> list[Fault]:
+        """Return the faults that strike a request, in order, and count them down.
+
+        The faults in front of the service are drawn apart: it may never get the request.
+        """
         struck = []
         for fault in self._armed:
             if fault.fault == "freeze" or not fault.is_active(now):
                 continue
-            if not fault.targets(symbols):
+            is_in_front = fault.fault in FRONT_FAULTS
+            if fault.endpoint != endpoint or is_in_front != in_front:
+                continue
+            if fault.symbols and not fault.targets(symbols):
                 continue
             if self._random.random() < fault.probability:
                 fault.count -= 1

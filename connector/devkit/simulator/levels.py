@@ -15,13 +15,18 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from connector.devkit.simulator.settings import DEFAULT_SYMBOLS, EXCHANGES
+from connector.devkit.simulator.settings import (
+    EIGHT_SYMBOLS,
+    EXCHANGES,
+    Settings,
+    StampFormat,
+)
 
 MICROS: Final = 1_000_000
 
 _BASE_PRICES: Final = dict(
     zip(
-        DEFAULT_SYMBOLS,
+        EIGHT_SYMBOLS,
         (100_000.0, 4_000.0, 200.0, 40.0, 2.5, 800.0, 0.25, 30.0),
         strict=True,
     )
@@ -33,6 +38,17 @@ _NO_EXPIRY_TODAY: Final = 0.03
 # Gamma exposure of the largest strike; the n-th largest has 1/n of it.
 _LARGEST_GEX: Final = 1e8
 
+_OUTER_WALLS: Final = ("call_wall_2", "call_wall_3", "put_wall_2", "put_wall_3")
+
+# The day of options ends at 08:00 UTC.
+_DAY_MICROS: Final = 86_400 * MICROS
+_DAY_ENDS_AT: Final = 8 * 3_600 * MICROS
+
+_TIMESPECS: Final = {
+    "millis": "milliseconds",
+    "micros": "microseconds",
+    "seconds": "seconds",
+}
 _UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -101,23 +117,38 @@ class Grid(msgspec.Struct, frozen=True):
         return round(steps * self.step + above, self.digits)
 
 
-def entry_of(
-    refresh: Refresh, include: frozenset[str], exchanges: frozenset[str]
-) -> dict[str, Any]:
-    """Build the entry of a refresh.
+class View(NamedTuple):
+    """The part of a refresh that a request is shown, and under which model.
 
-    `include` names the optional sections. Empty `exchanges` and all four venues mean the
-    same: no filter.
+    `model` is `flow`, `std`, or empty: contract 2.0 had no models. With
+    `has_flow_numbers`, `std` shows the numbers of `flow`. `nudge` moves the gamma flip, by
+    its smallest digits.
     """
+
+    include: frozenset[str] = frozenset()
+    exchanges: frozenset[str] = frozenset()
+    model: str = ""
+    fallback_reason: str = ""
+    has_flow_numbers: bool = False
+    nudge: int = 0
+
+
+def entry_of(refresh: Refresh, view: View, settings: Settings) -> dict[str, Any]:
+    """Build the entry of a refresh, with the optional sections of the view."""
     grid = grid_of(refresh.symbol)
     regime = refresh.regime
-    outward, tilt = _venue_shift(refresh.symbol, exchanges)
+    is_flow = view.model == "flow" or view.has_flow_numbers
+    outward, tilt = _venue_shift(refresh.symbol, view.exchanges)
+    if view.model and not is_flow:
+        model_outward, model_tilt = _shift_of("model", refresh.symbol)
+        outward += model_outward
+        tilt += model_tilt
 
     # Strikes are counted in steps. `below` is the last one under the price.
     below = math.floor(refresh.basis_spot / grid.step)
     calls = _call_strikes(regime, below + 1 + outward)
     puts = _put_strikes(regime, below - outward)
-    hvl = grid.price(0, refresh.hvl - tilt)
+    hvl = grid.price(0, refresh.hvl - tilt + view.nudge * 10.0**-grid.digits)
     has_expiry_today = regime.expiry > _NO_EXPIRY_TODAY
 
     entry: dict[str, Any] = {
@@ -132,45 +163,97 @@ def entry_of(
         },
         "odte": {"hvl": None, "call_resistance": None, "put_support": None},
         "spot_price": refresh.spot,
-        "computed_at": iso(refresh.computed_at),
+        "computed_at": iso(refresh.computed_at, settings.stamp_format),
     }
+    if is_flow and settings.flow_walls == "null":
+        entry["all_expiry"] |= dict.fromkeys(_OUTER_WALLS)
     if has_expiry_today:
         entry["odte"] = {
-            "hvl": grid.price(0.2, hvl),
+            "hvl": grid.price(_odte_tilt(refresh, view), hvl),
             "call_resistance": grid.price(calls[0] - 0.5),
             "put_support": grid.price(puts[0] + 0.5),
         }
-    if "max_pain" in include:
+    entry |= _model_fields(view, settings)
+
+    if "max_pain" in view.include:
         entry["max_pain"] = {
             "strike": grid.price(below + int(4 * regime.pain) - 1),
             "value": round(1e8 * (1 + regime.pain), 2),
         }
-    if "expected_move" in include:
+    if "expected_move" in view.include:
         entry["expected_move"] = _expected_move(grid, refresh)
-    if "ranked" in include:
+    if "ranked" in view.include:
         rows = _ranked_rows(grid, below, calls, puts)
+        if view.model:
+            rows = _with_ranks(rows)
         entry["ranked"] = {
             "all_expiry_top_10": rows,
             "odte_top_10": rows[:5] if has_expiry_today else [],
         }
-    if "zones" in include:
+    if "zones" in view.include:
         zone = {
             "lower": grid.price(-1, hvl),
             "strike": hvl,
             "upper": grid.price(1, hvl),
         }
-        entry["zones"] = [zone]
-    return entry
+        entry[settings.zones_name] = [zone]
+    return _with_integers(entry) if settings.whole_numbers else entry
+
+
+def _model_fields(view: View, settings: Settings) -> dict[str, str]:
+    is_named = settings.positioning_placement in {"both", "entry"}
+    if not view.model or not is_named:
+        return {}
+    fields = {"positioning": view.model}
+    if view.fallback_reason:
+        fields["positioning_fallback_reason"] = view.fallback_reason
+    return fields
+
+
+def _odte_tilt(refresh: Refresh, view: View) -> float:
+    """Return how far (in steps) today's flip is from the flip of all expiries.
+
+    Under the models, it jumps at 08:00 UTC.
+    """
+    if not view.model:
+        return 0.2
+    day = (refresh.computed_at - _DAY_ENDS_AT) // _DAY_MICROS
+    return 0.1 + 0.3 * chance_of("odte", refresh.symbol, day).random()
 
 
 def _venue_shift(symbol: str, exchanges: frozenset[str]) -> tuple[int, float]:
-    """Return how far a venue filter moves the walls (steps) and the flip (price)."""
+    """Return how far a venue filter moves the walls (steps) and the flip (price).
+
+    No venues and all venues mean the same: no filter.
+    """
     if not exchanges or len(exchanges) == len(EXCHANGES):
         return 0, 0.0
-    chance = chance_of("exchanges", symbol, *sorted(exchanges))
+    return _shift_of("exchanges", symbol, *sorted(exchanges))
+
+
+def _shift_of(kind: str, symbol: str, *names: str) -> tuple[int, float]:
+    chance = chance_of(kind, symbol, *names)
     outward = chance.randint(1, 3)
     tilt = grid_of(symbol).step * (0.1 + chance.random())
     return outward, tilt
+
+
+def _with_ranks(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    ranked = []
+    for rank, row in enumerate(rows, 1):
+        ranked.append({"rank": rank, **row, "abs_gex": abs(row["gex"])})
+    return ranked
+
+
+def _with_integers(value: Any) -> Any:
+    """Return the value with every whole float in it as an integer."""
+    if isinstance(value, dict):
+        return {name: _with_integers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_integers(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
 
 
 def _call_strikes(regime: Regime, nearest: int) -> list[int]:
@@ -245,10 +328,15 @@ def grid_of(symbol: str) -> Grid:
     return Grid(base, step, digits)
 
 
-def iso(at: int) -> str:
-    """Return a moment as ISO 8601 with microseconds and Z."""
+def iso(at: int, stamp_format: StampFormat = "micros") -> str:
+    """Return a moment as ISO 8601, cut to the digits of the format."""
     moment = _UNIX_EPOCH + timedelta(microseconds=at)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if stamp_format == "offset":
+        return moment.isoformat(timespec="milliseconds")
+    if stamp_format == "zero_millis":
+        return f"{moment:%Y-%m-%dT%H:%M:%S}.000Z"
+    timespec = _TIMESPECS[stamp_format]
+    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def micros(seconds: float) -> int:

@@ -15,6 +15,7 @@ from connector.devkit.simulator.levels import (
     Content,
     Refresh,
     Regime,
+    View,
     canonical_content,
     chance_of,
     entry_of,
@@ -117,13 +118,8 @@ class Market:
         """Return the published refreshes with a sequence above `since`, if still kept."""
         return [refresh for refresh in self._published if refresh.sequence > since]
 
-    def _content(
-        self, refresh: Refresh, include: frozenset[str], exchanges: frozenset[str]
-    ) -> Content:
-        entry = entry_of(refresh, include, exchanges)
-        if "zones" in entry:
-            entry[self.settings.zones_field] = entry.pop("zones")
-        return canonical_content(entry)
+    def _content(self, refresh: Refresh, view: View) -> Content:
+        return canonical_content(entry_of(refresh, view, self.settings))
 
     def _advance_symbol(self, symbol: str, now: int) -> None:
         # Requests drive the market then, not time.

@@ -11,7 +11,6 @@ import contextlib
 import gzip
 import time
 from typing import TYPE_CHECKING, Any, Final, Self
-from uuid import uuid4
 
 import msgspec
 from aiohttp import web
@@ -21,6 +20,7 @@ from connector.devkit.simulator.service import Service
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from connector.devkit.simulator.quota import Budget
     from connector.devkit.simulator.reply import Reply
     from connector.devkit.simulator.settings import Settings
     from connector.devkit.simulator.truth import Truth
@@ -94,9 +94,11 @@ class Simulator:
         """Change settings while it runs. Raises ValueError."""
         self._service.change(**changes)
 
-    def spend(self, requests: int = 1, key: str | None = None) -> None:
-        """Use up quota as another program with the same key would."""
-        self._service.spend(requests, key)
+    def spend(
+        self, requests: int = 1, key: str | None = None, budget: Budget = "both"
+    ) -> None:
+        """Use up budgets as another program of the key's user would."""
+        self._service.spend(requests, key, budget)
 
     def truth(self, since: int = 0, *, contents: bool = False) -> Truth:
         """Return the page of the truth log after a cursor."""
@@ -114,12 +116,9 @@ class Simulator:
         if path == _LEVELS and request.method == "GET":
             return await self._levels(request, key)
 
-        reply = self._service.reply(key, uuid4().hex)
-        data = self._service.sibling(path.removeprefix("/"))
-        if data is None:
-            reply.refuse("404")
-        else:
-            reply.document = {"data": data}
+        name = path.removeprefix("/")
+        reply = self._service.sibling(name, key, request.remote or "")
+        await self._delay(reply)
         return await _respond(request, reply)
 
     async def _levels(self, request: web.BaseRequest, key: str) -> web.StreamResponse:
@@ -127,9 +126,7 @@ class Simulator:
         # The log has status 0 unless the whole response went out.
         status = 0
         try:
-            if reply.delay_seconds:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._released.wait(), reply.delay_seconds)
+            await self._delay(reply)
             response = await _respond(request, reply)
             transport = request.transport
             if transport is not None and not transport.is_closing():
@@ -137,6 +134,12 @@ class Simulator:
             return response
         finally:
             self._service.answered(reply, status)
+
+    async def _delay(self, reply: Reply) -> None:
+        """Hold a reply for its delay, or until held requests are released."""
+        if reply.delay_seconds:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._released.wait(), reply.delay_seconds)
 
     def _release_held_requests(self) -> None:
         self._released.set()
@@ -184,7 +187,8 @@ async def _respond(request: web.BaseRequest, reply: Reply) -> web.StreamResponse
     body = reply.body
     headers = _JSON | reply.headers
     accepts_gzip = "gzip" in request.headers.get("Accept-Encoding", "")
-    if reply.replacement is None and accepts_gzip:
+    is_raw = reply.replacement is not None and reply.is_raw
+    if accepts_gzip and not is_raw:
         headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
         body = gzip.compress(body, compresslevel=1, mtime=0)
     if reply.sent_fraction == 1:

@@ -1,4 +1,4 @@
-"""The service without HTTP: authorisation, quota and answers.
+"""The service without HTTP: it draws faults, answers requests and logs the truth.
 
 Every shape and rule follows the vendor's public documentation of `GET /multi/gex/levels`.
 """
@@ -6,31 +6,33 @@ Every shape and rule follows the vendor's public documentation of `GET /multi/ge
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
+from connector.devkit.simulator.access import Access
+from connector.devkit.simulator.asked import Asked, parse_query, refusal_of
+from connector.devkit.simulator.bundle import Bundle
+from connector.devkit.simulator.catalogue import apply_fault
+from connector.devkit.simulator.endpoints import KEYLESS, EndpointData
 from connector.devkit.simulator.faults import Faults
+from connector.devkit.simulator.front_cache import FrontCache
 from connector.devkit.simulator.levels import MICROS, iso, micros
 from connector.devkit.simulator.market import Market
-from connector.devkit.simulator.quota import Quota, seconds_left
-from connector.devkit.simulator.reply import ERRORS, Reply, apply_fault
-from connector.devkit.simulator.settings import EXCHANGES, INCLUDES, Settings
+from connector.devkit.simulator.reply import Reply
 from connector.devkit.simulator.truth import Answer, AnswerLog, Computed, Truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-MAX_SYMBOLS: Final = 8
+    from connector.devkit.simulator.faults import Fault
+    from connector.devkit.simulator.quota import Budget
+    from connector.devkit.simulator.settings import Settings
 
-# The greatest age of each health status, youngest first.
-_HEALTH_BY_AGE_SECONDS: Final = {
-    60.0: "healthy",
-    90.0: "degraded",
-    math.inf: "unhealthy",
-}
-_NO_NAMES: Final[frozenset[str]] = frozenset()
+_UNAUTHORIZED: Final = 401
+_HEALTH_REQUESTS_PER_MINUTE: Final = 60
+_NOBODY: Final = Asked([], [], [])
 
 
 class Service:
@@ -44,9 +46,13 @@ class Service:
         self._market = Market(
             settings, self.now(), self._faults.is_frozen, self._sequence
         )
+        self._access = Access(settings, self.now())
+        self._cache = FrontCache()
         self._log = AnswerLog()
+        self._turns = itertools.count()
         self._statuses: Counter[str] = Counter()
-        self._quota = Quota()
+        self._endpoints: Counter[str] = Counter()
+        self._health_requests: Counter[tuple[str, int]] = Counter()
 
     def now(self) -> int:
         """Return microseconds since the Unix epoch."""
@@ -54,72 +60,79 @@ class Service:
 
     def answer(self, key: str, query: Mapping[str, str]) -> Reply:
         """Answer a request for levels. Report the outcome to `answered` afterwards."""
-        known_keys = {*self.settings.keys, *self.settings.forbidden_keys}
+        asked = parse_query(query)
+        now = self.now()
         answer = Answer(
-            received_at=self.now(),
-            key=key if key in known_keys else "unknown",
+            received_at=now,
+            key=key if self._access.is_known(key) else "unknown",
             request_id=uuid4().hex,
-            symbols=_names(query, "symbols"),
-            include=_names(query, "include"),
-            exchanges=_names(query, "exchanges"),
+            symbols=asked.symbols,
+            include=asked.include,
+            exchanges=asked.exchanges,
+            positioning=asked.positioning,
         )
-        # Count the request first: the reply shows what is left of the quota.
-        refusal = self._refusal(key, answer)
-        reply = self.reply(key, answer.request_id)
+        self._endpoints["levels"] += 1
+        reply = self._new_reply(answer.request_id)
         reply.answer = answer
-        if refusal is not None:
-            status, details = refusal
-            reply.refuse(status, **details)
+
+        # A cache in front spares the service.
+        request = repr(asked)
+        cached = self._faults.draw(now, asked.symbols, in_front=True)
+        if cached and self._replay(key, request, reply, cached):
             return reply
 
-        self._fill(reply, answer)
-        self._log.remember_contents(reply)
-        for fault in self._faults.draw(answer.received_at, answer.symbols):
-            answer.faults.append(fault.fault)
-            apply_fault(reply, fault)
-        if answer.faults:
+        # Spend first: the reply shows what is left of the budgets.
+        refusal = self._access.admit(key, now)
+        is_admitted = refusal is None
+        self._access.write_figures(key, reply, now)
+        if refusal is None:
+            refusal = refusal_of(asked, self.settings)
+        if refusal is not None:
+            reply.refuse(**refusal)
+        else:
+            struck = self._faults.draw(now, asked.symbols)
+            Bundle(self.settings, self._market, asked, struck).fill(reply, now)
             self._log.remember_contents(reply)
+            self._apply(struck, reply)
+        self._finish(key, reply, is_admitted=is_admitted)
 
-        answer.shown = {}
-        for symbol, content in reply.results.items():
-            answer.shown[symbol] = content.shown if content else None
+        if cached:
+            reply.headers["Date"] = formatdate(now / MICROS, usegmt=True)
+            self._cache.store(request, reply)
         return reply
 
-    def reply(self, key: str, request_id: str) -> Reply:
-        """Return a reply without data for the holder of a key."""
+    def sibling(self, name: str, key: str, address: str = "") -> Reply:
+        """Answer a request to another endpoint; `address` is the client's."""
         now = self.now()
-        meta: dict[str, Any] = {
-            "version": "2.0",
-            "timestamp": iso(now),
-            "request_id": request_id,
-        }
-        headers = {"X-Request-ID": request_id}
+        reply = self._new_reply(uuid4().hex)
+        endpoint = EndpointData(self.settings, self._market, now)
+        if not endpoint.exists(name):
+            reply.refuse("404")
+            return reply
 
-        limit = self.settings.limit_per_minute
-        if limit:
-            meta["rate_limit"] = self._quota.fields(key, limit, now)
-            for name, value in meta["rate_limit"].items():
-                headers[f"X-RateLimit-{name.capitalize()}"] = str(value)
-        return Reply(meta, headers)
+        self._endpoints[name] += 1
+        is_admitted = False
+        if self.settings.is_old:
+            self._access.write_figures(key, reply, now)
+        elif name not in KEYLESS:
+            refusal = self._access.admit(key, now, is_sibling=True)
+            self._access.write_figures(key, reply, now)
+            if refusal is not None:
+                reply.refuse(**refusal)
+                self._finish(key, reply, is_admitted=False)
+                return reply
+            is_admitted = "siblings" in self.settings.month_counts
+        elif name == "health" and not self._spend_health(address, now):
+            reply.refuse("429", details={"retry_after_seconds": 60})
+            return reply
 
-    def sibling(self, name: str) -> dict[str, Any] | None:
-        """Return the data of another endpoint, or None if there is none of this name."""
-        symbols = self.settings.symbols
-        match name:
-            case "symbols":
-                return {"categories": {"crypto": symbols}, "total": len(symbols)}
-            case "status":
-                return {"symbols": {symbol: self._health(symbol) for symbol in symbols}}
-            case "meta":
-                return {
-                    "errors": _error_catalogue(),
-                    "supported_symbols": symbols,
-                    "max_symbols": MAX_SYMBOLS,
-                }
-            case "health":
-                return {"status": "ok"}
-            case _:
-                return None
+        data = endpoint.of(name)
+        is_plain = name == "openapi.json" or self.settings.data_at_top
+        reply.document = data if is_plain else {"data": data}
+        for fault in self._faults.draw(now, [], name):
+            apply_fault(reply, fault)
+        self._finish(key, reply, is_admitted=is_admitted)
+        return reply
 
     def answered(self, reply: Reply, status: int) -> None:
         """Log an answer whose outcome is known: the status sent, or 0 if it broke."""
@@ -137,8 +150,9 @@ class Service:
         self._faults.add(tables, self.now())
 
     def clear_faults(self) -> None:
-        """Disarm all faults and end every freeze."""
+        """Disarm all faults, end every freeze, and empty the cache in front."""
         self._faults.clear(self.now())
+        self._cache.clear()
 
     def change(self, **changes: Any) -> None:
         """Change settings while the service runs. Raises ValueError."""
@@ -146,14 +160,16 @@ class Service:
             raise ValueError("seed cannot be changed while the service runs")
         self.settings = self.settings.changed(changes)
         self._market.change(self.settings, self.now())
+        self._access.change(self.settings, self.now())
 
-    def spend(self, requests: int = 1, key: str | None = None) -> None:
-        """Use up quota as another program with the same key would.
+    def spend(
+        self, requests: int = 1, key: str | None = None, budget: Budget = "both"
+    ) -> None:
+        """Use up budgets as another program of the key's user would.
 
         The default key is the first of the settings.
         """
-        spender = key or self.settings.keys[0]
-        self._quota.spend(spender, requests, self.now())
+        self._access.spend(requests, key, self.now(), budget)
 
     def truth(self, since: int = 0, *, contents: bool = False) -> Truth:
         """Return the page of the truth log after a cursor."""
@@ -161,12 +177,14 @@ class Service:
         answers = self._log.since(since)
 
         refreshes = []
+        plain = Bundle(self.settings, self._market, _NOBODY, ())
         for refresh in self._market.refreshes(since):
-            content = self._market.content(refresh, _NO_NAMES, _NO_NAMES)
+            view = plain.plain_view(refresh.symbol)
+            content = self._market.content(refresh, view)
             computed = Computed(
                 sequence=refresh.sequence,
                 symbol=refresh.symbol,
-                computed_at=iso(refresh.computed_at),
+                computed_at=iso(refresh.computed_at, self.settings.stamp_format),
                 visible_at=refresh.visible_at,
                 sha256=content.shown.sha256,
             )
@@ -182,102 +200,65 @@ class Service:
         )
 
     def stats(self) -> dict[str, Any]:
-        """Return counts since the start, and the faults in force."""
+        """Return counts since the start, the budgets, and the faults in force."""
         self._market.advance(self.now())
         return {
             "requests_total": self._statuses.total(),
             "requests_by_status": dict(sorted(self._statuses.items())),
+            "requests_by_endpoint": dict(sorted(self._endpoints.items())),
+            "quota": self._access.quota.statistics(self.now()),
             "refreshes_total": self._market.refreshes_total,
             "faults_active": self._faults.active(self.now()),
         }
 
-    def _refusal(self, key: str, answer: Answer) -> tuple[str, dict[str, Any]] | None:
-        """Return status and details of the error that a request deserves, if any.
-
-        A request with a valid key uses up quota, even if it is invalid.
-        """
-        if key in self.settings.forbidden_keys and key not in self.settings.keys:
-            return "403", {}
-        if key not in self.settings.keys:
-            return "401", {}
-
-        limit = self.settings.limit_per_minute
-        if not self._quota.try_spend(key, limit, answer.received_at):
-            return "429", {"retry_after_seconds": seconds_left(answer.received_at)}
-
-        if not 1 <= len(answer.symbols) <= MAX_SYMBOLS:
-            message = f"1 to {MAX_SYMBOLS} symbols are required"
-            return "400", {"errors": [{"field": "symbols", "message": message}]}
-
-        errors = _unknown_values("include", answer.include, INCLUDES)
-        errors += _unknown_values("exchanges", answer.exchanges, EXCHANGES)
-        return ("422", {"errors": errors}) if errors else None
-
-    def _fill(self, reply: Reply, answer: Answer) -> None:
-        """Put the entries of the requested symbols into a reply."""
-        include = frozenset(answer.include)
-        exchanges = frozenset(answer.exchanges)
-        served: list[str] = []
-        missing: list[str] = []
-        invalid: list[str] = []
-        for symbol in answer.symbols:
-            reply.results[symbol] = None
-            if symbol not in self.settings.symbols:
-                invalid.append(symbol)
-                continue
-            refresh = self._market.show(symbol, answer.received_at)
-            if refresh is None:
-                missing.append(symbol)
-                continue
-            content = self._market.content(refresh, include, exchanges)
-            reply.results[symbol] = content
-            served.append(symbol)
-
-        data = {
-            "results": reply.results,
-            "requested": answer.symbols.copy(),
-            "served": served,
-            "missing": missing,
-            "invalid": invalid,
+    def _new_reply(self, request_id: str) -> Reply:
+        """Return a reply without data."""
+        settings = self.settings
+        meta = {
+            "version": settings.version or settings.contract,
+            "timestamp": iso(self.now(), "micros" if settings.is_old else "millis"),
+            "request_id": request_id,
         }
-        reply.document = {"data": data}
-        reply.meta["source"] = answer.exchanges or EXCHANGES
-        reply.meta["exchanges_filtered"] = answer.exchanges or None
+        headers = {"X-Request-ID": request_id}
+        return Reply(meta, headers, has_details=settings.is_old, turn=next(self._turns))
 
-    def _health(self, symbol: str) -> dict[str, Any]:
-        now = self.now()
-        refresh = self._market.show(symbol, now)
-        if refresh is None:
-            return {"status": "unavailable", "freshness_seconds": None}
+    def _replay(
+        self, key: str, request: str, reply: Reply, cached: list[Fault]
+    ) -> bool:
+        """Answer from the cache in front. Return False if it has no answer."""
+        with_headers = cached[0].parameters["headers"] == "stored"
+        if not with_headers:
+            self._access.write_figures(key, reply, self.now())
+        is_hit = self._cache.replay(request, reply, with_headers=with_headers)
+        if is_hit:
+            self._apply(cached, reply)
+        return is_hit
 
-        age_seconds = (now - refresh.computed_at) / MICROS
-        statuses = (
-            status
-            for max_age_seconds, status in _HEALTH_BY_AGE_SECONDS.items()
-            if age_seconds <= max_age_seconds
-        )
-        return {"status": next(statuses), "freshness_seconds": age_seconds}
+    def _apply(self, struck: list[Fault], reply: Reply) -> None:
+        """Apply faults to a reply for levels, and log what it shows."""
+        answer = reply.answer
+        if answer is None:
+            return
+        for fault in struck:
+            answer.faults.append(fault.fault)
+            apply_fault(reply, fault)
+        if answer.faults:
+            self._log.remember_contents(reply)
 
+        answer.shown = {}
+        for symbol, content in reply.results.items():
+            answer.shown[symbol] = content.shown if content else None
 
-def _error_catalogue() -> list[dict[str, Any]]:
-    errors = []
-    for status, (code, message) in ERRORS.items():
-        errors.append({"http": int(status), "code": code, "message": message})
-    return errors
+    def _finish(self, key: str, reply: Reply, *, is_admitted: bool) -> None:
+        """Correct the budgets and their figures when the status is known."""
+        if is_admitted:
+            self._access.settle(key, reply, self.now())
+        if reply.status == _UNAUTHORIZED:
+            self._access.hide_figures(reply)
 
-
-def _unknown_values(
-    field: str, values: list[str], known: tuple[str, ...]
-) -> list[dict[str, str]]:
-    errors = []
-    for value in values:
-        if value not in known:
-            message = f"unknown value {value!r}; known are {', '.join(known)}"
-            errors.append({"field": field, "message": message})
-    return errors
-
-
-def _names(query: Mapping[str, str], parameter: str) -> list[str]:
-    """Return the values of a comma-separated parameter, each once, in order."""
-    values = [part.strip() for part in query.get(parameter, "").split(",")]
-    return list(dict.fromkeys(value for value in values if value))
+    def _spend_health(self, address: str, now: int) -> bool:
+        """Count a request to `/health`. Return False if its address has asked enough."""
+        minute = now // (60 * MICROS)
+        self._health_requests[address, minute] += 1
+        requests = self._health_requests[address, minute]
+        return requests <= _HEALTH_REQUESTS_PER_MINUTE

@@ -36,6 +36,7 @@ class Answer(msgspec.Struct, gc=False):
     symbols: list[str]
     include: list[str]
     exchanges: list[str]
+    positioning: str = ""
     faults: list[str] = []
     shown: dict[str, Shown | None] = {}
     status: int = 0
