@@ -9,7 +9,7 @@ from connector.core.model import Status
 from connector.errors import NothingFound, RequestRefused, UpstreamError
 from connector.runtime.next_checks import NextChecks
 from connector.runtime.responses import Responses
-from connector.schedule.scheduler import Outcome
+from connector.schedule.checks import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from connector.runtime.failures import Failures
     from connector.runtime.ports import PollerContext
     from connector.schedule.batches import Batch
-    from connector.schedule.scheduler import Purpose, Schedule
+    from connector.schedule.checks import Purpose
+    from connector.schedule.scheduler import Schedule
     from connector.schedule.symbols import ComputedTimes
     from connector.upstream.budget import Permit
     from connector.upstream.client import Client, LevelsAnswer

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from connector.errors import KeyRefused, RateLimited, RequestRefused
 from connector.logs import Bounded
-from connector.schedule.scheduler import SLOW_RETRY_SECONDS
+from connector.schedule.checks import SLOW_RETRY_SECONDS
 
 if TYPE_CHECKING:
     from connector.errors import UpstreamError

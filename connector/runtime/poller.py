@@ -13,7 +13,8 @@ from connector.runtime.checks import Checks
 from connector.runtime.coverage import Coverage
 from connector.runtime.failures import Failures
 from connector.runtime.ports import BudgetReport
-from connector.schedule.scheduler import Plan, Schedule
+from connector.schedule.checks import CheckSettings
+from connector.schedule.scheduler import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from connector.runtime.ports import PollerContext
     from connector.runtime.shard import Shard
     from connector.schedule.batches import Batch
-    from connector.schedule.scheduler import Purpose
+    from connector.schedule.checks import Purpose
     from connector.upstream.budget import Budget
     from connector.upstream.client import Client
 
@@ -227,10 +228,9 @@ class Poller:
 
 
 def _new_schedule(config: Config) -> Schedule:
-    settings = config.schedule
-    plan = Plan(
-        target_delay_seconds=settings.target_delay_seconds,
-        min_interval_seconds=settings.min_interval_seconds,
-        max_interval_seconds=settings.max_interval_seconds,
+    settings = CheckSettings(
+        target_delay_seconds=config.schedule.target_delay_seconds,
+        min_interval_seconds=config.schedule.min_interval_seconds,
+        max_interval_seconds=config.schedule.max_interval_seconds,
     )
-    return Schedule(plan, random.random)
+    return Schedule(settings, random.random)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from connector.runtime.health import Health
     from connector.runtime.startup import StartupDeadline
     from connector.schedule.batches import Batch
-    from connector.schedule.scheduler import Purpose
+    from connector.schedule.checks import Purpose
 
 _T = TypeVar("_T")
 

@@ -5,6 +5,11 @@ holds a few, so that checks at well-chosen moments can follow each other quickly
 is nine tenths of the hard limit and the bucket holds a ninth of the budget, so a full
 bucket and the tokens of a minute are the limit. A schedule that spends its minute faster
 runs into the hard limit, and is silent for the rest of that minute.
+
+Batches are starved if the budget allows fewer checks than there are refreshes. They want
+the whole budget, and at full load the wait for a token grows without bound. So their tokens
+arrive at the hard limit, and their bucket is larger. The price still keeps them to the
+budget, and the caller to the hard limit.
 """
 
 from __future__ import annotations
@@ -23,6 +28,14 @@ _BURST_FRACTION: Final = 1 / 9
 # later; with 8, as without a pace. A full bucket then allows up to 2 requests a minute
 # too many, which wait for the hard limit.
 _MIN_BURST: Final = 8.0
+
+# The same for starved batches, and the budget as a fraction of the hard limit.
+#
+# Measured with 800 symbols, packed by rhythm, as the mean delay in seconds at limits of 120
+# and 60. Without a pace: 15.3 and 54. With the pace of other batches: 21.5 and 56. With
+# faster tokens: 16.0 and 49. With a larger bucket as well: 15.3 and 46.
+_STARVED_BURST_FRACTION: Final = 1 / 4
+_BUDGET_PER_LIMIT: Final = 0.9
 
 # No worker has less than one request a minute.
 _MIN_PER_MINUTE: Final = 1.0
@@ -44,7 +57,7 @@ class Pace(msgspec.Struct):
     def of(cls, budget_per_minute: float) -> Pace:
         """Return the pace of a budget, with a token for one request."""
         pace = cls(0.0, 0.0)
-        pace._adopt(budget_per_minute)
+        pace._adopt(budget_per_minute, is_starved=False)
         return pace
 
     @property
@@ -54,10 +67,12 @@ class Pace(msgspec.Struct):
             return float("-inf")
         return self.counted_at + (1 - self.tokens) / self.per_second
 
-    def set_budget(self, budget_per_minute: float, now: float) -> None:
-        """Follow another budget from now on. Tokens that were saved or owed stay so."""
+    def set_budget(
+        self, budget_per_minute: float, now: float, *, is_starved: bool = False
+    ) -> None:
+        """Follow another budget from now on. Saved tokens stay if they fit."""
         self._count(now)
-        self._adopt(budget_per_minute)
+        self._adopt(budget_per_minute, is_starved=is_starved)
 
     def take(self, now: float) -> None:
         """Take a token for a request that starts now."""
@@ -66,9 +81,13 @@ class Pace(msgspec.Struct):
         most_owed = self.per_second * 60
         self.tokens = max(self.tokens - 1, -most_owed)
 
-    def _adopt(self, budget_per_minute: float) -> None:
+    def _adopt(self, budget_per_minute: float, *, is_starved: bool) -> None:
+        burst_fraction = _BURST_FRACTION
         self.per_second = max(budget_per_minute, _MIN_PER_MINUTE) / 60
-        self.capacity = max(_MIN_BURST, _BURST_FRACTION * budget_per_minute)
+        if is_starved:
+            burst_fraction = _STARVED_BURST_FRACTION
+            self.per_second /= _BUDGET_PER_LIMIT
+        self.capacity = max(_MIN_BURST, burst_fraction * budget_per_minute)
         self.tokens = min(self.tokens, self.capacity)
 
     def _count(self, now: float) -> None:

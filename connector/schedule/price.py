@@ -101,16 +101,27 @@ class Price(msgspec.Struct):
         budget = max(budget_per_minute, _MIN_BUDGET)
         self._memory = max(_MEMORY_SECONDS, _MEMORY_CHECKS * 60 / budget)
 
-        affordable_root = (
-            60 * self._checks / max(self._seconds * budget_per_minute, _MIN_BUDGET)
-        )
-        affordable = affordable_root**2
-        if not self.target_delay_seconds and affordable <= _MIN_PRICE:
+        for_budget = self._price_for_budget(budget_per_minute)
+        if not self.target_delay_seconds and for_budget <= _MIN_PRICE:
             self.value = 0.0
             return
 
-        mean_delay = self._delay / self._expected if self._expected else 0.0
-        target_root = self.target_delay_seconds / max(mean_delay, _MIN_MEAN_SECONDS)
+        # Each need has its price, and the highest meets all. A second budget would be
+        # another need.
+        for_target = self._price_for_target(symbols_per_check)
+        self.value = min(max(for_budget, for_target, _MIN_PRICE), _MAX_PRICE)
+
+    def _price_for_budget(self, budget_per_minute: float) -> float:
+        """Return the price at which the checks keep to this budget."""
+        affordable_checks = max(self._seconds * budget_per_minute, _MIN_BUDGET)
+        root = 60 * self._checks / affordable_checks
+        return root**2
+
+    def _price_for_target(self, symbols_per_check: float) -> float:
+        """Return the highest price at which the mean delay meets the target."""
+        mean_delay = 0.0
+        if self._expected:
+            mean_delay = self._delay / self._expected
+        root = self.target_delay_seconds / max(mean_delay, _MIN_MEAN_SECONDS)
         highest = _MAX_PRICE_IN_TARGETS * self.target_delay_seconds * symbols_per_check
-        wanted = min(target_root**2, highest)
-        self.value = min(max(affordable, wanted, _MIN_PRICE), _MAX_PRICE)
+        return min(root**2, highest)

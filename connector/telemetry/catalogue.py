@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from connector.core.model import Kind, Status
-from connector.schedule.scheduler import Purpose
+from connector.schedule.checks import Purpose
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         Sighting,
     )
     from connector.schedule.batches import Batch
-    from connector.schedule.scheduler import Purpose
+    from connector.schedule.checks import Purpose
     from connector.telemetry.metrics import Metrics
 
 # Error codes with a series of their own. librdkafka has about 150; the rest is `other`.

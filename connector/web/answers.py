@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from connector.core.model import Event as CoreEvent
 from connector.core.model import Kind, Status
-from connector.schedule.scheduler import Purpose
+from connector.schedule.checks import Purpose
 
 _PRICE = "Delay (in symbol-seconds) a request must save to be worth sending"
 

@@ -8,7 +8,7 @@ from math import floor
 from typing import TYPE_CHECKING, Final
 
 from connector.core.model import MICROS
-from connector.schedule.scheduler import Purpose
+from connector.schedule.checks import Purpose
 from connector.web import answers
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from connector.core.transition import observe_all
 from connector.kafka.avro import Codec, SingleObject
 from connector.runtime.ports import Commit, ResponseReport, Sighting
 from connector.schedule.batches import Batch
-from connector.schedule.scheduler import Purpose
+from connector.schedule.checks import Purpose
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
 from tests.bench.measure import cpu_micros

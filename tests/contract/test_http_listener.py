@@ -16,7 +16,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from connector.errors import ConfigError
 from connector.runtime.health import Health
 from connector.schedule.batches import Batch
-from connector.schedule.scheduler import Purpose
+from connector.schedule.checks import Purpose
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
 from connector.web.server import BODY_BYTES, REQUEST_SECONDS, Listener

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from connector.core.model import MICROS
 from connector.schedule.batches import Batch
-from connector.schedule.scheduler import (
+from connector.schedule.checks import (
     SLOW_RETRY_SECONDS,
+    CheckSettings,
     Outcome,
-    Plan,
     Purpose,
-    Schedule,
 )
+from connector.schedule.scheduler import Schedule
 from connector.schedule.symbols import ComputedTimes
 
 many = settings(deadline=None, derandomize=True, max_examples=300)
@@ -39,13 +39,13 @@ class Driven:
 
     def __init__(self, data: st.DataObject) -> None:
         self.data = data
-        self.plan = Plan(
+        self.settings = CheckSettings(
             data.draw(st.floats(0.05, 20)),
             data.draw(st.floats(0.1, 2)),
             data.draw(st.floats(2, 600)),
         )
         self.schedule = Schedule(
-            self.plan, lambda: data.draw(st.floats(0, 1, exclude_max=True))
+            self.settings, lambda: data.draw(st.floats(0, 1, exclude_max=True))
         )
         self.now = data.draw(st.sampled_from([0.0, 1e5]))
         self.ahead = data.draw(st.sampled_from([0.0, 1.8e9]))
@@ -100,9 +100,9 @@ class Driven:
             assert refresh.since <= sent
         at = self.schedule.next_check_at(batch)
         if at is not None and outcome is Outcome.ANSWERED:
-            assert at >= min(self.now, sent + self.plan.min_interval_seconds)
+            assert at >= min(self.now, sent + self.settings.min_interval_seconds)
             longest = max(
-                self.plan.max_interval_seconds,
+                self.settings.max_interval_seconds,
                 120 * 5 / max(self.schedule.budget_per_minute, 1),
             )
             pause_ends_at = max(self.paused_until, self.paused_for_key_until)
@@ -219,7 +219,7 @@ def test_the_budget_is_kept_for_any_rhythms(
     rhythms: list[tuple[float, float, float]], budget: float, seed: int
 ) -> None:
     """Count the second ten minutes, and any ten seconds after the first checks."""
-    schedule = Schedule(Plan(0.05), lambda: 0.5)
+    schedule = Schedule(CheckSettings(0.05), lambda: 0.5)
     now = 0.0
     sent = 0
     paced: list[float] = []

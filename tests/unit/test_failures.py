@@ -17,7 +17,8 @@ from connector.errors import (
 )
 from connector.runtime.failures import Failures
 from connector.schedule.batches import Batch
-from connector.schedule.scheduler import Plan, Schedule
+from connector.schedule.checks import CheckSettings
+from connector.schedule.scheduler import Schedule
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
 from connector.upstream.budget import Budget
@@ -37,7 +38,7 @@ class Bench:
     """Failures, and the parts they act on."""
 
     def __init__(self) -> None:
-        self.schedule = Schedule(Plan(), no_jitter)
+        self.schedule = Schedule(CheckSettings(), no_jitter)
         self.schedule.set_batches([BATCH], time.monotonic())
         self.budget = Budget(60)
         self.metrics = Metrics(["all"])

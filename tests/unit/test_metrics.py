@@ -39,7 +39,7 @@ from connector.runtime.ports import (
     Sighting,
 )
 from connector.schedule.batches import Batch
-from connector.schedule.scheduler import Purpose
+from connector.schedule.checks import Purpose
 from connector.telemetry.catalogue import BY_NAME, METRICS, Metric
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import (

@@ -107,3 +107,29 @@ def test_a_clock_that_goes_back_adds_no_tokens() -> None:
     pace.set_budget(60.0, 50.0)
 
     assert pace.ready_at == pytest.approx(101.0)
+
+
+@pytest.mark.parametrize("limit", [6, 60, 600])
+def test_starved_batches_are_paced_at_the_hard_limit(limit: int) -> None:
+    budget = 0.9 * limit
+    pace = Pace.of(budget)
+    pace.set_budget(budget, 0.0, is_starved=True)
+
+    requests_in_ten_minutes = take_until(pace, 600.0)
+
+    assert requests_in_ten_minutes == pytest.approx(10 * limit, abs=2)
+
+
+def test_starved_batches_may_save_a_quarter_of_the_budget() -> None:
+    pace = Pace.of(108.0)
+    pace.set_budget(108.0, 0.0, is_starved=True)
+    take_at_once(pace, 27, 100.0)
+    assert pace.ready_at > 100.0
+
+
+def test_saved_tokens_are_lost_when_batches_are_starved_no_longer() -> None:
+    pace = Pace.of(108.0)
+    pace.set_budget(108.0, 0.0, is_starved=True)
+    pace.set_budget(108.0, 100.0, is_starved=False)
+    take_at_once(pace, 12, 100.0)
+    assert pace.ready_at > 100.0

@@ -13,13 +13,13 @@ import pytest
 
 from connector.core.model import MICROS
 from connector.schedule.batches import Batch
-from connector.schedule.scheduler import (
+from connector.schedule.checks import (
     SLOW_RETRY_SECONDS,
+    CheckSettings,
     Outcome,
-    Plan,
     Purpose,
-    Schedule,
 )
+from connector.schedule.scheduler import Schedule
 from connector.schedule.symbols import ComputedTimes
 from tests.bench.schedule.burst import ROW, compare
 from tests.bench.schedule.policies import fixed_mean
@@ -129,9 +129,9 @@ class World:
 
 
 def schedule(
-    budget: float = PLENTY, chance: float = 0.5, plan: Plan | None = None
+    budget: float = PLENTY, chance: float = 0.5, settings: CheckSettings | None = None
 ) -> Schedule:
-    made = Schedule(plan or Plan(), lambda: chance)
+    made = Schedule(settings or CheckSettings(), lambda: chance)
     made.set_budget(budget, 0.0)
     return made
 
@@ -140,7 +140,7 @@ def world(
     refreshes: Mapping[str, Sequence[float]],
     size: int = 8,
     budget: float = 54.0,
-    plan: Plan | None = None,
+    settings: CheckSettings | None = None,
 ) -> World:
     """Return a world in which `size` symbols share a batch."""
     symbols = sorted(refreshes)
@@ -148,7 +148,7 @@ def world(
         Batch("f", tuple(symbols[at : at + size]))
         for at in range(0, len(symbols), size)
     ]
-    return World(schedule(budget, plan=plan), refreshes, batches)
+    return World(schedule(budget, settings=settings), refreshes, batches)
 
 
 def together(
@@ -182,7 +182,7 @@ def test_refreshes_at_different_times_are_seen_within_the_target() -> None:
 
 @pytest.mark.parametrize(("target", "most"), [(1.5, 9.0), (0.4, 20.0), (0.15, 54.0)])
 def test_a_longer_target_delay_costs_fewer_checks(target: float, most: float) -> None:
-    source = world(own_phases(), plan=Plan(target)).run(3_600)
+    source = world(own_phases(), settings=CheckSettings(target)).run(3_600)
     assert source.delay(600) < target * 1.35
     assert source.checks(600) / 50 <= most
 
@@ -198,7 +198,9 @@ def test_any_period_is_followed(period: float) -> None:
 @pytest.mark.parametrize("count", [4, 24])
 def test_a_budget_is_kept(budget: float, count: int) -> None:
     names = [f"S{number:02d}" for number in range(count)]
-    source = world(own_phases(names), size=4, budget=budget, plan=Plan(0.05)).run(3_600)
+    source = world(
+        own_phases(names), size=4, budget=budget, settings=CheckSettings(0.05)
+    ).run(3_600)
     for start in range(600, 3_600, 600):
         assert source.checks(start, start + 600) <= budget * 10 * 1.15 + 1
     assert source.checks(600) >= budget * 50 * 0.6
@@ -246,7 +248,10 @@ def test_a_budget_that_is_scarcer_than_refreshes_is_kept_and_spent_evenly() -> N
 
 def test_no_batch_is_checked_faster_than_the_shortest_interval() -> None:
     source = world(
-        own_phases("ABCD", 5.0), size=2, budget=PLENTY, plan=Plan(0.01, 0.4)
+        own_phases("ABCD", 5.0),
+        size=2,
+        budget=PLENTY,
+        settings=CheckSettings(0.01, 0.4),
     ).run(100)
     for batch in source.batches:
         moments = [at for at, sent in source.sent if sent == batch]
@@ -257,9 +262,9 @@ def test_no_batch_is_checked_faster_than_the_shortest_interval() -> None:
 def test_no_batch_waits_longer_than_the_longest_interval_if_the_budget_allows_it() -> (
     None
 ):
-    source = world({"A": [5.0, 35.0, 65.0]}, plan=Plan(max_interval_seconds=20)).run(
-        7_200
-    )
+    source = world(
+        {"A": [5.0, 35.0, 65.0]}, settings=CheckSettings(max_interval_seconds=20)
+    ).run(7_200)
     moments = [at for at, _ in source.sent]
     assert all(later - sooner <= 20.5 for sooner, later in pairwise(moments))
 
@@ -479,7 +484,7 @@ def test_a_larger_budget_ends_the_wait_for_another_symbol_of_the_batch(
     source = world(
         {"A": grid(30, 0.1, 10, 1), "B": grid(30, 0.1, 22, 2)},
         budget=1.8,
-        plan=Plan(0.05),
+        settings=CheckSettings(0.05),
     )
     source.run(3_600 + at)
     (only,) = source.batches
@@ -494,7 +499,7 @@ def test_a_larger_budget_ends_the_wait_for_another_symbol_of_the_batch(
 
 
 def test_a_smaller_budget_raises_the_price_at_once() -> None:
-    source = world(own_phases(), budget=20, plan=Plan(0.05)).run(3_600)
+    source = world(own_phases(), budget=20, settings=CheckSettings(0.05)).run(3_600)
     before = source.schedule.price
     source.schedule.set_budget(5, source.now)
     assert source.schedule.budget_per_minute == 5
@@ -514,7 +519,9 @@ def test_the_same_budget_again_changes_no_plan() -> None:
 
 
 def test_the_price_follows_the_number_of_symbols_at_once() -> None:
-    source = world(own_phases("ABCDEFGH"), size=1, budget=10, plan=Plan(0.05))
+    source = world(
+        own_phases("ABCDEFGH"), size=1, budget=10, settings=CheckSettings(0.05)
+    )
     batches = source.batches
     source.batches = batches[:4]
     source.run(3_600)
@@ -532,8 +539,10 @@ def batch(name: str, *, refused: bool = False) -> Batch:
     return Batch("f", (name,), refused)
 
 
-def covering(*names: str, chance: float = 0.5, plan: Plan | None = None) -> Schedule:
-    made = schedule(chance=chance, plan=plan)
+def covering(
+    *names: str, chance: float = 0.5, settings: CheckSettings | None = None
+) -> Schedule:
+    made = schedule(chance=chance, settings=settings)
     made.set_batches([batch(name) for name in names], 0.0)
     return made
 
@@ -564,7 +573,7 @@ def test_without_batches_no_check_is_planned() -> None:
 def test_first_checks_are_spread_no_more_than_the_budget_requires(
     budget: float, pause: float
 ) -> None:
-    one = schedule(budget=budget, plan=Plan(min_interval_seconds=2))
+    one = schedule(budget=budget, settings=CheckSettings(min_interval_seconds=2))
     one.set_batches([batch(name) for name in "ABCDEFGH"], 0.0)
     first = []
     for _ in range(8):
@@ -764,8 +773,7 @@ def test_a_slow_answer_does_not_make_two_checks_at_once() -> None:
 
 
 def test_the_price_can_be_fixed_for_measurements() -> None:
-    one = schedule()
-    one.fixed_price = 7.0
+    one = Schedule(CheckSettings(), lambda: 0.5, fixed_price=7.0)
     one.set_batches([batch("A")], 0.0)
     check(one, "A", Outcome.ANSWERED, 0.0, 0.1)
     one.set_budget(1.0, 0.2)
@@ -773,7 +781,7 @@ def test_the_price_can_be_fixed_for_measurements() -> None:
 
 
 def test_many_refused_symbols_take_a_tenth_of_the_budget_at_most() -> None:
-    schedule = Schedule(Plan(), lambda: 0.5)
+    schedule = Schedule(CheckSettings(), lambda: 0.5)
     schedule.set_budget(54, 0.0)
     refused = [Batch("f", (f"R{number:02d}",), refused=True) for number in range(60)]
     schedule.set_batches([Batch("f", ("A",)), *refused], 0.0)
@@ -793,14 +801,14 @@ def test_many_refused_symbols_take_a_tenth_of_the_budget_at_most() -> None:
 def test_a_target_of_zero_keeps_the_budget_and_its_delay_is_that_of_a_target_near_it() -> (
     None
 ):
-    free = world(own_phases(), budget=54, plan=Plan(0.0)).run(3_600)
-    near = world(own_phases(), budget=54, plan=Plan(0.001)).run(3_600)
+    free = world(own_phases(), budget=54, settings=CheckSettings(0.0)).run(3_600)
+    near = world(own_phases(), budget=54, settings=CheckSettings(0.001)).run(3_600)
     assert free.checks(600) <= 54 * 50 * 1.1
     assert free.delay(600) <= near.delay(600) * 1.2
 
 
 def test_an_answer_is_learnt_even_if_its_batch_was_regrouped_meanwhile() -> None:
-    schedule = Schedule(Plan(), lambda: 0.5)
+    schedule = Schedule(CheckSettings(), lambda: 0.5)
     schedule.set_batches([Batch("f", ("A", "B"))], 0.0)
     schedule.start_check(Batch("f", ("A", "B")), 0.5)
     schedule.set_batches([Batch("f", ("A",)), Batch("f", ("B",))], 1.0)

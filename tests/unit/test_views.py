@@ -25,7 +25,7 @@ from connector.runtime.ports import Phase, PollerContext, ShardContext, ShardSpe
 from connector.runtime.shard import Shard
 from connector.runtime.startup import StartupDeadline
 from connector.schedule.batches import Batch
-from connector.schedule.scheduler import Outcome
+from connector.schedule.checks import Outcome
 from connector.schedule.symbols import ComputedTimes
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver

@@ -6,7 +6,8 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from connector.schedule.batches import Batch, Batches
-from connector.schedule.scheduler import Outcome, Plan, Schedule
+from connector.schedule.checks import CheckSettings, Outcome
+from connector.schedule.scheduler import Schedule
 from connector.schedule.symbols import ComputedTimes
 
 if TYPE_CHECKING:
@@ -51,13 +52,10 @@ class Product:
         self._batches.own(self._names)
         self._asked: dict[Symbols, Batch] = {}
 
-        plan = Plan(target_delay_seconds=target)
-        self.schedule = Schedule(plan, Random(row.name).random)
-        if price is None:
-            self.schedule.set_budget(limit * BUDGET_SHARE, 0.0)
-        else:
-            self.schedule.set_budget(UNLIMITED, 0.0)
-            self.schedule.fixed_price = price
+        settings = CheckSettings(target_delay_seconds=target)
+        self.schedule = Schedule(settings, Random(row.name).random, fixed_price=price)
+        budget = limit * BUDGET_SHARE if price is None else UNLIMITED
+        self.schedule.set_budget(budget, 0.0)
         self.schedule.set_batches(self._batches.all(), 0.0)
 
     def next(self) -> tuple[float, Symbols] | None:

@@ -7,8 +7,9 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from connector.schedule.batches import Batch
+from connector.schedule.checks import CheckSettings, Outcome
 from connector.schedule.forecast import Forecast
-from connector.schedule.scheduler import Outcome, Plan, Schedule
+from connector.schedule.scheduler import Schedule
 from connector.schedule.symbols import ComputedTimes
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def per_second(call: Callable[[], object], times: int) -> float:
 def learnt(batches: int, symbols: int) -> tuple[Schedule, list[Batch]]:
     """Return a schedule that has seen an hour of refreshes, each symbol's at its own phase."""
     chance = Random(1)
-    schedule = Schedule(Plan(), chance.random)
+    schedule = Schedule(CheckSettings(), chance.random)
     schedule.set_budget(60.0 * batches, 0.0)
 
     made = []
@@ -89,8 +90,8 @@ def learnt(batches: int, symbols: int) -> tuple[Schedule, list[Batch]]:
 
 def unplanned() -> Callable[[], object]:
     """Return a check of a schedule without a target, whose answer holds nothing new."""
-    plan = Plan(target_delay_seconds=0, min_interval_seconds=0.001)
-    schedule = Schedule(plan, Random(1).random)
+    settings = CheckSettings(target_delay_seconds=0, min_interval_seconds=0.001)
+    schedule = Schedule(settings, Random(1).random)
     schedule.set_budget(1e6, 0.0)
     names = [f"S{n}" for n in range(8)]
     batch = Batch("all", tuple(names))

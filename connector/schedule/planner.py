@@ -1,0 +1,126 @@
+"""Plan the next check of a batch. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from connector.schedule.checks import Outcome, Purpose
+from connector.schedule.inspection import next_check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from connector.schedule.batch_plan import BatchPlan
+    from connector.schedule.budget_control import BudgetControl
+    from connector.schedule.checks import CheckSettings
+
+# Doublings of the wait after failures: up to 32 s, about one refresh, so that recovery
+# is noticed soon.
+_MAX_DOUBLINGS: Final = 5
+
+# How far a plan looks ahead, in average intervals between the batch's checks. It always
+# looks past the next refresh.
+_HORIZON_INTERVALS: Final = 4
+
+_MIN_HORIZON_SECONDS: Final = 1.0
+
+# A scarce budget allows one check per batch and round. A check may wait for this many.
+_MAX_ROUNDS_BETWEEN_CHECKS: Final = 2
+
+
+class Planner:
+    """Sets the moment and the purpose of a batch's next check.
+
+    `chance` returns a random number between 0 and 1.
+    """
+
+    def __init__(
+        self,
+        settings: CheckSettings,
+        budget: BudgetControl,
+        chance: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._budget = budget
+        self._chance = chance
+
+    def plan_after(
+        self, plan: BatchPlan, outcome: Outcome, sent_at: float, now: float
+    ) -> None:
+        """Plan the check after one with this outcome."""
+        if plan.batch.refused:
+            self.plan_slow_retry(plan, now, self._budget.refused_count)
+        elif outcome is Outcome.DEFERRED:
+            plan.set_next(now, Purpose.RETRY)
+        elif outcome is Outcome.FAILED:
+            self._back_off(plan, now)
+        else:
+            plan.failures = 0
+            self.plan_by_forecast(plan, sent_at, now)
+
+    def plan_slow_retry(self, plan: BatchPlan, now: float, refused_count: int) -> None:
+        """Plan another try of a refused symbol, one of so many."""
+        wait = self._budget.slow_retry_seconds(refused_count)
+        plan.set_next(now + wait, Purpose.REFUSED)
+
+    def plan_by_forecast(self, plan: BatchPlan, start: float, now: float) -> None:
+        """Plan a check for the refreshes that are expected.
+
+        The plan begins at `start`: when the last check was sent, or now.
+        """
+        earliest = now
+        last_at = start
+        if plan.sent_at is not None:
+            earliest = max(now, plan.sent_at + self._settings.min_interval_seconds)
+            last_at = plan.sent_at
+        price = self._budget.price
+        if not price:
+            plan.set_next(earliest, Purpose.EXPECTED)
+            return
+
+        # Find the best moment, as if there were no pace.
+        latest = max(
+            last_at + self._longest_interval(), earliest + _MIN_HORIZON_SECONDS
+        )
+        end = min(_horizon(plan, start), latest)
+        curves = []
+        for known in plan.symbols:
+            curves.append(known.forecast.curve(known.checked_at or start, end))
+        plan.check = next_check(curves, price, start, end)
+
+        is_lost = all(known.forecast.is_lost(start) for known in plan.symbols)
+        wanted_at = plan.check.at
+        if plan.sent_at is not None and not is_lost:
+            averages = plan.averages
+            if not averages.are_plans_better:
+                wanted_at = plan.sent_at + averages.even_gap(price)
+        wanted_at = max(wanted_at, earliest)
+
+        # If the pace makes this check late, find the next good moment instead.
+        at = wanted_at
+        ready_at = self._budget.ready_at
+        if wanted_at < ready_at < end:
+            at = next_check(curves, price, ready_at, end).at
+        plan.set_next(at, Purpose.SEARCH if is_lost else Purpose.EXPECTED)
+        plan.wanted_at = wanted_at
+
+    def _longest_interval(self) -> float:
+        longest_rounds = _MAX_ROUNDS_BETWEEN_CHECKS * self._budget.round_seconds
+        return max(self._settings.max_interval_seconds, longest_rounds)
+
+    def _back_off(self, plan: BatchPlan, now: float) -> None:
+        """Plan a retry after an exponential wait with full jitter.
+
+        See AWS Architecture Blog, *Exponential Backoff And Jitter*, 2015.
+        """
+        plan.failures += 1
+        doublings = min(plan.failures, _MAX_DOUBLINGS)
+        ceiling = min(self._settings.max_interval_seconds, 2.0**doublings)
+        wait = max(self._settings.min_interval_seconds, self._chance() * ceiling)
+        plan.set_next(now + wait, Purpose.RETRY)
+
+
+def _horizon(plan: BatchPlan, start: float) -> float:
+    """Return how far to look ahead: some intervals, and past the next refresh."""
+    settled = min(known.forecast.settled_by(start) for known in plan.symbols)
+    return max(start + _HORIZON_INTERVALS * plan.averages.interval, settled)
