@@ -8,6 +8,7 @@ all of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from math import log
 from typing import TYPE_CHECKING, Final
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Final
 from connector.core.model import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 # The upstream's limit for one request.
 MAX_SYMBOLS: Final = 8
 
+# The period of each symbol, and a moment at which it is refreshed. Both in seconds.
+Rhythms = Mapping[str, tuple[float, float]]
 
 # Periods within a tenth of each other count as the same.
 _SAME_PERIOD_LOG_RATIO: Final = log(1.1)
@@ -97,35 +100,40 @@ class Batches:
         self._healthy |= self._owned.intersection(symbols)
         return True
 
-    def regroup(self, rhythms: Mapping[str, tuple[float, float]]) -> bool:
-        """Pack symbols by period and next refresh, in seconds. Symbols without a rhythm come last.
+    def regroup(self, rhythms: Rhythms) -> bool:
+        """Pack symbols by period and next refresh. Symbols without a rhythm come last.
 
         Returns True if the batches changed. They change only if their refreshes then lie
         clearly closer together.
         """
         if len(self._healthy) <= self._size:
             return False
-        order = {
-            symbol: place
-            for place, symbol in enumerate(_ordered(rhythms, self._healthy))
-        }
+        order = {}
+        for place, symbol in enumerate(_ordered(rhythms, self._healthy)):
+            order[symbol] = place
         packed = self._packed(order)
-        now, then = _width(self._packed(self._order), rhythms), _width(packed, rhythms)
-        if then >= min(
-            _REGROUP_WIDTH_RATIO * now, now - _REGROUP_SECONDS_PER_BATCH * len(packed)
-        ):
+
+        # Keep the batches unless the gain is clear in both respects.
+        width_before = _width(self._packed(self._order), rhythms)
+        width_after = _width(packed, rhythms)
+        is_clear_part = width_after < _REGROUP_WIDTH_RATIO * width_before
+        least_gain_seconds = _REGROUP_SECONDS_PER_BATCH * len(packed)
+        is_clear_gain = width_after < width_before - least_gain_seconds
+        if not (is_clear_part and is_clear_gain):
             return False
         self._order = order
         return True
 
     def _packed(self, order: Mapping[str, int]) -> list[tuple[str, ...]]:
-        healthy = sorted(
-            self._healthy, key=lambda symbol: (order.get(symbol, len(order)), symbol)
-        )
-        return [
-            tuple(healthy[at : at + self._size])
-            for at in range(0, len(healthy), self._size)
-        ]
+        def place(symbol: str) -> tuple[int, str]:
+            return order.get(symbol, len(order)), symbol
+
+        healthy = sorted(self._healthy, key=place)
+        packed = []
+        for begin in range(0, len(healthy), self._size):
+            end = begin + self._size
+            packed.append(tuple(healthy[begin:end]))
+        return packed
 
     def _asked(self) -> set[str]:
         """Return the symbols of all batches."""
@@ -144,50 +152,77 @@ class Batches:
         self._suspects = remaining
 
 
-def _ordered(
-    rhythms: Mapping[str, tuple[float, float]], symbols: Iterable[str]
-) -> list[str]:
-    """Return symbols of a period together, by their refreshes after the longest pause."""
-    known = sorted(
-        (rhythms[symbol][0], symbol) for symbol in symbols if symbol in rhythms
-    )
-    groups: list[tuple[float, list[str]]] = []
-    for period, symbol in known:
-        if not groups or log(period / groups[-1][0]) > _SAME_PERIOD_LOG_RATIO:
-            groups.append((period, []))
-        groups[-1][1].append(symbol)
+def _ordered(rhythms: Rhythms, symbols: Iterable[str]) -> list[str]:
+    """Return the symbols with a rhythm: by their periods, then by their refreshes."""
     ordered = []
-    for period, members in groups:
-        phases = sorted((rhythms[symbol][1] % period, symbol) for symbol in members)
-        pauses = [
-            (after[0] - before[0]) % period
-            for before, after in pairwise([phases[-1], *phases])
-        ]
-        first = max(range(len(phases)), key=pauses.__getitem__)
-        ordered += [symbol for _, symbol in phases[first:] + phases[:first]]
+    for period, members in _grouped_by_period(rhythms, symbols):
+        ordered += _ordered_by_refresh(rhythms, period, members)
     return ordered
 
 
-def _width(
-    packed: Iterable[Sequence[str]], rhythms: Mapping[str, tuple[float, float]]
-) -> float:
-    """Return the total time over which the refreshes of each batch are spread, in seconds.
+def _grouped_by_period(
+    rhythms: Rhythms, symbols: Iterable[str]
+) -> list[tuple[float, list[str]]]:
+    """Return the shortest period of each group, and its symbols."""
+    known = []
+    for symbol in symbols:
+        if symbol in rhythms:
+            period, _ = rhythms[symbol]
+            known.append((period, symbol))
+    known.sort()
+
+    groups: list[tuple[float, list[str]]] = []
+    for period, symbol in known:
+        if not groups or not _are_same_period(groups[-1][0], period):
+            groups.append((period, []))
+        groups[-1][1].append(symbol)
+    return groups
+
+
+def _ordered_by_refresh(
+    rhythms: Rhythms, period: float, symbols: Iterable[str]
+) -> list[str]:
+    """Return symbols by their refreshes within a period, from its longest pause on."""
+    phases = []
+    for symbol in symbols:
+        _, refreshed_at = rhythms[symbol]
+        phases.append((refreshed_at % period, symbol))
+    phases.sort()
+
+    # The pause before each refresh. The last refresh of a period precedes the first.
+    pauses = []
+    for before, after in pairwise([phases[-1], *phases]):
+        pauses.append((after[0] - before[0]) % period)
+    first = pauses.index(max(pauses))
+    from_first = phases[first:] + phases[:first]
+    return [symbol for _, symbol in from_first]
+
+
+def _width(packed: Iterable[Sequence[str]], rhythms: Rhythms) -> float:
+    """Return the total time over which the refreshes of each batch are spread, in seconds."""
+    return sum(_batch_width(symbols, rhythms) for symbols in packed)
+
+
+def _batch_width(symbols: Sequence[str], rhythms: Rhythms) -> float:
+    """Return the time over which the refreshes of a batch are spread, in seconds.
 
     A batch without a common rhythm counts with its longest period.
     """
-    total = 0.0
-    for symbols in packed:
-        known = [rhythms[symbol] for symbol in symbols if symbol in rhythms]
-        if not known:
-            continue
-        shortest, longest = min(known)[0], max(known)[0]
-        phases = sorted(at % longest for _, at in known)
-        pause = max(
-            after - before for before, after in pairwise([*phases, phases[0] + longest])
-        )
-        ordered = (
-            len(known) == len(symbols)
-            and log(longest / shortest) < _SAME_PERIOD_LOG_RATIO
-        )
-        total += longest - pause if ordered else longest
-    return total
+    known = [rhythms[symbol] for symbol in symbols if symbol in rhythms]
+    if not known:
+        return 0.0
+    periods = [period for period, _ in known]
+    longest = max(periods)
+    has_unknown = len(known) < len(symbols)
+    if has_unknown or not _are_same_period(min(periods), longest):
+        return longest
+
+    phases = sorted(refreshed_at % longest for _, refreshed_at in known)
+    pauses = []
+    for before, after in pairwise([*phases, phases[0] + longest]):
+        pauses.append(after - before)
+    return longest - max(pauses)
+
+
+def _are_same_period(shorter: float, longer: float) -> bool:
+    return log(longer / shorter) <= _SAME_PERIOD_LOG_RATIO

@@ -19,10 +19,6 @@ _EDGES: Final = (0, 1, 2, 4)
 # Points of a tail beyond the last order statistic, in scales.
 _TAIL_REACHES: Final = (0.5, 1.2, 3.0, 8.0, 24.0)
 
-# Each point's reach, and the fraction of the last mass that lies beyond it (a Pareto
-# tail).
-_TAIL: Final = tuple((reach, 1 / (1 + reach) ** 2) for reach in _TAIL_REACHES)
-
 # About half of a tail lies within this part of the distance between the quartiles.
 _SCALE_PER_QUARTILE_DISTANCE: Final = 0.3
 
@@ -52,7 +48,8 @@ class ErrorDistribution(msgspec.Struct, frozen=True):
     @property
     def latest(self) -> float:
         """An error that hardly any exceeds: a point within the upper tail."""
-        return self.at[-len(_TAIL) // 2]
+        # Half of the tail's points lie beyond this one.
+        return self.at[-len(_TAIL_REACHES) // 2]
 
     def below(self, error: float) -> float:
         """Return the probability of an error at or below `error`."""
@@ -63,8 +60,9 @@ class ErrorDistribution(msgspec.Struct, frozen=True):
         if error >= at[-1]:
             return 1.0
         after = bisect_right(at, error)
-        part = (error - at[after - 1]) / (at[after] - at[after - 1])
-        return mass[after - 1] + part * (mass[after] - mass[after - 1])
+        before = after - 1
+        part = (error - at[before]) / (at[after] - at[before])
+        return mass[before] + part * (mass[after] - mass[before])
 
 
 def shape_of(errors: list[float], widest: float) -> ErrorDistribution:
@@ -79,21 +77,40 @@ def shape_of(errors: list[float], widest: float) -> ErrorDistribution:
     quartile_distance = ordered[3 * n // 4] - ordered[n // 4]
     scale = max(quartile_distance * _SCALE_PER_QUARTILE_DISTANCE, _MIN_SCALE_SECONDS)
 
-    first, lowest = middle[0]
-    last, highest = middle[-1]
-    tail = [(reach * scale, rest) for reach, rest in _TAIL if reach * scale < widest]
-    points = [(first - reach, lowest * rest) for reach, rest in reversed(tail)]
-    points += middle
-    points += [(last + reach, 1 - (1 - highest) * rest) for reach, rest in tail]
+    # Add a tail on either side, from the outermost point inwards and back.
+    first_error, first_mass = middle[0]
+    last_error, last_mass = middle[-1]
+    lower_tail = []
+    upper_tail = []
+    for reach, rest in _tail(scale, widest):
+        lower_tail.append((first_error - reach, first_mass * rest))
+        upper_tail.append((last_error + reach, 1 - (1 - last_mass) * rest))
+    lower_tail.reverse()
+    points = lower_tail + middle + upper_tail
 
     # Equal errors would make a vertical line.
-    at = [points[0][0]]
-    for error, _ in points[1:]:
-        at.append(max(error, at[-1] + _MIN_STEP_SECONDS))
-    mass = [below for _, below in points]
+    at: list[float] = []
+    mass: list[float] = []
+    for error, below in points:
+        lowest = at[-1] + _MIN_STEP_SECONDS if at else error
+        at.append(max(error, lowest))
+        mass.append(below)
     mass[0] = 0.0
     mass[-1] = 1.0
     return ErrorDistribution(tuple(at), tuple(mass), scale)
+
+
+def _tail(scale: float, widest: float) -> list[tuple[float, float]]:
+    """Return how far each point reaches, and the fraction of the last mass beyond it.
+
+    It is a Pareto tail.
+    """
+    tail = []
+    for reach in _TAIL_REACHES:
+        if reach * scale < widest:
+            rest = 1 / (1 + reach) ** 2
+            tail.append((reach * scale, rest))
+    return tail
 
 
 def _order_statistics(ordered: list[float]) -> list[tuple[float, float]]:
