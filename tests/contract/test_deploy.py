@@ -18,6 +18,7 @@ from tests.support.deployment import (
     BIN,
     DEPLOY,
     ROOT,
+    Manifests,
     composed,
     instructions,
     output,
@@ -32,9 +33,6 @@ kubernetes_validate: Any = importlib.import_module("kubernetes_validate")
 PROFILES = ("simulator", "live")
 PRODUCTION = "overlays/production"
 KUSTOMIZATIONS = ("base", PRODUCTION)
-# By their kind.
-Manifests = dict[str, dict[str, Any]]
-
 # The API of the Prometheus operator.
 MONITORING = "monitoring.coreos.com/v1"
 LABELS = {"app.kubernetes.io/name": "gex-connector"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,29 +33,47 @@ def main(arguments: Sequence[str]) -> int:
     strict = "--strict" in passed_on
     if strict:
         passed_on.remove("--strict")
-    command = [sys.executable, "-m", *COMMAND, "-r", PINS, *passed_on]
+
+    # Its exit status is ignored: the report says more.
+    command = [sys.executable, "-m", *COMMAND]
+    command += ["-r", PINS, *passed_on]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines, vulnerable, complete = verdict(done.stdout, done.stderr)
-    for line in lines:
+    found = verdict(done.stdout, done.stderr)
+    for line in found.lines:
         sys.stdout.write(f"audit: {line}\n")
-    failed = vulnerable or (strict and not complete)
-    return int(failed)
+
+    if found.vulnerable:
+        return 1
+    if strict and not found.complete:
+        return 1
+    return 0
 
 
-def verdict(report: str, complaint: str) -> tuple[list[str], bool, bool]:
-    """Read pip-audit's report and its standard error.
+class Verdict(NamedTuple):
+    """The lines to print, and the facts that decide the exit status.
 
-    Returns the lines to print, whether a vulnerability is known, and whether every package
-    was looked up.
+    `complete` means that every package was looked up.
     """
+
+    lines: list[str]
+    vulnerable: bool
+    complete: bool
+
+
+def verdict(report: str, complaint: str) -> Verdict:
+    """Read pip-audit's report and its standard error."""
+    packages: list[dict[str, Any]] = []
     try:
-        packages: list[dict[str, Any]] = json.loads(report)["dependencies"]
+        packages = json.loads(report)["dependencies"]
     except (ValueError, KeyError):
+        # Without a connection, the report is empty.
         packages = []
     if not packages:
         complaints = complaint.strip().splitlines() or ["no report"]
         reason = complaints[-1][:200]
-        return [f"NOT DONE, nothing was looked up: {reason}"], False, False
+        line = f"NOT DONE, nothing was looked up: {reason}"
+        return Verdict([line], vulnerable=False, complete=False)
+
     lines = []
     skipped = []
     for package in packages:
@@ -65,6 +83,7 @@ def verdict(report: str, complaint: str) -> tuple[list[str], bool, bool]:
             pinned = f"{package['name']} {package['version']}"
             fixed_in = ", ".join(found["fix_versions"]) or "none"
             lines.append(f"{pinned}: {found['id']}, fixed in {fixed_in}")
+
     vulnerable = bool(lines)
     if skipped:
         missed = f"{len(skipped)} of {len(packages)} packages"
@@ -72,7 +91,7 @@ def verdict(report: str, complaint: str) -> tuple[list[str], bool, bool]:
         lines.append(f"NOT DONE for {missed}, nothing is known of {names}, ...")
     elif not vulnerable:
         lines.append(f"nothing is known against {len(packages)} packages")
-    return lines, vulnerable, not skipped
+    return Verdict(lines, vulnerable, complete=not skipped)
 
 
 if __name__ == "__main__":

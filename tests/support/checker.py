@@ -16,9 +16,11 @@ from connector.kafka.avro import Codec, SingleObject
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from connector.core.model import Event, Levels, State
+    from connector.core.model import Event, Levels, Row, State
 
+# A broker that restarts during a chaos run answers within seconds.
 PATIENCE_SECONDS = 30.0
+# Per call; more calls follow until the end of the topic.
 _MAX_MESSAGES = 1000
 
 
@@ -45,6 +47,7 @@ def records(
     kafka: Brokers, topic: str, isolation: str = "read_committed"
 ) -> list[Record]:
     """Return every record of a topic up to its end, partition by partition."""
+    # The group is never joined: the consumer assigns the partitions itself.
     consumer = ck.Consumer(
         {
             "bootstrap.servers": kafka.bootstrap_servers,
@@ -67,14 +70,17 @@ def _read_to_end(consumer: ck.Consumer, topic: str) -> list[Record]:
     unfinished = set(metadata.topics[topic].partitions)
     assignment = []
     for partition in unfinished:
-        assignment.append(ck.TopicPartition(topic, partition, ck.OFFSET_BEGINNING))
+        start = ck.TopicPartition(topic, partition, ck.OFFSET_BEGINNING)
+        assignment.append(start)
     consumer.assign(assignment)
 
     found: list[Record] = []
     while unfinished:
+        # Wait for one message, and take all that came with it.
         first = consumer.poll(PATIENCE_SECONDS)
         assert first is not None, f"{topic}: no end within {PATIENCE_SECONDS} s"
-        for message in (first, *consumer.consume(_MAX_MESSAGES, timeout=0)):
+        rest = consumer.consume(_MAX_MESSAGES, timeout=0)
+        for message in (first, *rest):
             error = message.error()
             if error is None:
                 found.append(_record(message))
@@ -87,27 +93,34 @@ def _read_to_end(consumer: ck.Consumer, topic: str) -> list[Record]:
 def _record(message: ck.Message) -> Record:
     key, value = message.key(), message.value()
     partition, offset = message.partition(), message.offset()
+    # The client's types allow None; a message without an error has all of them.
     assert isinstance(key, bytes)
     assert isinstance(value, bytes)
     assert partition is not None
     assert offset is not None
+
     headers = {}
-    for name, text in dict(message.headers() or {}).items():
+    all_headers = dict(message.headers() or {})
+    for name, text in all_headers.items():
         if isinstance(text, bytes):
             headers[name] = text
-    return Record(key, value, headers, partition, offset, message.timestamp()[1])
+    _, timestamp_ms = message.timestamp()
+    return Record(key, value, headers, partition, offset, timestamp_ms)
 
 
 def events(kafka: Brokers, prefix: str, feed: str = "all") -> list[Event]:
     """Return every committed event of a feed."""
     codec = Codec(SingleObject())
-    found = records(kafka, f"{prefix}.{feed}.changes")
-    return [codec.decode_event(record.value) for record in found]
+    found = []
+    for record in records(kafka, f"{prefix}.{feed}.changes"):
+        found.append(codec.decode_event(record.value))
+    return found
 
 
 def states(kafka: Brokers, prefix: str, feed: str = "all") -> dict[str, State]:
     """Return the last committed state of each symbol."""
     codec = Codec(SingleObject())
+    # Compaction may have left several records of a symbol: the last one counts.
     found = {}
     for record in records(kafka, f"{prefix}.{feed}.current"):
         state = codec.decode_state(record.value)
@@ -115,15 +128,17 @@ def states(kafka: Brokers, prefix: str, feed: str = "all") -> dict[str, State]:
     return found
 
 
-def shown(answers: Iterable[Mapping[str, Any]]) -> set[tuple[str, int]]:
-    """Return symbol and `computed_at` of every entry in the simulator's truth log.
+# A symbol and the `computed_at` of an entry, in microseconds.
+Shown = tuple[str, int]
 
-    `computed_at` is in microseconds.
-    """
+
+def shown(answers: Iterable[Mapping[str, Any]]) -> set[Shown]:
+    """Return symbol and `computed_at` of every entry in the simulator's truth log."""
     found = set()
     for answer in answers:
         for symbol, entry in answer["shown"].items():
-            found.add((symbol, moment_or_none(entry["computed_at"]) or 0))
+            computed_at = moment_or_none(entry["computed_at"])
+            found.add((symbol, computed_at or 0))
     return found
 
 
@@ -139,6 +154,7 @@ def violations(all_events: Iterable[Event], current: Mapping[str, State]) -> lis
     """Return the violations of invariants 1, 2 and 5."""
     grouped = by_symbol(all_events)
     found = []
+    # Event and state are committed together, so neither comes without the other.
     for symbol in current.keys() - grouped.keys():
         found.append(f"{symbol}: has a state but no event")
     for symbol, its_events in grouped.items():
@@ -155,25 +171,33 @@ def counted(levels: Levels | None) -> object:
     """
     if levels is None:
         return None
-    ranked = []
-    for rows in (levels.ranked.all_expiry_top_10, levels.ranked.odte_top_10):
-        ranked.append(None if rows is None else [row.strike for row in rows])
     return (
         levels.all_expiry,
         levels.odte,
         levels.max_pain,
         levels.expected_move,
-        ranked,
+        _strikes(levels.ranked.all_expiry_top_10),
+        _strikes(levels.ranked.odte_top_10),
         levels.zones,
     )
 
 
+def _strikes(rows: Iterable[Row] | None) -> list[float | None] | None:
+    """Return the strikes of a ranked list. The exposure of its rows does not count."""
+    if rows is None:
+        return None
+    return [row.strike for row in rows]
+
+
 def _sequence_faults(its_events: list[Event]) -> list[str]:
     found = []
+    # A duplicate, a gap and another order all show here.
     numbers = [event.sequence for event in its_events]
-    if numbers != list(range(1, len(numbers) + 1)):
+    expected = range(1, len(numbers) + 1)
+    if numbers != list(expected):
         found.append(f"sequence is {numbers}")
 
+    # Absences have no levels; the next event continues from the levels before them.
     last_after: Levels | None = None
     newest = 0
     for event in its_events:
@@ -207,6 +231,9 @@ def _state_faults(its_events: list[Event], state: State | None) -> list[str]:
         found.append(f"current is {state.status}, the last event {last_event.status}")
     if counted(state.last_published) != counted(last_after):
         found.append("current does not have the levels of the last event with levels")
-    if (state.computed_at or 0) < (last_event.computed_at or 0):
+    # The state may be newer: a refresh without a change makes no event.
+    state_date = state.computed_at or 0
+    event_date = last_event.computed_at or 0
+    if state_date < event_date:
         found.append("current is older than the last event")
     return found

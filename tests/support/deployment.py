@@ -12,20 +12,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Has no types.
+# Imported by name, since it has no types.
 yaml: Any = importlib.import_module("yaml")
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 UNIT = DEPLOY / "systemd" / "gex-connector.service"
+# The linters are installed beside Python, as packages for development.
 BIN = Path(sys.executable).parent
 
 
 def output(
-    *command: object, cwd: Path = ROOT, env: Mapping[str, str] | None = None
+    *command: object,
+    cwd: Path = ROOT,
+    env: Mapping[str, str] | None = None,
 ) -> str:
     """Run a command that must succeed, and return its standard output."""
+    # pytest shows the message, and not the output that an exception would hold.
     done = subprocess.run(
         [*map(str, command)],
         cwd=cwd,
@@ -38,21 +42,31 @@ def output(
     return done.stdout
 
 
-def instructions() -> list[tuple[str, str]]:
+# The first word of a line of the Dockerfile, and the rest.
+Instruction = tuple[str, str]
+
+
+def instructions() -> list[Instruction]:
     """Return each instruction of the Dockerfile and the rest of its line."""
-    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
+    text = (DEPLOY / "Dockerfile").read_text()
+    # A backslash continues an instruction on the next line.
+    joined = text.replace("\\\n", " ")
     found = []
-    for line in text.splitlines():
+    for line in joined.splitlines():
         if line and not line.startswith("#"):
             word, _, rest = line.partition(" ")
             found.append((word, rest.strip()))
     return found
 
 
-def stages() -> tuple[list[tuple[str, str]], dict[str, str]]:
+def stages() -> tuple[list[Instruction], dict[str, str]]:
     """Return the instructions of the build stage, and those of the last by name."""
     found = instructions()
-    starts = [index for index, (word, _) in enumerate(found) if word == "FROM"]
+    starts = []
+    for index, (word, _) in enumerate(found):
+        if word == "FROM":
+            starts.append(index)
+    # There are two stages; a third would hold instructions that no test looks at.
     _, last = starts
     return found[:last], dict(found[last:])
 
@@ -62,18 +76,26 @@ def composed(*profiles: str) -> dict[str, Any]:
     chosen = []
     for profile in profiles:
         chosen += ["--profile", profile]
+    # `config` resolves variables, anchors and paths without a running Docker.
+    program = BIN / "docker-compose"
     file = DEPLOY / "compose.yaml"
-    command = (BIN / "docker-compose", "-f", file, *chosen, "config")
-    found: dict[str, Any] = json.loads(output(*command, "--format", "json"))
+    command = (program, "-f", file, *chosen, "config", "--format", "json")
+    found: dict[str, Any] = json.loads(output(*command))
     return found
 
 
-def rendered(kubectl: Path, kustomization: str) -> dict[str, dict[str, Any]]:
+# The manifests of a deployment, by their kind.
+Manifests = dict[str, dict[str, Any]]
+
+
+def rendered(kubectl: Path, kustomization: str) -> Manifests:
     """Return the manifests that `kubectl apply -k` would send, one of each kind."""
     text = output(kubectl, "kustomize", KUBERNETES / kustomization)
-    documents = list(yaml.safe_load_all(text))
-    found = {document["kind"]: document for document in documents}
-    assert len(found) == len(documents)
+    found: Manifests = {}
+    for document in yaml.safe_load_all(text):
+        kind = document["kind"]
+        assert kind not in found
+        found[kind] = document
     return found
 
 

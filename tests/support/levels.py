@@ -43,14 +43,29 @@ FIELDS: Final = {
     "max_pain": ("strike", "value"),
     "expected_move": ("upper_1sd", "lower_1sd", "upper_2sd", "lower_2sd"),
 }
-NUMBERS: Final = (
-    "spot_price",
-    *(f"{section}.{field}" for section, fields in FIELDS.items() for field in fields),
-)
-RANKED: Final = ("all_expiry_top_10", "odte_top_10")
-LISTS: Final = (*(f"ranked.{name}" for name in RANKED), "zones")
 
+
+def _paths_of_numbers() -> tuple[str, ...]:
+    paths = ["spot_price"]
+    for section, fields in FIELDS.items():
+        for field in fields:
+            paths.append(f"{section}.{field}")
+    return tuple(paths)
+
+
+NUMBERS: Final = _paths_of_numbers()
+RANKED: Final = ("all_expiry_top_10", "odte_top_10")
+LISTS: Final = ("ranked.all_expiry_top_10", "ranked.odte_top_10", "zones")
+
+Rows = tuple[Row, ...]
 ME: Final = Source("1.2.3", "group", "worker")
+
+
+def _top_10() -> list[dict[str, float]]:
+    rows = []
+    for rank in range(10):
+        rows.append({"strike": 60_000 + 500 * rank, "gex": 1.5})
+    return rows
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -67,8 +82,7 @@ def document(**changes: Any) -> dict[str, Any]:
         entry[section] = values
     entry["ranked"] = {}
     for name in RANKED:
-        top_10 = [{"strike": 60_000 + 500 * row, "gex": 1.5} for row in range(10)]
-        entry["ranked"][name] = top_10
+        entry["ranked"][name] = _top_10()
     entry["zones"] = [{"from": 61_000, "to": 62_000.5}]
     return entry | changes
 
@@ -79,17 +93,15 @@ def encoded(value: Any) -> bytes:
 
 def body(results: dict[str, Any], **fields: Any) -> bytes:
     """Return a response of the API, with `data` around its fields."""
-    response = {
-        "success": True,
-        "data": {"results": results, **fields},
-        "meta": {"version": "2"},
-    }
-    return encoded(response)
+    data = {"results": results, **fields}
+    meta = {"version": "2"}
+    return encoded({"success": True, "data": data, "meta": meta})
 
 
 def number(levels: Levels, path: str) -> float | None:
     """Return the value at a path of `NUMBERS`."""
     section, _, field = path.rpartition(".")
+    # `spot_price` is in no section.
     parent: Any = levels
     if section:
         parent = getattr(levels, section)
@@ -97,12 +109,12 @@ def number(levels: Levels, path: str) -> float | None:
     return value
 
 
-def rows(levels: Levels, path: str) -> tuple[Row, ...] | None:
+def rows(levels: Levels, path: str) -> Rows | None:
     """Return the value at a path of `LISTS`."""
     if path == "zones":
         return levels.zones
     _, _, field = path.partition(".")
-    value: tuple[Row, ...] | None = getattr(levels.ranked, field)
+    value: Rows | None = getattr(levels.ranked, field)
     return value
 
 
@@ -139,10 +151,13 @@ def what_counts(
     for path in LISTS:
         value = rows(levels, path)
         counted[path] = value
+        # The exposure of a ranked row moves with every computation; its strike is news.
         if path != "zones" and value is not None:
             strikes = [row.strike for row in value]
             if None not in strikes:
                 counted[path] = strikes
+
+    # Remove the ignored paths and sections.
     for path in NUMBERS + LISTS:
         section, _, _ = path.partition(".")
         if path in ignore or section in ignore:
@@ -160,9 +175,12 @@ def seen(
 
     Pass `status` to say why there are no levels.
     """
-    moment = NOW if computed_at is None else computed_at
+    moment = NOW
+    if computed_at is not None:
+        moment = computed_at
     if upstream_at is not None:
         moment = upstream_at
+
     entry = None
     if levels is not None:
         entry = Entry(levels, computed_at)
@@ -175,31 +193,37 @@ def seen(
     return Observation(entry=entry, upstream_at=moment, **(fields | others))
 
 
-prices = (
-    st.none()
-    | st.sampled_from([0.0, -0.0, 100.0, 100.5, 60_000.0])
-    | st.floats(allow_nan=False, allow_infinity=False)
-)
-strikes = st.none() | st.sampled_from([100.0, 200.0, 300.0])
+# A few numbers come often, so that two entries agree in some of them.
+_likely_prices = st.sampled_from([0.0, -0.0, 100.0, 100.5, 60_000.0])
+_finite = st.floats(allow_nan=False, allow_infinity=False)
+prices = st.none() | _likely_prices | _finite
+_strikes = st.sampled_from([100.0, 200.0, 300.0])
+strikes = st.none() | _strikes
 
 
 def _row(strike: float | None, gex: int) -> Row:
-    return Row(strike, encoded({"gex": gex, "strike": strike}).decode())
+    fields = {"gex": gex, "strike": strike}
+    return Row(strike, encoded(fields).decode())
 
 
-_rows = st.builds(_row, strikes, st.integers(0, 2))
-row_lists = st.none() | st.lists(_rows, max_size=3).map(tuple)
+_exposures = st.integers(0, 2)
+_rows = st.builds(_row, strikes, _exposures)
+_row_tuples = st.lists(_rows, max_size=3).map(tuple)
+row_lists = st.none() | _row_tuples
+
+_extras = st.sampled_from(['{"a":1}', '{"b":[2]}'])
+
+Numbers = st.SearchStrategy[float | None]
 
 
-def _section(
-    kind: type[Any], values: st.SearchStrategy[float | None]
-) -> st.SearchStrategy[Any]:
+def _section(kind: type[Any], values: Numbers) -> st.SearchStrategy[Any]:
     """Draw a section: an empty one, or one whose every field is drawn from `values`."""
     fields = dict.fromkeys(kind.__struct_fields__, values)
-    return st.just(kind()) | st.builds(kind, **fields)
+    full = st.builds(kind, **fields)
+    return st.just(kind()) | full
 
 
-def levels_of(values: st.SearchStrategy[float | None]) -> st.SearchStrategy[Levels]:
+def levels_of(values: Numbers) -> st.SearchStrategy[Levels]:
     """Draw levels whose numbers are drawn from `values`."""
     return st.builds(
         Levels,
@@ -210,7 +234,7 @@ def levels_of(values: st.SearchStrategy[float | None]) -> st.SearchStrategy[Leve
         expected_move=_section(ExpectedMove, values),
         ranked=st.builds(Ranked, row_lists, row_lists),
         zones=row_lists,
-        extra=st.none() | st.sampled_from(['{"a":1}', '{"b":[2]}']),
+        extra=st.none() | _extras,
     )
 
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 
+# The state of a TCP socket, from Linux' include/net/tcp_states.h.
 _LISTEN = "0A"
 
 
 def listening(pid: int) -> set[tuple[str, int]]:
     """Return (address, port) of every TCP socket on which the process `pid` accepts connections."""
+    # The tables below list all sockets of the network namespace, by inode.
     sockets = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         try:
             sockets.add(str(descriptor.readlink()))
         except FileNotFoundError:  # closed since the folder was listed
             continue
+
     found = set()
     for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+        text = Path(f"/proc/{pid}/net/{table}").read_text()
+        _, *lines = text.splitlines()
+        for line in lines:
             _, local, _, state, *rest = line.split()
             if state == _LISTEN and f"socket:[{rest[5]}]" in sockets:
                 address, port = local.split(":")

@@ -15,10 +15,17 @@ from tests.support.levels import FIELDS
 
 SYMBOLS: Final = ("AAA", "BBB")
 
+# The changes of each node, by its number in depth-first order.
+Changes = dict[int, list[int]]
+
+# Keys and values of an object, as JSON.
+Pairs = list[tuple[bytes, bytes]]
+
 
 class Program:
     """Bytes that are consumed as choices, one after another; zeros after the last."""
 
+    # Zeros mean "the first choice", so a shorter program makes a simpler body.
     def __init__(self, code: bytes) -> None:
         self._code = code
         self._next = 0
@@ -45,10 +52,18 @@ class Program:
         return 0
 
 
+def _sections() -> dict[str, dict[str, float]]:
+    """Return the sections of an entry with a value in every field."""
+    sections = {}
+    for section, fields in FIELDS.items():
+        sections[section] = dict.fromkeys(fields, 60000.0)
+    return sections
+
+
 ENTRY: Final = {
     "spot_price": 64_250.5,
     "computed_at": "2027-01-15T08:00:00Z",
-    **{section: dict.fromkeys(fields, 60000.0) for section, fields in FIELDS.items()},
+    **_sections(),
     "ranked": {
         "all_expiry_top_10": [{"strike": 60_000, "gex": 1.5}],
         "odte_top_10": [61_000.5],
@@ -74,6 +89,7 @@ ERROR: Final = {
     "message": "no",
     "details": {"errors": ["x"], "retry_after_seconds": 3},
 }
+# Valid bodies: levels in both forms that the API has used, a refusal, and a minimal one.
 TEMPLATES: Final = (
     {"success": True, "data": DATA, "meta": META},
     {"success": True, **DATA, "meta": META},
@@ -88,6 +104,7 @@ TEMPLATES: Final = (
     },
 )
 
+# The first and the last years, sub-microseconds, and forms of ISO 8601 that are rarely used.
 _MOMENTS: Final = (
     b'"0001-01-01T00:00:00+14:00"',
     b'"9999-12-31T23:59:59.999999-14:00"',
@@ -96,7 +113,29 @@ _MOMENTS: Final = (
     b'"20270115T080000,5+00:00:00.000001"',
     b'"2027-01-15"',
 )
+
+
+def _integers_around_limits() -> list[bytes]:
+    """Return the limits of exact doubles and of 64-bit integers, and their neighbours."""
+    found = []
+    for power in (53, 63, 64):
+        for more in (-1, 0, 1):
+            number = 2**power + more
+            found.append(str(number).encode())
+    return found
+
+
+def _nested(opening: bytes, inner: bytes, closing: bytes) -> list[bytes]:
+    """Return values that are deep enough to exhaust a recursive decoder."""
+    # Hypothesis runs on a deeper stack than the product, so 900 alone would not do.
+    found = []
+    for depth in (900, 4_000):
+        found.append(opening * depth + inner + closing * depth)
+    return found
+
+
 VALUES: Final = (
+    # Ordinary values, of another type than the field's.
     *(
         b"null",
         b"true",
@@ -112,6 +151,7 @@ VALUES: Final = (
         b'"1"',
         b"[null]",
     ),
+    # Numbers that JSON forbids, or that a double cannot hold.
     *(
         b"NaN",
         b"-Infinity",
@@ -124,7 +164,7 @@ VALUES: Final = (
         b"1.",
         b".5",
     ),
-    *(str(2**power + more).encode() for power in (53, 63, 64) for more in (-1, 0, 1)),
+    *_integers_around_limits(),
     *(
         b"-9223372036854775809",
         b"1" + b"0" * 400,
@@ -132,6 +172,7 @@ VALUES: Final = (
         b"0." + b"3" * 5_000,
         b"1e" + b"9" * 30,
     ),
+    # Surrogates without a partner, bytes that are not UTF-8, and characters out of place.
     *(
         b'"\\ud800"',
         b'"\\udc00\\ud800"',
@@ -148,9 +189,9 @@ VALUES: Final = (
         b'"' + b"\\u0022:" * 50 + b'"',
         b'"' + b"9" * 400 + b'"',
     ),
-    # Hypothesis runs on a deeper stack than the product, so 900 alone would not do.
-    *(b"[" * deep + b"]" * deep for deep in (900, 4_000)),
-    *(b'{"a":' * deep + b"1" + b"}" * deep for deep in (900, 4_000)),
+    *_nested(b"[", b"", b"]"),
+    *_nested(b'{"a":', b"1", b"}"),
+    # Keys twice, also by another spelling, and keys of other places.
     *(
         b'{"a":1,"a":2}',
         b'{"":{"":1}}',
@@ -225,8 +266,13 @@ TOKENS: Final = (
 def spoilt(code: bytes) -> bytes:
     """Return the body that a program makes."""
     program = Program(code)
-    body = _changed(program.one_of(TEMPLATES), program, program.below(4))
-    for _ in range(program.one_of((0, 0, 0, 1, 2, 3))):
+    template = program.one_of(TEMPLATES)
+    changes = program.below(4)
+    body = _changed(template, program, changes)
+
+    # Half of the bodies are not cut, so that the decoder gets further.
+    cuts = program.one_of((0, 0, 0, 1, 2, 3))
+    for _ in range(cuts):
         body = _cut(body, program)
     return body
 
@@ -258,10 +304,12 @@ def packed(body: bytes, code: bytes) -> bytes:
 
 def _changed(tree: Any, program: Program, count: int) -> bytes:
     """Return a tree as JSON, with `count` changes."""
-    changes: dict[int, list[int]] = {}
+    changes: Changes = {}
     nodes = _count(tree)
     for _ in range(count):
-        changes.setdefault(program.below(nodes), []).append(program.below(256))
+        node = program.below(nodes)
+        kind = program.below(256)
+        changes.setdefault(node, []).append(kind)
     return _written(tree, changes, program, [0])
 
 
@@ -275,21 +323,18 @@ def _count(node: Any) -> int:
     return 1 + sum(map(_count, children))
 
 
-def _written(
-    node: Any, changes: dict[int, list[int]], program: Program, at: list[int]
-) -> bytes:
+def _written(node: Any, changes: Changes, program: Program, at: list[int]) -> bytes:
     """Return a node as JSON, with the changes of this node and of those below it.
 
-    `changes` maps the number of a node, in depth-first order, to its changes; `at` is the
-    number of the next node.
+    `at` holds the number of the next node.
     """
     mine = changes.get(at[0], ())
     at[0] += 1
     if isinstance(node, dict):
         pairs = []
         for key, value in node.items():
-            pair = json.dumps(key).encode(), _written(value, changes, program, at)
-            pairs.append(pair)
+            text = _written(value, changes, program, at)
+            pairs.append((json.dumps(key).encode(), text))
         for kind in mine:
             _shuffle(pairs, kind % 4, program)
         text = b"{%b}" % b",".join(b"%b:%b" % pair for pair in pairs)
@@ -325,7 +370,7 @@ def _replaced(text: bytes, kind: int, program: Program) -> bytes:
     return (other, longer, nested, padded)[kind // 64]
 
 
-def _shuffle(pairs: list[tuple[bytes, bytes]], kind: int, program: Program) -> None:
+def _shuffle(pairs: Pairs, kind: int, program: Program) -> None:
     """Remove, double or rename one field of an object, or give it another value."""
     if not pairs:
         return
@@ -334,15 +379,20 @@ def _shuffle(pairs: list[tuple[bytes, bytes]], kind: int, program: Program) -> N
     if kind == 0:
         del pairs[which]
     elif kind == 1:
-        pairs.insert(program.below(len(pairs)), (key, program.one_of((value, *VALUES))))
+        # The same key twice, with the same value or with another one.
+        position = program.below(len(pairs))
+        second = program.one_of((value, *VALUES))
+        pairs.insert(position, (key, second))
     elif kind == 2:
         pairs[which] = (program.one_of(KEYS), value)
     else:
+        # A blank before the colon is allowed.
         pairs[which] = (key + b" ", program.one_of(VALUES))
 
 
 def _cut(body: bytes, program: Program) -> bytes:
     """Insert, delete or double a piece of the text, change one byte, or truncate."""
+    # All three are drawn in every case: saved programs count on it.
     start = program.below(len(body) + 1)
     kind = program.below(5)
     end = start + program.below(40)
@@ -354,5 +404,6 @@ def _cut(body: bytes, program: Program) -> bytes:
     if kind == 2:
         return body[:end] + body[start:]
     if kind == 3:
-        return body[:start] + bytes([program.below(256)]) + body[start + 1 :]
+        other = bytes([program.below(256)])
+        return body[:start] + other + body[start + 1 :]
     return body[:start]
