@@ -72,6 +72,7 @@ bench: install ## benchmark schedules and worker in ten minutes (BENCH=--quick: 
 docs: install ## write the generated pages and dashboards
 	$(BIN)/python -m connector.devkit.reference configuration > docs/configuration.md
 	$(BIN)/python -m connector.devkit.reference metrics > docs/metrics.md
+	$(BIN)/python -m connector.devkit.reference simulator > docs/simulator.md
 	$(BIN)/python -m connector.devkit.reference openapi > connector/web/page/openapi.json
 	$(BIN)/python deploy/grafana/generate.py
 	cd deploy && { printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: gex-connector\nspec:\n'; \

@@ -21,6 +21,8 @@ from connector.config.model import (
 from connector.config.secrets import Secret
 from connector.core.diff import Threshold
 from connector.devkit.reference.__main__ import PAGES, main
+from connector.devkit.simulator.catalogue import FAULTS
+from connector.devkit.simulator.settings import Settings
 from connector.telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +32,7 @@ FILES = {
     "configuration": "docs/configuration.md",
     "metrics": "docs/metrics.md",
     "openapi": "connector/web/page/openapi.json",
+    "simulator": "docs/simulator.md",
 }
 
 
@@ -128,3 +131,15 @@ def test_every_row_of_the_metrics_table_has_the_same_number_of_cells() -> None:
 
     # A `|` in a help text would begin another cell.
     assert separators == {5}
+
+
+def test_the_page_of_the_simulator_describes_every_setting_and_every_fault() -> None:
+    rows = {}
+    for row in PAGES["simulator"]().splitlines():
+        if row.startswith("| `"):
+            cells = row.strip("| ").split(" | ")
+            rows[cells[0]] = cells
+    names = [*Settings.__struct_fields__, *FAULTS]
+    for name in names:
+        description = rows[f"`{name}`"][-1]
+        assert " " in description, name

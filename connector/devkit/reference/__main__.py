@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from connector.devkit.reference.configuration import configuration_reference
 from connector.devkit.reference.metrics import metrics_reference
 from connector.devkit.reference.openapi import openapi_reference
+from connector.devkit.reference.simulator import simulator_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "configuration": configuration_reference,
     "metrics": metrics_reference,
     "openapi": openapi_reference,
+    "simulator": simulator_reference,
 }
 
 _EXIT_USAGE: Final = 2

@@ -1,0 +1,159 @@
+"""Write `docs/simulator.md` from the simulator's settings, plans and faults."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import TYPE_CHECKING, Any, Final, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from connector.devkit.simulator.catalogue import FAULTS
+from connector.devkit.simulator.command import OPTIONS
+from connector.devkit.simulator.faults import FIRST_ENTRY_ONLY
+from connector.devkit.simulator.plans import PLANS
+from connector.devkit.simulator.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Options with a form of their own.
+_MORE_OPTIONS: Final = {"symbols": "--symbols", "keys": "--key"}
+
+_INTRODUCTION: Final = """\
+# The simulated API
+
+<!-- Generated from connector/devkit/simulator. -->
+
+`gex-connector simulate --listen 127.0.0.1:8080` answers as the vendor's API does, contract 2.10 or 2.0: `/multi/gex/levels`,
+`/symbols`, `/status`, `/meta`, `/changelog`, `/health` and `/openapi.json`, with or without `/v2`. It has no WebSocket
+and no past levels. Chance is seeded, so the same settings show the same market.
+
+## Control
+
+`/_control` steers a running simulator. It asks for no key: listen on loopback, or trust the network.
+
+| request | effect |
+|---|---|
+| `GET /_control/stats` | requests by status and by endpoint, both budgets of the first key's user, active faults |
+| `GET /_control/truth?since=CURSOR&contents=1` | every refresh and every answer after a cursor, and the entries shown, by SHA-256 |
+| `POST /_control/set` | change settings |
+| `POST /_control/faults` | arm a fault, or a list of faults |
+| `DELETE /_control/faults` | disarm all faults, release held requests, and empty the cache of `cached` |
+| `POST /_control/spend` | use up requests as another program would: `requests`, `key`, `budget` (`both`, `minute` or `month`) |
+
+```
+curl -d '{"plan": "starter", "month_seconds": 1200}' http://127.0.0.1:8080/_control/set
+curl -d '{"fault": "flow_fallback", "symbols": ["BTCUSDT"], "for_seconds": 90}' http://127.0.0.1:8080/_control/faults
+curl -d '{"fault": "firewall", "probability": 0.1}' http://127.0.0.1:8080/_control/faults
+curl -d '{"fault": "503", "endpoint": "status", "count": 1}' http://127.0.0.1:8080/_control/faults
+curl -X DELETE http://127.0.0.1:8080/_control/faults
+curl -d '{"requests": 9990, "budget": "month"}' http://127.0.0.1:8080/_control/spend
+```
+
+## Plans
+
+Budgets are per user. The settings `limit_per_minute` and `limit_per_month` override those of a plan."""
+
+_SETTINGS: Final = """\
+## Settings
+
+Set them with an option of the command, with `--set NAME=VALUE` (JSON or a text), or with `POST /_control/set`.
+
+| setting | values | default | option | meaning |
+|---|---|---|---|---|"""
+
+_FAULTS: Final = """\
+## Faults
+
+Every fault takes `for_seconds`, `count`, `probability`, `symbols` (strike requests for one of them, and spoil only
+their entries) and `endpoint` (default `levels`). In the file of `--script`, each table `[[faults]]` can also have
+`at_seconds`. Faults can be combined; they are applied in the order of this table. Without `symbols`, the faults
+{first_only} spoil only the first entry.
+
+| fault | parameters | effect |
+|---|---|---|"""
+
+
+def simulator_reference() -> str:
+    """Return the content of `docs/simulator.md`."""
+    parts = [_INTRODUCTION, _plans(), _settings(), _faults()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _plans() -> str:
+    rows = ["| plan | requests a minute | requests a month |", "|---|---|---|"]
+    for name, plan in PLANS.items():
+        cap = f"{plan.per_month:,}" if plan.per_month else "no cap"
+        rows.append(f"| `{name}` | {plan.per_minute} | {cap} |")
+    return "\n".join(rows)
+
+
+def _settings() -> str:
+    rows = [_SETTINGS]
+    hints = get_type_hints(Settings, include_extras=True)
+    for field in msgspec.structs.fields(Settings):
+        option = _MORE_OPTIONS.get(field.name, "")
+        if field.name in OPTIONS:
+            option = OPTIONS[field.name][0]
+        cells = [
+            f"`{field.name}`",
+            _values(hints[field.name]),
+            f"`{_shown(field.default_factory, field.default)}`",
+            f"`{option}`" if option else "",
+            _description(hints[field.name]),
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _shown(default_factory: Any, default: Any) -> str:
+    if default_factory is not msgspec.NODEFAULT:
+        default = default_factory()
+    return json.dumps(default)
+
+
+def _description(hint: Any) -> str:
+    """Return the description of an annotation; the outermost one has it."""
+    for extra in getattr(hint, "__metadata__", ()):
+        if isinstance(extra, msgspec.Meta) and extra.description:
+            return extra.description
+    return ""
+
+
+def _values(hint: Any) -> str:
+    """Describe the type of an annotation: the choices of a literal, or its name."""
+    while hasattr(hint, "__metadata__"):
+        hint = hint.__origin__
+    arguments = get_args(hint)
+    origin = get_origin(hint)
+    if origin is tuple:
+        return f"list of {_values(arguments[0])}"
+    if origin is dict:
+        return "table of texts"
+    if isinstance(hint, type):
+        return {"str": "text"}.get(hint.__name__, hint.__name__)
+    if type(None) in arguments:
+        return f"{_values(arguments[0])} or null"
+    return ", ".join(f"`{argument}`" for argument in arguments)
+
+
+def _faults() -> str:
+    first_only = ", ".join(f"`{name}`" for name in sorted(FIRST_ENTRY_ONLY))
+    rows = [_FAULTS.format(first_only=first_only)]
+    for name, function in FAULTS.items():
+        effect = " ".join((inspect.getdoc(function) or "").split())
+        rows.append(f"| `{name}` | {_parameters(function)} | {effect} |")
+    return "\n".join(rows)
+
+
+def _parameters(function: Callable[..., Any]) -> str:
+    """Return a fault's parameters with their values and defaults."""
+    shown = []
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        default = json.dumps(parameter.default)
+        choices = _values(parameter.annotation)
+        shown.append(f"`{parameter.name}` ({choices}; `{default}`)")
+    return ", ".join(shown)
