@@ -20,33 +20,38 @@ from tests.support.processes import (
     start_simulator,
     start_worker,
     variables_for,
+    wait_for_log,
     wait_until,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from http.client import HTTPResponse
     from pathlib import Path
 
     from connector.core.model import Event
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
-    from tests.support.processes import Program
+    from tests.support.processes import Program, Variables
 
 TOKEN = "a-token-that-nobody-knows"
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
+# Paths as the description of the API has them.
 SNAPSHOT = "/api/symbols/{symbol}/snapshot"
 LOG_LEVEL = "/api/log-level"
+DEBUG_MESSAGE = '"kind": "CHANGED"'
+MAX_CLOCK_DIFFERENCE_MICROS = 60_000_000
 
 
 @pytest.fixture
 def simulator() -> Iterator[Program]:
+    # Without a limit, so that the worker polls as fast as it wants to.
     with start_simulator("--period", "1", "--limit", "0") as program:
         yield program
 
 
 @pytest.fixture
-def variables(kafka: LocalKafka, names: Names, simulator: Program) -> Mapping[str, str]:
+def variables(kafka: LocalKafka, names: Names, simulator: Program) -> Variables:
     return {
         **variables_for(kafka, names, simulator, SYMBOLS),
         "GEX_HTTP__TOKEN": TOKEN,
@@ -57,15 +62,16 @@ def call(
     worker: Program, method: str, path: str, body: object = None, **headers: str
 ) -> tuple[int, Any]:
     """Return the status and the decoded body of an answer."""
-    data = None if body is None else json.dumps(body).encode()
+    data = None
+    if body is not None:
+        data = json.dumps(body).encode()
     all_headers = {
         "Authorization": f"Bearer {TOKEN}",
         "Content-Type": "application/json",
         **headers,
     }
-    request = urllib.request.Request(
-        worker.url + path, data, all_headers, method=method
-    )
+    url = worker.url + path
+    request = urllib.request.Request(url, data, all_headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=30) as response:
             return response.status, json.load(response)
@@ -75,6 +81,7 @@ def call(
 
 
 def snapshot(worker: Program, symbol: str) -> tuple[int, Any]:
+    """Ask for a snapshot. Return the status and the body, checked by the description."""
     status, body = call(worker, "POST", SNAPSHOT.format(symbol=symbol))
     return status, checked(SNAPSHOT, "post", status, body)
 
@@ -83,14 +90,40 @@ def set_log_level(worker: Program, level: str) -> tuple[int, Any]:
     return call(worker, "PUT", LOG_LEVEL, {"level": level})
 
 
+def has_learned_the_period(worker: Program) -> bool:
+    """Return True once the worker knows the simulator's period of a second."""
+    return learned_period(worker) == pytest.approx(1, abs=0.3)
+
+
 def learned_period(worker: Program) -> float:
     """Return the refresh period that the worker has learned, 0 if none."""
     batch = worker.ask("/api/schedule")["batches"][0]
+    # The period is null until enough refreshes were seen.
     return float(batch["symbols"][0]["period_seconds"] or 0)
 
 
 def group_members(worker: Program) -> Any:
     return worker.ask("/api/status")["group"]["members"]
+
+
+def wait_for_group(worker: Program) -> Any:
+    """Return the group's members. The worker asks Kafka in the background."""
+
+    def members() -> Any:
+        return group_members(worker)
+
+    return wait_until(members, "the group", worker)
+
+
+def wait_for_events(
+    kafka: LocalKafka, names: Names, worker: Program, symbol: str, count: int = 1
+) -> None:
+    """Wait until at least `count` events of a symbol are published."""
+
+    def has_published() -> bool:
+        return len(events_of(kafka, names, symbol)) >= count
+
+    wait_until(has_published, f"{count} events of {symbol}", worker)
 
 
 def events_of(kafka: LocalKafka, names: Names, symbol: str) -> list[Event]:
@@ -111,30 +144,32 @@ def assert_no_violations(kafka: LocalKafka, names: Names) -> None:
 
 
 def test_a_requested_snapshot_is_an_event_in_sequence_and_sends_no_request_upstream(
-    kafka: LocalKafka, names: Names, simulator: Program, variables: Mapping[str, str]
+    kafka: LocalKafka, names: Names, simulator: Program, variables: Variables
 ) -> None:
     with start_worker(variables) as worker:
-        wait_until(
-            lambda: len(events_of(kafka, names, "BTCUSDT")) > 2, "changes", worker
-        )
+        wait_for_events(kafka, names, worker, "BTCUSDT", count=3)
+        # Without an upstream, the snapshot can only come from the worker's own state.
         simulator.ask("/_control/faults", {"fault": "drop"})
         status, body = snapshot(worker, "btcusdt")
         assert worker.terminate() == 0
-    assert status == 200
 
+    assert status == 200
     (event,) = asked_events(kafka, names, "BTCUSDT")
     assert event.event_id == body["event_id"]
     assert event.sequence == body["sequence"]
     assert event.kind is Kind.SNAPSHOT
     assert event.after is not None
+
+    # The snapshot repeats the newest levels.
     earlier = events_of(kafka, names, "BTCUSDT")[: event.sequence - 1]
-    assert event.computed_at == max(one.computed_at or 0 for one in earlier)
+    moments = [other.computed_at or 0 for other in earlier]
+    assert event.computed_at == max(moments)
     assert asked_events(kafka, names, "ETHUSDT") == []
     assert_no_violations(kafka, names)
 
 
 def test_a_worker_that_does_not_own_a_symbol_names_the_owner(
-    kafka: LocalKafka, names: Names, variables: Mapping[str, str]
+    kafka: LocalKafka, names: Names, variables: Variables
 ) -> None:
     with start_worker(variables) as first, start_worker(variables) as second:
         owner, standby = first, second
@@ -142,63 +177,77 @@ def test_a_worker_that_does_not_own_a_symbol_names_the_owner(
             owner, standby = second, first
         owner_name = owner.ask("/api/status")["worker"]["name"]
         standby_name = standby.ask("/api/status")["worker"]["name"]
-        wait_until(lambda: events_of(kafka, names, "ETHUSDT"), "an event", owner)
+        wait_for_events(kafka, names, owner, "ETHUSDT")
 
+        # Only the owner can publish in sequence, so the standby refuses.
         status, body = snapshot(standby, "ETHUSDT")
-        assert (status, body["owner"]) == (409, owner_name)
-        assert snapshot(standby, "NONE")[0] == 404
-        assert snapshot(owner, "ETHUSDT")[0] == 200
+        assert status == 409
+        assert body["owner"] == owner_name
+        assert_answers(standby, "NONE", 404)
+        assert_answers(owner, "ETHUSDT", 200)
 
-        members = wait_until(lambda: group_members(standby), "the group", standby)
-        shards = {member["name"]: member["shards"] for member in members}
+        shards = {}
+        for member in wait_for_group(standby):
+            shards[member["name"]] = member["shards"]
         assert shards == {owner_name: ["all-0"], standby_name: []}
 
+        def standby_is_owner() -> bool:
+            status, _ = snapshot(standby, "ETHUSDT")
+            return status == 200
+
         owner.terminate()
-        wait_until(
-            lambda: snapshot(standby, "ETHUSDT")[0] == 200,
-            "the standby owns it",
-            standby,
-        )
+        wait_until(standby_is_owner, "the standby owns it", standby)
         standby.terminate()
+
+    # A refused request must not publish later: one of the owner, one of the standby.
     assert len(asked_events(kafka, names, "ETHUSDT")) == 2
     assert_no_violations(kafka, names)
 
 
+def assert_answers(worker: Program, symbol: str, expected: int) -> None:
+    """Check the status with which a worker answers the request for a snapshot."""
+    status, _ = snapshot(worker, symbol)
+    assert status == expected
+
+
 def test_status_and_schedule_fit_their_description_and_the_simulator(
-    kafka: LocalKafka, names: Names, simulator: Program, variables: Mapping[str, str]
+    kafka: LocalKafka, names: Names, simulator: Program, variables: Variables
 ) -> None:
+    def period_is_known() -> bool:
+        return has_learned_the_period(worker)
+
+    def key_is_refused() -> bool:
+        return bool(worker.ask("/api/schedule")["key_refused_until"])
+
     with start_worker(variables) as worker:
-        wait_until(
-            lambda: learned_period(worker) == pytest.approx(1, abs=0.3),
-            "the period",
-            worker,
-        )
+        wait_until(period_is_known, "the period", worker)
         schedule = checked("/api/schedule", "get", 200, worker.ask("/api/schedule"))
-        wait_until(lambda: group_members(worker), "the group", worker)
+        wait_for_group(worker)
         status = checked("/api/status", "get", 200, worker.ask("/api/status"))
+        # Read after the status, so that the worker cannot have spent more than this.
         requests = simulator.ask("/_control/stats")["requests_total"]
 
+        # The simulator accepts another key from now on.
         simulator.ask("/_control/set", {"keys": ["bq_live_" + "x" * 32]})
-        wait_until(
-            lambda: worker.ask("/api/schedule")["key_refused_until"],
-            "the key is refused",
-            worker,
-        )
+        wait_until(key_is_refused, "the key is refused", worker)
         (batch,) = worker.ask("/api/schedule")["batches"]
         worker.terminate()
 
     symbols = schedule["batches"][0]["symbols"]
     assert [row["symbol"] for row in symbols] == list(SYMBOLS)
     assert "key" in batch["why"]
+
     assert status["worker"]["ready"]
     shown = [(row["symbol"], row["status"]) for row in status["symbols"]]
     assert shown == [(symbol, "LIVE") for symbol in SYMBOLS]
-    assert abs(status["symbols"][0]["observed_at"] - status["at"]) < 60_000_000
+    # Both moments are in microseconds.
+    age = status["at"] - status["symbols"][0]["observed_at"]
+    assert abs(age) < MAX_CLOCK_DIFFERENCE_MICROS
     assert 0 < status["budget"]["spent_last_minute"] <= requests
 
 
 def test_the_event_stream_has_the_events_of_the_topic(
-    kafka: LocalKafka, names: Names, variables: Mapping[str, str]
+    kafka: LocalKafka, names: Names, variables: Variables
 ) -> None:
     streamed = {}
     with (
@@ -209,6 +258,7 @@ def test_the_event_stream_has_the_events_of_the_topic(
             event = next_event(stream)
             streamed[event["event_id"]] = event
         assert worker.terminate() == 0
+    # No event came twice.
     assert len(streamed) == 12
 
     published = {}
@@ -234,30 +284,31 @@ def next_event(stream: HTTPResponse) -> Any:
 
 
 def test_the_log_level_can_be_changed(
-    kafka: LocalKafka, names: Names, variables: Mapping[str, str]
+    kafka: LocalKafka, names: Names, variables: Variables
 ) -> None:
     with start_worker(variables) as worker:
-        wait_until(
-            lambda: len(events_of(kafka, names, "BTCUSDT")) > 2, "changes", worker
-        )
-        assert '"kind": "CHANGED"' not in worker.log()
+        # By now a worker at DEBUG would have logged a change.
+        wait_for_events(kafka, names, worker, "BTCUSDT", count=3)
+        assert DEBUG_MESSAGE not in worker.log()
+
         changed = set_log_level(worker, "DEBUG")
         assert changed == (200, {"level": "DEBUG", "before": "INFO"})
-        wait_until(
-            lambda: '"kind": "CHANGED"' in worker.log(), "a DEBUG message", worker
-        )
-        assert set_log_level(worker, "ERROR")[0] == 200
+        wait_for_log(worker, DEBUG_MESSAGE)
+
+        # ERROR hides the message of the stop, but not the change of the level.
+        status, _ = set_log_level(worker, "ERROR")
+        assert status == 200
         worker.terminate()
         assert '"message": "log level changed"' in worker.log()
         assert '"message": "stopped"' not in worker.log()
 
 
 def test_no_page_and_no_log_shows_the_token_or_the_key(
-    kafka: LocalKafka, names: Names, variables: Mapping[str, str]
+    kafka: LocalKafka, names: Names, variables: Variables
 ) -> None:
     wrong = {"Authorization": f"Bearer {TOKEN}x"}
     with start_worker(variables, arguments=["--log-level", "DEBUG"]) as worker:
-        wait_until(lambda: events_of(kafka, names, "BTCUSDT"), "an event", worker)
+        wait_for_events(kafka, names, worker, "BTCUSDT")
         answers = [
             call(worker, "PUT", LOG_LEVEL, {"level": "DEBUG"}, **wrong),
             snapshot(worker, "BTCUSDT"),
@@ -268,6 +319,7 @@ def test_no_page_and_no_log_shows_the_token_or_the_key(
             texts.append(worker.text(path))
         worker.terminate()
         texts.append(worker.log())
+
     assert [status for status, _ in answers] == [401, 200, 404]
     # The last answer repeats the symbol that was asked for, which is the token here.
     texts.append(str(answers[:2]))
@@ -277,8 +329,9 @@ def test_no_page_and_no_log_shows_the_token_or_the_key(
 
 
 def test_a_listener_on_all_addresses_needs_a_token(
-    kafka: LocalKafka, names: Names, variables: Mapping[str, str], tmp_path: Path
+    kafka: LocalKafka, names: Names, variables: Variables, tmp_path: Path
 ) -> None:
+    # The page shows more than a stranger on the network should see.
     port = free_port()
     settings = {**variables, "GEX_HTTP__LISTEN": f"0.0.0.0:{port}"}
     del settings["GEX_HTTP__TOKEN"]
@@ -286,12 +339,16 @@ def test_a_listener_on_all_addresses_needs_a_token(
         assert worker.wait() == 2
         assert "set http.token_file" in worker.log()
 
+    # A file keeps the token out of the environment, which other processes can read.
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     settings["GEX_HTTP__TOKEN_FILE"] = str(file)
     with start_worker(settings) as worker:
         assert ("0.0.0.0", port) in listening(worker.pid)
-        assert call(worker, "GET", "/api/status", Authorization="")[0] == 401
-        assert call(worker, "GET", "/api/status")[0] == 200
+        status, _ = call(worker, "GET", "/api/status", Authorization="")
+        assert status == 401
+        status, _ = call(worker, "GET", "/api/status")
+        assert status == 200
+        # Prometheus needs no token.
         assert worker.text("/metrics")
         worker.terminate()

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 SLOW = pytest.mark.timeout(400)
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 CONFLICT = 409
+# Enough for a busy machine; the registry first makes its own topics in Kafka.
+REGISTRY_START_SECONDS = 200
+KAFKA_START_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +81,19 @@ class Image:
 
     def check(self, command: Sequence[str]) -> int:
         """Return the exit status of a health check inside the image."""
-        done = subprocess.run(
-            command, env=self.environment(), capture_output=True, check=False
-        )
-        return done.returncode
+        return exit_status(command, self.environment())
+
+
+def exit_status(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> int:
+    """Run a command, drop its output, and return its exit status."""
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    return done.returncode
 
 
 def pairs(assignments: Sequence[str]) -> dict[str, str]:
+    """Return names and values of assignments like `NAME=value`."""
     found = {}
     for assignment in assignments:
         name, _, value = assignment.partition("=")
@@ -93,6 +102,7 @@ def pairs(assignments: Sequence[str]) -> dict[str, str]:
 
 
 def clean_environment(variables: Mapping[str, str]) -> list[str]:
+    """Return the beginning of a command that passes on these variables only."""
     assignments = [f"{name}={value}" for name, value in variables.items()]
     return ["env", "-i", *assignments]
 
@@ -107,6 +117,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     (folder / "opt").mkdir()
     output(sys.executable, "-m", "venv", folder / "usr")
 
+    # `python` and `pip` come from the base image, everything else from the system.
     path = f"{folder / 'usr' / 'bin'}:/usr/bin:/bin"
     variables: dict[str, str] = {}
     build, _ = stages()
@@ -147,6 +158,7 @@ def secrets(tmp_path: Path) -> Path:
     """A folder with the files that every deployment has as secrets."""
     folder = tmp_path / "secrets"
     folder.mkdir()
+    # With a newline at the end, as `echo` and editors write them.
     (folder / "backquant_api_key").write_text(f"{DEFAULT_KEY}\n")
     (folder / "http_token").write_text("a-token-of-the-tests\n")
     return folder
@@ -174,10 +186,18 @@ def addresses(
 
 
 def translate(text: str, addresses: Mapping[str, str]) -> str:
-    """Replace all addresses at once, longer ones first."""
+    """Replace all addresses at once, longer ones first.
+
+    At once, since a replacement can contain another address of the table. Longer ones
+    first, since `/run/secrets` is the beginning of another path.
+    """
     ordered = sorted(addresses, key=len, reverse=True)
     pattern = "|".join(map(re.escape, ordered))
-    return re.sub(pattern, lambda match: addresses[match[0]], text)
+
+    def replacement(match: re.Match[str]) -> str:
+        return addresses[match[0]]
+
+    return re.sub(pattern, replacement, text)
 
 
 def translate_all(
@@ -186,12 +206,19 @@ def translate_all(
     return {name: translate(value, addresses) for name, value in variables.items()}
 
 
+def translate_command(
+    command: Sequence[str], addresses: Mapping[str, str]
+) -> list[str]:
+    return [translate(argument, addresses) for argument in command]
+
+
 def health_check(service: Mapping[str, Mapping[str, list[str]]]) -> list[str]:
     _, *command = service["healthcheck"]["test"]  # the first is CMD
     return command
 
 
 def own_names(names: Names) -> dict[str, str]:
+    """Return variables that keep a worker away from the topics of other tests."""
     return {
         "GEX_KAFKA__TOPIC_PREFIX": names.topic_prefix,
         "GEX_KAFKA__GROUP_ID": names.group_id,
@@ -210,15 +237,18 @@ def test_the_image_becomes_ready_in_compose_and_its_health_checks_notice(
     _, _, check = final["HEALTHCHECK"].partition("CMD ")
     checks = [
         json.loads(translate(check, addresses)),
-        [translate(part, addresses) for part in health_check(service)],
+        translate_command(health_check(service), addresses),
     ]
 
     with start(command, url=f"http://127.0.0.1:{port}") as worker:
         wait_until(worker.ready, "ready", worker)
         assert [image.check(check) for check in checks] == [0, 0]
         assert "<html" in worker.text("/status")
+        # A user's first command in the container; it must exit with 0.
         output(*image.command(["check"], variables))
         assert worker.terminate() == 0
+
+    # A health check that always passes would notice nothing.
     assert 0 not in [image.check(check) for check in checks]
 
 
@@ -229,11 +259,14 @@ def test_the_simulator_of_compose_runs_in_the_same_image_and_becomes_healthy(
     service = composed("simulator")["services"]["simulator"]
     address = f"127.0.0.1:{port}"
     addresses = {"0.0.0.0:8080": address, "127.0.0.1:8080": address}
-    check = [translate(part, addresses) for part in health_check(service)]
-    arguments = [translate(part, addresses) for part in service["command"]]
+    check = translate_command(health_check(service), addresses)
+    arguments = translate_command(service["command"], addresses)
+
+    def is_healthy() -> bool:
+        return image.check(check) == 0
 
     with start(image.command(arguments, {})) as simulator:
-        wait_until(lambda: image.check(check) == 0, "healthy", simulator)
+        wait_until(is_healthy, "healthy", simulator)
         assert simulator.terminate() == 0
     assert image.check(check) != 0
 
@@ -246,12 +279,16 @@ def test_the_probes_of_kubernetes_match_the_endpoints_of_the_image(
     simulator: Program,
     tmp_path: Path,
 ) -> None:
+    # Read the pod that Kustomize renders.
     found = rendered(kubectl.fetch(), "base")
     pod = found["Deployment"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    mounts = {}
+    for mount in container["volumeMounts"]:
+        mounts[mount["name"]] = mount["mountPath"]
     assert {volume["name"] for volume in pod["volumes"]} == mounts.keys()
 
+    # Its configuration file with the addresses of this machine.
     config = translate(found["ConfigMap"]["data"]["connector.toml"], addresses)
     (tmp_path / "connector.toml").write_text(config)
     arguments = []
@@ -260,6 +297,7 @@ def test_the_probes_of_kubernetes_match_the_endpoints_of_the_image(
     variables = own_names(names)
     variables["GEX_UPSTREAM__BASE_URL"] = f"{simulator.url}/v2"
 
+    # A start may take long, so only the startup probe decides about it.
     startup = container["startupProbe"]["httpGet"]
     liveness = container["livenessProbe"]["httpGet"]
     readiness = container["readinessProbe"]["httpGet"]
@@ -267,7 +305,10 @@ def test_the_probes_of_kubernetes_match_the_endpoints_of_the_image(
     assert liveness["path"] == "/health/live"
     assert readiness["path"] == "/health/ready"
 
-    ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+    # Probes name their port; the container says which number that is.
+    ports = {}
+    for exposed in container["ports"]:
+        ports[exposed["name"]] = exposed["containerPort"]
     (probed,) = {probe["port"] for probe in (startup, liveness, readiness)}
     address = translate(f"127.0.0.1:{ports[probed]}", addresses)
     command = image.command(arguments, variables)
@@ -288,7 +329,11 @@ class Service:
 
     def command(self, **variables: str) -> list[str]:
         (command,) = unit()["ExecStart"]
-        environment = pairs([self._translate(one) for one in unit()["Environment"]])
+        assignments = []
+        for assignment in unit()["Environment"]:
+            assignments.append(self._translate(assignment))
+        environment = pairs(assignments)
+        # systemd sets these two itself.
         environment["CREDENTIALS_DIRECTORY"] = str(self.credentials)
         environment["PATH"] = SYSTEM_PATH
         environment |= {**self.variables, **variables}
@@ -298,6 +343,7 @@ class Service:
         ]
 
     def _translate(self, text: str) -> str:
+        # systemd replaces %d by the folder of the credentials.
         return self.image.relocate(text).replace("%d", str(self.credentials))
 
 
@@ -311,6 +357,7 @@ def service(
     port: int,
     tmp_path: Path,
 ) -> Service:
+    # systemd copies each credential into a folder that only the service can read.
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     sources = {"connector.toml": ROOT / "examples" / "config.toml"}
@@ -348,7 +395,11 @@ def test_kafka_and_the_registry_start_with_the_settings_of_compose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services = composed()["services"]
-    inside, outside, controller, port, management = (free_port() for _ in range(5))
+    inside = free_port()
+    outside = free_port()
+    controller = free_port()
+    port = free_port()
+    management = free_port()
     addresses = {
         "0.0.0.0:9092": f"127.0.0.1:{inside}",
         "kafka:9092": f"127.0.0.1:{inside}",
@@ -362,20 +413,23 @@ def test_kafka_and_the_registry_start_with_the_settings_of_compose(
         variables = translate_all(services[name]["environment"], addresses)
         for variable, value in variables.items():
             monkeypatch.setenv(variable, value)
-    check = [translate(part, addresses) for part in health_check(services["registry"])]
+    check = translate_command(health_check(services["registry"]), addresses)
 
-    def is_healthy() -> bool:
-        done = subprocess.run(check, capture_output=True, check=False)
-        return done.returncode == 0
+    def kafka_is_started() -> bool:
+        return "Kafka Server started" in kafka.log()
+
+    def registry_is_healthy() -> bool:
+        return exit_status(check) == 0
 
     with contextlib.ExitStack() as stack:
         kafka = start_kafka(tmp_path)
         stack.callback(kafka.stop)
-        kafka.wait_until(lambda: "Kafka Server started" in kafka.log(), 60)
+        kafka.wait_until(kafka_is_started, KAFKA_START_SECONDS)
 
+        # The registry keeps its schemas in Kafka, and ends if there is none.
         registry = start_registry(port, management, tmp_path / "registry.log")
         stack.callback(registry.stop)
-        registry.wait_until(is_healthy, 200)
+        registry.wait_until(registry_is_healthy, REGISTRY_START_SECONDS)
 
         url = f"http://127.0.0.1:{port}/apis/ccompat/v7"
         client = stack.enter_context(SchemaRegistryClient({"url": url}))
@@ -384,6 +438,7 @@ def test_kafka_and_the_registry_start_with_the_settings_of_compose(
         incompatible = record_schema({"name": "has_no_default", "type": "int"})
         with pytest.raises(SchemaRegistryError) as refused:
             client.register_schema("a-value", incompatible)
+
     assert refused.value.http_status_code == CONFLICT
 
 

@@ -12,17 +12,19 @@ from tests.support.processes import (
     start_simulator,
     start_worker,
     variables_for,
-    wait_until,
+    wait_for_log,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
-    from tests.support.processes import Program
+    from tests.support.processes import Program, Variables
 
+# Nothing listens on port 1.
 NO_BROKER = {"GEX_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+# Otherwise a worker waits for minutes: its dependencies may start after it.
 SHORT_START = {"GEX_KAFKA__START_TIMEOUT_SECONDS": "2"}
 
 
@@ -33,101 +35,121 @@ def simulator() -> Iterator[Program]:
 
 
 @pytest.fixture
-def variables(kafka: LocalKafka, names: Names, simulator: Program) -> Mapping[str, str]:
+def variables(kafka: LocalKafka, names: Names, simulator: Program) -> Variables:
     return variables_for(kafka, names, simulator, ["BTCUSDT"])
 
 
-def exit_of(variables: Mapping[str, str]) -> tuple[int, str]:
+def exit_of(variables: Variables) -> tuple[int, str]:
     """Return the exit status and the log of a worker that ends by itself."""
     with start_worker(variables, wait_ready=False) as worker:
         return worker.wait(), worker.log()
 
 
-def test_stopped_as_asked_is_0(variables: Mapping[str, str]) -> None:
+def assert_no_traceback(log: str) -> None:
+    """Check that the user gets a message instead of an exception."""
+    assert "Traceback" not in log
+
+
+def test_stopped_as_asked_is_0(variables: Variables) -> None:
     with start_worker(variables) as worker:
         assert worker.terminate() == 0
 
 
 def test_a_faulty_configuration_is_2_with_every_fault(
-    variables: Mapping[str, str],
+    variables: Variables,
 ) -> None:
     wrong = {
         "GEX_UPSTREAM__BASE_URL": "ftp://x",
         "GEX_KAFKA__SHARDS": "0",
         "GEX_KAFKA__SHARD": "1",
     }
+
     code, log = exit_of({**variables, **wrong})
+
     assert code == 2
+    # One run names them all, so that the user corrects them in one go.
     for name in ("base_url", "kafka.shards", "GEX_KAFKA__SHARD"):
         assert name in log
-    assert "Traceback" not in log
+    assert_no_traceback(log)
 
 
-def test_an_address_in_use_is_2(
-    variables: Mapping[str, str], simulator: Program
-) -> None:
+def test_an_address_in_use_is_2(variables: Variables, simulator: Program) -> None:
     in_use = simulator.url.removeprefix("http://")
+
     code, log = exit_of({**variables, "GEX_HTTP__LISTEN": in_use})
+
     assert code == 2
     assert "http.listen" in log
-    assert "Traceback" not in log
+    assert_no_traceback(log)
 
 
 def test_an_unreachable_broker_is_3_after_the_start_timeout(
-    variables: Mapping[str, str],
+    variables: Variables,
 ) -> None:
     code, log = exit_of({**variables, **NO_BROKER, **SHORT_START})
     assert code == 3
     assert "check that the broker runs" in log
-    assert "Traceback" not in log
+    assert_no_traceback(log)
 
 
 def test_a_dead_registry_is_3_after_the_start_timeout(
-    variables: Mapping[str, str],
+    variables: Variables,
 ) -> None:
     no_registry = {"GEX_SCHEMA_REGISTRY__URL": "http://127.0.0.1:1"}
+
     code, log = exit_of({**variables, **no_registry, **SHORT_START})
+
     assert code == 3
     assert "the schema registry does not answer" in log
-    assert "Traceback" not in log
+    assert_no_traceback(log)
 
 
 def test_another_number_of_shards_than_the_topic_has_is_3_at_once(
-    variables: Mapping[str, str],
+    variables: Variables,
 ) -> None:
+    # A first run creates the topics with one partition.
     with start_worker(variables) as worker:
         worker.terminate()
+
+    # No short start timeout: waiting would not help.
     code, log = exit_of({**variables, "GEX_KAFKA__SHARDS": "2"})
+
     assert code == 3
     assert "has 1 partitions, but kafka.shards is 2; set kafka.shards = 1" in log
     assert "or use another kafka.topic_prefix" in log
 
 
 def test_a_state_that_cannot_be_ours_is_4(
-    kafka: LocalKafka, names: Names, variables: Mapping[str, str]
+    kafka: LocalKafka, names: Names, variables: Variables
 ) -> None:
     with start_worker(variables) as worker:
         worker.terminate()
+
+    # A record of another program in the state topic.
     producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap_servers})
     topic = f"{names.topic_prefix}.all.current"
     producer.produce(topic, b"not avro", b"BTCUSDT", partition=0)
     producer.flush()
+
     code, log = exit_of(variables)
+
     assert code == 4
     assert "no schema of this version" in log
-    assert "Traceback" not in log
+    assert_no_traceback(log)
 
 
-def test_a_stop_during_the_start_is_0(variables: Mapping[str, str]) -> None:
+def test_a_stop_during_the_start_is_0(variables: Variables) -> None:
     with start_worker({**variables, **NO_BROKER}, wait_ready=False) as worker:
-        wait_until(lambda: NOT_USABLE_YET in worker.log(), "it waits for Kafka", worker)
+        # The worker waits for Kafka, and must still obey SIGTERM.
+        wait_for_log(worker, NOT_USABLE_YET)
         assert worker.terminate() == 0
 
 
 def test_a_worker_can_join_by_the_consumer_protocol_of_kip_848(
-    variables: Mapping[str, str],
+    variables: Variables,
 ) -> None:
     protocol = {"GEX_KAFKA__CLIENT__GROUP_PROTOCOL": "consumer"}
     with start_worker({**variables, **protocol}) as worker:
-        wait_until(lambda: SHARD_OPEN in worker.log(), "it has its shard", worker)
+        # Being ready is not enough: a standby without a shard is ready too.
+        wait_for_log(worker, SHARD_OPEN)
         assert worker.terminate() == 0

@@ -1,4 +1,4 @@
-"""When a worker sends requests, over real HTTP: pauses, rhythms, and shared budgets."""
+"""Moments at which a worker sends requests over real HTTP: pauses, rhythms, budgets."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.support.processes import (
     start_simulator,
     start_worker,
     variables_for,
+    wait_for_log,
     wait_until,
 )
 
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Names
-    from tests.support.processes import Program
+    from tests.support.processes import Program, Variables
 
 MICROS = 1_000_000
+# Many requests in a short time.
 FAST = {"GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.1"}
 
 
@@ -35,6 +37,15 @@ def requests(simulator: Program) -> list[dict[str, Any]]:
     return found
 
 
+def wait_for_requests(simulator: Program, worker: Program, count: int) -> None:
+    """Wait until the simulator has answered at least `count` requests in total."""
+
+    def has_answered() -> bool:
+        return len(requests(simulator)) >= count
+
+    wait_until(has_answered, f"{count} requests", worker)
+
+
 def symbols_of(answered: Sequence[Mapping[str, Any]]) -> set[str]:
     symbols: set[str] = set()
     for request in answered:
@@ -42,7 +53,7 @@ def symbols_of(answered: Sequence[Mapping[str, Any]]) -> set[str]:
     return symbols
 
 
-def without_own_limit(variables: Mapping[str, str]) -> dict[str, str]:
+def without_own_limit(variables: Variables) -> dict[str, str]:
     """Return settings under which only the upstream limits the requests."""
     kept = dict(variables)
     kept.pop("GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE", None)
@@ -64,8 +75,20 @@ def most_in_a_minute(received_at: Sequence[int]) -> int:
     most = 0
     for start in received_at:
         end = start + 60 * MICROS
-        most = max(most, sum(start <= moment < end for moment in received_at))
+        within = [moment for moment in received_at if start <= moment < end]
+        most = max(most, len(within))
     return most
+
+
+def pause_after_refusal(sent: Sequence[Mapping[str, Any]]) -> float:
+    """Return the seconds from the first 429 to the next request."""
+    refusals = [request for request in sent if request["status"] == 429]
+    refused_at = refusals[0]["answered_at"]
+    later = []
+    for request in sent:
+        if request["received_at"] > refused_at:
+            later.append(request["received_at"])
+    return float(min(later) - refused_at) / MICROS
 
 
 def test_a_429_pauses_all_requests_for_as_long_as_it_says(
@@ -74,14 +97,13 @@ def test_a_429_pauses_all_requests_for_as_long_as_it_says(
     # A single batch: of several, another request may be in flight at the first refusal.
     with start_simulator("--period", "1", "--limit", "0") as simulator:
         with start_worker(variables_for(kafka, names, simulator) | FAST) as worker:
-            wait_until(lambda: len(requests(simulator)) > 10, "requests", worker)
-            simulator.ask(
-                "/_control/faults",
-                {"fault": "429", "retry_after_seconds": 5, "count": 1},
-            )
+            wait_for_requests(simulator, worker, 11)
+            fault = {"fault": "429", "retry_after_seconds": 5, "count": 1}
+            simulator.ask("/_control/faults", fault)
 
             def is_refused() -> bool:
-                return any(request["status"] == 429 for request in requests(simulator))
+                statuses = {request["status"] for request in requests(simulator)}
+                return 429 in statuses
 
             def is_answered_again() -> bool:
                 return bool(requests(simulator)[-1]["status"] == 200)
@@ -90,16 +112,10 @@ def test_a_429_pauses_all_requests_for_as_long_as_it_says(
             wait_until(is_answered_again, "another request", worker)
             worker.terminate()
         sent = requests(simulator)
-    refused = next(request for request in sent if request["status"] == 429)
-    later = []
-    for request in sent:
-        if request["received_at"] > refused["answered_at"]:
-            later.append(request["received_at"])
-    pause_seconds = (min(later) - refused["answered_at"]) / MICROS
-    record_property(
-        "seconds from a 429 with Retry-After 5 to the next request",
-        round(pause_seconds, 3),
-    )
+
+    pause_seconds = pause_after_refusal(sent)
+    figure = "seconds from a 429 with Retry-After 5 to the next request"
+    record_property(figure, round(pause_seconds, 3))
     assert 5.0 <= pause_seconds < 6.0
 
 
@@ -112,9 +128,7 @@ def test_symbols_with_a_common_rhythm_come_to_share_requests(
     arguments += ["--symbols", ",".join(symbols)]
     with start_simulator(*arguments) as simulator:
         with start_worker(variables_for(kafka, names, simulator, symbols)) as worker:
-            wait_until(
-                lambda: "batches regrouped" in worker.log(), "other batches", worker
-            )
+            wait_for_log(worker, "batches regrouped")
             before = len(requests(simulator))
 
             def every_symbol_is_checked() -> bool:
@@ -125,10 +139,13 @@ def test_symbols_with_a_common_rhythm_come_to_share_requests(
             wait_until(every_symbol_is_checked, "checks of every symbol", worker)
             worker.terminate()
         sent = requests(simulator)
+
     packed_by_name = {tuple(symbols[:8]), tuple(symbols[8:])}
     packed_now = {tuple(request["symbols"]) for request in sent[-4:]}
     assert packed_by_name.isdisjoint(packed_now)
     assert symbols_of(sent[before:]) == set(symbols)
+
+    # No symbol was lost or checked twice at the change of the batches.
     events = checker.events(kafka, names.topic_prefix)
     states = checker.states(kafka, names.topic_prefix)
     assert checker.violations(events, states) == []
@@ -139,9 +156,9 @@ def test_a_worker_that_takes_over_knows_the_rhythm_and_the_requests_before_it(
 ) -> None:
     period = 'gex_symbol_period_seconds{feed="all",symbol="BTCUSDT"}'
     expected_checks = 'gex_upstream_requests_total{purpose="expected"}'
-    with start_simulator(
-        "--period", "5", "--jitter", "0.05", "--phase", "together", "--limit", "60"
-    ) as simulator:
+    arguments = ["--period", "5", "--jitter", "0.05"]
+    arguments += ["--phase", "together", "--limit", "60"]
+    with start_simulator(*arguments) as simulator:
         variables = without_own_limit(variables_for(kafka, names, simulator))
         with start_worker(variables) as worker:
 
@@ -149,25 +166,29 @@ def test_a_worker_that_takes_over_knows_the_rhythm_and_the_requests_before_it(
                 return metric(worker, period) == pytest.approx(5, abs=0.2)
 
             def has_published() -> bool:
+                # The rhythm travels in the states, so each symbol needs a few.
                 return len(checker.events(kafka, names.topic_prefix)) >= 4 * 8
 
             wait_until(knows_the_period, "the period", worker)
             wait_until(has_published, "refreshes", worker)
+            # A killed worker hands nothing over: its heir has only what is in Kafka.
             worker.kill()
         before = len(requests(simulator))
+
         with start_worker(variables) as worker:
-            wait_until(
-                lambda: len(requests(simulator)) > before, "a first request", worker
-            )
+
+            def expects_refreshes() -> bool:
+                return metric(worker, expected_checks) > 2
+
+            wait_for_requests(simulator, worker, before + 1)
             assert metric(worker, period) == pytest.approx(5, abs=0.2)
             # The requests before count as used, and not as those of another program.
             budget = metric(worker, "gex_request_budget_per_minute")
             assert 0 < budget <= 60 - before
-            wait_until(
-                lambda: metric(worker, expected_checks) > 2, "expected checks", worker
-            )
+            wait_until(expects_refreshes, "expected checks", worker)
             worker.terminate()
-        received_at = sorted(request["received_at"] for request in requests(simulator))
+        received_at = [request["received_at"] for request in requests(simulator)]
+
     assert most_in_a_minute(received_at) <= 60
 
 
@@ -176,30 +197,30 @@ def test_the_last_records_of_a_worker_carry_the_budget_it_has_used(
 ) -> None:
     # The next owner counts it as used. The last record is committed after the shard was
     # given up, when the worker's share is already gone.
+    arguments = ["--period", "0.3", "--jitter", "0.2", "--limit", "0"]
     with (
         LocalKafka(tmp_path / "kafka") as broker,
-        start_simulator(
-            "--period", "0.3", "--jitter", "0.2", "--limit", "0"
-        ) as simulator,
+        start_simulator(*arguments) as simulator,
         start_worker(variables_for(broker, names, simulator) | FAST) as worker,
     ):
-        wait_until(lambda: len(requests(simulator)) > 10, "requests", worker)
+
+        def has_no_shard() -> bool:
+            return worker.metric("gex_shards_owned") == 0
+
+        wait_for_requests(simulator, worker, 11)
+        # A broker that stands still holds the last commits back until after the stop.
         os.kill(broker.pid, signal.SIGSTOP)
         try:
+            # More answers than commits.
             before = len(requests(simulator))
-            wait_until(
-                lambda: len(requests(simulator)) > before + 5,
-                "more answers than commits",
-                worker,
-            )
+            wait_for_requests(simulator, worker, before + 6)
             worker.signal(signal.SIGTERM)
-            wait_until(
-                lambda: worker.metric("gex_shards_owned") == 0,
-                "the shard is given up",
-                worker,
-            )
+            wait_until(has_no_shard, "the shard is given up", worker)
         finally:
             os.kill(broker.pid, signal.SIGCONT)
         assert worker.wait() == 0
         states = checker.records(broker, f"{names.topic_prefix}.all.current")
-    assert max(float(record.headers["spent"]) for record in states) < 0.1
+
+    # A share of 1 would mean that the whole budget was counted as used.
+    spent = [float(record.headers["spent"]) for record in states]
+    assert max(spent) < 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import confluent_kafka
@@ -17,19 +18,25 @@ from tests.support.processes import (
     start_simulator,
     start_worker,
     variables_for,
+    wait_for_log,
     wait_until,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from connector.core.model import Event
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
-    from tests.support.processes import Program
+    from tests.support.processes import Program, Variables
+
+PATIENCE_SECONDS = 30
+# A key of the right form that the simulator does not accept.
+OTHER_KEY = "bq_live_" + "n" * 32
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+# Poll far more often than the levels refresh, so that no refresh is missed.
 FAST = {
     "GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.05",
     "GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "0.05",
@@ -78,15 +85,25 @@ class Published:
 
     def wait_for(self, kind: Kind, worker: Program) -> list[Event]:
         """Wait for an event of BTCUSDT."""
-        return wait_until(lambda: self.of_kind(kind), f"an event {kind}", worker)
+
+        def found() -> list[Event]:
+            return self.of_kind(kind)
+
+        return wait_until(found, f"an event {kind}", worker)
 
     def wait_for_another_change(self, worker: Program, symbol: str = "BTCUSDT") -> None:
-        before = len(self.of_kind(Kind.CHANGED, symbol))
-        wait_until(
-            lambda: len(self.of_kind(Kind.CHANGED, symbol)) > before,
-            f"another change of {symbol}",
-            worker,
-        )
+        already_published = len(self.of_kind(Kind.CHANGED, symbol))
+        self.wait_for_changes(worker, already_published + 1, symbol)
+
+    def wait_for_changes(
+        self, worker: Program, count: int, symbol: str = "BTCUSDT"
+    ) -> None:
+        """Wait until a symbol has at least `count` events CHANGED in total."""
+
+        def has_changed() -> bool:
+            return len(self.of_kind(Kind.CHANGED, symbol)) >= count
+
+        wait_until(has_changed, f"{count} changes of {symbol}", worker)
 
 
 @pytest.fixture
@@ -96,7 +113,7 @@ def simulator() -> Iterator[Program]:
 
 
 @pytest.fixture
-def variables(kafka: LocalKafka, names: Names, simulator: Program) -> Mapping[str, str]:
+def variables(kafka: LocalKafka, names: Names, simulator: Program) -> Variables:
     return variables_for(kafka, names, simulator, SYMBOLS) | FAST
 
 
@@ -105,76 +122,119 @@ def published(kafka: LocalKafka, names: Names) -> Published:
     return Published(kafka, names)
 
 
-def without(variables: Mapping[str, str], removed: str) -> dict[str, str]:
-    return {name: value for name, value in variables.items() if name != removed}
+def without(variables: Variables, removed: str) -> dict[str, str]:
+    kept = dict(variables)
+    del kept[removed]
+    return kept
+
+
+def set_fault(simulator: Program, fault: str, **options: object) -> None:
+    simulator.ask("/_control/faults", {"fault": fault, **options})
+
+
+def clear_faults(simulator: Program) -> None:
+    url = f"{simulator.url}/_control/faults"
+    request = urllib.request.Request(url, method="DELETE")
+    urllib.request.urlopen(request, timeout=PATIENCE_SECONDS).close()
+
+
+def accept_only(simulator: Program, key: str) -> None:
+    """Make the simulator refuse every other API key from now on."""
+    simulator.ask("/_control/set", {"keys": [key]})
 
 
 def wait_for_more_requests(simulator: Program, worker: Program) -> None:
+    """Wait for enough requests that an answer to one of them was surely processed."""
+
     def total() -> int:
         return int(simulator.ask("/_control/stats")["requests_total"])
 
     before = total()
-    wait_until(lambda: total() > before + 5, "more requests", worker)
+
+    def has_sent_more() -> bool:
+        return total() > before + 5
+
+    wait_until(has_sent_more, "more requests", worker)
 
 
-def clear_faults(simulator: Program) -> None:
-    request = urllib.request.Request(
-        f"{simulator.url}/_control/faults", method="DELETE"
-    )
-    urllib.request.urlopen(request, timeout=10).close()
+def served_refreshes(simulator: Program) -> dict[str, list[str]]:
+    """Return the different `computed_at` of each symbol in good answers, in order."""
+    served: dict[str, list[str]] = {symbol: [] for symbol in SYMBOLS}
+    for answer in simulator.ask("/_control/truth")["answers"]:
+        if answer["status"] != 200:
+            continue
+        for symbol, entry in answer["shown"].items():
+            computed_at = entry["computed_at"]
+            if computed_at not in served[symbol]:
+                served[symbol].append(computed_at)
+    return served
+
+
+def assert_live_but_not_ready(worker: Program) -> None:
+    """Check that an orchestrator sends no traffic, but does not restart the worker.
+
+    A restart would not help: the cause lies outside the process.
+    """
+    assert not worker.ready()
+    assert worker.ask("/health/live")["ok"]
 
 
 # --- events ---
 
 
 def test_every_refresh_that_was_served_is_one_event_in_order(
-    published: Published, simulator: Program, variables: Mapping[str, str]
+    published: Published, simulator: Program, variables: Variables
 ) -> None:
+    def has_published() -> bool:
+        return len(published.events()) >= 15
+
     with start_worker(variables) as worker:
-        wait_until(lambda: len(published.events()) >= 15, "some events", worker)
+        wait_until(has_published, "some events", worker)
         assert worker.terminate() == 0
-    served: dict[str, list[str]] = {symbol: [] for symbol in SYMBOLS}
-    for answer in simulator.ask("/_control/truth")["answers"]:
-        if answer["status"] != 200:
-            continue
-        for symbol, entry in answer["shown"].items():
-            if entry["computed_at"] not in served[symbol]:
-                served[symbol].append(entry["computed_at"])
+
+    served = served_refreshes(simulator)
     events = checker.by_symbol(published.events())
     assert published.violations() == []
     for symbol in SYMBOLS:
         # An answer that the stop cut off was sent, but may not have been received.
-        assert len(served[symbol]) - len(events[symbol]) in (0, 1)
+        unpublished = len(served[symbol]) - len(events[symbol])
+        assert unpublished in (0, 1)
         moments = [event.computed_at or 0 for event in events[symbol]]
         assert moments == sorted(set(moments))
 
 
 def test_a_restart_publishes_nothing_but_changes(
-    published: Published, simulator: Program, variables: Mapping[str, str]
+    published: Published, simulator: Program, variables: Variables
 ) -> None:
     with start_worker(variables) as worker:
-        wait_until(lambda: len(published.of_kind(Kind.CHANGED)) >= 2, "changes", worker)
-        simulator.ask("/_control/faults", {"fault": "freeze"})
+        published.wait_for_changes(worker, count=2)
+        # From here on the levels stay the same, so the restart has nothing to publish.
+        set_fault(simulator, "freeze")
         wait_for_more_requests(simulator, worker)
         worker.terminate()
     before = {event.event_id for event in published.events()}
+
     with start_worker(variables) as worker:
         wait_for_more_requests(simulator, worker)
         assert worker.terminate() == 0
+
+    # A list, so that an event published twice is noticed.
     after = [event.event_id for event in published.events()]
     assert sorted(after) == sorted(before)
 
 
 def test_a_bad_entry_is_quarantined_and_other_symbols_are_published(
-    published: Published, simulator: Program, variables: Mapping[str, str]
+    published: Published, simulator: Program, variables: Variables
 ) -> None:
     with start_worker(variables) as worker:
         published.wait_for(Kind.CHANGED, worker)
-        simulator.ask("/_control/faults", {"fault": "nan", "symbols": ["BTCUSDT"]})
+        set_fault(simulator, "nan", symbols=["BTCUSDT"])
         wait_until(published.quarantined, "an entry in quarantine", worker)
+        # The same answer holds good entries of the other symbols.
         published.wait_for_another_change(worker, "ETHUSDT")
         metrics = worker.text("/metrics")
         worker.terminate()
+
     record = published.quarantined()[0]
     assert record.key == b"BTCUSDT"
     assert b"NaN" in record.value
@@ -184,23 +244,30 @@ def test_a_bad_entry_is_quarantined_and_other_symbols_are_published(
 
 
 def test_absence_is_published_once_and_so_is_its_end(
-    published: Published, simulator: Program, variables: Mapping[str, str]
+    published: Published, simulator: Program, variables: Variables
 ) -> None:
-    status = 'gex_symbol_status{feed="all",status="MISSING",symbol="BTCUSDT"} 1.0'
+    is_missing = 'gex_symbol_status{feed="all",status="MISSING",symbol="BTCUSDT"} 1.0'
+
+    def metric_shows_missing() -> bool:
+        return is_missing in worker.text("/metrics")
+
     with start_worker(variables) as worker:
         published.wait_for(Kind.CHANGED, worker)
-        simulator.ask("/_control/faults", {"fault": "missing", "symbols": ["BTCUSDT"]})
+
+        set_fault(simulator, "missing", symbols=["BTCUSDT"])
         published.wait_for(Kind.MISSING, worker)
-        wait_until(
-            lambda: status in worker.text("/metrics"), "the status as a metric", worker
-        )
+        wait_until(metric_shows_missing, "the status as a metric", worker)
+
         clear_faults(simulator)
         published.wait_for(Kind.RESTORED, worker)
-        simulator.ask("/_control/faults", {"fault": "invalid", "symbols": ["BTCUSDT"]})
+
+        set_fault(simulator, "invalid", symbols=["BTCUSDT"])
         published.wait_for(Kind.INVALID, worker)
         worker.terminate()
+
     expected = [Kind.MISSING, Kind.RESTORED, Kind.INVALID]
     assert published.kinds(*expected) == expected
+    # Without levels upstream, a consumer must not go on with the last ones.
     for event in published.of_kind(Kind.MISSING) + published.of_kind(Kind.INVALID):
         assert event.after is None
 
@@ -208,9 +275,10 @@ def test_absence_is_published_once_and_so_is_its_end(
 def test_levels_become_stale_without_answers_and_fresh_again(
     published: Published,
     simulator: Program,
-    variables: Mapping[str, str],
+    variables: Variables,
     tmp_path: Path,
 ) -> None:
+    # The default age is minutes. It is a setting of a feed, so it needs a file.
     config = tmp_path / "stale.toml"
     symbols = json.dumps(SYMBOLS)
     config.write_text(
@@ -220,11 +288,15 @@ def test_levels_become_stale_without_answers_and_fresh_again(
     settings["GEX_UPSTREAM__TIMEOUT_SECONDS"] = "1"
     with start_worker(settings, arguments=["--config", str(config)]) as worker:
         published.wait_for(Kind.CHANGED, worker)
-        simulator.ask("/_control/faults", {"fault": "503"})
+
+        set_fault(simulator, "503")
         stale = published.wait_for(Kind.STALE, worker)[0]
-        assert (stale.status, stale.reason) == (Status.STALE, "no_answer")
+        assert stale.status is Status.STALE
+        assert stale.reason == "no_answer"
+        # An outage upstream is no fault of the worker: a restart would not help.
         assert worker.ask("/health/live")["ok"]
         assert worker.ready()
+
         clear_faults(simulator)
         published.wait_for(Kind.FRESH, worker)
         worker.terminate()
@@ -232,35 +304,38 @@ def test_levels_become_stale_without_answers_and_fresh_again(
 
 
 def test_a_symbol_that_is_removed_and_added_again_continues_its_sequence(
-    published: Published, variables: Mapping[str, str]
+    published: Published, variables: Variables
 ) -> None:
     with start_worker(variables) as worker:
         published.wait_for(Kind.CHANGED, worker)
         worker.terminate()
-    with start_worker({**variables, "GEX_SYMBOLS": "ETHUSDT"}) as worker:
+
+    without_btc = {**variables, "GEX_SYMBOLS": "ETHUSDT"}
+    with start_worker(without_btc) as worker:
         published.wait_for(Kind.REMOVED, worker)
         worker.terminate()
+
     with start_worker(variables) as worker:
         published.wait_for(Kind.RESTORED, worker)
         worker.terminate()
+
+    # A gap or a second #1 would be a violation.
     assert published.violations() == []
 
 
 def test_an_older_entry_is_counted_and_dropped(
-    published: Published, simulator: Program, variables: Mapping[str, str]
+    published: Published, simulator: Program, variables: Variables
 ) -> None:
     none_dropped = 'gex_observations_dropped_total{feed="all",reason="older"} 0'
+
+    def one_was_dropped() -> bool:
+        return none_dropped not in worker.text("/metrics")
+
     with start_worker(variables) as worker:
         published.wait_for(Kind.CHANGED, worker)
-        simulator.ask(
-            "/_control/faults",
-            {"fault": "computed_at", "variant": "older", "symbols": ["BTCUSDT"]},
-        )
-        wait_until(
-            lambda: none_dropped not in worker.text("/metrics"),
-            "an older entry is counted",
-            worker,
-        )
+        set_fault(simulator, "computed_at", variant="older", symbols=["BTCUSDT"])
+        wait_until(one_was_dropped, "an older entry is counted", worker)
+
         clear_faults(simulator)
         published.wait_for_another_change(worker)
         worker.terminate()
@@ -271,44 +346,51 @@ def test_an_older_entry_is_counted_and_dropped(
 
 
 def test_the_key_appears_nowhere(
-    published: Published, simulator: Program, variables: Mapping[str, str]
+    published: Published, simulator: Program, variables: Variables
 ) -> None:
-    key = DEFAULT_KEY
     with start_worker(variables, arguments=["--log-level", "DEBUG"]) as worker:
         published.wait_for(Kind.CHANGED, worker)
-        simulator.ask("/_control/set", {"keys": ["bq_live_" + "x" * 32]})
-        wait_until(lambda: "key_refused" in worker.log(), "a refused key", worker)
-        assert not worker.ready()
-        assert worker.ask("/health/live")["ok"]
-        simulator.ask("/_control/set", {"keys": [key]})
+        # A refusal is the most likely moment for a message that quotes the key.
+        accept_only(simulator, OTHER_KEY)
+        wait_for_log(worker, "key_refused")
+        assert_live_but_not_ready(worker)
+
+        accept_only(simulator, DEFAULT_KEY)
         pages = worker.text("/metrics") + worker.text("/health/live")
         worker.terminate()
         shown = worker.log() + pages
-    assert key not in shown
+
+    assert DEFAULT_KEY not in shown
+    key = DEFAULT_KEY.encode()
     for topic in ("all.changes", "all.current", "quarantine"):
         for record in published.records(topic):
-            assert key.encode() not in record.value
+            assert key not in record.value
             for header in record.headers.values():
-                assert key.encode() not in header
+                assert key not in header
 
 
 def test_a_key_that_is_rotated_in_its_file_is_used(
     published: Published,
     simulator: Program,
-    variables: Mapping[str, str],
+    variables: Variables,
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "key"
-    new_key = "bq_live_" + "n" * 32
+    # Editors and secret managers leave whitespace around a key.
     file.write_text(f"  {DEFAULT_KEY}\n")
     settings = without(variables, "GEX_UPSTREAM__API_KEY")
     settings["GEX_UPSTREAM__API_KEY_FILE"] = str(file)
+
+    def is_not_ready() -> bool:
+        return not worker.ready()
+
     with start_worker(settings) as worker:
         published.wait_for(Kind.CHANGED, worker)
-        simulator.ask("/_control/set", {"keys": [new_key]})
-        wait_until(lambda: not worker.ready(), "not ready: the key is refused", worker)
+        accept_only(simulator, OTHER_KEY)
+        wait_until(is_not_ready, "not ready: the key is refused", worker)
         assert "gex_key_refused 1.0" in worker.text("/metrics")
-        file.write_text(new_key)
+
+        file.write_text(OTHER_KEY)
         wait_until(worker.ready, "ready again", worker)
         published.wait_for_another_change(worker)
         worker.terminate()
@@ -331,22 +413,19 @@ def test_a_key_that_is_rotated_in_its_file_is_used(
         {"fault": "500"},
         {"fault": "429", "retry_after_seconds": 1},
     ],
-    ids=lambda fault: fault["fault"],
+    ids=itemgetter("fault"),
 )
 def test_a_worker_survives_a_bad_response(
     fault: dict[str, object],
     published: Published,
     simulator: Program,
-    variables: Mapping[str, str],
+    variables: Variables,
 ) -> None:
     with start_worker(variables) as worker:
         published.wait_for(Kind.CHANGED, worker)
+        # Two responses, so that the worker must survive the fault more than once.
         simulator.ask("/_control/faults", {**fault, "count": 2})
-        wait_until(
-            lambda: "a check failed" in worker.log(),
-            "a classified error in the log",
-            worker,
-        )
+        wait_for_log(worker, "a check failed")
         published.wait_for_another_change(worker)
         assert worker.terminate() == 0
         assert "Traceback" not in worker.log()
@@ -354,29 +433,29 @@ def test_a_worker_survives_a_bad_response(
 
 
 def test_a_worker_is_not_ready_while_one_of_its_shards_cannot_be_opened(
-    kafka: LocalKafka, names: Names, variables: Mapping[str, str]
+    kafka: LocalKafka, names: Names, variables: Variables
 ) -> None:
+    # A first run creates the topics.
     with start_worker(variables) as worker:
         worker.terminate()
-    foreign = confluent_kafka.Producer(
-        {
-            "bootstrap.servers": kafka.bootstrap_servers,
-            "transactional.id": names.transactional_id,
-        }
-    )
-    foreign.init_transactions(30)
+
+    # Another program leaves a transaction open, which hides the end of the state topic.
+    settings = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "transactional.id": names.transactional_id,
+    }
+    foreign = confluent_kafka.Producer(settings)
+    foreign.init_transactions(PATIENCE_SECONDS)
     foreign.begin_transaction()
-    foreign.produce(f"{names.topic_prefix}.all.current", b"x", b"BTCUSDT", partition=0)
+    topic = f"{names.topic_prefix}.all.current"
+    foreign.produce(topic, b"x", b"BTCUSDT", partition=0)
     foreign.flush()
+
     with start_worker(variables, wait_ready=False) as worker:
-        wait_until(
-            lambda: "in a transaction with another id" in worker.log(),
-            "the shard is refused",
-            worker,
-        )
-        assert not worker.ready()
-        assert worker.ask("/health/live")["ok"]
-        foreign.abort_transaction(30)
+        wait_for_log(worker, "in a transaction with another id")
+        assert_live_but_not_ready(worker)
+
+        foreign.abort_transaction(PATIENCE_SECONDS)
         wait_until(worker.ready, "ready after the other has aborted", worker)
         worker.terminate()
 
@@ -385,20 +464,19 @@ def test_a_worker_notices_that_its_topics_were_deleted(
     kafka: LocalKafka,
     names: Names,
     published: Published,
-    variables: Mapping[str, str],
+    variables: Variables,
 ) -> None:
+    admin = confluent_kafka.admin.AdminClient(
+        {"bootstrap.servers": kafka.bootstrap_servers}
+    )
+    changes = f"{names.topic_prefix}.all.changes"
+    current = f"{names.topic_prefix}.all.current"
+
     with start_worker(variables) as worker:
         published.wait_for(Kind.CHANGED, worker)
-        admin = confluent_kafka.admin.AdminClient(
-            {"bootstrap.servers": kafka.bootstrap_servers}
-        )
-        topics = [
-            f"{names.topic_prefix}.all.changes",
-            f"{names.topic_prefix}.all.current",
-        ]
-        for future in admin.delete_topics(topics).values():
-            future.result(30)
-        wait_until(lambda: "topics are gone" in worker.log(), "a log message", worker)
-        assert not worker.ready()
-        assert worker.ask("/health/live")["ok"]
+        for future in admin.delete_topics([changes, current]).values():
+            future.result(PATIENCE_SECONDS)
+
+        wait_for_log(worker, "topics are gone")
+        assert_live_but_not_ready(worker)
         assert worker.terminate() == 0

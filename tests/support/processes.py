@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
 
+    # Settings of a worker, by the names of their environment variables.
+    Variables = Mapping[str, str]
+
 PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _REQUEST_SECONDS = 5.0
@@ -144,6 +147,15 @@ def wait_until(ask: Callable[[], T], what: str, program: Program | None = None) 
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not in time{_log_tail(program)}")
         time.sleep(_POLL_SECONDS)
+
+
+def wait_for_log(program: Program, text: str) -> None:
+    """Wait until the program's output contains a text."""
+
+    def is_logged() -> bool:
+        return text in program.log()
+
+    wait_until(is_logged, f"{text!r} is logged", program)
 
 
 def _log_tail(program: Program | None) -> str:
