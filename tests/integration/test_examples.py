@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import threading
 import time
@@ -44,7 +43,9 @@ if TYPE_CHECKING:
 
 CONSUMER = Path(__file__).parents[2] / "examples" / "consumer.py"
 FEED = "all"
-ENOUGH = 24
+# Three lines for each symbol: its state, and some events after it.
+ENOUGH_LINES = 24
+SHOWN_LEVELS = ("hvl", "call_resistance", "put_support")
 
 
 class Topic:
@@ -57,7 +58,8 @@ class Topic:
             bootstrap_servers=kafka.bootstrap_servers, topic_prefix=names.topic_prefix
         )
         self.settings = settings
-        self.clients, self.topics = Clients(settings), Topics(settings.topic_prefix)
+        self.clients = Clients(settings)
+        self.topics = Topics(settings.topic_prefix)
         self._framing = SingleObject() if registry is None else Registry(registry, {})
         self.codec = Codec(self._framing)
         self.reader = Reader(self.clients)
@@ -71,14 +73,14 @@ class Topic:
             self._framing._client.close()
 
     def states(self) -> dict[str, State]:
+        """Return the last state of each symbol."""
         current = self.topics.current(FEED)
-        values = self.reader.contents(
-            current, 0, self.reader.high_watermark(current, 0)
-        ).values
-        return {
-            key.decode(): self.codec.decode_state(value)
-            for key, value in values.items()
-        }
+        end = self.reader.high_watermark(current, 0)
+        contents = self.reader.contents(current, 0, end)
+        states = {}
+        for key, value in contents.values.items():
+            states[key.decode()] = self.codec.decode_state(value)
+        return states
 
     def is_made(self) -> bool:
         """Make the topics; the broker's parts learn of them one after the other."""
@@ -93,7 +95,7 @@ class Topic:
         return True
 
     def log(self) -> ShardLog:
-        """The feed's only shard, open."""
+        """Open the feed's only shard, as a worker does."""
         log = ShardLog(
             ShardId(FEED, 0),
             1,
@@ -106,43 +108,55 @@ class Topic:
         return log
 
     def events(self) -> list[Event]:
-        """All of them: as many as the states say there were."""
+        """Return every event that was published: as many as the states have counted."""
         count = sum(state.sequence for state in self.states().values())
         reader = Events(self.clients, self.topics, self.codec, from_beginning=True)
-        found = (
-            received.event
-            for received in reader.until(lambda: False)
-            if received is not None
-        )
-        events = list(itertools.islice(found, count))
+        events: list[Event] = []
+
+        def has_all() -> bool:
+            return len(events) >= count
+
+        for received in reader.until(has_all):
+            if received is not None:
+                events.append(received.event)
         reader.close()
         return events
 
 
 def follow(kafka: LocalKafka, names: Names, *options: str) -> list[str]:
-    where = [
-        "--bootstrap",
-        kafka.bootstrap_servers,
-        "--prefix",
-        names.topic_prefix,
-        "--feed",
-        FEED,
-    ]
-    return [sys.executable, str(CONSUMER), *where, *options]
+    """Return the command that follows the test's feed."""
+    command = [sys.executable, str(CONSUMER)]
+    command += ["--bootstrap", kafka.bootstrap_servers]
+    command += ["--prefix", names.topic_prefix]
+    command += ["--feed", FEED]
+    return [*command, *options]
 
 
 def lines(consumer: Program) -> list[str]:
     return consumer.log().splitlines()
 
 
+def wait_for_lines(consumer: Program, count: int) -> None:
+    """Wait until the consumer has printed at least `count` lines in total."""
+
+    def has_printed() -> bool:
+        return len(lines(consumer)) >= count
+
+    wait_until(has_printed, f"{count} lines of the consumer", consumer)
+
+
 def said(record: Event | State, kind: str, levels: Levels | None) -> str:
+    """Return the line that the consumer prints for an event or a state."""
     text = "no levels"
     if record.status.has_levels:
         assert levels is not None
-        shown = ("hvl", "call_resistance", "put_support")
-        text = " ".join(f"{name}={getattr(levels.all_expiry, name)}" for name in shown)
-    warning = " (old: careful)" if record.status is Status.STALE else ""
-    return f"{record.symbol} #{record.sequence} {kind} {record.status} {text}{warning}"
+        values = []
+        for name in SHOWN_LEVELS:
+            values.append(f"{name}={getattr(levels.all_expiry, name)}")
+        text = " ".join(values)
+    if record.status is Status.STALE:
+        text += " (old: careful)"
+    return f"{record.symbol} #{record.sequence} {kind} {record.status} {text}"
 
 
 def expected(events: list[Event], restored: dict[str, int]) -> dict[str, list[str]]:
@@ -150,30 +164,42 @@ def expected(events: list[Event], restored: dict[str, int]) -> dict[str, list[st
     texts: dict[str, list[str]] = {}
     for event in events:
         last = restored.get(event.symbol, 0)
-        if event.sequence >= last:
-            kind = "state" if event.sequence == last else event.kind
-            texts.setdefault(event.symbol, []).append(said(event, kind, event.after))
+        # The restored state stands for every event up to its own.
+        if event.sequence < last:
+            continue
+        kind: str = event.kind
+        if event.sequence == last:
+            kind = "state"
+        line = said(event, kind, event.after)
+        texts.setdefault(event.symbol, []).append(line)
     return texts
 
 
 def by_symbol(texts: list[str]) -> dict[str, list[str]]:
-    ordered = sorted(texts, key=lambda text: text.split()[0])
-    return {
-        symbol: list(group)
-        for symbol, group in itertools.groupby(ordered, lambda text: text.split()[0])
-    }
+    """Return the lines of each symbol, in their order.
+
+    Between symbols there is no order: their events are in several partitions.
+    """
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        symbol = text.split()[0]
+        found.setdefault(symbol, []).append(text)
+    return found
 
 
 def restored_by(texts: list[str]) -> dict[str, int]:
-    words = (text.split() for text in texts)
-    return {
-        symbol: int(number[1:]) for symbol, number, kind, *_ in words if kind == "state"
-    }
+    """Return the sequence of each state that the consumer has restored."""
+    found = {}
+    for text in texts:
+        symbol, number, kind, *_ = text.split()
+        if kind == "state":
+            found[symbol] = int(number.removeprefix("#"))
+    return found
 
 
 @pytest.fixture
 def topic(kafka: LocalKafka, names: Names) -> Iterator[Topic]:
-    """Made, and empty."""
+    """The test's topics, new and empty."""
     with Topic(kafka, names) as made:
         wait_until(made.is_made, "the topics are there")
         yield made
@@ -183,58 +209,55 @@ def topic(kafka: LocalKafka, names: Names) -> Iterator[Topic]:
 def test_a_consumer_sees_every_event_although_the_worker_is_killed(
     kafka: LocalKafka, names: Names, framed: bool, request: pytest.FixtureRequest
 ) -> None:
-    registry: str | None = request.getfixturevalue("registry").url if framed else None
-    command = follow(kafka, names, *(["--registry", registry] if registry else []))
+    # The registry's fixture takes seconds: ask for it only if it is needed.
+    registry: str | None = None
+    options: list[str] = []
+    if framed:
+        registry = str(request.getfixturevalue("registry").url)
+        options = ["--registry", registry]
+    command = follow(kafka, names, *options)
+
+    simulated = ["--period", "0.5", "--jitter", "0.1", "--limit", "0"]
     with (
-        start_simulator(
-            "--period", "0.5", "--jitter", "0.1", "--limit", "0"
-        ) as simulator,
+        start_simulator(*simulated) as simulator,
         Topic(kafka, names, registry) as topic,
     ):
         variables = variables_for(kafka, names, simulator)
         if registry:
             variables["GEX_SCHEMA_REGISTRY__URL"] = registry
+
+        def every_symbol_has_a_state() -> bool:
+            return len(topic.states()) == len(EIGHT_SYMBOLS)
+
         with start_worker(variables) as worker:
-            wait_until(
-                lambda: len(topic.states()) == len(EIGHT_SYMBOLS),
-                "all symbols have a state",
-                worker,
-            )
+            wait_until(every_symbol_has_a_state, "all symbols have a state", worker)
             with start(command) as consumer:
-                wait_until(
-                    lambda: len(lines(consumer)) >= ENOUGH,
-                    "the consumer follows",
-                    consumer,
-                )
+                wait_for_lines(consumer, ENOUGH_LINES)
+                # Between two workers there may be no gap and no duplicate.
                 worker.kill()
                 before = len(lines(consumer))
                 with start_worker(variables) as another:
-                    wait_until(
-                        lambda: len(lines(consumer)) >= before + ENOUGH,
-                        "it follows the next one",
-                        consumer,
-                    )
+                    wait_for_lines(consumer, before + ENOUGH_LINES)
                     assert another.terminate() == 0
+
+                # The consumer may still be behind, but nothing is published any more.
                 events = topic.events()
                 expected_lines = expected(events, restored_by(lines(consumer)))
-                count = sum(map(len, expected_lines.values()))
-                wait_until(
-                    lambda: len(lines(consumer)) >= count,
-                    "it has seen every event",
-                    consumer,
-                )
+                wait_for_lines(consumer, sum(map(len, expected_lines.values())))
                 assert by_symbol(lines(consumer)) == expected_lines
     assert len({event.source.worker for event in events}) == 2
+
+    # A consumer that starts now restores the last state of each symbol, and nothing else.
+    last_sequences = {event.symbol: event.sequence for event in events}
     with start([*command, "--seconds", "0"]) as late:
         assert late.wait() == 0
-        assert by_symbol(lines(late)) == expected(
-            events, {event.symbol: event.sequence for event in events}
-        )
+        assert by_symbol(lines(late)) == expected(events, last_sequences)
 
 
 def moment(sequence: int) -> Transaction:
     """Return an event of BTCUSDT and the state after it."""
     source = Source("0", "group", "worker")
+    # Any moment will do, as long as later events are younger.
     at = 1_700_000_000_000_000 + sequence
     levels = Levels()
     event = Event(
@@ -284,43 +307,39 @@ class Watched(ck.Consumer):
 def test_a_transaction_open_at_the_start_is_neither_lost_nor_duplicated(
     kafka: LocalKafka, topic: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes, current = topic.topics.changes(FEED), topic.topics.current(FEED)
+    changes = topic.topics.changes(FEED)
+    current = topic.topics.current(FEED)
     log = topic.log()
     log.publish(moment(1))
     log.publish(moment(2))
+    # The third is written, but not committed yet.
     producer = log._producer
     assert producer is not None
     producer.begin_transaction()
     log._produce(producer, moment(3))
     assert producer.flush(PATIENCE_SECONDS) == 0
 
+    # Note both ends in the order in which the example does.
     monkeypatch.setattr(example, "Consumer", Watched)
-    decoder, reader = (
-        example.Decoder(None),
-        example.consumer(kafka.bootstrap_servers, "read_committed"),
-    )
+    decoder = example.Decoder(None)
+    reader = example.consumer(kafka.bootstrap_servers, "read_committed")
     begin = example.ends(reader, changes)
-    high = example.ends(
-        example.consumer(kafka.bootstrap_servers, "read_uncommitted"), current
-    )
+    uncommitted = example.consumer(kafka.bootstrap_servers, "read_uncommitted")
+    high = example.ends(uncommitted, current)
+
     with ThreadPoolExecutor() as pool:
         restored = pool.submit(example.restore, reader, current, high, decoder)
-        assert Watched.at_end.wait(PATIENCE_SECONDS)  # of all that is committed so far
+        # Commit only when the reader has reached the end of all that is committed so far.
+        assert Watched.at_end.wait(PATIENCE_SECONDS)
         producer.commit_transaction(PATIENCE_SECONDS)
         states = restored.result(PATIENCE_SECONDS)
     assert states["BTCUSDT"]["sequence"] == 3
+
+    # The reader meets the event of the third again, and must skip it.
     log.publish(moment(4))
-    reader.assign(
-        [
-            ck.TopicPartition(changes, partition, offset)
-            for partition, offset in begin.items()
-        ]
-    )
-    event = next(
-        example.follow(
-            reader, {"BTCUSDT": 3}, decoder, time.monotonic() + PATIENCE_SECONDS
-        )
-    )
+    example.assign(reader, changes, begin)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    event = next(example.follow(reader, {"BTCUSDT": 3}, decoder, deadline))
     assert event["sequence"] == 4
     reader.close()
 
@@ -329,7 +348,8 @@ def test_a_gap_ends_the_consumer(kafka: LocalKafka, names: Names, topic: Topic) 
     log = topic.log()
     log.publish(moment(1))
     with start(follow(kafka, names)) as consumer:
-        wait_until(lambda: lines(consumer), "it has restored", consumer)
+        # Its first line is the restored state.
+        wait_for_lines(consumer, 1)
         log.publish(moment(3))
         assert consumer.wait() == 1
         assert lines(consumer)[1:] == ["all/BTCUSDT/3 follows 1"]
@@ -340,6 +360,5 @@ def test_the_error_for_an_absent_topic_names_it(
 ) -> None:
     with start(follow(kafka, names)) as consumer:
         assert consumer.wait() == 1
-        assert lines(consumer) == [
-            f"no topic {names.topic_prefix}.all.changes: see --prefix and --feed"
-        ]
+        topic = f"{names.topic_prefix}.all.changes"
+        assert lines(consumer) == [f"no topic {topic}: see --prefix and --feed"]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Nothing listens on port 1.
 NO_BROKER = {"GEX_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
-# Otherwise a worker waits for minutes: its dependencies may start after it.
+# By default a worker waits for a minute: its dependencies may start after it.
 SHORT_START = {"GEX_KAFKA__START_TIMEOUT_SECONDS": "2"}
 
 

@@ -31,6 +31,7 @@ METRIC_PREFIXES = ("gex_", "process_", "python_")
 MAX_MEMORY_BYTES = 256 * MEGABYTE
 MAX_LOG_LINE_CHARACTERS = 8_000
 MAX_RECORD_BYTES = 2**16
+# Texts that a careless program copies into a log, a header or a metric.
 REQUEST_IDS = (
     "a\r\nX-Forged: 1\n{}",
     "\0",
@@ -49,15 +50,19 @@ class Body(NamedTuple):
     promised_bytes: int | None = None
 
 
+# Nesting that overflows a recursive parser.
 _DEEP_OBJECT = b'{"a":' * 100_000 + b"1" + b"}" * 100_001
-_MANY_SYMBOLS = b",".join(b'"%d":{}' % number for number in range(80_000))
+# Symbols that nobody asked for must not become metrics or records.
+_MANY_SYMBOLS = b",".join([b'"%d":{}' % number for number in range(80_000)])
 _HUGE_QUOTA = b'{"limit":1e400,"remaining":%b}' % (b"9" * 5_000)
 
 BODIES = (
     Body(b"[" * 100_000 + b"]" * 100_000),
     Body(b'{"data":{"results":' + _DEEP_OBJECT),
+    # A small response that would fill the memory once it is unpacked.
     Body(gzip.compress(bytes(64 * MEGABYTE)), "gzip"),
     Body(b" " * 20 * MEGABYTE),
+    # A worker must not reserve memory for a length that it was only promised.
     Body(b"{}", promised_bytes=2**40),
     Body(b'"\\' * (MEGABYTE // 2)),
     Body(b'{"data":{"results":{%b}}}' % _MANY_SYMBOLS),
@@ -97,12 +102,11 @@ class Upstream:
             "timestamp": at,
             "exchanges_filtered": REQUEST_IDS,
         }
-        content = b'{"data":{"results":{"BADUSDT":%b,"GOODUSDT":%b}},"meta":%b}' % (
-            bad,
-            json.dumps(good).encode(),
-            json.dumps(meta).encode(),
-        )
-        return Body(content)
+        # The bad entry is not always JSON, so the answer is put together by hand.
+        good_text = json.dumps(good).encode()
+        meta_text = json.dumps(meta).encode()
+        results = b'{"BADUSDT":%b,"GOODUSDT":%b}' % (bad, good_text)
+        return Body(b'{"data":{"results":%b},"meta":%b}' % (results, meta_text))
 
 
 @contextlib.contextmanager
@@ -139,7 +143,8 @@ def peak_bytes(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, value = line.split(":", 1)
         if name == "VmHWM":
-            return int(value.split()[0]) * 1024
+            kibibytes, _ = value.split()
+            return int(kibibytes) * 1024
     raise AssertionError("no VmHWM in /proc")
 
 
@@ -147,6 +152,10 @@ def test_a_worker_survives_whatever_the_upstream_sends(
     kafka: LocalKafka, names: Names
 ) -> None:
     upstream = Upstream()
+
+    def all_were_sent() -> bool:
+        return upstream.rounds > 0
+
     with serving(upstream) as url:
         variables = {
             "GEX_UPSTREAM__BASE_URL": url,
@@ -160,7 +169,7 @@ def test_a_worker_survives_whatever_the_upstream_sends(
             "GEX_KAFKA__GROUP_ID": names.group_id,
         }
         with start_worker(variables, arguments=["--log-level", "DEBUG"]) as worker:
-            wait_until(lambda: upstream.rounds, "every answer was sent", worker)
+            wait_until(all_were_sent, "every answer was sent", worker)
             metrics = worker.text("/metrics")
             assert worker.ask("/health/live")["ok"]
             assert worker.ready()
@@ -172,7 +181,9 @@ def test_a_worker_survives_whatever_the_upstream_sends(
     assert memory_bytes < MAX_MEMORY_BYTES
     assert "Traceback" not in log
     for line in log.splitlines():
-        assert len(json.dumps(json.loads(line))) < MAX_LOG_LINE_CHARACTERS
+        # A forged line break would leave a line that is no JSON.
+        message = json.loads(line)
+        assert len(json.dumps(message)) < MAX_LOG_LINE_CHARACTERS
     for family in text_string_to_metric_families(metrics):
         assert family.name.startswith(METRIC_PREFIXES)
 

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+DOWNLOAD_SECONDS = 60
+# A program of its own that downloads ARCHIVE. Its arguments: coordinate, sha256, cache.
+DOWNLOAD = """
+import pathlib, sys
+from connector.devkit import jars
+coordinate, sha256, cache = sys.argv[1:]
+jars.ensure([jars.Archive(coordinate, sha256)], pathlib.Path(cache))
+"""
+
 CONTENT = b"an archive" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 ARCHIVE = jars.Archive("org.example:thing:tar.gz:all:1.2", SHA256)
@@ -41,8 +50,10 @@ class Repository:
 
 
 def use_repository(monkeypatch: pytest.MonkeyPatch, settings: Path, port: int) -> None:
+    """Make jgo download from a local port instead of Maven Central."""
     settings.write_text(f"[repositories]\ncentral = http://127.0.0.1:{port}\n")
     monkeypatch.setenv("JGO_CONFIG_FILE", str(settings))
+    # A developer's proxy cannot reach our loopback.
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -52,16 +63,20 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            # Maven clients ask for a checksum as well, if there is one.
             if not self.path.endswith(".sha1"):
                 served.requests += 1
-            content = served.files.get(self.path, b"")
-            self.send_response(200 if content else 404)
+            content = served.files.get(self.path)
+            if content is None:
+                self.send_error(404)
+                return
+            self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content[: len(content) - served.cut])
 
         def log_message(self, *_: object) -> None:
-            pass
+            """Keep the test's output clean."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -79,6 +94,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def without_jgo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every import of jgo fail, as if the extra were not installed."""
     for name in ("jgo", "jgo.config", "jgo.constants", "jgo.maven"):
         monkeypatch.setitem(sys.modules, name, None)
 
@@ -113,7 +129,9 @@ def test_a_damaged_file_of_the_same_length_is_downloaded_again(
     repository: Repository, cache: Path
 ) -> None:
     (path,) = jars.ensure([ARCHIVE], cache)
+    # Only the checksum can tell.
     path.write_bytes(CONTENT[:-1] + b"!")
+
     assert jars.ensure([ARCHIVE], cache) == [path]
     assert path.read_bytes() == CONTENT
     assert repository.requests == 2
@@ -124,29 +142,30 @@ def test_a_file_that_is_not_the_pinned_one_is_refused_and_discarded(
 ) -> None:
     repository.files[PATH] = b"another"
     found = hashlib.sha256(b"another").hexdigest()
-    with pytest.raises(
-        SetupError,
-        match=f"thing-1.2-all.tar.gz.*expected sha256 {SHA256}, found {found}",
-    ):
+    expected = f"thing-1.2-all.tar.gz.*expected sha256 {SHA256}, found {found}"
+    with pytest.raises(SetupError, match=expected):
         jars.ensure([ARCHIVE], cache)
+    # If it stayed, every later start would fail as well.
     assert not (cache / "maven" / ARCHIVE.path).exists()
 
     repository.files[PATH] = CONTENT
-    assert jars.ensure([ARCHIVE], cache)[0].read_bytes() == CONTENT
+    (path,) = jars.ensure([ARCHIVE], cache)
+    assert path.read_bytes() == CONTENT
 
 
 def test_an_incomplete_download_is_discarded(
     repository: Repository, cache: Path
 ) -> None:
     repository.cut = 1
-    with pytest.raises(
-        (KafkaUnavailable, SetupError), match=r"thing-1\.2-all\.tar\.gz"
-    ):
+    # Depending on the HTTP client, the download fails, or only the checksum is wrong.
+    errors = (KafkaUnavailable, SetupError)
+    with pytest.raises(errors, match=r"thing-1\.2-all\.tar\.gz"):
         jars.ensure([ARCHIVE], cache)
     assert not (cache / "maven" / ARCHIVE.path).exists()
 
     repository.cut = 0
-    assert jars.ensure([ARCHIVE], cache)[0].read_bytes() == CONTENT
+    (path,) = jars.ensure([ARCHIVE], cache)
+    assert path.read_bytes() == CONTENT
 
 
 @pytest.mark.usefixtures("repository")
@@ -154,17 +173,19 @@ def test_an_incomplete_file_of_a_killed_process_is_not_used(cache: Path) -> None
     left = cache / "partial" / ARCHIVE.path
     left.parent.mkdir(parents=True)
     left.write_bytes(CONTENT[:100])
-    assert jars.ensure([ARCHIVE], cache)[0].read_bytes() == CONTENT
+
+    (path,) = jars.ensure([ARCHIVE], cache)
+
+    assert path.read_bytes() == CONTENT
 
 
 def test_the_error_for_an_unreachable_repository_names_the_file(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Nothing listens on a free port.
     use_repository(monkeypatch, tmp_path / "jgo.conf", free_port())
-    with pytest.raises(
-        KafkaUnavailable,
-        match=r"cannot download thing-1\.2-all\.tar\.gz: .*; check the network",
-    ):
+    expected = r"cannot download thing-1\.2-all\.tar\.gz: .*; check the network"
+    with pytest.raises(KafkaUnavailable, match=expected):
         jars.ensure([ARCHIVE], cache)
 
 
@@ -172,36 +193,32 @@ def test_the_error_for_an_absent_file_names_it(
     repository: Repository, cache: Path
 ) -> None:
     repository.files.clear()
-    with pytest.raises(
-        KafkaUnavailable, match=r"cannot download thing-1\.2-all\.tar\.gz"
-    ):
+    expected = r"cannot download thing-1\.2-all\.tar\.gz"
+    with pytest.raises(KafkaUnavailable, match=expected):
         jars.ensure([ARCHIVE], cache)
 
 
 @pytest.mark.usefixtures("repository")
 def test_the_error_for_an_unusable_cache_names_its_folder(tmp_path: Path) -> None:
+    # A file in the place of a folder: nothing can be made below it.
     (tmp_path / "file").touch()
-    with pytest.raises(
-        SetupError, match=r"cannot use the cache folder .*/file/cache.*XDG_CACHE_HOME"
-    ):
+    expected = r"cannot use the cache folder .*/file/cache.*XDG_CACHE_HOME"
+    with pytest.raises(SetupError, match=expected):
         jars.ensure([ARCHIVE], tmp_path / "file" / "cache")
 
 
 def test_processes_that_start_at_the_same_time_download_once(
     repository: Repository, cache: Path
 ) -> None:
-    program = "import sys, pathlib; from connector.devkit import jars; "
-    program += "jars.ensure([jars.Archive(*sys.argv[1:3])], pathlib.Path(sys.argv[3]))"
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        ARCHIVE.coordinate,
-        ARCHIVE.sha256,
-        str(cache),
-    ]
-    processes = [subprocess.Popen(command, env=os.environ) for _ in range(3)]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    command = [sys.executable, "-c", DOWNLOAD]
+    command += [ARCHIVE.coordinate, ARCHIVE.sha256, str(cache)]
+    processes = []
+    for _ in range(3):
+        processes.append(subprocess.Popen(command, env=os.environ))
+
+    exit_codes = [process.wait(DOWNLOAD_SECONDS) for process in processes]
+
+    assert exit_codes == [0, 0, 0]
     assert repository.requests == 1
     assert (cache / "maven" / ARCHIVE.path).read_bytes() == CONTENT
 
@@ -209,9 +226,12 @@ def test_processes_that_start_at_the_same_time_download_once(
 def test_the_lock_file_pins_every_set() -> None:
     assert f"org.apache.kafka:kafka_2.13:jar::{VERSION}" in jars.ROOTS["kafka"]
     for name, roots in jars.ROOTS.items():
-        pinned = {archive.coordinate: archive for archive in jars.locked(name)}
-        assert pinned.keys() >= set(roots)
-        assert all(len(archive.sha256) == 64 for archive in pinned.values())
+        pinned = jars.locked(name)
+        coordinates = {archive.coordinate for archive in pinned}
+        assert coordinates >= set(roots)
+        # A SHA-256 has 64 hexadecimal digits.
+        for archive in pinned:
+            assert len(archive.sha256) == 64
 
 
 def test_the_cache_folder_follows_the_environment(
@@ -219,6 +239,8 @@ def test_the_cache_folder_follows_the_environment(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert jars.cache_folder() == tmp_path / "gex-levels-connector"
+
+    # An empty value counts as unset, says the XDG specification.
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert jars.cache_folder() == tmp_path / ".cache" / "gex-levels-connector"

@@ -84,6 +84,20 @@ def committed(kafka: LocalKafka, topic: str, count: int) -> list[bytes | None]:
     return [message.value() for message in messages]
 
 
+def send_transaction(
+    producer: Producer, topic: str, value: str, *, commit: bool
+) -> None:
+    """Produce a value in a transaction of its own, and commit or abort it."""
+    producer.begin_transaction()
+    producer.produce(topic, value)
+    # An aborted record must have reached the broker, or there is nothing to hide.
+    producer.flush(PATIENCE_SECONDS)
+    if commit:
+        producer.commit_transaction(PATIENCE_SECONDS)
+    else:
+        producer.abort_transaction(PATIENCE_SECONDS)
+
+
 def signed_in(kafka: LocalKafka, password: str) -> AdminClient:
     return AdminClient(
         {
@@ -103,7 +117,9 @@ def ends(pid: int) -> bool:
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([descriptor], [], [], PATIENCE_SECONDS)[0])
+        # The descriptor of a process becomes readable at its end.
+        readable, _, _ = select.select([descriptor], [], [], PATIENCE_SECONDS)
+        return readable != []
     finally:
         os.close(descriptor)
 
@@ -118,40 +134,45 @@ def test_committed_records_are_read_and_aborted_ones_are_not(
     }
     producer = Producer(settings)
     producer.init_transactions(PATIENCE_SECONDS)
-    for value, end in (("a", "commit"), ("b", "abort"), ("c", "commit")):
-        producer.begin_transaction()
-        producer.produce(names.topic_prefix, value)
-        producer.flush(PATIENCE_SECONDS)
-        getattr(producer, f"{end}_transaction")(PATIENCE_SECONDS)
+    send_transaction(producer, names.topic_prefix, "a", commit=True)
+    send_transaction(producer, names.topic_prefix, "b", commit=False)
+    send_transaction(producer, names.topic_prefix, "c", commit=True)
     assert committed(kafka, names.topic_prefix, 2) == [b"a", b"c"]
 
 
 def test_writing_to_a_topic_does_not_create_it(kafka: LocalKafka, names: Names) -> None:
-    producer = Producer(
-        {"bootstrap.servers": kafka.bootstrap_servers, "message.timeout.ms": 1000}
-    )
+    # A topic with default settings would have the wrong partitions and retention.
+    settings = {"bootstrap.servers": kafka.bootstrap_servers}
+    producer = Producer({**settings, "message.timeout.ms": 1000})
     errors: list[object] = []
-    producer.produce(
-        names.topic_prefix, b"a", on_delivery=lambda error, _: errors.append(error)
-    )
+
+    def on_delivery(error: object, _: object) -> None:
+        errors.append(error)
+
+    producer.produce(names.topic_prefix, b"a", on_delivery=on_delivery)
     producer.flush(PATIENCE_SECONDS)
+
     assert errors[0] is not None
-    assert (
-        names.topic_prefix not in producer.list_topics(timeout=PATIENCE_SECONDS).topics
-    )
+    topics = producer.list_topics(timeout=PATIENCE_SECONDS).topics
+    assert names.topic_prefix not in topics
 
 
 def test_records_survive_a_kill_and_a_stop(tmp_path: Path) -> None:
     with LocalKafka(tmp_path) as broker:
         create_topic(broker, "t")
         produce(broker, "t", b"a", b"b")
-        address, pid = broker.bootstrap_servers, broker.pid
+        address = broker.bootstrap_servers
+        pid = broker.pid
+
         broker.kill()
         assert not broker.running
+
+        # Clients keep the address, so it must stay the same.
         broker.start()
         assert broker.bootstrap_servers == address
         assert broker.pid != pid
         produce(broker, "t", b"c")
+
     assert not broker.running
     with LocalKafka(tmp_path) as another:
         assert committed(another, "t", 3) == [b"a", b"b", b"c"]
@@ -168,40 +189,45 @@ def test_broker_and_registry_listen_on_loopback_only(
 ) -> None:
     sockets = listening(kafka.pid)
     assert ("127.0.0.1", kafka.port) in sockets
-    assert {address for address, _ in sockets | listening(registry.pid)} == {
-        "127.0.0.1"
-    }
-    assert len(listening(registry.pid)) == 2  # the API and its management
+    # The registry listens for its API and its management.
+    sockets_of_registry = listening(registry.pid)
+    assert len(sockets_of_registry) == 2
+    addresses = {address for address, _ in sockets | sockets_of_registry}
+    assert addresses == {"127.0.0.1"}
 
 
 def test_the_registry_requires_full_transitive_compatibility(
     registry: LocalRegistry,
 ) -> None:
-    with urllib.request.urlopen(
-        f"{registry.url}/config", timeout=PATIENCE_SECONDS
-    ) as response:
+    url = f"{registry.url}/config"
+    with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as response:
         assert b"FULL_TRANSITIVE" in response.read()
 
 
 def test_a_second_start_downloads_nothing(
     kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jars, "_maven", lambda _: pytest.fail("a file was downloaded"))
+    def refuse(_: object) -> None:
+        pytest.fail("a file was downloaded")
+
+    # The running broker has filled the cache.
+    monkeypatch.setattr(jars, "_maven", refuse)
     assert len(jars.fetch_set("kafka")) > 40
 
 
 def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+        _, port = taken.getsockname()
         with pytest.raises(SetupError, match=f"127.0.0.1:{port} is in use"):
             LocalKafka(tmp_path, port=port).start()
 
 
 def test_a_broker_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
-    with pytest.raises(
-        KafkaUnavailable, match=r"(?s)ended with status 1.*kafka\.log.*num\.io\.threads"
-    ):
-        LocalKafka(tmp_path, extra={"num.io.threads": "none"}).start()
+    # Kafka itself refuses the value; its reason is in its log only.
+    broker = LocalKafka(tmp_path, extra={"num.io.threads": "none"})
+    expected = r"(?s)ended with status 1.*kafka\.log.*num\.io\.threads"
+    with pytest.raises(KafkaUnavailable, match=expected):
+        broker.start()
 
 
 def test_a_broker_that_is_never_ready_is_killed(tmp_path: Path) -> None:
@@ -225,10 +251,15 @@ def test_clients_must_sign_in_if_extra_settings_require_it(
     }
     with LocalKafka(tmp_path, extra=extra) as broker:
         written = (tmp_path / "server.properties").read_text().splitlines()
-        assert {f"{key}={value}" for key, value in extra.items()} <= set(written)
-        assert signed_in(broker, "secret").list_topics(timeout=PATIENCE_SECONDS).brokers
+        for key, value in extra.items():
+            assert f"{key}={value}" in written
+
+        friend = signed_in(broker, "secret")
+        assert friend.list_topics(timeout=PATIENCE_SECONDS).brokers
+        stranger = signed_in(broker, "wrong")
+        # A client that is refused tries again until the timeout, so that is short.
         with pytest.raises(KafkaException):
-            signed_in(broker, "wrong").list_topics(timeout=2)
+            stranger.list_topics(timeout=2)
 
 
 def test_the_command_runs_until_it_is_interrupted_and_leaves_no_files(
@@ -243,10 +274,13 @@ def test_the_command_runs_until_it_is_interrupted_and_leaves_no_files(
         start_new_session=True,
     ) as command:
         assert command.stdout is not None
+        # The command prints a line when the broker is ready.
         line = command.stdout.readline()
         assert line.startswith("Kafka 4.3.1 on 127.0.0.1:")
         assert f"data in {tmp_path}" in line
-        os.killpg(command.pid, signal.SIGINT)  # as a terminal does
+
+        # A terminal sends Ctrl-C to the whole group: the broker gets it too.
+        os.killpg(command.pid, signal.SIGINT)
         assert command.wait(PATIENCE_SECONDS) == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -259,5 +293,6 @@ def test_a_broker_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
         assert parent.stdout is not None
         pid, running = parent.stdout.readline().split()
         assert running == "True"
+        # A killed parent cannot stop anything: the kernel must do it.
         parent.kill()
     assert ends(int(pid))

@@ -43,15 +43,18 @@ if TYPE_CHECKING:
     from tests.support.registry import LocalRegistry
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PATIENCE_SECONDS = 30
+# The smallest pipe of Linux has a page.
 PAGE_BYTES = 4096
+CONNECTOR = (sys.executable, "-m", "connector")
 
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Program]:
+    # A symbol more than the worker's, so that a report on the wrong list is noticed.
     symbols = ",".join((*SYMBOLS, "SOLUSDT"))
-    with start_simulator(
-        "--period", "1", "--limit", "600", "--symbols", symbols
-    ) as program:
+    arguments = ["--period", "1", "--limit", "600", "--symbols", symbols]
+    with start_simulator(*arguments) as program:
         yield program
 
 
@@ -75,8 +78,26 @@ def events_of(kafka: LocalKafka, variables: dict[str, str], symbol: str) -> list
     return [event for event in events if event.symbol == symbol]
 
 
+def json_lines(printed: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in printed.splitlines()]
+
+
 def sequences(printed: str) -> list[int]:
-    return [json.loads(line)["sequence"] for line in printed.splitlines()]
+    return [event["sequence"] for event in json_lines(printed)]
+
+
+def assert_passed(code: int, printed: str) -> None:
+    """Check that `check` found no fault."""
+    assert code == 0, printed
+    assert items(printed, "FAIL") == set(), printed
+
+
+def guarded_variables(
+    guarded: GuardedKafka, names: Names, simulator: Program
+) -> dict[str, str]:
+    """Return the settings of a worker that signs in to the guarded broker."""
+    variables = variables_for(guarded.broker, names, simulator, SYMBOLS)
+    return variables | guarded.by_password()
 
 
 # check
@@ -90,8 +111,7 @@ def test_check_passes_a_good_setup_and_changes_nothing(
 
     code, printed = run_tool("check", variables=variables)
 
-    assert code == 0, printed
-    assert items(printed, "FAIL") == set(), printed
+    assert_passed(code, printed)
     assert items(printed, "warn") == set(), printed
     assert items(printed, "ok") == {
         "configuration",
@@ -104,9 +124,11 @@ def test_check_passes_a_good_setup_and_changes_nothing(
         "rights",
         "registry",
     }
+    # Users run it before they decide on the names of their topics.
     admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    topics = admin.list_topics(timeout=30).topics
-    assert not [topic for topic in topics if topic.startswith(names.topic_prefix)]
+    topics = admin.list_topics(timeout=PATIENCE_SECONDS).topics
+    made = [topic for topic in topics if topic.startswith(names.topic_prefix)]
+    assert made == []
 
 
 class Fault(NamedTuple):
@@ -176,18 +198,21 @@ def test_check_says_why_it_could_not_try_something_and_counts_requests_sent(
     with start_simulator("--limit", "5") as simulator:
         variables = variables_for(kafka, names, simulator, SYMBOLS)
         # The quota must stay used up until the check is over.
-        wait_until(lambda: datetime.now(UTC).second < 30, "the first half of a minute")
+        wait_until(is_first_half_of_minute, "the first half of a minute")
         simulator.ask("/_control/spend", {"requests": 5})
 
         code, printed = run_tool("check", variables=variables)
         sent = simulator.ask("/_control/stats")["requests_total"]
 
-    assert code == 0, printed
-    assert items(printed, "FAIL") == set(), printed
+    assert_passed(code, printed)
     assert "quota          used up for another" in printed
     assert "key, clock     not tried" in printed
     assert "no request is left this minute for the symbol list" in printed
     assert printed.splitlines()[-1].startswith(f"{sent} request(s)")
+
+
+def is_first_half_of_minute() -> bool:
+    return datetime.now(UTC).second < 30
 
 
 def test_check_tries_to_create_topics_without_creating_them(
@@ -196,27 +221,29 @@ def test_check_tries_to_create_topics_without_creating_them(
     guarded = GuardedKafka(tmp_path)
     with guarded.broker:
         guarded.admit()
-        variables = {
-            **variables_for(guarded.broker, names, simulator, SYMBOLS),
-            **guarded.by_password(),
-        }
+        variables = guarded_variables(guarded, names, simulator)
+
+        # A missing right is found, so the check does ask the broker.
         grant(guarded, names, needed_except("topic CREATE"))
         code, printed = run_tool("check", variables=variables)
         assert code == 3, printed
         assert items(printed, "FAIL") == {"rights"}, printed
         assert f"creating topic {names.topic_prefix}.all.changes" in printed
 
+        # With all rights, nothing is created, written or joined.
         grant(guarded, names, NEEDED)
         before = internal_offsets(guarded.broker)
         code, printed = run_tool("check", variables=variables)
-        assert code == 0, printed
-        assert items(printed, "FAIL") == set(), printed
+        assert_passed(code, printed)
         assert internal_offsets(guarded.broker) == before
-        assert not guarded.admin().list_consumer_groups().result(30).valid
+        groups = guarded.admin().list_consumer_groups().result(PATIENCE_SECONDS)
+        assert not groups.valid
 
 
 def needed_except(right: str) -> dict[str, Any]:
-    return {name: needed for name, needed in NEEDED.items() if name != right}
+    rights = dict(NEEDED)
+    del rights[right]
+    return rights
 
 
 def internal_offsets(kafka: LocalKafka) -> dict[tuple[str, int], tuple[int, int]]:
@@ -226,12 +253,14 @@ def internal_offsets(kafka: LocalKafka) -> dict[tuple[str, int], tuple[int, int]
     """
     settings = {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "unused"}
     consumer = ck.Consumer(settings)
+    topics = consumer.list_topics(timeout=PATIENCE_SECONDS).topics
     found = {}
-    for name, topic in consumer.list_topics(timeout=30).topics.items():
+    for name, topic in topics.items():
         for number in topic.partitions:
             partition = ck.TopicPartition(name, number)
-            offsets = consumer.get_watermark_offsets(partition, timeout=30)
-            found[name, number] = offsets
+            found[name, number] = consumer.get_watermark_offsets(
+                partition, timeout=PATIENCE_SECONDS
+            )
     consumer.close()
     return found
 
@@ -240,11 +269,11 @@ def test_check_names_a_topic_whose_settings_do_not_fit(
     kafka: LocalKafka, published: dict[str, str], names: Names
 ) -> None:
     prefix = names.topic_prefix
+    # Without compaction, the broker would delete the state of a quiet symbol.
+    not_compacted = {"cleanup.policy": "delete"}
     create_topics(
         kafka,
-        admin_api.NewTopic(
-            f"{prefix}.all.current", 1, 1, config={"cleanup.policy": "delete"}
-        ),
+        admin_api.NewTopic(f"{prefix}.all.current", 1, 1, config=not_compacted),
         admin_api.NewTopic(f"{prefix}.all.changes", 6, 1),
     )
 
@@ -264,21 +293,14 @@ def test_check_names_each_missing_right_and_does_not_fence_a_worker(
     guarded = GuardedKafka(tmp_path)
     with guarded.broker:
         guarded.admit()
-        variables = {
-            **variables_for(guarded.broker, names, simulator, SYMBOLS),
-            **guarded.by_password(),
-        }
+        variables = guarded_variables(guarded, names, simulator)
         grant(guarded, names, NEEDED)
-
-        def published_count() -> int:
-            return len(checker.events(guarded.broker, names.topic_prefix))
 
         with start_worker(variables) as worker:
             code, printed = run_tool("check", variables=variables)
-            assert code == 0, printed
-            assert items(printed, "FAIL") == set(), printed
-            before = published_count()
-            wait_until(lambda: published_count() > before, "more events", worker)
+            assert_passed(code, printed)
+            # A fenced worker would notice at its next transaction.
+            wait_for_another_event(guarded.broker, names, worker)
             assert worker.metric("gex_shard_fenced_total") == 0
             assert worker.terminate() == 0
 
@@ -294,7 +316,18 @@ def test_check_names_each_missing_right_and_does_not_fence_a_worker(
             assert "README, Rights" in printed
 
 
+def wait_for_another_event(kafka: LocalKafka, names: Names, worker: Program) -> None:
+    """Wait until the worker publishes an event after this call."""
+    before = len(checker.events(kafka, names.topic_prefix))
+
+    def has_published_more() -> bool:
+        return len(checker.events(kafka, names.topic_prefix)) > before
+
+    wait_until(has_published_more, "more events", worker)
+
+
 def revoke_everything(guarded: GuardedKafka) -> None:
+    """Delete every ACL of the broker."""
     binding: Any = admin_api.AclBindingFilter
     everything = binding(
         admin_api.ResourceType.ANY,
@@ -308,7 +341,7 @@ def revoke_everything(guarded: GuardedKafka) -> None:
     # Keep the client: its requests fail when it is collected.
     admin = guarded.admin()
     for future in admin.delete_acls([everything]).values():
-        future.result(30)
+        future.result(PATIENCE_SECONDS)
 
 
 # history
@@ -320,6 +353,7 @@ def test_history_prints_the_events_of_one_symbol_in_each_form(
     events = events_of(kafka, published, "BTCUSDT")
     numbers = [event.sequence for event in events]
 
+    # A symbol in lower case, as people type it.
     code, printed = run_tool("history", "btcusdt", "--json", variables=published)
     assert code == 0
     assert sequences(printed) == numbers
@@ -365,6 +399,7 @@ def test_history_says_that_a_symbol_has_no_events(published: dict[str, str]) -> 
 
 
 def iso(at: int) -> str:
+    """Return a moment in microseconds as ISO 8601."""
     return (EPOCH + timedelta(microseconds=at)).isoformat()
 
 
@@ -374,16 +409,19 @@ def iso(at: int) -> str:
 def test_watch_prints_the_events_that_match_and_ends_on_ctrl_c(
     published: dict[str, str],
 ) -> None:
-    command = [
-        *(sys.executable, "-m", "connector", "watch", "--from-beginning", "--json"),
-        *("--symbol", "ETHUSDT", "--kind", "changed"),
-    ]
+    command = [*CONNECTOR, "watch", "--from-beginning", "--json"]
+    command += ["--symbol", "ETHUSDT", "--kind", "changed"]
     with tempfile.TemporaryFile() as log:
         program = Program(command, published, log)
-        wait_until(lambda: len(program.log().splitlines()) > 2, "events", program)
+
+        def has_printed_events() -> bool:
+            return len(program.log().splitlines()) > 2
+
+        wait_until(has_printed_events, "events", program)
+        # Ctrl-C sends SIGINT.
         program.signal(signal.SIGINT)
         assert program.wait() == 0
-        events = [json.loads(line) for line in program.log().splitlines()]
+        events = json_lines(program.log())
 
     assert {event["symbol"] for event in events} == {"ETHUSDT"}
     assert {event["kind"] for event in events} == {"CHANGED"}
@@ -392,9 +430,10 @@ def test_watch_prints_the_events_that_match_and_ends_on_ctrl_c(
 def test_the_table_has_a_row_for_each_symbol_on_a_terminal(
     published: dict[str, str],
 ) -> None:
+    # The table needs a terminal: into a pipe, `watch` prints lines.
     terminal, child_end = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "connector", "watch", "--table"],
+        [*CONNECTOR, "watch", "--table"],
         env={**os.environ, **published, "TERM": "xterm"},
         stdout=child_end,
         stderr=child_end,
@@ -402,17 +441,19 @@ def test_the_table_has_a_row_for_each_symbol_on_a_terminal(
     try:
         os.close(child_end)
         os.set_blocking(terminal, False)
+        # The table is redrawn again and again: a row can come in any of the reads.
         shown = bytearray()
 
         def has_rows() -> bool:
             with suppress(BlockingIOError):
                 shown.extend(os.read(terminal, 65_536))
-            has_symbols = all(symbol.encode() in shown for symbol in SYMBOLS)
-            return has_symbols and b"LIVE" in shown
+            wanted = [*SYMBOLS, "LIVE"]
+            missing = [text for text in wanted if text.encode() not in shown]
+            return missing == []
 
         wait_until(has_rows, "a row for each symbol")
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
     finally:
         process.kill()
         process.wait()
@@ -426,7 +467,7 @@ def test_a_tool_ends_quietly_when_the_pipe_behind_it_closes(
     published: dict[str, str], command: str
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "connector", *command.split()],
+        [*CONNECTOR, *command.split()],
         env={**os.environ, **published},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -436,6 +477,7 @@ def test_a_tool_ends_quietly_when_the_pipe_behind_it_closes(
         # A small pipe: all events at once must not fit into it, or the tool would wait
         # for the next event and not notice the end of the reader.
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PAGE_BYTES)
+        # `head -1` does the same.
         assert process.stdout.readline()
         process.stdout.close()
         assert process.wait(90) == 0
