@@ -45,10 +45,17 @@ pytestmark = pytest.mark.filterwarnings(
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 SCHEMA_NAMES = ("Status", "Source", "Levels", "LevelsEvent", "LevelsState")
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "NOSUCH")
+# This symbol goes missing for a while.
 COLD = "ETHUSDT"
 EXPECTED_KINDS = {"SNAPSHOT", "CHANGED", "MISSING", "RESTORED", "INVALID"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Kafka's timestamp type of a record whose producer set the timestamp.
 CREATE_TIME = 0
+# Avro single-object encoding: C3 01, then 8 bytes of the schema's fingerprint.
+SINGLE_OBJECT_MARK = b"\xc3\x01"
+SINGLE_OBJECT_BYTES = 10
+# Confluent framing: a zero byte, then 4 bytes of the schema's id.
+CONFLUENT_BYTES = 5
 
 
 class ApacheReader:
@@ -56,10 +63,13 @@ class ApacheReader:
 
     def __init__(self, registry: str | None) -> None:
         self._registry = registry
-        names, plain_names = avro.name.Names(), avro.name.Names()
+        # Both sets of schemas use the same names, so each needs a space of its own.
+        names = avro.name.Names()
+        plain_names = avro.name.Names()
         self._by_fingerprint = {}
         for name in SCHEMA_NAMES:
-            file = json.loads((SCHEMAS / f"gex.levels.{name}.avsc").read_text())
+            path = SCHEMAS / f"gex.levels.{name}.avsc"
+            file = json.loads(path.read_text())
             # The fingerprint is that of the schema without logical types.
             plain_schema = avro.schema.make_avsc_object(plain_types(file), plain_names)
             schema = avro.schema.make_avsc_object(file, names)
@@ -72,19 +82,24 @@ class ApacheReader:
         else:
             schema, datum = self._by_id(topic, value)
         decoder = avro.io.BinaryDecoder(io.BytesIO(datum))
-        return plain(avro.io.DatumReader(schema).read(decoder))
+        record = avro.io.DatumReader(schema).read(decoder)
+        return plain(record)
 
     def _by_prefix(self, value: bytes) -> tuple[Any, bytes]:
-        assert value[:2] == b"\xc3\x01"
-        return self._by_fingerprint[value[2:10]], value[10:]
+        assert value.startswith(SINGLE_OBJECT_MARK)
+        fingerprint = value[len(SINGLE_OBJECT_MARK) : SINGLE_OBJECT_BYTES]
+        return self._by_fingerprint[fingerprint], value[SINGLE_OBJECT_BYTES:]
 
     def _by_id(self, topic: str, value: bytes) -> tuple[Any, bytes]:
         assert value[0] == 0
+        schema_id = int.from_bytes(value[1:CONFLUENT_BYTES], "big")
         latest = self._ask(f"/subjects/{topic}-value/versions/latest")
-        assert latest["id"] == int.from_bytes(value[1:5], "big")
-        by_id = self._ask(f"/schemas/ids/{latest['id']}")
+        assert latest["id"] == schema_id
+
+        # Readers look a schema up by its id, and administrators by its subject.
+        by_id = self._ask(f"/schemas/ids/{schema_id}")
         assert json.loads(by_id["schema"]) == json.loads(latest["schema"])
-        return avro.schema.parse(by_id["schema"]), value[5:]
+        return avro.schema.parse(by_id["schema"]), value[CONFLUENT_BYTES:]
 
     def _ask(self, path: str) -> Any:
         url = f"{self._registry}{path}"
@@ -112,7 +127,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, msgspec.Struct):
         return plain(msgspec.to_builtins(value))
     if isinstance(value, datetime):
-        return round((value - EPOCH).total_seconds() * 1_000_000)
+        seconds = (value - EPOCH).total_seconds()
+        return round(seconds * 1_000_000)
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -152,7 +168,9 @@ def read(kafka: LocalKafka, topic: str) -> tuple[list[Any], int]:
         def read_all() -> bool:
             for batch in consumer.poll(timeout_ms=200).values():
                 records.extend(batch)
-            return all(consumer.position(one) >= ends[one] for one in partitions)
+            # Commit markers have offsets too, so compare positions and not records.
+            unread = [one for one in partitions if consumer.position(one) < ends[one]]
+            return unread == []
 
         wait_until(read_all, f"all of {topic} is read")
         return records, len(partitions)
@@ -164,11 +182,24 @@ def published_kinds(worker: Program) -> set[str]:
     """Return the kinds of the events that the worker has published."""
     kinds = set()
     for line in worker.text("/metrics").splitlines():
-        if line.startswith("gex_events_total"):
-            series, count = line.split()
-            if float(count) > 0:
-                kinds.add(series.split('kind="')[1].split('"')[0])
+        if not line.startswith("gex_events_total"):
+            continue
+        series, count = line.split()
+        # A kind that was never published is a series with the value 0.
+        if float(count) > 0:
+            _, _, after = series.partition('kind="')
+            kind, _, _ = after.partition('"')
+            kinds.add(kind)
     return kinds
+
+
+def wait_for_kinds(worker: Program, *kinds: str) -> None:
+    """Wait until the worker has published events of all these kinds."""
+
+    def are_published() -> bool:
+        return published_kinds(worker).issuperset(kinds)
+
+    wait_until(are_published, f"events {kinds}", worker)
 
 
 @pytest.fixture(params=["single-object", "registry"], scope="module")
@@ -176,31 +207,24 @@ def written(request: pytest.FixtureRequest, kafka: LocalKafka) -> Iterator[Writt
     """Return events of many kinds with every section, with and without a registry."""
     names = Names(f"others-{request.param}")
     registry = None
+    framing: Registry | SingleObject = SingleObject()
     if request.param == "registry":
         registry = request.getfixturevalue("registry").url
-    framing = Registry(registry, {}) if registry else SingleObject()
+        framing = Registry(registry, {})
 
-    with start_simulator(
-        "--period", "0.5", "--jitter", "0.1", "--limit", "0"
-    ) as simulator:
+    arguments = ["--period", "0.5", "--jitter", "0.1", "--limit", "0"]
+    with start_simulator(*arguments) as simulator:
         variables = variables_for(kafka, names, simulator, SYMBOLS)
         variables["GEX_INCLUDE"] = "max_pain,expected_move,ranked,zones"
         if registry:
             variables["GEX_SCHEMA_REGISTRY__URL"] = registry
         with start_worker(variables) as worker:
-            wait_until(
-                lambda: published_kinds(worker) >= {"CHANGED", "INVALID"},
-                "levels change",
-                worker,
-            )
+            wait_for_kinds(worker, "CHANGED", "INVALID")
             simulator.ask("/_control/set", {"cold": [COLD]})
-            wait_until(
-                lambda: "MISSING" in published_kinds(worker), "one is missing", worker
-            )
+            wait_for_kinds(worker, "MISSING")
             simulator.ask("/_control/set", {"cold": []})
-            wait_until(
-                lambda: published_kinds(worker) >= EXPECTED_KINDS, "it is back", worker
-            )
+            # The symbol is back: RESTORED was the last of these that was missing.
+            wait_for_kinds(worker, *EXPECTED_KINDS)
             assert worker.terminate() == 0
 
     changes, partitions = read(kafka, f"{names.topic_prefix}.all.changes")
@@ -221,8 +245,12 @@ def test_every_event_is_the_same_for_both(written: Written) -> None:
     events = [written.decode(record) for record in written.changes]
     ours = [written.ours.decode_event(record.value) for record in written.changes]
     assert events == plain(ours)
+
+    # The comparison covered every kind and the section with the deepest nesting.
     assert {event["kind"] for event in events} >= EXPECTED_KINDS
-    assert any(event["after"] and event["after"]["zones"] for event in events)
+    with_levels = [event["after"] for event in events if event["after"]]
+    with_zones = [levels for levels in with_levels if levels["zones"]]
+    assert with_zones
 
 
 def test_every_state_is_the_same_for_both(written: Written) -> None:
@@ -254,15 +282,20 @@ def test_key_and_partition_are_those_that_java_chooses(written: Written) -> None
     for record in written.changes:
         event = written.decode(record)
         assert record.key == event["symbol"].encode()
+        # As Java's default partitioner: the sign bit is dropped.
         positive = murmur2(record.key) & 0x7FFFFFFF
         assert record.partition == positive % written.partitions
     for record in written.current:
         assert record.key == written.decode(record)["symbol"].encode()
-    assert len({record.partition for record in written.changes}) > 1
+
+    # With a single partition in use, every choice would have passed.
+    used = {record.partition for record in written.changes}
+    assert len(used) > 1
 
 
 def test_the_timestamp_is_the_moment_of_the_observation(written: Written) -> None:
     for record in (*written.changes, *written.current):
+        # Kafka counts in milliseconds.
         assert record.timestamp == written.decode(record)["observed_at"] // 1000
         assert record.timestamp_type == CREATE_TIME
 
@@ -271,14 +304,15 @@ def test_the_headers_are_a_cloud_event_and_the_writer(written: Written) -> None:
     for record in (*written.changes, *written.current):
         value = written.decode(record)
         headers = {name: content.decode() for name, content in record.headers}
+        # Compare the moment and not its text, which could be in any time zone.
         at = datetime.fromisoformat(headers.pop("ce_time"))
         assert plain(at) == value["observed_at"]
 
         if record in written.current:
             assert 0 <= float(headers.pop("spent")) <= 1
-            record_id = (
-                f"all/{value['symbol']}/{value['sequence']}/{value['observed_at']}"
-            )
+            # A state is written again for a new observation with the same sequence.
+            event_id = f"all/{value['symbol']}/{value['sequence']}"
+            record_id = f"{event_id}/{value['observed_at']}"
             kind = "state"
         else:
             record_id = value["event_id"]

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from tests.conftest import Names
 
 REFRESH_SECONDS = 30
+TIMEOUT_SECONDS = 30
+# Longer raw entries are cut in quarantine.
+MAX_QUARANTINED_BYTES = 65_536
 
 
 class BrokerShard:
@@ -82,11 +85,16 @@ def settings(kafka: LocalKafka, names: Names) -> Kafka:
 
 @pytest.fixture
 def shard(kafka: LocalKafka, settings: Kafka) -> Iterator[BrokerShard]:
-    clients, topics = Clients(settings), Topics(settings.topic_prefix)
+    clients = Clients(settings)
+    topics = Topics(settings.topic_prefix)
     specs = admin.topic_specs(topics, ["all"], settings)
     admin.prepare_topics(clients, specs, 1)
     reader = Reader(clients)
-    wait_until(lambda: have_leaders(reader, specs), "every partition has a leader")
+
+    def is_usable() -> bool:
+        return have_leaders(reader, specs)
+
+    wait_until(is_usable, "every partition has a leader")
     yield BrokerShard(kafka, settings, reader)
     reader.close()
 
@@ -114,7 +122,8 @@ def leave_transaction_open(log: ShardLog, transaction: Transaction) -> ck.Produc
 
 def refresh(state: State | None, computed_at: int) -> State:
     """Return the state after a refresh at `computed_at` that changes nothing else."""
-    entry = replace(decode_entry(b'{"spot_price": 1}', NOW), computed_at=computed_at)
+    same_levels = decode_entry(b'{"spot_price": 1}', NOW)
+    entry = replace(same_levels, computed_at=computed_at)
     observation = Observation(
         "BTCUSDT", Status.LIVE, entry, computed_at, computed_at, ME
     )
@@ -135,7 +144,9 @@ class TestShardLog(LogStatements):
         other = changed(None, 1, "ETHUSDT").states[0]
         by_another = replace(other, source=replace(ME, worker="another"))
         log.publish(Transaction(states=(by_another,)))
+
         restored = log.open()
+
         # The last offset is that of the commit marker.
         assert restored.writer == Writer("another", "group", restored.end - 2)
 
@@ -150,8 +161,10 @@ class TestShardLog(LogStatements):
             refreshes.append(NOW + count * REFRESH_SECONDS * MICROS)
             state = refresh(state, refreshes[-1])
             log.publish(Transaction(states=(state,)))
+
         restored = shard.new_log().open().states["BTCUSDT"]
         assert restored == state
+        # Older refreshes are forgotten, so that a state does not grow.
         assert restored.recent_computed_at == tuple(refreshes[-RECENT_REFRESHES_KEPT:])
 
     def test_a_transaction_left_open_by_a_dead_worker_is_never_seen(
@@ -160,11 +173,15 @@ class TestShardLog(LogStatements):
         dead = shard.new_log()
         dead.open()
         leave_transaction_open(dead, changed(None, 1))
+
         heir = shard.new_log()
         assert heir.open().states == {}
         heir.publish(changed(None, 7))
+
         assert hvl_of(shard.committed()) == [(1, 7.0)]
-        assert len(shard.records(shard.changes, "read_uncommitted")) == 2
+        # The event of the dead worker is in the topic, but was aborted.
+        everything = shard.records(shard.changes, "read_uncommitted")
+        assert len(everything) == 2
 
     def test_the_callbacks_of_a_fenced_producer_can_be_served(
         self, shard: BrokerShard, caplog: pytest.LogCaptureFixture
@@ -186,21 +203,26 @@ class TestShardLog(LogStatements):
             return "client has failed" in caplog.text
 
         wait_until(hears_that_it_is_fenced, "the zombie hears that it is fenced")
+        # The poll only logs it; the next call of the owner raises.
         with pytest.raises(ShardFenced):
             zombie.publish(first)
 
     def test_a_foreign_writer_in_the_middle_of_a_transaction_is_refused(
         self, shard: BrokerShard
     ) -> None:
+        # With our id, opening the log would fence it and abort its transaction.
         foreign = shard.producer(transactional_id=shard.topics.prefix)
-        foreign.init_transactions(30)
+        foreign.init_transactions(TIMEOUT_SECONDS)
         foreign.begin_transaction()
         foreign.produce(shard.current, b"x", b"BTCUSDT", partition=0)
         foreign.flush()
+
         expected = "another program writes to it in a transaction with another id"
         with pytest.raises(KafkaUnavailable, match=expected):
             shard.new_log().open()
-        foreign.abort_transaction(30)
+
+        # The refusal is for now only: Kafka aborts an abandoned transaction in the end.
+        foreign.abort_transaction(TIMEOUT_SECONDS)
         assert shard.new_log().open().states == {}
 
     def test_a_record_that_is_no_state_is_refused_by_name(
@@ -209,6 +231,7 @@ class TestShardLog(LogStatements):
         producer = shard.producer()
         producer.produce(shard.current, b"not avro", b"BTCUSDT", partition=0)
         producer.flush()
+
         expected = r"all\.current-0, key b'BTCUSDT': .*no schema of this version"
         with pytest.raises(ShardCorrupt, match=expected):
             shard.new_log().open()
@@ -217,9 +240,12 @@ class TestShardLog(LogStatements):
         log = shard.new_log()
         log.open()
         log.publish(changed(None, 1))
+
+        # The connector writes no tombstone, but an operator's tool may.
         producer = shard.producer()
         producer.produce(shard.current, None, b"BTCUSDT", partition=0)
         producer.flush()
+
         assert log.open().states == {}
 
     def test_a_symbol_in_the_wrong_partition_is_refused(
@@ -228,6 +254,8 @@ class TestShardLog(LogStatements):
         log = shard.new_log()
         log.open()
         log.publish(changed(None, 1))
+
+        # Find a number of shards with which the symbol belongs elsewhere.
         shards = 2
         while partition_of("BTCUSDT", shards) == 0:
             shards += 1
@@ -240,11 +268,14 @@ class TestShardLog(LogStatements):
     ) -> None:
         log = shard.new_log()
         log.open()
+        # Too long for the topic, whose records must stay readable by any tool.
         raw = b'{"spot_price": NaN}' + b" " * 70_000
         entry = Quarantined("BTCUSDT", raw, "too_large", "70019 bytes", NOW, "r-1")
         log.publish(Transaction(quarantined=(entry,)))
+
         (record,) = shard.records(shard.topics.quarantine)
-        assert (record.key, record.value) == (b"BTCUSDT", raw[:65_536])
+        assert record.key == b"BTCUSDT"
+        assert record.value == raw[:MAX_QUARANTINED_BYTES]
         assert record.headers["why"] == b"too_large: 70019 bytes"
         assert record.headers["where"] == b"all/BTCUSDT/r-1"
         assert record.timestamp_ms == NOW // 1000
@@ -254,21 +285,21 @@ def test_topics_that_do_not_fit_are_all_named_with_a_remedy(
     kafka: LocalKafka, settings: Kafka, names: Names
 ) -> None:
     client = ck.admin.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    changes, current = (
-        f"{names.topic_prefix}.all.changes",
-        f"{names.topic_prefix}.all.current",
-    )
+    changes = f"{names.topic_prefix}.all.changes"
+    current = f"{names.topic_prefix}.all.current"
+    not_compacted = {"cleanup.policy": "delete"}
     new_topics = [
         ck.admin.NewTopic(changes, num_partitions=3),
-        ck.admin.NewTopic(
-            current, num_partitions=2, config={"cleanup.policy": "delete"}
-        ),
+        ck.admin.NewTopic(current, num_partitions=2, config=not_compacted),
     ]
     for future in client.create_topics(new_topics).values():
-        future.result(30)
+        future.result(TIMEOUT_SECONDS)
+
     specs = admin.topic_specs(Topics(names.topic_prefix), ["all"], settings)
     with pytest.raises(SetupError) as caught:
         admin.prepare_topics(Clients(settings), specs, 1)
+
+    # One message names them all, so that the user needs one attempt.
     message = str(caught.value)
     assert f"{changes} has 3 partitions, but kafka.partitions is 6;" in message
     assert "set kafka.partitions = 3" in message

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tests.conftest import Names
 
 KEY = b"BTCUSDT"
+TIMEOUT_SECONDS = 30
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +60,12 @@ def states(kafka: LocalKafka, published: dict[str, str]) -> list[State]:
     """Every state of BTCUSDT that is still in `current`, oldest first."""
     codec = Codec(SingleObject())
     topic = f"{published['GEX_KAFKA__TOPIC_PREFIX']}.all.current"
-    found = [codec.decode_state(one.value) for one in checker.records(kafka, topic)]
-    return [state for state in found if state.symbol == "BTCUSDT"]
+    found = []
+    for record in checker.records(kafka, topic):
+        state = codec.decode_state(record.value)
+        if state.symbol == "BTCUSDT":
+            found.append(state)
+    return found
 
 
 class Writer:
@@ -83,24 +88,31 @@ class Writer:
         self.producer.produce(self.changes, value, key, partition=partition)
 
     def state(self, state: State) -> None:
-        self.producer.produce(
-            self.current, self.codec.encode_state(self.current, state), KEY
-        )
+        value = self.codec.encode_state(self.current, state)
+        self.producer.produce(self.current, value, KEY)
 
     def flush(self) -> None:
-        assert self.producer.flush(30) == 0
+        assert self.producer.flush(TIMEOUT_SECONDS) == 0
+
+
+def wait_for_events(
+    kafka: LocalKafka, names: Names, worker: Program, count: int
+) -> None:
+    """Wait until at least `count` events are published."""
+
+    def has_published() -> bool:
+        return len(checker.events(kafka, names.topic_prefix)) >= count
+
+    wait_until(has_published, f"{count} events", worker)
 
 
 def test_verify_finds_no_faults_while_a_worker_writes(
     kafka: LocalKafka, simulator: Program, names: Names
 ) -> None:
     variables = variables_for(kafka, names, simulator, SYMBOLS)
-
-    def has_published() -> bool:
-        return len(checker.events(kafka, names.topic_prefix)) > 6
-
     with start_worker(variables) as worker:
-        wait_until(has_published, "events", worker)
+        wait_for_events(kafka, names, worker, 7)
+        # Each run meets the worker at another moment of its transactions.
         for _ in range(3):
             code, printed = run_tool("verify", variables=variables)
             assert code == 0, printed
@@ -118,26 +130,14 @@ def test_verify_waits_for_a_transaction_that_hides_later_events(
     variables["GEX_KAFKA__PARTITIONS"] = "1"
     prefix = names.topic_prefix
 
-    def has_published() -> bool:
-        return len(checker.events(kafka, prefix)) > 4
-
     with start_worker(variables) as worker:
-        wait_until(has_published, "events", worker)
-        settings = {
-            "bootstrap.servers": kafka.bootstrap_servers,
-            "transactional.id": names.transactional_id,
-            # The broker aborts the transaction after this time, and so ends the wait.
-            "transaction.timeout.ms": 6_000,
-        }
-        other = ck.Producer(settings)
-        other.init_transactions(30)
-        other.begin_transaction()
-        other.produce(f"{prefix}.all.changes", b"never committed", KEY)
-        assert other.flush(30) == 0
+        wait_for_events(kafka, names, worker, 5)
+        open_transaction(kafka, names)
 
-        hidden_from = max(
-            state.sequence for state in checker.states(kafka, prefix).values()
-        )
+        sequences = []
+        for state in checker.states(kafka, prefix).values():
+            sequences.append(state.sequence)
+        hidden_from = max(sequences)
 
         def has_hidden_event() -> bool:
             return checker.states(kafka, prefix)["BTCUSDT"].sequence > hidden_from
@@ -145,6 +145,25 @@ def test_verify_waits_for_a_transaction_that_hides_later_events(
         wait_until(has_hidden_event, "a state whose event is hidden", worker)
         code, printed = run_tool("verify", variables=variables)
         assert code == 0, printed
+
+
+def open_transaction(kafka: LocalKafka, names: Names) -> None:
+    """Write to `changes` in a transaction that nobody will commit."""
+    settings = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "transactional.id": names.transactional_id,
+        # The broker aborts the transaction after this time, and so ends the wait.
+        "transaction.timeout.ms": 6_000,
+    }
+    producer = ck.Producer(settings)
+    producer.init_transactions(TIMEOUT_SECONDS)
+    producer.begin_transaction()
+    producer.produce(f"{names.topic_prefix}.all.changes", b"never committed", KEY)
+    assert producer.flush(TIMEOUT_SECONDS) == 0
+
+
+def write_nothing() -> None:
+    """Leave the log as it is."""
 
 
 class BusyLog(Log):
@@ -160,8 +179,9 @@ class BusyLog(Log):
         self, partitions: Iterable[Partition], moment: int
     ) -> dict[Partition, int]:
         found = super().offsets(partitions, moment)
+        # Once only: later calls ask for the ends up to which `verify` reads.
         self._write()
-        self._write = lambda: None
+        self._write = write_nothing
         return found
 
 
@@ -174,21 +194,26 @@ def test_verify_reads_the_states_of_events_that_arrive_meanwhile(
 ) -> None:
     writer = Writer(kafka, names)
 
-    def write(sequence: int) -> None:
-        before = None if sequence == 1 else events[0].after
-        event_id = f"all/BTCUSDT/{sequence}"
-        writer.event(
-            replace(events[0], sequence=sequence, event_id=event_id, before=before)
-        )
-        writer.state(replace(states[0], sequence=sequence))
+    def write_first() -> None:
+        event = replace(events[0], sequence=1, event_id="all/BTCUSDT/1", before=None)
+        writer.event(event)
+        writer.state(replace(states[0], sequence=1))
         writer.flush()
 
-    write(1)
+    def write_second() -> None:
+        event_id = "all/BTCUSDT/2"
+        before = events[0].after
+        event = replace(events[0], sequence=2, event_id=event_id, before=before)
+        writer.event(event)
+        writer.state(replace(states[0], sequence=2))
+        writer.flush()
+
+    write_first()
     kafka_settings = Kafka(
         bootstrap_servers=kafka.bootstrap_servers, topic_prefix=writer.prefix
     )
     topics = Topics(writer.prefix)
-    log = BusyLog(Clients(kafka_settings), topics, lambda: write(2))
+    log = BusyLog(Clients(kafka_settings), topics, write_second)
 
     code = verify(log, topics, writer.codec, {})
     log.close()
@@ -198,38 +223,43 @@ def test_verify_reads_the_states_of_events_that_arrive_meanwhile(
     assert "ok: 2 events and 2 states of 1 symbols" in printed
 
 
-Records = tuple[list[Event], list[State]]
+# Each of these functions returns the records of a worker, one of them tampered with.
+Events = list[Event]
+States = list[State]
+Records = tuple[Events, States]
 
 
-def unchanged(events: list[Event], states: list[State]) -> Records:
+def unchanged(events: Events, states: States) -> Records:
     return events, states
 
 
-def without_an_event(events: list[Event], states: list[State]) -> Records:
+def without_an_event(events: Events, states: States) -> Records:
     return [*events[:2], *events[3:]], states
 
 
-def with_a_duplicate(events: list[Event], states: list[State]) -> Records:
+def with_a_duplicate(events: Events, states: States) -> Records:
     return [*events, events[-1]], states
 
 
-def without_the_last_event(events: list[Event], states: list[State]) -> Records:
+def without_the_last_event(events: Events, states: States) -> Records:
     return events[:-1], states
 
 
-def without_the_last_state(events: list[Event], states: list[State]) -> Records:
+def without_the_last_state(events: Events, states: States) -> Records:
     last = events[-1].sequence
     return events, [state for state in states if state.sequence < last]
 
 
-def with_other_levels(events: list[Event], states: list[State]) -> Records:
+def with_other_levels(events: Events, states: States) -> Records:
     levels = events[0].after
     assert levels is not None
     other = replace(levels, all_expiry=replace(levels.all_expiry, hvl=1.0))
-    return events, [*states[:-1], replace(states[-1], levels=other, published=None)]
+    # `published` is what the event had; without it, it is the same as the levels.
+    last = replace(states[-1], levels=other, published=None)
+    return events, [*states[:-1], last]
 
 
-def with_computed_at_going_back(events: list[Event], states: list[State]) -> Records:
+def with_computed_at_going_back(events: Events, states: States) -> Records:
     first = events[0].computed_at
     assert first is not None
     older = replace(events[3], computed_at=first - 1)
@@ -254,7 +284,7 @@ def test_verify_finds_tampered_records(
     names: Names,
     events: list[Event],
     states: list[State],
-    tamper: Callable[[list[Event], list[State]], Records],
+    tamper: Callable[[Events, States], Records],
     fault: str | None,
 ) -> None:
     writer = Writer(kafka, names)
@@ -283,11 +313,13 @@ def test_verify_finds_records_with_wrong_content_or_in_the_wrong_place(
 ) -> None:
     writer = Writer(kafka, names, partitions=2)
     right = partition_of("BTCUSDT", 2)
+    # Wrong contents in the right partition: key, event_id, before, and no Avro at all.
     writer.event(events[0], key=b"ETHUSDT", partition=right)
     writer.event(replace(events[1], event_id="1"), partition=right)
     writer.event(replace(events[2], before=None), partition=right)
     writer.producer.produce(writer.changes, b"not avro", KEY, partition=right)
 
+    # A correct event in the wrong partition, and a tombstone that nobody has asked for.
     other = replace(events[0], symbol="SOLUSDT", event_id="all/SOLUSDT/1")
     wrong = 1 - partition_of("SOLUSDT", 2)
     writer.event(other, key=b"SOLUSDT", partition=wrong)
@@ -310,4 +342,5 @@ def test_verify_finds_records_with_wrong_content_or_in_the_wrong_place(
     assert code == 1, printed
     for fault in faults:
         assert fault in printed
+    # And no more than these: no fault may be reported twice.
     assert printed.splitlines()[-1].endswith(f"{len(faults)} faults"), printed
