@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    # A part of a dashboard, as its file has it.
+    Json = Mapping[str, Any]
+    # A moment in seconds, and a value.
+    Point = tuple[float, float]
+
 JOB = "gex-connector"
 REQUEST_SECONDS = 30
 # Grafana asks for about a point per pixel of a panel's width.
@@ -26,7 +31,7 @@ GRAPH_POINTS = 600
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line of a panel: its query's letter, its legend, its labels and its points.
+    """A line of a panel: its query's letter, its legend, its labels and its points.
 
     `points` are (moment, value) pairs without those that are not numbers.
     """
@@ -34,7 +39,7 @@ class Series:
     ref: str
     name: str
     labels: Mapping[str, str]
-    points: Sequence[tuple[float, float]]
+    points: Sequence[Point]
 
     @property
     def last(self) -> float:
@@ -46,15 +51,18 @@ class Series:
 class Shown:
     """A panel as Grafana draws it. A repeated panel has one for each value."""
 
-    panel: Mapping[str, Any]
+    panel: Json
     title: str
     series: Sequence[Series]
 
     def empty(self) -> list[str]:
         """Return the letters of the queries without results."""
         found = {series.ref for series in self.series}
-        refs = [target["refId"] for target in self.panel["targets"]]
-        return [ref for ref in refs if ref not in found]
+        missing = []
+        for target in self.panel["targets"]:
+            if target["refId"] not in found:
+                missing.append(target["refId"])
+        return missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +75,15 @@ class Window:
 
     @property
     def step_seconds(self) -> int:
+        # Points closer together than the samples would show nothing more.
         step = math.ceil((self.end - self.start) / GRAPH_POINTS)
         return max(self.scrape_seconds, step)
 
     @property
     def variables(self) -> dict[str, str]:
         # https://grafana.com/docs/grafana/latest/datasources/prometheus/template-variables/#use-__rate_interval
-        rate = max(self.step_seconds + self.scrape_seconds, 4 * self.scrape_seconds)
+        fewest_seconds = 4 * self.scrape_seconds
+        rate = max(self.step_seconds + self.scrape_seconds, fewest_seconds)
         return {
             "__rate_interval": f"{rate}s",
             "__range": f"{round(self.end - self.start)}s",
@@ -94,23 +104,22 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=REQUEST_SECONDS) as response:
                 return json.load(response)["data"]
         except urllib.error.HTTPError as error:
-            raise AssertionError(f"{parameters}: {error.read().decode()}") from error
+            # The body says at which letter of the query Prometheus stumbled.
+            reason = error.read().decode()
+            raise AssertionError(f"{parameters}: {reason}") from error
 
     def values(self, query: str, window: Window) -> list[str]:
         """Return the result of `label_values(selector, label)`."""
         found = re.fullmatch(r"label_values\((.*), (\w+)\)", query)
         assert found, query
         selector, label = found.groups()
-        values: list[str] = self.ask(
-            f"label/{label}/values",
-            start=window.start,
-            end=window.end,
-            **{"match[]": selector},
-        )
+        path = f"label/{label}/values"
+        period = {"start": window.start, "end": window.end}
+        values: list[str] = self.ask(path, **period, **{"match[]": selector})
         return sorted(values)
 
     def series(
-        self, target: Mapping[str, Any], variables: Mapping[str, str], window: Window
+        self, target: Json, variables: Mapping[str, str], window: Window
     ) -> list[Series]:
         """Return the results of a panel's query."""
         expression = filled(target["expr"], variables)
@@ -127,13 +136,15 @@ class Prometheus:
         found = []
         for result in answer["result"]:
             labels = result["metric"]
-            points = numbers(result.get("values") or [result["value"]])
+            # An instant query has a single sample.
+            samples = result.get("values") or [result["value"]]
+            points = numbers(samples)
             if points:
                 name = legend_of(target["legendFormat"], labels)
                 found.append(Series(target["refId"], name, labels, points))
         return found
 
-    def shown(self, board: Mapping[str, Any], window: Window) -> list[Shown]:
+    def shown(self, board: Json, window: Window) -> list[Shown]:
         """Return every panel of a dashboard as it opens.
 
         Variables have their first value, or all of them if several can be chosen.
@@ -142,19 +153,26 @@ class Prometheus:
         shown = []
         for panel in board["panels"]:
             repeated = panel.get("repeat")
-            for value in options[repeated] if repeated else [""]:
-                variables = dict(chosen)
-                if repeated:
-                    variables[repeated] = value
-                series: list[Series] = []
-                for target in panel.get("targets", []):
-                    series += self.series(target, variables, window)
-                title = filled(panel["title"], variables)
-                shown.append(Shown(panel, title, series))
+            if not repeated:
+                shown.append(self._show_panel(panel, chosen, window))
+                continue
+            for value in options[repeated]:
+                variables = {**chosen, repeated: value}
+                shown.append(self._show_panel(panel, variables, window))
         return shown
 
+    def _show_panel(
+        self, panel: Json, variables: Mapping[str, str], window: Window
+    ) -> Shown:
+        series: list[Series] = []
+        # A heading between rows of panels has no queries.
+        for target in panel.get("targets", []):
+            series += self.series(target, variables, window)
+        title = filled(panel["title"], variables)
+        return Shown(panel, title, series)
+
     def _choose(
-        self, variables: Sequence[Mapping[str, Any]], window: Window
+        self, variables: Sequence[Json], window: Window
     ) -> tuple[dict[str, str], dict[str, list[str]]]:
         """Return the value of every variable, and the options of those with a query."""
         chosen = dict(window.variables)
@@ -162,9 +180,12 @@ class Prometheus:
         for variable in variables:
             name = variable["name"]
             if variable["type"] == "query":
-                options[name] = self.values(filled(variable["query"], chosen), window)
-                assert options[name], f"the variable {name} has no value"
-                chosen[name] = options[name][0]
+                # The query can use variables that stand before it.
+                query = filled(variable["query"], chosen)
+                values = self.values(query, window)
+                assert values, f"the variable {name} has no value"
+                options[name] = values
+                chosen[name] = values[0]
                 if variable.get("multi"):
                     chosen[name] = variable["allValue"]
             elif variable["type"] == "textbox":
@@ -172,16 +193,21 @@ class Prometheus:
         return chosen, options
 
 
-def numbers(samples: Sequence[tuple[float, str]]) -> list[tuple[float, float]]:
+def numbers(samples: Sequence[tuple[float, str]]) -> list[Point]:
     """Return the samples as numbers, without NaN and infinity."""
-    points = [(float(at), float(value)) for at, value in samples]
-    return [point for point in points if math.isfinite(point[1])]
+    points = []
+    for at, text in samples:
+        value = float(text)
+        if math.isfinite(value):
+            points.append((float(at), value))
+    return points
 
 
 def legend_of(template: str, labels: Mapping[str, str]) -> str:
     """Return a legend with the values of its labels."""
 
     def value(found: re.Match[str]) -> str:
+        # Grafana shows nothing for a label that the series lacks.
         return labels.get(found[1], "")
 
     return re.sub(r"\{\{\s*(\w+)\s*\}\}", value, template)
@@ -203,9 +229,11 @@ def start_scraping(
     """Run a Prometheus that scrapes these workers, and yield it when it is ready."""
     targets = [worker.url.removeprefix("http://") for worker in workers]
     interval = f"{scrape_seconds}s"
+    job = {"job_name": JOB, "static_configs": [{"targets": targets}]}
     config = {
+        # A longer timeout than the interval is refused.
         "global": {"scrape_interval": interval, "scrape_timeout": interval},
-        "scrape_configs": [{"job_name": JOB, "static_configs": [{"targets": targets}]}],
+        "scrape_configs": [job],
     }
     with start_prometheus(folder, config) as program:
         yield Prometheus(program)

@@ -1,4 +1,4 @@
-"""Dashboards as pictures: draws every panel from its queries' results, about as Grafana does.
+"""Draw dashboards from their queries' results, about as Grafana does.
 
 `python -m tests.system.pictures FOLDER` makes the pictures of docs/dashboards, in about
 five minutes.
@@ -15,7 +15,7 @@ import tempfile
 import uuid
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.dates import AutoDateLocator, DateFormatter
 from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from tests.system.grafana import Series, Shown
+    from tests.system.grafana import Json, Point, Series, Shown
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 # Long enough for a symbol to become STALE.
@@ -77,20 +77,41 @@ COLOURS = {
     "super-light-green": "#C8F2C2",
 }
 
-Scale = tuple[float, float, str]
-# Scales of each unit: the absolute value from which one applies, factor and suffix.
+
+class Scale(NamedTuple):
+    """A scale of a unit, for absolute values of `least` and more."""
+
+    least: float
+    factor: float
+    suffix: str
+
+
+PER_MINUTE = (Scale(0, 1, " /min"),)
+# The scales of each of Grafana's units, for large values first.
 UNITS: dict[str, tuple[Scale, ...]] = {
-    "s": ((120, 1 / 60, " min"), (1, 1, " s"), (0, 1000, " ms")),
-    "percentunit": ((0, 100, " %"),),
-    "bytes": ((0, 2**-20, " MiB"),),
-    "short": ((1000, 0.001, " K"), (0, 1, "")),
-    "reqpm": ((0, 1, " /min"),),
-    "epm": ((0, 1, " /min"),),
-    "opm": ((0, 1, " /min"),),
-    "locale": ((0, 1, ""),),
+    "s": (
+        Scale(120, 1 / 60, " min"),
+        Scale(1, 1, " s"),
+        Scale(0, 1000, " ms"),
+    ),
+    "percentunit": (Scale(0, 100, " %"),),
+    "bytes": (Scale(0, 2**-20, " MiB"),),
+    "short": (Scale(1000, 0.001, " K"), Scale(0, 1, "")),
+    "reqpm": PER_MINUTE,
+    "epm": PER_MINUTE,
+    "opm": PER_MINUTE,
+    "locale": (Scale(0, 1, ""),),
 }
 
 LOCALE_DECIMALS = 3
+
+# Sizes of letters in points.
+HEADING_POINTS = 15
+ROW_POINTS = 12
+TITLE_POINTS = 10
+STAT_POINTS = 19
+CELL_POINTS = 9
+SMALL_POINTS = 7.5
 
 # Estimates for the layout of a legend and of the labels beside states.
 LETTERS_PER_INCH = 17
@@ -98,26 +119,57 @@ LEGEND_MARK_LETTERS = 6
 LONG_NAME_LETTERS = 12
 FEW_LINES = 3
 
+# Space to the left of a title, as a part of the picture's width.
+TITLE_LEFT = 0.006
+
 SECONDS_PER_DAY = 86_400
 
-Rect = tuple[float, float, float, float]
+
+class Area(NamedTuple):
+    """A rectangle, in parts of the whole picture; matplotlib counts from below."""
+
+    left: float
+    bottom: float
+    width: float
+    height: float
+
+    @property
+    def top(self) -> float:
+        return self.bottom + self.height
+
+    @property
+    def middle(self) -> float:
+        return self.bottom + self.height / 2
+
+    def without_margins(self, x: float, y: float) -> Area:
+        """Return the area without margins of these sizes on both sides."""
+        width = self.width - 2 * x
+        height = self.height - 2 * y
+        return Area(self.left + x, self.bottom + y, width, height)
 
 
 def format_value(value: float, unit: str, decimals: int | None = None) -> str:
     """Return a value in its unit, as short as in Grafana."""
-    factor, suffix = scale_of(value, unit)
-    scaled = value * factor
+    scale = scale_of(value, unit)
+    scaled = value * scale.factor
     if unit == "locale":
-        digits = LOCALE_DECIMALS if decimals is None else decimals
+        # With separators between thousands, and without zeros at the end.
+        digits = or_default(decimals, LOCALE_DECIMALS)
         return f"{scaled:,.{digits}f}".rstrip("0").rstrip(".")
-    digits = usual_decimals(scaled) if decimals is None else decimals
-    return f"{scaled:.{digits}f}{suffix}"
+    digits = or_default(decimals, usual_decimals(scaled))
+    return f"{scaled:.{digits}f}{scale.suffix}"
 
 
-def scale_of(value: float, unit: str) -> tuple[float, str]:
-    for least, factor, suffix in UNITS[unit]:
-        if abs(value) >= least:
-            return factor, suffix
+def or_default(decimals: int | None, default: int) -> int:
+    if decimals is None:
+        return default
+    return decimals
+
+
+def scale_of(value: float, unit: str) -> Scale:
+    for scale in UNITS[unit]:
+        if abs(value) >= scale.least:
+            return scale
     raise AssertionError(f"the last scale of {unit!r} must start at 0")
 
 
@@ -125,43 +177,52 @@ def usual_decimals(value: float) -> int:
     """Return the decimals for about three significant digits."""
     if value == round(value) or abs(value) >= 100:
         return 0
-    return 1 if abs(value) >= 10 else 2
+    if abs(value) >= 10:
+        return 1
+    return 2
 
 
 def colour_of(name: str) -> str:
     return COLOURS.get(name, name)
 
 
-def defaults(panel: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = panel["fieldConfig"]["defaults"]
+def defaults(panel: Json) -> Json:
+    found: Json = panel["fieldConfig"]["defaults"]
     return found
 
 
-def mapping_of(look: Mapping[str, Any], value: float) -> Mapping[str, str]:
+def mapping_of(look: Json, value: float) -> Mapping[str, str]:
     """Return the text and colour that a value is mapped to, or nothing."""
     for mapping in look.get("mappings", []):
+        # The keys are texts, such as "1".
         found = mapping["options"].get(f"{value:g}")
         if found:
             return {"text": found["text"], "color": colour_of(found["color"])}
     return {}
 
 
-def threshold_colour(look: Mapping[str, Any], value: float) -> str:
+def threshold_colour(look: Json, value: float) -> str:
     """Return the colour of the highest threshold that the value reaches."""
+    if "thresholds" not in look:
+        return BOX
     colour = BOX
-    for step in look.get("thresholds", {"steps": []})["steps"]:
-        if step["value"] is None or value >= step["value"]:
+    for step in look["thresholds"]["steps"]:
+        # The first step has no value: it covers everything below the second.
+        is_first = step["value"] is None
+        if is_first or value >= step["value"]:
             colour = colour_of(step["color"])
     return colour
 
 
-def overrides(panel: Mapping[str, Any], name: str) -> dict[str, Any]:
+def overrides(panel: Json, name: str) -> dict[str, Any]:
     """Return the properties that a field of this name overrides."""
     found = {}
     for override in panel["fieldConfig"]["overrides"]:
-        if matches(override["matcher"], name):
-            for field in override["properties"]:
-                found[field["id"]] = field["value"]
+        if not matches(override["matcher"], name):
+            continue
+        # Later overrides win, as in Grafana.
+        for field in override["properties"]:
+            found[field["id"]] = field["value"]
     return found
 
 
@@ -179,34 +240,50 @@ def matches(matcher: Mapping[str, str], name: str) -> bool:
 
 
 def draw_stat(axes: Axes, shown: Shown) -> None:
+    """Draw a box with the last value of each series, side by side."""
     look = defaults(shown.panel)
-    named = "{{" in shown.panel["targets"][0]["legendFormat"]
+    # A legend without labels is the same for every series, and not shown.
+    has_names = "{{" in shown.panel["targets"][0]["legendFormat"]
     axes.axis("off")
     width = 1 / len(shown.series)
     for place, series in enumerate(shown.series):
+        text = text_of(look, series.last)
+        if has_names:
+            text = f"{series.name}: {text}"
         known = mapping_of(look, series.last)
-        text = known.get("text")
-        if text is None:
-            text = format_value(series.last, look["unit"], look.get("decimals"))
         colour = known.get("color") or threshold_colour(look, series.last)
-        axes.add_patch(
-            Rectangle(
-                (place * width, 0), width, 1, transform=axes.transAxes, color=colour
-            )
-        )
+        draw_box(axes, Area(place * width, 0, width, 1), colour)
         axes.text(
             (place + 0.5) * width,
             0.5,
-            f"{series.name}: {text}" if named else text,
+            text,
             transform=axes.transAxes,
             ha="center",
             va="center",
             color="white",
-            fontsize=19,
+            fontsize=STAT_POINTS,
         )
 
 
+def text_of(look: Json, value: float) -> str:
+    """Return the text that a value is mapped to, or else the value in its unit."""
+    known = mapping_of(look, value)
+    if "text" in known:
+        return known["text"]
+    return format_value(value, look["unit"], look.get("decimals"))
+
+
+def draw_box(axes: Axes, area: Area, colour: str) -> None:
+    """Fill an area of a panel with a colour."""
+    corner = (area.left, area.bottom)
+    box = Rectangle(
+        corner, area.width, area.height, transform=axes.transAxes, color=colour
+    )
+    axes.add_patch(box)
+
+
 def draw_states(axes: Axes, shown: Shown) -> None:
+    """Draw a row of coloured stretches for each series."""
     look = defaults(shown.panel)
     colours = dict[str, str]()
     # matplotlib counts rows from below, Grafana from above.
@@ -217,14 +294,13 @@ def draw_states(axes: Axes, shown: Shown) -> None:
         for at, value in series.points:
             known = mapping_of(look, value)
             colours[known["text"]] = known["color"]
-            axes.broken_barh(
-                [(days(at), width)],
-                (row - 0.4, 0.8),
-                color=known["color"],
-                linewidth=0,
-            )
+            stretch = [(days(at), width)]
+            height = (row - 0.4, 0.8)
+            axes.broken_barh(stretch, height, color=known["color"], linewidth=0)
+
     names = [series.name for series in rows]
     axes.set_yticks(range(len(names)), names)
+    # Lines without points, for the legend only.
     for text, colour in colours.items():
         axes.plot([], [], color=colour, linewidth=6, label=f" {text}")
     draw_legend(axes, list(colours))
@@ -239,7 +315,7 @@ def days(seconds: float) -> float:
     return seconds / SECONDS_PER_DAY
 
 
-def steps_of(points: Sequence[tuple[float, float]]) -> list[float]:
+def steps_of(points: Sequence[Point]) -> list[float]:
     """Return the seconds between neighbouring points."""
     steps = []
     for (before, _), (after, _) in itertools.pairwise(points):
@@ -253,8 +329,9 @@ def shortest_step(series: Series) -> float:
 
 def draw_legend(axes: Axes, names: Sequence[str]) -> None:
     """Draw a legend below the panel, in as many columns as fit."""
-    inches = axes.figure.get_size_inches()[0]  # type: ignore[union-attr]
-    room = inches * axes.get_position().width * LETTERS_PER_INCH
+    figure_inches, _ = axes.figure.get_size_inches()  # type: ignore[union-attr]
+    panel_inches = figure_inches * axes.get_position().width
+    room = panel_inches * LETTERS_PER_INCH
     longest = max(map(len, names), default=1) + LEGEND_MARK_LETTERS
     fitting = max(1, int(room // longest))
     columns = max(1, min(len(names), fitting))
@@ -263,7 +340,7 @@ def draw_legend(axes: Axes, names: Sequence[str]) -> None:
         bbox_to_anchor=(0.5, -0.1),
         ncols=columns,
         frameon=False,
-        fontsize=7.5,
+        fontsize=SMALL_POINTS,
         labelcolor=INK,
         handlelength=1.2,
         columnspacing=1.2,
@@ -272,10 +349,9 @@ def draw_legend(axes: Axes, names: Sequence[str]) -> None:
     )
 
 
-def with_gaps(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def with_gaps(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     """Return days and values, with NaN where more than three steps are missing."""
-    steps = sorted(steps_of(points))
-    usual = steps[len(steps) // 2] if steps else 1
+    usual = usual_step(points)
     moments = list[float]()
     values = list[float]()
     for at, value in points:
@@ -287,9 +363,19 @@ def with_gaps(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[
     return moments, values
 
 
+def usual_step(points: Sequence[Point]) -> float:
+    """Return the median of the seconds between neighbouring points."""
+    steps = sorted(steps_of(points))
+    if not steps:
+        return 1
+    return steps[len(steps) // 2]
+
+
 def draw_graph(axes: Axes, shown: Shown) -> None:
+    """Draw the series as lines or stacked bars."""
     look = defaults(shown.panel)
-    unit, custom = look["unit"], look["custom"]
+    unit = look["unit"]
+    custom = look["custom"]
     bottoms = defaultdict[float, float](float)
     names = list[str]()
     for number, series in enumerate(shown.series):
@@ -297,7 +383,8 @@ def draw_graph(axes: Axes, shown: Shown) -> None:
         colour = PALETTE[number % len(PALETTE)]
         if own:
             colour = colour_of(own["color"]["fixedColor"])
-        name = line_name(shown, series, own.get("displayName", series.name))
+        own_name = own.get("displayName", series.name)
+        name = line_name(shown, series, own_name)
         names.append(name)
         if custom.get("drawStyle") == "bars":
             draw_bars(axes, series, colour, bottoms, name)
@@ -307,9 +394,14 @@ def draw_graph(axes: Axes, shown: Shown) -> None:
     if "thresholdsStyle" in custom:
         draw_thresholds(axes, look["thresholds"]["steps"])
     # matplotlib would centre a line at zero.
-    if not any(has_values(series) for series in shown.series):
+    with_values = [series for series in shown.series if has_values(series)]
+    if not with_values:
         axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(lambda value, _: format_value(value, unit))
+
+    def format_tick(value: float, _: object) -> str:
+        return format_value(value, unit)
+
+    axes.yaxis.set_major_formatter(format_tick)
     if names:
         draw_legend(axes, names)
 
@@ -324,22 +416,23 @@ def line_name(shown: Shown, series: Series, name: str) -> str:
     if not shown.panel["options"]["legend"]["calcs"]:
         return name
     unit = defaults(shown.panel)["unit"]
-    highest = max(value for _, value in series.points)
     last = format_value(series.last, unit)
-    return f"{name}  {last}, max {format_value(highest, unit)}"
+    values = [value for _, value in series.points]
+    highest = format_value(max(values), unit)
+    return f"{name}  {last}, max {highest}"
 
 
-def draw_line(
-    axes: Axes, series: Series, colour: str, own: Mapping[str, Any], name: str
-) -> None:
-    steps = own.get("custom.lineInterpolation") == "stepAfter"
+def draw_line(axes: Axes, series: Series, colour: str, own: Json, name: str) -> None:
+    style = "default"
+    if own.get("custom.lineInterpolation") == "stepAfter":
+        style = "steps-post"
     moments, values = with_gaps(series.points)
     axes.plot(
         moments,
         values,
         color=colour,
         linewidth=own.get("custom.lineWidth", 1.3),
-        drawstyle="steps-post" if steps else "default",
+        drawstyle=style,
         label=f" {name}",
     )
 
@@ -350,19 +443,20 @@ def draw_bars(
     """Stack bars on `bottoms`, by moment, and raise these."""
     moments, values = zip(*series.points, strict=True)
     axes.bar(
-        [days(at) for at in moments],
-        values,
-        days(shortest_step(series)),
-        [bottoms[at] for at in moments],
+        x=[days(at) for at in moments],
+        height=values,
+        width=days(shortest_step(series)),
+        bottom=[bottoms[at] for at in moments],
         color=colour,
         linewidth=0,
         label=f" {name}",
     )
+    # The next series stands on top of this one.
     for at, value in series.points:
         bottoms[at] += value
 
 
-def draw_thresholds(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
+def draw_thresholds(axes: Axes, steps: Sequence[Json]) -> None:
     # The first step has no value: it covers everything below the second.
     for step in steps[1:]:
         colour = colour_of(step["color"])
@@ -370,40 +464,50 @@ def draw_thresholds(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_table(axes: Axes, shown: Shown) -> None:
+    """Draw a row for each symbol and a column for each query, below a heading."""
     axes.axis("off")
     columns = columns_of(shown.panel)
-    rows = defaultdict[str, dict[str, float]](dict)
-    for series in shown.series:
-        name = columns[f"Value #{series.ref}"]
-        rows[series.labels["symbol"]][name] = series.last
+    rows = rows_of(shown, columns)
 
     width = 1 / len(columns)
     height = 1 / (len(rows) + 1)
     for column, name in enumerate(columns.values()):
         left = column * width
         draw_text(axes, left, 1 - height / 2, name, HEADING)
-        for row, (symbol, values) in enumerate(sorted(rows.items()), 1):
+        for row, symbol in enumerate(sorted(rows), 1):
             middle = 1 - (row + 0.5) * height
-            text = symbol if column == 0 else ""
+            text = ""
             colour = INK
-            if name in values:
-                text, colour = cell(shown.panel, name, values[name])
+            if column == 0:
+                text = symbol
+            if name in rows[symbol]:
+                text, colour = cell(shown.panel, name, rows[symbol][name])
+            # The colour of a mapped value is that of its cell, not of its letters.
             if colour != INK:
-                corner = (left - 0.004, middle - height / 2)
-                box = Rectangle(
-                    corner, width - 0.01, height, transform=axes.transAxes, color=colour
-                )
-                axes.add_patch(box)
+                bottom = middle - height / 2
+                draw_box(axes, Area(left - 0.004, bottom, width - 0.01, height), colour)
             draw_text(axes, left, middle, text, "white")
 
 
-def columns_of(panel: Mapping[str, Any]) -> dict[str, str]:
+def rows_of(shown: Shown, columns: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Return the values of each symbol, by the name of their column."""
+    rows = defaultdict[str, dict[str, float]](dict)
+    for series in shown.series:
+        # Grafana calls the field of query A "Value #A".
+        name = columns[f"Value #{series.ref}"]
+        rows[series.labels["symbol"]][name] = series.last
+    return rows
+
+
+def columns_of(panel: Json) -> dict[str, str]:
     """Return the names of a table's columns by field, in order."""
     for transformation in panel["transformations"]:
         if transformation["id"] == "organize":
             options = transformation["options"]
-    positions, names = options["indexByName"], options["renameByName"]
-    return {field: names[field] for field in sorted(positions, key=positions.get)}
+    positions = options["indexByName"]
+    names = options["renameByName"]
+    ordered = sorted(positions, key=positions.get)
+    return {field: names[field] for field in ordered}
 
 
 def draw_text(axes: Axes, left: float, middle: float, text: str, colour: str) -> None:
@@ -412,20 +516,17 @@ def draw_text(axes: Axes, left: float, middle: float, text: str, colour: str) ->
         middle,
         text,
         color=colour,
-        fontsize=9,
+        fontsize=CELL_POINTS,
         va="center",
         transform=axes.transAxes,
     )
 
 
-def cell(panel: Mapping[str, Any], name: str, value: float) -> tuple[str, str]:
+def cell(panel: Json, name: str, value: float) -> tuple[str, str]:
     """Return the text of a cell, and its colour."""
     look = dict(defaults(panel)) | overrides(panel, name)
     known = mapping_of(look, value)
-    text = known.get("text")
-    if text is None:
-        text = format_value(value, look["unit"], look.get("decimals"))
-    return text, known.get("color", INK)
+    return text_of(look, value), known.get("color", INK)
 
 
 KINDS = {
@@ -442,7 +543,10 @@ def with_places(shown: Sequence[Shown]) -> Iterator[tuple[Shown, Mapping[str, in
     previous_id = None
     for one in shown:
         # Repeats of a panel follow each other and share its id.
-        number = number + 1 if one.panel["id"] == previous_id else 0
+        if one.panel["id"] == previous_id:
+            number += 1
+        else:
+            number = 0
         previous_id = one.panel["id"]
         place = dict(one.panel["gridPos"])
         if one.panel.get("repeat"):
@@ -455,13 +559,19 @@ def with_places(shown: Sequence[Shown]) -> Iterator[tuple[Shown, Mapping[str, in
 def draw(title: str, shown: Sequence[Shown], path: Path) -> None:
     """Write the dashboard as PNG."""
     places = list(with_places(shown))
+    ends = [place["y"] + place["h"] for _, place in places]
     # One more row for the heading.
-    rows = 1 + max(place["y"] + place["h"] for _, place in places)
+    rows = 1 + max(ends)
     size = (GRID_WIDTH * CELL_WIDTH_INCHES, rows * CELL_HEIGHT_INCHES)
     figure = Figure(figsize=size, facecolor=BACKGROUND)
-    heading = 1 - 0.6 / rows
     figure.text(
-        0.006, heading, title, color=INK, fontsize=15, va="center", weight="bold"
+        TITLE_LEFT,
+        1 - 0.6 / rows,
+        title,
+        color=INK,
+        fontsize=HEADING_POINTS,
+        va="center",
+        weight="bold",
     )
     for one, place in places:
         left = place["x"] / GRID_WIDTH
@@ -469,29 +579,30 @@ def draw(title: str, shown: Sequence[Shown], path: Path) -> None:
         height = place["h"] / rows
         # The first row of the picture is its heading, and matplotlib counts from below.
         bottom = 1 - (place["y"] + place["h"] + 1) / rows
-        draw_panel(figure, one, (left, bottom, width, height), rows)
+        draw_panel(figure, one, Area(left, bottom, width, height), rows)
     save(figure, path)
 
 
-def draw_panel(figure: Figure, shown: Shown, area: Rect, rows: int) -> None:
-    left, bottom, width, height = area
+def draw_panel(figure: Figure, shown: Shown, area: Area, rows: int) -> None:
+    """Draw a panel with its title and background. `rows` is the picture's height."""
+    left = area.left + TITLE_LEFT
     if shown.panel["type"] == "row":
         text = f"⌄ {shown.title}"
-        middle = bottom + height / 2
-        figure.text(left + 0.006, middle, text, color=INK, fontsize=12, va="center")
+        figure.text(
+            left, area.middle, text, color=INK, fontsize=ROW_POINTS, va="center"
+        )
         return
 
-    margin_x, margin_y = 0.1 / GRID_WIDTH, 0.1 / rows
-    box = Rectangle(
-        (left + margin_x, bottom + margin_y),
-        width - 2 * margin_x,
-        height - 2 * margin_y,
-        color=BOX,
-        zorder=-1,
-    )
+    inner = area.without_margins(0.1 / GRID_WIDTH, 0.1 / rows)
+    corner = (inner.left, inner.bottom)
+    # Behind everything, or it would cover the panel's content.
+    box = Rectangle(corner, inner.width, inner.height, color=BOX, zorder=-1)
     figure.add_artist(box)
-    top = bottom + height - 0.55 / rows
-    figure.text(left + 0.006, top, shown.title, color=INK, fontsize=10, va="center")
+
+    height = area.top - 0.55 / rows
+    figure.text(
+        left, height, shown.title, color=INK, fontsize=TITLE_POINTS, va="center"
+    )
     axes = figure.add_axes(content_area(shown, area, rows), facecolor=BOX)
     KINDS[shown.panel["type"]](axes, shown)
     if shown.panel["type"] in {"timeseries", "state-timeline"}:
@@ -504,31 +615,38 @@ def style_time_axis(axes: Axes) -> None:
     axes.xaxis_date()
     axes.xaxis.set_major_formatter(clock)
     axes.xaxis.set_major_locator(ticks)
-    axes.tick_params(colors=FAINT, labelsize=7.5, length=0)
+    axes.tick_params(colors=FAINT, labelsize=SMALL_POINTS, length=0)
     axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
 
 
-def content_area(shown: Shown, area: Rect, rows: int) -> Rect:
+def content_area(shown: Shown, area: Area, rows: int) -> Area:
     """Return the area of a panel's content, below its title and above its legend."""
-    left, bottom, width, height = area
+    edge = 0.3 / GRID_WIDTH
     if shown.panel["type"] in {"stat", "table"}:
-        edge = 0.3 / GRID_WIDTH
-        return left + edge, bottom + 0.35 / rows, width - 2 * edge, height - 1.45 / rows
+        bottom = area.bottom + 0.35 / rows
+        height = area.height - 1.45 / rows
+        return Area(area.left + edge, bottom, area.width - 2 * edge, height)
 
-    longest = max((len(series.name) for series in shown.series), default=0)
-    has_long_names = (
-        shown.panel["type"] == "state-timeline" and longest > LONG_NAME_LETTERS
-    )
-    label = (2.6 if has_long_names else 1.3) / GRID_WIDTH
-    legend = (2.2 if len(shown.series) <= FEW_LINES else 3) / rows
-    return (
-        left + label,
-        bottom + legend,
-        width - label - 0.3 / GRID_WIDTH,
-        height - legend - 1.2 / rows,
-    )
+    # Both sizes are in cells of the grid.
+    label = label_cells(shown) / GRID_WIDTH
+    legend = 3 / rows
+    if len(shown.series) <= FEW_LINES:
+        legend = 2.2 / rows
+    width = area.width - label - edge
+    height = area.height - legend - 1.2 / rows
+    return Area(area.left + label, area.bottom + legend, width, height)
+
+
+def label_cells(shown: Shown) -> float:
+    """Return the width of the labels on the left of a graph."""
+    lengths = [len(series.name) for series in shown.series]
+    # Beside states there are names, which are longer than a graph's numbers.
+    is_timeline = shown.panel["type"] == "state-timeline"
+    if is_timeline and max(lengths, default=0) > LONG_NAME_LETTERS:
+        return 2.6
+    return 1.3
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -552,6 +670,7 @@ def main(folder: Path) -> None:
         LocalKafka(Path(scratch) / "kafka") as kafka,
         watched(kafka, names, Path(scratch), PACE) as (prometheus, window),
     ):
+        # Prometheus ends with the block: ask for everything before.
         for name, board in boards.items():
             shown[name] = prometheus.shown(board, window)
     for name, panels in shown.items():

@@ -71,6 +71,7 @@ def watched(
 
         simulator.ask("/_control/faults", faults(pace))
         # Another client spends requests, twice: nobody notices those at a minute's end.
+        # The faults end within the first pause, and the symbols recover in the second.
         for seconds in (2 * pace.fault, pace.calm):
             simulator.ask("/_control/spend", {"requests": 60})
             pause(seconds)
@@ -82,13 +83,17 @@ def watched(
 
 def _fail_over(owner: Program, standby: Program) -> None:
     """Freeze the owner until the standby has taken its shard, and let it continue."""
+
+    def standby_is_owner() -> bool:
+        return standby.metric("gex_shards_owned") > 0
+
+    def both_are_ready() -> bool:
+        return standby.ready() and owner.ready()
+
     owner.signal(signal.SIGSTOP)
     try:
-        wait_until(
-            lambda: standby.metric("gex_shards_owned"),
-            "the standby owns the shard",
-            standby,
-        )
+        wait_until(standby_is_owner, "the standby owns the shard", standby)
     finally:
+        # Awake, the former owner finds that it was fenced, and becomes a standby.
         owner.signal(signal.SIGCONT)
-    wait_until(lambda: standby.ready() and owner.ready(), "both are ready", owner)
+    wait_until(both_are_ready, "both are ready", owner)

@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 MINUTE = 60
 MICROS = 1_000_000
 
+# Requests a minute that the simulator permits for a key.
+LIMIT = 60
+
 # Ten batches, so that every worker has some.
-MANY_SYMBOLS = (*EIGHT_SYMBOLS, *(f"SYM{number:02d}USDT" for number in range(72)))
+MORE_SYMBOLS = [f"SYM{number:02d}USDT" for number in range(72)]
+MANY_SYMBOLS = (*EIGHT_SYMBOLS, *MORE_SYMBOLS)
 
 
 def without_our_cap(variables: Mapping[str, str]) -> dict[str, str]:
@@ -73,6 +77,7 @@ class OtherProgram:
         self._thread.join()
 
     def _run(self) -> None:
+        # Every 1.5 s: forty a minute, in no rhythm with the upstream's refreshes.
         while not self._stopped.wait(1.5):
             headers = {"X-API-Key": DEFAULT_KEY}
             request = urllib.request.Request(self._url, headers=headers)
@@ -86,13 +91,14 @@ class OtherProgram:
 def test_two_programs_share_a_key_and_neither_gets_a_429_after_the_first_minute(
     kafka: LocalKafka, names: Names, record_property: Callable[[str, object], None]
 ) -> None:
-    with start_simulator("--limit", "60") as simulator:
+    with start_simulator("--limit", str(LIMIT)) as simulator:
         url = f"{simulator.url}/v2/multi/gex/levels?symbols=BTCUSDT"
         other = OtherProgram(url)
         other.start()
         try:
             variables = without_our_cap(variables_for(kafka, names, simulator))
             with start_worker(variables):
+                # The worker learns of the other program by its requests.
                 settled_at = time.time() + MINUTE
                 threading.Event().wait(6 * MINUTE)
         finally:
@@ -101,13 +107,17 @@ def test_two_programs_share_a_key_and_neither_gets_a_429_after_the_first_minute(
 
     late_refusals = [moment for moment in other.refused_at if moment > settled_at]
     assert late_refusals == []
-    late = [answer for answer in answers if answer["received_at"] / MICROS > settled_at]
+    late = []
+    for answer in answers:
+        if answer["received_at"] / MICROS > settled_at:
+            late.append(answer)
     assert {answer["status"] for answer in late} == {200}
 
     # The other program requests a single symbol.
     ours = [answer for answer in late if len(answer["symbols"]) > 1]
     record_property("started at second", round(settled_at % MINUTE))
     record_property("our requests a minute", len(ours) / 5)
+    # Five minutes have passed since. A worker that sends nothing is refused nothing.
     assert len(ours) > 5 * 6, "the rest of the budget is used"
 
 
@@ -115,11 +125,12 @@ def test_two_programs_share_a_key_and_neither_gets_a_429_after_the_first_minute(
 def test_three_workers_keep_one_budget_while_one_is_killed_and_one_joins(
     kafka: LocalKafka, names: Names, record_property: Callable[[str, object], None]
 ) -> None:
-    symbols = ",".join(MANY_SYMBOLS)
-    with start_simulator("--limit", "60", "--symbols", symbols) as simulator:
+    arguments = ["--limit", str(LIMIT), "--symbols", ",".join(MANY_SYMBOLS)]
+    with start_simulator(*arguments) as simulator:
         variables = without_our_cap(
             variables_for(kafka, names, simulator, MANY_SYMBOLS)
         )
+        # Enough shards for four workers.
         variables["GEX_KAFKA__SHARDS"] = "6"
         with (
             start_worker(variables) as first,
@@ -128,16 +139,18 @@ def test_three_workers_keep_one_budget_while_one_is_killed_and_one_joins(
         ):
             pause = threading.Event().wait
             pause(1.5 * MINUTE)
+            # Its share must neither be lost nor be spent twice.
             second.kill()
             pause(1.25 * MINUTE)
             with start_worker(variables) as fourth:
                 pause(1.25 * MINUTE)
                 running = (first, third, fourth)
-                wait_until(
-                    lambda: all(worker.ready() for worker in running),
-                    "all are ready",
-                    first,
-                )
+
+                def all_are_ready() -> bool:
+                    ready = [worker.ready() for worker in running]
+                    return all(ready)
+
+                wait_until(all_are_ready, "all are ready", first)
                 exit_codes = [worker.terminate() for worker in running]
                 assert exit_codes == [0, 0, 0]
         answers = answers_of(simulator)
@@ -147,11 +160,14 @@ def test_three_workers_keep_one_budget_while_one_is_killed_and_one_joins(
     seconds = (received_at[-1] - received_at[0]) / MICROS
     record_property("most requests in a sliding minute", most)
     record_property("requests a minute", round(MINUTE * len(answers) / seconds, 1))
-    assert most <= 60
+    assert most <= LIMIT
     assert {answer["status"] for answer in answers} == {200}
     assert len(answers) > 3 * 40, "the budget is used"
 
-    requested = {symbol for answer in answers for symbol in answer["symbols"]}
+    # Every symbol keeps an owner through the changes.
+    requested: set[str] = set()
+    for answer in answers:
+        requested.update(answer["symbols"])
     assert requested == set(MANY_SYMBOLS)
     events = checker.events(kafka, names.topic_prefix)
     current = checker.states(kafka, names.topic_prefix)

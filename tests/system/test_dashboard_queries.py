@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from tests.system.grafana import Series, Shown
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
+# Faster than the pace of the pictures: no symbol needs to become STALE.
 PACE = Pace(refresh=5, scrape=1, calm=12, fault=10)
+# The metric of a status has its number, from 1 on.
 CODES = {status: code for code, status in enumerate(Status, 1)}
 
 
@@ -39,6 +41,12 @@ def lines(shown: Iterable[Shown], title: str) -> dict[str, Series]:
 
 def values(series: Series) -> set[float]:
     return {value for _, value in series.points}
+
+
+def highest(shown: Iterable[Shown], title: str, name: str) -> float:
+    """Return the highest value of a line."""
+    series = lines(shown, title)[name]
+    return max(values(series))
 
 
 def empty_queries(shown: Iterable[Shown]) -> dict[str, list[str]]:
@@ -60,10 +68,13 @@ def test_every_query_has_results_and_the_panels_show_the_faults(
     with watched(kafka, names, tmp_path, PACE) as (prometheus, window):
         levels = prometheus.shown(board("gex-levels"), window)
         connector = prometheus.shown(board("connector"), window)
+
     for name, shown in (("gex-levels", levels), ("connector", connector)):
-        count = sum(len(panel.series) for panel in shown)
-        record_property(name, f"{count} lines in {len(shown)} panels")
+        line_counts = [len(panel.series) for panel in shown]
+        record_property(name, f"{sum(line_counts)} lines in {len(shown)} panels")
+        # A query without results has a wrong name or label: the panel stays empty.
         assert empty_queries(shown) == {}
+        # The pictures of the documentation come from the same code.
         draw(name, shown, tmp_path / f"{name}.png")
 
     expect_the_symbols_faults(levels)
@@ -71,32 +82,40 @@ def test_every_query_has_results_and_the_panels_show_the_faults(
 
 
 def expect_the_symbols_faults(levels: list[Shown]) -> None:
-    live, missing = CODES[Status.LIVE], CODES[Status.MISSING]
+    """Check the dashboard of the levels: ETHUSDT was missing, BTCUSDT never was."""
+    live = CODES[Status.LIVE]
+    missing = CODES[Status.MISSING]
     statuses = lines(levels, "Status")
     assert set(statuses) == set(EIGHT_SYMBOLS)
     assert values(statuses["ETHUSDT"]) >= {live, missing}
     assert values(statuses["BTCUSDT"]) == {live}
 
+    # The panel of a symbol: the price lies between its levels.
     prices = lines(levels, "BTCUSDT")
     support = prices["all_expiry.put_support"].last
     resistance = prices["all_expiry.call_resistance"].last
     assert support < prices["spot_price"].last < resistance
 
-    (table,) = [panel for panel in levels if panel.panel["type"] == "table"]
+    # The table has a value in every cell.
+    tables = [panel for panel in levels if panel.panel["type"] == "table"]
+    (table,) = tables
     columns = len(table.panel["targets"])
     assert len(table.series) == columns * len(EIGHT_SYMBOLS)
 
 
 def expect_the_fleets_faults(connector: list[Shown]) -> None:
-    quarantine = lines(connector, "Quarantine and contradictions")
-    assert max(values(lines(connector, "Requests by outcome")["unavailable"])) > 0
-    assert max(values(lines(connector, "Checks by result")["missing, all"])) > 0
-    assert max(values(quarantine["wrong_type"])) > 0
-    assert max(values(lines(connector, "Budget")["other clients"])) > 0
-    assert set(lines(connector, "Kafka errors")) >= {"_TRANSPORT"}
+    """Check the dashboard of the connector: each fault of the scene is visible."""
+    # The outage, the missing symbol, the wrong types and the other client.
+    assert highest(connector, "Requests by outcome", "unavailable") > 0
+    assert highest(connector, "Checks by result", "missing, all") > 0
+    assert highest(connector, "Quarantine and contradictions", "wrong_type") > 0
+    assert highest(connector, "Budget", "other clients") > 0
+    # The address at which nothing listens.
+    assert "_TRANSPORT" in lines(connector, "Kafka errors")
 
     # The failover: first the owner has the shard, then nobody, then the standby.
     assert len(lines(connector, "Assignment")) == 2
-    assert values(lines(connector, "Shards owned")["owned"]) >= {0, 1}
+    owned = lines(connector, "Shards owned")["owned"]
+    assert values(owned) >= {0, 1}
     assert lines(connector, "Shards without owner")["shards"].last == 0
     assert lines(connector, "Workers")["workers"].last == 2

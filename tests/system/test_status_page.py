@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 TOKEN = "a-token-that-nobody-knows"
 PATIENCE_SECONDS = 30
+POLL_SECONDS = 0.1
+# Width and height in pixels.
 DESKTOP = (1100, 720)
 PHONE = (360, 800)
 BROWSER_OPTIONS = (
@@ -49,8 +51,44 @@ class Page:
 
     def wait(self, condition: Callable[[], Any], description: str) -> Any:
         """Return the condition's value once it is true."""
-        patience = WebDriverWait(self.browser, PATIENCE_SECONDS, 0.1)
-        return patience.until(lambda _: condition(), description)
+        patience = WebDriverWait(self.browser, PATIENCE_SECONDS, POLL_SECONDS)
+
+        def is_true(_: webdriver.Chrome) -> Any:
+            return condition()
+
+        return patience.until(is_true, description)
+
+    def wait_for_text(self, element: str, text: str) -> None:
+        """Wait until an element's text contains a text."""
+
+        def is_shown() -> bool:
+            return text in self.text(element)
+
+        self.wait(is_shown, f"{text!r} in #{element}")
+
+    def wait_for_status(self, symbol: str, status: str) -> None:
+        """Wait until the table shows a symbol with a status."""
+
+        def is_shown() -> bool:
+            return self.statuses()[symbol] == status
+
+        self.wait(is_shown, f"{symbol} {status}")
+
+    def wait_for_event(self, *words: str) -> None:
+        """Wait for an event whose text contains all the words."""
+
+        def is_shown() -> bool:
+            return self.has_event(*words)
+
+        self.wait(is_shown, f"an event with {words}")
+
+    def wait_for_count(self, variable: str, count: int) -> None:
+        """Wait until a counter in the page's script has reached a number."""
+
+        def has_reached() -> bool:
+            return bool(self.script(f"return {variable}") >= count)
+
+        self.wait(has_reached, f"{variable} >= {count}")
 
     def look(self, size: tuple[int, int], colour_scheme: str) -> None:
         """Emulate a screen of this size with a light or dark colour scheme."""
@@ -62,10 +100,9 @@ class Page:
             "mobile": size == PHONE,
         }
         feature = {"name": "prefers-color-scheme", "value": colour_scheme}
+        media = {"features": [feature]}
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        self.browser.execute_cdp_cmd(
-            "Emulation.setEmulatedMedia", {"features": [feature]}
-        )
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
 
     def cells(self) -> list[list[str]]:
         """Return the texts of the table of symbols, row by row."""
@@ -83,6 +120,7 @@ class Page:
         return set(self.statuses().values()) == {"● LIVE"}
 
     def ages_in_seconds(self) -> set[str]:
+        # Ages of minutes tick too rarely for a test.
         ages = {row[2] for row in self.cells()}
         return {age for age in ages if age.endswith(" s")}
 
@@ -131,12 +169,12 @@ def browser() -> Iterator[webdriver.Chrome]:
 
     log = chrome.get_log("browser")  # type: ignore[no-untyped-call]  # selenium's
     chrome.quit()
-    messages = [line["message"] for line in log]
-    faults = [
-        message
-        for message in messages
-        if "Content Security Policy" in message or "Uncaught" in message
-    ]
+    # Neither shows on the page, so look at the console.
+    faults = []
+    for line in log:
+        message = line["message"]
+        if "Content Security Policy" in message or "Uncaught" in message:
+            faults.append(message)
     assert faults == []
 
 
@@ -163,39 +201,50 @@ def test_the_page_shows_symbols_budget_group_and_events_as_they_come(
     pictures: Path,
 ) -> None:
     with start_worker(variables) as first, start_worker(variables) as second:
-        owner = first if first.ask("/api/status")["worker"]["shards"] else second
+        owner = second
+        if first.ask("/api/status")["worker"]["shards"]:
+            owner = first
         page = Page(browser, owner)
         page.look(DESKTOP, "dark")
         page.wait(page.all_live, "the table")
         assert sorted(page.statuses()) == sorted(EIGHT_SYMBOLS)
         assert page.text("ready") == "● ready"
 
-        page.wait(lambda: "(this worker)" in page.text("members"), "the group")
+        page.wait_for_text("members", "(this worker)")
         assert "standby" in page.text("members")
-        ages = page.wait(page.ages_in_seconds, "ages")
-        page.wait(lambda: page.ages_in_seconds() != ages, "ages that tick")
 
-        page.wait(lambda: page.has_event("CHANGED"), "an event")
+        # Ages grow between two answers of the server.
+        ages = page.wait(page.ages_in_seconds, "ages")
+
+        def ages_have_ticked() -> bool:
+            return bool(page.ages_in_seconds() != ages)
+
+        page.wait(ages_have_ticked, "ages that tick")
+
+        page.wait_for_event("CHANGED")
         expect_published(page.events()[-1], kafka, names)
         browser.save_screenshot(str(pictures / "status-dark.png"))
         expect_a_phone_shows_all(page, pictures / "status-phone.png")
 
         simulator.ask("/_control/faults", {"fault": "missing", "symbols": ["BTCUSDT"]})
-        page.wait(lambda: page.statuses()["BTCUSDT"] == "○ MISSING", "the status")
-        page.wait(lambda: page.has_event("BTCUSDT", "MISSING"), "the event")
+        page.wait_for_status("BTCUSDT", "○ MISSING")
+        page.wait_for_event("BTCUSDT", "MISSING")
 
+        # Old figures must not look like present ones.
         owner.terminate()
-        page.wait(lambda: "No answer" in page.text("error"), "that the worker is gone")
+        page.wait_for_text("error", "No answer")
 
 
 def expect_published(event: str, kafka: LocalKafka, names: Names) -> None:
     """Check that the event's text names one that is in the topic."""
-    published = checker.events(kafka, names.topic_prefix)
-    heads = [f"{record.symbol} #{record.sequence} " for record in published]
-    assert any(event.startswith(head) for head in heads)
+    heads = []
+    for published in checker.events(kafka, names.topic_prefix):
+        heads.append(f"{published.symbol} #{published.sequence} ")
+    assert event.startswith(tuple(heads))
 
 
 def expect_a_phone_shows_all(page: Page, picture: Path) -> None:
+    """Check the page on a small screen in light colours."""
     dark = page.background()
     page.look(PHONE, "light")
     assert page.background() != dark
@@ -212,6 +261,7 @@ def expect_a_phone_shows_all(page: Page, picture: Path) -> None:
 def test_data_is_shown_as_text(
     variables: dict[str, str], browser: webdriver.Chrome
 ) -> None:
+    # Texts of the upstream and of Kafka reach the page: none may become markup.
     attack = "document.title='taken'"
     evil = f"<img src=x onerror={attack}><script>{attack}</script>"
     with start_worker(variables) as worker:
@@ -222,7 +272,8 @@ def test_data_is_shown_as_text(
 
         page.script(f"latest.symbols.push({json.dumps(row_of(evil))})")
         page.script(f"latest.group.error = {json.dumps(evil)}; show()")
-        assert any(evil in row for row in page.cells())
+        rows_with_evil = [row for row in page.cells() if evil in row]
+        assert rows_with_evil
         assert browser.find_elements(By.CSS_SELECTOR, "img, main script") == []
         assert browser.title == "GEX levels connector"
         worker.terminate()
@@ -270,16 +321,20 @@ def test_off_loopback_the_page_asks_for_the_token(
         def all_symbols() -> bool:
             return len(page.cells()) == len(EIGHT_SYMBOLS)
 
+        def is_refused() -> bool:
+            return page.text("error") == "Wrong token."
+
         field = browser.find_element(By.ID, "token")
         page.wait(field.is_displayed, "the field for the token")
         field.send_keys("x" * 20 + "\n")
-        page.wait(lambda: page.text("error") == "Wrong token.", "the refusal")
+        page.wait(is_refused, "the refusal")
         assert page.cells() == []
 
         field.send_keys(TOKEN + "\n")
         page.wait(all_symbols, "the table")
         page.wait(page.events, "events")
         assert not field.is_displayed()
+        # Addresses end up in histories and logs.
         assert TOKEN not in browser.current_url
 
         browser.refresh()
@@ -293,6 +348,7 @@ def test_a_hidden_page_sends_no_requests(
     with start_worker(variables) as worker:
         page = Page(browser, worker)
         page.wait(page.cells, "the table")
+        # Count the page's requests, and let the test decide if the page is hidden.
         page.script(
             "window.requests = 0;"
             "const realFetch = fetch;"
@@ -300,22 +356,23 @@ def test_a_hidden_page_sends_no_requests(
             "Object.defineProperty(document, 'hidden',"
             " {get: () => window.isHidden ?? false, configurable: true});"
         )
-        page.wait(lambda: page.script("return requests") >= 1, "a request")
+        page.wait_for_count("requests", 1)
 
         toggle = "document.dispatchEvent(new Event('visibilitychange'))"
+
+        def is_quiet() -> Any:
+            return page.script("return !isRequesting && !stream")
+
         page.script(f"isHidden = true; {toggle}")
-        page.wait(
-            lambda: page.script("return !isRequesting && !stream"),
-            "the end of its requests",
-        )
+        page.wait(is_quiet, "the end of its requests")
         requests = page.script("return requests")
+
+        # Three seconds by the page's own clock: a visible page would have asked again.
         page.script("window.turns = 0; setInterval(() => { turns += 1; }, 1000)")
-        page.wait(lambda: page.script("return turns") >= 3, "three turns")
+        page.wait_for_count("turns", 3)
         assert page.script("return requests") == requests
 
         page.script(f"isHidden = false; {toggle}")
-        page.wait(
-            lambda: page.script("return requests") >= requests + 2,
-            "requests for status and events",
-        )
+        # One for the status, and one for the events.
+        page.wait_for_count("requests", requests + 2)
         worker.terminate()
