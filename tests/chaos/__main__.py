@@ -87,11 +87,14 @@ def main() -> int:
             print(f"  {violation}")
         is_clean = not outcome.verdict.violations
     finally:
+        # After an error, too, the evidence is worth keeping.
         if is_clean and options.keep is None:
             shutil.rmtree(folder)
         else:
             print(f"evidence is in {folder}", flush=True)
-    return 0 if is_clean else 1
+    if is_clean:
+        return 0
+    return 1
 
 
 if __name__ == "__main__":

@@ -57,11 +57,12 @@ class Orders:
         except FileNotFoundError:
             # Nothing is ordered, or another thread was first, or the order was withdrawn.
             return
+        order = (os.getpid(), int(number))
         if point == "inside":
-            kill = threading.Timer(_INSIDE_SECONDS, os.kill, (os.getpid(), int(number)))
-            kill.start()
+            # The commit blocks this thread, so another one sends the signal.
+            threading.Timer(_INSIDE_SECONDS, os.kill, order).start()
         else:
-            os.kill(os.getpid(), int(number))
+            os.kill(*order)
 
     def time_ns(self) -> int:
         """Return the time of the wall clock as it was set."""
@@ -114,7 +115,11 @@ def arm() -> None:
 def _use_own_transactional_ids() -> None:
     suffix = uuid.uuid4().hex
     shared: Any = vars(shard_log.ShardLog)["transactional_id"]
-    own = property(lambda log: f"{shared.fget(log)}-{suffix}")
+
+    def own_id(log: shard_log.ShardLog) -> str:
+        return f"{shared.fget(log)}-{suffix}"
+
+    own = property(own_id)
     setattr(shard_log.ShardLog, "transactional_id", own)  # noqa: B010 -- mypy
 
 

@@ -81,17 +81,15 @@ class Cluster:
                     f"WORKER://{LOOPBACK}:{proxied}"
                 ),
             }
-            self.brokers.append(
-                LocalKafka(
-                    folder / f"broker-{number}", port=port.observers, extra=extra
-                )
-            )
-        self.bootstrap_servers = ",".join(
-            broker.bootstrap_servers for broker in self.brokers
-        )
-        self.for_workers = ",".join(
+            data = folder / f"broker-{number}"
+            self.brokers.append(LocalKafka(data, port=port.observers, extra=extra))
+
+        addresses = [broker.bootstrap_servers for broker in self.brokers]
+        self.bootstrap_servers = ",".join(addresses)
+        proxied_addresses = [
             f"{LOOPBACK}:{proxy.port}" for proxy in self.network.proxies
-        )
+        ]
+        self.for_workers = ",".join(proxied_addresses)
         self._threads = ThreadPoolExecutor(BROKERS, thread_name_prefix="broker")
 
     def start(self) -> None:
@@ -116,8 +114,11 @@ class Cluster:
         except (confluent_kafka.KafkaException, KeyError):
             return self.brokers[0]
         # An unknown topic has no partitions, and a partition without leader has -1.
-        leader = topic.partitions[0].leader if topic.partitions else 1
-        return self.brokers[max(leader, 1) - 1]
+        leader = 1
+        if topic.partitions:
+            leader = max(topic.partitions[0].leader, 1)
+        # Node ids begin with 1.
+        return self.brokers[leader - 1]
 
     def __enter__(self) -> Self:
         self.network.__enter__()

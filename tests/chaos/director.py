@@ -95,15 +95,18 @@ class StateCounter:
     def poll(self) -> None:
         """Count the states written since the last call."""
         for message in self._consumer.consume(1_000, timeout=0):
+            # While brokers are down, errors come instead of records.
             if message.error() is None:
-                self._counts[(message.key() or b"").decode()] += 1
+                symbol = (message.key() or b"").decode()
+                self._counts[symbol] += 1
 
     def more_than_now(self, symbols: Sequence[str]) -> Callable[[], bool]:
-        """Return a function that says whether each symbol has a new state since this call."""
+        """Return a function that returns True once each symbol has a new state."""
         before = self._counts.copy()
 
         def is_more() -> bool:
-            return all(self._counts[symbol] > before[symbol] for symbol in symbols)
+            new = self._counts - before
+            return new.keys() >= set(symbols)
 
         return is_more
 
@@ -214,6 +217,7 @@ class Director:
 
     def _recover(self) -> float:
         """Let every fault end, and return how many seconds later all is well again."""
+        # Each fault repairs what it broke in its last step.
         while self._agenda:
             self._turn()
         # From here on nothing is broken: the workers must recover without help.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SLOTS = 5
 KEYS = tuple("bq_live_" + f"chaos{slot}".ljust(32, "0") for slot in range(SLOTS))
+# A stop ends with 0, and a kill by its signal.
 ENDED_AS_ASKED = (0, -signal.SIGKILL)
 
 
@@ -118,11 +119,13 @@ class Fleet:
         running = self.running()
         if len(running) != self.wanted:
             return False
+        # A page of a worker that was just killed does not answer: it is not ready.
         return all(life.program.ready() for life in running)
 
     def shards_owned(self) -> int:
         """Return the sum of the shards that the running workers' metrics show."""
-        return sum(life.program.metric("gex_shards_owned") for life in self.running())
+        owned = [life.program.metric("gex_shards_owned") for life in self.running()]
+        return sum(owned)
 
     def end(self) -> None:
         """Stop all workers, and wait for them."""
@@ -135,6 +138,7 @@ class Fleet:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Frozen workers, too: SIGKILL ends them without waking them.
         for life in self._now:
             if life is not None:
                 life.program.kill()

@@ -106,7 +106,9 @@ class Network:
         self, change: Callable[[Proxy], None], proxies: list[Proxy] | None = None
     ) -> None:
         """Change some proxies, or all of them. Safe to call from any thread."""
-        for proxy in self.proxies if proxies is None else proxies:
+        if proxies is None:
+            proxies = self.proxies
+        for proxy in proxies:
             self._loop.call_soon_threadsafe(change, proxy)
 
     def __enter__(self) -> Self:

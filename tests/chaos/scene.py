@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.support import checker
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from connector.core.model import Event
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
     from tests.support.processes import Program
@@ -46,14 +48,19 @@ class EventCount:
         try:
             return len(checker.records(self._kafka, self._topic))
         except (KeyError, AssertionError):
+            # There is no topic yet, or no broker that leads its partitions.
             return 0
 
     def at_least(self, count: int) -> Callable[[], bool]:
-        """Return a function that says whether there are so many events."""
-        return lambda: self.now() >= count
+        """Return a function that returns True once there are `count` events."""
+
+        def is_reached() -> bool:
+            return self.now() >= count
+
+        return is_reached
 
     def more_than_now(self) -> Callable[[], bool]:
-        """Return a function that says whether an event has come since this call."""
+        """Return a function that returns True once an event has come since this call."""
         return self.at_least(self.now() + 1)
 
 
@@ -62,6 +69,20 @@ def violations(kafka: LocalKafka, names: Names) -> list[str]:
     events = checker.events(kafka, names.topic_prefix)
     states = checker.states(kafka, names.topic_prefix)
     return checker.violations(events, states)
+
+
+def refreshes_of(events: Iterable[Event]) -> set[tuple[str, int]]:
+    """Return symbol and `computed_at` of every event, as `checker.shown` does of answers."""
+    return {(event.symbol, event.computed_at or 0) for event in events}
+
+
+def wait_for_shards(worker: Program, count: int) -> None:
+    """Wait until a worker owns this number of shards."""
+
+    def owns_them() -> bool:
+        return shards_owned(worker) == count
+
+    wait_until(owns_them, f"the worker owns {count} shards", worker)
 
 
 def shards_owned(worker: Program) -> int:

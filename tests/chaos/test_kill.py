@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.scene import FAST, FAST_REFRESHES, SYMBOLS, EventCount
+from tests.chaos.scene import (
+    FAST,
+    FAST_REFRESHES,
+    SYMBOLS,
+    EventCount,
+    refreshes_of,
+)
 from tests.support import checker
 from tests.support.processes import (
     start_simulator,
@@ -24,9 +30,12 @@ if TYPE_CHECKING:
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
 
+LONGEST_PAUSE_SECONDS = 1.2
+MANY_KILLS = pytest.param(10, marks=pytest.mark.long)
+
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [2, MANY_KILLS])
 def test_kills_leave_every_sequence_complete_and_current_in_agreement(
     kills: int,
     kafka: LocalKafka,
@@ -44,8 +53,11 @@ def test_kills_leave_every_sequence_complete_and_current_in_agreement(
             another_round = events.at_least(events.now() + len(SYMBOLS))
             with start_worker(variables, wait_ready=False) as worker:
                 wait_until(another_round, "new events", worker)
-                threading.Event().wait(chance.uniform(0, 1.2))
+                # Over a second, so that the kill meets any moment between two refreshes.
+                threading.Event().wait(chance.uniform(0, LONGEST_PAUSE_SECONDS))
                 worker.kill()
+
+        # The last worker ends in good order, so that its state is complete.
         another_round = events.at_least(events.now() + len(SYMBOLS))
         with start_worker(variables, wait_ready=False) as worker:
             wait_until(another_round, "new events", worker)
@@ -56,12 +68,13 @@ def test_kills_leave_every_sequence_complete_and_current_in_agreement(
     states = checker.states(kafka, names.topic_prefix)
     assert set(states) == set(SYMBOLS)
     assert checker.violations(all_events, states) == []
-    published = {(event.symbol, event.computed_at or 0) for event in all_events}
+    published = refreshes_of(all_events)
     assert published <= shown
     # A worker may die with one answer in hand, and the stop may cut one off.
     assert len(shown - published) <= (kills + 1) * len(SYMBOLS)
     for symbol, state in states.items():
-        *_, before, newest = sorted(at for name, at in shown if name == symbol)
+        moments = [at for name, at in shown if name == symbol]
+        *_, before, newest = sorted(moments)
         assert state.computed_at in (before, newest)
     record_property("events", len(all_events))
     record_property("refreshes shown", len(shown))

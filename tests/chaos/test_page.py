@@ -78,10 +78,16 @@ def test_a_worker_looked_at_while_kafka_is_away_publishes_when_it_returns(
         start_worker(variables_for(kafka, names, simulator, SYMBOLS)) as worker,
     ):
         events = EventCount(kafka, names)
-        for _ in range(rounds):
-            shown = wait_until(lambda: members(worker), "the group is shown", worker)
-            assert any(member["me"] for member in shown)
 
+        def shown_members() -> Any:
+            return members(worker)
+
+        for _ in range(rounds):
+            shown = wait_until(shown_members, "the group is shown", worker)
+            own = [member for member in shown if member["me"]]
+            assert own
+
+            # The page asks for the group at each look; now there is no answer.
             kafka.stop()
             look = looking_for(AWAY_SECONDS, worker)
             found = wait_until(look, "the page without Kafka", worker)
@@ -90,6 +96,6 @@ def test_a_worker_looked_at_while_kafka_is_away_publishes_when_it_returns(
 
             kafka.start()
             more = events.more_than_now()
-            wait_until(lambda: members(worker), "the group is shown again", worker)
+            wait_until(shown_members, "the group is shown again", worker)
             wait_until(more, "events go on", worker)
         assert worker.terminate() == 0

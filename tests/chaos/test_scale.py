@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.conftest import Names
 
 SYMBOLS = tuple(f"SYM{number:02d}USDT" for number in range(40))
+# Long enough that a rebalance falls between two refreshes of most symbols.
 PERIOD_SECONDS = 12
 UP = tuple(range(2, SLOTS + 1))
 DOWN = tuple(reversed(range(1, SLOTS)))
@@ -41,10 +42,10 @@ def test_one_worker_becomes_five_and_one_again_and_no_refresh_is_missed(
             start_simulator(*options, "--symbols", ",".join(SYMBOLS))
         )
         simulator.ask("/_control/set", {"keys": KEYS})
-        variables = variables_for(kafka, names, simulator, SYMBOLS) | {
-            "GEX_KAFKA__SHARDS": str(SLOTS),
-            "GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.2",
-        }
+        variables = variables_for(kafka, names, simulator, SYMBOLS)
+        # A shard for each worker of the largest fleet.
+        variables["GEX_KAFKA__SHARDS"] = str(SLOTS)
+        variables["GEX_SCHEDULE__TARGET_DELAY_SECONDS"] = "0.2"
         fleet = stack.enter_context(Fleet(variables, tmp_path, 1, module="connector"))
 
         def has_settled() -> bool:
@@ -57,18 +58,22 @@ def test_one_worker_becomes_five_and_one_again_and_no_refresh_is_missed(
             fleet.wanted = wanted
             wait_until(has_settled, f"{wanted} workers have all shards")
         ended_at = time.time()
-        # Give the workers time to see the last refreshes.
-        seen_by = ended_at + PERIOD_SECONDS
-        wait_until(lambda: time.time() > seen_by, "another round")
+
+        def last_refreshes_are_seen() -> bool:
+            return time.time() > ended_at + PERIOD_SECONDS
+
+        wait_until(last_refreshes_are_seen, "another round")
         truth = simulator.ask("/_control/truth")
         fleet.end()
         statuses = {life.status for life in fleet.lives}
 
+    # Only refreshes while workers came and went count.
     computed = set()
     for refresh in truth["refreshes"]:
         visible_at = refresh["visible_at"] / MICROS
         if began_at + PERIOD_SECONDS < visible_at < ended_at:
-            computed.add((refresh["symbol"], moment_or_none(refresh["computed_at"])))
+            computed_at = moment_or_none(refresh["computed_at"])
+            computed.add((refresh["symbol"], computed_at))
     events = checker.events(kafka, names.topic_prefix)
     states = checker.states(kafka, names.topic_prefix)
     published = {(event.symbol, event.computed_at) for event in events}
@@ -78,4 +83,5 @@ def test_one_worker_becomes_five_and_one_again_and_no_refresh_is_missed(
     assert computed - published == set()
     assert len(computed) > len(SYMBOLS) / 4
     assert checker.violations(events, states) == []
+    # Every worker that was stopped ended in good order.
     assert statuses == {0}

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.scene import FAST, FAST_REFRESHES, SYMBOLS, shards_owned, violations
+from tests.chaos.scene import (
+    FAST,
+    FAST_REFRESHES,
+    SYMBOLS,
+    refreshes_of,
+    shards_owned,
+    violations,
+    wait_for_shards,
+)
 from tests.support import checker
 from tests.support.log_messages import OTHER_FLEET
 from tests.support.processes import (
@@ -25,9 +32,13 @@ if TYPE_CHECKING:
     from tests.support.processes import Program
 
 
-def share(one: Program, other: Program) -> bool:
-    """Return whether each of two workers owns one of two shards."""
-    return shards_owned(one) == 1 and shards_owned(other) == 1
+def wait_until_they_share(one: Program, other: Program) -> None:
+    """Wait until each of two workers owns one of two shards."""
+
+    def share() -> bool:
+        return shards_owned(one) == 1 and shards_owned(other) == 1
+
+    wait_until(share, "the workers share the shards", one)
 
 
 @pytest.mark.timeout(240)
@@ -38,16 +49,21 @@ def test_a_frozen_worker_does_no_harm_when_it_wakes_and_a_stopped_one_hands_over
         settings = {**FAST, "GEX_KAFKA__SHARDS": "2"}
         variables = variables_for(kafka, names, simulator, SYMBOLS) | settings
         with start_worker(variables) as one, start_worker(variables) as other:
-            wait_until(partial(share, one, other), "they share", one)
 
+            def both_are_ready() -> bool:
+                return one.ready() and other.ready()
+
+            wait_until_they_share(one, other)
+
+            # A frozen worker wakes and still believes that it owns its shard.
             one.signal(signal.SIGSTOP)
-            wait_until(lambda: shards_owned(other) == 2, "the other has both", other)
+            wait_for_shards(other, 2)
             one.signal(signal.SIGCONT)
-            wait_until(partial(share, one, other), "they share again", one)
-            wait_until(lambda: one.ready() and other.ready(), "both are ready", one)
+            wait_until_they_share(one, other)
+            wait_until(both_are_ready, "both are ready", one)
 
             assert one.terminate() == 0
-            wait_until(lambda: shards_owned(other) == 2, "the other has both", other)
+            wait_for_shards(other, 2)
             assert other.terminate() == 0
         shown = checker.shown(simulator.ask("/_control/truth")["answers"])
 
@@ -55,7 +71,7 @@ def test_a_frozen_worker_does_no_harm_when_it_wakes_and_a_stopped_one_hands_over
     states = checker.states(kafka, names.topic_prefix)
     assert set(states) == set(SYMBOLS)
     assert checker.violations(events, states) == []
-    published = {(event.symbol, event.computed_at or 0) for event in events}
+    published = refreshes_of(events)
     assert published <= shown
     # The frozen worker and the two that stopped each may have had one answer of a
     # symbol in hand.
@@ -70,6 +86,17 @@ def warnings_of_another_fleet(worker: Program) -> list[dict[str, str]]:
     return found
 
 
+def expect_warning(worker: Program, group: str) -> None:
+    """Wait until the worker names the other fleet's group in its log."""
+
+    def warnings() -> list[dict[str, str]]:
+        return warnings_of_another_fleet(worker)
+
+    found = wait_until(warnings, "a warning", worker)
+    assert found[0]["group"] == group
+    assert "gex_shard_fenced_total 0.0" not in worker.text("/metrics")
+
+
 @pytest.mark.timeout(240)
 def test_two_fleets_on_the_same_topics_name_each_other_and_break_no_sequence(
     kafka: LocalKafka, names: Names
@@ -79,12 +106,9 @@ def test_two_fleets_on_the_same_topics_name_each_other_and_break_no_sequence(
         variables = variables_for(kafka, names, simulator, SYMBOLS)
         others = variables | {"GEX_KAFKA__GROUP_ID": other_group}
         with start_worker(variables) as one, start_worker(others) as other:
-            for worker, group in ((one, other_group), (other, names.group_id)):
-                warnings = wait_until(
-                    partial(warnings_of_another_fleet, worker), "a warning", worker
-                )
-                assert warnings[0]["group"] == group
-                assert "gex_shard_fenced_total 0.0" not in worker.text("/metrics")
+            # Each of them fences the other, so each can know whom it meets.
+            expect_warning(one, other_group)
+            expect_warning(other, names.group_id)
             assert one.terminate() == 0
             assert other.terminate() == 0
     assert violations(kafka, names) == []
@@ -96,6 +120,10 @@ def test_workers_are_replaced_one_by_one_by_others_with_more_symbols(
     kafka: LocalKafka, names: Names
 ) -> None:
     all_live = dict.fromkeys(SYMBOLS, "LIVE")
+
+    def all_are_live() -> bool:
+        return statuses(kafka, names) == all_live
+
     with start_simulator(*FAST_REFRESHES) as simulator:
         shards = {"GEX_KAFKA__SHARDS": "2", "GEX_SCHEDULE__TARGET_DELAY_SECONDS": "0.1"}
         old = variables_for(kafka, names, simulator, SYMBOLS[:4]) | shards
@@ -108,10 +136,9 @@ def test_workers_are_replaced_one_by_one_by_others_with_more_symbols(
             assert first.terminate() == 0
             with start_worker(new) as fourth:
                 assert second.terminate() == 0
-                wait_until(partial(share, third, fourth), "the new ones share", third)
-                wait_until(
-                    lambda: statuses(kafka, names) == all_live, "all are live", third
-                )
+                # Old workers may have removed the symbols that only the new ones know.
+                wait_until_they_share(third, fourth)
+                wait_until(all_are_live, "all are live", third)
                 assert third.terminate() == 0
                 assert fourth.terminate() == 0
     assert violations(kafka, names) == []
@@ -130,18 +157,17 @@ def test_a_standby_is_ready_and_takes_over(kafka: LocalKafka, names: Names) -> N
     with start_simulator("--period", "1", "--limit", "0") as simulator:
         variables = variables_for(kafka, names, simulator, SYMBOLS)
         with start_worker(variables) as one, start_worker(variables) as other:
-            wait_until(
-                lambda: shards_owned(one) + shards_owned(other) == 1,
-                "one of them has the shard",
-                one,
-            )
+
+            def one_has_the_shard() -> bool:
+                return shards_owned(one) + shards_owned(other) == 1
+
+            wait_until(one_has_the_shard, "one of them has the shard", one)
             active, standby = one, other
             if shards_owned(other):
                 active, standby = other, one
+            # Not ready, it would never be put into service by an orchestrator.
             assert standby.ready()
             active.kill()
-            wait_until(
-                lambda: shards_owned(standby) == 1, "the standby has it", standby
-            )
+            wait_for_shards(standby, 1)
             standby.terminate()
     assert violations(kafka, names) == []

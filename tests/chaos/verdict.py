@@ -48,8 +48,8 @@ class Verdict:
         event. without_event: refreshes that have none, by excuse. absences_shown: turns
         of absence in the upstream's answers. absences_published: events of an absence.
         A short absence may be over before it is published. oldest_in_hand_seconds: how
-        long the oldest observation that died with a worker had waited
-            there. It is long only while Kafka is away.
+        long the oldest observation that died with a worker had waited there. It is
+        long only while Kafka is away.
     """
 
     shown: int = 0
@@ -139,6 +139,7 @@ def _excuse(
     """
     excuse = content.find(refresh, showings[0])
     if excuse is None:
+        # Any of these workers could have published it.
         for showing in showings:
             excuse = workers.find(refresh, showing)
             if excuse is None:
@@ -296,7 +297,9 @@ def _check_last_states(
     for symbol, its_moments in moments.items():
         expected = sorted(its_moments)[-2:]
         state = last_states.get(symbol)
-        found = None if state is None else state.computed_at
+        found = None
+        if state is not None:
+            found = state.computed_at
         if found not in expected:
             verdict.other.append(
                 f"{symbol}: current ends with {found}, shown were {expected}"
@@ -308,7 +311,8 @@ def _check_processes(lives: Iterable[Life], verdict: Verdict) -> None:
     for life in lives:
         log = life.program.log()
         # A process has no handler for SIGTERM until it logs for the first time.
-        is_early_stop = life.status == -signal.SIGTERM and not any(life.lines())
+        was_terminated = life.status == -signal.SIGTERM
+        is_early_stop = was_terminated and not any(life.lines())
         if life.status not in ENDED_AS_ASKED and not is_early_stop:
             verdict.other.append(
                 f"slot {life.slot} ended with {life.status}: {log[-500:]}"
