@@ -145,7 +145,7 @@ def wait_for_lines(consumer: Program, count: int) -> None:
     wait_until(has_printed, f"{count} lines of the consumer", consumer)
 
 
-def said(record: Event | State, kind: str, levels: Levels | None) -> str:
+def printed_line(record: Event | State, kind: str, levels: Levels | None) -> str:
     """Return the line that the consumer prints for an event or a state."""
     text = "no levels"
     if record.status.has_levels:
@@ -170,7 +170,7 @@ def expected(events: list[Event], restored: dict[str, int]) -> dict[str, list[st
         kind: str = event.kind
         if event.sequence == last:
             kind = "state"
-        line = said(event, kind, event.after)
+        line = printed_line(event, kind, event.after)
         texts.setdefault(event.symbol, []).append(line)
     return texts
 
