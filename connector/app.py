@@ -300,6 +300,8 @@ def _why_not_ready(group: Group, shards: Shards, poller: Poller) -> list[str]:
     reasons += shards.why_not_ready()
     if poller.key_refused:
         reasons.append("the upstream refuses the API key")
+    if poller.plan_refused:
+        reasons.append("the upstream refuses the plan of the API key's user")
     return reasons
 
 

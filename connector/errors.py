@@ -7,11 +7,14 @@
     ConnectorError
     ├── ConfigError                 the configuration; exit 2            no
     ├── UpstreamError               a check brought no observations
-    │   ├── KeyRefused              401, 403                             when the key changes, or
+    │   ├── KeyRefused              401                                  when the key changes, or
     │   │                                                                after a long wait
+    │   ├── PlanRefused             403 of the API: the plan is too low  after a long wait
     │   ├── RequestRefused          400, 422: our request is wrong       no, not unchanged
     │   │   └── NothingFound        404: no data for any symbol          at the next check
-    │   ├── RateLimited             429                                  when the server allows it
+    │   ├── RateLimited             429: the minute is used up           when the server allows it
+    │   ├── QuotaExhausted          429: the month is used up            rarely, until it ends
+    │   ├── Intercepted             4xx that is not the API's            yes, back off
     │   ├── UpstreamUnavailable     5xx, no connection, time-outs        yes, back off
     │   └── BadResponse             not a response of the API            yes, back off
     ├── EntryError                  one symbol's entry is bad data       no: quarantine it, go on
@@ -83,9 +86,27 @@ class UpstreamError(ConnectorError):
 
 
 class KeyRefused(UpstreamError):
-    """401 or 403: the API key is not accepted. Retry when it changes, or after a long wait."""
+    """401: the API key is not accepted. Retry when it changes, or after a long wait."""
 
     outcome = "key_refused"
+
+
+class PlanRefused(UpstreamError):
+    """403 (FORBIDDEN) of the API: the key is good, but the user's plan does not permit this.
+
+    Another key of the same user does not help. Retry after a long wait.
+    """
+
+    outcome = "plan_refused"
+
+
+class Intercepted(UpstreamError):
+    """403, 404, 451 and the like, but not from the API: a firewall or proxy answered.
+
+    Such an answer says nothing about the key, the plan or the symbols. Back off and retry.
+    """
+
+    outcome = "intercepted"
 
 
 class RequestRefused(UpstreamError):
@@ -99,9 +120,15 @@ class NothingFound(RequestRefused):
 
 
 class RateLimited(UpstreamError):
-    """429: the request limit is exceeded. Retry when the server allows it."""
+    """429: the requests of this minute are used up. Retry when the server allows it."""
 
     outcome = "rate_limited"
+
+
+class QuotaExhausted(UpstreamError):
+    """429: the requests of this month are used up. Stop, and show the vendor's message."""
+
+    outcome = "quota_exhausted"
 
 
 class UpstreamUnavailable(UpstreamError):

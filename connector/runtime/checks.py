@@ -81,7 +81,7 @@ class Checks:
         self, batch: Batch, answer: LevelsAnswer, sent_at: float
     ) -> ComputedTimes:
         """Pass on an answer. Return the moments when its levels were computed."""
-        self._failures.check_answered()
+        self._failures.check_answered(batch)
         # The upstream accepted these symbols, so a halved batch can be merged again.
         batches_changed = self._coverage.answered(batch)
         computed_times = self.responses.accept(batch, answer, sent_at)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from typing import TYPE_CHECKING, Final
 
-from connector.errors import KeyRefused, RateLimited, RequestRefused
+from connector.errors import (
+    KeyRefused,
+    PlanRefused,
+    QuotaExhausted,
+    RateLimited,
+    RequestRefused,
+)
 from connector.logs import Bounded
 from connector.schedule.checks import SLOW_RETRY_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from connector.errors import UpstreamError
     from connector.runtime.ports import RequestObserver
     from connector.schedule.batches import Batch
@@ -21,6 +30,16 @@ _log = logging.getLogger(__name__)
 
 _LOG_INTERVAL_SECONDS: Final = 60
 
+# Waits, sizes and ids differ in each occurrence of the same error.
+_NUMBERS: Final = re.compile(r"\d+")
+
+# These concern every check, so they are reported as refusals and not as an outage.
+_OF_ALL_CHECKS: Final = (KeyRefused, PlanRefused, RateLimited, QuotaExhausted)
+# An administrator has to act.
+_SEVERE: Final = (KeyRefused, PlanRefused, QuotaExhausted)
+# Their ends have log messages of their own, or none: a refused symbol does not recover.
+_NOT_AN_OUTAGE: Final = (KeyRefused, PlanRefused, RequestRefused)
+
 
 class Failures:
     """Holds the schedule as an error demands, and logs each kind once a minute."""
@@ -30,6 +49,8 @@ class Failures:
     ) -> None:
         self.key_refused = False
         """True while the upstream refuses the API key."""
+        self.plan_refused = False
+        """True while the upstream accepts the key, but refuses the user's plan."""
         self.is_probing = False
         """The last check was refused for a reason that concerns all of them.
 
@@ -39,59 +60,94 @@ class Failures:
         self._budget = budget
         self._observer = observer
         self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
-        self._is_failing = False
+        self._failing: dict[str, set[str]] = {}
+        """By feed, the symbols whose last check failed."""
 
     def check_failed(self, batch: Batch, error: UpstreamError) -> None:
         """Hold all checks if the error concerns all of them, and log it."""
         now = time.monotonic()
-        self.is_probing = isinstance(error, KeyRefused | RateLimited)
+        self.is_probing = isinstance(error, _OF_ALL_CHECKS)
         if isinstance(error, KeyRefused):
             self._set_key_refused(refused=True)
             self._schedule.pause_for_key(now + SLOW_RETRY_SECONDS)
-        elif isinstance(error, RequestRefused):
-            # The symbols were refused, so the key was not.
+        elif isinstance(error, PlanRefused):
+            # The plan of a key is only looked up once the key is accepted.
             self._key_accepted()
+            self._set_plan_refused(refused=True)
+            self._schedule.pause_for_key(now + SLOW_RETRY_SECONDS)
+        elif isinstance(error, RequestRefused):
+            # The symbols were refused, so key and plan were not.
+            self._key_accepted()
+            self._plan_accepted()
         # The client has told the budget what the server said about a pause.
-        self._schedule.pause(self._budget.spending(now).paused_until)
-        self._log(batch, error)
+        paused_until = self._budget.spending(now).paused_until
+        self._schedule.pause(paused_until)
+        self._log(batch, error, paused_until - now)
 
-    def check_answered(self) -> None:
+    def check_answered(self, batch: Batch) -> None:
         """Note that a check succeeded."""
         self.is_probing = False
         self._key_accepted()
-        if self._is_failing:
-            self._is_failing = False
-            _log.info("the upstream answers again")
+        self._plan_accepted()
+        failing = self._failing.get(batch.feed)
+        if failing is None:
+            return
+        failing.difference_update(batch.symbols)
+        if not failing:
+            del self._failing[batch.feed]
+            _log.info("the upstream answers again", extra={"feed": batch.feed})
 
-    def forget_key_refusal(self) -> None:
-        """Assume that the key is valid.
+    def keep_only(self, covered: Container[tuple[str, str]]) -> None:
+        """Forget symbols that others poll now: their next answer never comes here."""
+        for feed, symbols in list(self._failing.items()):
+            kept = {symbol for symbol in symbols if (feed, symbol) in covered}
+            if kept:
+                self._failing[feed] = kept
+            else:
+                del self._failing[feed]
+
+    def forget_refusals(self) -> None:
+        """Assume that key and plan are accepted.
 
         A standby sends no requests, so it would never find out, and never be ready.
         """
         self._set_key_refused(refused=False)
+        self._set_plan_refused(refused=False)
 
     def _key_accepted(self) -> None:
         if self.key_refused:
             _log.info("the API key is accepted again")
             self._set_key_refused(refused=False)
 
+    def _plan_accepted(self) -> None:
+        if self.plan_refused:
+            _log.info("the plan is accepted again")
+            self._set_plan_refused(refused=False)
+
     def _set_key_refused(self, *, refused: bool) -> None:
         self.key_refused = refused
         self._observer.key_refused(refused=refused)
 
-    def _log(self, batch: Batch, error: UpstreamError) -> None:
-        suppressed = self._bounded.admit(error.outcome)
+    def _set_plan_refused(self, *, refused: bool) -> None:
+        self.plan_refused = refused
+        self._observer.plan_refused(refused=refused)
+
+    def _log(self, batch: Batch, error: UpstreamError, pause_seconds: float) -> None:
+        if not isinstance(error, _NOT_AN_OUTAGE):
+            self._failing.setdefault(batch.feed, set()).update(batch.symbols)
+        # A feed's first error of a text is logged, however many others there are.
+        text = _NUMBERS.sub("#", str(error))
+        suppressed = self._bounded.admit((error.outcome, batch.feed, text))
         if suppressed is None:
             return
-        # The recovery of a key is logged in _key_accepted. A refused symbol does not recover.
-        if not isinstance(error, KeyRefused | RequestRefused):
-            self._is_failing = True
-        level = logging.ERROR if isinstance(error, KeyRefused) else logging.WARNING
-        fields = {
+        level = logging.ERROR if isinstance(error, _SEVERE) else logging.WARNING
+        fields: dict[str, object] = {
             "error": str(error),
             "feed": batch.feed,
             "symbols": ",".join(batch.symbols),
             "request_id": error.request_id,
             "not_logged_before": suppressed,
         }
+        if pause_seconds > 0:
+            fields["all_checks_pause_seconds"] = round(pause_seconds, 1)
         _log.log(level, "a check failed: %s", error.outcome, extra=fields)

@@ -85,6 +85,11 @@ class Poller:
         return self._failures.key_refused
 
     @property
+    def plan_refused(self) -> bool:
+        """True while the upstream accepts the API key, but refuses the user's plan."""
+        return self._failures.plan_refused
+
+    @property
     def rate_limit(self) -> RateLimit:
         """The quota as the upstream last reported it."""
         return self._checks.responses.rate_limit
@@ -102,7 +107,8 @@ class Poller:
         self._share.update(gained, now, self._context.clock.now())
         self._schedule.set_budget(self._budget.spending(now).planned_per_minute, now)
         if not self._coverage.symbols:
-            self._failures.forget_key_refusal()
+            self._failures.forget_refusals()
+        self._failures.keep_only(self._coverage.symbols)
         self._replan()
         self._resume_postponed(now)
 
@@ -117,6 +123,7 @@ class Poller:
     def key_changed(self) -> None:
         """Check again at once: the upstream may accept the new API key."""
         _log.info("the API key has changed")
+        self._budget.resume_with_new_key()
         self._schedule.resume_with_new_key(time.monotonic())
         self._plan_changed.set()
 

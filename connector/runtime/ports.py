@@ -166,6 +166,9 @@ class RequestObserver(Protocol):
     def key_refused(self, *, refused: bool) -> None:
         """Called when the upstream refuses or accepts the API key."""
 
+    def plan_refused(self, *, refused: bool) -> None:
+        """Called when the upstream refuses or accepts the plan of the key's user."""
+
 
 class ShardObserver(Protocol):
     """Receives events about shards, on the event loop."""

@@ -135,8 +135,8 @@ class Schedule:
         self._pauses.for_key_until = until
 
     def resume_with_new_key(self, now: float) -> None:
-        """End the pause for the refused key, and make every batch due."""
-        self._pauses.for_key_until = float("-inf")
+        """End all pauses, which were for the previous key, and make every batch due."""
+        self._pauses = Pauses()
         for plan in self._plans.values():
             if plan.at is not None:
                 self._move(plan, min(plan.at, now))

@@ -101,8 +101,11 @@ _DELAY_BUCKETS: Final = (
 _OUTCOMES: Final = (
     "ok",
     "key_refused",
+    "plan_refused",
     "refused",
     "rate_limited",
+    "quota_exhausted",
+    "intercepted",
     "unavailable",
     "bad_response",
     "error",
@@ -167,6 +170,10 @@ _UPSTREAM: Final = (
     _gauge(
         "gex_key_refused",
         "1 while the upstream refuses the API key and polling has stopped.",
+    ),
+    _gauge(
+        "gex_plan_refused",
+        "1 while the upstream accepts the API key, but its user's plan has no access.",
     ),
     _counter(
         "gex_responses_inconsistent_total",

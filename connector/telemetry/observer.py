@@ -99,6 +99,10 @@ class MetricsObserver:
         """Show whether the upstream refuses the API key."""
         self._metrics.set("gex_key_refused", refused)
 
+    def plan_refused(self, *, refused: bool) -> None:
+        """Show whether the upstream refuses the plan of the key's user."""
+        self._metrics.set("gex_plan_refused", refused)
+
     # --- shards ---
 
     def shard_changed(

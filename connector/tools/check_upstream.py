@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from connector.core.model import MICROS, Status
-from connector.errors import KeyRefused, RateLimited, RequestRefused, UpstreamError
+from connector.errors import (
+    Intercepted,
+    KeyRefused,
+    PlanRefused,
+    QuotaExhausted,
+    RateLimited,
+    RequestRefused,
+    UpstreamError,
+)
 from connector.schedule.batches import MAX_SYMBOLS
 from connector.upstream.api_key import ApiKey
 from connector.upstream.budget import Budget
@@ -27,6 +35,10 @@ if TYPE_CHECKING:
 
 # A person waits for the answer, so do not use up a long `upstream.timeout_seconds`.
 _TIMEOUT_SECONDS: Final = 10.0
+
+_NOTHING_TRIED: Final = (
+    "not tried, nor were quota, clock and symbols: no answer from the upstream"
+)
 
 # NTP keeps clocks much closer than the first. Workers ignore an offset over the second.
 _CLOCK_WARN_SECONDS: Final = 2
@@ -70,9 +82,18 @@ async def _check(
         async with budget.request() as permit:
             answer = await client.fetch_levels(request, permit)
     except KeyRefused as error:
+        report.fail("key", f"{error}; check upstream.api_key or its file")
+    except PlanRefused as error:
+        report.ok("key", "accepted")
         report.fail(
-            "key", f"{error}; check upstream.api_key or its file, and the key's plan"
+            "plan",
+            f"{error}; the key is good, but its user's plan does not permit this: look at "
+            "the plan in the vendor's account (another key does not help)",
         )
+        untried = "quota, clock"
+    except QuotaExhausted as error:
+        untried = "key, clock"
+        report.fail("month", f"{error}; wait for the next month, or get a larger plan")
     except RateLimited as error:
         # A 429 does not prove that the key is good.
         untried = "key, clock"
@@ -83,12 +104,17 @@ async def _check(
             f"{error}; check upstream.base_url, and include and exchanges of feed "
             f"{feed.name}",
         )
+    except Intercepted as error:
+        report.fail(
+            "upstream",
+            f"{error}; ask who runs the firewall or proxy between this machine and "
+            "upstream.base_url",
+        )
+        report.warn("key", _NOTHING_TRIED)
+        return
     except UpstreamError as error:
         report.fail("upstream", f"{error}; check upstream.base_url and the network")
-        report.warn(
-            "key",
-            "not tried, nor were quota, clock and symbols: no answer from the upstream",
-        )
+        report.warn("key", _NOTHING_TRIED)
         return
 
     if answer is None:

@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from connector import __version__
 from connector.core.decode import RateLimit, Response
 from connector.core.model import Value
-from connector.errors import BadResponse, UpstreamError, UpstreamUnavailable
+from connector.errors import (
+    BadResponse,
+    Intercepted,
+    UpstreamError,
+    UpstreamUnavailable,
+)
+from connector.upstream.connections import Connections
 from connector.upstream.reply import (
     Reply,
     clean_body,
@@ -49,11 +54,9 @@ _HEADERS: Final = {
     "user-agent": f"gex-levels-connector/{__version__}",
 }
 
-# The budget limits requests, so the pool need not: this only bounds sockets.
-_MAX_CONNECTIONS: Final = 64
 
-# Longer than `schedule.max_interval_seconds` (60 s unless set): connections are reused.
-_KEEP_ALIVE_SECONDS: Final = 120
+# Errors that another connection, to another address of the name, may not have.
+_NOT_FROM_THE_API: Final = (UpstreamUnavailable, BadResponse, Intercepted)
 
 
 class LevelsRequest(Value, frozen=True):
@@ -90,7 +93,7 @@ class Client:
         self._key = key
         self._budget = budget
         self._clock = clock
-        self._transport = AiohttpTransport(client=_session)
+        self._connections = Connections(clock)
         timeout = httpx.Timeout(upstream.timeout_seconds)
         self._extensions = {"timeout": timeout.as_dict()}
         base_url = upstream.base_url.rstrip("/")
@@ -99,7 +102,7 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._transport.aclose()
+        await self._connections.close()
 
     async def fetch_levels(
         self, request: LevelsRequest, permit: Permit
@@ -143,6 +146,7 @@ class Client:
             async with asyncio.timeout(timeout_seconds):
                 return await self._get(url, key)
         except TimeoutError:
+            self._connections.note_failure()
             raise UpstreamUnavailable(
                 f"no response within {timeout_seconds:g} s (upstream.timeout_seconds)"
             ) from None
@@ -154,6 +158,7 @@ class Client:
             OSError,
             ValueError,  # the transport decodes reason and Location strictly
         ) as error:
+            self._connections.note_failure()
             # The transport sometimes wraps an error in one with a misleading name.
             cause = error.__cause__ or error
             message = clean_text(str(cause), key)
@@ -167,17 +172,18 @@ class Client:
             headers={**_HEADERS, "X-API-Key": key},
             extensions=self._extensions,
         )
-        response = await self._transport.handle_async_request(request)
-        body = bytearray()
-        try:
-            status = response.status_code
-            headers = clean_headers(response.headers, key)
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > limit:
-                    return Reply(status, headers, b"", too_large(limit))
-        finally:
-            await response.aclose()
+        async with self._connections.transport() as transport:
+            response = await transport.handle_async_request(request)
+            body = bytearray()
+            try:
+                status = response.status_code
+                headers = clean_headers(response.headers, key)
+                async for chunk in response.aiter_raw():
+                    body += chunk
+                    if len(body) > limit:
+                        return Reply(status, headers, b"", too_large(limit))
+            finally:
+                await response.aclose()
         encoding = headers.get("content-encoding", "")
         try:
             decompressed = decompress(bytes(body), encoding, limit)
@@ -201,6 +207,10 @@ class Client:
         self._budget.learn(permit, figures, server_at, now)
         if isinstance(response, UpstreamError):
             self._budget.pause(now + pause_seconds(response))
+        if isinstance(response, _NOT_FROM_THE_API):
+            self._connections.note_failure()
+        else:
+            self._connections.note_success()
         return figures
 
 
@@ -215,16 +225,3 @@ def _query(request: LevelsRequest) -> bytes:
     if request.include:
         parts.append(f"include={','.join(request.include)}")
     return "&".join(parts).encode()
-
-
-def _session() -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(
-        limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS
-    )
-    session = aiohttp.ClientSession(
-        connector=connector, cookie_jar=aiohttp.DummyCookieJar()
-    )
-    # aiohttp repeats a GET by itself if the server drops the connection. That request
-    # would bypass the budget, and there is no public switch for it.
-    session._retry_connection = False  # noqa: SLF001 -- as the comment says; a test counts the requests
-    return session

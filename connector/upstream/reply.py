@@ -6,6 +6,7 @@ which is removed from every text that leaves this module.
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
 from email.utils import parsedate_to_datetime
@@ -18,8 +19,11 @@ from connector.core.decode import RateLimit, Refusal, Response, decode_response
 from connector.core.model import MICROS, Value
 from connector.errors import (
     BadResponse,
+    Intercepted,
     KeyRefused,
     NothingFound,
+    PlanRefused,
+    QuotaExhausted,
     RateLimited,
     RequestRefused,
     UpstreamError,
@@ -44,7 +48,11 @@ _MAX_DIGITS: Final = 12
 _MAX_MESSAGE_CHARACTERS: Final = 500
 _MAX_DETAILS_CHARACTERS: Final = 200
 _MAX_REQUEST_ID_CHARACTERS: Final = 200
-_MAX_ENCODING_CHARACTERS: Final = 20
+_MAX_ENCODING_CHARACTERS: Final = 40
+_MAX_REASON_CHARACTERS: Final = 200
+
+# A page's title is near its beginning; the rest is not searched.
+_MAX_TITLE_SEARCH_BYTES: Final = 16 * 1024
 
 # A cut text may end within the key. A part this long is worth hiding.
 _REVEALING_CHARACTERS: Final = 8
@@ -52,12 +60,22 @@ _REVEALING_CHARACTERS: Final = 8
 # zlib's code for "expect a gzip header".
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
+# The first bytes of every gzip member (RFC 1952, section 2.3.1).
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+
+# Encodings that leave the body as it is. `utf-8` is none, but servers send it.
+_NO_ENCODING: Final = frozenset({"", "identity", "utf-8", "utf8", "none"})
+_GZIP_ENCODING: Final = frozenset({"gzip", "x-gzip"})
+
 _OK: Final = 200
+_TOO_MANY_REQUESTS: Final = 429
+_CLIENT_ERRORS: Final = range(400, 500)
 _SERVER_ERRORS: Final = range(500, 600)
 
+# Errors by the code in the API's envelope, or else by the status.
 _ERRORS_BY_CODE: Final[dict[str, type[UpstreamError]]] = {
     "UNAUTHORIZED": KeyRefused,
-    "FORBIDDEN": KeyRefused,
+    "FORBIDDEN": PlanRefused,
     "NOT_FOUND": NothingFound,
     "VALIDATION_ERROR": RequestRefused,
     "RATE_LIMIT_EXCEEDED": RateLimited,
@@ -66,9 +84,21 @@ _ERRORS_BY_CODE: Final[dict[str, type[UpstreamError]]] = {
 }
 _ERRORS_BY_STATUS: Final[dict[int, type[UpstreamError]]] = {
     401: KeyRefused,
-    403: KeyRefused,
+    403: PlanRefused,
     429: RateLimited,
 }
+# Without the API's envelope, only these say something about the key and the limit.
+_ERRORS_WITHOUT_ENVELOPE: Final[dict[int, type[UpstreamError]]] = {
+    401: KeyRefused,
+    429: RateLimited,
+}
+# Statuses with which a web framework refuses a request, as `{"detail": ...}`, before the
+# API's own code sees it.
+_FRAMEWORK_REFUSALS: Final = frozenset({400, 404, 405, 422})
+
+# Members of a JSON body that hold a text for people, the most telling first.
+_REASON_MEMBERS: Final = ("detail", "message", "msg", "error", "title", "reason")
+_TITLE: Final = re.compile(rb"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
 class Reply(Value, frozen=True):
@@ -114,24 +144,43 @@ def clean_text(text: str, key: str) -> str:
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     """Undo the Content-Encoding, without ever holding more than `limit` bytes.
 
+    Caches and proxies send headers that do not fit their bodies, so the body decides: what
+    begins like JSON is not compressed, whatever the header says.
+
     Raises:
         BadResponse: if the encoding is not supported, or the body is damaged or larger.
     """
-    encoding = encoding.lower()
-    if encoding in {"identity", ""}:
+    names = [name.strip() for name in encoding.lower().split(",")]
+    compressions = [name for name in names if name not in _NO_ENCODING]
+    if not compressions or body.lstrip()[:1] in {b"{", b"["}:
         return body
-    if encoding not in {"gzip", "x-gzip"}:
+    if not _GZIP_ENCODING.issuperset(compressions):
         shown = encoding[:_MAX_ENCODING_CHARACTERS]
         raise BadResponse(f"unsupported Content-Encoding {shown!r} (requested gzip)")
 
-    # One byte more than allowed is enough to know, however well the rest is packed.
-    try:
-        decompressed = zlib.decompressobj(_GZIP).decompress(body, limit + 1)
-    except zlib.error as error:
-        raise BadResponse(f"cannot decompress the body: {error}") from None
-    if len(decompressed) > limit:
-        raise BadResponse(too_large(limit))
-    return decompressed
+    for _ in compressions:
+        # A proxy may have undone one of them already.
+        if body.startswith(_GZIP_MAGIC):
+            body = _gunzip(body, limit)
+    return body
+
+
+def _gunzip(body: bytes, limit: int) -> bytes:
+    """Decompress all members of a gzip body: a body may be several, one after another."""
+    decompressed = bytearray()
+    rest = body
+    while rest.startswith(_GZIP_MAGIC):
+        decompressor = zlib.decompressobj(_GZIP)
+        # One byte more than allowed is enough to know, however well the rest is packed.
+        room = limit + 1 - len(decompressed)
+        try:
+            decompressed += decompressor.decompress(rest, room)
+        except zlib.error as error:
+            raise BadResponse(f"cannot decompress the body: {error}") from None
+        if len(decompressed) > limit:
+            raise BadResponse(too_large(limit))
+        rest = decompressor.unused_data
+    return bytes(decompressed)
 
 
 def too_large(limit: int) -> str:
@@ -147,7 +196,6 @@ def decode_levels(
     Returns the error instead of raising it: the budget learns from it first.
     """
     status, headers = reply.status, reply.headers
-    by_status = _error_of_status(status)
     request_id = headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARACTERS] or None
     fault = reply.fault
     if fault is None:
@@ -155,28 +203,83 @@ def decode_levels(
             response = decode_response(reply.body, symbols)
         except BadResponse as error:
             fault = str(error)
-    if fault is not None:
-        # An error page of a proxy says nothing about our symbols: go by its status.
-        return by_status(
-            f"HTTP {status}: {clean_text(fault, key)}",
-            status=status,
-            request_id=request_id,
-            retry_after_seconds=_retry_after_seconds(headers, {}),
-        )
-    refusal = response.refusal
-    if status == _OK and refusal is None:
-        return response
+    refusal = None if fault is not None else response.refusal
+    if fault is None and refusal is None:
+        if status == _OK:
+            return response
+        # Levels with an error status: the status counts, and nobody gave a reason.
+        fault = "the body holds levels"
+
     if refusal is None:
-        refusal = Refusal("UNKNOWN", "", {})
-    kind = _ERRORS_BY_CODE.get(refusal.code, by_status)
-    details = _shown_details(refusal)
-    message = f"HTTP {status}: {refusal.code}: {refusal.message} {details}".rstrip()
+        kind, reason = _without_envelope(reply, fault or "")
+        details: dict[str, Any] = {}
+    else:
+        kind = _ERRORS_BY_CODE.get(refusal.code) or _error_of_status(status)
+        details = refusal.details
+        shown = _shown_details(refusal)
+        reason = f"{refusal.code}: {refusal.message} {shown}".rstrip()
+        request_id = request_id or response.meta.request_id
+    if kind is RateLimited and _is_month_used_up(headers):
+        kind = QuotaExhausted
     return kind(
-        clean_text(message, key),
+        clean_text(f"HTTP {status}: {reason}", key),
         status=status,
-        request_id=request_id or response.meta.request_id,
-        retry_after_seconds=_retry_after_seconds(headers, refusal.details),
+        request_id=request_id,
+        retry_after_seconds=_retry_after_seconds(headers, details),
     )
+
+
+def _without_envelope(reply: Reply, fault: str) -> tuple[type[UpstreamError], str]:
+    """Return the error of a body that is not the API's, and the reason it shows."""
+    status = reply.status
+    document = _json_or_none(reply.body)
+    reason = _reason_in(document) or _title(reply.body) or fault
+    is_of_framework = isinstance(document, dict) and "detail" in document
+    if status in _FRAMEWORK_REFUSALS and is_of_framework:
+        return RequestRefused, reason
+    if status in _SERVER_ERRORS:
+        return UpstreamUnavailable, reason
+    known = _ERRORS_WITHOUT_ENVELOPE.get(status)
+    if known is not None:
+        return known, reason
+    if status in _CLIENT_ERRORS:
+        return Intercepted, f"{reason} (not an answer of the API: a firewall or proxy?)"
+    return BadResponse, reason
+
+
+def _json_or_none(body: bytes) -> object:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _reason_in(document: object) -> str:
+    """Return the text for people in a JSON body of any shape, or an empty text."""
+    if isinstance(document, str):
+        return document[:_MAX_REASON_CHARACTERS]
+    if not isinstance(document, dict):
+        return ""
+    for member in _REASON_MEMBERS:
+        value = document.get(member)
+        if isinstance(value, dict):
+            return _reason_in(value)
+        if value:
+            return str(value)[:_MAX_REASON_CHARACTERS]
+    return ""
+
+
+def _title(body: bytes) -> str:
+    """Return the title of an HTML page in one line, or an empty text."""
+    found = _TITLE.search(body[:_MAX_TITLE_SEARCH_BYTES])
+    if found is None:
+        return ""
+    words = found[1].decode(errors="replace").split()
+    return " ".join(words)[:_MAX_REASON_CHARACTERS]
+
+
+def _is_month_used_up(headers: Mapping[str, str]) -> bool:
+    return _whole_number(headers.get("x-quota-remaining")) == 0
 
 
 def decode_symbols(reply: Reply, key: str) -> frozenset[str] | UpstreamError:
@@ -222,9 +325,10 @@ def server_time(headers: Mapping[str, str], meta: ResponseMeta | None) -> float 
 def pause_seconds(error: UpstreamError) -> float:
     """Return how long an error keeps back all requests.
 
-    A refused key waits for another key, and a refused request says nothing about others.
+    A refused key or plan waits for another one, a refused request says nothing about others,
+    and a firewall's wish is not the API's.
     """
-    if isinstance(error, KeyRefused | RequestRefused):
+    if isinstance(error, KeyRefused | PlanRefused | RequestRefused | Intercepted):
         return 0.0
     if error.retry_after_seconds:
         return error.retry_after_seconds
@@ -245,25 +349,28 @@ def _shown_details(refusal: Refusal) -> str:
 def _retry_after_seconds(
     headers: Mapping[str, str], details: dict[str, Any]
 ) -> float | None:
-    """Return the seconds to wait, from the header or else from the refusal's details.
+    """Return the seconds to wait: the smaller of those in the header and the refusal.
 
-    The header holds seconds or a date (RFC 9110, section 10.2.3).
+    The header holds seconds or a date (RFC 9110, section 10.2.3). Where both are there and
+    differ, a proxy has often rewritten one; asking too early costs a request, waiting too
+    long costs levels.
     """
     text = headers.get("retry-after", "")
-    seconds: float | None = _whole_number(text)
-    if seconds is None:
+    in_header: float | None = _whole_number(text)
+    if in_header is None:
         until = _http_date(text)
         if until is not None:
             # The server's clock counts: ours may be wrong by more than the wait.
             server_at = _http_date(headers.get("date", ""))
-            seconds = until - (time.time() if server_at is None else server_at)
-    if seconds is None:
-        in_body = details.get("retry_after_seconds")
-        if isinstance(in_body, int | float):
-            seconds = in_body
-    if seconds is None:
+            in_header = until - (time.time() if server_at is None else server_at)
+
+    waits = [] if in_header is None else [in_header]
+    in_body = details.get("retry_after_seconds")
+    if isinstance(in_body, int | float):
+        waits.append(in_body)
+    if not waits:
         return None
-    return float(min(max(seconds, 0), _MAX_RETRY_AFTER_SECONDS))
+    return float(min(max(min(waits), 0), _MAX_RETRY_AFTER_SECONDS))
 
 
 def _whole_number(text: str | None) -> int | None:

@@ -68,6 +68,7 @@ class Budget(Body, frozen=True):
         Meta(description=_PRICE),
     ]
     key_refused: bool
+    plan_refused: bool
     upstream_limit: Annotated[
         int | None, Meta(description="Limit in the upstream's last answer")
     ]

@@ -99,6 +99,7 @@ class StartedWorker:
             foreign_per_minute=spending.other_clients_per_minute,
             price_seconds=self.poller.schedule.price,
             key_refused=self.poller.key_refused,
+            plan_refused=self.poller.plan_refused,
             upstream_limit=upstream.limit,
             upstream_remaining=upstream.remaining,
             upstream_reset_at=reset_at,

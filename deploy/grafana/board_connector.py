@@ -71,16 +71,16 @@ _HEALTH: Final = (
     LIVE,
     OLDEST,
     Panel(
-        "API key",
-        {"key": "max(gex_key_refused)"},
+        "API key and plan",
+        {"key": "max(gex_key_refused)", "plan": "max(gex_plan_refused)"},
         shows=(
-            "Shows if the upstream accepts the API key. Polling stops while it "
-            "refuses it."
+            "Shows if the upstream accepts the API key and the plan of its user. "
+            "Polling stops while it refuses one of them."
         ),
         bad="Refused.",
         do=(
-            "Rotate the key: replace the content of `api_key_file`. No restart is "
-            "needed."
+            "Rotate a refused key: replace the content of `api_key_file`. No restart "
+            "is needed. If the plan is refused, another key does not help."
         ),
         see="runbooks.md#gexkeyrefused",
         kind="stat",
@@ -327,8 +327,9 @@ _UPSTREAM: Final = (
         unit=units.RequestsPerMinute,
         shows="Requests by result: ok, or the class of the error.",
         bad=(
-            "Any other outcome than ok for more than a minute. key_refused stops "
-            "polling; rate_limited waits as long as the upstream asks."
+            "Any other outcome than ok for more than a minute. key_refused, plan_refused "
+            "and quota_exhausted stop polling; rate_limited waits as long as the "
+            "upstream asks."
         ),
         do="For each outcome see",
         see="operations.md#the-api",

@@ -19,8 +19,10 @@ from connector.core.decode import RateLimit
 from connector.core.model import Status
 from connector.errors import (
     BadResponse,
+    Intercepted,
     KeyRefused,
     NothingFound,
+    PlanRefused,
     RateLimited,
     RequestRefused,
     UpstreamError,
@@ -167,7 +169,7 @@ class TestRefusal:
             (422, "VALIDATION_ERROR", RequestRefused),
             (404, "NOT_FOUND", NothingFound),
             (401, "UNAUTHORIZED", KeyRefused),
-            (403, "FORBIDDEN", KeyRefused),
+            (403, "FORBIDDEN", PlanRefused),
             (429, "RATE_LIMIT_EXCEEDED", RateLimited),
             (500, "INTERNAL_ERROR", UpstreamUnavailable),
             (502, "UPSTREAM_ERROR", UpstreamUnavailable),
@@ -240,13 +242,13 @@ class TestBrokenReply:
             (200, BadResponse),
             (204, BadResponse),
             (302, BadResponse),
-            (400, BadResponse),
-            (404, BadResponse),
-            (407, BadResponse),
-            (422, BadResponse),
+            (400, Intercepted),
+            (404, Intercepted),
+            (407, Intercepted),
+            (422, Intercepted),
             # These mean the same from a proxy as from the API.
             (401, KeyRefused),
-            (403, KeyRefused),
+            (403, Intercepted),
             (429, RateLimited),
             (500, UpstreamUnavailable),
             (502, UpstreamUnavailable),
@@ -349,14 +351,12 @@ class TestBrokenReply:
         ("body", "encoding"),
         [
             (gzip.compress(LEVELS)[:-30], "gzip"),
-            (LEVELS, "gzip"),
             (b"", "gzip"),
-            (LEVELS, "br"),
-            (LEVELS, "unheard-of"),
+            (b"\x1b\x2a", "br"),
+            (b"\x1b\x2a", "unheard-of"),
             (zlib.compress(LEVELS), "deflate"),
-            (gzip.compress(gzip.compress(LEVELS)), "gzip, gzip"),
         ],
-        ids=["cut", "not packed", "empty", "br", "unknown", "deflate", "twice"],
+        ids=["cut", "empty", "br", "unknown", "deflate"],
     )
     async def test_body_that_cannot_be_decompressed_is_an_error(
         self, server: Server, fetcher: Fetcher, body: bytes, encoding: str
@@ -374,7 +374,7 @@ class TestBrokenReply:
             (429, RateLimited),
             (401, KeyRefused),
             (503, UpstreamUnavailable),
-            (404, BadResponse),
+            (404, Intercepted),
         ],
     )
     async def test_status_counts_even_if_the_body_cannot_be_read(
@@ -591,7 +591,7 @@ class TestRetryAfter:
 
         assert error.retry_after_seconds == seconds
 
-    @pytest.mark.parametrize("status", [429, 500, 503, 418])
+    @pytest.mark.parametrize("status", [429, 500, 503])
     async def test_nothing_is_sent_until_it_is_over(
         self, server: Server, fetcher: Fetcher, status: int
     ) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from connector.errors import (
+    Intercepted,
     KeyRefused,
+    PlanRefused,
     RateLimited,
     RequestRefused,
     UpstreamError,
@@ -76,7 +78,7 @@ def test_a_refused_key_holds_every_check_until_an_answer(bench: Bench) -> None:
     assert bench.is_probing()
     assert bench.key_refused_metric() == 1
 
-    bench.failures.check_answered()
+    bench.failures.check_answered(BATCH)
 
     assert not bench.is_key_refused()
     assert not bench.is_probing()
@@ -97,7 +99,7 @@ def test_a_standby_forgets_that_the_key_was_refused(bench: Bench) -> None:
     bench.fail(KeyRefused("HTTP 401"))
 
     # A standby sends no requests: without this it would never be ready again.
-    bench.failures.forget_key_refusal()
+    bench.failures.forget_refusals()
 
     assert not bench.is_key_refused()
     assert bench.key_refused_metric() == 0
@@ -151,7 +153,74 @@ def test_the_end_of_an_outage_is_logged_once(
     caplog.set_level(logging.INFO)
     bench.fail(UpstreamUnavailable("HTTP 503"))
 
-    bench.failures.check_answered()
-    bench.failures.check_answered()
+    bench.failures.check_answered(BATCH)
+    bench.failures.check_answered(BATCH)
 
     assert caplog.text.count("the upstream answers again") == 1
+
+
+def test_a_refused_plan_holds_every_check_and_leaves_the_key_alone(
+    bench: Bench,
+) -> None:
+    bench.fail(KeyRefused("HTTP 401"))
+    bench.fail(PlanRefused("HTTP 403"))
+
+    # The server looks at the plan only after it has accepted the key.
+    assert bench.is_held()
+    assert (bench.failures.key_refused, bench.failures.plan_refused) == (False, True)
+    assert bench.metrics.registry.get_sample_value("gex_plan_refused") == 1
+
+    bench.failures.check_answered(BATCH)
+    assert not bench.failures.plan_refused
+    assert bench.metrics.registry.get_sample_value("gex_plan_refused") == 0
+
+
+def test_a_firewall_in_between_holds_nothing(bench: Bench) -> None:
+    bench.fail(Intercepted("HTTP 403: Access denied"))
+    assert not bench.is_held()
+    assert not bench.failures.is_probing
+
+
+def test_the_first_failure_of_each_feed_and_text_is_logged(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Batch("other", ("SOL",))
+    for request in range(3):
+        text = f"HTTP 503: request {request} failed"
+        # Numbers differ in each occurrence of the same error.
+        bench.failures.check_failed(BATCH, UpstreamUnavailable(text))
+        bench.failures.check_failed(other, UpstreamUnavailable(text))
+        bench.failures.check_failed(other, UpstreamUnavailable("HTTP 503: full"))
+
+    logged = [(r.feed, r.error) for r in caplog.records]  # type: ignore[attr-defined]
+    assert logged == [
+        ("all", "HTTP 503: request 0 failed"),
+        ("other", "HTTP 503: request 0 failed"),
+        ("other", "HTTP 503: full"),
+    ]
+
+
+def test_a_feed_answers_again_when_none_of_its_symbols_fails(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    second = Batch("all", ("SOL",))
+    bench.fail(UpstreamUnavailable("HTTP 503"))
+    bench.failures.check_failed(second, UpstreamUnavailable("HTTP 503"))
+
+    bench.failures.check_answered(BATCH)
+    assert "answers again" not in caplog.text
+
+    bench.failures.check_answered(second)
+    assert "the upstream answers again" in caplog.text
+
+
+def test_failing_symbols_of_another_worker_do_not_hide_the_recovery(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench.fail(UpstreamUnavailable("HTTP 503"))
+    # ETH belongs to another worker from now on.
+    bench.failures.keep_only({("all", "BTC")})
+    bench.failures.check_answered(Batch("all", ("BTC",)))
+    assert "the upstream answers again" in caplog.text

@@ -748,12 +748,14 @@ def test_a_new_key_ends_the_pause_for_the_key_and_makes_every_batch_due() -> Non
     assert one.next_check_at(batch("B")) == 0.2
 
 
-def test_a_new_key_does_not_end_a_pause_that_the_server_requested() -> None:
+def test_a_new_key_ends_every_pause() -> None:
     one = covering("A")
     one.pause(50.0)
     one.pause_for_key(60.0)
+
+    # The server asked the user of the previous key to wait.
     one.resume_with_new_key(1.0)
-    assert moment(one) == 50.0
+    assert moment(one) == 0.0
 
 
 def test_a_batch_that_stays_keeps_its_plan() -> None:

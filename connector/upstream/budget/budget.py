@@ -157,6 +157,14 @@ class Budget:
         """Start nothing before this moment. The latest one counts."""
         self._paused_until = max(self._paused_until, until)
 
+    def resume_with_new_key(self) -> None:
+        """Forget pauses and used-up windows: the new key may be another user's.
+
+        Our own count stays, so that a changed key is no way around the limit.
+        """
+        self._paused_until = -inf
+        self._windows = ServerWindows()
+
     def learn(
         self, permit: Permit, figures: RateLimit, server_at: float, now: float
     ) -> None:

@@ -1,0 +1,227 @@
+"""The meaning of refusals: the key, the plan, the minute, the month, or something in between.
+
+The example bodies are those of the vendor's contract 2.10.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from connector.config.model import Upstream
+from connector.config.secrets import Secret
+from connector.errors import (
+    Intercepted,
+    KeyRefused,
+    NothingFound,
+    PlanRefused,
+    QuotaExhausted,
+    RateLimited,
+    RequestRefused,
+    UpstreamError,
+    UpstreamUnavailable,
+)
+from connector.upstream import connections
+from tests.support.upstream_server import (
+    JSON,
+    KEY,
+    LEVELS,
+    Fetcher,
+    Server,
+    fetching,
+    refusal,
+    replying,
+    running_server,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+FIREWALL_PAGE = (
+    b"<html><head><title>Access\n denied</title></head><body>Ray 1</body></html>"
+)
+LEGAL_NOTICE = b'{"code": 0, "msg": "not available in your region"}'
+QUOTA_LEFT = {"X-Quota-Remaining": "812"}
+QUOTA_USED_UP = {"X-Quota-Remaining": "0"}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with running_server() as running:
+        yield running
+
+
+@pytest.fixture
+async def fetcher(server: Server) -> AsyncIterator[Fetcher]:
+    upstream = Upstream(base_url=server.url, api_key=Secret(KEY), timeout_seconds=20)
+    async with fetching(upstream) as created:
+        yield created
+
+
+class TestMeaning:
+    @pytest.mark.parametrize(
+        ("status", "body", "headers", "kind"),
+        [
+            (401, refusal("UNAUTHORIZED"), {}, KeyRefused),
+            (403, refusal("FORBIDDEN"), {}, PlanRefused),
+            (403, refusal("SOMETHING_NEW"), {}, PlanRefused),
+            (404, refusal("NOT_FOUND"), {}, NothingFound),
+            (429, refusal("RATE_LIMIT_EXCEEDED"), {}, RateLimited),
+            (429, refusal("RATE_LIMIT_EXCEEDED"), QUOTA_LEFT, RateLimited),
+            (429, refusal("RATE_LIMIT_EXCEEDED"), QUOTA_USED_UP, QuotaExhausted),
+            # A 200 may be the last request of the month: that is no error yet.
+            (503, refusal("UPSTREAM_ERROR"), QUOTA_USED_UP, UpstreamUnavailable),
+        ],
+    )
+    async def test_the_code_in_the_envelope_decides(
+        self,
+        server: Server,
+        fetcher: Fetcher,
+        status: int,
+        body: bytes,
+        headers: dict[str, str],
+        kind: type[UpstreamError],
+    ) -> None:
+        server.handler = replying(body, status, {**JSON, **headers})
+        error = await fetcher.fail()
+        assert type(error) is kind
+
+    @pytest.mark.parametrize(
+        ("status", "body", "reason"),
+        [
+            (403, FIREWALL_PAGE, "Access denied"),
+            (404, FIREWALL_PAGE, "Access denied"),
+            (451, LEGAL_NOTICE, "not available in your region"),
+            (407, b"", "HTTP 407"),
+            (403, LEVELS, "the body holds levels"),
+        ],
+    )
+    async def test_an_answer_of_something_in_between_shows_its_reason(
+        self, server: Server, fetcher: Fetcher, status: int, body: bytes, reason: str
+    ) -> None:
+        server.handler = replying(body, status, {"Retry-After": "900"})
+        error = await fetcher.fail()
+
+        assert type(error) is Intercepted
+        assert reason in str(error)
+        # Only the API may make us wait: one request in ten may meet the firewall.
+        assert fetcher.wait_seconds == 0
+
+    @pytest.mark.parametrize(
+        ("status", "detail", "reason"),
+        [
+            (422, [{"loc": ["query", "symbols"], "msg": "bad symbol"}], "bad symbol"),
+            (404, "Not Found", "Not Found"),
+            (405, "Method Not Allowed", "Method Not Allowed"),
+        ],
+    )
+    async def test_a_frameworks_refusal_is_one_of_the_request(
+        self, server: Server, fetcher: Fetcher, status: int, detail: Any, reason: str
+    ) -> None:
+        body = json.dumps({"detail": detail}).encode()
+        server.handler = replying(body, status, JSON)
+        error = await fetcher.fail()
+
+        # Not NothingFound: a 404 of the framework says nothing about our symbols.
+        assert type(error) is RequestRefused
+        assert reason in str(error)
+
+    async def test_the_reason_of_an_intercepted_request_hides_the_key(
+        self, server: Server, fetcher: Fetcher
+    ) -> None:
+        page = f"<title>{KEY} is blocked</title>".encode()
+        server.handler = replying(page, 403)
+        error = await fetcher.fail()
+        assert KEY not in str(error)
+
+
+class TestRetryAfter:
+    @pytest.mark.parametrize(
+        ("header", "in_body", "expected"),
+        [("30000", 30, 30), ("7", 30, 7), ("30000", None, 3600)],
+    )
+    async def test_the_smaller_wait_counts(
+        self,
+        server: Server,
+        fetcher: Fetcher,
+        header: str,
+        in_body: int | None,
+        expected: float,
+    ) -> None:
+        details = {"retry_after_seconds": in_body}
+        body = refusal("RATE_LIMIT_EXCEEDED", details=details)
+        server.handler = replying(body, 429, {"Retry-After": header})
+        error = await fetcher.fail()
+        assert error.retry_after_seconds == expected
+
+    async def test_another_key_is_tried_at_once(
+        self, server: Server, fetcher: Fetcher
+    ) -> None:
+        server.handler = replying(b"", 429, {"Retry-After": "30"})
+        await fetcher.fail()
+        assert fetcher.wait_seconds > 0
+
+        # Limits are per user, and the new key may be another user's.
+        fetcher.budget.resume_with_new_key()
+
+        assert fetcher.wait_seconds == 0
+
+
+class TestContentEncoding:
+    @pytest.mark.parametrize(
+        ("body", "encoding"),
+        [
+            (LEVELS, "gzip"),
+            (LEVELS, "br"),
+            (LEVELS, "utf-8"),
+            (gzip.compress(LEVELS), "gzip, identity"),
+            (gzip.compress(LEVELS), "utf-8, gzip"),
+            (gzip.compress(LEVELS[:100]) + gzip.compress(LEVELS[100:]), "gzip"),
+            (gzip.compress(gzip.compress(LEVELS)), "gzip, gzip"),
+            # A proxy unpacked one layer and left the header.
+            (gzip.compress(LEVELS), "gzip, gzip"),
+        ],
+        ids=[
+            "plain under gzip",
+            "plain under br",
+            "a character set",
+            "with identity",
+            "with a character set",
+            "two members",
+            "twice",
+            "once instead of twice",
+        ],
+    )
+    async def test_levels_are_read_whatever_the_header_calls_them(
+        self, server: Server, fetcher: Fetcher, body: bytes, encoding: str
+    ) -> None:
+        server.handler = replying(body, headers={"Content-Encoding": encoding})
+        answer = await fetcher.fetch()
+        assert answer.response.answers["ETHUSDT"] == b"{}"
+
+
+class TestConnections:
+    """A name may have moved while the server at the old address still answers."""
+
+    async def test_failures_in_a_row_lead_to_a_new_connection(
+        self, server: Server, fetcher: Fetcher
+    ) -> None:
+        server.handler = replying(b"", 503)
+        for _ in range(connections.MAX_FAILURES_IN_A_ROW + 1):
+            await fetcher.fail()
+
+        used = [id(request.transport) for request in server.requests]
+        *before, after = used
+        assert len(set(before)) == 1
+        assert after not in before
+
+    async def test_a_refused_request_is_no_failure_of_the_connection(
+        self, server: Server, fetcher: Fetcher
+    ) -> None:
+        server.handler = replying(refusal("VALIDATION_ERROR"), 422)
+        for _ in range(connections.MAX_FAILURES_IN_A_ROW + 1):
+            await fetcher.fail()
+        assert len({id(request.transport) for request in server.requests}) == 1
