@@ -45,6 +45,8 @@ class PlannedCheck(Value, frozen=True):
     failures: int
 
 
+# Longer than other classes, since it is all that callers use of this package. The decisions
+# are made by the parts.
 class Schedule:
     """Decides which batch to check next, and when.
 
