@@ -16,19 +16,43 @@ quick = settings(deadline=None, derandomize=True, max_examples=150)
 
 
 def shown(number: int, symbol: str = "A", collapsed: int = 0) -> Observation:
+    """Return an observation that the number tells from others."""
     levels = Levels(spot_price=float(number))
     return seen(levels, symbol=symbol, collapsed=collapsed)
 
 
 def bad(symbol: str, number: int) -> Quarantined:
-    return Quarantined(symbol, b"", "malformed", str(number), number, None)
+    """Return an entry that was quarantined; the number tells it from others."""
+    return Quarantined(
+        symbol=symbol,
+        raw=b"",
+        reason="malformed",
+        message=str(number),
+        observed_at=number,
+        request_id=None,
+    )
 
 
 def state(symbol: str = "A", sequence: int = 1, observed_at: int = 1) -> State:
-    source = Source("1", "group", "worker")
     return State(
-        "all", symbol, sequence, Status.LIVE, None, observed_at, "", source=source
+        feed="all",
+        symbol=symbol,
+        sequence=sequence,
+        status=Status.LIVE,
+        computed_at=None,
+        observed_at=observed_at,
+        request_fingerprint="",
+        source=Source("1", "group", "worker"),
     )
+
+
+def levels_of(spot_price: float, computed_at: int) -> Observation:
+    """Return an observation of symbol A."""
+    return seen(Levels(spot_price=spot_price), computed_at, symbol="A")
+
+
+def absence() -> Observation:
+    return seen(None, status=Status.MISSING, symbol="A")
 
 
 class CountingInbox(Inbox):
@@ -54,6 +78,7 @@ def test_observations_of_a_symbol_are_kept_in_order() -> None:
     inbox = CountingInbox()
     for number in range(4):
         inbox.add(shown(number, "AB"[number % 2]))
+
     taken = inbox.take().observations
     of_a = [observation for observation in taken if observation.symbol == "A"]
     of_b = [observation for observation in taken if observation.symbol == "B"]
@@ -66,6 +91,7 @@ def test_if_too_many_wait_the_newest_are_collapsed_and_counted() -> None:
     inbox = CountingInbox()
     for number in range(MAX_WAITING + 3):
         inbox.add(shown(number))
+
     oldest = [shown(number) for number in range(MAX_WAITING - 1)]
     newest = shown(MAX_WAITING + 2, collapsed=3)
     assert inbox.take().observations == (*oldest, newest)
@@ -75,10 +101,11 @@ def test_if_too_many_wait_the_newest_are_collapsed_and_counted() -> None:
 def test_an_overtaken_answer_does_not_displace_newer_levels() -> None:
     inbox = CountingInbox()
     for computed_at in range(MAX_WAITING):
-        inbox.add(seen(Levels(spot_price=1.0), computed_at, symbol="A"))
-    newest = seen(Levels(spot_price=2.0), 100, symbol="A")
+        inbox.add(levels_of(1.0, computed_at))
+    newest = levels_of(2.0, computed_at=100)
     inbox.add(newest)
-    inbox.add(seen(Levels(spot_price=3.0), 50, symbol="A"))
+    inbox.add(levels_of(3.0, computed_at=50))
+
     *_, last = inbox.take().observations
     assert last == replace(newest, collapsed=2)
     assert inbox.collapsed == 2
@@ -87,8 +114,8 @@ def test_an_overtaken_answer_does_not_displace_newer_levels() -> None:
 def test_an_absence_displaces_the_levels_before_it() -> None:
     inbox = CountingInbox()
     for computed_at in range(MAX_WAITING):
-        inbox.add(seen(Levels(spot_price=1.0), computed_at, symbol="A"))
-    missing = seen(None, status=Status.MISSING, symbol="A")
+        inbox.add(levels_of(1.0, computed_at))
+    missing = absence()
     inbox.add(missing)
     *_, last = inbox.take().observations
     assert last == replace(missing, collapsed=1)
@@ -97,10 +124,12 @@ def test_an_absence_displaces_the_levels_before_it() -> None:
 def test_an_overtaken_answer_does_not_displace_an_absence() -> None:
     inbox = CountingInbox()
     for computed_at in range(MAX_WAITING - 1):
-        inbox.add(seen(Levels(spot_price=1.0), computed_at, symbol="A"))
-    missing = seen(None, status=Status.MISSING, symbol="A")
+        inbox.add(levels_of(1.0, computed_at))
+    missing = absence()
     inbox.add(missing)
-    inbox.add(seen(Levels(spot_price=3.0), 2, symbol="A"))
+    # Older than the levels that wait before the absence.
+    inbox.add(levels_of(3.0, computed_at=2))
+
     *_, last = inbox.take().observations
     assert last == replace(missing, collapsed=1)
 
@@ -122,6 +151,8 @@ def test_uncommitted_work_goes_before_newer_work() -> None:
     inbox.add(shown(2))
     inbox.quarantine(bad("A", 2))
     inbox.keep(Attempt(work))
+
+    # The restored topic is empty, so the attempt was not committed.
     assert inbox.settle({}) is None
     again = inbox.take()
     assert again.observations == (shown(1), shown(2))
@@ -130,19 +161,31 @@ def test_uncommitted_work_goes_before_newer_work() -> None:
 
 def test_an_attempt_collects_events_and_the_last_state_of_each_symbol() -> None:
     transitions = [Transition(state(sequence=1)), Transition(state(sequence=2))]
+
     attempt = Attempt.of(Work(), transitions)
+
     assert attempt.states == {"A": state(sequence=2)}
     assert attempt
-    assert not Attempt.of(Work((shown(1),)), [Transition(dropped="older")])
+
+    # A dropped observation leaves nothing to write.
+    dropped = Transition(dropped="older")
+    assert not Attempt.of(Work((shown(1),)), [dropped])
 
 
 def test_an_attempt_is_committed_if_every_state_of_it_is_found() -> None:
-    attempt = Attempt(Work(), (), {"A": state(sequence=2, observed_at=5)})
-    assert attempt.was_committed({"A": state(sequence=2, observed_at=5)})
-    assert not attempt.was_committed({"A": state(sequence=2, observed_at=4)})
-    assert not attempt.was_committed({"A": state(sequence=1, observed_at=5)})
+    written = state(sequence=2, observed_at=5)
+    attempt = Attempt(Work(), states={"A": written})
+    assert attempt.was_committed({"A": written})
+
+    other_refresh = state(sequence=2, observed_at=4)
+    assert not attempt.was_committed({"A": other_refresh})
+    other_event = state(sequence=1, observed_at=5)
+    assert not attempt.was_committed({"A": other_event})
     assert not attempt.was_committed({})
-    assert not Attempt(Work((), (bad("A", 1),))).was_committed({})
+
+    # Without a state there is nothing to find.
+    only_quarantined = Work(quarantined=(bad("A", 1),))
+    assert not Attempt(only_quarantined).was_committed({})
 
 
 @quick
@@ -156,7 +199,9 @@ def test_through_any_failures_order_is_kept_and_losses_are_counted(
     committed: list[Observation] = []
     for number, symbol in enumerate(symbols):
         inbox.add(shown(number, symbol))
-        if number % 5 == 4 and commits:
+        # A transaction after every five observations.
+        is_fifth = number % 5 == 4
+        if is_fifth and commits:
             work = inbox.take()
             if commits.pop():
                 committed += work.observations
@@ -164,17 +209,25 @@ def test_through_any_failures_order_is_kept_and_losses_are_counted(
                 inbox.keep(Attempt(work))
                 inbox.settle({})
     committed += inbox.take().observations
+
     assert len(committed) + inbox.collapsed == len(symbols)
     collapsed = sum(observation.collapsed for observation in committed)
     assert collapsed == inbox.collapsed
+
+    # In order, and the last observation is never lost.
     for symbol in "AB":
         prices = []
         for observation in committed:
             if observation.symbol == symbol and observation.entry is not None:
                 prices.append(observation.entry.levels.spot_price or 0.0)
-        numbers = [number for number, other in enumerate(symbols) if other == symbol]
         assert prices == sorted(prices)
-        assert prices[-1:] == [float(number) for number in numbers[-1:]]
+        if symbol in symbols:
+            last_number = max(
+                number for number, other in enumerate(symbols) if other == symbol
+            )
+            assert prices[-1] == last_number
+        else:
+            assert not prices
 
 
 def test_refused_symbols_are_tried_alone_and_given_up_alone() -> None:
@@ -186,18 +239,25 @@ def test_refused_symbols_are_tried_alone_and_given_up_alone() -> None:
     inbox.quarantine(bad("A", 1))
     while inbox:
         work = inbox.take()
+        # The broker refuses everything with symbol B.
         if "B" in work.symbols:
-            refused += inbox.isolate(work, alone=len(work.symbols) == 1)
+            is_alone = len(work.symbols) == 1
+            refused += inbox.isolate(work, alone=is_alone)
         else:
             committed.append(work)
-    assert committed == [
-        Work((shown(0, "A"), shown(3, "A")), (bad("A", 1),)),
-        Work((shown(2, "C"), shown(5, "C"))),
-    ]
-    assert (refused, inbox.collapsed) == (2, 0)
+
+    of_a = Work((shown(0, "A"), shown(3, "A")), (bad("A", 1),))
+    of_c = Work((shown(2, "C"), shown(5, "C")))
+    assert committed == [of_a, of_c]
+    assert refused == 2
+    assert inbox.collapsed == 0
+
+    # B is still tried alone, after the others.
     for symbol in "AABC":
         inbox.add(shown(7, symbol))
-    assert [sorted(inbox.take().symbols) for _ in range(2)] == [["A", "C"], ["B"]]
+    assert inbox.take().symbols == {"A", "C"}
+    assert inbox.take().symbols == {"B"}
+
     inbox.add(shown(8, "B"))
     inbox.add(shown(8, "C"))
     assert inbox.take().symbols == {"B", "C"}, "B was committed"

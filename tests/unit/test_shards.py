@@ -43,7 +43,7 @@ class RecordingPoller:
         self.polled = [shard.id for shard in shards]
 
 
-class Bench:
+class ShardsHarness:
     """Two configured shards, and the parts around them."""
 
     def __init__(self) -> None:
@@ -66,26 +66,37 @@ class Bench:
         self.by_id: dict[ShardId, Shard] = {}
         for shard_id in self.logs:
             spec = ShardSpec(shard_id, FeedRules("all"), frozenset({"BTC"}))
-            shard = Shard(spec, partial(self.logs.__getitem__, shard_id), context)
+            new_log = partial(self.logs.__getitem__, shard_id)
+            shard = Shard(spec, new_log, context)
             self.by_id[shard_id] = shard
             self.shards.add(shard)
 
     async def assign(self, *shards: ShardId) -> None:
         self.shards.assigned(list(shards))
-        await self.until(lambda: all(self.by_id[shard].is_open for shard in shards))
+        for shard_id in shards:
+            await self.wait_open(shard_id)
+
+    async def wait_open(self, shard_id: ShardId) -> None:
+        shard = self.by_id[shard_id]
+        await self.wait_until(lambda: shard.is_open)
+
+    async def wait_owned(self, shard_id: ShardId, *, owned: bool) -> None:
+        await self.wait_until(lambda: (shard_id in self.shards.owned) is owned)
 
     async def hang_in_a_commit(self, shard_id: ShardId) -> None:
         self.logs[shard_id].goes_on.clear()
         shard = self.by_id[shard_id]
         now = Clock.now()
-        times = AnswerTimes(math.inf, now, now, ME)
+        # Asked in the far future: never taken for an answer to an outdated request.
+        times = AnswerTimes(asked_at=math.inf, at=now, upstream_at=now, source=ME)
         shard.observe("BTC", b'{"spot_price": 1}', times)
-        await self.until(lambda: shard.is_publishing)
+        await self.wait_until(lambda: shard.is_publishing)
 
-    async def from_the_groups_thread(self, call: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self.pool, call)
+    async def call_in_group_thread(self, call: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self.pool, call)
 
-    async def until(self, condition: Callable[[], object]) -> None:
+    async def wait_until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(10):
             while not condition():  # noqa: ASYNC110 -- the shards tell nobody
                 await asyncio.sleep(0)
@@ -96,114 +107,123 @@ class Bench:
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    made = Bench()
-    yield made
-    await made.shards.close(list(made.shards.owned), 10)
-    made.pool.shutdown()
+async def harness() -> AsyncIterator[ShardsHarness]:
+    harness = ShardsHarness()
+    yield harness
+    await harness.shards.close(list(harness.shards.owned), 10)
+    harness.pool.shutdown()
 
 
-async def test_assigned_shards_are_opened_and_polled(bench: Bench) -> None:
-    await bench.assign(FIRST, SECOND)
-    assert set(bench.shards.owned) == {FIRST, SECOND}
-    assert set(bench.poller.polled) == {FIRST, SECOND}
-    assert bench.owned_metric() == 2
-    assert bench.shards.why_not_ready() == []
+async def test_assigned_shards_are_opened_and_polled(harness: ShardsHarness) -> None:
+    await harness.assign(FIRST, SECOND)
+
+    assert set(harness.shards.owned) == {FIRST, SECOND}
+    assert set(harness.poller.polled) == {FIRST, SECOND}
+    assert harness.owned_metric() == 2
+    assert harness.shards.why_not_ready() == []
 
 
 async def test_revoked_shards_are_closed_before_the_group_gives_them_away(
-    bench: Bench,
+    harness: ShardsHarness,
 ) -> None:
-    await bench.assign(FIRST, SECOND)
-    await bench.from_the_groups_thread(lambda: bench.shards.revoked([FIRST]))
-    assert bench.by_id[FIRST].phase is Phase.CLOSED
-    assert bench.by_id[SECOND].is_open
-    assert bench.poller.polled == [SECOND]
-    assert bench.owned_metric() == 1
+    await harness.assign(FIRST, SECOND)
+    await harness.call_in_group_thread(lambda: harness.shards.revoked([FIRST]))
+
+    assert harness.by_id[FIRST].phase is Phase.CLOSED
+    assert harness.by_id[SECOND].is_open
+    assert harness.poller.polled == [SECOND]
+    assert harness.owned_metric() == 1
 
 
-async def test_lost_shards_are_given_up_at_once(bench: Bench) -> None:
-    await bench.assign(FIRST, SECOND)
-    bench.shards.lost([FIRST])
-    await bench.until(lambda: FIRST not in bench.shards.owned)
-    assert bench.poller.polled == [SECOND]
-    await bench.by_id[FIRST].wait_closed()
+async def test_lost_shards_are_given_up_at_once(harness: ShardsHarness) -> None:
+    await harness.assign(FIRST, SECOND)
+    harness.shards.lost([FIRST])
+    await harness.wait_owned(FIRST, owned=False)
+    assert harness.poller.polled == [SECOND]
+    await harness.by_id[FIRST].wait_closed()
 
 
-async def test_a_shard_that_does_not_close_in_time_is_abandoned(bench: Bench) -> None:
-    await bench.assign(FIRST)
-    shard = bench.by_id[FIRST]
-    await bench.hang_in_a_commit(FIRST)
-    await bench.shards.close([FIRST], timeout_seconds=0.01)
+async def test_a_shard_that_does_not_close_in_time_is_abandoned(
+    harness: ShardsHarness,
+) -> None:
+    await harness.assign(FIRST)
+    shard = harness.by_id[FIRST]
+    await harness.hang_in_a_commit(FIRST)
+    await harness.shards.close([FIRST], timeout_seconds=0.01)
+
     assert shard.phase is Phase.CLOSING
     assert not shard.is_assigned
-    bench.logs[FIRST].goes_on.set()
+    harness.logs[FIRST].goes_on.set()
     await shard.wait_closed()
 
 
-async def test_a_shard_that_comes_back_is_opened_again(bench: Bench) -> None:
-    await bench.assign(FIRST)
-    await bench.from_the_groups_thread(lambda: bench.shards.revoked([FIRST]))
-    await bench.assign(FIRST)
-    assert bench.logs[FIRST].opened == 2
-    assert bench.poller.polled == [FIRST]
+async def test_a_shard_that_comes_back_is_opened_again(harness: ShardsHarness) -> None:
+    await harness.assign(FIRST)
+    await harness.call_in_group_thread(lambda: harness.shards.revoked([FIRST]))
+    await harness.assign(FIRST)
+    assert harness.logs[FIRST].opened == 2
+    assert harness.poller.polled == [FIRST]
 
 
 async def test_a_shard_assigned_again_while_it_closes_is_not_abandoned(
-    bench: Bench,
+    harness: ShardsHarness,
 ) -> None:
-    await bench.assign(FIRST)
-    await bench.hang_in_a_commit(FIRST)
-    closing = asyncio.create_task(bench.shards.close([FIRST], 0.1))
-    await bench.until(lambda: FIRST not in bench.shards.owned)
+    await harness.assign(FIRST)
+    await harness.hang_in_a_commit(FIRST)
+    closing = asyncio.create_task(harness.shards.close([FIRST], 0.1))
+    await harness.wait_owned(FIRST, owned=False)
     # The group's thread has stopped waiting, and has the shard again.
-    bench.shards.assigned([FIRST])
+    harness.shards.assigned([FIRST])
     await closing
-    bench.logs[FIRST].goes_on.set()
-    await bench.until(lambda: bench.by_id[FIRST].is_open)
-    assert bench.shards.why_not_ready() == []
+    harness.logs[FIRST].goes_on.set()
+    await harness.wait_open(FIRST)
+    assert harness.shards.why_not_ready() == []
 
 
 async def test_a_shard_assigned_after_a_revocation_is_owned_though_the_loop_was_busy(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    harness: ShardsHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await bench.assign(FIRST)
+    await harness.assign(FIRST)
     monkeypatch.setattr(shards_module, "CLOSE_SECONDS", 0.05)
 
     def rebalance() -> None:
-        bench.shards.revoked([FIRST])
-        bench.shards.assigned([FIRST])
+        harness.shards.revoked([FIRST])
+        harness.shards.assigned([FIRST])
 
     group = threading.Thread(target=rebalance)
     group.start()
     # Blocks the event loop until the group's thread has given up waiting for it.
     group.join()
-    await bench.until(lambda: bench.shards.owned and bench.by_id[FIRST].is_open)
+    await harness.wait_owned(FIRST, owned=True)
+    await harness.wait_open(FIRST)
+    # A late revocation would come now.
     await asyncio.sleep(0)
-    assert FIRST in bench.shards.owned
-    assert bench.by_id[FIRST].is_open
+    assert FIRST in harness.shards.owned
+    assert harness.by_id[FIRST].is_open
 
 
 async def test_an_owned_shard_that_is_not_open_is_a_reason_not_to_be_ready(
-    bench: Bench,
+    harness: ShardsHarness,
 ) -> None:
-    bench.shards.assigned([FIRST])
-    await bench.until(lambda: FIRST in bench.shards.owned)
-    assert bench.shards.why_not_ready() == ["shard all-0 is not open"]
-    await bench.until(lambda: bench.by_id[FIRST].is_open)
-    assert bench.shards.why_not_ready() == []
+    harness.shards.assigned([FIRST])
+    await harness.wait_owned(FIRST, owned=True)
+    assert harness.shards.why_not_ready() == ["shard all-0 is not open"]
+    await harness.wait_open(FIRST)
+    assert harness.shards.why_not_ready() == []
 
 
 async def test_an_unknown_partition_stops_the_worker(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    harness: ShardsHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.shards.assigned([ShardId("all", 2)])
-    await bench.supervisor.wait_stopped()
-    assert bench.supervisor.exit_code == EXIT_FATAL
+    harness.shards.assigned([ShardId("all", 2)])
+    await harness.supervisor.wait_stopped()
+    assert harness.supervisor.exit_code == EXIT_FATAL
     assert "partitions have been added" in str(vars(caplog.records[-1])["error"])
 
 
-async def test_the_end_of_the_groups_thread_stops_the_worker(bench: Bench) -> None:
-    bench.shards.failed(ValueError("x"))
-    await bench.supervisor.wait_stopped()
-    assert bench.supervisor.exit_code == EXIT_FATAL
+async def test_the_end_of_the_groups_thread_stops_the_worker(
+    harness: ShardsHarness,
+) -> None:
+    harness.shards.failed(ValueError("x"))
+    await harness.supervisor.wait_stopped()
+    assert harness.supervisor.exit_code == EXIT_FATAL
