@@ -81,10 +81,12 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     loader = _Loader(path, environ)
     tables: dict[str, Any] = {}
     for name, struct in TABLES.items():
+        # Feeds are a list of tables, unlike the others.
         if name != "feeds":
             tables[name] = loader.build(name, struct)
     feeds = loader.build_feeds()
 
+    # Checks of several options together. A table that was not built has a fault already.
     _check_base_url(loader, tables["upstream"])
     _check_intervals(loader, tables["schedule"])
     _check_feed_names(loader, feeds)
@@ -166,6 +168,7 @@ class _Loader:
         table = self._tables.setdefault(label, {})
         values: dict[str, Any] = {}
         for name, option in _options_of(label).items():
+            # First, since the file of a secret takes the place of its value.
             if option.type is Secret:
                 self._resolve_secret(label, name, option)
             raw = table.get(name)
@@ -202,7 +205,11 @@ class _Loader:
         secrets = [
             text for text in self._secrets if len(text) >= _MIN_SECRET_CHARACTERS
         ]
-        return ConfigError([printable(redact(fault, secrets)) for fault in self.faults])
+        shown = []
+        for fault in self.faults:
+            redacted = redact(fault, secrets)
+            shown.append(printable(redacted))
+        return ConfigError(shown)
 
     def _add(self, key: str, raw: RawOption, problem: str, *, hide: bool) -> None:
         found = shape(raw.value, hide=hide)
@@ -236,7 +243,8 @@ class _Loader:
         """Replace the file of a secret by its content, if the secret is in a file."""
         table = self._tables[label]
         file_name = f"{name}_file"
-        direct, file = table.get(name), table.get(file_name)
+        direct = table.get(name)
+        file = table.get(file_name)
         if not isinstance(file, RawOption):
             return
         if isinstance(direct, RawOption):
@@ -271,9 +279,11 @@ class _Loader:
             self._add(key, RawOption(raw, origin), problem, hide=True)
             return None
 
+        # A variable holds a list as text, separated by commas.
         source = raw
         if option.type == tuple[str, ...] and raw.is_from_environment:
             source = raw._replace(value=raw.value.split(","))
+        # msgspec does not know Secret: check the text, then wrap it.
         annotation = str if option.type is Secret else option.annotation
         try:
             value = _converted(source, annotation, option.expected)
@@ -288,6 +298,7 @@ class _Loader:
         self, key: str, option: DeclaredOption, raw: RawOption | dict[str, RawOption]
     ) -> ClientSettings:
         settings = ClientSettings()
+        # The empty name stands for a value in place of the table.
         items = {"": raw} if isinstance(raw, RawOption) else raw
         for name, item in items.items():
             if not name:
@@ -357,14 +368,14 @@ def _most_similar(key: str, raw: RawOption) -> str:
     if not raw.is_from_environment:
         for threshold in _THRESHOLD_KEYS:
             known[f"feeds.thresholds.{threshold}"] = f"feeds.thresholds.{threshold}"
-    (closest,) = difflib.get_close_matches(
-        key[:_MAX_KEY_CHARACTERS], known, n=1, cutoff=0.0
-    )
+    shortened = key[:_MAX_KEY_CHARACTERS]
+    # Without a cutoff there is always a closest key.
+    (closest,) = difflib.get_close_matches(shortened, known, n=1, cutoff=0.0)
     return known[closest]
 
 
 def _is_hidden(option: DeclaredOption) -> bool:
-    # A URL may hold a password, which is one of the faults that it can have.
+    # A URL may hold a password, which is one of the faults that a URL can have.
     return option.type in {Secret, ClientSettings} or option.key.endswith("url")
 
 

@@ -44,7 +44,7 @@ class Option:
 
 @dataclass(frozen=True)
 class DeclaredOption:
-    """One key of a table. `key` is its full name, such as `kafka.shards`."""
+    """A key of a table. `key` is its full name, such as `kafka.shards`."""
 
     key: str
     type: Any
@@ -80,6 +80,7 @@ def declared_options(
     """Return the options of a table by their names."""
     options = {}
     for field in msgspec.structs.fields(struct):
+        # Every field is Annotated[type, ..., Option(...)]; a field without an Option is a defect.
         plain_type, *annotations = get_args(field.type)
         (option,) = [item for item in annotations if isinstance(item, Option)]
         options[field.name] = DeclaredOption(

@@ -22,6 +22,7 @@ _MAX_SHOWN_BITS: Final = 64
 # The start of every API key of the vendor.
 _API_KEY_PREFIX: Final = "bq_"
 
+# Matches too much rather than too little: a mask in a log costs less than a secret in it.
 _SENSITIVE_NAME: Final = re.compile(
     r"password|secret|token|user\.info|credential|oauthbearer\.config|jaas|pem|proxy"
 )
@@ -118,7 +119,9 @@ def quote(value: object) -> str:
     """Return a short value quoted and escaped, or `***` if it is long or looks like an API key."""
     text = ascii(value)
     is_long = len(text) > _MAX_SHOWN_CHARACTERS
-    return MASK if is_long or _API_KEY_PREFIX in text else text
+    # A user may have put the key in place of another option.
+    may_be_key = _API_KEY_PREFIX in text
+    return MASK if is_long or may_be_key else text
 
 
 def shape(value: object, *, hide: bool) -> str:
@@ -127,6 +130,7 @@ def shape(value: object, *, hide: bool) -> str:
     if isinstance(value, str | list | dict):
         description += f" of length {len(value)}"
 
+    # An int includes bool, which is short.
     is_short_number = isinstance(value, int) and value.bit_length() < _MAX_SHOWN_BITS
     may_be_shown = isinstance(value, str | float) or is_short_number
     if may_be_shown and not hide:

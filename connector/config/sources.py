@@ -67,6 +67,7 @@ def read_environment(environ: Mapping[str, str]) -> Tables:
     """Return the tables that the variables `GEX_*` make. An empty variable counts as not set."""
     ignored = _kubernetes_prefixes(environ)
     tables: dict[str, Table] = {}
+
     # Sorted, so that a variable for one client setting follows, and overrides, the one for all.
     for variable, text in sorted(environ.items()):
         is_ours = variable.startswith("GEX_") and not variable.startswith(ignored)
@@ -99,6 +100,7 @@ def _merge_tables(base: Table, override: Table) -> Table:
     merged: Table = dict(base)
     for name, option in override.items():
         below = base.get(name)
+        # Client settings are merged one by one, all other options as a whole.
         if isinstance(option, dict) and isinstance(below, dict):
             merged[name] = below | option
         else:
@@ -139,7 +141,7 @@ def _place_of(variable: str) -> tuple[str, str]:
         if variable == short:
             table, _, name = key.partition(".")
             return table, name
-    # The first double underscore ends the table: both parts may have single ones.
+    # The first double underscore ends the name of the table: names have single ones.
     table, _, name = variable.removeprefix("GEX_").lower().partition("__")
     return table, name
 
@@ -152,7 +154,8 @@ def _put(table: Table, name: str, raw: RawOption) -> None:
         table[name] = {"": raw} if settings is None else settings
     elif name.startswith("client__"):
         # Client settings have dots in their names; variables cannot.
-        setting = name.removeprefix("client__").replace("__", "_").replace("_", ".")
+        name_in_variable = name.removeprefix("client__").replace("__", "_")
+        setting = name_in_variable.replace("_", ".")
         client = table.setdefault("client", {})
         if isinstance(client, dict):
             client[setting] = raw

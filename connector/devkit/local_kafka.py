@@ -65,7 +65,7 @@ _SETTINGS: Final = {
 
 
 class LocalKafka:
-    """One broker with its own controller (KRaft), listening on 127.0.0.1 only.
+    """A broker with its own controller (KRaft), listening on 127.0.0.1 only.
 
     Use it from one thread at a time.
 
@@ -120,11 +120,13 @@ class LocalKafka:
             )
 
         properties = self.properties()
+        # A file of earlier starts is replaced: the settings of this object apply.
         lines = [f"{key}={value}\n" for key, value in properties.items()]
         self.data_dir.mkdir(parents=True, exist_ok=True)
         file = self.data_dir / "server.properties"
         file.write_text("".join(lines))
 
+        # Kafka refuses to format twice, and to start without formatting.
         is_formatted = Path(properties["log.dirs"], "meta.properties").exists()
         if not is_formatted:
             tool = self._java(

@@ -78,6 +78,7 @@ def check_registry(config: Config, report: Report) -> None:
 
     schemas = "; ".join(new_schemas) or "every schema is registered"
     finding = f"compatibility {compatibility}; {schemas}"
+    # With NONE the registry would accept a schema that readers cannot decode.
     if compatibility == "NONE":
         report.warn("registry", f"{finding}; FULL_TRANSITIVE is safer")
     else:
@@ -98,6 +99,7 @@ def _report_topics(found: PreflightReport, report: Report) -> None:
 
 
 def _description(config: Mapping[str, str]) -> str:
+    # Kafka keeps records without limit if retention.ms is -1.
     retention_ms = int(config.get("retention.ms", -1))
     if retention_ms < 0:
         retention = "kept forever"

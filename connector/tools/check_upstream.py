@@ -74,6 +74,7 @@ async def check_upstream(config: Config, report: Report) -> int:
 async def _check(
     config: Config, client: Client, budget: Budget, report: Report
 ) -> None:
+    # One batch of the first feed shows key, quota and clock; more would cost quota.
     feed = config.feeds[0]
     request = LevelsRequest(feed.symbols[:MAX_SYMBOLS], feed.exchanges, feed.include)
     answer: LevelsAnswer | None = None
@@ -137,6 +138,7 @@ def _check_quota(config: Config, answer: LevelsAnswer, report: Report) -> None:
     """Compare the quota with the requests needed according to docs/capacity.md."""
     server = answer.rate_limit
     cap = config.upstream.max_requests_per_minute
+    # The stricter one applies.
     limits = [limit for limit in (server.limit, cap) if limit]
     if not limits:
         report.warn(

@@ -120,8 +120,10 @@ def read_events(
     key = symbol.encode()
     for feed in log.feeds:
         topic = topics.changes(feed)
-        partition = topic, partition_of(symbol, log.partitions[topic])
+        partition_number = partition_of(symbol, log.partitions[topic])
+        partition = topic, partition_number
 
+        # Record timestamps are `observed_at` in milliseconds, so Kafka finds the start.
         end = log.offsets([partition], END)
         start = log.offsets([partition], since // 1000)
         # A negative offset means that no record is as young as `since`.
@@ -129,6 +131,7 @@ def read_events(
             start = end
 
         for record in log.read(start, end):
+            # Other symbols share the partition; do not decode their events.
             if record.key != key:
                 continue
             event = record.decoded(codec.decode_event)
@@ -142,7 +145,8 @@ def _parse(text: str) -> datetime:
     duration = re.fullmatch(r"(\d{1,6})([smhdw])", text)
     if duration is not None:
         amount, unit = duration.groups()
-        return datetime.now(UTC) - timedelta(**{_UNITS[unit]: int(amount)})
+        ago = timedelta(**{_UNITS[unit]: int(amount)})
+        return datetime.now(UTC) - ago
 
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

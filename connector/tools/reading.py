@@ -50,6 +50,7 @@ def open_reader(path: Path | None, environ: Mapping[str, str]) -> ReaderContext:
     def secrets() -> tuple[str, ...]:
         return (*kafka.client.secrets(), *registry.client.secrets())
 
+    # Only warnings: the output of the command is the point, and goes to the same terminal.
     configure("WARNING", secrets=secrets)
     codec = Codec(framing_of(registry))
     return ReaderContext(Clients(kafka), Topics(kafka.topic_prefix), codec)

@@ -26,7 +26,9 @@ _CURSOR_HOME: Final = "\x1b[H"
 _ERASE_LINE_END: Final = "\x1b[K"
 _ERASE_SCREEN_END: Final = "\x1b[J"
 _ERASE_SCREEN: Final = "\x1b[2J"
-_GREEN, _YELLOW, _RED = 32, 33, 31
+_RED: Final = 31
+_GREEN: Final = 32
+_YELLOW: Final = 33
 _COLOURS: Final = {
     "LIVE": _GREEN,
     "STALE": _YELLOW,
@@ -72,6 +74,7 @@ class Table:
 
     def show(self) -> int:
         """Draw until Ctrl-C. Raises KafkaUnavailable and ShardCorrupt."""
+        # States from the beginning and events from the end, in one stream of records.
         current = map(self._topics.current, self._log.feeds)
         changes = map(self._topics.changes, self._log.feeds)
         starts = dict.fromkeys(self._log.partitions_of(*current), BEGINNING)
@@ -134,6 +137,7 @@ class Table:
 
 
 def _cells(name: str, state: State, event: Event | None, now: int) -> tuple[str, ...]:
+    # Absent symbols keep their last levels in the state, but they are not valid now.
     levels = Levels()
     if state.status.has_levels and state.levels is not None:
         levels = state.levels

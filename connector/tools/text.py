@@ -24,7 +24,10 @@ _REPLAY_AFTER_SECONDS: Final = 10
 _LARGE_PRICE: Final = 1000
 
 # ANSI colours.
-_CYAN, _GREEN, _YELLOW, _RED = 36, 32, 33, 31
+_RED: Final = 31
+_GREEN: Final = 32
+_YELLOW: Final = 33
+_CYAN: Final = 36
 _COLOURS: Final = {
     Kind.SNAPSHOT: _CYAN,
     Kind.CHANGED: _GREEN,
@@ -48,6 +51,7 @@ def text_line(received: ReceivedEvent, *, colour: bool | None = None) -> str:
     if colour is None:
         colour = sys.stdout.isatty()
 
+    # Pad before colouring: control sequences take no room on the screen.
     kind = f"{event.kind:<8}"
     if colour:
         kind = f"\x1b[{_COLOURS[event.kind]}m{kind}\x1b[0m"
@@ -98,8 +102,10 @@ def _main_levels(levels: Levels, reason: str | None) -> str:
         "call_resistance": all_expiry.call_resistance,
         "put_support": all_expiry.put_support,
     }
-    text = "  ".join(f"{name} {format_price(value)}" for name, value in prices.items())
-    return f"{text}  ({reason})" if reason else text
+    shown = [f"{name} {format_price(value)}" for name, value in prices.items()]
+    if reason:
+        shown.append(f"({reason})")
+    return "  ".join(shown)
 
 
 def _changes(event: Event) -> list[str]:

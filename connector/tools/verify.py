@@ -68,8 +68,10 @@ def verify(
     """
     totals = Totals()
     for feed in log.feeds:
+        # Without thresholds: those decide what is published, and the records must agree exactly.
         rules = Rules.of(ignored.get(feed, _DEFAULT_IGNORED)).exact()
-        _FeedVerifier(feed, log, codec, rules, totals).verify(topics)
+        verifier = _FeedVerifier(feed, log, codec, rules, totals)
+        verifier.verify(topics)
 
     totals.print_summary(len(log.feeds))
     return 1 if totals.faults else 0
@@ -138,17 +140,21 @@ class _FeedVerifier:
         current = log.partitions_of(topics.current(self._feed))
         changes = log.partitions_of(changes_topic)
 
+        # Step 1: the states.
         first_end = log.offsets(current, END)
         for record in log.read(dict.fromkeys(current, BEGINNING), first_end):
             self._take_state(record)
         for symbol in self._symbols.values():
             symbol.awaited = symbol.state
 
+        # Step 2: the events, among them the event of every state seen so far.
         changes_end = log.offsets(changes, END)
         for record in log.read(dict.fromkeys(changes, BEGINNING), changes_end):
             self._take_event(record)
 
-        for record in log.read(first_end, log.offsets(current, END)):
+        # Step 3: the states that were written meanwhile, among them those of all events.
+        second_end = log.offsets(current, END)
+        for record in log.read(first_end, second_end):
             self._take_state(record)
 
         # A partition that begins at offset 0 has lost nothing to retention.
@@ -163,6 +169,7 @@ class _FeedVerifier:
 
     def _take_state(self, record: Record) -> None:
         self._totals.states += 1
+        # The connector never deletes a state: a removed symbol keeps its sequence.
         if not record.value:
             self._totals.add_fault(f"unexpected tombstone ({record.place})")
             return
@@ -177,6 +184,7 @@ class _FeedVerifier:
         faults += _state_regressions(symbol.state, state)
         symbol.state = state
 
+        # In step 1 no event has been read, so `_take_event` compares the two.
         event = symbol.event
         if event is not None and event.sequence == state.sequence:
             faults += self._disagreements(state, event, symbol.published)
@@ -219,7 +227,8 @@ class _FeedVerifier:
         event_id = f"{self._feed}/{event.symbol}/{event.sequence}"
         if event.event_id != event_id:
             faults.append(f"event_id is {quote(event.event_id)}, expected {event_id}")
-        if event.computed_at is not None and event.computed_at < symbol.computed_at:
+        computed_at = event.computed_at
+        if computed_at is not None and computed_at < symbol.computed_at:
             faults.append("computed_at goes back")
 
         last = symbol.event

@@ -219,12 +219,14 @@ def openapi() -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
+    # Every operation can answer with a problem.
     structs: set[type[msgspec.Struct]] = {answers.Problem}
     for operation in OPERATIONS:
         for answer in operation.answers.values():
             structs.update(answer.structs)
         if operation.body is not None:
             structs.add(operation.body)
+    # In a fixed order, so that the generated file changes only with the API.
     in_order = sorted(structs, key=lambda struct: struct.__name__)
     _, schemas = msgspec.json.schema_components(in_order, ref_template=_SCHEMA_REF)
     return dict(sorted(schemas.items()))
@@ -252,6 +254,7 @@ def _describe(operation: _Operation) -> dict[str, Any]:
 def _responses(operation: _Operation) -> dict[str, Any]:
     responses = {}
     for status, answer in operation.answers.items():
+        # Without a struct, the shape is described elsewhere: in the OpenAPI specification.
         refs = [_ref(struct) for struct in answer.structs]
         if not refs:
             schema: dict[str, Any] = {"type": "object"}
