@@ -61,6 +61,7 @@ class Access:
         if not is_valid:
             return {"status": _UNAUTHORIZED}
 
+        # A refused request leaves the minute as it is.
         refusal = self._exhaustion(key, now)
         if refusal is None:
             self.quota.spend(key, 1, now)

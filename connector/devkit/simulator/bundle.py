@@ -114,6 +114,7 @@ class Bundle:
         if symbol in settings.no_tape:
             return view._replace(model="std", fallback_reason=_NO_TAPE_REASON)
 
+        # Other numbers under an equal `computed_at`: the pages do not rule them out.
         moves_at_request = settings.flow_computed == "request"
         nudge = turn % _NUDGES if moves_at_request else 0
         return view._replace(model="flow", nudge=nudge)

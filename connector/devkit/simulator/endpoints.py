@@ -46,7 +46,7 @@ _SUMMARIES: Final = {
 
 
 class EndpointData:
-    """What the other endpoints give at a moment."""
+    """The data of the other endpoints at a moment."""
 
     def __init__(self, settings: Settings, market: Market, now: int) -> None:
         self._settings = settings

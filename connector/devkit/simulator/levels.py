@@ -66,7 +66,7 @@ class Regime(NamedTuple):
 
 
 class Refresh(msgspec.Struct, eq=False, gc=False):
-    """One computation of one symbol, due at `nominal_at`.
+    """A computation of one symbol, due at `nominal_at`.
 
     The levels follow from `basis_spot`, `hvl` and `regime`, which stay the same if the
     levels do not change. `sequence` numbers the refreshes and answers of a simulator.

@@ -81,9 +81,9 @@ class Quota:
 
     def used(self, key: str, now: int) -> tuple[int, int]:
         """Return the requests spent in this minute and in this month."""
-        return self._minutes[self._minute(key, now)], self._by_month[
-            self._month(key, now)
-        ]
+        minute = self._minutes[self._minute(key, now)]
+        month = self._by_month[self._month(key, now)]
+        return minute, month
 
     def is_minute_used_up(self, key: str, now: int) -> bool:
         """Return True if no request is left in this minute."""

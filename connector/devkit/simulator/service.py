@@ -97,6 +97,7 @@ class Service:
         self._finish(key, reply, is_admitted=is_admitted)
 
         if cached:
+            # A cache repeats the date of the origin, which a client may take for a clock.
             reply.headers["Date"] = formatdate(now / MICROS, usegmt=True)
             self._cache.store(request, reply)
         return reply

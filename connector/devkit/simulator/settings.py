@@ -213,7 +213,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def stamp_format(self) -> StampFormat:
-        """How moments are written under the contract."""
+        """The format of moments under the contract."""
         return "micros" if self.is_old else self.computed_at_format
 
     @property
