@@ -589,6 +589,22 @@ def test_the_learnt_rhythm_of_a_symbol_is_shown(
     assert next_check_at == NOW_SECONDS + 0.5
 
 
+class CostlyRhythm:
+    """A rhythm whose jitter nobody may compute."""
+
+    period = 30.5
+
+    @property
+    def jitter(self) -> float:
+        raise AssertionError("computed the jitter")
+
+
+def test_a_planned_check_does_not_compute_the_jitter(
+    observer: MetricsObserver,
+) -> None:
+    observer.check_planned(NextCheck("all", "BTCUSDT", NOW, CostlyRhythm()))
+
+
 def test_requests_budget_and_uncertainty_are_shown(
     metrics: Metrics, observer: MetricsObserver
 ) -> None:
