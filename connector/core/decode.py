@@ -18,9 +18,9 @@ from connector.core.model import Status, Value
 from connector.errors import BadResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
-# Larger bodies are not searched for a bad entry: the search is in Python, and blocks.
+# Larger bodies are not searched for a bad value: the search is in Python, and blocks.
 _MAX_SCAN_BYTES: Final = 1024 * 1024
 
 # Exchanges go into every record, so a server must not be able to inflate them.
@@ -100,9 +100,9 @@ class _Parts(NamedTuple):
 
 
 class _Span(NamedTuple):
-    """A symbol's value in a body: `body[start:end]`."""
+    """The value of an object's member in a body: `body[start:end]`."""
 
-    symbol: str
+    name: str
     start: int
     end: int
 
@@ -190,22 +190,19 @@ def _take_apart(body: bytes) -> _Parts:
     if raw.count(b":") == len(entries) + colons_in_entries:
         return _Parts(envelope, entries, 0)
     spans = list(_find_entries(body))
-    symbols = {span.symbol for span in spans}
+    symbols = {span.name for span in spans}
     return _Parts(envelope, entries, len(spans) - len(symbols))
 
 
 def _take_apart_by_brackets(body: bytes, reason: str) -> _Parts:
-    """Split a body in which an entry is not valid JSON.
+    """Split a body in which a value is not valid JSON, such as a NaN.
 
     Cut out all entries by their brackets, then decode the rest with null in their places.
     """
     spans = list(_find_entries(body))
-    rest = bytearray(body)
-    # From the end, so that earlier positions stay valid.
-    for span in reversed(spans):
-        rest[span.start : span.end] = _NULL
+    rest = _with_nulls(body, spans)
     try:
-        envelope = _decode_envelope(rest)
+        envelope = _decode_envelope(_without_bad_meta(rest))
     except _DECODE_ERRORS:
         raise BadResponse(
             f"the body ({len(body)} bytes) is not a JSON response: {reason[:200]}"
@@ -214,8 +211,44 @@ def _take_apart_by_brackets(body: bytes, reason: str) -> _Parts:
     entries = {}
     for span in spans:
         entry = body[span.start : span.end]
-        entries[span.symbol] = entry.strip()
+        entries[span.name] = entry.strip()
     return _Parts(envelope, entries, len(spans) - len(entries))
+
+
+def _with_nulls(body: bytes, spans: Iterable[_Span]) -> bytes:
+    """Replace spans of a body, given in ascending order, with null."""
+    rest = bytearray(body)
+    # From the end, so that earlier positions stay valid.
+    for span in reversed(list(spans)):
+        rest[span.start : span.end] = _NULL
+    return bytes(rest)
+
+
+def _without_bad_meta(body: bytes) -> bytes:
+    """Replace `meta` with null if it is not valid JSON.
+
+    It is auxiliary. Servers write NaN there for figures that they could not compute.
+    """
+    if len(body) > _MAX_SCAN_BYTES:
+        return body
+    tokens = _TOKEN.finditer(body)
+    first = next(tokens, None)
+    if first is None or first.group() != b"{":
+        return body
+
+    bad = []
+    for span in _members(tokens):
+        if span.name == "meta" and not _is_json(body[span.start : span.end]):
+            bad.append(span)
+    return _with_nulls(body, bad)
+
+
+def _is_json(raw: bytes) -> bool:
+    try:
+        msgspec.json.decode(raw)
+    except _DECODE_ERRORS:
+        return False
+    return True
 
 
 # A string without a closing quote extends to the end of the body. Otherwise the search would
@@ -229,20 +262,23 @@ def _find_entries(body: bytes) -> Iterator[_Span]:
     if len(body) > _MAX_SCAN_BYTES:
         return
     tokens = _TOKEN.finditer(body)
-    if not _enter_results(tokens):
-        return
+    if _enter_results(tokens):
+        yield from _members(tokens)
 
+
+def _members(tokens: Iterator[re.Match[bytes]]) -> Iterator[_Span]:
+    """Yield the members of an object, from just behind the bracket that opens it."""
     depth = 0
     key = b""
     start = None
     for token in tokens:
         text = token.group()
-        # At depth 0 are the keys and separators of `results` itself; the rest is skipped.
+        # At depth 0 are the keys and separators of the object itself; the rest is skipped.
         if depth == 0:
             if text in b",}]":
                 if start is not None:
-                    symbol = key[1:-1].decode(errors="replace")
-                    yield _Span(symbol, start, token.start())
+                    name = key[1:-1].decode(errors="replace")
+                    yield _Span(name, start, token.start())
                 start = None
                 if text != b",":
                     return

@@ -64,6 +64,17 @@ BAD_ENTRIES = {
     "computed_at_future": b'{"computed_at":"2099-01-01T00:00:00Z"}',
 }
 
+# Auxiliary figures that a server could not compute, and worse.
+BAD_METAS = {
+    "nan": b'{"spot_price":NaN,"freshness_seconds":Infinity}',
+    "nan_alone": b"NaN",
+    "nested": b'{"version":"2.10","extra":{"a":[1,{"b":-Infinity}]}}',
+    "integer_too_large": b'{"freshness_seconds":1' + b"0" * 5000 + b"}",
+    "invalid_utf8": b'{"request_id":"\xff"}',
+    "bad_escape": b'{"request_id":"\\x"}',
+    "deep": DEEP_LIST,
+}
+
 NO_RESPONSES = {
     # Answers of proxies and of servers that are not this API.
     "empty": b"",
@@ -90,7 +101,6 @@ NO_RESPONSES = {
     "binary": bytes(range(256)),
     "invalid_utf8_outside": b'{"success":true,"\xff":1',
     "deep_outside": b"[" * DEEP,
-    "deep_meta": b'{"data":{"results":{}},"meta":' + DEEP_LIST + b"}",
     "trailing_garbage": b'{"data":{"results":{}}} {}',
 }
 
@@ -307,6 +317,40 @@ def test_lists_of_the_wrong_type_count_as_empty(wrong: Any) -> None:
 def test_a_body_that_is_not_a_response_is_rejected(raw: bytes) -> None:
     with pytest.raises(BadResponse):
         decode_response(raw, SYMBOLS)
+
+
+@pytest.mark.parametrize("bad_meta", BAD_METAS.values(), ids=BAD_METAS)
+@pytest.mark.parametrize("meta_is_first", [True, False])
+@pytest.mark.parametrize("entry", [GOOD, BAD_ENTRIES["nan"]], ids=["good", "bad"])
+def test_a_bad_meta_counts_as_absent_and_the_entries_are_kept(
+    bad_meta: bytes, meta_is_first: bool, entry: bytes
+) -> None:
+    data = b'"data":{"results":{"AAA":%b,"BBB":%b},"missing":["CCC"]}' % (GOOD, entry)
+    meta = b'"meta":' + bad_meta
+    members = [b'"success":true', data, meta]
+    if meta_is_first:
+        members.reverse()
+
+    response = decode_response(b"{%b}" % b" ,".join(members), SYMBOLS)
+
+    assert response.answers == {"AAA": GOOD, "BBB": entry, "CCC": Status.MISSING}
+    assert response.meta == ResponseMeta()
+    assert response.inconsistencies == ()
+
+
+def test_a_bad_value_outside_of_entries_and_meta_is_not_cut_out() -> None:
+    with pytest.raises(BadResponse):
+        decode_response(b'{"success":NaN,"data":{"results":{"AAA":{}}}}', SYMBOLS)
+
+
+def test_a_truncated_body_with_a_bad_meta_is_rejected() -> None:
+    whole = b'{"meta":{"a":NaN},"data":{"results":{"AAA":%b}}}' % GOOD
+    assert decode_response(whole, ["AAA"]).answers == {"AAA": GOOD}
+
+    for length in range(len(whole)):
+        truncated = whole[:length]
+        with pytest.raises(BadResponse):
+            decode_response(truncated, ["AAA"])
 
 
 def test_a_truncated_body_is_rejected() -> None:
