@@ -59,6 +59,43 @@ _DOCUMENTED_IN_SECTIONS: Final = {
 }
 
 
+# A number under the name of a level: enough to know that an entry is not empty.
+_LEVEL_NAMES: Final = frozenset(
+    (
+        "spot_price",
+        *AllExpiry.__struct_fields__,
+        *Odte.__struct_fields__,
+        *MaxPain.__struct_fields__,
+        *ExpectedMove.__struct_fields__,
+    )
+)
+_LEVEL: Final = re.compile(rb'"(?:%b)"\s*:\s*-?\d' % "|".join(_LEVEL_NAMES).encode())
+
+
+def is_empty_entry(raw: bytes) -> bool:
+    """Return True if an entry has no level at all: every number is null, and no list has rows.
+
+    Other fields do not count: without a level they are of no use to a consumer. An entry that
+    cannot be decoded is not empty.
+    """
+    # Nearly every entry has a number near its start, which makes this check cheap.
+    if len(raw) > MAX_ENTRY_BYTES or _LEVEL.search(raw):
+        return False
+    try:
+        fields = msgspec.json.decode(raw)
+        levels = _levels(msgspec.convert(fields, _Entry), fields)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
+        return False
+
+    sections = (levels.all_expiry, levels.odte, levels.max_pain, levels.expected_move)
+    for section in sections:
+        if section != type(section)():
+            return False
+    ranked = levels.ranked
+    has_rows = ranked.all_expiry_top_10 or ranked.odte_top_10 or levels.zones
+    return levels.spot_price is None and not has_rows
+
+
 def decode_entry(raw: bytes, now: int) -> Entry:
     """Decode one symbol's entry.
 

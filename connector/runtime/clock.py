@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 from connector.core.model import MICROS, Moment
 
-# A server whose clock is further off than this is not followed any further.
+_log = logging.getLogger(__name__)
+
+# A server's clock that is further off is not believed at all. NTP keeps clocks within a
+# second, so such a clock is broken, and half of its error would be as wrong as all of it.
 MAX_CORRECTION_SECONDS: Final = 300
 
 # The median of this many follows a step of the server's clock within half of them.
@@ -17,9 +21,24 @@ _SAMPLES: Final = 15
 
 # With fewer, a single bogus timestamp could be the median.
 _MIN_SAMPLES: Final = 3
+_MIN_BELIEVED_SAMPLES: Final = 2
+
+# A timestamp in whole seconds stays the same for a second. One that was there before is that
+# of a copy: a server's clock advances with ours.
+_MAX_REPEAT_MICROS: Final = MICROS
+
+# Timestamps remembered to recognize copies. The feeds' batches may have one each.
+_TIMESTAMPS_KEPT: Final = 1024
 
 # Smaller changes of our clock are NTP at work, and are learnt from the next answers.
 _MIN_STEP_MICROS: Final = MICROS // 2
+
+
+class _Sample(NamedTuple):
+    """A server's timestamp, and the offset of its clock from ours, in microseconds."""
+
+    server_at: int
+    offset: int
 
 
 class Clock:
@@ -28,8 +47,10 @@ class Clock:
     def __init__(self) -> None:
         self.correction = 0
         """Estimated upstream clock minus ours, in microseconds."""
-        self._samples: deque[int] = deque(maxlen=_SAMPLES)
+        self._samples: deque[_Sample] = deque(maxlen=_SAMPLES)
         self._ahead = self._ahead_of_monotonic()
+        self._first_seen_at: dict[int, int] = {}
+        self._is_doubted = False
 
     @staticmethod
     def now() -> int:
@@ -46,30 +67,83 @@ class Clock:
         local_at = self.now()
         return Moment(local_at, self.upstream(local_at))
 
-    def learn(self, sent_at: int, received_at: int, server_at: int) -> None:
+    def learn(self, sent_at: int, received_at: int, server_at: int) -> bool:
         """Learn from a response's `meta.timestamp`, created between sending and receiving.
 
         A difference that the round trip can explain is not corrected. The median of the
         last samples counts, so that a bogus timestamp changes nothing.
+
+        Return False if the response is a copy of an earlier one: its timestamp is older than
+        the request. A cache serves the same bytes for minutes.
         """
         self._follow_steps()
+        if self._is_copy(sent_at, received_at, server_at):
+            # The first response with this timestamp may have been an old copy, too.
+            self._forget(server_at)
+            return False
+
         # A timestamp in whole seconds may stand for any moment of its second.
         resolution = MICROS if server_at % MICROS == 0 else 0
         smallest = server_at - received_at
         largest = server_at + resolution - sent_at
         if smallest <= 0 <= largest:
-            sample = 0
+            offset = 0
         else:
-            sample = min(smallest, largest, key=abs)
-        self._samples.append(sample)
+            offset = min(smallest, largest, key=abs)
+        self._samples.append(_Sample(server_at, offset))
         self._settle()
+        return True
+
+    def _is_copy(self, sent_at: int, received_at: int, server_at: int) -> bool:
+        """Return True if this timestamp was there more than a second before the request."""
+        # On the monotonic clock, since ours may be stepped between the two responses.
+        requested_at = sent_at - self._ahead
+        first_seen_at = self._first_seen_at.pop(server_at, received_at - self._ahead)
+        # The last in the dictionary is forgotten last.
+        self._first_seen_at[server_at] = first_seen_at
+        if len(self._first_seen_at) > _TIMESTAMPS_KEPT:
+            oldest = next(iter(self._first_seen_at))
+            del self._first_seen_at[oldest]
+        return requested_at > first_seen_at + _MAX_REPEAT_MICROS
+
+    def _forget(self, server_at: int) -> None:
+        kept = [sample for sample in self._samples if sample.server_at != server_at]
+        if len(kept) < len(self._samples):
+            self._samples = deque(kept, maxlen=_SAMPLES)
+            self._settle()
 
     def _settle(self) -> None:
-        if len(self._samples) < _MIN_SAMPLES:
-            return
+        """Set the correction from the samples: 0 if too few of them are believed."""
         limit = MAX_CORRECTION_SECONDS * MICROS
-        correction = round(median(self._samples))
-        self.correction = max(-limit, min(limit, correction))
+        believed = []
+        doubted = []
+        for sample in self._samples:
+            if abs(sample.offset) <= limit:
+                believed.append(sample.offset)
+            else:
+                doubted.append(sample.offset)
+        has_enough = (
+            len(self._samples) >= _MIN_SAMPLES
+            and len(believed) >= _MIN_BELIEVED_SAMPLES
+        )
+        self.correction = round(median(believed)) if has_enough else 0
+        self._report(doubted)
+
+    def _report(self, doubted: list[int]) -> None:
+        """Log once that the server's clock is not believed, and once that it is again."""
+        if not self._is_doubted and len(doubted) >= _MIN_SAMPLES:
+            self._is_doubted = True
+            fields = {
+                "offset_seconds": round(median(doubted) / MICROS, 1),
+                "limit_seconds": MAX_CORRECTION_SECONDS,
+            }
+            _log.warning(
+                "upstream clock is not believed; measuring ages by our own clock",
+                extra=fields,
+            )
+        elif self._is_doubted and not doubted:
+            self._is_doubted = False
+            _log.info("upstream clock is believed again")
 
     def _ahead_of_monotonic(self) -> int:
         # CLOCK_BOOTTIME continues while the machine is suspended. With time.monotonic a
@@ -83,6 +157,8 @@ class Clock:
         if abs(step) < _MIN_STEP_MICROS:
             return
         self._ahead = ahead
-        shifted = [sample - step for sample in self._samples]
+        shifted = []
+        for sample in self._samples:
+            shifted.append(_Sample(sample.server_at, sample.offset - step))
         self._samples = deque(shifted, maxlen=_SAMPLES)
         self._settle()

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from connector.core.decode import RateLimit
+from connector.core.entry import is_empty_entry
 from connector.core.model import MICROS, Status
 from connector.runtime.ports import AnswerTimes, ResponseReport
 from connector.schedule.symbols import ComputedTimes
 
 if TYPE_CHECKING:
+    from connector.core.decode import Response
     from connector.runtime.coverage import Coverage
     from connector.runtime.ports import PollerContext
     from connector.schedule.batches import Batch
@@ -37,12 +39,18 @@ class Responses:
         """
         meta = answer.response.meta
         clock = self._context.clock
+        is_copy = False
         if meta.server_at is not None:
-            clock.learn(answer.sent_at, answer.received_at, meta.server_at)
+            is_copy = not clock.learn(
+                answer.sent_at, answer.received_at, meta.server_at
+            )
         self.rate_limit = answer.rate_limit
+        answers, inconsistencies = _without_empty_entries(answer.response)
+        if is_copy:
+            inconsistencies += ("copy",)
         report = ResponseReport(
             answer.rate_limit,
-            answer.response.inconsistencies,
+            inconsistencies,
             clock_correction_seconds=clock.correction / MICROS,
         )
         self._context.observer.response_decoded(report)
@@ -61,12 +69,14 @@ class Responses:
         )
 
         computed_at = {}
-        for symbol, entry in answer.response.answers.items():
+        for symbol, entry in answers.items():
             newest = self._give(batch.feed, symbol, entry, times)
             has_levels = not isinstance(entry, Status)
             if has_levels and newest is not None:
                 computed_at[symbol] = newest
-        return ComputedTimes(computed_at, self.upstream_minus_monotonic_seconds())
+        return ComputedTimes(
+            computed_at, self.upstream_minus_monotonic_seconds(), is_copy=is_copy
+        )
 
     def give_refused(
         self, batch: Batch, status: Status, request_id: str | None, asked_at: float
@@ -107,3 +117,19 @@ class Responses:
         if shard is None:
             return None
         return shard.observe(symbol, answer, times, reason)
+
+
+def _without_empty_entries(
+    response: Response,
+) -> tuple[dict[str, bytes | Status], tuple[str, ...]]:
+    """Return the answers with MISSING for entries without any level, and the inconsistencies.
+
+    Otherwise such a symbol would be LIVE with nothing in it.
+    """
+    answers = dict(response.answers)
+    inconsistencies = list(response.inconsistencies)
+    for symbol, entry in response.answers.items():
+        if not isinstance(entry, Status) and is_empty_entry(entry):
+            answers[symbol] = Status.MISSING
+            inconsistencies.append("empty_entry")
+    return answers, tuple(inconsistencies)

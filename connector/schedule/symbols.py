@@ -21,10 +21,13 @@ class ComputedTimes(Value, frozen=True):
 
     `computed_at` holds microseconds of the upstream's clock, for each symbol with levels.
     `upstream_minus_monotonic_seconds` is the upstream's clock minus our monotonic clock.
+    `is_copy` says that the answer repeats an earlier one, as caches do. So it does not show
+    that no refresh came since.
     """
 
     computed_at: Mapping[str, int]
     upstream_minus_monotonic_seconds: float
+    is_copy: bool = False
 
 
 class Refresh(Value, frozen=True):
@@ -41,12 +44,14 @@ class Symbol(msgspec.Struct):
     """The schedule's knowledge of a symbol.
 
     `computed_at` is the last refresh in microseconds of the upstream's clock. `checked_at`
-    is when the last answered check was sent, None before the first.
+    is when the last answered check was sent, and `looked_at` when the last one was sent whose
+    answer was not a copy. Both are None before the first.
     """
 
     forecast: Forecast
     computed_at: int = 0
     checked_at: float | None = None
+    looked_at: float | None = None
 
 
 class Symbols:
@@ -108,8 +113,10 @@ class Symbols:
             known = self._known.get((batch.feed, symbol))
             if known is None:
                 continue
-            before = known.checked_at
+            before = known.looked_at
             known.checked_at = sent_at
+            if times is None or not times.is_copy:
+                known.looked_at = sent_at
             computed_at = None if times is None else times.computed_at.get(symbol)
             if times is None or computed_at is None or computed_at <= known.computed_at:
                 continue

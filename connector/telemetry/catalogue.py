@@ -110,7 +110,14 @@ _OUTCOMES: Final = (
     "bad_response",
     "error",
 )
-_CONTRADICTIONS: Final = ("unrequested", "both_lists", "not_listed", "duplicate_keys")
+_CONTRADICTIONS: Final = (
+    "unrequested",
+    "both_lists",
+    "not_listed",
+    "duplicate_keys",
+    "empty_entry",
+    "copy",
+)
 # The reasons of an EntryError.
 _QUARANTINE_REASONS: Final = (
     "too_large",

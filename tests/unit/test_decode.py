@@ -58,10 +58,10 @@ BAD_ENTRIES = {
     "a_text": b'"n/a"',
     "false": b"false",
     "over_64_kib": b'{"note":"' + b"x" * 65_536 + b'"}',
-    "computed_at_garbage": b'{"computed_at":"yesterday"}',
-    "computed_at_empty": b'{"computed_at":""}',
-    "computed_at_number": b'{"computed_at":1800000000}',
-    "computed_at_future": b'{"computed_at":"2099-01-01T00:00:00Z"}',
+    "computed_at_garbage": b'{"spot_price":1,"computed_at":"yesterday"}',
+    "computed_at_empty": b'{"spot_price":1,"computed_at":""}',
+    "computed_at_number": b'{"spot_price":1,"computed_at":1800000000}',
+    "computed_at_future": b'{"spot_price":1,"computed_at":"2099-01-01T00:00:00Z"}',
 }
 
 # Auxiliary figures that a server could not compute, and worse.

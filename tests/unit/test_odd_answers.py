@@ -1,0 +1,408 @@
+"""Answers that real caches, clocks and servers give, from the decoder to the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec.structs import replace
+
+from connector.config.model import Feed
+from connector.core.decode import RateLimit, decode_response
+from connector.core.model import Kind, Source, Status
+from connector.core.transition import REASON_OLD, FeedRules
+from connector.kafka.names import ShardId
+from connector.runtime.backoff import Backoff
+from connector.runtime.clock import Clock
+from connector.runtime.coverage import Coverage
+from connector.runtime.health import Health
+from connector.runtime.ports import PollerContext, ShardContext, ShardSpec
+from connector.runtime.responses import Responses
+from connector.runtime.shard import Shard
+from connector.runtime.startup import StartupDeadline
+from connector.schedule.batches import Batch
+from connector.schedule.checks import CheckSettings, Outcome
+from connector.schedule.scheduler import Schedule
+from connector.telemetry.metrics import Metrics
+from connector.telemetry.observer import MetricsObserver
+from connector.upstream.client import LevelsAnswer
+from tests.support.levels import NOW, SECOND
+from tests.support.memory_log import MemoryLog
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from connector.core.model import Event
+    from connector.schedule.symbols import ComputedTimes
+
+SYMBOL = "BTCUSDT"
+ME = Source("test", "group", "worker")
+FEED = "all"
+BATCH = Batch(FEED, (SYMBOL,))
+# As documented, and the default of `stale_after_seconds`.
+PERIOD_SECONDS = 30
+STALE_AFTER_SECONDS = 90
+# From the request to its answer. A refresh is visible at once.
+ROUND_TRIP = SECOND // 20
+HOUR_SECONDS = 3600
+
+
+def iso(at: int) -> str:
+    moment = datetime.fromtimestamp(at / SECOND, UTC)
+    return moment.isoformat(timespec="microseconds")
+
+
+class VirtualTime:
+    """The wall clock, which moves only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def pass_seconds(self, seconds: float) -> None:
+        self.now += round(seconds * SECOND)
+
+    def time_ns(self) -> int:
+        return self.now * 1000
+
+    def clock_gettime_ns(self, _: int) -> int:
+        return (self.now - NOW) * 1000
+
+
+class Scene:
+    """A market that is refreshed every 30 s, and a worker without Kafka and HTTP."""
+
+    def __init__(self, virtual: VirtualTime) -> None:
+        self.virtual = virtual
+        self.metrics = Metrics([FEED])
+        observer = MetricsObserver(self.metrics)
+        self.clock = Clock()
+        self.log = MemoryLog()
+        self.pool = ThreadPoolExecutor(1)
+        spec = ShardSpec(SHARD, FeedRules(FEED), frozenset({SYMBOL}))
+        shard_context = ShardContext(
+            observer=observer,
+            clock=self.clock,
+            executor=self.pool,
+            source=ME,
+            grace_seconds=0.0,
+            polling_changed=lambda: None,
+            startup=StartupDeadline(float("inf")),
+            backoff=Backoff(first_seconds=0.001, max_seconds=0.001),
+        )
+        self.shard = Shard(spec, lambda: self.log, shard_context)
+        coverage = Coverage([Feed(name=FEED, symbols=(SYMBOL,))])
+        coverage.set_shards([self.shard])
+        health = Health(time.monotonic, Clock.now)
+        context = PollerContext(observer, self.clock, health, ME)
+        self.responses = Responses(coverage, context)
+        self.task = asyncio.create_task(self.shard.run())
+
+    async def open(self) -> None:
+        self.shard.assign()
+        await self._wait_settled()
+
+    async def end(self) -> None:
+        self.shard.close()
+        await self.shard.wait_closed()
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        self.pool.shutdown()
+
+    # --- the upstream ---
+
+    def entry(self, **changes: Any) -> dict[str, Any]:
+        """Return the entry that the upstream serves now."""
+        number = (self.virtual.now - NOW) // (PERIOD_SECONDS * SECOND)
+        computed_at = NOW + number * PERIOD_SECONDS * SECOND
+        hvl = 67_000 + number
+        return {
+            "all_expiry": {"hvl": hvl},
+            "computed_at": iso(computed_at),
+        } | changes
+
+    def body(
+        self,
+        entry: Any = None,
+        *,
+        clock_ahead_seconds: int = 0,
+        symbol: str = SYMBOL,
+        **data: Any,
+    ) -> bytes:
+        """Return the response of this moment. `entry` replaces the market's."""
+        if entry is None:
+            entry = self.entry()
+        results = {symbol: entry}
+        timestamp = iso(self.virtual.now + clock_ahead_seconds * SECOND)
+        document = {
+            "success": True,
+            "data": {"results": results, **data},
+            "meta": {"version": "2.10", "timestamp": timestamp},
+        }
+        return json.dumps(document).encode()
+
+    # --- the worker ---
+
+    async def take(self, body: bytes | None = None) -> ComputedTimes:
+        """Take a response, the one of this moment unless it is passed in."""
+        if body is None:
+            body = self.body()
+        sent_at = self.virtual.now
+        self.virtual.now += ROUND_TRIP
+        answer = LevelsAnswer(
+            decode_response(body, (SYMBOL,)),
+            RateLimit(),
+            sent_at=sent_at,
+            received_at=self.virtual.now,
+        )
+        times = self.responses.accept(BATCH, answer, time.monotonic())
+        self.shard.tick()
+        await self._wait_settled()
+        return times
+
+    async def take_for(self, seconds: int, body: bytes | None = None) -> None:
+        """Take a response every second: the same one if it is passed in."""
+        for _ in range(seconds):
+            self.virtual.pass_seconds(1)
+            await self.take(body)
+
+    async def _wait_settled(self) -> None:
+        async with asyncio.timeout(10):
+            for _ in range(10):
+                await asyncio.sleep(0)
+            while not self._has_settled():  # noqa: ASYNC110 -- the shard tells nobody
+                await asyncio.sleep(0)
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+    def _has_settled(self) -> bool:
+        is_idle = not self.shard.inbox and not self.shard.is_publishing
+        return self.shard.is_open and is_idle
+
+    # --- the evidence ---
+
+    @property
+    def events(self) -> list[Event]:
+        return self.log.topic.events
+
+    def kinds(self, since: int = 0) -> list[Kind]:
+        return [event.kind for event in self.events[since:]]
+
+    @property
+    def status(self) -> Status:
+        return self.log.topic.states[SYMBOL].status
+
+    @property
+    def quarantined(self) -> list[bytes]:
+        return self.log.topic.quarantined
+
+    def sample(self, name: str, **labels: str) -> float:
+        value = self.metrics.registry.get_sample_value(name, labels)
+        assert value is not None
+        return value
+
+    def inconsistent(self, kind: str) -> float:
+        return self.sample("gex_responses_inconsistent_total", kind=kind)
+
+
+SHARD = ShardId(FEED, 0)
+
+
+@pytest.fixture
+async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    virtual = VirtualTime()
+    monkeypatch.setattr(time, "time_ns", virtual.time_ns)
+    monkeypatch.setattr(time, "clock_gettime_ns", virtual.clock_gettime_ns)
+    scene = Scene(virtual)
+    await scene.open()
+    yield scene
+    await scene.end()
+
+
+def seconds_until_stale(events: list[Event]) -> float:
+    """Return the age of the levels when the first STALE event called them old."""
+    for event in events:
+        if event.kind is Kind.STALE:
+            assert event.reason == REASON_OLD
+            assert event.computed_at is not None
+            return (event.observed_at - event.computed_at) / SECOND
+    raise AssertionError("no STALE event")
+
+
+# --- a cache serves the same bytes ---
+
+
+@pytest.mark.parametrize("cached_seconds", [120, 420])
+async def test_levels_of_a_cache_are_stale_after_90_s_and_fresh_with_the_next_answer(
+    scene: Scene, cached_seconds: int
+) -> None:
+    await scene.take_for(61)
+    copy = scene.body()
+    before = len(scene.events)
+
+    await scene.take_for(cached_seconds, copy)
+    assert scene.kinds(since=before) == [Kind.STALE]
+    assert seconds_until_stale(scene.events) == pytest.approx(90, abs=1.5)
+
+    await scene.take()
+    assert scene.kinds(since=before) == [Kind.STALE, Kind.FRESH]
+    assert scene.status is Status.LIVE
+    assert scene.quarantined == []
+    # A clock that stands still is no clock, so nothing was learnt from it.
+    assert scene.clock.correction == 0
+    assert scene.inconsistent("copy") >= cached_seconds - 2
+
+
+async def test_a_cache_that_is_there_from_the_start_makes_no_old_levels_live(
+    scene: Scene,
+) -> None:
+    copies = []
+    # Each of several batches has a copy of its own.
+    for _ in range(5):
+        copies.append(scene.body())
+        scene.virtual.pass_seconds(1)
+    scene.virtual.pass_seconds(200)
+
+    for _ in range(3):
+        for copy in copies:
+            await scene.take(copy)
+        scene.virtual.pass_seconds(1)
+
+    assert scene.status is Status.STALE
+    assert scene.clock.correction == 0
+
+
+async def test_a_cache_does_not_spoil_the_rhythm(scene: Scene) -> None:
+    schedule = Schedule(CheckSettings(), lambda: 0.5)
+    schedule.set_batches([BATCH], 0.0)
+    schedule.set_budget(54, 0.0)
+
+    async def check_until(end_seconds: float, copy: bytes | None = None) -> None:
+        while True:
+            planned = schedule.next()
+            assert planned is not None
+            at, _ = planned
+            now = scene.virtual.now
+            if at > end_seconds:
+                return
+            scene.virtual.now = max(now, NOW + round(at * SECOND))
+            sent_at = (scene.virtual.now - NOW) / SECOND
+            schedule.start_check(BATCH, sent_at)
+            times = await scene.take(copy)
+            offset_seconds = (NOW + scene.clock.correction) / SECOND
+            times = replace(times, upstream_minus_monotonic_seconds=offset_seconds)
+            schedule.finish_check(
+                BATCH,
+                Outcome.ANSWERED,
+                sent_at=sent_at,
+                now=(scene.virtual.now - NOW) / SECOND,
+                times=times,
+            )
+
+    def mean_delay_seconds(since: int) -> float:
+        delays = []
+        for event in scene.events[since:]:
+            if event.kind is Kind.CHANGED:
+                assert event.computed_at is not None
+                delays.append((event.observed_at - event.computed_at) / SECOND)
+        assert len(delays) > 8
+        return sum(delays) / len(delays)
+
+    await check_until(610.0)
+    usual_seconds = mean_delay_seconds(since=3)
+    await check_until(1030.0, scene.body())
+    # The cache is gone.
+    since = len(scene.events)
+    await check_until(1330.0)
+
+    assert mean_delay_seconds(since) < usual_seconds + 0.5
+
+
+# --- a server whose clock is far off ---
+
+
+@pytest.mark.parametrize("ahead_seconds", [-HOUR_SECONDS, HOUR_SECONDS])
+async def test_a_clock_an_hour_off_is_not_believed_and_one_warning_says_so(
+    scene: Scene, ahead_seconds: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await scene.take_for(20)
+
+    for _ in range(300):
+        scene.virtual.pass_seconds(1)
+        await scene.take(scene.body(clock_ahead_seconds=ahead_seconds))
+
+    assert set(scene.kinds()) == {Kind.SNAPSHOT, Kind.CHANGED}
+    assert scene.quarantined == []
+    assert scene.clock.correction == 0
+    messages = [record.getMessage() for record in caplog.records]
+    warning = "upstream clock is not believed; measuring ages by our own clock"
+    assert messages.count(warning) == 1
+
+    await scene.take_for(20)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages.count("upstream clock is believed again") == 1
+
+
+# --- entries without any level ---
+
+
+EMPTY_ENTRIES = {
+    "no_fields": {},
+    "null_fields": {"all_expiry": None, "odte": None, "computed_at": None},
+    "null_leaves": {
+        "all_expiry": {"hvl": None, "call_wall_2": None},
+        "spot_price": None,
+    },
+    "dated": {"computed_at": "2027-01-15T08:00:00Z", "odte": {"hvl": None}},
+    "empty_lists": {"ranked": {"odte_top_10": []}, "zones": []},
+    "labelled": {"positioning": "flow", "freshness_seconds": 3},
+}
+
+
+@pytest.mark.parametrize("entry", EMPTY_ENTRIES.values(), ids=EMPTY_ENTRIES)
+async def test_an_entry_without_any_level_is_missing(
+    scene: Scene, entry: dict[str, Any]
+) -> None:
+    await scene.take(scene.body(entry))
+    assert scene.status is Status.MISSING
+
+    await scene.take()
+    await scene.take(scene.body(entry))
+    await scene.take(scene.body(entry))
+    await scene.take()
+
+    assert scene.kinds() == [
+        Kind.MISSING,
+        # The first levels, so there is nothing to restore.
+        Kind.SNAPSHOT,
+        Kind.MISSING,
+        Kind.RESTORED,
+    ]
+    assert scene.quarantined == []
+    assert scene.sample("gex_symbols_missing_total", feed=FEED, symbol=SYMBOL) == 3
+    assert scene.inconsistent("empty_entry") == 3
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"spot_price": 0},
+        {"odte": {"put_support": -1.5e3}},
+        {"max_pain": {"value": 1}},
+        {"ranked": {"odte_top_10": [67_000]}},
+        {"zones": [{}]},
+    ],
+    ids=str,
+)
+async def test_an_entry_with_a_single_level_is_live(
+    scene: Scene, entry: dict[str, Any]
+) -> None:
+    await scene.take(scene.body(entry))
+
+    assert scene.status is Status.LIVE
