@@ -17,6 +17,7 @@ from connector import __version__
 from connector.core.diff import Rules
 from connector.core.model import Source
 from connector.core.transition import FeedRules
+from connector.core.venues import VENUES, unknown_venues
 from connector.kafka import admin
 from connector.kafka.assignment import Group
 from connector.kafka.avro import Codec
@@ -74,6 +75,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
         ConfigError: The listener's address cannot be used.
         KafkaError: Kafka or the registry were not usable in time.
     """
+    _warn_of_unknown_venues(config)
     source = Source(__version__, config.kafka.group_id, _worker_name())
     rules = {feed.name: rules_of(feed) for feed in config.feeds}
     topics = Topics(config.kafka.topic_prefix)
@@ -161,6 +163,19 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
     finally:
         await _clean_up(client, api, listener, executor)
     return supervisor.exit_code
+
+
+def _warn_of_unknown_venues(config: Config) -> None:
+    """Log venues of later contracts: they may be misspelt, but they are used."""
+    for feed in config.feeds:
+        unknown = unknown_venues(feed.exchanges)
+        if unknown:
+            fields = {
+                "feed": feed.name,
+                "unknown": ",".join(unknown),
+                "known": ",".join(VENUES),
+            }
+            _log.warning("the feed names unknown venues", extra=fields)
 
 
 def _new_metrics(config: Config, health: Health) -> Metrics:

@@ -14,6 +14,7 @@
     │   │   └── NothingFound        404: no data for any symbol          at the next check
     │   ├── RateLimited             429: the minute is used up           when the server allows it
     │   ├── QuotaExhausted          429: the month is used up            rarely, until it ends
+    │   ├── WrongVenues             levels of other venues than asked    yes, back off
     │   ├── Intercepted             4xx that is not the API's            yes, back off
     │   ├── UpstreamUnavailable     5xx, no connection, time-outs        yes, back off
     │   └── BadResponse             not a response of the API            yes, back off
@@ -107,6 +108,16 @@ class Intercepted(UpstreamError):
     """
 
     outcome = "intercepted"
+
+
+class WrongVenues(UpstreamError):
+    """A response with levels of other venues than requested. Nothing in it is published.
+
+    The API ignores names it does not know, and a cache may ignore the filter. Back off and
+    retry.
+    """
+
+    outcome = "wrong_venues"
 
 
 class RequestRefused(UpstreamError):

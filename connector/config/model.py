@@ -21,8 +21,8 @@ from connector.config.values import (
     refusing,
 )
 from connector.core.diff import LIST_PATHS, NUMBER_PATHS, Threshold
+from connector.core.venues import VENUES
 
-EXCHANGES: Final = ("deribit", "bybit", "okx", "binance")
 INCLUDES: Final = ("expected_move", "max_pain", "ranked", "zones")
 
 _NUMERIC_SECTIONS: Final = tuple(
@@ -96,6 +96,14 @@ _check_symbols = each(
     str.upper,
 )
 
+# Not only names that are known today. Both limits hold in decoded responses as well.
+_check_exchanges = each(
+    r"[a-z0-9][a-z0-9_.-]{0,39}",
+    "at most 16 names of a-z, 0-9, '.', '_', '-', at most 40 characters",
+    str.lower,
+    max_items=16,
+)
+
 
 class Upstream(Struct, frozen=True, kw_only=True):
     """The API that the levels come from."""
@@ -159,8 +167,9 @@ class Feed(Struct, frozen=True, kw_only=True):
     exchanges: Annotated[
         tuple[str, ...],
         Option(
-            f"Only these of {', '.join(EXCHANGES)}. Empty: all",
-            check=among(EXCHANGES),
+            f"Only these venues: {', '.join(VENUES)}. Other names are allowed, with a"
+            " warning: the vendor may add venues. Empty: all",
+            check=_check_exchanges,
         ),
     ] = ()
     include: Annotated[

@@ -50,9 +50,15 @@ def matching(pattern: str, expected: str) -> Callable[[T], T]:
 
 
 def each(
-    pattern: str, expected: str, clean: Callable[[str], str]
+    pattern: str,
+    expected: str,
+    clean: Callable[[str], str],
+    max_items: int | None = None,
 ) -> Callable[[Iterable[str]], tuple[str, ...]]:
-    """Accept lists of different texts that match the pattern, ignoring case and outer blanks."""
+    """Accept lists of different texts that match the pattern, ignoring case and outer blanks.
+
+    `max_items` limits the length of the list.
+    """
 
     def is_valid(text: str) -> bool:
         return re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE) is not None
@@ -61,6 +67,8 @@ def each(
         # Items of a variable may have blanks after the commas.
         texts = [text.strip() for text in values]
         cleaned = [clean(text) for text in texts]
+        if max_items is not None and len(texts) > max_items:
+            raise InvalidValue(f"expected {expected}, not {len(texts)} items")
 
         rejected = []
         for text in texts:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # Larger bodies are not searched for a bad value: the search is in Python, and blocks.
 _MAX_SCAN_BYTES: Final = 1024 * 1024
 
-# Exchanges go into every record, so a server must not be able to inflate them.
+# Exchanges go into every record, so a server must not be able to inflate them. A longer
+# filter cannot be the one that was asked for: the configuration has the same limits.
 _MAX_EXCHANGES: Final = 16
 _MAX_EXCHANGE_CHARACTERS: Final = 40
 
@@ -48,11 +49,16 @@ class RateLimit(Value, frozen=True):
 
 
 class ResponseMeta(Value, frozen=True):
-    """The metadata of a response; every part is optional. `server_at` is in microseconds."""
+    """The metadata of a response; every part is optional. `server_at` is in microseconds.
+
+    `venue_filter` holds the venues that the levels were computed for, in lower case. It is
+    empty if no filter was applied, and None if the response does not say.
+    """
 
     server_at: int | None = None
     request_id: str | None = None
     exchanges: tuple[str, ...] = ()
+    venue_filter: frozenset[str] | None = None
     rate_limit: RateLimit = RateLimit()
 
 
@@ -310,14 +316,38 @@ def _enter_results(tokens: Iterator[re.Match[bytes]]) -> bool:
 
 def _meta(value: Any) -> ResponseMeta:
     fields = value if isinstance(value, dict) else {}
-    exchanges = _list_or_empty(fields.get("exchanges_filtered"))[:_MAX_EXCHANGES]
-    names = [name for name in exchanges if isinstance(name, str)]
+    venues = _venues(fields)
+    names = (venues or ())[:_MAX_EXCHANGES]
     return ResponseMeta(
         server_at=moment_or_none(fields.get("timestamp")),
         request_id=_text_or_none(fields.get("request_id")),
         exchanges=tuple(name[:_MAX_EXCHANGE_CHARACTERS] for name in names),
+        venue_filter=_venue_filter(venues),
         rate_limit=_rate_limit(fields.get("rate_limit")),
     )
+
+
+def _venues(meta: dict[str, Any]) -> list[str] | None:
+    """Return the venues in `exchanges_filtered`, or None if it is absent or unreadable."""
+    # Absent is unknown, but null says that there was no filter.
+    value = meta.get("exchanges_filtered", False)
+    if value is None:
+        return []
+    # Requests join the names with commas, and a server may repeat them as they came.
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, list):
+        return None
+    names = [name for name in value if isinstance(name, str)]
+    # Objects, say, would need a reading of their own; without one the filter is unknown.
+    return names if names or not value else None
+
+
+def _venue_filter(venues: list[str] | None) -> frozenset[str] | None:
+    if venues is None:
+        return None
+    names = (name.strip().lower() for name in venues[: _MAX_EXCHANGES + 1])
+    return frozenset(name[: _MAX_EXCHANGE_CHARACTERS + 1] for name in names if name)
 
 
 def _refusal(error: Any) -> Refusal:

@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from connector.core.model import Status
-from connector.errors import NothingFound, RequestRefused, UpstreamError
+from connector.core.venues import require_venues
+from connector.errors import NothingFound, RequestRefused, UpstreamError, WrongVenues
 from connector.runtime.next_checks import NextChecks
 from connector.runtime.responses import Responses
 from connector.schedule.checks import Outcome
@@ -62,6 +63,7 @@ class Checks:
         try:
             request = self._coverage.request_for(batch)
             answer = await self._client.fetch_levels(request, permit)
+            require_venues(request.exchanges, answer.response.meta)
         except UpstreamError as error:
             label = error.outcome
             outcome = self._handle_error(batch, error, sent_at)
@@ -96,6 +98,8 @@ class Checks:
         self._failures.check_failed(batch, error)
         if isinstance(error, RequestRefused):
             self._handle_refusal(batch, error, sent_at)
+        elif isinstance(error, WrongVenues):
+            self._observer.venues_not_applied(batch.feed)
         # An error that concerns every batch says nothing about this one.
         is_probing = self._failures.is_probing
         return Outcome.DEFERRED if is_probing else Outcome.FAILED

@@ -13,6 +13,7 @@ from connector.errors import (
     QuotaExhausted,
     RateLimited,
     RequestRefused,
+    WrongVenues,
 )
 from connector.logs import Bounded
 from connector.schedule.checks import SLOW_RETRY_SECONDS
@@ -36,7 +37,7 @@ _NUMBERS: Final = re.compile(r"\d+")
 # These concern every check, so they are reported as refusals and not as an outage.
 _OF_ALL_CHECKS: Final = (KeyRefused, PlanRefused, RateLimited, QuotaExhausted)
 # An administrator has to act.
-_SEVERE: Final = (KeyRefused, PlanRefused, QuotaExhausted)
+_SEVERE: Final = (KeyRefused, PlanRefused, QuotaExhausted, WrongVenues)
 # Their ends have log messages of their own, or none: a refused symbol does not recover.
 _NOT_AN_OUTAGE: Final = (KeyRefused, PlanRefused, RequestRefused)
 
@@ -75,8 +76,8 @@ class Failures:
             self._key_accepted()
             self._set_plan_refused(refused=True)
             self._schedule.pause_for_key(now + SLOW_RETRY_SECONDS)
-        elif isinstance(error, RequestRefused):
-            # The symbols were refused, so key and plan were not.
+        elif isinstance(error, RequestRefused | WrongVenues):
+            # The parameters were at fault, so key and plan were not.
             self._key_accepted()
             self._plan_accepted()
         # The client has told the budget what the server said about a pause.

@@ -151,6 +151,9 @@ class RequestObserver(Protocol):
     def symbol_answered(self, feed: str, symbol: str, status: Status) -> None:
         """Called when a symbol was answered: LIVE for an entry, else MISSING or INVALID."""
 
+    def venues_not_applied(self, feed: str) -> None:
+        """Called with a response for other venues, from which nothing is published."""
+
     def refresh_found(self, uncertainty_seconds: float) -> None:
         """Called with a refresh, and how long it may have been visible already."""
 

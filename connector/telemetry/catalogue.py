@@ -105,6 +105,7 @@ _OUTCOMES: Final = (
     "refused",
     "rate_limited",
     "quota_exhausted",
+    "wrong_venues",
     "intercepted",
     "unavailable",
     "bad_response",
@@ -181,6 +182,11 @@ _UPSTREAM: Final = (
     _gauge(
         "gex_plan_refused",
         "1 while the upstream accepts the API key, but its user's plan has no access.",
+    ),
+    _counter(
+        "gex_venues_not_applied_total",
+        "Responses with levels of other venues than requested, which are not published.",
+        labels=("feed",),
     ),
     _counter(
         "gex_responses_inconsistent_total",

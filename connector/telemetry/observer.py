@@ -74,6 +74,10 @@ class MetricsObserver:
         else:
             figures.served += 1
 
+    def venues_not_applied(self, feed: str) -> None:
+        """Count a response for other venues than the feed's."""
+        self._metrics.count("gex_venues_not_applied_total", feed)
+
     def refresh_found(self, uncertainty_seconds: float) -> None:
         """Record how long a refresh may have been visible before it was found."""
         self._metrics.observe("gex_detection_uncertainty_seconds", uncertainty_seconds)

@@ -20,6 +20,7 @@ from connector.errors import (
     UpstreamError,
 )
 from connector.schedule.batches import MAX_SYMBOLS
+from connector.tools.check_venues import check_venues
 from connector.upstream.api_key import ApiKey
 from connector.upstream.budget import Budget
 from connector.upstream.budget.other_clients import PLANNED_FRACTION
@@ -124,6 +125,7 @@ async def _check(
         report.ok("key", "accepted")
         _check_quota(config, answer, report)
         _check_clock(answer, report)
+        await check_venues(config, client, budget, answer, report)
     await _check_symbols(config, client, budget, answer, report)
 
 

@@ -15,6 +15,7 @@ from connector.config.load import load_feeds, load_kafka, read_key_file
 from connector.config.model import Config, Feed, Kafka, SchemaRegistry
 from connector.config.secrets import ClientSettings, Secret
 from connector.core.diff import Threshold
+from connector.core.venues import unknown_venues
 from connector.errors import EXIT_CONFIG, ConfigError
 
 if TYPE_CHECKING:
@@ -620,6 +621,13 @@ def test_variables_make_one_feed_that_replaces_those_of_the_file(
     assert config.feeds == (expected,)
 
 
+def test_venues_that_the_vendor_may_add_later_are_accepted() -> None:
+    config = load(None, GEX_SYMBOLS="BTCUSDT", GEX_EXCHANGES="thalex, New_Venue-2")
+
+    assert config.feeds[0].exchanges == ("thalex", "new_venue-2")
+    assert unknown_venues(config.feeds[0].exchanges) == ["new_venue-2"]
+
+
 def test_include_without_symbols_is_a_fault(write_toml: WriteToml) -> None:
     # The variable makes a feed of its own. It does not change the feeds of the file.
     path = write_toml(FEED)
@@ -707,6 +715,8 @@ def test_symbols_that_kafka_or_a_url_would_reject_are_a_fault(symbols: str) -> N
         ("thresholds = 1", "feeds[0].thresholds: int 1; expected table of numbers"),
         ("symbols = ['A,B']", "not 'A,B'"),
         ('symbols = ["A\\r\\nB", "C\\u0000"]', r"not 'A\r\nB', 'C\x00'"),
+        ("exchanges = ['okx,bybit']", "not 'okx,bybit'"),
+        (f"exchanges = {[f'x{n}' for n in range(17)]}", "not 17 items"),
         ("exchanges = ['okx', 'OKX']", "each once, not 'okx', 'OKX'"),
         ("exchanges = 'okx'", "expected list of str"),
         ("stale_after_seconds = 0", "expected float > 0"),

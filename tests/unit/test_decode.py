@@ -423,6 +423,43 @@ def test_meta_is_read_as_documented() -> None:
     assert meta.rate_limit == RateLimit(60, 7, 1_800_000_060)
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["OKX", " bybit"], {"okx", "bybit"}),
+        ("okx,bybit", {"okx", "bybit"}),
+        # No filter was applied.
+        (None, set()),
+        ([], set()),
+        # Unreadable, so nothing is known about the filter.
+        (7, None),
+        ([{"name": "okx"}], None),
+        (True, None),
+    ],
+    ids=repr,
+)
+def test_the_applied_venue_filter_is_told_from_an_unknown_one(
+    value: Any, expected: set[str] | None
+) -> None:
+    assert decode_meta({"exchanges_filtered": value}).venue_filter == expected
+
+
+def test_a_meta_without_the_venue_filter_says_nothing_about_it() -> None:
+    assert decode_meta({"version": "2.0"}).venue_filter is None
+
+
+def test_a_long_venue_filter_is_cut_but_stays_another_one() -> None:
+    names = [f"venue{number}" for number in range(1000)]
+
+    meta = decode_meta({"exchanges_filtered": ["x" * 1000, *names]})
+
+    assert len(meta.exchanges) == 16
+    assert meta.venue_filter is not None
+    # One more than a configuration can ask for: equal to no filter of a feed.
+    assert len(meta.venue_filter) == 17
+    assert max(map(len, meta.venue_filter)) == 41
+
+
 def short_id(value: Any) -> str:
     """Return the start of a value: 10**400 would be a name of 401 digits."""
     return str(value)[:9]

@@ -1,0 +1,98 @@
+"""Venue checks of `gex-connector check`: does the upstream apply each feed's filter?"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from typing import TYPE_CHECKING, Final
+
+from connector.core.venues import VENUES, require_venues, unknown_venues
+from connector.errors import UpstreamError, WrongVenues
+from connector.upstream.client import LevelsRequest
+
+if TYPE_CHECKING:
+    from connector.config.model import Config, Feed
+    from connector.core.decode import ResponseMeta
+    from connector.tools.report import Report
+    from connector.upstream.budget import Budget
+    from connector.upstream.client import Client, LevelsAnswer
+
+# Each filter of a further feed costs a request of the month.
+_MAX_REQUESTS: Final = 3
+
+# The budget may wait for the next minute, and a person waits for the answer.
+_TIMEOUT_SECONDS: Final = 10.0
+
+
+async def check_venues(
+    config: Config,
+    client: Client,
+    budget: Budget,
+    answer: LevelsAnswer,
+    report: Report,
+) -> None:
+    """Compare the venues in the responses with those of the feeds.
+
+    `answer` is a response to the first feed.
+    """
+    first, *others = config.feeds
+    for feed in config.feeds:
+        _warn_of_unknown_names(feed, report)
+    _check_filter(first, answer.response.meta, report)
+
+    checked = {frozenset(first.exchanges), frozenset()}
+    requests = 0
+    for feed in others:
+        venues = frozenset(feed.exchanges)
+        if venues in checked:
+            continue
+        if requests == _MAX_REQUESTS:
+            report.warn("venues", f"feed {feed.name} and later ones: not tried")
+            return
+        checked.add(venues)
+        requests += 1
+        # One symbol is enough: the filter concerns the whole response.
+        request = LevelsRequest(feed.symbols[:1], feed.exchanges)
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS), budget.request() as permit:
+                other_answer = await client.fetch_levels(request, permit)
+        except TimeoutError:
+            report.warn("venues", f"feed {feed.name}: no request is left this minute")
+        except UpstreamError as error:
+            report.warn("venues", f"feed {feed.name}: not tried: {error}")
+        else:
+            _check_filter(feed, other_answer.response.meta, report)
+
+
+def _warn_of_unknown_names(feed: Feed, report: Report) -> None:
+    for name in unknown_venues(feed.exchanges):
+        close = difflib.get_close_matches(name, VENUES, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        report.warn(
+            "venues",
+            f"feed {feed.name}: {name} is not among the known venues "
+            f"({', '.join(VENUES)}){hint}",
+        )
+
+
+def _check_filter(feed: Feed, meta: ResponseMeta, report: Report) -> None:
+    try:
+        require_venues(feed.exchanges, meta)
+    except WrongVenues as error:
+        report.fail(
+            "venues",
+            f"feed {feed.name}: {error}; nothing of it will be published. Check exchanges: "
+            "the upstream ignores names that it does not know, and a cache may ignore the "
+            "filter",
+        )
+        return
+    if not feed.exchanges:
+        return
+    if meta.venue_filter is None:
+        report.warn(
+            "venues",
+            f"feed {feed.name}: the upstream does not say which venues it used, so workers "
+            "cannot compare them",
+        )
+        return
+    report.ok("venues", f"feed {feed.name}: {', '.join(sorted(meta.venue_filter))}")
