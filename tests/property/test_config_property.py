@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from connector.config.load import load
@@ -16,6 +16,7 @@ from connector.config.model import TABLES
 from connector.config.option import declared_options
 from connector.errors import ConfigError
 from connector.logs import MAX_MESSAGE_CHARACTERS
+from tests.support.profiles import cases
 
 # The value of every option that is a secret, or can hold one.
 SECRET = "s3cr3t-of-the-test"
@@ -192,7 +193,7 @@ def quoted(text: str) -> str:
 
 
 @given(documents, environments)
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@cases(100)
 def test_any_table_and_environment_load_or_raise_config_error(
     document: Document, environ: Environ
 ) -> None:
@@ -209,7 +210,7 @@ DEEP_KEY = b".".join([b"a"] * 5_000)
 @example(DEEP_KEY + b" = 1", {})
 @example(b"[kafka.client]\n" + DEEP_KEY + b" = 1", {})
 @example(b"[[feeds]]\nthresholds." + DEEP_KEY + b" = {}", {})
-@settings(deadline=None)
+@cases(100)
 def test_any_file_loads_or_raises_config_error(
     content: bytes, environ: Environ
 ) -> None:
@@ -221,7 +222,7 @@ spoilers = st.sampled_from(["", " ", "\n", "\0", "é"])
 
 
 @given(documents, environments, spoilers, st.booleans())
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@cases(100)
 def test_no_secret_is_shown_whatever_else_is_wrong(
     document: Document, environ: Environ, spoilt: str, from_file: bool
 ) -> None:
@@ -266,6 +267,7 @@ def has_no_null(text: str) -> bool:
 
 
 @given(texts.filter(has_no_null))
+@cases(100)
 def test_a_valid_configuration_shows_no_secret(text: str) -> None:
     client = {"sasl.password": f"{SECRET}{text}"}
     environ = {

@@ -17,7 +17,13 @@ FUZZING = VARIABLE in os.environ
 def cases(count: int, weight: int = 1) -> settings:
     """Try `count` cases, or in a fuzzing run `count * FUZZ_TIMES * weight` random ones."""
     if not FUZZING:
-        return settings(deadline=None, derandomize=True, max_examples=count)
+        # A loaded machine is slow, and that is no fault of the test.
+        return settings(
+            deadline=None,
+            derandomize=True,
+            max_examples=count,
+            suppress_health_check=[HealthCheck.too_slow],
+        )
     times = int(os.environ[VARIABLE]) * weight
     return settings(
         deadline=None,

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.parse
 import uuid
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +45,15 @@ UNIT_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 # The rules' durations are divided by this: five minutes become ten seconds.
 SPEED_UP = 30
 
-DURATION = re.compile(
-    r"(?<=\[)(\d+)([mhd])(?=\])|(?<= for: )(\d+)([mhd])$", re.MULTILINE
-)
+# The range of a selector, such as [5m], or the value of `for`.
+RANGE = r"(?<=\[)(\d+)([mhd])(?=\])"
+FOR = r"(?<= for: )(\d+)([mhd])$"
+DURATION = re.compile(f"{RANGE}|{FOR}", re.MULTILINE)
 SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
+# Long enough for a fast rule that would fire without a fault.
 CALM_SECONDS = 10
 PATIENCE_SECONDS = 150
+STALE_AFTER_SECONDS = 5
 JOB = "gex-connector"
 
 # Faults of each fleet's upstream, by the fleet's name.
@@ -93,20 +97,22 @@ def promtool(*arguments: str | Path) -> str:
 
 
 def test_promtool_accepts_the_rules_and_the_configuration() -> None:
-    assert "SUCCESS" in promtool("check", "rules", PROMETHEUS / "rules.yml")
-    assert "1 rule files found" in promtool(
-        "check", "config", PROMETHEUS / "prometheus.yml"
-    )
+    rules = promtool("check", "rules", PROMETHEUS / "rules.yml")
+    assert "SUCCESS" in rules
+
+    config = promtool("check", "config", PROMETHEUS / "prometheus.yml")
+    assert "1 rule files found" in config
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("file", UNIT_TESTS, ids=lambda file: str(file.stem))
+@pytest.mark.parametrize("file", UNIT_TESTS, ids=attrgetter("stem"))
 def test_every_alert_fires_in_its_own_cases_only(file: Path) -> None:
     assert "SUCCESS" in promtool("test", "rules", file)
 
 
 def test_a_rule_that_never_fires_fails_its_unit_tests(tmp_path: Path) -> None:
     rules = (PROMETHEUS / "rules.yml").read_text()
+    # The unit tests are worth something only if they can fail.
     broken = rules.replace("max by (job) (gex_key_refused) == 1", "vector(0) == 1")
     (tmp_path / "rules.yml").write_text(broken)
     (tmp_path / "tests").mkdir()
@@ -122,8 +128,10 @@ def sped_up(rules: str) -> str:
     """
 
     def divide(match: re.Match[str]) -> str:
-        number, unit = (part for part in match.groups() if part is not None)
-        return f"{int(number) * SECONDS[unit] // SPEED_UP}s"
+        # Only one of the two patterns has matched.
+        number, unit = [part for part in match.groups() if part is not None]
+        seconds = int(number) * SECONDS[unit]
+        return f"{seconds // SPEED_UP}s"
 
     return DURATION.sub(divide, rules)
 
@@ -155,7 +163,8 @@ class Watch:
         groups = []
         for fleet, workers in self._fleets.items():
             addresses = [worker.url.removeprefix("http://") for worker in workers]
-            groups.append({"targets": addresses, "labels": {"job": job_of(fleet)}})
+            labels = {"job": job_of(fleet)}
+            groups.append({"targets": addresses, "labels": labels})
 
         # Prometheus must not read a file that is half written.
         new = self._targets.with_suffix(".new")
@@ -168,11 +177,14 @@ def job_of(fleet: str) -> str:
 
 
 def samples(prometheus: Program, query: str) -> list[dict[str, Any]]:
-    answer = prometheus.ask(f"/api/v1/query?{urllib.parse.urlencode({'query': query})}")
+    """Return the result of a query at this moment."""
+    parameters = urllib.parse.urlencode({"query": query})
+    answer = prometheus.ask(f"/api/v1/query?{parameters}")
     found: list[dict[str, Any]] = answer["data"]["result"]
     return found
 
 
+# An alert may be over again when we look.
 EVER_FIRING = 'last_over_time(ALERTS{alertstate="firing"}[10m])'
 FIRST_FIRING = 'min_over_time(timestamp(ALERTS{alertstate="firing"})[6m:500ms])'
 
@@ -213,8 +225,10 @@ class Fleets:
         self._stack = stack
         self._config = folder / "connector.toml"
         symbols = json.dumps(EIGHT_SYMBOLS)
+        # The limit of staleness is a setting of a feed, so it needs a file.
         self._config.write_text(
-            f'[[feeds]]\nname = "all"\nsymbols = {symbols}\nstale_after_seconds = 5\n'
+            f'[[feeds]]\nname = "all"\nsymbols = {symbols}\n'
+            f"stale_after_seconds = {STALE_AFTER_SECONDS}\n"
         )
         self.simulators = {}
         for fleet in UPSTREAM_FAULTS:
@@ -226,6 +240,7 @@ class Fleets:
         simulator = self.simulators.get(fleet, self.simulators["fine"])
         broker = self._brokers.get(fleet, self._kafka)
         environment = variables_for(broker, self.names[fleet], simulator) | variables
+        # The file has the symbols.
         del environment["GEX_SYMBOLS"]
         worker = start_worker(
             environment, wait_ready=False, arguments=("--config", str(self._config))
@@ -238,13 +253,13 @@ def test_each_fault_raises_its_alerts_and_a_healthy_fleet_pages_nobody(
     kafka: LocalKafka, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     pause = threading.Event().wait
-    expected = {
-        (fleet, alert) for fleet, alerts in EXPECTED.items() for alert in alerts
-    }
+    expected = expected_alerts()
     with contextlib.ExitStack() as stack:
         broker = stack.enter_context(LocalKafka(tmp_path / "kafka"))
         fleets = Fleets(kafka, broker, tmp_path, stack)
-        workers = {fleet: [fleets.start_worker(fleet)] for fleet in fleets.names}
+        workers = {}
+        for fleet in fleets.names:
+            workers[fleet] = [fleets.start_worker(fleet)]
         workers["one-of-two-frozen"].append(fleets.start_worker("one-of-two-frozen"))
         for worker in itertools.chain(*workers.values()):
             wait_until(worker.ready, "the worker is ready", worker)
@@ -253,9 +268,12 @@ def test_each_fault_raises_its_alerts_and_a_healthy_fleet_pages_nobody(
         watch.add(workers)
         wait_until_scraped(prometheus, {job_of(fleet) for fleet in workers})
 
+        # Without this look, an alert that always fires would pass.
         pause(CALM_SECONDS)
-        assert expected & fleets_and_alerts(prometheus) == set(), "before the faults"
+        too_early = expected & fleets_and_alerts(prometheus)
+        assert too_early == set(), "before the faults"
 
+        # All faults at once: each fleet meets one only.
         faults_at = time.time()
         for fleet, faults in UPSTREAM_FAULTS.items():
             fleets.simulators[fleet].ask("/_control/faults", faults)
@@ -268,8 +286,12 @@ def test_each_fault_raises_its_alerts_and_a_healthy_fleet_pages_nobody(
         watch.add({"two-fleets": [*workers["two-fleets"], rival]})
         restart_repeatedly(fleets, workers["restarting"][0])
 
+        # Not `wait_until`: a failure must name the alerts that are missing.
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while expected - fleets_and_alerts(prometheus) and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            missing = expected - fleets_and_alerts(prometheus)
+            if not missing:
+                break
             pause(0.5)
         found = fired(prometheus)
         since = fired(prometheus, FIRST_FIRING)
@@ -279,10 +301,23 @@ def test_each_fault_raises_its_alerts_and_a_healthy_fleet_pages_nobody(
         record_property(f"{fleet}: {alert} ({severity}) after", seconds)
     missing = expected - {(fleet, alert) for fleet, alert, _ in found}
     assert missing == set()
+
     # Tickets of the healthy fleet do not count: with durations this short, a machine that
     # is busy for seconds looks like a worker that is stuck for minutes.
-    pages = {key for key in found if key[0] == "fine" and key[2] == "page"}
+    pages = set()
+    for fleet, alert, severity in found:
+        if fleet == "fine" and severity == "page":
+            pages.add(alert)
     assert pages == set()
+
+
+def expected_alerts() -> set[tuple[str, str]]:
+    """Return fleet and alert of everything that must fire."""
+    found = set()
+    for fleet, alerts in EXPECTED.items():
+        for alert in alerts:
+            found.add((fleet, alert))
+    return found
 
 
 def wait_until_scraped(prometheus: Program, jobs: set[str]) -> None:
@@ -296,7 +331,10 @@ def wait_until_scraped(prometheus: Program, jobs: set[str]) -> None:
 
 
 def restart_repeatedly(fleets: Fleets, worker: Program) -> None:
-    """Kill and start the worker four times, at the same address."""
+    """Kill and start the worker four times, at the same address.
+
+    At another address it would be another series, without a restart in it.
+    """
     address = worker.url.removeprefix("http://")
     for _ in range(4):
         worker.kill()
@@ -306,16 +344,14 @@ def restart_repeatedly(fleets: Fleets, worker: Program) -> None:
 
 def refuse_records(kafka: LocalKafka, names: Names) -> None:
     """Make the broker reject records of an event's size."""
-    topic = ck_admin.ConfigResource(
-        ck_admin.ResourceType.TOPIC, f"{names.topic_prefix}.all.changes"
+    changes = f"{names.topic_prefix}.all.changes"
+    topic = ck_admin.ConfigResource(ck_admin.ResourceType.TOPIC, changes)
+    limit = ck_admin.ConfigEntry(
+        "max.message.bytes",
+        "100",
+        incremental_operation=ck_admin.AlterConfigOpType.SET,
     )
-    topic.add_incremental_config(
-        ck_admin.ConfigEntry(
-            "max.message.bytes",
-            "100",
-            incremental_operation=ck_admin.AlterConfigOpType.SET,
-        )
-    )
+    topic.add_incremental_config(limit)
     admin = ck_admin.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     for altered in admin.incremental_alter_configs([topic]).values():
         altered.result()
