@@ -15,6 +15,7 @@ import msgspec
 
 from connector.core.entry import moment_or_none
 from connector.core.model import Status, Value
+from connector.core.positioning import NO_MODELS, ResponseModels
 from connector.errors import BadResponse
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class ResponseMeta(Value, frozen=True):
     exchanges: tuple[str, ...] = ()
     venue_filter: frozenset[str] | None = None
     rate_limit: RateLimit = RateLimit()
+    models: ResponseModels = NO_MODELS
 
 
 class Refusal(Value, frozen=True):
@@ -324,6 +326,7 @@ def _meta(value: Any) -> ResponseMeta:
         exchanges=tuple(name[:_MAX_EXCHANGE_CHARACTERS] for name in names),
         venue_filter=_venue_filter(venues),
         rate_limit=_rate_limit(fields.get("rate_limit")),
+        models=ResponseModels.of(fields.get("extra")),
     )
 
 

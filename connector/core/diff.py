@@ -14,7 +14,7 @@ from connector.core.model import (
     MaxPain,
     Odte,
     Ranked,
-    Row,
+    RankedRow,
     Value,
 )
 
@@ -167,9 +167,11 @@ def _changed_numbers(before: Levels, after: Levels, rules: Rules) -> list[LevelC
 def _changed_lists(before: Levels, after: Levels, rules: Rules) -> list[str]:
     changed = []
     for path in rules.lists:
-        old_rows = _rows(before, path)
-        new_rows = _rows(after, path)
-        if _rows_differ(path, old_rows, new_rows):
+        if path == "zones":
+            differs = before.zones != after.zones
+        else:
+            differs = _ranked_differ(_ranked(before, path), _ranked(after, path))
+        if differs:
             changed.append(path)
     return changed
 
@@ -186,32 +188,44 @@ def _numbers(levels: Levels) -> tuple[float | None, ...]:
     )
 
 
-def _rows(levels: Levels, path: str) -> tuple[Row, ...] | None:
-    if path == "zones":
-        return levels.zones
+def _ranked(levels: Levels, path: str) -> tuple[RankedRow, ...] | None:
     _, _, field = path.partition(".")
-    rows: tuple[Row, ...] | None = getattr(levels.ranked, field)
+    rows: tuple[RankedRow, ...] | None = getattr(levels.ranked, field)
     return rows
 
 
-def _rows_differ(
-    path: str, before: tuple[Row, ...] | None, after: tuple[Row, ...] | None
+def _ranked_differ(
+    before: tuple[RankedRow, ...] | None, after: tuple[RankedRow, ...] | None
 ) -> bool:
-    """Compare two lists of rows.
+    """Compare two ranked lists by the order of their strikes and the signs of their exposures.
 
-    Ranked lists are compared by the order of their strikes. Zones, and ranked lists with a row
-    that has no strike, are compared by complete rows.
+    Lists with a row that has no strike are compared by complete rows.
     """
     if before == after:
         return False
-    if before is None or after is None or path == "zones":
+    if before is None or after is None:
         return True
 
     old_strikes = [row.strike for row in before]
     new_strikes = [row.strike for row in after]
     if None in old_strikes or None in new_strikes:
         return True
-    return old_strikes != new_strikes
+    if old_strikes != new_strikes:
+        return True
+    return list(map(_sign, before)) != list(map(_sign, after))
+
+
+def _sign(row: RankedRow) -> int | None:
+    """Return 1, 0 or -1 for the sign of the exposure, None if the row has none.
+
+    Zero is a sign of its own. Otherwise an exposure that passes through zero would change
+    its sign unnoticed, since each of the two steps would not count.
+    """
+    if row.gex is None:
+        return None
+    if row.gex == 0:
+        return 0
+    return 1 if row.gex > 0 else -1
 
 
 def _section(path: str) -> str:

@@ -17,7 +17,15 @@ from connector.core.model import (
     MaxPain,
     Odte,
     Ranked,
+    RankedRow,
     Row,
+)
+from connector.core.positioning import (
+    NO_MODELS,
+    UNNAMED,
+    Positioning,
+    ResponseModels,
+    name_or_none,
 )
 from connector.errors import EntryError
 
@@ -27,6 +35,9 @@ MAX_ENTRY_BYTES: Final = 64 * 1024
 # A `computed_at` further ahead of the upstream's clock is implausible. The minute allows for
 # the error of our estimate of that clock.
 MAX_AHEAD_SECONDS: Final = 60
+
+# The largest value of Avro's int.
+_MAX_RANK: Final = 2**31 - 1
 
 # The most of a bad `computed_at` that an error message shows.
 _MAX_SHOWN_CHARACTERS: Final = 40
@@ -42,6 +53,9 @@ class _Entry(msgspec.Struct):
     odte: Odte | None = None
     spot_price: float | None = None
     computed_at: str | None = None
+    # Any type: an unexpected one must not cost the levels.
+    positioning: Any = None
+    positioning_fallback_reason: Any = None
     ranked: _Ranked | None = None
     max_pain: MaxPain | None = None
     expected_move: ExpectedMove | None = None
@@ -83,7 +97,7 @@ def is_empty_entry(raw: bytes) -> bool:
         return False
     try:
         fields = msgspec.json.decode(raw)
-        levels = _levels(msgspec.convert(fields, _Entry), fields)
+        levels = _levels(msgspec.convert(fields, _Entry), fields, UNNAMED)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
         return False
 
@@ -96,10 +110,13 @@ def is_empty_entry(raw: bytes) -> bool:
     return levels.spot_price is None and not has_rows
 
 
-def decode_entry(raw: bytes, now: int) -> Entry:
+def decode_entry(
+    raw: bytes, now: int, *, symbol: str = "", models: ResponseModels = NO_MODELS
+) -> Entry:
     """Decode one symbol's entry.
 
-    `now` is the upstream's clock; a `computed_at` far ahead of it is rejected.
+    `now` is the upstream's clock; a `computed_at` far ahead of it is rejected. `models` are
+    those that the metadata of the response names, for entries that do not name theirs.
 
     Raises:
         EntryError: The entry cannot be used. Its reason is `too_large`, `malformed`,
@@ -114,7 +131,8 @@ def decode_entry(raw: bytes, now: int) -> Entry:
         fields = msgspec.json.decode(raw)
         canonical = msgspec.json.encode(fields)
         entry = msgspec.convert(fields, _Entry)
-        levels = _levels(entry, fields)
+        positioning = models.complete(symbol, _named_positioning(entry))
+        levels = _levels(entry, fields, positioning)
     except msgspec.ValidationError as error:
         raise EntryError("wrong_type", str(error)[:200]) from None
     except (
@@ -149,13 +167,24 @@ def _check_for_duplicate_keys(raw: bytes, canonical: bytes) -> None:
         )
 
 
-def _levels(entry: _Entry, fields: dict[str, Any]) -> Levels:
+def _named_positioning(entry: _Entry) -> Positioning:
+    return Positioning(
+        name_or_none(entry.positioning),
+        name_or_none(entry.positioning_fallback_reason),
+    )
+
+
+def _levels(entry: _Entry, fields: dict[str, Any], positioning: Positioning) -> Levels:
     ranked = entry.ranked or _Ranked()
-    top_10 = Ranked(_rows(ranked.all_expiry_top_10), _rows(ranked.odte_top_10))
+    top_10 = Ranked(
+        _ranked_rows(ranked.all_expiry_top_10), _ranked_rows(ranked.odte_top_10)
+    )
     # The vendor documents `gamma_flip_zones`, but the include is called `zones`: accept both.
     zones = entry.gamma_flip_zones if entry.zones is None else entry.zones
     return Levels(
         spot_price=entry.spot_price,
+        positioning=positioning.model,
+        positioning_fallback_reason=positioning.fallback_reason,
         all_expiry=entry.all_expiry or AllExpiry(),
         odte=entry.odte or Odte(),
         max_pain=entry.max_pain or MaxPain(),
@@ -166,20 +195,66 @@ def _levels(entry: _Entry, fields: dict[str, Any]) -> Levels:
     )
 
 
-def _rows(rows: list[Any] | None) -> tuple[Row, ...] | None:
+def _ranked_rows(rows: list[Any] | None) -> tuple[RankedRow, ...] | None:
     if rows is None:
         return None
     # A list is faster here than a generator, and there are up to twenty rows per symbol.
+    return tuple([_ranked_row(row) for row in rows])
+
+
+def _ranked_row(row: Any) -> RankedRow:
+    """Return a row with every readable field typed, and anything else as JSON."""
+    if not isinstance(row, dict):
+        return RankedRow(strike=_strike(row), extra=canonical_json(row))
+
+    rest = dict(row)
+    rank = _taken_rank(rest)
+    strike = _taken_number(rest, "strike")
+    gex = _taken_number(rest, "gex")
+    abs_gex = _taken_number(rest, "abs_gex")
+    extra = canonical_json(rest) if rest else None
+    return RankedRow(rank, strike, gex, abs_gex, extra)
+
+
+def _taken_rank(rest: dict[str, Any]) -> int | None:
+    """Take the rank out of a row if it is null or a number that Avro's int can hold."""
+    rank: Any = rest.get("rank")
+    if rank is None:
+        rest.pop("rank", None)
+        return None
+    # A bool is an int to Python, but not a rank.
+    is_int = isinstance(rank, int) and not isinstance(rank, bool)
+    if not is_int or abs(rank) > _MAX_RANK:
+        return None
+    del rest["rank"]
+    return int(rank)
+
+
+def _taken_number(rest: dict[str, Any], name: str) -> float | None:
+    """Take a number out of a row. A value that is neither a number nor null stays there."""
+    value = rest.get(name)
+    number = _number(value)
+    if value is None or number is not None:
+        rest.pop(name, None)
+    return number
+
+
+def _rows(rows: list[Any] | None) -> tuple[Row, ...] | None:
+    if rows is None:
+        return None
     return tuple([Row(_strike(row), canonical_json(row)) for row in rows])
 
 
 def _strike(row: Any) -> float | None:
     """Return the strike of a row: its `strike` field, or the row itself if it is a number."""
-    strike = row.get("strike") if isinstance(row, dict) else row
-    # A bool is an int to Python, but not a price.
-    if isinstance(strike, bool) or not isinstance(strike, int | float):
+    return _number(row.get("strike") if isinstance(row, dict) else row)
+
+
+def _number(value: Any) -> float | None:
+    # A bool is an int to Python, but not a number of the API.
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(strike)
+    return float(value)
 
 
 def _extra(entry: _Entry, fields: dict[str, Any]) -> str | None:
@@ -192,6 +267,12 @@ def _extra(entry: _Entry, fields: dict[str, Any]) -> str | None:
         undocumented = section.keys() - documented
         if undocumented:
             extra[name] = {field: section[field] for field in undocumented}
+
+    # A name of another type than text is not understood, but not lost either.
+    for name in ("positioning", "positioning_fallback_reason"):
+        value = fields.get(name)
+        if value is not None and not isinstance(value, str):
+            extra[name] = value
 
     # `zones` was used, so the other name of the list counts as undocumented.
     if entry.zones is not None and entry.gamma_flip_zones is not None:

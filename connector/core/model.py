@@ -57,7 +57,12 @@ class Kind(StrEnum):
 
 
 class AllExpiry(Value, frozen=True):
-    """The levels across all expiries; `hvl` is the gamma-flip price."""
+    """The levels across all expiries.
+
+    `hvl` is the gamma flip. The resistance and the call walls are the strikes above spot with
+    the largest, second and third positive net gamma. The support and the put walls are the
+    same below spot.
+    """
 
     hvl: float | None = None
     call_resistance: float | None = None
@@ -69,7 +74,7 @@ class AllExpiry(Value, frozen=True):
 
 
 class Odte(Value, frozen=True):
-    """The levels of options that expire today."""
+    """The levels of options that expire today. The day ends at 08:00 UTC."""
 
     hvl: float | None = None
     call_resistance: float | None = None
@@ -77,19 +82,39 @@ class Odte(Value, frozen=True):
 
 
 class MaxPain(Value, frozen=True):
-    """The max-pain levels, present if the request has `include=max_pain`."""
+    """Max pain of today's expiry, present if the request has `include=max_pain`.
+
+    `value` is no price: it is the payout to option buyers at `strike`, in USD.
+    """
 
     strike: float | None = None
     value: float | None = None
 
 
 class ExpectedMove(Value, frozen=True):
-    """The one- and two-sigma bands, present if the request has `include=expected_move`."""
+    """The move expected within one day, present if the request has `include=expected_move`.
+
+    The bands come from the price of the at-the-money straddle.
+    """
 
     upper_1sd: float | None = None
     lower_1sd: float | None = None
     upper_2sd: float | None = None
     lower_2sd: float | None = None
+
+
+class RankedRow(Value, frozen=True):
+    """A strike and its gamma exposure, in USD per 1 % move of spot.
+
+    A field is None if the row has no readable value for it. `extra` holds everything else of
+    the row as canonical JSON.
+    """
+
+    rank: int | None = None
+    strike: float | None = None
+    gex: float | None = None
+    abs_gex: float | None = None
+    extra: str | None = None
 
 
 class Row(Value, frozen=True):
@@ -103,20 +128,25 @@ class Row(Value, frozen=True):
 
 
 class Ranked(Value, frozen=True):
-    """Strikes by gamma exposure, largest first, present if the request has `include=ranked`."""
+    """Strikes by absolute gamma exposure, present if the request has `include=ranked`."""
 
-    all_expiry_top_10: tuple[Row, ...] | None = None
-    odte_top_10: tuple[Row, ...] | None = None
+    all_expiry_top_10: tuple[RankedRow, ...] | None = None
+    odte_top_10: tuple[RankedRow, ...] | None = None
 
 
 class Levels(Value, frozen=True):
     """The levels in one symbol's entry.
+
+    `positioning` is the model behind the levels, and `positioning_fallback_reason` says why it
+    is not the requested one. Both are None if the upstream does not name them.
 
     An absent section equals a section full of nulls: all its levels are None. `extra` holds every
     undocumented field as canonical JSON, nested as in the entry.
     """
 
     spot_price: float | None = None
+    positioning: str | None = None
+    positioning_fallback_reason: str | None = None
     all_expiry: AllExpiry = AllExpiry()
     odte: Odte = Odte()
     max_pain: MaxPain = MaxPain()
@@ -171,7 +201,8 @@ class State(Value, frozen=True):
     some; it is None if `levels` do not differ from them in anything that counts, which keeps most
     records small. `computed_at` never goes back. `event_computed_at` belongs to the last event.
     `recent_computed_at` holds the latest refreshes in ascending order, so that a worker that
-    restores the state knows how often the symbol is refreshed.
+    restores the state knows how often the symbol is refreshed. `positioning` is the model that
+    the upstream named last: answers that name none in between must not hide a change of it.
     """
 
     feed: str
@@ -184,6 +215,7 @@ class State(Value, frozen=True):
     source: Source
     event_computed_at: int | None = None
     recent_computed_at: tuple[int, ...] = ()
+    positioning: str | None = None
     levels: Levels | None = None
     published: Levels | None = None
 

@@ -37,6 +37,9 @@ REASON_OLD: Final = "old"
 # The reason of levels that are stale because the upstream does not answer.
 REASON_NO_ANSWER: Final = "no_answer"
 
+# The reason of a snapshot because another model is behind the levels.
+REASON_POSITIONING: Final = "positioning"
+
 # The reason to drop an observation that was computed before the last known one.
 DROPPED_OLDER: Final = "older"
 
@@ -44,8 +47,8 @@ DROPPED_OLDER: Final = "older"
 class FeedRules(Value, frozen=True):
     """The parts of a feed's configuration that shape its events.
 
-    `request_fingerprint` stands for its `exchanges` and `include`: levels of different requests
-    are not comparable.
+    `request_fingerprint` stands for its `exchanges`, `include` and `positioning`: levels of
+    different requests are not comparable.
     """
 
     feed: str
@@ -261,7 +264,8 @@ def _observe_levels(
     )
     status = Status.STALE if is_old else Status.LIVE
     difference = compare(known.last_published, entry.levels, feed.rules)
-    kind = _kind(known, feed, status, difference)
+    is_other_model = _is_other_model(known.positioning, entry.levels.positioning)
+    kind = _kind(known, feed, status, difference, is_other_model=is_other_model)
 
     new_state = State(
         feed=known.feed,
@@ -275,6 +279,7 @@ def _observe_levels(
         levels=entry.levels,
         event_computed_at=known.event_computed_at,
         recent_computed_at=_recent(known, computed_at),
+        positioning=_last_named_model(known, entry.levels.positioning, feed),
     )
     if kind is not None:
         draft = EventDraft(
@@ -285,7 +290,7 @@ def _observe_levels(
             difference=difference,
             observed_at=observation.observed_at,
             source=observation.source,
-            reason=REASON_OLD if kind is Kind.STALE else None,
+            reason=_reason(kind, is_other_model=is_other_model),
             collapsed=observation.collapsed,
         )
         return _with_event(known, draft, new_state)
@@ -310,8 +315,37 @@ def _is_older(computed_at: int | None, known: int | None) -> bool:
     return computed_at is not None and known is not None and computed_at < known
 
 
+def _is_other_model(known: str | None, latest: str | None) -> bool:
+    """Return True if both models are known, and differ.
+
+    An older server does not name its model. Behind a proxy that uses old and new servers in
+    turn, its answers must not look like changes of the model.
+    """
+    return known is not None and latest is not None and latest != known
+
+
+def _last_named_model(known: State, latest: str | None, feed: FeedRules) -> str | None:
+    """Return the model to compare the next answer with."""
+    if latest is not None:
+        return latest
+    # Another request may be answered with another model, which nobody has named yet.
+    is_same_request = known.request_fingerprint == feed.request_fingerprint
+    return known.positioning if is_same_request else None
+
+
+def _reason(kind: Kind, *, is_other_model: bool) -> str | None:
+    if is_other_model:
+        return REASON_POSITIONING
+    return REASON_OLD if kind is Kind.STALE else None
+
+
 def _kind(
-    known: State, feed: FeedRules, status: Status, difference: Difference
+    known: State,
+    feed: FeedRules,
+    status: Status,
+    difference: Difference,
+    *,
+    is_other_model: bool,
 ) -> Kind | None:
     """Return the kind of event that levels cause, or None if they cause none.
 
@@ -319,8 +353,9 @@ def _kind(
     """
     if known.last_published is None:
         return Kind.SNAPSHOT
-    # Levels of another request are not comparable, so no kind may claim a change.
-    if known.request_fingerprint != feed.request_fingerprint:
+    # Levels of another request or model are not comparable, so no kind may claim a change.
+    is_other_request = known.request_fingerprint != feed.request_fingerprint
+    if is_other_request or is_other_model:
         return Kind.SNAPSHOT
     if not known.status.has_levels:
         return Kind.RESTORED

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import fastavro
 import msgspec
 
-from connector.core.model import Levels, Ranked, Row
+from connector.core.model import Levels, Ranked, RankedRow, Row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,9 +101,11 @@ def _as_dict(levels: Levels) -> dict[str, Any]:
     """
     ranked = {}
     for name in Ranked.__struct_fields__:
-        ranked[name] = _rows(getattr(levels.ranked, name))
+        ranked[name] = _ranked_rows(getattr(levels.ranked, name))
     return {
         "spot_price": _number(levels.spot_price),
+        "positioning": levels.positioning,
+        "positioning_fallback_reason": levels.positioning_fallback_reason,
         "all_expiry": _section(levels.all_expiry),
         "odte": _section(levels.odte),
         "max_pain": _section(levels.max_pain),
@@ -123,6 +125,24 @@ def _number(value: float | None) -> tuple[str, float] | None:
 def _section(section: msgspec.Struct) -> dict[str, Any]:
     values = msgspec.structs.asdict(section)
     return {name: _number(value) for name, value in values.items()}
+
+
+def _ranked_rows(
+    rows: tuple[RankedRow, ...] | None,
+) -> tuple[str, list[dict[str, Any]]] | None:
+    if rows is None:
+        return None
+    items = []
+    for row in rows:
+        item = {
+            "rank": row.rank,
+            "strike": _number(row.strike),
+            "gex": _number(row.gex),
+            "abs_gex": _number(row.abs_gex),
+            "extra": row.extra,
+        }
+        items.append(item)
+    return ("array", items)
 
 
 def _rows(rows: tuple[Row, ...] | None) -> tuple[str, list[dict[str, Any]]] | None:

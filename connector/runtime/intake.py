@@ -12,6 +12,7 @@ from connector.kafka.shard_log import Quarantined
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from connector.core.positioning import ResponseModels
     from connector.runtime.ports import AnswerTimes
 
 
@@ -33,7 +34,7 @@ class Intake:
     """Compares each answer with the last one, and decodes it if it may differ."""
 
     def __init__(self) -> None:
-        self._last: dict[str, bytes | Status] = {}
+        self._last: dict[str, tuple[bytes | Status, ResponseModels]] = {}
         self._quarantined: dict[str, bytes] = {}
         self._answered_at: dict[str, int] = {}
         self._computed_at: dict[str, int] = {}
@@ -82,11 +83,13 @@ class Intake:
         self._observed_at[symbol] = times.at
         # A quarantined entry may become valid: `computed_at` is no longer in the future.
         may_differ = is_stale or symbol in self._quarantined
-        if self._last.get(symbol) == answer and not may_differ:
+        # The same bytes are other levels if the response names another model for them.
+        latest = (answer, times.models)
+        if self._last.get(symbol) == latest and not may_differ:
             self._answered_at[symbol] = times.upstream_at
             return Reading()
 
-        self._last[symbol] = answer
+        self._last[symbol] = latest
         if isinstance(answer, Status):
             self._answered_at[symbol] = times.upstream_at
             absence = Observation(
@@ -115,7 +118,9 @@ class Intake:
 
     def _decode(self, symbol: str, raw: bytes, times: AnswerTimes) -> Reading:
         try:
-            entry = decode_entry(raw, times.upstream_at)
+            entry = decode_entry(
+                raw, times.upstream_at, symbol=symbol, models=times.models
+            )
         except EntryError as error:
             return self._quarantine(symbol, raw, times, error)
 

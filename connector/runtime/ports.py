@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from connector.core.model import Value
+from connector.core.positioning import NO_MODELS
 from connector.runtime.backoff import BACKOFF, FENCED_BACKOFF
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from connector.core.decode import RateLimit
     from connector.core.model import Event, Source, State, Status
+    from connector.core.positioning import ResponseModels
     from connector.core.transition import FeedRules
     from connector.kafka.names import ShardId
     from connector.kafka.shard_log import Quarantined, Restored, Transaction
@@ -266,10 +268,12 @@ class AnswerTimes:
     """The moments of an answer, and where it came from.
 
     `asked_at` is monotonic seconds. `at` is when the answer was complete by our clock, and
-    `upstream_at` the same moment by the upstream's clock (microseconds).
+    `upstream_at` the same moment by the upstream's clock (microseconds). `models` are those
+    that the response names for entries that do not name theirs.
     """
 
     asked_at: float
     at: int
     upstream_at: int
     source: Source
+    models: ResponseModels = NO_MODELS

@@ -66,6 +66,7 @@ class Responses:
             at=answer.received_at,
             upstream_at=clock.upstream(answer.received_at),
             source=source,
+            models=meta.models,
         )
 
         computed_at = {}

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from connector.core.diff import Difference, Rules, Threshold, compare
 from connector.core.entry import decode_entry
-from connector.core.model import LevelChange, Levels, Ranked, Row, State, Status
+from connector.core.model import (
+    LevelChange,
+    Levels,
+    Ranked,
+    RankedRow,
+    Row,
+    State,
+    Status,
+)
 from connector.core.transition import FeedRules, observe
 from connector.kafka.avro import Codec, SingleObject
 from tests.support.levels import (
@@ -85,8 +93,14 @@ def with_value(path: str) -> Levels:
     """Return levels with a value at one path only."""
     if path in NUMBERS:
         return at(path, 1.0)
-    row = Row(1.0, "1")
-    return at(path, (row,))
+    return at(path, (row_with_strike(path, 1.0),))
+
+
+def row_with_strike(path: str, strike: float) -> RankedRow | Row:
+    """Return a row of the type that a list holds."""
+    if path == "zones":
+        return Row(strike, str(strike))
+    return RankedRow(strike=strike)
 
 
 def with_hvl(value: float) -> Levels:
@@ -240,8 +254,8 @@ def test_every_number_counts_by_itself(path: str) -> None:
 
 @pytest.mark.parametrize("path", LISTS)
 def test_every_list_counts_by_itself(path: str) -> None:
-    one_row = Row(1.0, "1")
-    other_row = Row(2.0, "2")
+    one_row = row_with_strike(path, 1.0)
+    other_row = row_with_strike(path, 2.0)
 
     difference = compare_values(path, (one_row,), (other_row,))
 
@@ -377,22 +391,39 @@ def test_paths_ignored_by_themselves_or_by_their_section_never_count(path: str) 
             assert compare(Levels(), with_value(other), rules)
 
 
-# Rows of ranked lists: the strike, if it can be read, and the JSON of the whole row.
-ONE_A = Row(1.0, "a")
-ONE_C = Row(1.0, "c")
-TWO_B = Row(2.0, "b")
-TWO_D = Row(2.0, "d")
-NULL_A = Row(None, "a")
-NULL_B = Row(None, "b")
+@quick
+@given(any_levels, st.sampled_from([None, "flow", "std"]))
+def test_the_model_is_no_level(levels: Levels, model: str | None) -> None:
+    # A change of the model is an event of its own, which the transition makes.
+    other = changed(
+        levels, {"positioning": model, "positioning_fallback_reason": "any"}
+    )
+
+    assert not compare(levels, other, ALL)
 
 
-# The exposure of a row moves with every computation, so only its strike counts. A strike that
-# cannot be read could hide a change, so then the complete rows are compared.
+# Rows of ranked lists, by strike and exposure.
+ONE_A = RankedRow(1, 1.0, 3.5, 3.5, '{"a":1}')
+ONE_C = RankedRow(2, 1.0, 0.5, 0.5)
+ONE_NEGATIVE = RankedRow(1, 1.0, -3.5, 3.5)
+ONE_ZERO = RankedRow(1, 1.0, 0.0, 0.0)
+ONE_MINUS_ZERO = RankedRow(1, 1.0, -0.0, 0.0)
+ONE_WITHOUT_GEX = RankedRow(1, 1.0)
+TWO_B = RankedRow(2, 2.0, -2.5, 2.5)
+TWO_D = RankedRow(1, 2.0, -9.5, 9.5)
+NULL_A = RankedRow(gex=3.5)
+NULL_B = RankedRow(gex=0.5)
+
+
+# The exposure of a row moves with every computation, so only its strike and its sign count. A
+# strike that cannot be read could hide a change, so then the complete rows are compared.
 SAME_LISTS = {
     "same_strikes": ([ONE_A, TWO_B], [ONE_C, TWO_D]),
     "same_rows": ([ONE_A, NULL_B], [ONE_A, NULL_B]),
     "both_empty": ([], []),
     "both_null": (None, None),
+    "zeros_of_both_signs": ([ONE_ZERO], [ONE_MINUS_ZERO]),
+    "no_exposures": ([ONE_WITHOUT_GEX], [ONE_WITHOUT_GEX]),
 }
 OTHER_LISTS = {
     # The order is the ranking.
@@ -405,9 +436,15 @@ OTHER_LISTS = {
     "empty_becomes_null": ([], None),
     "null_becomes_empty": (None, []),
     "null_becomes_a_list": (None, [ONE_A]),
+    # The same strike may turn from a resistance into an accelerator.
+    "other_sign": ([TWO_B, ONE_A], [TWO_B, ONE_NEGATIVE]),
+    # Two steps through zero must not hide a change of the sign.
+    "positive_becomes_zero": ([ONE_A], [ONE_ZERO]),
+    "zero_becomes_negative": ([ONE_ZERO], [ONE_NEGATIVE]),
+    "exposure_disappears": ([ONE_A], [ONE_WITHOUT_GEX]),
 }
 
-Rows = list[Row] | None
+Rows = list[RankedRow] | None
 
 
 def compare_ranked(path: str, before: Rows, after: Rows) -> Difference:
@@ -428,7 +465,7 @@ def test_ranked_lists_with_the_same_strikes_do_not_differ(
 
 
 @pytest.mark.parametrize(("before", "after"), OTHER_LISTS.values(), ids=OTHER_LISTS)
-def test_ranked_lists_differ_by_a_strike_or_by_a_row_without_one(
+def test_ranked_lists_differ_by_a_strike_a_sign_or_a_row_without_a_strike(
     before: Rows, after: Rows
 ) -> None:
     for name in Ranked.__struct_fields__:
@@ -438,7 +475,10 @@ def test_ranked_lists_differ_by_a_strike_or_by_a_row_without_one(
 
 
 def test_zones_are_compared_by_complete_rows() -> None:
-    difference = compare_values("zones", (ONE_A,), (ONE_C,))
+    one = Row(1.0, "a")
+    other = Row(1.0, "c")
+
+    difference = compare_values("zones", (one,), (other,))
 
     assert difference.lists == ("zones",)
 
@@ -504,6 +544,7 @@ def test_every_finite_number_survives_json_and_avro_to_the_bit(
         "spot_price": one,
         "odte": {"hvl": other},
         "zones": [{"strike": one}],
+        "ranked": {"odte_top_10": [{"strike": one, "gex": other}]},
     }
     levels = decode_entry(encoded(entry), NOW).levels
     restored = through_avro(levels)
@@ -515,7 +556,11 @@ def test_every_finite_number_survives_json_and_avro_to_the_bit(
         assert copy.zones is not None
         (zone,) = copy.zones
         assert bits(zone.strike) == bits(one)
-        # A row is published as its JSON.
+        assert copy.ranked.odte_top_10 is not None
+        (ranked_row,) = copy.ranked.odte_top_10
+        assert bits(ranked_row.strike) == bits(one)
+        assert bits(ranked_row.gex) == bits(other)
+        # A zone is published as its JSON.
         published = json.loads(zone.json)
         assert bits(published["strike"]) == bits(one)
 

@@ -24,6 +24,7 @@ from connector.core.model import (
     Observation,
     Odte,
     Ranked,
+    RankedRow,
     Row,
     State,
     Status,
@@ -61,23 +62,28 @@ CODEC: Final = Codec(SingleObject())
 # Few values for everything, so that equal levels come back often.
 strikes = st.sampled_from([1.0, 2.0, None])
 row_texts = st.sampled_from(["a", "b"])
-rows = st.builds(Row, strikes, row_texts)
-row_tuples = st.lists(rows, max_size=2).map(tuple)
-row_lists = st.none() | row_tuples
+zones = st.builds(Row, strikes, row_texts)
+zone_lists = st.none() | st.lists(zones, max_size=2).map(tuple)
+exposures = st.sampled_from([-1.0, 0.0, 1.0, 2.0, None])
+ranked_rows = st.builds(RankedRow, strike=strikes, gex=exposures)
+ranked_lists = st.none() | st.lists(ranked_rows, max_size=2).map(tuple)
+# A server of the older contract names no model.
+models = st.sampled_from(["flow", "flow", "std", None])
 
 # Values less than the threshold apart, exactly the threshold apart, and further apart.
 hvls = st.sampled_from(
     [None, 0.0, 100.0, 106.0, 110.0, 112.0, 120.0],
 )
 null_or_5 = st.sampled_from([None, 5.0])
-drawn_ranked = st.builds(Ranked, row_lists, row_lists)
+drawn_ranked = st.builds(Ranked, ranked_lists, ranked_lists)
 few_levels = st.builds(
     Levels,
     spot_price=st.sampled_from([1.0, 2.0]),
+    positioning=models,
     all_expiry=st.builds(AllExpiry, hvl=hvls),
     odte=st.builds(Odte, hvl=null_or_5, put_support=null_or_5),
     ranked=st.just(Ranked()) | drawn_ranked,
-    zones=row_lists,
+    zones=zone_lists,
     extra=st.sampled_from([None, '{"x":1}']),
 )
 levels_or_absence = few_levels | st.sampled_from(ABSENT)
@@ -155,11 +161,13 @@ class OneSymbol(RuleBasedStateMachine):
         self.now = NOW
         self.answered_at: int | None = None
 
-        # The oracle remembers all events, and the last levels with their date and request.
+        # The oracle remembers all events, and the last levels with their date, request and
+        # last named model.
         self.events: list[Event] = []
         self.levels: Levels | None = None
         self.computed_at: int | None = None
         self.fingerprint = "one"
+        self.model: str | None = None
 
     # A first step of its own: otherwise most runs begin with rules that need a state.
     @initialize(first=levels_or_absence, age=ages)
@@ -346,10 +354,16 @@ class OneSymbol(RuleBasedStateMachine):
                 return transition
 
         # Let the oracle take note of the entry.
-        kind = self.expected_kind(levels, is_old=self.is_old(date))
+        is_other_model = {self.model, levels.positioning} == {"flow", "std"}
+        kind = self.expected_kind(
+            levels, is_old=self.is_old(date), is_other_model=is_other_model
+        )
         before = (self.levels, self.computed_at)
         self.levels = levels
         self.computed_at = date
+        if self.fingerprint != self.feed.request_fingerprint:
+            self.model = None
+        self.model = levels.positioning or self.model
         self.fingerprint = self.feed.request_fingerprint
 
         if kind is not None:
@@ -359,6 +373,8 @@ class OneSymbol(RuleBasedStateMachine):
             event = self.check_event(transition, kind, status, levels)
             assert event.after == levels
             assert event.computed_at == computed_at
+            # Consumers tell a change of the model from others by the reason.
+            assert (event.reason == "positioning") == is_other_model
         elif before == (levels, date):
             assert transition == NO_TRANSITION
         else:
@@ -368,11 +384,14 @@ class OneSymbol(RuleBasedStateMachine):
             assert transition.state is not None
         return transition
 
-    def expected_kind(self, levels: Levels, *, is_old: bool) -> Kind | None:
+    def expected_kind(
+        self, levels: Levels, *, is_old: bool, is_other_model: bool
+    ) -> Kind | None:
         """Return the first row of the table of kinds that fits."""
         # The order of these conditions is that of the table in the documentation.
         published = self.last_published()
-        if published is None or self.fingerprint != self.feed.request_fingerprint:
+        is_other_request = self.fingerprint != self.feed.request_fingerprint
+        if published is None or is_other_request or is_other_model:
             return Kind.SNAPSHOT
         status = self.events[-1].status
         if status in {Status.MISSING, Status.INVALID, Status.REMOVED}:

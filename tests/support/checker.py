@@ -12,11 +12,12 @@ import confluent_kafka as ck
 
 from connector.core.entry import moment_or_none
 from connector.kafka.avro import Codec, SingleObject
+from tests.support.levels import strikes_and_signs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from connector.core.model import Event, Levels, Row, State
+    from connector.core.model import Event, Levels, State
 
 # A broker that restarts during a chaos run answers within seconds.
 PATIENCE_SECONDS = 30.0
@@ -176,17 +177,10 @@ def counted(levels: Levels | None) -> object:
         levels.odte,
         levels.max_pain,
         levels.expected_move,
-        _strikes(levels.ranked.all_expiry_top_10),
-        _strikes(levels.ranked.odte_top_10),
+        strikes_and_signs(levels.ranked.all_expiry_top_10),
+        strikes_and_signs(levels.ranked.odte_top_10),
         levels.zones,
     )
-
-
-def _strikes(rows: Iterable[Row] | None) -> list[float | None] | None:
-    """Return the strikes of a ranked list. The exposure of its rows does not count."""
-    if rows is None:
-        return None
-    return [row.strike for row in rows]
 
 
 def _sequence_faults(its_events: list[Event]) -> list[str]:

@@ -20,6 +20,7 @@ from connector.core.model import (
     Observation,
     Odte,
     Ranked,
+    RankedRow,
     Row,
     Source,
     Status,
@@ -55,16 +56,24 @@ def _paths_of_numbers() -> tuple[str, ...]:
 
 NUMBERS: Final = _paths_of_numbers()
 RANKED: Final = ("all_expiry_top_10", "odte_top_10")
-LISTS: Final = ("ranked.all_expiry_top_10", "ranked.odte_top_10", "zones")
+RANKED_PATHS: Final = ("ranked.all_expiry_top_10", "ranked.odte_top_10")
+LISTS: Final = (*RANKED_PATHS, "zones")
 
-Rows = tuple[Row, ...]
 ME: Final = Source("1.2.3", "group", "worker")
 
 
 def _top_10() -> list[dict[str, float]]:
-    rows = []
-    for rank in range(10):
-        rows.append({"strike": 60_000 + 500 * rank, "gex": 1.5})
+    rows: list[dict[str, float]] = []
+    for position in range(10):
+        exposure = 10_000.5 - position
+        row = {
+            "rank": position + 1,
+            "strike": 60_000 + 500 * position,
+            # The exposures of a list have both signs.
+            "gex": -exposure if position % 2 else exposure,
+            "abs_gex": exposure,
+        }
+        rows.append(row)
     return rows
 
 
@@ -73,6 +82,7 @@ def document(**changes: Any) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "spot_price": 64_250.5,
         "computed_at": "2027-01-15T08:00:00Z",
+        "positioning": "flow",
     }
     for section, fields in FIELDS.items():
         # Every field of a section has a value of its own, so that a mix-up shows.
@@ -109,12 +119,17 @@ def number(levels: Levels, path: str) -> float | None:
     return value
 
 
-def rows(levels: Levels, path: str) -> Rows | None:
+def rows(levels: Levels, path: str) -> tuple[RankedRow | Row, ...] | None:
     """Return the value at a path of `LISTS`."""
     if path == "zones":
         return levels.zones
+    return ranked_rows(levels, path)
+
+
+def ranked_rows(levels: Levels, path: str) -> tuple[RankedRow, ...] | None:
+    """Return the value at a path such as `ranked.odte_top_10`."""
     _, _, field = path.partition(".")
-    value: Rows | None = getattr(levels.ranked, field)
+    value: tuple[RankedRow, ...] | None = getattr(levels.ranked, field)
     return value
 
 
@@ -142,20 +157,16 @@ def what_counts(
 ) -> dict[str, Any]:
     """Return everything that a consumer may compare, by path; absent values as null.
 
-    Numbers, zones, and of ranked rows the ordered strikes (the rows if one has no strike).
+    Numbers, zones, and of ranked rows the ordered strikes with the signs of their exposures
+    (the complete rows if one has no strike).
     """
     levels = levels or Levels()
     counted: dict[str, Any] = {}
     for path in NUMBERS:
         counted[path] = number(levels, path)
-    for path in LISTS:
-        value = rows(levels, path)
-        counted[path] = value
-        # The exposure of a ranked row moves with every computation; its strike is news.
-        if path != "zones" and value is not None:
-            strikes = [row.strike for row in value]
-            if None not in strikes:
-                counted[path] = strikes
+    counted["zones"] = levels.zones
+    for path in RANKED_PATHS:
+        counted[path] = strikes_and_signs(ranked_rows(levels, path))
 
     # Remove the ignored paths and sections.
     for path in NUMBERS + LISTS:
@@ -163,6 +174,24 @@ def what_counts(
         if path in ignore or section in ignore:
             del counted[path]
     return counted
+
+
+def strikes_and_signs(ranked: tuple[RankedRow, ...] | None) -> Any:
+    """Return the part of a ranked list that a consumer may compare.
+
+    The size of an exposure moves with every computation. Its strike and its sign are news.
+    """
+    if ranked is None:
+        return None
+    compared = []
+    for row in ranked:
+        if row.strike is None:
+            return ranked
+        sign = None
+        if row.gex is not None:
+            sign = (row.gex > 0) - (row.gex < 0)
+        compared.append((row.strike, sign))
+    return compared
 
 
 def seen(
@@ -201,16 +230,35 @@ _strikes = st.sampled_from([100.0, 200.0, 300.0])
 strikes = st.none() | _strikes
 
 
-def _row(strike: float | None, gex: int) -> Row:
-    fields = {"gex": gex, "strike": strike}
+# Both signs, zero, and no exposure at all.
+_exposures = st.sampled_from([None, -2.5, -1.0, 0.0, -0.0, 1.0, 2.5])
+_ranks = st.integers(1, 10)
+_sizes = st.sampled_from([1.0, 2.5])
+_row_extras = st.sampled_from(['{"a":1}', '"text"'])
+_ranked_rows = st.builds(
+    RankedRow,
+    rank=st.none() | _ranks,
+    strike=strikes,
+    gex=_exposures,
+    abs_gex=st.none() | _sizes,
+    extra=st.none() | _row_extras,
+)
+_ranked_tuples = st.lists(_ranked_rows, max_size=3).map(tuple)
+ranked_lists = st.none() | _ranked_tuples
+
+
+def _zone(strike: float | None, end: int) -> Row:
+    fields = {"end": end, "strike": strike}
     return Row(strike, encoded(fields).decode())
 
 
-_exposures = st.integers(0, 2)
-_rows = st.builds(_row, strikes, _exposures)
-_row_tuples = st.lists(_rows, max_size=3).map(tuple)
-row_lists = st.none() | _row_tuples
+_ends = st.integers(0, 2)
+_zones = st.builds(_zone, strikes, _ends)
+_zone_tuples = st.lists(_zones, max_size=3).map(tuple)
+zone_lists = st.none() | _zone_tuples
 
+_models = st.sampled_from(["flow", "std"])
+_reasons = st.sampled_from(["flow_tape_empty"])
 _extras = st.sampled_from(['{"a":1}', '{"b":[2]}'])
 
 Numbers = st.SearchStrategy[float | None]
@@ -228,12 +276,14 @@ def levels_of(values: Numbers) -> st.SearchStrategy[Levels]:
     return st.builds(
         Levels,
         spot_price=values,
+        positioning=st.none() | _models,
+        positioning_fallback_reason=st.none() | _reasons,
         all_expiry=_section(AllExpiry, values),
         odte=_section(Odte, values),
         max_pain=_section(MaxPain, values),
         expected_move=_section(ExpectedMove, values),
-        ranked=st.builds(Ranked, row_lists, row_lists),
-        zones=row_lists,
+        ranked=st.builds(Ranked, ranked_lists, ranked_lists),
+        zones=zone_lists,
         extra=st.none() | _extras,
     )
 

@@ -27,6 +27,7 @@ from connector.core.model import (
     Kind,
     LevelChange,
     Levels,
+    RankedRow,
     Row,
     Source,
     State,
@@ -47,6 +48,7 @@ TYPES: Final = {
     "Levels": Levels,
     "Source": Source,
     "LevelChange": LevelChange,
+    "RankedRow": RankedRow,
     "Row": Row,
     **RECORDS,
 }
@@ -102,6 +104,7 @@ states = st.builds(
     source=sources,
     event_computed_at=st.none() | moments,
     recent_computed_at=st.lists(moments, max_size=16).map(tuple),
+    positioning=st.none() | texts,
     levels=st.none() | any_levels,
     published=st.none() | any_levels,
 )

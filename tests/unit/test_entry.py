@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from connector.core.entry import decode_entry
-from connector.core.model import AllExpiry, Levels, Row
+from connector.core.model import AllExpiry, Levels, RankedRow, Row
+from connector.core.positioning import ResponseModels
 from connector.errors import EntryError
 from tests.support.levels import (
     FIELDS,
@@ -17,6 +18,7 @@ from tests.support.levels import (
     NOW,
     NUMBERS,
     RANKED,
+    RANKED_PATHS,
     SECOND,
     document,
     encoded,
@@ -59,13 +61,15 @@ def test_every_documented_field_is_read() -> None:
         for position, field in enumerate(fields):
             value = number(entry.levels, f"{section}.{field}")
             assert value == 60_000.0 + 500 * position
-    for name in RANKED:
-        ranked = rows(entry.levels, f"ranked.{name}")
+    assert entry.levels.positioning == "flow"
+    assert entry.levels.positioning_fallback_reason is None
+    for path in RANKED_PATHS:
+        ranked = rows(entry.levels, path)
         assert ranked is not None
         assert len(ranked) == 10
-        for position, row in enumerate(ranked):
-            assert row.strike == 60_000.0 + 500 * position
-        assert ranked[0].json == '{"gex":1.5,"strike":60000}'
+        assert ranked[0] == RankedRow(1, 60_000.0, 10_000.5, 10_000.5)
+        assert ranked[1] == RankedRow(2, 60_500.0, -9_999.5, 9_999.5)
+        assert ranked[9] == RankedRow(10, 64_500.0, -9_991.5, 9_991.5)
     zone = Row(None, '{"from":61000,"to":62000.5}')
     assert entry.levels.zones == (zone,)
     assert entry.levels.extra is None
@@ -167,13 +171,95 @@ def test_a_row_of_any_shape_is_kept_with_its_strike_if_readable(
     row: Any, strike: float | None
 ) -> None:
     # A row that the vendor changes must not cost the rest of the entry.
-    ranked = levels({"ranked": {"odte_top_10": [row]}}).ranked
+    read = levels({"ranked": {"odte_top_10": [row]}, "zones": [row]})
 
-    assert ranked.all_expiry_top_10 is None
-    assert ranked.odte_top_10 is not None
-    first = ranked.odte_top_10[0]
+    assert read.zones is not None
+    (zone,) = read.zones
+    assert zone.strike == strike
+    assert json.loads(zone.json) == row
+    assert read.ranked.all_expiry_top_10 is None
+    assert read.ranked.odte_top_10 is not None
+    (first,) = read.ranked.odte_top_10
     assert first.strike == strike
-    assert json.loads(first.json) == row
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"rank": 2, "strike": 5, "gex": -3, "abs_gex": 3}, (2, 5.0, -3.0, 3.0, None)),
+        # An absent field equals null.
+        ({"strike": 5, "gex": None}, (None, 5.0, None, None, None)),
+        # The vendor adds fields over time.
+        ({"strike": 5, "b": [1], "a": 2}, (None, 5.0, None, None, '{"a":2,"b":[1]}')),
+        # A value of another type is kept where it does no harm.
+        ({"strike": "5", "gex": 1}, (None, None, 1.0, None, '{"strike":"5"}')),
+        ({"strike": 5, "gex": "1"}, (None, 5.0, None, None, '{"gex":"1"}')),
+        ({"strike": 5, "abs_gex": True}, (None, 5.0, None, None, '{"abs_gex":true}')),
+        ({"strike": 5, "rank": 1.5}, (None, 5.0, None, None, '{"rank":1.5}')),
+        ({"strike": 5, "rank": True}, (None, 5.0, None, None, '{"rank":true}')),
+        # More than Avro's int can hold.
+        ({"rank": 2**31}, (None, None, None, None, '{"rank":2147483648}')),
+        ({"rank": 2**31 - 1}, (2**31 - 1, None, None, None, None)),
+        ({}, (None, None, None, None, None)),
+        # Rows that are not objects.
+        (7, (None, 7.0, None, None, "7")),
+        ([5, 6], (None, None, None, None, "[5,6]")),
+        ("5", (None, None, None, None, '"5"')),
+        (None, (None, None, None, None, "null")),
+    ],
+    ids=str,
+)
+def test_a_ranked_row_has_typed_fields_and_keeps_the_rest(
+    row: Any, expected: tuple[Any, ...]
+) -> None:
+    ranked = levels({"ranked": {"all_expiry_top_10": [row]}}).ranked
+
+    assert ranked.all_expiry_top_10 == (RankedRow(*expected),)
+
+
+# --- positioning ---
+
+
+def test_the_model_and_the_reason_of_a_fallback_are_read() -> None:
+    read = levels(
+        {"positioning": "std", "positioning_fallback_reason": "flow_tape_empty"}
+    )
+
+    assert read.positioning == "std"
+    assert read.positioning_fallback_reason == "flow_tape_empty"
+    assert read.extra is None
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_null_or_empty_model_is_unknown(value: Any) -> None:
+    read = levels({"positioning": value, "spot_price": 1})
+
+    assert read == Levels(spot_price=1.0)
+
+
+@pytest.mark.parametrize("value", [5, True, ["flow"], {"BTCUSDT": "flow"}])
+def test_a_model_of_another_type_costs_no_levels_and_is_kept(value: Any) -> None:
+    read = levels({"positioning": value, "spot_price": 1})
+
+    assert read.spot_price == 1.0
+    assert read.positioning is None
+    assert read.extra is not None
+    assert json.loads(read.extra) == {"positioning": value}
+
+
+def test_a_long_model_is_cut() -> None:
+    # Models go into every record and into labels of metrics.
+    read = levels({"positioning": "x" * 1_000})
+
+    assert read.positioning == "x" * 64
+
+
+def test_an_entry_without_a_model_takes_that_of_the_response() -> None:
+    models = ResponseModels.of({"positioning": "std"})
+
+    entry = decode_entry(b"{}", NOW, symbol="BTCUSDT", models=models)
+
+    assert entry.levels.positioning == "std"
 
 
 def test_an_empty_list_differs_from_an_absent_one() -> None:

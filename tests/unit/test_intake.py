@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from connector.core.model import MICROS, Source, Status
+from connector.core.positioning import ResponseModels
 from connector.runtime.intake import Intake, Reading
 from connector.runtime.ports import AnswerTimes
 
@@ -171,3 +174,17 @@ def test_a_status_has_a_reason_and_no_levels(intake: Intake) -> None:
     assert observation.status is Status.INVALID
     assert observation.entry is None
     assert observation.reason == "refused"
+
+
+def test_the_same_entry_under_another_model_is_decoded_again(intake: Intake) -> None:
+    flow = replace(at(), models=ResponseModels.of({"positioning": "flow"}))
+    std = replace(at(5), models=ResponseModels.of({"positioning": "std"}))
+    intake.accept("A", entry(), flow)
+
+    # The same bytes, but the metadata of the response names another model for them.
+    observation = intake.accept("A", entry(), std).observation
+
+    assert observation is not None
+    assert observation.entry is not None
+    assert observation.entry.levels.positioning == "std"
+    assert intake.accept("A", entry(), std) == Reading()

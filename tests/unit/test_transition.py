@@ -187,6 +187,143 @@ def test_first_levels_that_are_old_are_a_stale_snapshot() -> None:
     assert outcome(fresh) == (Kind.FRESH, Status.LIVE, ONE, ONE)
 
 
+# Another model.
+
+FLOW: Final = replace(ONE, positioning="flow")
+STD: Final = replace(
+    ONE, positioning="std", positioning_fallback_reason="flow_tape_empty"
+)
+STD_TWO: Final = replace(TWO, positioning="std")
+
+
+def observed_flow(feed: FeedRules = FEED) -> History:
+    """Return a symbol whose levels `FLOW`, computed at `NOW`, were published."""
+    history = History(feed)
+    history.observe(FLOW)
+    return history
+
+
+@pytest.mark.parametrize("levels", [STD, STD_TWO], ids=["same", "changed"])
+def test_another_model_is_a_snapshot_even_of_the_same_numbers(levels: Levels) -> None:
+    history = observed_flow()
+
+    fallback = history.observe(levels, NOW + SECOND)
+
+    assert outcome(fallback) == (Kind.SNAPSHOT, Status.LIVE, FLOW, levels)
+    event = event_of(fallback)
+    assert event.reason == "positioning"
+    # The numbers that differ are named for every kind.
+    assert len(event.changed_levels) == (levels is STD_TWO)
+    assert history.known.positioning == "std"
+    assert history.observe(levels, NOW + SECOND) == NO_TRANSITION
+
+    recovery = history.observe(FLOW, NOW + 2 * SECOND)
+    assert outcome(recovery) == (Kind.SNAPSHOT, Status.LIVE, levels, FLOW)
+    assert event_of(recovery).reason == "positioning"
+    assert history.sequences == [1, 2, 3]
+
+
+def test_another_model_under_the_same_date_is_a_snapshot() -> None:
+    transition = observed_flow().observe(STD)
+
+    assert outcome(transition) == (Kind.SNAPSHOT, Status.LIVE, FLOW, STD)
+
+
+@pytest.mark.parametrize("status", WITHOUT_LEVELS)
+def test_another_model_is_a_snapshot_rather_than_restored(status: Status) -> None:
+    history = observed_flow()
+    history.lapse(status)
+
+    transition = history.observe(STD)
+
+    assert outcome(transition) == (Kind.SNAPSHOT, Status.LIVE, FLOW, STD)
+    assert event_of(transition).reason == "positioning"
+
+
+def test_another_model_is_a_snapshot_rather_than_stale_or_fresh() -> None:
+    history = observed_flow()
+
+    stale = history.observe(STD, NOW, upstream_at=OLD)
+    assert outcome(stale) == (Kind.SNAPSHOT, Status.STALE, FLOW, STD)
+    assert event_of(stale).reason == "positioning"
+
+    live = history.observe(FLOW, NOW + 60 * SECOND)
+    assert outcome(live) == (Kind.SNAPSHOT, Status.LIVE, STD, FLOW)
+    assert event_of(live).reason == "positioning"
+
+
+def test_levels_that_become_stale_under_the_same_model_are_stale() -> None:
+    history = observed_flow()
+
+    assert event_of(history.observe(FLOW, upstream_at=OLD)).reason == "old"
+
+
+def test_another_request_that_changes_the_model_has_its_reason() -> None:
+    history = observed_flow()
+    history.feed = OTHER_REQUEST
+
+    event = event_of(history.observe(STD, NOW + SECOND))
+
+    assert (event.kind, event.reason) == (Kind.SNAPSHOT, "positioning")
+
+
+@pytest.mark.parametrize(("before", "after"), [(ONE, FLOW), (FLOW, ONE)])
+def test_a_model_that_is_named_for_the_first_time_or_no_more_is_no_event(
+    before: Levels, after: Levels
+) -> None:
+    history = History()
+    history.observe(before)
+
+    # An older server does not name its model, which does not mean that it has another one.
+    assert history.observe(after, NOW + SECOND).event is None
+    assert history.known.levels == after
+    assert history.known.positioning == "flow"
+
+
+@pytest.mark.parametrize("between", [ONE, TWO], ids=["same", "changed"])
+def test_answers_without_a_model_do_not_hide_a_change_of_it(between: Levels) -> None:
+    history = observed_flow()
+    history.observe(between, NOW + SECOND)
+
+    transition = history.observe(STD_TWO, NOW + 2 * SECOND)
+
+    assert outcome(transition).kind is Kind.SNAPSHOT
+    assert event_of(transition).reason == "positioning"
+
+
+def test_another_request_forgets_the_model_that_was_named_before() -> None:
+    history = observed_flow()
+    history.feed = OTHER_REQUEST
+    history.observe(ONE, NOW + SECOND)
+
+    # The answer to the other request named none, so nobody knows that it changes now.
+    assert history.observe(STD, NOW + 2 * SECOND).event is None
+
+
+def test_another_reason_for_the_same_model_updates_the_state_without_an_event() -> None:
+    history = History()
+    history.observe(STD)
+    other = replace(STD, positioning_fallback_reason="flow_qty_all_zero")
+
+    assert history.observe(other, NOW + SECOND).event is None
+    assert history.known.levels == other
+
+
+def test_drift_under_one_model_does_not_go_on_under_another() -> None:
+    history = observed_flow(TOLERANT)
+    drifted = at("odte.hvl", 105.0, FLOW)
+    assert history.observe(drifted, NOW + SECOND).event is None
+
+    other = at("odte.hvl", 108.0, STD)
+    transition = history.observe(other, NOW + 2 * SECOND)
+
+    # Consumers hold the levels before the drift. The next drift starts at the new ones.
+    assert outcome(transition) == (Kind.SNAPSHOT, Status.LIVE, FLOW, other)
+    assert history.known.published is None
+    further = at("odte.hvl", 117.0, STD)
+    assert history.observe(further, NOW + 3 * SECOND).event is None
+
+
 # Absence and restoration.
 
 
