@@ -37,7 +37,7 @@ from connector.runtime.startup import StartupDeadline, retry_until_usable
 from connector.runtime.ticker import Ticker
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import KafkaClientObserver, MetricsObserver
-from connector.upstream.budget import Budget
+from connector.upstream.budget import Budget, Month
 from connector.upstream.client import Client
 from connector.web.api import Api
 from connector.web.server import Listener
@@ -86,7 +86,8 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
     health = Health(time.monotonic, Clock.now)
     metrics = _new_metrics(config, health)
     observer = MetricsObserver(metrics, config.http.level_symbols)
-    budget = Budget(config.upstream.max_requests_per_minute)
+    month = Month(config.upstream.max_requests_per_month)
+    budget = Budget(config.upstream.max_requests_per_minute, month=month)
     client = Client(config.upstream, key, budget)
     poller = Poller(
         config, client, budget, PollerContext(observer, clock, health, source)

@@ -141,6 +141,14 @@ class Upstream(Struct, frozen=True, kw_only=True):
             " or 60 if the server does not announce one"
         ),
     ] = None
+    max_requests_per_month: Annotated[
+        Annotated[int, Meta(gt=0, le=1_000_000_000)] | None,
+        Option(
+            "A limit below the server's own, for the calendar month (UTC). It counts all"
+            " programs of the user if the server does, otherwise this group's requests"
+            " since the start. If unset, the server's limit applies, or none"
+        ),
+    ] = None
     max_response_bytes: Annotated[
         int, Meta(ge=1_024, le=2**30), Option("Larger responses are rejected")
     ] = 1_048_576

@@ -49,6 +49,18 @@ class RateLimit(Value, frozen=True):
     reset_at_seconds: Annotated[float, _EXACT_IN_A_DOUBLE] | None = None
 
 
+class Quota(Value, frozen=True):
+    """The server's count of a month: all requests of the user, over all keys.
+
+    `period` names the month as `YYYYMM`. A plan without a cap has no limit.
+    """
+
+    limit: int | None = None
+    used: int | None = None
+    remaining: int | None = None
+    period: str | None = None
+
+
 class ResponseMeta(Value, frozen=True):
     """The metadata of a response; every part is optional. `server_at` is in microseconds.
 

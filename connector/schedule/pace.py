@@ -37,8 +37,11 @@ _MIN_BURST: Final = 8.0
 _STARVED_BURST_FRACTION: Final = 1 / 4
 _BUDGET_PER_LIMIT: Final = 0.9
 
-# No worker has less than one request a minute.
-_MIN_PER_MINUTE: Final = 1.0
+# A minute allows each worker at least a request, but a month may allow far less.
+_MIN_PER_MINUTE: Final = 0.01
+
+# Requests that a bucket can owe at least: one for which no token was saved.
+_MIN_OWED: Final = 1.0
 
 
 class Pace(msgspec.Struct):
@@ -78,7 +81,7 @@ class Pace(msgspec.Struct):
         """Take a token for a request that starts now."""
         self._count(now)
         # The hard limit forgets a request after a minute, and so does the bucket.
-        most_owed = self.per_second * 60
+        most_owed = max(self.per_second * 60, _MIN_OWED)
         self.tokens = max(self.tokens - 1, -most_owed)
 
     def _adopt(self, budget_per_minute: float, *, is_starved: bool) -> None:

@@ -34,6 +34,7 @@ from connector.upstream.reply import (
     decode_symbols,
     decompress,
     pause_seconds,
+    quota,
     rate_limit,
     server_time,
     too_large,
@@ -137,6 +138,7 @@ class Client:
         if isinstance(symbols, UpstreamError):
             self._learn(permit, reply.headers, symbols)
             raise symbols
+        self._learn(permit, reply.headers, None)
         return symbols
 
     async def _send(self, url: httpx.URL, key: str) -> Reply:
@@ -195,7 +197,7 @@ class Client:
         self,
         permit: Permit,
         headers: Mapping[str, str],
-        response: Response | UpstreamError,
+        response: Response | UpstreamError | None,
     ) -> RateLimit:
         """Pass the figures and pauses in a reply to the budget."""
         now = self._clock()
@@ -205,6 +207,7 @@ class Client:
         if server_at is None:
             server_at = time.time()
         self._budget.learn(permit, figures, server_at, now)
+        self._budget.learn_month(permit, quota(headers), server_at, now)
         if isinstance(response, UpstreamError):
             self._budget.pause(now + pause_seconds(response))
         if isinstance(response, _NOT_FROM_THE_API):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from connector.config.secrets import MASK
-from connector.core.decode import RateLimit, Refusal, Response, decode_response
+from connector.core.decode import Quota, RateLimit, Refusal, Response, decode_response
 from connector.core.model import MICROS, Value
 from connector.errors import (
     BadResponse,
@@ -96,8 +96,17 @@ _ERRORS_WITHOUT_ENVELOPE: Final[dict[int, type[UpstreamError]]] = {
 # API's own code sees it.
 _FRAMEWORK_REFUSALS: Final = frozenset({400, 404, 405, 422})
 
+_WITHOUT_PAUSE: Final = (
+    KeyRefused,
+    PlanRefused,
+    RequestRefused,
+    Intercepted,
+    QuotaExhausted,
+)
+
 # Members of a JSON body that hold a text for people, the most telling first.
 _REASON_MEMBERS: Final = ("detail", "message", "msg", "error", "title", "reason")
+_PERIOD: Final = re.compile(r"[0-9]{6}")
 _TITLE: Final = re.compile(rb"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
@@ -315,6 +324,20 @@ def rate_limit(headers: Mapping[str, str], meta: ResponseMeta | None) -> RateLim
     return RateLimit(limit, remaining, reset_at)
 
 
+def quota(headers: Mapping[str, str]) -> Quota:
+    """Return the server's figures of the month.
+
+    Plans without a cap send none, or a text such as `unlimited`.
+    """
+    period = headers.get("x-quota-period", "")
+    return Quota(
+        limit=_whole_number(headers.get("x-quota-limit")),
+        used=_whole_number(headers.get("x-quota-used")),
+        remaining=_whole_number(headers.get("x-quota-remaining")),
+        period=period if _PERIOD.fullmatch(period) else None,
+    )
+
+
 def server_time(headers: Mapping[str, str], meta: ResponseMeta | None) -> float | None:
     """Return the server's clock (Unix seconds) from the body or the Date header."""
     if meta is not None and meta.server_at:
@@ -326,9 +349,9 @@ def pause_seconds(error: UpstreamError) -> float:
     """Return how long an error keeps back all requests.
 
     A refused key or plan waits for another one, a refused request says nothing about others,
-    and a firewall's wish is not the API's.
+    a firewall's wish is not the API's, and the budget knows when the month ends.
     """
-    if isinstance(error, KeyRefused | PlanRefused | RequestRefused | Intercepted):
+    if isinstance(error, _WITHOUT_PAUSE):
         return 0.0
     if error.retry_after_seconds:
         return error.retry_after_seconds

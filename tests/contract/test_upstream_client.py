@@ -23,6 +23,7 @@ from connector.errors import (
     KeyRefused,
     NothingFound,
     PlanRefused,
+    QuotaExhausted,
     RateLimited,
     RequestRefused,
     UpstreamError,
@@ -712,6 +713,63 @@ class TestBudget:
         answer = await fetcher.fetch()
 
         assert answer.rate_limit == RateLimit(60, 41, reset)
+
+    @pytest.mark.parametrize("status", [200, 429, 503])
+    async def test_every_answer_teaches_the_budget_of_the_month(
+        self, server: Server, fetcher: Fetcher, status: int
+    ) -> None:
+        period = time.strftime("%Y%m", time.gmtime())
+        headers = {
+            "X-Quota-Limit": "10000",
+            "X-Quota-Used": "4000",
+            "X-Quota-Remaining": "6000",
+            "X-Quota-Period": period,
+        }
+        server.handler = replying(headers=headers, status=status)
+
+        if status == 200:
+            await fetcher.fetch()
+        else:
+            with pytest.raises(UpstreamError):
+                await fetcher.fetch()
+
+        month = fetcher.budget.spending(time.monotonic()).month
+        assert (month.limit, month.used, month.remaining) == (10_000, 4_000, 6_000)
+        assert month.period == period
+
+    @pytest.mark.parametrize("text", ["unlimited", "-1", ""])
+    async def test_a_plan_without_a_monthly_cap_may_send_texts_instead_of_numbers(
+        self, server: Server, fetcher: Fetcher, text: str
+    ) -> None:
+        headers = {"X-Quota-Limit": text, "X-Quota-Remaining": text}
+        server.handler = replying(headers={**headers, "X-Quota-Used": "5000000"})
+
+        await fetcher.fetch()
+
+        month = fetcher.budget.spending(time.monotonic()).month
+        assert (month.limit, month.remaining) == (None, None)
+        assert fetcher.wait_seconds == 0
+
+    async def test_a_used_up_month_holds_requests_without_sleeping_for_retry_after(
+        self, server: Server, fetcher: Fetcher
+    ) -> None:
+        period = time.strftime("%Y%m", time.gmtime())
+        headers = {
+            "X-Quota-Limit": "10000",
+            "X-Quota-Remaining": "0",
+            "X-Quota-Period": period,
+            "Retry-After": "2678400",
+        }
+        server.handler = replying(headers=headers, status=429)
+
+        with pytest.raises(QuotaExhausted):
+            await fetcher.fetch()
+
+        spending = fetcher.budget.spending(time.monotonic())
+        assert spending.month.is_used_up
+        assert spending.paused_until < time.monotonic()
+        # A probe half an hour later, or the next month if that is sooner.
+        assert 0 < fetcher.wait_seconds <= 1_800
 
     async def test_rate_limit_comes_from_the_body_if_there_are_no_headers(
         self, server: Server, fetcher: Fetcher

@@ -8,6 +8,7 @@ their answer:
 - If workers share a key, no sliding minute holds more than the key's limit and the first
   requests of unfinished take-overs. This assumes that all workers know the same figures,
   that no share is below a request a minute, and that each `used_until` is right.
+- No request starts if the month has none left, except for a rare probe.
 - A worker that is alone with its key is never refused once it has its first answer, if
   all earlier requests had ended by then. This needs fixed minutes on the server: the
   reset of a sliding minute only says when some requests are back.
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from connector.upstream.budget.month import Month, MonthFigures
 from connector.upstream.budget.other_clients import PLANNED_FRACTION, OtherClients
 from connector.upstream.budget.sent_requests import Permit, SentRequests
 from connector.upstream.budget.server_windows import SAME_RESET_SECONDS, ServerWindows
@@ -33,13 +35,16 @@ from connector.upstream.budget.units import MINUTE_SECONDS
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from connector.core.decode import RateLimit
+    from connector.core.decode import Quota, RateLimit
 
 # Requests a minute of the smallest plan.
 DEFAULT_LIMIT_PER_MINUTE: Final = 60
 
 # Left unused between other clients and us: window boundaries are uncertain.
 _MARGIN_PER_MINUTE: Final = 1
+
+# A plan has to be more than nothing.
+_LEAST_PLANNED_SHARE: Final = 1e-3
 
 # Answers and pauses can change the wait either way, so look again this often.
 _MAX_SLEEP_SECONDS: Final = 0.2
@@ -50,13 +55,15 @@ class Spending:
     """The budget at one moment. Figures are requests a minute unless they say otherwise.
 
     - `limit_per_minute`: this worker's limit.
-    - `planned_per_minute`: the part of it to plan with; more than 0.
+    - `planned_per_minute`: the part of it to plan with, or of the month if that is less;
+      more than 0.
     - `sent_last_minute`: this worker's requests that count against the limit.
     - `available_per_minute`: for all workers together, without the use by others.
     - `other_clients_per_minute`: estimated use by other programs with the same key.
     - `wait_seconds`: time until a request may start, as far as is known; 0: now.
     - `used_fraction`: part of our share used within a minute, 0 to 1.
     - `paused_until`: moment before which the server wants no requests.
+    - `month`: the figures of the month, of all workers together.
     """
 
     limit_per_minute: int
@@ -67,6 +74,7 @@ class Spending:
     wait_seconds: float
     used_fraction: float
     paused_until: float
+    month: MonthFigures
 
 
 class Budget:
@@ -81,6 +89,7 @@ class Budget:
         self,
         cap_per_minute: int | None,
         clock: Callable[[], float] = time.monotonic,
+        month: Month | None = None,
     ) -> None:
         self._cap = cap_per_minute
         self._clock = clock
@@ -91,6 +100,7 @@ class Budget:
         self._sent = SentRequests()
         self._windows = ServerWindows()
         self._others = OtherClients()
+        self._month = Month() if month is None else month
 
     @asynccontextmanager
     async def request(self) -> AsyncIterator[Permit]:
@@ -120,6 +130,7 @@ class Budget:
         For `request` and for simulations of time.
         """
         self._windows.start(now)
+        self._month.start(self._share.fraction, now)
         return self._sent.start(now)
 
     def end(self, now: float) -> None:
@@ -133,13 +144,14 @@ class Budget:
         sent = self._sent.counted(now)
         return Spending(
             limit_per_minute=limit,
-            planned_per_minute=PLANNED_FRACTION * max(limit, 1),
+            planned_per_minute=self._planned_per_minute(limit, now),
             sent_last_minute=sent,
             available_per_minute=available,
             other_clients_per_minute=self._other_clients(now),
             wait_seconds=self._wait_seconds(now),
             used_fraction=self._share.used_fraction(sent, available, now),
             paused_until=self._paused_until,
+            month=self._month.figures(now),
         )
 
     def set_share(
@@ -164,6 +176,7 @@ class Budget:
         """
         self._paused_until = -inf
         self._windows = ServerWindows()
+        self._month.forget()
 
     def learn(
         self, permit: Permit, figures: RateLimit, server_at: float, now: float
@@ -205,11 +218,27 @@ class Budget:
             now=now,
         )
 
+    def learn_month(
+        self, permit: Permit, quota: Quota, server_at: float, now: float
+    ) -> None:
+        """Take the server's figures of the month from an answer, as `learn` does."""
+        uncounted = self._sent.maybe_counted_after(permit)
+        self._month.learn(quota, uncounted, server_at, now)
+
+    def _planned_per_minute(self, limit: int, now: float) -> float:
+        """Return the lower plan of minute and month."""
+        of_minute = PLANNED_FRACTION * max(limit, 1)
+        # Even a worker without shards plans with something.
+        share = max(self._share.fraction, _LEAST_PLANNED_SHARE)
+        of_month = share * self._month.per_minute(now)
+        return min(of_minute, of_month)
+
     def _wait_seconds(self, now: float) -> float:
         limit = self._share.limit(self._available(now), now)
         return max(
             self._paused_until - now,
             self._windows.wait_seconds(now),
+            self._month.wait_seconds(now),
             self._sent.wait_seconds(limit, now),
         )
 

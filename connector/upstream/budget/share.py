@@ -43,6 +43,11 @@ class Share:
         self._share = 1.0
         self._taken_over: list[TakenOverShare] = []
 
+    @property
+    def fraction(self) -> float:
+        """The share as it was set."""
+        return self._share
+
     def set(self, share: float, taken_over: Iterable[TakenOverShare]) -> None:
         """Replace the share and everything that was taken over."""
         self._share = share
