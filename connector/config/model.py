@@ -15,6 +15,7 @@ from connector.config.values import (
     HOST,
     PORT,
     among,
+    clean_symbol,
     each,
     is_loopback,
     matching,
@@ -92,8 +93,8 @@ _check_replication = matching(
 )
 _check_symbols = each(
     r"[A-Z0-9][\w.-]{0,63}",
-    "symbols of A-Z, 0-9, '.', '_', '-', at most 64 characters",
-    str.upper,
+    "symbols of A-Z, a-z, 0-9, '.', '_', '-', at most 64 characters",
+    clean_symbol,
 )
 
 # Not only names that are known today. Both limits hold in decoded responses as well.
@@ -168,7 +169,8 @@ class Feed(Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(min_length=1),
         Option(
-            "The symbols, each once. Lower case becomes upper case",
+            "The symbols, each once, with the case that the API uses."
+            " One that is all lower case becomes upper case",
             check=_check_symbols,
         ),
     ]

@@ -55,8 +55,9 @@ def each(
     clean: Callable[[str], str],
     max_items: int | None = None,
 ) -> Callable[[Iterable[str]], tuple[str, ...]]:
-    """Accept lists of different texts that match the pattern, ignoring case and outer blanks.
+    """Accept lists of texts that match the pattern, ignoring case and outer blanks.
 
+    Two texts must differ in more than case.
     `max_items` limits the length of the list.
     """
 
@@ -67,13 +68,14 @@ def each(
         # Items of a variable may have blanks after the commas.
         texts = [text.strip() for text in values]
         cleaned = [clean(text) for text in texts]
+        folded = [text.casefold() for text in texts]
         if max_items is not None and len(texts) > max_items:
             raise InvalidValue(f"expected {expected}, not {len(texts)} items")
 
         rejected = []
         for text in texts:
-            # Compare the cleaned texts: `btc` and `BTC` are the same symbol.
-            is_repeated = cleaned.count(clean(text)) > 1
+            # `btc` and `BTC` are the same symbol.
+            is_repeated = folded.count(text.casefold()) > 1
             if is_repeated or not is_valid(text):
                 rejected.append(quote(text))
         if rejected:
@@ -82,6 +84,15 @@ def each(
         return tuple(cleaned)
 
     return check
+
+
+def clean_symbol(text: str) -> str:
+    """Return a symbol with its own case, or in upper case if it is all lower case.
+
+    Nearly all symbols are upper case, and people type them in lower case. A few are mixed:
+    `kPEPEUSDT`.
+    """
+    return text.upper() if text.islower() else text
 
 
 def among(known: tuple[str, ...]) -> Callable[[Iterable[str]], tuple[str, ...]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
 
+from connector.core import spelling
 from connector.core.entry import moment_or_none
 from connector.core.model import Status, Value
 from connector.core.positioning import NO_MODELS, ResponseModels
@@ -31,6 +32,10 @@ _MAX_EXCHANGE_CHARACTERS: Final = 40
 
 # Longer texts of the server are cut, since they go into records, logs and errors.
 _MAX_TEXT_CHARACTERS: Final = 200
+
+# Bounds the search for a symbol under another name. A response has 8 symbols.
+_MAX_NAMES_COMPARED: Final = 100
+_MAX_NAME_CHARACTERS: Final = 80
 
 # `results` is at the top level of the response, or inside `data`.
 _MAX_RESULTS_DEPTH: Final = 2
@@ -90,12 +95,16 @@ class Response(Value, frozen=True):
     `answers` maps each requested symbol to its raw entry, or to the status that says why it has
     none. `inconsistencies` names each contradiction within the response or with the request, one
     item per symbol.
+
+    `other_spellings` maps the symbols that have neither to the name of an entry that is probably
+    theirs: they are not missing, but it would be a guess to publish that entry.
     """
 
     answers: Mapping[str, bytes | Status]
     meta: ResponseMeta
     refusal: Refusal | None = None
     inconsistencies: tuple[str, ...] = ()
+    other_spellings: Mapping[str, str] = {}
 
 
 class _Data(msgspec.Struct):
@@ -154,15 +163,22 @@ def decode_response(body: bytes, symbols: Collection[str]) -> Response:
     invalid = _names(data.invalid)
 
     # Contradictions do not reject the answer, but somebody should look at them.
-    unrequested = entries.keys() - set(symbols)
+    requested, others = _split_entries(entries, symbols)
     inconsistencies = ["duplicate_keys"] * duplicates
-    inconsistencies += ["unrequested"] * len(unrequested)
+    inconsistencies += ["unrequested"] * len(others)
     answers: dict[str, bytes | Status] = {}
+    other_spellings = {}
     for symbol in symbols:
-        entry = entries.get(symbol, _NULL)
-        is_missing = symbol in missing
-        is_invalid = symbol in invalid
+        entry = requested.get(symbol, _NULL)
+        is_missing = symbol.casefold() in missing
+        is_invalid = symbol.casefold() in invalid
         has_entry = entry != _NULL
+        if not has_entry:
+            is_listed = is_missing or is_invalid
+            name = _similar_name(symbol, others, is_listed=is_listed)
+            if name is not None:
+                other_spellings[symbol] = name
+                continue
 
         # Exactly one of the three should say where the symbol belongs.
         places = [is_missing, is_invalid, has_entry].count(True)
@@ -177,7 +193,57 @@ def decode_response(body: bytes, symbols: Collection[str]) -> Response:
             answers[symbol] = entry
         else:
             answers[symbol] = Status.MISSING
-    return Response(answers, meta, inconsistencies=tuple(inconsistencies))
+    return Response(
+        answers,
+        meta,
+        inconsistencies=tuple(inconsistencies),
+        other_spellings=other_spellings,
+    )
+
+
+def _split_entries(
+    entries: Mapping[str, bytes], symbols: Collection[str]
+) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Return the entries of the requested symbols, and all others by their own names.
+
+    Servers write symbols in another case, too.
+    """
+    requested = {}
+    others = dict(entries)
+    for symbol in symbols:
+        if symbol in others:
+            requested[symbol] = others.pop(symbol)
+    if not others:
+        # Nearly always.
+        return requested, others
+
+    for symbol in symbols:
+        if requested.get(symbol, _NULL) == _NULL:
+            name = spelling.in_another_case(symbol, _names_with_entries(others))
+            if name is not None:
+                requested[symbol] = others.pop(name)
+    return requested, others
+
+
+def _similar_name(
+    symbol: str, others: Mapping[str, bytes], *, is_listed: bool
+) -> str | None:
+    """Return the name under which the entry of a symbol without one probably is."""
+    # A list that has the symbol says more than a name that is only similar.
+    names = _names_with_entries(others)
+    name = spelling.in_other_words(symbol, names, similar=not is_listed)
+    return None if name is None else name[:_MAX_NAME_CHARACTERS]
+
+
+def _names_with_entries(entries: Mapping[str, bytes]) -> list[str]:
+    """Return the first names that have an entry other than null."""
+    names: list[str] = []
+    for name, entry in entries.items():
+        if len(names) == _MAX_NAMES_COMPARED:
+            break
+        if entry != _NULL:
+            names.append(name)
+    return names
 
 
 def _check_results(data: _Data) -> None:
@@ -386,7 +452,8 @@ def _rate_limit(value: Any) -> RateLimit:
 
 
 def _names(value: Any) -> frozenset[str]:
-    return frozenset(map(str, _list_or_empty(value)))
+    """Return the names of a list in lower case."""
+    return frozenset(str(name).casefold() for name in _list_or_empty(value))
 
 
 def _text_or_none(value: Any) -> str | None:

@@ -156,6 +156,9 @@ class RequestObserver(Protocol):
     def venues_not_applied(self, feed: str) -> None:
         """Called with a response for other venues, from which nothing is published."""
 
+    def other_spelling(self, feed: str, symbol: str, spelling: str) -> None:
+        """Called when a symbol has no entry, but a similar name has one."""
+
     def refresh_found(self, uncertainty_seconds: float) -> None:
         """Called with a refresh, and how long it may have been visible already."""
 

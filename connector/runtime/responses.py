@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
 from connector.core.decode import RateLimit
 from connector.core.entry import is_empty_entry
 from connector.core.model import MICROS, Status
+from connector.logs import Bounded
 from connector.runtime.ports import AnswerTimes, ResponseReport
 from connector.schedule.symbols import ComputedTimes
 
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from connector.upstream.client import LevelsAnswer
 
 
+_log = logging.getLogger(__name__)
+
+# The upstream repeats another spelling with every answer: a line an hour is enough.
+_SPELLING_LOG_INTERVAL_SECONDS: Final = 3600
+
+
 class Responses:
     """Learns from each response, and passes on its answers."""
 
@@ -29,6 +37,7 @@ class Responses:
         """The quota as the upstream last reported it."""
         self._coverage = coverage
         self._context = context
+        self._bounded = Bounded(_SPELLING_LOG_INTERVAL_SECONDS, time.monotonic)
 
     def accept(
         self, batch: Batch, answer: LevelsAnswer, asked_at: float
@@ -69,6 +78,8 @@ class Responses:
             models=meta.models,
         )
 
+        for symbol, name in answer.response.other_spellings.items():
+            self._note_spelling(batch.feed, symbol, name, meta.request_id)
         computed_at = {}
         for symbol, entry in answers.items():
             newest = self._give(batch.feed, symbol, entry, times)
@@ -98,6 +109,23 @@ class Responses:
         """Return the upstream's clock minus our monotonic one."""
         upstream_seconds = self._context.clock.moment().upstream_at / MICROS
         return upstream_seconds - time.monotonic()
+
+    def _note_spelling(
+        self, feed: str, symbol: str, name: str, request_id: str | None
+    ) -> None:
+        """Count and log an entry whose name is similar to that of a symbol without one."""
+        self._context.observer.other_spelling(feed, symbol, name)
+        suppressed = self._bounded.admit((feed, symbol, name))
+        if suppressed is None:
+            return
+        fields = {
+            "feed": feed,
+            "symbol": symbol,
+            "spelling": name,
+            "request_id": request_id,
+            "not_logged_before": suppressed,
+        }
+        _log.warning("upstream spells a symbol in another way", extra=fields)
 
     def _give(
         self,

@@ -225,6 +225,12 @@ _SYMBOLS: Final = (
         labels=_SYMBOL,
         at_scrape=True,
     ),
+    _counter(
+        "gex_symbol_other_spelling_total",
+        "Answers without the symbol but with levels under a similar name, the spelling.",
+        labels=(*_SYMBOL, "spelling"),
+        at_scrape=True,
+    ),
     _gauge(
         "gex_symbol_computed_timestamp_seconds",
         "When the latest levels were computed.",

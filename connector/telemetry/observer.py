@@ -78,6 +78,10 @@ class MetricsObserver:
         """Count a response for other venues than the feed's."""
         self._metrics.count("gex_venues_not_applied_total", feed)
 
+    def other_spelling(self, feed: str, symbol: str, spelling: str) -> None:
+        """Count an answer that had a similar name instead of the symbol."""
+        self._symbols.of(feed, symbol).count_spelling(spelling)
+
     def refresh_found(self, uncertainty_seconds: float) -> None:
         """Record how long a refresh may have been visible before it was found."""
         self._metrics.observe("gex_detection_uncertainty_seconds", uncertainty_seconds)

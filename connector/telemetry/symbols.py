@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +25,10 @@ _numbers_of: Final = attrgetter(*NUMBER_PATHS)
 Key = tuple[str, str]
 
 
+# Spellings of a symbol with a series of their own. They come from outside.
+_MAX_SPELLINGS: Final = 3
+
+
 @dataclass(slots=True)
 class SymbolFigures:
     """The figures of one symbol. Moments are microseconds since the epoch."""
@@ -39,6 +43,13 @@ class SymbolFigures:
     rhythm: Rhythm | None = None
     status: Status | None = None
     levels: Levels | None = None
+    spellings: dict[str, int] = field(default_factory=dict)
+
+    def count_spelling(self, spelling: str) -> None:
+        """Count an answer that spelt the symbol in another way."""
+        if spelling not in self.spellings and len(self.spellings) >= _MAX_SPELLINGS:
+            spelling = "other"
+        self.spellings[spelling] = self.spellings.get(spelling, 0) + 1
 
     def reliable_levels(self) -> Iterator[tuple[str, float]]:
         """Yield path and value of each number that consumers may rely on."""
@@ -100,6 +111,7 @@ class SymbolSeries:
         yield _family("gex_symbol_period_seconds", shown, _period_seconds)
         yield _family("gex_symbol_jitter_seconds", shown, _jitter_seconds)
         yield _statuses(shown)
+        yield _spellings(everything)
         yield _levels(shown[: self._max_level_symbols])
 
 
@@ -141,6 +153,15 @@ def _statuses(symbols: Iterable[tuple[Key, SymbolFigures]]) -> Family:
         for status in Status:
             is_present = figures.status is status
             family.add_metric((*key, status), float(is_present))
+    return family
+
+
+def _spellings(symbols: Iterable[tuple[Key, SymbolFigures]]) -> Family:
+    family = new_family("gex_symbol_other_spelling_total")
+    for key, figures in symbols:
+        # A copy, since the event loop may add one meanwhile.
+        for spelling, count in figures.spellings.copy().items():
+            family.add_metric((*key, spelling), count)
     return family
 
 

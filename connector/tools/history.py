@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from connector.config.secrets import quote
+from connector.config.values import clean_symbol
 from connector.core.diff import NUMBER_PATHS
 from connector.core.model import MICROS
 from connector.errors import ConfigError
@@ -42,7 +43,7 @@ _EVENT_COLUMNS: Final = ("feed", "symbol", "sequence", "kind", "status", "reason
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("symbol", type=str.upper)
+    parser.add_argument("symbol", type=clean_symbol)
     parser.add_argument(
         "--since",
         default="1d",

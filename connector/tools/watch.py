@@ -7,6 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from connector.config.values import clean_symbol
 from connector.core.model import Kind, Status
 from connector.tools.reading import EventFilter, open_reader
 from connector.tools.table import Table
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--symbol",
         action="append",
-        type=str.upper,
+        type=clean_symbol,
         default=[],
         help="show this symbol only; repeatable",
     )

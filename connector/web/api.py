@@ -84,8 +84,7 @@ class Api:
         """
         if await request.read():
             return problem(400, "unexpected request body; this request takes none")
-        # Symbols are configured in upper case; accept any from a person who types.
-        symbol = request.match_info["symbol"].strip().upper()
+        symbol = self._configured_name(request.match_info["symbol"].strip())
         found = self._find_shard(symbol, request.query.get("feed"))
         if isinstance(found, web.Response):
             return found
@@ -112,6 +111,13 @@ class Api:
         return json_response(
             answers.SnapshotAnswer(event_id=event.event_id, sequence=event.sequence)
         )
+
+    def _configured_name(self, typed: str) -> str:
+        """Return the configured symbol that a person has typed in any case."""
+        for _, name in self._view.shard_ids:
+            if name.casefold() == typed.casefold():
+                return name
+        return typed
 
     def _find_shard(self, symbol: str, feed: str | None) -> ShardId | web.Response:
         """Return the shard of a configured symbol, or an error."""

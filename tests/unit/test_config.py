@@ -628,6 +628,15 @@ def test_venues_that_the_vendor_may_add_later_are_accepted() -> None:
     assert unknown_venues(config.feeds[0].exchanges) == ["new_venue-2"]
 
 
+def test_a_symbol_keeps_its_case_unless_it_is_all_lower_case(
+    write_toml: WriteToml,
+) -> None:
+    config = load(write_toml(FEED), GEX_SYMBOLS="kPEPEUSDT,ethusdt,btc-Usdt")
+
+    (feed,) = config.feeds
+    assert feed.symbols == ("kPEPEUSDT", "ETHUSDT", "btc-Usdt")
+
+
 def test_include_without_symbols_is_a_fault(write_toml: WriteToml) -> None:
     # The variable makes a feed of its own. It does not change the feeds of the file.
     path = write_toml(FEED)
@@ -654,6 +663,7 @@ def test_include_without_symbols_is_a_fault(write_toml: WriteToml) -> None:
         ".",
         # The same symbol twice.
         "a,A",
+        "kPEPEUSDT,KPEPEUSDT",
         # Texts that would change the request's header or URL, or a log line.
         "BTC\r\nX-Forged: 1",
         "BTC\0",

@@ -406,3 +406,82 @@ async def test_an_entry_with_a_single_level_is_live(
     await scene.take(scene.body(entry))
 
     assert scene.status is Status.LIVE
+
+
+# --- symbols under another name ---
+
+
+def renamed(scene: Scene, symbol: str, **data: Any) -> bytes:
+    """Return the response of this moment with the entry under another name."""
+    return scene.body(symbol=symbol, **data)
+
+
+@pytest.mark.parametrize("name", ["btcusdt", "bTCUSDT"])
+async def test_a_symbol_in_another_case_is_accepted(scene: Scene, name: str) -> None:
+    await scene.take(renamed(scene, name, missing=[]))
+    scene.virtual.pass_seconds(PERIOD_SECONDS)
+    await scene.take(renamed(scene, name))
+    await scene.take(renamed(scene, "ETHUSDT", missing=[name]))
+
+    assert scene.kinds() == [Kind.SNAPSHOT, Kind.CHANGED, Kind.MISSING]
+    assert {event.symbol for event in scene.events} == {SYMBOL}
+
+
+@pytest.mark.parametrize("name", ["BTC-USDT", "btc_usdt", "BTCUSDT-PERP", "kBTCUSDT"])
+async def test_a_symbol_under_another_name_is_not_missing_and_both_are_named(
+    scene: Scene, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # As the first answer: nothing is known, so nothing is published.
+    await scene.take(renamed(scene, name))
+    assert scene.kinds() == []
+
+    await scene.take()
+    for _ in range(3):
+        await scene.take(renamed(scene, name))
+
+    # Its levels become stale in time, but the API does not lack them.
+    assert scene.kinds() == [Kind.SNAPSHOT]
+    assert scene.status is Status.LIVE
+    count = scene.sample(
+        "gex_symbol_other_spelling_total", feed=FEED, symbol=SYMBOL, spelling=name
+    )
+    assert count == 4
+    warnings = [record for record in caplog.records if hasattr(record, "spelling")]
+    assert len(warnings) == 1
+    assert warnings[0].__dict__["symbol"] == SYMBOL
+    assert warnings[0].__dict__["spelling"] == name
+
+
+async def test_spellings_from_outside_make_a_bounded_number_of_series(
+    scene: Scene,
+) -> None:
+    for number in range(9):
+        await scene.take(renamed(scene, f"BTCUSDT-{number}"))
+
+    rendered, _ = scene.metrics.render("")
+    assert rendered.count(b"gex_symbol_other_spelling_total{") == 4
+    count = scene.sample(
+        "gex_symbol_other_spelling_total", feed=FEED, symbol=SYMBOL, spelling="other"
+    )
+    assert count == 6
+
+
+@pytest.mark.parametrize("name", ["ETHUSDT", "BT", "-"])
+async def test_a_symbol_without_entry_is_missing_if_no_name_is_similar(
+    scene: Scene, name: str
+) -> None:
+    await scene.take(renamed(scene, name))
+
+    assert scene.status is Status.MISSING
+
+
+async def test_a_listed_symbol_is_missing_although_a_part_of_its_name_has_levels(
+    scene: Scene,
+) -> None:
+    await scene.take(renamed(scene, "WBTCUSDT", missing=[SYMBOL]))
+    assert scene.status is Status.MISSING
+
+    # The same letters are the same symbol, whatever the lists say.
+    await scene.take()
+    await scene.take(renamed(scene, "BTC/USDT", missing=[SYMBOL]))
+    assert scene.kinds() == [Kind.MISSING, Kind.SNAPSHOT]
