@@ -97,7 +97,7 @@ class EventDraft(Value, frozen=True):
 def observe(
     state: State | None, observation: Observation, feed: FeedRules
 ) -> Transition:
-    """Compare an observation with the levels that were published last."""
+    """Return the transition from this state that an observation causes."""
     if observation.entry is None:
         return _observe_absence(state, observation, feed)
     return _observe_levels(state, observation, observation.entry, feed)
@@ -137,7 +137,8 @@ def expire(
     """
     known_answer_at = answered_at
     if known_answer_at is None:
-        # The state holds the last answer on our clock. Convert it to the upstream's.
+        # The state holds the last answer it recorded, on our clock. Convert it to the
+        # upstream's.
         known_answer_at = state.observed_at + now.upstream_at - now.local_at
     due_at = stale_at(state, known_answer_at, feed)
     if due_at is None or now.upstream_at <= due_at:
@@ -253,11 +254,11 @@ def _observe_levels(
     if is_outdated:
         return Transition(dropped=DROPPED_OLDER)
 
-    # Without a date in the entry, the age counts from the last known date.
+    # Without a `computed_at` in the entry, the age counts from the last known one.
     computed_at = entry.computed_at
     if computed_at is None:
         computed_at = known.computed_at
-    # Levels without any date have no age. Only the timer can make them stale.
+    # Without any `computed_at`, levels have no age. Only the timer can make them stale.
     is_old = (
         computed_at is not None
         and observation.upstream_at - computed_at > feed.stale_after_micros
@@ -405,7 +406,7 @@ def _with_status(known: State, draft: EventDraft) -> State:
 
 def _with_event(known: State, draft: EventDraft, new_state: State) -> Transition:
     """Complete the event, and number it and its state with the next sequence."""
-    # The id is composed, not drawn: a retry after an aborted transaction has the same one.
+    # The id is composed, not random: a retry after an aborted transaction has the same one.
     sequence = known.sequence + 1
     event = Event(
         event_id=f"{known.feed}/{known.symbol}/{sequence}",

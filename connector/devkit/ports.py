@@ -44,11 +44,12 @@ class PortClaims:
         self._claimed: set[int] = set()
 
     def claim(self, ports: range) -> int:
-        """Return a port that is free and not claimed, and claim it."""
+        """Claim and return a random port that is free. Never return if there is none."""
         while True:
             port = secrets.choice(ports)
             if port in self._claimed or not self._lock(port):
                 continue
+            # Also if it is in use now, so that it is not tried again.
             self._claimed.add(port)
             if is_free(port):
                 return port

@@ -51,6 +51,7 @@ class Checks:
     def defer(self, batch: Batch) -> None:
         """End a check without a request. It is planned again if the batch still exists."""
         now = time.monotonic()
+        # It counts as sent although nothing was, as it does in the budget.
         self._schedule.finish_check(batch, Outcome.DEFERRED, sent_at=now, now=now)
 
     async def send(self, batch: Batch, purpose: Purpose, permit: Permit) -> None:

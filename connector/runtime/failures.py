@@ -34,8 +34,8 @@ _LOG_INTERVAL_SECONDS: Final = 60
 # Waits, sizes and ids differ in each occurrence of the same error.
 _NUMBERS: Final = re.compile(r"\d+")
 
-# These concern every check, so they are reported as refusals and not as an outage.
-_OF_ALL_CHECKS: Final = (KeyRefused, PlanRefused, RateLimited, QuotaExhausted)
+# These concern every check. Until they are over, one request at a time probes.
+_CONCERN_ALL_CHECKS: Final = (KeyRefused, PlanRefused, RateLimited, QuotaExhausted)
 # An administrator has to act.
 _SEVERE: Final = (KeyRefused, PlanRefused, QuotaExhausted, WrongVenues)
 # Their ends have log messages of their own, or none: a refused symbol does not recover.
@@ -43,7 +43,7 @@ _NOT_AN_OUTAGE: Final = (KeyRefused, PlanRefused, RequestRefused)
 
 
 class Failures:
-    """Holds the schedule as an error demands, and logs each kind once a minute."""
+    """Pauses the schedule as an error demands, and logs each kind once a minute."""
 
     def __init__(
         self, schedule: Schedule, budget: Budget, observer: RequestObserver
@@ -65,9 +65,9 @@ class Failures:
         """By feed, the symbols whose last check failed."""
 
     def check_failed(self, batch: Batch, error: UpstreamError) -> None:
-        """Hold all checks if the error concerns all of them, and log it."""
+        """Pause all checks if the error concerns all of them, and log it."""
         now = time.monotonic()
-        self.is_probing = isinstance(error, _OF_ALL_CHECKS)
+        self.is_probing = isinstance(error, _CONCERN_ALL_CHECKS)
         if isinstance(error, KeyRefused):
             self._set_key_refused(refused=True)
             self._schedule.pause_for_key(now + SLOW_RETRY_SECONDS)
@@ -83,7 +83,9 @@ class Failures:
         # The client has told the budget what the server said about a pause.
         paused_until = self._budget.spending(now).paused_until
         self._schedule.pause(paused_until)
-        self._log(batch, error, paused_until - now)
+        if not isinstance(error, _NOT_AN_OUTAGE):
+            self._failing.setdefault(batch.feed, set()).update(batch.symbols)
+        self._log_error(batch, error, paused_until - now)
 
     def check_answered(self, batch: Batch) -> None:
         """Note that a check succeeded."""
@@ -133,10 +135,10 @@ class Failures:
         self.plan_refused = refused
         self._observer.plan_refused(refused=refused)
 
-    def _log(self, batch: Batch, error: UpstreamError, pause_seconds: float) -> None:
-        if not isinstance(error, _NOT_AN_OUTAGE):
-            self._failing.setdefault(batch.feed, set()).update(batch.symbols)
-        # A feed's first error of a text is logged, however many others there are.
+    def _log_error(
+        self, batch: Batch, error: UpstreamError, pause_seconds: float
+    ) -> None:
+        # Each feed and text has a minute of its own, so a flood hides no other error.
         text = _NUMBERS.sub("#", str(error))
         suppressed = self._bounded.admit((error.outcome, batch.feed, text))
         if suppressed is None:

@@ -26,7 +26,7 @@ class Lifecycle:
     def __init__(self, spec: ShardSpec, context: ShardContext) -> None:
         self.phase = Phase.CLOSED
         self.opened: OpenShard | None = None
-        """The state as of the last restore. A shard that reopens after an error keeps it."""
+        """The last committed states. A shard that reopens after an error keeps them."""
         self._spec = spec
         self._context = context
         self._closed = asyncio.Event()

@@ -67,6 +67,7 @@ class Poller:
             context,
             self._replan,
         )
+        # Checks in progress, including those that wait for the budget.
         self._in_flight = 0
         self._postponed: set[Batch] = set()
         self._plan_changed = asyncio.Event()
@@ -95,7 +96,7 @@ class Poller:
         return self._checks.responses.rate_limit
 
     def next_check_at(self, feed: str, symbol: str) -> int | None:
-        """Return the moment of a symbol's next check (microseconds), as of its last one."""
+        """Return when a symbol is checked next (microseconds), as planned after its last check."""
         return self._checks.next_checks.at(feed, symbol)
 
     # --- inputs ---
@@ -148,7 +149,10 @@ class Poller:
             health.unregister(HEALTH_LOOP_NAME)
 
     async def _wait_for_batch(self) -> Batch | None:
-        """Return a batch that is due, or None after at most a second."""
+        """Return a batch that is due, or None after at most a second.
+
+        Update the budget and the groups first.
+        """
         self._update_budget()
         self._regroup_if_due()
 

@@ -97,7 +97,7 @@ class Shard:
 
     @property
     def phase(self) -> Phase:
-        """The phase, which lags behind the inputs while a call to Kafka is in progress."""
+        """The phase. After `assign`, it lags until an earlier call to Kafka has returned."""
         return self._lifecycle.phase
 
     @property
@@ -171,11 +171,11 @@ class Shard:
     def close(self, used_fraction: float | None = None) -> None:
         """Start closing, because the shard is revoked.
 
-        Accept no more answers, and commit the others.
+        Accept no more answers, and commit those accepted before.
 
         `used_fraction` is the part of the request budget in use, 0 to 1. The last records
-        carry it to the next owner. It has to be computed before any shard is given up, or
-        the requests of all shards would seem to be those of the remaining ones.
+        carry it to the next owner. Compute it before any shard is closed. Afterwards, the
+        requests of all shards would count as those of the remaining ones.
         """
         if self._assignment is None:
             return
@@ -187,7 +187,7 @@ class Shard:
         """Publish nothing more: the shard already belongs to another worker."""
         if self._assignment is None:
             return
-        # Flags first: the call in progress may return at any moment.
+        # The thread of a call in progress sees only `log.abandon`. The rest is for the task.
         self._assignment.is_abandoned = True
         self._assignment.log.abandon()
         self._assignment.ended.set()
@@ -205,9 +205,10 @@ class Shard:
         times: AnswerTimes,
         reason: str | None = None,
     ) -> int | None:
-        """Take an answer for a symbol.
+        """Take an answer: an entry's bytes, or the status of a symbol without levels.
 
-        Return the moment when the symbol's newest levels were computed.
+        Ignore it if the shard is not polled. In any case, return the moment when the
+        symbol's newest levels were computed (microseconds).
         """
         if self.is_polled and not self._intake.is_outdated(times):
             self._accept(symbol, answer, times, reason)
@@ -216,8 +217,8 @@ class Shard:
     def request_snapshot(self, symbol: str) -> asyncio.Future[Event | str]:
         """Publish the symbol's levels again.
 
-        Return the event once it is committed, or the reason why there is none. The request
-        stays open as long as the shard is assigned.
+        The future holds the event once it is committed, or the reason why there is none.
+        The request stays open as long as the shard is assigned.
         """
         request = self._snapshots.request(symbol)
         if self.is_assigned:
@@ -227,7 +228,10 @@ class Shard:
         return request
 
     def tick(self) -> None:
-        """Look for stale levels, and serve the client's callbacks. Call once a second."""
+        """Make the task look for stale levels, and serve the Kafka client's callbacks.
+
+        Call once a second.
+        """
         opened = self._lifecycle.opened
         if opened is not None and self.is_open:
             opened.timer_is_due = True
@@ -275,8 +279,8 @@ class Shard:
         except (ShardCorrupt, SetupError):
             raise
         except KafkaError as error:
-            # Retry without a right until the start-up deadline, and for as long as it takes
-            # if a transaction has ever been committed: somebody may be changing the rights.
+            # A missing right may come: retry until the start-up deadline. A worker that has
+            # ever committed never misses it, since somebody may be changing the rights.
             is_denied = isinstance(error, AccessDenied)
             if is_denied and self._context.startup.is_missed():
                 raise SetupError(str(error)) from None

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 # Requests a minute until a budget is set: nine tenths of the limit of the upstream's
 # smallest plan.
-_USUAL_BUDGET: Final = 54.0
-_MIN_BUDGET: Final = 0.01
+_USUAL_BUDGET_PER_MINUTE: Final = 54.0
+
+# Keeps the time between two requests finite.
+_MIN_BUDGET_PER_MINUTE: Final = 0.01
 
 # A round of all batches is not planned at less than a request a minute.
 _MIN_ROUND_BUDGET: Final = 1.0
@@ -53,8 +55,8 @@ class BudgetControl:
         self._fixed_price = fixed_price
         if fixed_price is not None:
             self._price.value = fixed_price
-        self._budget = _USUAL_BUDGET
-        self._pace = Pace.of(_USUAL_BUDGET)
+        self._budget = _USUAL_BUDGET_PER_MINUTE
+        self._pace = Pace.of(_USUAL_BUDGET_PER_MINUTE)
         self._batch_count = 0
         self.refused_count = 0
         self._symbol_count = 0
@@ -85,13 +87,13 @@ class BudgetControl:
         return 60 * self._batch_count / max(self._budget, _MIN_ROUND_BUDGET)
 
     def slow_retry_seconds(self, refused_count: int) -> float:
-        """Return the interval between tries of a symbol if so many are refused."""
+        """Return the interval between tries of a symbol if this many are refused."""
         evenly = refused_count * self.request_seconds / _REFUSED_FRACTION
         return min(max(SLOW_RETRY_SECONDS, evenly), _MAX_SLOW_RETRY_SECONDS)
 
     def set_budget(self, budget_per_minute: float, now: float) -> bool:
         """Follow another budget from now on. Return True if the price moves much."""
-        budget_per_minute = max(budget_per_minute, _MIN_BUDGET)
+        budget_per_minute = max(budget_per_minute, _MIN_BUDGET_PER_MINUTE)
         if budget_per_minute == self._budget:
             return False
         self._budget = budget_per_minute
@@ -142,7 +144,7 @@ class BudgetControl:
         for batch in batches:
             rate = len(batch.symbols) / USUAL_PERIOD_SECONDS
             expected_per_second += rate
-            # Keller's rate of checks for refreshes at random moments, at a price of one.
+            # Keller's rate of checks (price.py) at a price of one, for random refreshes.
             checks_per_second += (rate / 2) ** 0.5
         self._price.begin(now, checks_per_second, expected_per_second)
 
@@ -155,6 +157,7 @@ class BudgetControl:
         self._pace.set_budget(self._budget, now, is_starved=is_starved)
 
     def _settle(self) -> None:
+        """Let the price follow the budget and the last checks, unless it is fixed."""
         if self._fixed_price is not None:
             return
         symbols_per_check = self._symbol_count / max(self._batch_count, 1)

@@ -16,8 +16,8 @@ class DueQueue:
     """The planned checks in two heaps: first checks, and those that wait for the pace.
 
     A pause or the pace delays all checks of a heap alike, so the one that was due first
-    may start first. A heap does not notice when its batch is planned again or is in
-    flight: such an entry is dropped when it comes to the top.
+    may start first. An entry stays in its heap when the batch is planned again or its
+    request starts. It is then void, and is dropped when it comes to the top.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class DueQueue:
 
 
 def _earliest(heap: list[_Entry], *, waits_for_pace: bool) -> _Entry | None:
-    """Return the entry that is due first, and drop those before it that are void."""
+    """Drop the void entries at the top of a heap, and return the first that is left."""
     while heap:
         at, _, plan = heap[0]
         if plan.at == at and plan.waits_for_pace is waits_for_pace:

@@ -24,7 +24,8 @@ _HORIZON_INTERVALS: Final = 4
 
 _MIN_HORIZON_SECONDS: Final = 1.0
 
-# A scarce budget allows one check per batch and round. A check may wait for this many.
+# A scarce budget allows one check per batch and round. A check may wait for this many
+# rounds.
 _MAX_ROUNDS_BETWEEN_CHECKS: Final = 2
 
 
@@ -59,7 +60,7 @@ class Planner:
             self.plan_by_forecast(plan, sent_at, now)
 
     def plan_slow_retry(self, plan: BatchPlan, now: float, refused_count: int) -> None:
-        """Plan another try of a refused symbol, one of so many."""
+        """Plan another try of a refused symbol, when `refused_count` are refused."""
         wait = self._budget.slow_retry_seconds(refused_count)
         plan.set_next(now + wait, Purpose.REFUSED)
 
@@ -74,6 +75,7 @@ class Planner:
             earliest = max(now, plan.sent_at + self._settings.min_interval_seconds)
             last_at = plan.sent_at
         price = self._budget.price
+        # The target is 0 and the budget is ample: check as often as the settings allow.
         if not price:
             plan.set_next(earliest, Purpose.EXPECTED)
             return
@@ -92,6 +94,7 @@ class Planner:
         wanted_at = plan.check.at
         if plan.sent_at is not None and not is_lost:
             averages = plan.averages
+            # Plans that save little make the longest delays longer.
             if not averages.are_plans_better:
                 wanted_at = plan.sent_at + averages.even_gap(price)
         wanted_at = max(wanted_at, earliest)
@@ -102,6 +105,7 @@ class Planner:
         if wanted_at < ready_at < end:
             at = next_check(curves, price, ready_at, end).at
         plan.set_next(at, Purpose.SEARCH if is_lost else Purpose.EXPECTED)
+        # Not `at`: the price learns from the wait for the pace.
         plan.wanted_at = wanted_at
 
     def _longest_interval(self) -> float:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class PlannedCheck(Value, frozen=True):
     """The next check of a batch, for display.
 
-    `at` is when it is due, without pauses of all batches. It is None while a request is in
+    `at` is when it is due, unless a pause delays it. It is None while a request is in
     flight. `check` is what the plan expects, None if there was no plan. `failures` counts
     the checks that failed in a row.
     """
@@ -50,8 +50,8 @@ class PlannedCheck(Value, frozen=True):
 class Schedule:
     """Decides which batch to check next, and when.
 
-    The price of a check is the lowest that keeps to the budget, but not lower than the
-    target delay needs. `fixed_price` overrides it for measurements.
+    The price of a check is the lowest that keeps to the budget, or higher if the target
+    delay is met all the same. `fixed_price` overrides it for measurements.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Schedule:
                 plan = self._new_plan(batch, len(batches))
                 new_plans.append(plan)
             self._plans[batch] = plan
-        self._plan_new(new_plans, due_before, now)
+        self._plan_new_batches(new_plans, due_before, now)
 
         # A new queue, since the old one still holds the batches that were removed.
         self._queue = DueQueue()
@@ -261,21 +261,22 @@ class Schedule:
         interval = batch_count * self._budget.request_seconds
         return BatchPlan(batch, self._symbols.of(batch), Averages(interval))
 
-    def _plan_new(
+    def _plan_new_batches(
         self,
         plans: Sequence[BatchPlan],
         due_before: dict[tuple[str, str], float],
         now: float,
     ) -> None:
         """Plan the checks of new batches. `due_before` is when their symbols were due."""
-        # First checks follow each other, so that a start is not a burst.
+        # Space out the first checks, so that a start is not a burst.
         first_at = now
         first_gap = min(
             self._settings.min_interval_seconds, self._budget.request_seconds
         )
-        # Count the refused symbols one by one, so that their tries are spread as well.
+        # The n-th refused symbol waits as if n were refused, so that their tries spread.
         refused_count = 0
         for plan in plans:
+            # Removed and added again during its request: `finish_check` plans it.
             if plan.batch in self._in_flight:
                 continue
             is_unknown = any(known.checked_at is None for known in plan.symbols)

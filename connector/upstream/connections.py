@@ -68,7 +68,7 @@ class Connections:
         self._failures = 0
 
     def note_failure(self) -> None:
-        """Note that it did not, or not as the API does."""
+        """Note that a request was not answered, or not by the API."""
         self._failures += 1
 
     async def close(self) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # A server that asks for more is probably mistaken: try again after an hour.
 _MAX_RETRY_AFTER_SECONDS: Final = 3600
 
-# For a 429 without Retry-After: a fraction of a minute, in which the server counts.
+# Pause after a 429 without Retry-After. Short, as the server counts by the minute.
 _PAUSE_AFTER_429_SECONDS: Final = 5.0
 
 # Enough for Unix seconds. Python refuses to convert thousands of digits.
@@ -63,7 +63,7 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 # The first bytes of every gzip member (RFC 1952, section 2.3.1).
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
-# Encodings that leave the body as it is. `utf-8` is none, but servers send it.
+# Values that leave the body as it is. `utf-8` is not an encoding, but servers send it.
 _NO_ENCODING: Final = frozenset({"", "identity", "utf-8", "utf8", "none"})
 _GZIP_ENCODING: Final = frozenset({"gzip", "x-gzip"})
 
@@ -141,7 +141,7 @@ def clean_body(body: bytes, key: str) -> bytes:
 def clean_text(text: str, key: str) -> str:
     """Return a text from outside, bounded and without the API key.
 
-    If the text was cut within the key, hide all of it.
+    If a part of the key remains, the text was cut within the key: hide all of it.
     """
     text = text.replace(key, MASK)
     for start in range(len(key) - _REVEALING_CHARACTERS + 1):
@@ -153,8 +153,8 @@ def clean_text(text: str, key: str) -> str:
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     """Undo the Content-Encoding, without ever holding more than `limit` bytes.
 
-    Caches and proxies send headers that do not fit their bodies, so the body decides: what
-    begins like JSON is not compressed, whatever the header says.
+    Caches and proxies send headers that do not fit their bodies, so the body decides: one
+    that begins like JSON is not compressed, whatever the header says.
 
     Raises:
         BadResponse: if the encoding is not supported, or the body is damaged or larger.
@@ -288,14 +288,15 @@ def _title(body: bytes) -> str:
 
 
 def _is_month_used_up(headers: Mapping[str, str]) -> bool:
+    """Return True if the monthly quota is used up. A 429 then lasts longer than a minute."""
     return _whole_number(headers.get("x-quota-remaining")) == 0
 
 
 def decode_symbols(reply: Reply, key: str) -> frozenset[str] | UpstreamError:
     """Decode the reply of the endpoint `/symbols`: every text in it, field names too.
 
-    The shape of that list is documented nowhere. A list cannot be decoded as levels, so
-    anything but a `BadResponse` with status 200 is an error of its own.
+    The shape of that list is documented nowhere. Try to decode the reply as levels first:
+    a list fails with `BadResponse` and status 200, and any other error is returned.
     """
     as_levels = decode_levels(reply, (), key)
     if isinstance(as_levels, Response):
@@ -346,10 +347,11 @@ def server_time(headers: Mapping[str, str], meta: ResponseMeta | None) -> float 
 
 
 def pause_seconds(error: UpstreamError) -> float:
-    """Return how long an error keeps back all requests.
+    """Return how long all requests have to wait after an error.
 
-    A refused key or plan waits for another one, a refused request says nothing about others,
-    a firewall's wish is not the API's, and the budget knows when the month ends.
+    A refused key or plan needs a new key, not a wait. A refused request says nothing about
+    others. The Retry-After of a firewall or proxy is not the API's. The budget knows when
+    the month ends.
     """
     if isinstance(error, _WITHOUT_PAUSE):
         return 0.0
@@ -374,7 +376,7 @@ def _retry_after_seconds(
 ) -> float | None:
     """Return the seconds to wait: the smaller of those in the header and the refusal.
 
-    The header holds seconds or a date (RFC 9110, section 10.2.3). Where both are there and
+    The header holds seconds or a date (RFC 9110, section 10.2.3). If both are present and
     differ, a proxy has often rewritten one; asking too early costs a request, waiting too
     long costs levels.
     """

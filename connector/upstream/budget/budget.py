@@ -58,7 +58,7 @@ class Spending:
     - `planned_per_minute`: the part of it to plan with, or of the month if that is less;
       more than 0.
     - `sent_last_minute`: this worker's requests that count against the limit.
-    - `available_per_minute`: for all workers together, without the use by others.
+    - `available_per_minute`: left for all workers together after other programs' use.
     - `other_clients_per_minute`: estimated use by other programs with the same key.
     - `wait_seconds`: time until a request may start, as far as is known; 0: now.
     - `used_fraction`: part of our share used within a minute, 0 to 1.
