@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Observation, Status, Value
 from connector.errors import EntryError
 from connector.kafka.shard_log import Quarantined
+from connector.runtime.refresh_values import RefreshValues
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from connector.core.model import Entry
     from connector.core.positioning import ResponseModels
+    from connector.core.transition import FeedRules
     from connector.runtime.ports import AnswerTimes
+
+# The reason to drop a value that another one of the same refresh has replaced.
+DROPPED_FLAPPING: Final = "flapping"
 
 
 class Reading(Value, frozen=True):
@@ -21,19 +27,22 @@ class Reading(Value, frozen=True):
 
     `observation` and `quarantined` are both None if nothing is new. `computed_at` is set if
     these levels are newer than all before them, and `detection_seconds` if earlier ones are
-    known, so that this is a refresh.
+    known, so that this is a refresh. `dropped` is the reason the levels were dropped.
     """
 
     observation: Observation | None = None
     quarantined: Quarantined | None = None
     computed_at: int | None = None
     detection_seconds: float | None = None
+    dropped: str | None = None
 
 
 class Intake:
     """Compares each answer with the last one, and decodes it if it may differ."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: FeedRules) -> None:
+        self._values = RefreshValues(rules.rules)
+        self._stale_after_micros = rules.stale_after_micros
         self._last: dict[str, tuple[bytes | Status, ResponseModels]] = {}
         self._quarantined: dict[str, bytes] = {}
         self._answered_at: dict[str, int] = {}
@@ -58,6 +67,7 @@ class Intake:
         self._last.clear()
         self._quarantined.clear()
         self._answered_at.clear()
+        self._values.clear()
 
     def learn_computed_at(self, symbol: str, computed_at: int | None) -> None:
         """Take note of levels that somebody has published."""
@@ -92,6 +102,7 @@ class Intake:
         self._last[symbol] = latest
         if isinstance(answer, Status):
             self._answered_at[symbol] = times.upstream_at
+            self._values.forget(symbol)
             absence = Observation(
                 symbol,
                 answer,
@@ -102,7 +113,7 @@ class Intake:
                 reason=reason,
             )
             return Reading(absence)
-        return self._decode(symbol, answer, times)
+        return self._decode(symbol, answer, times, is_stale=is_stale)
 
     def last_answers(self) -> Mapping[str, int]:
         """Return each symbol's last valid answer since `restart`, by the upstream's clock."""
@@ -116,7 +127,9 @@ class Intake:
         """Return the moment when a symbol's last answer was complete, by our clock."""
         return self._observed_at.get(symbol)
 
-    def _decode(self, symbol: str, raw: bytes, times: AnswerTimes) -> Reading:
+    def _decode(
+        self, symbol: str, raw: bytes, times: AnswerTimes, *, is_stale: bool
+    ) -> Reading:
         try:
             entry = decode_entry(
                 raw, times.upstream_at, symbol=symbol, models=times.models
@@ -126,6 +139,9 @@ class Intake:
 
         self._quarantined.pop(symbol, None)
         self._answered_at[symbol] = times.upstream_at
+        is_flapping = self._values.is_flapping(symbol, entry)
+        if is_flapping and not (is_stale and self._is_fresh(entry, times)):
+            return Reading(dropped=DROPPED_FLAPPING)
         observation = Observation(
             symbol,
             Status.LIVE,
@@ -148,6 +164,12 @@ class Intake:
             computed_at=entry.computed_at,
             detection_seconds=delay_seconds,
         )
+
+    def _is_fresh(self, entry: Entry, times: AnswerTimes) -> bool:
+        """Return True if an entry is young enough to end the staleness of its symbol."""
+        if entry.computed_at is None:
+            return False
+        return times.upstream_at - entry.computed_at <= self._stale_after_micros
 
     def _quarantine(
         self, symbol: str, raw: bytes, times: AnswerTimes, error: EntryError

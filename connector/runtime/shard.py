@@ -69,7 +69,7 @@ class Shard:
         self._assignment: Assignment | None = None
         self._assigned = asyncio.Event()
         self._lifecycle = Lifecycle(spec, context)
-        self._intake = Intake()
+        self._intake = Intake(spec.rules)
         self._snapshots = SnapshotRequests()
         self._publisher = Publisher(
             spec, self.inbox, self._intake, self._snapshots, context
@@ -353,6 +353,8 @@ class Shard:
         if reading.observation is not None:
             self.inbox.add(reading.observation)
             self._publisher.wake()
+        if reading.dropped is not None:
+            self._context.observer.dropped(self.id.feed, reading.dropped)
         if reading.quarantined is not None:
             self.inbox.quarantine(reading.quarantined)
             self._publisher.wake()

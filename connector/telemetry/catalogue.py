@@ -128,7 +128,7 @@ _QUARANTINE_REASONS: Final = (
     "computed_at_unparsable",
     "computed_at_future",
 )
-_DROP_REASONS: Final = ("older", "collapsed", "lost", "unpublishable")
+_DROP_REASONS: Final = ("older", "flapping", "collapsed", "lost", "unpublishable")
 
 # Labels of each metric of single symbols.
 _SYMBOL: Final = ("feed", "symbol")
@@ -276,7 +276,8 @@ _SYMBOLS: Final = (
     ),
     _counter(
         "gex_observations_dropped_total",
-        "Observations not published: older than the last, collapsed into a newer one, "
+        "Observations not published: older than the last, flapping between values of one "
+        "refresh, collapsed into a newer one, "
         "lost with the shard, or rejected by the broker.",
         labels=("feed", "reason"),
         values=_DROP_REASONS,

@@ -8,6 +8,7 @@ import pytest
 
 from connector.core.model import MICROS, Source, Status
 from connector.core.positioning import ResponseModels
+from connector.core.transition import FeedRules
 from connector.runtime.intake import Intake, Reading
 from connector.runtime.ports import AnswerTimes
 
@@ -41,7 +42,7 @@ def entry(computed: str = "08:00:00") -> bytes:
 
 @pytest.fixture
 def intake() -> Intake:
-    return Intake()
+    return Intake(FeedRules("all"))
 
 
 def test_the_first_entry_is_an_observation_and_no_refresh(intake: Intake) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 
 from connector.config.model import Feed
 from connector.core.decode import RateLimit, decode_response
+from connector.core.diff import Rules
 from connector.core.model import Kind, Source, Status
 from connector.core.transition import REASON_OLD, FeedRules
 from connector.kafka.names import ShardId
@@ -49,6 +51,7 @@ BATCH = Batch(FEED, (SYMBOL,))
 PERIOD_SECONDS = 30
 STALE_AFTER_SECONDS = 90
 # From the request to its answer. A refresh is visible at once.
+RULES = FeedRules(FEED, rules=Rules.of(ignore=["spot_price"]))
 ROUND_TRIP = SECOND // 20
 HOUR_SECONDS = 3600
 
@@ -84,7 +87,7 @@ class Scene:
         self.clock = Clock()
         self.log = MemoryLog()
         self.pool = ThreadPoolExecutor(1)
-        spec = ShardSpec(SHARD, FeedRules(FEED), frozenset({SYMBOL}))
+        spec = ShardSpec(SHARD, RULES, frozenset({SYMBOL}))
         shard_context = ShardContext(
             observer=observer,
             clock=self.clock,
@@ -120,7 +123,7 @@ class Scene:
         """Return the entry that the upstream serves now."""
         number = (self.virtual.now - NOW) // (PERIOD_SECONDS * SECOND)
         computed_at = NOW + number * PERIOD_SECONDS * SECOND
-        hvl = 67_000 + number
+        hvl = 67_000 + 10 * number
         return {
             "all_expiry": {"hvl": hvl},
             "computed_at": iso(computed_at),
@@ -485,3 +488,119 @@ async def test_a_listed_symbol_is_missing_although_a_part_of_its_name_has_levels
     await scene.take()
     await scene.take(renamed(scene, "BTC/USDT", missing=[SYMBOL]))
     assert scene.kinds() == [Kind.MISSING, Kind.SNAPSHOT]
+
+
+# --- two nodes answer in turn ---
+
+
+class TwoNodes:
+    """The entries of two nodes in turn: the second's `hvl` is one higher."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._turn = 0
+
+    def next(self, behind_seconds: int = 0, **changes: Any) -> bytes:
+        """Return a response. The second node's `computed_at` is `behind_seconds` older."""
+        entry = self._scene.entry(**changes)
+        if self._turn % 2:
+            entry["all_expiry"]["hvl"] += 1
+            computed_at = datetime.fromisoformat(entry["computed_at"])
+            older = computed_at - timedelta(seconds=behind_seconds)
+            entry["computed_at"] = older.isoformat()
+        self._turn += 1
+        return self._scene.body(entry)
+
+
+def dropped(scene: Scene, reason: str) -> float:
+    return scene.sample("gex_observations_dropped_total", feed=FEED, reason=reason)
+
+
+async def test_two_nodes_that_differ_about_a_refresh_make_two_changes_of_it(
+    scene: Scene,
+) -> None:
+    nodes = TwoNodes(scene)
+    # Both nodes have the refresh of the last second already.
+    for _ in range(88):
+        scene.virtual.pass_seconds(1)
+        await scene.take(nodes.next())
+
+    # Each of the four refreshes has two values, and each value is published once.
+    refreshes = Counter(event.computed_at for event in scene.events)
+    assert list(refreshes.values()) == [2, 2, 2, 2]
+    assert dropped(scene, "flapping") == pytest.approx(40, abs=4)
+    assert scene.status is Status.LIVE
+
+
+async def test_two_nodes_20_s_apart_make_one_change_of_each_of_their_refreshes(
+    scene: Scene,
+) -> None:
+    nodes = TwoNodes(scene)
+    for _ in range(88):
+        scene.virtual.pass_seconds(1)
+        await scene.take(nodes.next(behind_seconds=20))
+
+    # Both nodes have refreshes of their own. None is published after a newer one.
+    refreshes = [event.computed_at or 0 for event in scene.events]
+    assert refreshes == sorted(set(refreshes))
+    assert len(refreshes) <= 2 * 4
+    assert dropped(scene, "older") == pytest.approx(42, abs=4)
+
+
+async def test_two_nodes_do_not_flap_while_their_levels_are_stale(scene: Scene) -> None:
+    nodes = TwoNodes(scene)
+    computed_at = iso(NOW)
+    for _ in range(100):
+        scene.virtual.pass_seconds(1)
+        hvl = {"hvl": 67_000}
+        await scene.take(nodes.next(all_expiry=hvl, computed_at=computed_at))
+
+    assert scene.kinds() == [Kind.SNAPSHOT, Kind.CHANGED, Kind.STALE]
+
+
+async def test_values_that_never_come_back_are_all_published(scene: Scene) -> None:
+    # Other numbers under an equal `computed_at`, computed at the request.
+    for hvl in range(67_000, 67_012):
+        await scene.take(scene.body(scene.entry(all_expiry={"hvl": hvl})))
+
+    assert scene.kinds() == [Kind.SNAPSHOT] + [Kind.CHANGED] * 11
+
+
+async def test_a_value_that_comes_back_is_news_in_another_refresh(scene: Scene) -> None:
+    for hvl in (67_000, 67_001, 67_000):
+        entry = scene.entry(all_expiry={"hvl": hvl})
+        await scene.take(scene.body(entry))
+        scene.virtual.pass_seconds(PERIOD_SECONDS)
+
+    assert scene.kinds() == [Kind.SNAPSHOT, Kind.CHANGED, Kind.CHANGED]
+    assert dropped(scene, "flapping") == 0
+
+
+async def test_a_value_that_comes_back_is_news_after_an_absence(scene: Scene) -> None:
+    await scene.take(scene.body(scene.entry(all_expiry={"hvl": 67_000})))
+    await scene.take(scene.body(scene.entry(all_expiry={"hvl": 67_001})))
+    await scene.take(scene.body({}))
+    await scene.take(scene.body(scene.entry(all_expiry={"hvl": 67_000})))
+
+    assert scene.kinds()[-2:] == [Kind.MISSING, Kind.RESTORED]
+
+
+async def test_the_ignored_spot_price_does_not_make_a_value_another_one(
+    scene: Scene,
+) -> None:
+    for number in range(6):
+        hvl = 67_000 + number % 2
+        entry = scene.entry(all_expiry={"hvl": hvl}, spot_price=number)
+        await scene.take(scene.body(entry))
+
+    assert scene.kinds() == [Kind.SNAPSHOT, Kind.CHANGED]
+
+
+async def test_a_model_that_comes_back_is_news_in_the_same_refresh(
+    scene: Scene,
+) -> None:
+    for model in ("flow", "std", "flow"):
+        await scene.take(scene.body(scene.entry(positioning=model)))
+
+    assert scene.kinds() == [Kind.SNAPSHOT] * 3
+    assert [event.reason for event in scene.events[1:]] == ["positioning"] * 2
