@@ -318,6 +318,8 @@ def _why_not_ready(group: Group, shards: Shards, poller: Poller) -> list[str]:
         reasons.append("the upstream refuses the API key")
     if poller.plan_refused:
         reasons.append("the upstream refuses the plan of the API key's user")
+    if poller.quota_exhausted:
+        reasons.append("the requests of the month are used up")
     return reasons
 
 

@@ -52,6 +52,8 @@ class Failures:
         """True while the upstream refuses the API key."""
         self.plan_refused = False
         """True while the upstream accepts the key, but refuses the user's plan."""
+        self.quota_message: str | None = None
+        """The vendor's message since the requests of the month are used up."""
         self.is_probing = False
         """The last check was refused for a reason that concerns all of them.
 
@@ -85,6 +87,16 @@ class Failures:
         self._schedule.pause(paused_until)
         if not isinstance(error, _NOT_AN_OUTAGE):
             self._failing.setdefault(batch.feed, set()).update(batch.symbols)
+
+        # A probe's refusal is no news.
+        is_known = self.quota_message is not None
+        if isinstance(error, QuotaExhausted):
+            # Only the budget of an accepted key and plan is looked up.
+            self._key_accepted()
+            self._plan_accepted()
+            self.quota_message = str(error)
+            if is_known:
+                return
         self._log_error(batch, error, paused_until - now)
 
     def check_answered(self, batch: Batch) -> None:
@@ -92,6 +104,7 @@ class Failures:
         self.is_probing = False
         self._key_accepted()
         self._plan_accepted()
+        self.quota_message = None
         failing = self._failing.get(batch.feed)
         if failing is None:
             return
@@ -116,6 +129,10 @@ class Failures:
         """
         self._set_key_refused(refused=False)
         self._set_plan_refused(refused=False)
+
+    def forget_quota(self) -> None:
+        """Note that the month may have requests again: log the next refusal."""
+        self.quota_message = None
 
     def _key_accepted(self) -> None:
         if self.key_refused:

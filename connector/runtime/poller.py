@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from connector.runtime.shard import Shard
     from connector.schedule.batches import Batch
     from connector.schedule.checks import Purpose
-    from connector.upstream.budget import Budget
+    from connector.upstream.budget import Budget, MonthFigures
     from connector.upstream.client import Client
 
 _log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class Poller:
         self._postponed: set[Batch] = set()
         self._plan_changed = asyncio.Event()
         self._regrouped_at = time.monotonic()
+        self._is_month_used_up = False
 
     # --- properties ---
 
@@ -89,6 +90,19 @@ class Poller:
     def plan_refused(self) -> bool:
         """True while the upstream accepts the API key, but refuses the user's plan."""
         return self._failures.plan_refused
+
+    @property
+    def quota_exhausted(self) -> bool:
+        """True while the requests of the month are used up.
+
+        A standby sends none, so it would never find out that there are more.
+        """
+        return self._is_month_used_up and bool(self._coverage.symbols)
+
+    @property
+    def quota_message(self) -> str | None:
+        """The vendor's message while the requests of the month are used up."""
+        return self._failures.quota_message
 
     @property
     def rate_limit(self) -> RateLimit:
@@ -126,6 +140,7 @@ class Poller:
         _log.info("the API key has changed")
         self._budget.resume_with_new_key()
         self._schedule.resume_with_new_key(time.monotonic())
+        self._failures.forget_quota()
         self._plan_changed.set()
 
     # --- loop ---
@@ -159,7 +174,8 @@ class Poller:
         wait_seconds = _MAX_SLEEP_SECONDS
         planned = None
         # While probing, send one request at a time.
-        is_waiting_for_probe = self._failures.is_probing and self._in_flight > 0
+        is_probing = self._failures.is_probing or self._is_month_used_up
+        is_waiting_for_probe = is_probing and self._in_flight > 0
         if not is_waiting_for_probe:
             planned = self._schedule.next()
         if planned is not None:
@@ -203,8 +219,28 @@ class Poller:
             limit_per_minute=spending.limit_per_minute,
             other_clients_per_minute=spending.other_clients_per_minute,
             price_seconds=self._schedule.price,
+            month=spending.month,
         )
         self._context.observer.budget_changed(report)
+        self._follow_month(spending.month, now)
+
+    def _follow_month(self, month: MonthFigures, now: float) -> None:
+        """Hold all checks while the requests of the month are used up."""
+        if month.is_used_up:
+            self._schedule.pause_for_month(now + month.next_request_in)
+        elif self._is_month_used_up:
+            self._schedule.pause_for_month(now)
+        if month.is_used_up == self._is_month_used_up:
+            return
+
+        self._is_month_used_up = month.is_used_up
+        fields = {"limit": month.limit, "used": month.used, "period": month.period}
+        if month.is_used_up:
+            wait = {"next_request_in_seconds": round(month.next_request_in)}
+            _log.error("the month's requests are used up", extra={**fields, **wait})
+        else:
+            self._failures.forget_quota()
+            _log.info("the month has requests again", extra=fields)
 
     def _regroup_if_due(self) -> None:
         now = time.monotonic()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from connector.runtime.startup import StartupDeadline
     from connector.schedule.batches import Batch
     from connector.schedule.checks import Purpose
+    from connector.upstream.budget import MonthFigures
 
 _T = TypeVar("_T")
 
@@ -131,11 +132,15 @@ class NextCheck(Value, frozen=True):
 
 
 class BudgetReport(Value, frozen=True):
-    """The requests a minute of this worker and of other clients, and a request's price."""
+    """The requests a minute of this worker and of other clients, and a request's price.
+
+    `month` are the figures of the month, of all workers and programs together.
+    """
 
     limit_per_minute: int
     other_clients_per_minute: int
     price_seconds: float
+    month: MonthFigures
 
 
 class RequestObserver(Protocol):

@@ -6,19 +6,21 @@ import msgspec
 
 
 class Pauses(msgspec.Struct):
-    """The ends of the two pauses, as moments of a monotonic clock.
+    """The ends of the pauses, as moments of a monotonic clock.
 
-    The server requests one pause. The other waits for a new API key while the upstream
-    refuses the present one.
+    The server requests one pause. Another waits for a new API key while the upstream
+    refuses the present one. The last waits for the next month, or for the next probe, while
+    the requests of the month are used up.
     """
 
     by_server_until: float = float("-inf")
     for_key_until: float = float("-inf")
+    for_month_until: float = float("-inf")
 
     @property
     def until(self) -> float:
-        """The moment at which both pauses are over."""
-        return max(self.by_server_until, self.for_key_until)
+        """The moment at which all pauses are over."""
+        return max(self.by_server_until, self.for_key_until, self.for_month_until)
 
     def extend_by_server(self, until: float) -> None:
         """Pause at least until this moment, at the server's request."""

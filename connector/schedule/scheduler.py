@@ -136,6 +136,13 @@ class Schedule:
         """Check no batch before this moment, unless the refused key changes."""
         self._pauses.for_key_until = until
 
+    def pause_for_month(self, until: float) -> None:
+        """Check no batch before this moment, since the month's requests are used up.
+
+        A moment in the past ends the pause.
+        """
+        self._pauses.for_month_until = until
+
     def resume_with_new_key(self, now: float) -> None:
         """End all pauses, which were for the previous key, and make every batch due."""
         self._pauses = Pauses()
@@ -217,6 +224,11 @@ class Schedule:
     def paused_until(self) -> tuple[float, float]:
         """The ends of the two pauses: by the server's request, and for a refused key."""
         return self._pauses.by_server_until, self._pauses.for_key_until
+
+    @property
+    def month_paused_until(self) -> float:
+        """The end of the pause for a month whose requests are used up."""
+        return self._pauses.for_month_until
 
     def is_paused(self, now: float) -> bool:
         """Return True while no batch may be checked."""

@@ -188,6 +188,35 @@ _UPSTREAM: Final = (
         "Responses with levels of other venues than requested, which are not published.",
         labels=("feed",),
     ),
+    _gauge(
+        "gex_quota_limit",
+        "Requests a month for all programs of the user, or the configured cap if that is less.",
+        starts_unknown=True,
+    ),
+    _gauge(
+        "gex_quota_used",
+        "Requests of this month by all programs of the user, as the upstream counts them.",
+        starts_unknown=True,
+    ),
+    _gauge(
+        "gex_quota_remaining",
+        "Requests left in this month.",
+        starts_unknown=True,
+    ),
+    _gauge(
+        "gex_quota_reset_timestamp_seconds",
+        "When the month ends.",
+        starts_unknown=True,
+    ),
+    _gauge(
+        "gex_quota_projected_end_timestamp_seconds",
+        "When the month's requests are used up at the pace of the last day; absent if unknown.",
+        starts_unknown=True,
+    ),
+    _gauge(
+        "gex_quota_exhausted",
+        "1 while the month's requests are used up and polling has stopped.",
+    ),
     _counter(
         "gex_responses_inconsistent_total",
         "Contradictions in responses, by kind.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from connector.schedule.batches import Batch
     from connector.schedule.checks import Purpose
     from connector.telemetry.metrics import Metrics
+    from connector.upstream.budget import MonthFigures
 
 # Error codes with a series of their own. librdkafka has about 150; the rest is `other`.
 MAX_ERROR_CODES: Final = 200
@@ -102,6 +104,23 @@ class MetricsObserver:
         metrics.set("gex_request_budget_per_minute", budget.limit_per_minute)
         metrics.set("gex_request_foreign_per_minute", budget.other_clients_per_minute)
         metrics.set("gex_request_price_seconds", budget.price_seconds)
+        self._show_month(budget.month)
+
+    def _show_month(self, month: MonthFigures) -> None:
+        metrics = self._metrics
+        metrics.set("gex_quota_exhausted", month.is_used_up)
+        if month.used is not None:
+            metrics.set("gex_quota_used", month.used)
+        if month.limit is None or month.remaining is None or month.resets_at is None:
+            return
+        metrics.set("gex_quota_limit", month.limit)
+        metrics.set("gex_quota_remaining", month.remaining)
+        metrics.set("gex_quota_reset_timestamp_seconds", month.resets_at)
+        projected_end_at = month.projected_end_at
+        if projected_end_at is None:
+            # No series, rather than the last one: an alert compares it with the reset.
+            projected_end_at = nan
+        metrics.set("gex_quota_projected_end_timestamp_seconds", projected_end_at)
 
     def key_refused(self, *, refused: bool) -> None:
         """Show whether the upstream refuses the API key."""

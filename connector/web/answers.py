@@ -76,6 +76,23 @@ class Budget(Body, frozen=True):
         int | None, Meta(description="Requests left in the upstream's last answer")
     ]
     upstream_reset_at: Moment | None
+    quota_exhausted: Annotated[
+        bool, Meta(description="True while the requests of the month are used up")
+    ]
+    quota_message: Annotated[
+        str | None, Meta(description="The vendor's words, if it said so")
+    ]
+    quota_limit: Annotated[
+        int | None,
+        Meta(description="Requests a month of all programs of the user; null: no cap"),
+    ]
+    quota_used: int | None
+    quota_remaining: int | None
+    quota_reset_at: Moment | None
+    quota_projected_end_at: Annotated[
+        Moment | None,
+        Meta(description="When the rest is used up at the pace of the last day"),
+    ]
 
 
 class Member(Body, frozen=True):
@@ -203,6 +220,10 @@ class ScheduleAnswer(Body, frozen=True):
     ]
     key_refused_until: Annotated[
         Moment | None, Meta(description="When a refused API key is tried again")
+    ]
+    quota_exhausted_until: Annotated[
+        Moment | None,
+        Meta(description="When the next request is sent if the month is used up"),
     ]
     batches: list[Batch]
 

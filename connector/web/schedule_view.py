@@ -68,6 +68,7 @@ def schedule_answer(
         visibility_lag_seconds=schedule.lag_seconds,
         held_until=_future(held_until, now),
         key_refused_until=_future(key_refused_until, now),
+        quota_exhausted_until=_future(schedule.month_paused_until, now),
         batches=batches,
     )
 
@@ -133,6 +134,11 @@ def _reason(
         return (
             "the upstream refuses the API key; "
             "it is tried again then, or when the key changes"
+        )
+    if due_at < schedule.month_paused_until:
+        return (
+            "the requests of the month are used up; "
+            "one is tried then, or when the key changes"
         )
     if due_at < held_until:
         return "the upstream asked not to be called before then"

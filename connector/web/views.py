@@ -89,9 +89,7 @@ class StartedWorker:
         spent = spending.sent_last_minute
         limit = spending.limit_per_minute
         upstream = self.poller.rate_limit
-        reset_at = None
-        if upstream.reset_at_seconds is not None:
-            reset_at = round(upstream.reset_at_seconds * MICROS)
+        month = spending.month
         return answers.Budget(
             spent_last_minute=spent,
             limit_per_minute=limit,
@@ -102,7 +100,14 @@ class StartedWorker:
             plan_refused=self.poller.plan_refused,
             upstream_limit=upstream.limit,
             upstream_remaining=upstream.remaining,
-            upstream_reset_at=reset_at,
+            upstream_reset_at=_micros(upstream.reset_at_seconds),
+            quota_exhausted=self.poller.quota_exhausted,
+            quota_message=self.poller.quota_message,
+            quota_limit=month.limit,
+            quota_used=month.used,
+            quota_remaining=month.remaining,
+            quota_reset_at=_micros(month.resets_at),
+            quota_projected_end_at=_micros(month.projected_end_at),
         )
 
     def wait_seconds(self, now: float) -> float:
@@ -289,6 +294,10 @@ class WorkerView:
             changed_at=changed_at,
             next_check_at=next_check_at,
         )
+
+
+def _micros(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * MICROS)
 
 
 def _shard_ids(config: Config) -> dict[tuple[str, str], ShardId]:

@@ -72,15 +72,19 @@ _HEALTH: Final = (
     OLDEST,
     Panel(
         "API key and plan",
-        {"key": "max(gex_key_refused)", "plan": "max(gex_plan_refused)"},
+        {
+            "key": "max(gex_key_refused)",
+            "plan": "max(gex_plan_refused)",
+            "month": "max(gex_quota_exhausted)",
+        },
         shows=(
-            "Shows if the upstream accepts the API key and the plan of its user. "
-            "Polling stops while it refuses one of them."
+            "Shows if the upstream accepts the API key and the plan of its user, and if "
+            "the month has requests left. Polling stops while one is refused."
         ),
         bad="Refused.",
         do=(
             "Rotate a refused key: replace the content of `api_key_file`. No restart "
-            "is needed. If the plan is refused, another key does not help."
+            "is needed. If plan or month is refused, another key does not help."
         ),
         see="runbooks.md#gexkeyrefused",
         kind="stat",
@@ -316,6 +320,40 @@ _UPSTREAM: Final = (
         do="Check the worker's clock (NTP) first.",
         see="runbooks.md#gexclockcorrectionlarge",
         width=QUARTER,
+    ),
+    Panel(
+        "The month's requests",
+        {
+            "used": "max(gex_quota_used)",
+            "remaining": "min(gex_quota_remaining)",
+            "limit": "max(gex_quota_limit)",
+        },
+        shows=(
+            "Requests of all programs of the user in this month, as the upstream counts "
+            "them, and what is left until 00:00 UTC on the 1st. Empty without a cap."
+        ),
+        bad="Remaining reaches 0 before the month ends: polling stops.",
+        do="Stop other programs of the user, or get a larger plan.",
+        see="runbooks.md#gexquotarunsout",
+        width=HALF,
+    ),
+    Panel(
+        "The month's end",
+        {
+            "month ends in": "max(gex_quota_reset_timestamp_seconds) - time()",
+            "requests last for": (
+                "min(gex_quota_projected_end_timestamp_seconds) - time()"
+            ),
+        },
+        unit=units.Seconds,
+        shows=(
+            "Time until the month ends, and until its requests are used up at the pace "
+            "of the last day."
+        ),
+        bad="The requests last for less than the month.",
+        do="Stop other programs of the user, or get a larger plan.",
+        see="runbooks.md#gexquotarunsout",
+        width=HALF,
     ),
     Panel(
         "Requests by outcome",

@@ -12,6 +12,7 @@ from connector.errors import (
     Intercepted,
     KeyRefused,
     PlanRefused,
+    QuotaExhausted,
     RateLimited,
     RequestRefused,
     UpstreamError,
@@ -44,8 +45,14 @@ class Bench:
         self.schedule.set_batches([BATCH], time.monotonic())
         self.budget = Budget(60)
         self.metrics = Metrics(["all"])
-        observer = MetricsObserver(self.metrics)
-        self.failures = Failures(self.schedule, self.budget, observer)
+        self.observer = MetricsObserver(self.metrics)
+        self.failures = self.new_failures()
+
+    def new_failures(self, quota_message: str | None = None) -> Failures:
+        """Return failures that have logged nothing yet."""
+        failures = Failures(self.schedule, self.budget, self.observer)
+        failures.quota_message = quota_message
+        return failures
 
     def fail(self, error: UpstreamError) -> None:
         self.failures.check_failed(BATCH, error)
@@ -173,6 +180,32 @@ def test_a_refused_plan_holds_every_check_and_leaves_the_key_alone(
     bench.failures.check_answered(BATCH)
     assert not bench.failures.plan_refused
     assert bench.metrics.registry.get_sample_value("gex_plan_refused") == 0
+
+
+def test_a_used_up_month_is_logged_once_with_the_vendors_message(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusal = QuotaExhausted("HTTP 429: The monthly cap of 10000 is used up")
+    bench.fail(refusal)
+    # Probes are refused alike, hours later, when the log no longer suppresses it.
+    bench.failures = bench.new_failures(quota_message=bench.failures.quota_message)
+    bench.fail(refusal)
+
+    assert bench.failures.quota_message == str(refusal)
+    assert bench.is_probing()
+    assert caplog.text.count("a check failed: quota_exhausted") == 1
+
+    bench.failures.check_answered(BATCH)
+    bench.fail(refusal)
+    assert caplog.text.count("a check failed: quota_exhausted") == 2
+
+
+def test_a_used_up_month_shows_that_key_and_plan_are_accepted(bench: Bench) -> None:
+    bench.fail(KeyRefused("HTTP 401"))
+    bench.fail(PlanRefused("HTTP 403"))
+    bench.fail(QuotaExhausted("HTTP 429"))
+
+    assert (bench.failures.key_refused, bench.failures.plan_refused) == (False, False)
 
 
 def test_a_firewall_in_between_holds_nothing(bench: Bench) -> None:

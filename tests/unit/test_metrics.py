@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ from connector.telemetry.observer import (
     KafkaClientObserver,
     MetricsObserver,
 )
+from connector.upstream.budget import MonthFigures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -382,6 +383,15 @@ def test_every_metric_has_the_labels_of_the_catalogue_once_something_happened(
         assert found[metric.name] == {expected}, metric.name
 
 
+MONTH = MonthFigures(
+    limit=10_000,
+    used=4_000,
+    remaining=6_000,
+    resets_at=2e9,
+    projected_end_at=1.9e9,
+)
+
+
 def eventful() -> Metrics:
     """Return the metrics of a worker to which everything happened once."""
     telemetry = Telemetry()
@@ -392,7 +402,7 @@ def eventful() -> Metrics:
     observer.request_sent(BTC, Purpose.FIRST)
     observer.request_finished("ok", 0.2)
     observer.response_decoded(response(quota, ("both_lists",), 0.1))
-    observer.budget_changed(BudgetReport(60, 0, 0.5))
+    observer.budget_changed(BudgetReport(60, 0, 0.5, MONTH))
 
     # The symbol
     observer.symbol_answered("all", "BTCUSDT", Status.LIVE)
@@ -610,7 +620,7 @@ def test_requests_budget_and_uncertainty_are_shown(
     metrics: Metrics, observer: MetricsObserver
 ) -> None:
     observer.request_sent(BTC, Purpose.SEARCH)
-    observer.budget_changed(BudgetReport(20, 40, 1.5))
+    observer.budget_changed(BudgetReport(20, 40, 1.5, MonthFigures()))
     observer.refresh_found(0.3)
 
     expected = {
@@ -622,6 +632,27 @@ def test_requests_budget_and_uncertainty_are_shown(
         "gex_detection_uncertainty_seconds_sum": 0.3,
     }
     assert_shown(metrics, expected)
+
+
+def test_the_month_is_shown_and_an_unknown_end_is_not(
+    metrics: Metrics, observer: MetricsObserver
+) -> None:
+    observer.budget_changed(BudgetReport(20, 40, 1.5, MONTH))
+
+    expected = {
+        "gex_quota_limit": 10_000,
+        "gex_quota_used": 4_000,
+        "gex_quota_remaining": 6_000,
+        "gex_quota_reset_timestamp_seconds": 2e9,
+        "gex_quota_projected_end_timestamp_seconds": 1.9e9,
+        "gex_quota_exhausted": 0,
+    }
+    assert_shown(metrics, expected)
+
+    used_up = replace(MONTH, remaining=0, projected_end_at=None, is_used_up=True)
+    observer.budget_changed(BudgetReport(20, 40, 1.5, used_up))
+    assert_shown(metrics, {"gex_quota_exhausted": 1, "gex_quota_remaining": 0})
+    assert series(metrics, "gex_quota_projected_end_timestamp_seconds") == []
 
 
 def test_a_symbol_without_an_answer_has_no_moments_and_no_status(

@@ -1,0 +1,119 @@
+"""The poller while the requests of the month are used up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from connector.config.load import load
+from connector.core.decode import Quota
+from connector.core.model import Source
+from connector.runtime.clock import Clock
+from connector.runtime.health import Health
+from connector.runtime.poller import Poller
+from connector.runtime.ports import PollerContext
+from connector.telemetry.metrics import Metrics
+from connector.telemetry.observer import MetricsObserver
+from connector.upstream.api_key import ApiKey
+from connector.upstream.budget import Budget
+from connector.upstream.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Bench:
+    """A poller that owns no symbols, and the budget it follows."""
+
+    def __init__(self) -> None:
+        config = load(None, {"GEX_UPSTREAM__API_KEY": "demo-key", "GEX_SYMBOLS": "BTC"})
+        self.budget = Budget(None)
+        self.metrics = Metrics(["all"])
+        self.client = Client(config.upstream, ApiKey(config.upstream), self.budget)
+        context = PollerContext(
+            MetricsObserver(self.metrics),
+            Clock(),
+            Health(time.monotonic, Clock.now),
+            Source("1", "group", "worker"),
+        )
+        self.poller = Poller(config, self.client, self.budget, context)
+
+    def learn(self, remaining: int) -> None:
+        """Take the figures of an answer from now."""
+        now = time.monotonic()
+        permit = self.budget.start(now)
+        self.budget.end(now)
+        quota = Quota(10_000, 10_000 - remaining, remaining, None)
+        self.budget.learn_month(permit, quota, time.time(), now)
+
+    def is_held(self) -> bool:
+        """Return True if no check may start now."""
+        return self.poller.schedule.is_paused(time.monotonic())
+
+    def exhausted_metric(self) -> float | None:
+        return self.metrics.registry.get_sample_value("gex_quota_exhausted")
+
+    async def follow(self) -> None:
+        """Let the poller take one turn."""
+        self.poller.cover([])
+        turn = asyncio.create_task(self.poller.run())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        turn.cancel()
+        await asyncio.wait([turn])
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    bench = Bench()
+    yield bench
+    await bench.client.close()
+
+
+async def test_a_used_up_month_holds_every_check_until_there_is_more(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    # The last request of the month was answered well.
+    bench.learn(remaining=0)
+    await bench.follow()
+    await bench.follow()
+
+    assert bench.is_held()
+    assert bench.exhausted_metric() == 1
+    assert caplog.text.count("the month's requests are used up") == 1
+
+    bench.learn(remaining=5_000)
+    await bench.follow()
+
+    assert not bench.is_held()
+    assert bench.exhausted_metric() == 0
+    assert "the month has requests again" in caplog.text
+
+
+async def test_a_new_key_is_tried_at_once_although_the_month_is_used_up(
+    bench: Bench,
+) -> None:
+    bench.learn(remaining=0)
+    await bench.follow()
+    assert bench.is_held()
+
+    bench.poller.key_changed()
+    await bench.follow()
+
+    assert not bench.is_held()
+    assert not bench.budget.spending(time.monotonic()).month.is_used_up
+
+
+async def test_a_standby_is_not_held_responsible_for_a_used_up_month(
+    bench: Bench,
+) -> None:
+    bench.learn(remaining=0)
+    await bench.follow()
+
+    # It sends no requests, so it would never find out that there are more.
+    assert not bench.poller.quota_exhausted
