@@ -9,6 +9,7 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from connector.core.model import MICROS, Moment
+from connector.core.timestamps import Timestamps
 
 _log = logging.getLogger(__name__)
 
@@ -22,13 +23,6 @@ _SAMPLES: Final = 15
 # With fewer, a single bogus timestamp could be the median.
 _MIN_SAMPLES: Final = 3
 _MIN_BELIEVED_SAMPLES: Final = 2
-
-# A timestamp in whole seconds stays the same for a second. One that was there before is that
-# of a copy: a server's clock advances with ours.
-_MAX_REPEAT_MICROS: Final = MICROS
-
-# Timestamps remembered to recognize copies. The feeds' batches may have one each.
-_TIMESTAMPS_KEPT: Final = 1024
 
 # Smaller changes of our clock are NTP at work, and are learnt from the next answers.
 _MIN_STEP_MICROS: Final = MICROS // 2
@@ -49,7 +43,7 @@ class Clock:
         """Estimated upstream clock minus ours, in microseconds."""
         self._samples: deque[_Sample] = deque(maxlen=_SAMPLES)
         self._ahead = self._ahead_of_monotonic()
-        self._first_seen_at: dict[int, int] = {}
+        self._timestamps = Timestamps()
         self._is_doubted = False
 
     @staticmethod
@@ -77,7 +71,11 @@ class Clock:
         the request. A cache serves the same bytes for minutes.
         """
         self._follow_steps()
-        if self._is_copy(sent_at, received_at, server_at):
+        # On the monotonic clock, since ours may be stepped between two responses.
+        is_copy = self._timestamps.is_repeated(
+            server_at, sent_at - self._ahead, received_at - self._ahead
+        )
+        if is_copy:
             # The first response with this timestamp may have been an old copy, too.
             self._forget(server_at)
             return False
@@ -93,18 +91,6 @@ class Clock:
         self._samples.append(_Sample(server_at, offset))
         self._settle()
         return True
-
-    def _is_copy(self, sent_at: int, received_at: int, server_at: int) -> bool:
-        """Return True if this timestamp was there more than a second before the request."""
-        # On the monotonic clock, since ours may be stepped between the two responses.
-        requested_at = sent_at - self._ahead
-        first_seen_at = self._first_seen_at.pop(server_at, received_at - self._ahead)
-        # The last in the dictionary is forgotten last.
-        self._first_seen_at[server_at] = first_seen_at
-        if len(self._first_seen_at) > _TIMESTAMPS_KEPT:
-            oldest = next(iter(self._first_seen_at))
-            del self._first_seen_at[oldest]
-        return requested_at > first_seen_at + _MAX_REPEAT_MICROS
 
     def _forget(self, server_at: int) -> None:
         kept = [sample for sample in self._samples if sample.server_at != server_at]

@@ -17,7 +17,8 @@ import httpx
 
 from connector import __version__
 from connector.core.decode import RateLimit, Response
-from connector.core.model import Value
+from connector.core.model import MICROS, Value
+from connector.core.timestamps import Timestamps
 from connector.errors import (
     BadResponse,
     Intercepted,
@@ -95,6 +96,7 @@ class Client:
         self._budget = budget
         self._clock = clock
         self._connections = Connections(clock)
+        self._timestamps = Timestamps()
         timeout = httpx.Timeout(upstream.timeout_seconds)
         self._extensions = {"timeout": timeout.as_dict()}
         base_url = upstream.base_url.rstrip("/")
@@ -115,11 +117,18 @@ class Client:
         """
         key = self._key.secret.reveal()
         url = self._levels_url.copy_with(query=_query(request))
+        requested_at = self._clock()
         sent_at = time.time_ns() // 1000
         reply = await self._send(url, key)
         received_at = time.time_ns() // 1000
         response = decode_levels(reply, request.symbols, key)
-        figures = self._learn(permit, reply.headers, response)
+        if isinstance(response, Response) and self._is_copy(response, requested_at):
+            # The figures of a cache's copy are those of long ago. An old server that the
+            # name has moved away from sends copies, too.
+            self._connections.note_failure()
+            figures = rate_limit(reply.headers, response.meta)
+        else:
+            figures = self._learn(permit, reply.headers, response)
         if isinstance(response, UpstreamError):
             raise response
         return LevelsAnswer(response, figures, sent_at, received_at)
@@ -192,6 +201,17 @@ class Client:
         except BadResponse as error:
             return Reply(status, headers, b"", str(error))
         return Reply(status, headers, clean_body(decompressed, key))
+
+    def _is_copy(self, response: Response, requested_at: float) -> bool:
+        """Return True if a response was there before its request."""
+        server_at = response.meta.server_at
+        if server_at is None:
+            return False
+        return self._timestamps.is_repeated(
+            server_at,
+            requested_at=round(requested_at * MICROS),
+            received_at=round(self._clock() * MICROS),
+        )
 
     def _learn(
         self,

@@ -41,6 +41,9 @@ _MAX_RETRY_AFTER_SECONDS: Final = 3600
 # Pause after a 429 without Retry-After. Short, as the server counts by the minute.
 _PAUSE_AFTER_429_SECONDS: Final = 5.0
 
+# Date is in whole seconds, and a proxy may write it. A window of requests has 60.
+_MAX_DISAGREEMENT_SECONDS: Final = 5
+
 # Enough for Unix seconds. Python refuses to convert thousands of digits.
 _MAX_DIGITS: Final = 12
 
@@ -340,10 +343,18 @@ def quota(headers: Mapping[str, str]) -> Quota:
 
 
 def server_time(headers: Mapping[str, str], meta: ResponseMeta | None) -> float | None:
-    """Return the server's clock (Unix seconds) from the body or the Date header."""
-    if meta is not None and meta.server_at:
-        return meta.server_at / MICROS
-    return _http_date(headers.get("date", ""))
+    """Return the server's clock (Unix seconds) from the body or the Date header.
+
+    If they disagree, one of two servers has a wrong clock: the one closer to ours is right.
+    """
+    in_header = _http_date(headers.get("date", ""))
+    if meta is None or not meta.server_at:
+        return in_header
+    in_body = meta.server_at / MICROS
+    if in_header is None or abs(in_header - in_body) <= _MAX_DISAGREEMENT_SECONDS:
+        return in_body
+    ours = time.time()
+    return min(in_body, in_header, key=lambda moment: abs(moment - ours))
 
 
 def pause_seconds(error: UpstreamError) -> float:

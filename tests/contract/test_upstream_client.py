@@ -29,7 +29,9 @@ from connector.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
-from connector.upstream.client import LevelsRequest
+from connector.upstream.api_key import ApiKey
+from connector.upstream.budget import Budget
+from connector.upstream.client import Client, LevelsRequest
 from tests.support.levels import document, encoded
 from tests.support.upstream_server import (
     JSON,
@@ -842,6 +844,49 @@ class TestBudget:
             assert status != 200
 
         assert 15 < fetcher.wait_seconds <= 20
+
+    @pytest.mark.parametrize("ahead_seconds", [-3600, 3600])
+    async def test_a_wrong_timestamp_in_the_body_gives_way_to_the_date(
+        self, server: Server, fetcher: Fetcher, ahead_seconds: int
+    ) -> None:
+        now = datetime.now(UTC)
+        wrong = now + timedelta(seconds=ahead_seconds)
+        meta = {**META, "timestamp": wrong.isoformat()}
+        body = encoded({"data": {"results": {}}, "meta": meta})
+        headers = {
+            "Date": format_datetime(now, usegmt=True),
+            "X-RateLimit-Remaining": "0",
+            "X-RateLimit-Reset": str(int(now.timestamp()) + 20),
+        }
+        server.handler = replying(body, headers=headers)
+
+        await fetcher.fetch()
+
+        assert 10 < fetcher.wait_seconds <= 21
+
+    async def test_it_learns_nothing_from_the_copy_of_a_cache(
+        self, server: Server
+    ) -> None:
+        now = 1_000.0
+
+        def clock() -> float:
+            return now
+
+        upstream = upstream_at(server.url)
+        key = ApiKey(upstream)
+        budget = Budget(None, clock)
+        client = Client(upstream, key, budget, clock)
+        fetcher = Fetcher(client, key, budget)
+        limits = []
+        for limit, seconds in [("30", 0.0), ("40", 0.5), ("50", 0.6), ("60", 9.0)]:
+            # A timestamp in whole seconds may be the same for a second.
+            now += seconds
+            server.handler = replying(headers={"X-RateLimit-Limit": limit})
+            await fetcher.fetch()
+            limits.append(budget.spending(now).limit_per_minute)
+        await client.close()
+
+        assert limits == [30, 40, 40, 40]
 
 
 # The id in the body, and the header's value if there is one.
