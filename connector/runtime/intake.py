@@ -115,6 +115,14 @@ class Intake:
             return Reading(absence)
         return self._decode(symbol, answer, times, is_stale=is_stale)
 
+    def note_answer(self, symbol: str, times: AnswerTimes) -> None:
+        """Note that the upstream answered, but neither with levels nor with an absence.
+
+        Levels without `computed_at` are as old as the last answer, so it must not count.
+        """
+        if symbol in self._computed_at:
+            self._answered_at[symbol] = times.upstream_at
+
     def last_answers(self) -> Mapping[str, int]:
         """Return each symbol's last valid answer since `restart`, by the upstream's clock."""
         return self._answered_at

@@ -80,6 +80,10 @@ class Responses:
 
         for symbol, name in answer.response.other_spellings.items():
             self._note_spelling(batch.feed, symbol, name, meta.request_id)
+            shard = self._coverage.owner(batch.feed, symbol)
+            if shard is not None:
+                # Otherwise its levels would be stale because nobody answers.
+                shard.note_answer(symbol, times)
         computed_at = {}
         for symbol, entry in answers.items():
             newest = self._give(batch.feed, symbol, entry, times)

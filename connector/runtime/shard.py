@@ -214,6 +214,11 @@ class Shard:
             self._accept(symbol, answer, times, reason)
         return self._intake.computed_at(symbol)
 
+    def note_answer(self, symbol: str, times: AnswerTimes) -> None:
+        """Note an answer from which nothing can be published for a symbol."""
+        if self.is_polled and not self._intake.is_outdated(times):
+            self._intake.note_answer(symbol, times)
+
     def request_snapshot(self, symbol: str) -> asyncio.Future[Event | str]:
         """Publish the symbol's levels again.
 

@@ -455,6 +455,20 @@ async def test_a_symbol_under_another_name_is_not_missing_and_both_are_named(
     assert warnings[0].__dict__["spelling"] == name
 
 
+async def test_levels_that_are_there_under_another_name_become_stale_as_old(
+    scene: Scene,
+) -> None:
+    await scene.take()
+
+    for _ in range(100):
+        scene.virtual.pass_seconds(1)
+        await scene.take(renamed(scene, "BTC-USDT"))
+
+    # The upstream does answer, so the reason is not `no_answer`.
+    assert scene.kinds() == [Kind.SNAPSHOT, Kind.STALE]
+    assert scene.events[-1].reason == REASON_OLD
+
+
 async def test_spellings_from_outside_make_a_bounded_number_of_series(
     scene: Scene,
 ) -> None:
