@@ -334,6 +334,8 @@ def rules_of(feed: Feed) -> FeedRules:
     exchanges = ",".join(sorted(feed.exchanges))
     include = ",".join(sorted(feed.include))
     request = f"exchanges={exchanges};include={include}"
+    if feed.positioning is not None:
+        request += f";positioning={feed.positioning}"
     return FeedRules(
         feed=feed.name,
         request_fingerprint=hashlib.sha256(request.encode()).hexdigest()[:16],

@@ -19,11 +19,13 @@ from connector.config.values import (
     each,
     is_loopback,
     matching,
+    one_of,
     refusing,
 )
 from connector.core.diff import LIST_PATHS, NUMBER_PATHS, Threshold
 from connector.core.venues import VENUES
 
+POSITIONINGS: Final = ("flow", "std")
 INCLUDES: Final = ("expected_move", "max_pain", "ranked", "zones")
 
 _NUMERIC_SECTIONS: Final = tuple(
@@ -186,6 +188,14 @@ class Feed(Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Option(f"Optional sections: {', '.join(INCLUDES)}", check=among(INCLUDES)),
     ] = ()
+    positioning: Annotated[
+        str | None,
+        Option(
+            f"The model behind the levels: {' or '.join(POSITIONINGS)}. If unset, the"
+            " API chooses",
+            check=one_of(POSITIONINGS),
+        ),
+    ] = None
     ignore: Annotated[
         tuple[str, ...],
         Option("[Paths](#paths) whose changes are not published", among(IGNORE_PATHS)),

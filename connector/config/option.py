@@ -19,6 +19,7 @@ SHORT_VARIABLES: Final = {
     "feeds.symbols": "GEX_SYMBOLS",
     "feeds.include": "GEX_INCLUDE",
     "feeds.exchanges": "GEX_EXCHANGES",
+    "feeds.positioning": "GEX_POSITIONING",
 }
 
 _TYPE_NAMES: Final[dict[Any, str]] = {

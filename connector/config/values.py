@@ -102,6 +102,18 @@ def among(known: tuple[str, ...]) -> Callable[[Iterable[str]], tuple[str, ...]]:
     return each(pattern, expected, clean=str.lower)
 
 
+def one_of(known: tuple[str, ...]) -> Callable[[str], str]:
+    """Accept a known name, ignoring case and outer blanks, and return it in lower case."""
+
+    def check(value: str) -> str:
+        name = value.strip().lower()
+        if name not in known:
+            raise InvalidValue(f"expected {' or '.join(known)}")
+        return name
+
+    return check
+
+
 def refusing(reasons: Mapping[str, tuple[str, ...]]) -> Callable[[str], str]:
     """Accept names of client options, unless they match one of the patterns of a reason."""
 

@@ -75,7 +75,9 @@ class Coverage:
     def request_for(self, batch: Batch) -> LevelsRequest:
         """Return the request that checks a batch."""
         feed = self._feeds[batch.feed]
-        return LevelsRequest(batch.symbols, feed.exchanges, feed.include)
+        return LevelsRequest(
+            batch.symbols, feed.exchanges, feed.include, feed.positioning
+        )
 
     def is_stuck(self, batch: Batch) -> bool:
         """Return True if no answer for the batch could be published now."""

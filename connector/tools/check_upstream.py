@@ -77,7 +77,9 @@ async def _check(
 ) -> None:
     # One batch of the first feed shows key, quota and clock; more would cost quota.
     feed = config.feeds[0]
-    request = LevelsRequest(feed.symbols[:MAX_SYMBOLS], feed.exchanges, feed.include)
+    request = LevelsRequest(
+        feed.symbols[:MAX_SYMBOLS], feed.exchanges, feed.include, feed.positioning
+    )
     answer: LevelsAnswer | None = None
     untried = "quota, clock"
     try:

@@ -67,6 +67,7 @@ class LevelsRequest(Value, frozen=True):
     symbols: tuple[str, ...]
     exchanges: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
+    positioning: str | None = None
 
 
 class LevelsAnswer(Value, frozen=True):
@@ -247,4 +248,6 @@ def _query(request: LevelsRequest) -> bytes:
         parts.append(f"exchanges={','.join(request.exchanges)}")
     if request.include:
         parts.append(f"include={','.join(request.include)}")
+    if request.positioning is not None:
+        parts.append(f"positioning={request.positioning}")
     return "&".join(parts).encode()

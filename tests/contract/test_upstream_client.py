@@ -79,6 +79,7 @@ class TestRequest:
             symbols=("ETHUSDT", "BTCUSDT"),
             exchanges=("okx", "bybit"),
             include=("ranked", "zones"),
+            positioning="std",
         )
 
         await fetcher.fetch(full)
@@ -91,6 +92,7 @@ class TestRequest:
             "symbols": "ETHUSDT,BTCUSDT",
             "exchanges": "okx,bybit",
             "include": "ranked,zones",
+            "positioning": "std",
         }
         assert dict(second.query) == {"symbols": "BTCUSDT"}
         # Servers and proxies log the URL, but not this header.

@@ -609,6 +609,7 @@ def test_variables_make_one_feed_that_replaces_those_of_the_file(
         GEX_SYMBOLS=" btcusdt ,ETHUSDT",
         GEX_INCLUDE="zones",
         GEX_EXCHANGES="OKX",
+        GEX_POSITIONING=" STD",
     )
 
     # The upstream's symbols are upper case, and its exchanges lower case.
@@ -617,6 +618,7 @@ def test_variables_make_one_feed_that_replaces_those_of_the_file(
         symbols=("BTCUSDT", "ETHUSDT"),
         include=("zones",),
         exchanges=("okx",),
+        positioning="std",
     )
     assert config.feeds == (expected,)
 
@@ -635,6 +637,21 @@ def test_a_symbol_keeps_its_case_unless_it_is_all_lower_case(
 
     (feed,) = config.feeds
     assert feed.symbols == ("kPEPEUSDT", "ETHUSDT", "btc-Usdt")
+
+
+def test_the_model_is_the_apis_choice_unless_it_is_set(write_toml: WriteToml) -> None:
+    (feed,) = load(write_toml(FEED)).feeds
+
+    assert feed.positioning is None
+
+
+def test_an_unknown_model_is_a_fault() -> None:
+    fault = only_fault(GEX_SYMBOLS="BTCUSDT", GEX_POSITIONING="both")
+
+    assert fault == (
+        "feeds.positioning: str of length 4 'both'; expected flow or std;"
+        " from environment GEX_POSITIONING"
+    )
 
 
 def test_include_without_symbols_is_a_fault(write_toml: WriteToml) -> None:

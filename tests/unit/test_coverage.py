@@ -18,6 +18,7 @@ FEED_A = Feed(
     name="a",
     symbols=("BTC", "ETH"),
     include=("max_pain",),
+    positioning="std",
 )
 FEED_B = Feed(name="b", symbols=("BTC",))
 
@@ -57,7 +58,7 @@ def test_every_feed_is_packed_apart(coverage: Coverage) -> None:
     batch_of_b = Batch("b", ("BTC",))
     assert coverage.batches() == [BOTH, batch_of_b]
     request = coverage.request_for(ETH)
-    assert request == LevelsRequest(("ETH",), (), FEED_A.include)
+    assert request == LevelsRequest(("ETH",), (), FEED_A.include, "std")
 
 
 def test_only_symbols_of_new_shards_are_gained(coverage: Coverage) -> None:
