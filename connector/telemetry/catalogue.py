@@ -298,8 +298,26 @@ _SYMBOLS: Final = (
         at_scrape=True,
     ),
     _gauge(
+        "gex_symbol_positioning",
+        "1 for the model behind the levels of a LIVE or STALE symbol, if the upstream names it "
+        "(so far `flow` or `std`).",
+        labels=(*_SYMBOL, "positioning"),
+        at_scrape=True,
+    ),
+    _gauge(
+        "gex_symbol_positioning_fallback",
+        "1 while the upstream says that a LIVE or STALE symbol fell back to another model, by "
+        "the upstream's reason.",
+        labels=(*_SYMBOL, "reason"),
+        at_scrape=True,
+    ),
+    _gauge(
         "gex_level",
-        "A level of a LIVE or STALE symbol, of a worker's first symbols (50 unless configured).",
+        "A level of a LIVE or STALE symbol, of a worker's first symbols (50 unless configured). "
+        "In quote units, except for `max_pain.value`, a payout in USD. Call and put levels are "
+        "strikes of the largest positive net gamma above and below spot, `hvl` is the gamma "
+        "flip. `odte` and `max_pain` are of the expiry of today, which ends at 08:00 UTC, and "
+        "`expected_move` is one day ahead. The walls 2 and 3 have no series under `flow`.",
         labels=(*_SYMBOL, "level"),
         at_scrape=True,
     ),

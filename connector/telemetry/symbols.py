@@ -51,13 +51,20 @@ class SymbolFigures:
             spelling = "other"
         self.spellings[spelling] = self.spellings.get(spelling, 0) + 1
 
+    def valid_levels(self) -> Levels | None:
+        """Return the levels that consumers may rely on, or None if there are none."""
+        # The state of an absent symbol keeps its last levels, but they are not valid now.
+        if self.status is None or not self.status.has_levels:
+            return None
+        return self.levels
+
     def reliable_levels(self) -> Iterator[tuple[str, float]]:
         """Yield path and value of each number that consumers may rely on."""
-        # The state of an absent symbol keeps its last levels, but they are not valid now.
-        if self.levels is None or self.status is None or not self.status.has_levels:
+        levels = self.valid_levels()
+        if levels is None:
             return
 
-        numbers = _numbers_of(self.levels)
+        numbers = _numbers_of(levels)
         for path, value in zip(NUMBER_PATHS, numbers, strict=True):
             if value is not None:
                 yield path, value
@@ -112,6 +119,8 @@ class SymbolSeries:
         yield _family("gex_symbol_jitter_seconds", shown, _jitter_seconds)
         yield _statuses(shown)
         yield _spellings(everything)
+        yield _models(shown)
+        yield _fallbacks(shown)
         yield _levels(shown[: self._max_level_symbols])
 
 
@@ -162,6 +171,25 @@ def _spellings(symbols: Iterable[tuple[Key, SymbolFigures]]) -> Family:
         # A copy, since the event loop may add one meanwhile.
         for spelling, count in figures.spellings.copy().items():
             family.add_metric((*key, spelling), count)
+    return family
+
+
+def _models(symbols: Iterable[tuple[Key, SymbolFigures]]) -> Family:
+    family = new_family("gex_symbol_positioning")
+    for key, figures in symbols:
+        levels = figures.valid_levels()
+        # Only the present model has a series: nobody knows all models of the vendor.
+        if levels is not None and levels.positioning is not None:
+            family.add_metric((*key, levels.positioning), 1.0)
+    return family
+
+
+def _fallbacks(symbols: Iterable[tuple[Key, SymbolFigures]]) -> Family:
+    family = new_family("gex_symbol_positioning_fallback")
+    for key, figures in symbols:
+        levels = figures.valid_levels()
+        if levels is not None and levels.positioning_fallback_reason is not None:
+            family.add_metric((*key, levels.positioning_fallback_reason), 1.0)
     return family
 
 

@@ -40,6 +40,7 @@ _COLOURS: Final = {
 _HEADER: Final = (
     "SYMBOL",
     "STATUS",
+    "MODEL",
     "SPOT",
     "FLIP",
     "RESISTANCE",
@@ -48,7 +49,9 @@ _HEADER: Final = (
     "EVENT",
     "LAST CHANGE",
 )
-_ROW_FORMAT: Final = "{:<14}  {:<8}  {:>11}  {:>11}  {:>11}  {:>11}  {:>7}  {:>8}  {}"
+_ROW_FORMAT: Final = (
+    "{:<14}  {:<8}  {:<6}  {:>11}  {:>11}  {:>11}  {:>11}  {:>7}  {:>8}  {}"
+)
 _STATUS_COLUMN: Final = 1
 
 
@@ -153,6 +156,7 @@ def _cells(name: str, state: State, event: Event | None, now: int) -> tuple[str,
     return (
         name,
         state.status,
+        _model(levels),
         format_price(levels.spot_price),
         format_price(levels.all_expiry.hvl),
         format_price(levels.all_expiry.call_resistance),
@@ -161,6 +165,12 @@ def _cells(name: str, state: State, event: Event | None, now: int) -> tuple[str,
         f"#{state.sequence}",
         last_change,
     )
+
+
+def _model(levels: Levels) -> str:
+    """Return the model behind the levels; an exclamation mark shows a fallback to it."""
+    mark = "" if levels.positioning_fallback_reason is None else "!"
+    return f"{levels.positioning or '-'}{mark}"
 
 
 def _line(cells: tuple[str, ...], width: int) -> str:

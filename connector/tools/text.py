@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from connector.config.secrets import printable
 from connector.core.model import MICROS, Event, Kind, LevelChange, Levels
 
 if TYPE_CHECKING:
@@ -103,9 +104,19 @@ def _main_levels(levels: Levels, reason: str | None) -> str:
         "put_support": all_expiry.put_support,
     }
     shown = [f"{name} {format_price(value)}" for name, value in prices.items()]
+    if levels.positioning is not None:
+        shown.append(f"model {_model(levels)}")
     if reason:
         shown.append(f"({reason})")
     return "  ".join(shown)
+
+
+def _model(levels: Levels) -> str:
+    text = f"{levels.positioning}"
+    if levels.positioning_fallback_reason is not None:
+        text += f", fallback: {levels.positioning_fallback_reason}"
+    # Both are texts of the API, which must not control the terminal.
+    return printable(text)
 
 
 def _changes(event: Event) -> list[str]:

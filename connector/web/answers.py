@@ -126,6 +126,19 @@ class Symbol(Body, frozen=True):
         Status | None,
         Meta(description="Null before the first answer, and if not owned"),
     ]
+    positioning: Annotated[
+        str | None,
+        Meta(
+            description="The model behind its levels, null if they are not valid or the "
+            "upstream named none"
+        ),
+    ]
+    positioning_fallback_reason: Annotated[
+        str | None,
+        Meta(
+            description="Why the upstream fell back to this model, null if it did not"
+        ),
+    ]
     sequence: Annotated[int | None, Meta(description="Number of its last event")]
     computed_at: Annotated[
         Moment | None, Meta(description="When its levels were computed")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from connector.core.model import MICROS
+from connector.core.model import MICROS, Levels
 from connector.errors import KafkaError
 from connector.kafka.names import ShardId, partition_of
 from connector.web import answers
@@ -266,6 +266,8 @@ class WorkerView:
                 shard=str(shard_id),
                 owned=False,
                 status=None,
+                positioning=None,
+                positioning_fallback_reason=None,
                 sequence=None,
                 computed_at=None,
                 observed_at=None,
@@ -274,6 +276,10 @@ class WorkerView:
             )
 
         state = shard.state_of(symbol)
+        levels = Levels()
+        # An absent symbol keeps its last levels, but they are not valid now.
+        if state is not None and state.status.has_levels and state.levels is not None:
+            levels = state.levels
         # After a restart only the restored state tells of the last event. It does not keep
         # our clock's moment, so show when the event's levels were computed.
         changed_at = self._changed_at.get((feed, symbol))
@@ -288,6 +294,8 @@ class WorkerView:
             shard=str(shard_id),
             owned=True,
             status=None if state is None else state.status,
+            positioning=levels.positioning,
+            positioning_fallback_reason=levels.positioning_fallback_reason,
             sequence=None if state is None else state.sequence,
             computed_at=shard.computed_at(symbol),
             observed_at=shard.observed_at(symbol),

@@ -127,6 +127,7 @@ _OVERVIEW: Final = (
         "Symbols",
         {
             "Status": status(),
+            "On fallback": "max by (symbol) (gex_symbol_positioning_fallback)",
             "Age": age("computed"),
             "Spot": level("spot_price"),
             "Call resistance": level("all_expiry.call_resistance"),
@@ -142,7 +143,9 @@ _OVERVIEW: Final = (
         shows=(
             "Current levels over all expiries, their distance from spot, their "
             "age, and how often and how regularly the upstream refreshes them. "
-            "Levels are shown while LIVE or STALE."
+            "Levels are shown while LIVE or STALE. Resistance and support are the "
+            "strikes of the largest positive net gamma above and below spot. On "
+            "fallback is 1 if the levels come from another model than asked for."
         ),
         bad=(
             "A status other than LIVE, or an age above 90 s: consumers cannot rely"
@@ -175,6 +178,29 @@ _OVERVIEW: Final = (
         see="operations.md#the-api",
         kind="states",
         values=STATUSES,
+        width=HALF,
+    ),
+    Panel(
+        "Model of the levels",
+        {
+            "{{symbol}}: {{positioning}}": (
+                "max by (symbol, positioning) (gex_symbol_positioning)"
+            ),
+            "{{symbol}} fell back: {{reason}}": (
+                "max by (symbol, reason) (gex_symbol_positioning_fallback)"
+            ),
+        },
+        shows=(
+            "The model behind each symbol's levels, and the API's reason if it fell "
+            "back to it. Levels of two models are not comparable."
+        ),
+        bad=(
+            "A line for a fallback: every level may have jumped without a move of the "
+            "market."
+        ),
+        do="Wait, or ask for `std` if the fallback lasts.",
+        see="runbooks.md#gexpositioningfallback",
+        kind="bars",
         width=HALF,
     ),
     Panel(

@@ -121,7 +121,7 @@ class Page:
 
     def ages_in_seconds(self) -> set[str]:
         # Ages of minutes tick too rarely for a test.
-        ages = {row[2] for row in self.cells()}
+        ages = {row[3] for row in self.cells()}
         return {age for age in ages if age.endswith(" s")}
 
     def events(self) -> list[str]:
@@ -274,6 +274,8 @@ def test_data_is_shown_as_text(
         page.script(f"latest.group.error = {json.dumps(evil)}; show()")
         rows_with_evil = [row for row in page.cells() if evil in row]
         assert rows_with_evil
+        # Symbol and model: the status has a sign before it.
+        assert rows_with_evil[0].count(evil) == 2
         assert browser.find_elements(By.CSS_SELECTOR, "img, main script") == []
         assert browser.title == "GEX levels connector"
         worker.terminate()
@@ -302,6 +304,8 @@ def row_of(text: str) -> dict[str, Any]:
         "shard": text,
         "owned": True,
         "status": text,
+        "positioning": text,
+        "positioning_fallback_reason": text,
         "sequence": 1,
         "computed_at": 1,
         "observed_at": 1,

@@ -666,6 +666,40 @@ def test_a_symbol_without_an_answer_has_no_moments_and_no_status(
         assert btc_value(metrics, "gex_symbol_status", status=status) == 0.0
 
 
+def test_the_model_behind_the_levels_and_a_fallback_are_shown(
+    metrics: Metrics, observer: MetricsObserver
+) -> None:
+    poll(observer, "BTCUSDT")
+    std = Levels(positioning="std", positioning_fallback_reason="flow_tape_empty")
+
+    observer.state_replaced(state(levels=std))
+
+    assert btc_value(metrics, "gex_symbol_positioning", positioning="std") == 1
+    fallback = btc_value(
+        metrics, "gex_symbol_positioning_fallback", reason="flow_tape_empty"
+    )
+    assert fallback == 1
+
+    observer.state_replaced(state(levels=Levels(positioning="flow")))
+
+    # The series of the model before is gone, or an alert on it would never end.
+    assert label_values(metrics, "gex_symbol_positioning", "positioning") == {"flow"}
+    assert series(metrics, "gex_symbol_positioning_fallback") == []
+
+
+@pytest.mark.parametrize(
+    ("status", "model"), [(Status.MISSING, "std"), (Status.LIVE, None)]
+)
+def test_a_symbol_without_valid_levels_or_a_named_model_has_no_model(
+    metrics: Metrics, observer: MetricsObserver, status: Status, model: str | None
+) -> None:
+    poll(observer, "BTCUSDT")
+
+    observer.state_replaced(state(status=status, levels=Levels(positioning=model)))
+
+    assert series(metrics, "gex_symbol_positioning") == []
+
+
 # Another worker shows the gauges from now on. A counter may never disappear and return.
 def test_a_lost_shard_loses_its_gauges_and_keeps_its_counts(
     metrics: Metrics, observer: MetricsObserver
@@ -675,7 +709,10 @@ def test_a_lost_shard_loses_its_gauges_and_keeps_its_counts(
         observer.request_sent(BTC, Purpose.EXPECTED)
     observer.sighted(sighting(2, 1))
     observer.check_planned(next_check(3, 30.5, 0.25))
-    observer.state_replaced(state(levels=Levels(spot_price=1.0)))
+    levels = Levels(
+        spot_price=1.0, positioning="std", positioning_fallback_reason="flow_tape_empty"
+    )
+    observer.state_replaced(state(levels=levels))
     gauges = ["gex_level"]
     for name, metric in BY_NAME.items():
         if name.startswith("gex_symbol_") and metric.type == "gauge":

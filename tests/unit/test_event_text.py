@@ -1,0 +1,106 @@
+"""Events and states as lines of text, with the model behind their levels."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+from msgspec.structs import replace
+
+from connector.core.model import Levels, State, Status
+from connector.core.transition import FeedRules, observe
+from connector.kafka.avro import Codec, SingleObject
+from connector.kafka.events import Record
+from connector.kafka.names import Topics
+from connector.tools.reading import EventFilter
+from connector.tools.table import Table
+from connector.tools.text import describe
+from tests.support.levels import NOW, SECOND, at, seen
+
+FEED: Final = FeedRules("all")
+FLOW: Final = replace(at("all_expiry.hvl", 100.0), positioning="flow")
+STD: Final = replace(
+    at("all_expiry.hvl", 200.0),
+    positioning="std",
+    positioning_fallback_reason="flow_tape_empty",
+)
+
+
+def described(before: Levels | None, after: Levels) -> str:
+    """Return the text of the event that `after` causes."""
+    state = None
+    if before is not None:
+        state = observe(None, seen(before), FEED).state
+    event = observe(state, seen(after, NOW + SECOND), FEED).event
+    assert event is not None
+    return describe(event)
+
+
+def test_another_model_is_shown_with_the_reason_and_the_new_levels() -> None:
+    text = described(FLOW, STD)
+
+    # No difference is shown: the levels of two models cannot be compared.
+    assert "hvl 200" in text
+    assert "→" not in text
+    assert "model std, fallback: flow_tape_empty" in text
+    assert text.endswith("(positioning)")
+
+
+def test_the_model_of_a_snapshot_is_shown_if_it_is_known() -> None:
+    assert described(None, FLOW).endswith("model flow")
+    assert "model" not in described(None, at("all_expiry.hvl", 100.0))
+
+
+def test_a_model_cannot_control_the_terminal() -> None:
+    evil = replace(FLOW, positioning="\x1b[2J", positioning_fallback_reason="\r\n")
+
+    text = described(None, evil)
+
+    assert text.isprintable()
+
+
+class StubLog:
+    """As much of a log as the lines of a table need."""
+
+    feeds = ("all",)
+
+
+class StubReader:
+    topics = Topics("gex")
+    codec = Codec(SingleObject())
+
+
+@pytest.mark.parametrize(
+    ("levels", "status", "model"),
+    [
+        (FLOW, Status.LIVE, "flow "),
+        # A fallback is marked.
+        (STD, Status.STALE, "std! "),
+        (Levels(), Status.LIVE, "- "),
+        # The state of an absent symbol keeps its last levels, but they are not valid now.
+        (FLOW, Status.MISSING, "- "),
+    ],
+)
+def test_the_table_has_a_column_for_the_model(
+    levels: Levels, status: Status, model: str
+) -> None:
+    # Any: stubs are no `Log` and no `ReaderContext`.
+    log: Any = StubLog()
+    reader: Any = StubReader()
+    table = Table(log, reader, EventFilter())
+    state = observe(None, seen(levels), FEED).state
+    assert state is not None
+    table.take(record_of(replace(state, status=status)))
+
+    header, row = table.lines(NOW, height=10, width=200)
+
+    column = header.index("MODEL")
+    # The colour of the status takes no room on the screen.
+    visible = row.replace("\x1b[32m", "").replace("\x1b[33m", "").replace("\x1b[0m", "")
+    assert visible[column:].startswith(model)
+
+
+def record_of(state: State) -> Record:
+    topic = StubReader.topics.current("all")
+    value = StubReader.codec.encode_state(topic, state)
+    return Record(topic, 0, 0, state.symbol.encode(), value)
