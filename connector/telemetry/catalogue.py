@@ -299,8 +299,8 @@ _SYMBOLS: Final = (
     ),
     _gauge(
         "gex_symbol_positioning",
-        "1 for the model behind the levels of a LIVE or STALE symbol, if the upstream names it "
-        "(so far `flow` or `std`).",
+        "1 for the model behind the levels of a LIVE or STALE symbol (flow or std), if the "
+        "upstream names it.",
         labels=(*_SYMBOL, "positioning"),
         at_scrape=True,
     ),
@@ -313,11 +313,11 @@ _SYMBOLS: Final = (
     ),
     _gauge(
         "gex_level",
-        "A level of a LIVE or STALE symbol, of a worker's first symbols (50 unless configured). "
-        "In quote units, except for `max_pain.value`, a payout in USD. Call and put levels are "
-        "strikes of the largest positive net gamma above and below spot, `hvl` is the gamma "
-        "flip. `odte` and `max_pain` are of the expiry of today, which ends at 08:00 UTC, and "
-        "`expected_move` is one day ahead. The walls 2 and 3 have no series under `flow`.",
+        "A level of a LIVE or STALE symbol, of a worker's first symbols (50 unless configured): "
+        "calls and puts are the strikes with the largest positive net gamma above and below "
+        "spot, hvl is the gamma flip, odte and max_pain are of the expiry of today (until 08:00 "
+        "UTC), the value of max_pain is a payout in USD, expected_move is one day ahead, and "
+        "walls 2 and 3 are absent under the model flow.",
         labels=(*_SYMBOL, "level"),
         at_scrape=True,
     ),

@@ -411,7 +411,10 @@ def eventful() -> Metrics:
     observer.check_planned(next_check(NOW, 30.0, 0.5))
     observer.visibility_lag_learnt(0.1)
     poll(observer, "BTCUSDT")
-    observer.state_replaced(state(levels=Levels(spot_price=1.0)))
+    fallback = Levels(
+        spot_price=1.0, positioning="std", positioning_fallback_reason="flow_tape_empty"
+    )
+    observer.state_replaced(state(levels=fallback))
 
     # Kafka and the process
     telemetry.clients.statistics(statistics())
