@@ -28,6 +28,7 @@ from connector.kafka.names import ShardId, Topics, partition_of
 from connector.kafka.reader import Reader
 from connector.kafka.shard_log import ShardLog
 from connector.runtime.clock import Clock
+from connector.runtime.daily_look import DailyLook
 from connector.runtime.health import Health
 from connector.runtime.poller import Poller
 from connector.runtime.ports import PollerContext, ShardContext, ShardSpec
@@ -132,7 +133,6 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
                 time.monotonic() + config.kafka.start_timeout_seconds
             ),
             used_fraction=used_fraction,
-            silence_reason=poller.silence_reason,
             published=view.published,
         )
         for shard in _new_shards(config, rules, new_log, context):
@@ -148,7 +148,18 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
         ticker = Ticker([refresh_key, shards.tick, reader.serve_callbacks], health)
         group.start()
 
-        loops = [supervisor.watch(poller.run()), supervisor.watch(ticker.run())]
+        look = DailyLook(
+            client,
+            budget,
+            config.feeds,
+            observer,
+            is_polling=lambda: bool(shards.owned),
+        )
+        loops = [
+            supervisor.watch(poller.run()),
+            supervisor.watch(ticker.run()),
+            supervisor.watch(look.run()),
+        ]
         try:
             await supervisor.until_stopped(
                 retry_until_usable(

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from connector.core.model import Value
 from connector.core.positioning import NO_MODELS
-from connector.core.transition import REASON_NO_ANSWER
 from connector.runtime.backoff import BACKOFF, FENCED_BACKOFF
 
 if TYPE_CHECKING:
@@ -165,6 +164,12 @@ class RequestObserver(Protocol):
     def other_spelling(self, feed: str, symbol: str, spelling: str) -> None:
         """Called when a symbol has no entry, but a similar name has one."""
 
+    def contract_reported(self, version: str, *, is_breaking: bool) -> None:
+        """Called with the vendor's contract, empty if unknown.
+
+        `is_breaking` says that a breaking release is later than the one we know.
+        """
+
     def refresh_found(self, uncertainty_seconds: float) -> None:
         """Called with a refresh, and how long it may have been visible already."""
 
@@ -251,8 +256,6 @@ class ShardContext:
     startup: StartupDeadline
     used_fraction: Callable[[], float] = lambda: 0.0
     """Return the part of the request budget used within a minute, 0 to 1."""
-    silence_reason: Callable[[str, str], str] = lambda _feed, _symbol: REASON_NO_ANSWER
-    """Return why a feed's symbol has had no answer for long, as the reason of an event."""
     published: Callable[[Event], object] = lambda _: None
     """Called with every committed event."""
     backoff: Backoff = BACKOFF

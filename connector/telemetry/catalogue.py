@@ -183,6 +183,16 @@ _UPSTREAM: Final = (
         "gex_plan_refused",
         "1 while the upstream accepts the API key, but its user's plan has no access.",
     ),
+    _gauge(
+        "gex_upstream_version_info",
+        "Always 1; the label is the contract version of the upstream, as of the daily look.",
+        labels=("version",),
+    ),
+    _gauge(
+        "gex_upstream_breaking_release",
+        "1 if the upstream has a breaking release after the contract this connector knows.",
+        starts_unknown=True,
+    ),
     _counter(
         "gex_venues_not_applied_total",
         "Responses with levels of other venues than requested, which are not published.",

@@ -85,6 +85,14 @@ class MetricsObserver:
         """Count an answer that had a similar name instead of the symbol."""
         self._symbols.of(feed, symbol).count_spelling(spelling)
 
+    def contract_reported(self, version: str, *, is_breaking: bool) -> None:
+        """Show the version of the vendor's contract, and whether a release breaks ours."""
+        # A former version must not stay beside the present one.
+        self._metrics.clear("gex_upstream_version_info")
+        if version:
+            self._metrics.set("gex_upstream_version_info", 1, version)
+        self._metrics.set("gex_upstream_breaking_release", is_breaking)
+
     def refresh_found(self, uncertainty_seconds: float) -> None:
         """Record how long a refresh may have been visible before it was found."""
         self._metrics.observe("gex_detection_uncertainty_seconds", uncertainty_seconds)

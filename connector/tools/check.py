@@ -1,6 +1,6 @@
 """`gex-connector check`: try everything a worker will need, and say how to fix it.
 
-The command sends at most a few requests to the upstream. It writes, creates, joins and
+The command sends a handful of requests to the upstream. It writes, creates, joins and
 fences nothing.
 """
 

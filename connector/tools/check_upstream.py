@@ -20,6 +20,7 @@ from connector.errors import (
     UpstreamError,
 )
 from connector.schedule.batches import MAX_SYMBOLS
+from connector.tools.check_service import check_service, explain_outage
 from connector.tools.check_venues import check_venues
 from connector.upstream.api_key import ApiKey
 from connector.upstream.budget import Budget
@@ -114,10 +115,12 @@ async def _check(
             f"{error}; ask who runs the firewall or proxy between this machine and "
             "upstream.base_url",
         )
+        await explain_outage(client, report)
         report.warn("key", _NOTHING_TRIED)
         return
     except UpstreamError as error:
         report.fail("upstream", f"{error}; check upstream.base_url and the network")
+        await explain_outage(client, report)
         report.warn("key", _NOTHING_TRIED)
         return
 
@@ -129,6 +132,8 @@ async def _check(
         _check_clock(answer, report)
         await check_venues(config, client, budget, answer, report)
     await _check_symbols(config, client, budget, answer, report)
+    if answer is not None:
+        await check_service(config, client, budget, report)
 
 
 def _used_up(retry_after_seconds: float | None) -> str:

@@ -32,6 +32,7 @@ from connector.upstream.reply import (
     clean_headers,
     clean_text,
     decode_levels,
+    decode_report,
     decode_symbols,
     decompress,
     pause_seconds,
@@ -40,6 +41,7 @@ from connector.upstream.reply import (
     server_time,
     too_large,
 )
+from connector.upstream.service import HEALTH_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -151,12 +153,47 @@ class Client:
         self._learn(permit, reply.headers, None)
         return symbols
 
-    async def _send(self, url: httpx.URL, key: str) -> Reply:
-        """Send one request and read the reply. Raises UpstreamUnavailable."""
+    async def fetch_report(self, path: str, permit: Permit) -> object:
+        """Return the JSON of an endpoint about the service, such as `/status`.
+
+        Raises:
+            UpstreamError: for everything but JSON.
+        """
+        key = self._key.secret.reveal()
+        reply = await self._send(self._url_of(path), key)
+        report = decode_report(reply, path, key)
+        if isinstance(report, UpstreamError):
+            self._learn(permit, reply.headers, report)
+            raise report
+        self._learn(permit, reply.headers, None)
+        return report
+
+    async def fetch_health(self) -> object:
+        """Return the JSON of `/health`, which takes no key and counts against no budget.
+
+        Raises:
+            UpstreamError: for everything but JSON.
+        """
+        key = self._key.secret.reveal()
+        url = self._url_of(HEALTH_PATH)
+        reply = await self._send(url, key, with_key=False)
+        report = decode_report(reply, HEALTH_PATH, key)
+        if isinstance(report, UpstreamError):
+            raise report
+        return report
+
+    def _url_of(self, path: str) -> httpx.URL:
+        return httpx.URL(self._upstream.base_url.rstrip("/") + path)
+
+    async def _send(self, url: httpx.URL, key: str, *, with_key: bool = True) -> Reply:
+        """Send one request and read the reply. Raises UpstreamUnavailable.
+
+        The key is hidden in the reply, even if the request is sent without it.
+        """
         timeout_seconds = self._upstream.timeout_seconds
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await self._get(url, key)
+                return await self._get(url, key, with_key=with_key)
         except TimeoutError:
             self._connections.note_failure()
             raise UpstreamUnavailable(
@@ -176,13 +213,11 @@ class Client:
             message = clean_text(str(cause), key)
             raise UpstreamUnavailable(f"{type(cause).__name__}: {message}") from None
 
-    async def _get(self, url: httpx.URL, key: str) -> Reply:
+    async def _get(self, url: httpx.URL, key: str, *, with_key: bool) -> Reply:
         limit = self._upstream.max_response_bytes
+        headers_sent = {**_HEADERS, "X-API-Key": key} if with_key else _HEADERS
         request = httpx.Request(
-            "GET",
-            url,
-            headers={**_HEADERS, "X-API-Key": key},
-            extensions=self._extensions,
+            "GET", url, headers=headers_sent, extensions=self._extensions
         )
         async with self._connections.transport() as transport:
             response = await transport.handle_async_request(request)

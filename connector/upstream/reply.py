@@ -298,19 +298,32 @@ def _is_month_used_up(headers: Mapping[str, str]) -> bool:
 def decode_symbols(reply: Reply, key: str) -> frozenset[str] | UpstreamError:
     """Decode the reply of the endpoint `/symbols`: every text in it, field names too.
 
-    The shape of that list is documented nowhere. Try to decode the reply as levels first:
-    a list fails with `BadResponse` and status 200, and any other error is returned.
+    The shape of that list is documented nowhere.
+    """
+    document = decode_report(reply, "/symbols", key)
+    if isinstance(document, UpstreamError):
+        return document
+    try:
+        return frozenset(_texts(document))
+    except RecursionError:
+        return BadResponse("/symbols returned a list that is nested too deeply")
+
+
+def decode_report(reply: Reply, path: str, key: str) -> object:
+    """Decode the reply of an endpoint that does not return levels, or return an UpstreamError.
+
+    Try to decode the reply as levels first: another document fails with `BadResponse` and
+    status 200, and any other error is returned.
     """
     as_levels = decode_levels(reply, (), key)
     if isinstance(as_levels, Response):
-        return BadResponse("/symbols returned levels instead of a list of symbols")
+        return BadResponse(f"{path} returned levels")
     if reply.status != _OK or not isinstance(as_levels, BadResponse):
         return as_levels
     try:
-        document = msgspec.json.decode(reply.body)
-        return frozenset(_texts(document))
-    except (msgspec.DecodeError, RecursionError) as error:
-        return BadResponse(clean_text(f"/symbols returned no list: {error}", key))
+        return msgspec.json.decode(reply.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return BadResponse(clean_text(f"{path} returned no JSON: {error}", key))
 
 
 def rate_limit(headers: Mapping[str, str], meta: ResponseMeta | None) -> RateLimit:

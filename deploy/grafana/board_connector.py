@@ -432,11 +432,17 @@ _UPSTREAM: Final = (
             "response: {{kind}}": per_minute(
                 "gex_responses_inconsistent_total", "kind"
             ),
+            "other name of {{symbol}}": per_minute(
+                "gex_symbol_other_spelling_total", "symbol"
+            ),
+            "other venues: {{feed}}": per_minute(
+                "gex_venues_not_applied_total", "feed"
+            ),
         },
         unit=units.EventsPerMinute,
         shows=(
-            "Entries that went to quarantine by reason, and contradictions in "
-            "responses by kind."
+            "Entries that went to quarantine by reason, contradictions in responses "
+            "by kind; symbols found under another name, and responses for other venues."
         ),
         bad="A rate that does not return to 0: the API has changed its format.",
         do=(
@@ -634,9 +640,16 @@ _PROCESS: Final = (
     ),
     Panel(
         "Versions",
-        {"{{version}}": "count by (version) (gex_build_info)"},
-        shows="Number of workers per version.",
-        bad="Two versions for longer than a rolling update takes.",
+        {
+            "{{version}}": "count by (version) (gex_build_info)",
+            "API {{version}}": "count by (version) (gex_upstream_version_info)",
+            "breaking release": "max(gex_upstream_breaking_release)",
+        },
+        shows="Number of workers per version, and per contract version of the API.",
+        bad=(
+            "Two versions for longer than a rolling update takes. A breaking release "
+            "that is 1: see the runbook of GexUpstreamBreakingRelease."
+        ),
         do="Finish the update. For versions that may run together see",
         see="operations.md#changes-and-upgrades",
         kind="stat",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,6 +36,16 @@ exchanges = ["thalex", "derive"]
 async def simulator() -> AsyncIterator[Simulator]:
     async with Simulator(Settings()) as started:
         yield started
+
+
+class Moment:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = time.time()
+
+    def __call__(self) -> float:
+        return self.seconds
 
 
 class Check:
@@ -154,3 +165,131 @@ async def test_further_filters_cost_a_bounded_number_of_requests(
         "feed binance and later ones: not tried"
     ]
     assert simulator.stats()["requests_total"] == 4
+
+
+# --- the vendor's service ---
+
+
+async def test_a_healthy_service_and_a_known_contract_are_reported(
+    simulator: Simulator, check: Check
+) -> None:
+    await check.run()
+
+    assert check.findings("ok", "service") == [
+        "overall status healthy; no venue is off"
+    ]
+    assert check.findings("ok", "contract") == [
+        "version 2.10; no breaking release is unknown here"
+    ]
+    assert simulator.stats()["requests_by_endpoint"] == {
+        "levels": 1,
+        "symbols": 1,
+        "status": 1,
+        "changelog": 1,
+    }
+    assert check.requests == 4
+
+
+async def test_venues_that_are_off_are_warnings_for_those_who_use_them(
+    simulator: Simulator, check: Check
+) -> None:
+    simulator.change(venues_off=["derive", "okx"])
+
+    await check.run(GEX_EXCHANGES="okx,bybit")
+
+    (finding,) = check.findings("warn", "service")
+    assert finding.startswith("venue okx (chain, tape off)")
+
+
+async def test_stale_levels_of_the_vendor_are_a_warning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    moment = Moment()
+    async with Simulator(Settings(), moment) as simulator:
+        simulator.add_fault("freeze")
+        simulator.stats()
+        moment.seconds += 400
+        check = Check(simulator.url, capsys)
+        await check.run()
+
+    findings = check.findings("warn", "service")
+    assert len(findings) == 2
+    assert findings[0].startswith("the vendor's levels of BTCUSDT unhealthy, 4")
+
+
+async def test_a_breaking_release_is_a_warning(
+    simulator: Simulator, check: Check
+) -> None:
+    simulator.change(version="2.11", is_breaking=True)
+
+    await check.run()
+
+    (finding,) = check.findings("warn", "contract")
+    assert "breaking release 2.11 after 2.10" in finding
+    assert "read the vendor's changelog" in finding
+
+
+async def test_a_server_without_a_changelog_is_a_warning(
+    simulator: Simulator, check: Check
+) -> None:
+    simulator.change(contract="2.0")
+
+    await check.run()
+
+    (finding,) = check.findings("warn", "contract")
+    assert finding.startswith("version unknown: cannot read /changelog: HTTP 404")
+
+
+@pytest.mark.parametrize(
+    ("health", "expected"),
+    [
+        ("ok", "/health says ok: the vendor sees no trouble; check proxies"),
+        ("unhealthy", "/health says unhealthy: the trouble is on the vendor's side"),
+    ],
+)
+async def test_an_outage_is_explained_by_the_vendors_own_health(
+    simulator: Simulator, check: Check, health: str, expected: str
+) -> None:
+    simulator.change(health=health)
+    simulator.add_fault("503")
+
+    await check.run()
+
+    (failure,) = check.findings("FAIL", "upstream")
+    assert failure.startswith("HTTP 503: UPSTREAM_ERROR")
+    (finding,) = check.findings("warn", "service")
+    assert finding.startswith(expected)
+
+
+async def test_no_answer_at_all_points_to_our_side(
+    simulator: Simulator, check: Check
+) -> None:
+    await simulator.stop()
+
+    await check.run()
+
+    (finding,) = check.findings("warn", "service")
+    assert finding.startswith("no answer from /health either")
+    assert "probably our side" in finding
+
+
+@pytest.mark.parametrize(
+    ("fault", "item", "text"),
+    [
+        ("401", "key", "HTTP 401: UNAUTHORIZED"),
+        ("403", "plan", "HTTP 403: FORBIDDEN"),
+        ("429_month", "month", "HTTP 429: RATE_LIMIT_EXCEEDED"),
+    ],
+)
+async def test_a_refusal_costs_no_requests_for_reports(
+    simulator: Simulator, check: Check, fault: str, item: str, text: str
+) -> None:
+    simulator.add_fault(fault)
+
+    await check.run()
+
+    (failure,) = check.findings("FAIL", item)
+    assert failure.startswith(text)
+    asked = simulator.stats()["requests_by_endpoint"]
+    assert "status" not in asked
+    assert "changelog" not in asked

@@ -119,6 +119,8 @@ def test_check_passes_a_good_setup_and_changes_nothing(
         "quota",
         "clock",
         "symbols",
+        "service",
+        "contract",
         "broker",
         "topics",
         "rights",

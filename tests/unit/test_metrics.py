@@ -407,6 +407,7 @@ def eventful() -> Metrics:
     # The symbol
     observer.symbol_answered("all", "BTCUSDT", Status.LIVE)
     observer.other_spelling("all", "BTCUSDT", "BTC-USDT")
+    observer.contract_reported("2.10", is_breaking=False)
     observer.sighted(sighting(detection_seconds=0.1))
     observer.check_planned(next_check(NOW, 30.0, 0.5))
     observer.visibility_lag_learnt(0.1)
