@@ -133,6 +133,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
                 time.monotonic() + config.kafka.start_timeout_seconds
             ),
             used_fraction=used_fraction,
+            silence_reason=poller.silence_reason,
             published=view.published,
         )
         for shard in _new_shards(config, rules, new_log, context):

@@ -26,7 +26,7 @@ from connector.core.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 # The reason of a snapshot that somebody requested.
 REASON_ASKED: Final = "asked"
@@ -36,6 +36,16 @@ REASON_OLD: Final = "old"
 
 # The reason of levels that are stale because the upstream does not answer.
 REASON_NO_ANSWER: Final = "no_answer"
+
+# The reasons of levels that are stale because nobody asked: the month is used up, the
+# budget does not permit to ask so often, or the key or the plan is refused.
+REASON_QUOTA: Final = "quota"
+REASON_BUDGET: Final = "budget"
+REASON_KEY: Final = "key"
+REASON_PLAN: Final = "plan"
+
+# The reason of levels that are stale because answers are for other venues than asked for.
+REASON_VENUES: Final = "venues"
 
 # The reason of a snapshot because another model is behind the levels.
 REASON_POSITIONING: Final = "positioning"
@@ -128,12 +138,13 @@ def expire(
     answered_at: int | None,
     source: Source,
     feed: FeedRules,
+    silence_reason: Callable[[], str] = lambda: REASON_NO_ANSWER,
 ) -> Transition:
     """Make live levels stale when they are too old. Needs no answer from the upstream.
 
     `answered_at` is the last answer for the symbol on the upstream's clock, None if there
-    was none since the shard was opened. The reason is `no_answer` if no answer came within
-    the last half of `stale_after_seconds`, otherwise `old`.
+    was none since the shard was opened. The reason is that of the silence if no answer came
+    within the last half of `stale_after_seconds`, otherwise `old`.
     """
     known_answer_at = answered_at
     if known_answer_at is None:
@@ -145,10 +156,10 @@ def expire(
         return NO_TRANSITION
 
     # A symbol is checked several times within the limit. Half of it without an answer means
-    # an outage, not levels that the upstream has stopped refreshing.
+    # that nobody answers or asks, not levels that the upstream has stopped refreshing.
     half_limit = feed.stale_after_micros // 2
     is_silent = answered_at is None or now.upstream_at - answered_at > half_limit
-    reason = REASON_NO_ANSWER if is_silent else REASON_OLD
+    reason = silence_reason() if is_silent else REASON_OLD
     draft = EventDraft(
         kind=Kind.STALE,
         status=Status.STALE,

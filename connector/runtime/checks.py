@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from connector.core.model import Status
@@ -15,7 +16,7 @@ from connector.schedule.checks import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from connector.runtime.coverage import Coverage
+    from connector.runtime.coverage import Coverage, Key
     from connector.runtime.failures import Failures
     from connector.runtime.ports import PollerContext
     from connector.schedule.batches import Batch
@@ -47,6 +48,8 @@ class Checks:
         self._failures = failures
         self._observer = context.observer
         self._replan = replan
+        self._on_the_way: Counter[Key] = Counter()
+        """By symbol, the requests that wait for their answers."""
 
     def defer(self, batch: Batch) -> None:
         """End a check without a request. It is planned again if the batch still exists."""
@@ -57,6 +60,18 @@ class Checks:
     async def send(self, batch: Batch, purpose: Purpose, permit: Permit) -> None:
         """Send a request, and handle its response or error."""
         self._observer.request_sent(batch, purpose)
+        keys = [(batch.feed, symbol) for symbol in batch.symbols]
+        self._on_the_way.update(keys)
+        try:
+            await self._send(batch, permit)
+        finally:
+            self._on_the_way.subtract(keys)
+
+    def is_asked(self, feed: str, symbol: str) -> bool:
+        """Return True while a request for a symbol waits for its answer."""
+        return self._on_the_way[feed, symbol] > 0
+
+    async def _send(self, batch: Batch, permit: Permit) -> None:
         sent_at = time.monotonic()
         outcome = Outcome.ANSWERED
         label = "ok"

@@ -7,6 +7,11 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
+from connector.core.transition import (
+    REASON_BUDGET,
+    REASON_NO_ANSWER,
+    REASON_VENUES,
+)
 from connector.errors import (
     KeyRefused,
     PlanRefused,
@@ -65,6 +70,8 @@ class Failures:
         self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
         self._failing: dict[str, set[str]] = {}
         """By feed, the symbols whose last check failed."""
+        self._silent: dict[tuple[str, str], str] = {}
+        """Why a symbol's last check brought no answer, as the reason of an event."""
 
     def check_failed(self, batch: Batch, error: UpstreamError) -> None:
         """Pause all checks if the error concerns all of them, and log it."""
@@ -82,6 +89,7 @@ class Failures:
             # The parameters were at fault, so key and plan were not.
             self._key_accepted()
             self._plan_accepted()
+        self._note_silence(batch, error)
         # The client has told the budget what the server said about a pause.
         paused_until = self._budget.spending(now).paused_until
         self._schedule.pause(paused_until)
@@ -105,6 +113,8 @@ class Failures:
         self._key_accepted()
         self._plan_accepted()
         self.quota_message = None
+        for symbol in batch.symbols:
+            self._silent.pop((batch.feed, symbol), None)
         failing = self._failing.get(batch.feed)
         if failing is None:
             return
@@ -113,14 +123,33 @@ class Failures:
             del self._failing[batch.feed]
             _log.info("the upstream answers again", extra={"feed": batch.feed})
 
+    def silence_reason(self, feed: str, symbol: str) -> str | None:
+        """Return why a symbol's last check failed, as the reason of an event, or None."""
+        return self._silent.get((feed, symbol))
+
     def keep_only(self, covered: Container[tuple[str, str]]) -> None:
         """Forget symbols that others poll now: their next answer never comes here."""
+        for key in list(self._silent):
+            if key not in covered:
+                del self._silent[key]
         for feed, symbols in list(self._failing.items()):
             kept = {symbol for symbol in symbols if (feed, symbol) in covered}
             if kept:
                 self._failing[feed] = kept
             else:
                 del self._failing[feed]
+
+    def _note_silence(self, batch: Batch, error: UpstreamError) -> None:
+        if isinstance(error, KeyRefused | PlanRefused | QuotaExhausted):
+            # States of their own, which say nothing about these symbols.
+            return
+        reason = REASON_NO_ANSWER
+        if isinstance(error, RateLimited):
+            reason = REASON_BUDGET
+        elif isinstance(error, WrongVenues):
+            reason = REASON_VENUES
+        for symbol in batch.symbols:
+            self._silent[batch.feed, symbol] = reason
 
     def forget_refusals(self) -> None:
         """Assume that key and plan are accepted.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from connector.core.transition import expire, remove, snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from connector.core.model import Moment, Source, State
     from connector.core.transition import FeedRules, Transition
@@ -55,9 +56,11 @@ class OpenShard:
         monotonic: float,
         answered_at: Mapping[str, int],
         just_seen: Collection[str],
+        silence_reason: Callable[[str], str],
     ) -> list[Transition]:
         """Return the transitions of symbols whose levels have become stale.
 
+        `silence_reason` tells why a symbol has had no answer for long.
         Levels restored a moment ago are not called stale before their first answer had time
         to come.
         """
@@ -70,7 +73,14 @@ class OpenShard:
             # A symbol in the same transaction has its transition already.
             if symbol in just_seen or awaits_first_answer:
                 continue
-            transition = expire(state, moment, last_answer, self._source, self._rules)
+            transition = expire(
+                state,
+                moment,
+                last_answer,
+                self._source,
+                self._rules,
+                partial(silence_reason, symbol),
+            )
             if transition.event is not None:
                 transitions.append(transition)
         return transitions

@@ -8,6 +8,13 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
+from connector.core.transition import (
+    REASON_BUDGET,
+    REASON_KEY,
+    REASON_NO_ANSWER,
+    REASON_PLAN,
+    REASON_QUOTA,
+)
 from connector.runtime.budget_share import BudgetShare
 from connector.runtime.checks import Checks
 from connector.runtime.coverage import Coverage
@@ -112,6 +119,22 @@ class Poller:
     def next_check_at(self, feed: str, symbol: str) -> int | None:
         """Return when a symbol is checked next (microseconds), as planned after its last check."""
         return self._checks.next_checks.at(feed, symbol)
+
+    def silence_reason(self, feed: str, symbol: str) -> str:
+        """Return why a symbol has had no answer for long, as the reason of an event."""
+        if self.quota_exhausted:
+            return REASON_QUOTA
+        if self.key_refused:
+            return REASON_KEY
+        if self.plan_refused:
+            return REASON_PLAN
+        failed_for = self._failures.silence_reason(feed, symbol)
+        if failed_for is not None:
+            return failed_for
+        if self._checks.is_asked(feed, symbol):
+            return REASON_NO_ANSWER
+        # The last request was answered, and the next one waits for its turn.
+        return REASON_BUDGET
 
     # --- inputs ---
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from connector.core.model import Value
 from connector.core.positioning import NO_MODELS
+from connector.core.transition import REASON_NO_ANSWER
 from connector.runtime.backoff import BACKOFF, FENCED_BACKOFF
 
 if TYPE_CHECKING:
@@ -256,6 +257,8 @@ class ShardContext:
     startup: StartupDeadline
     used_fraction: Callable[[], float] = lambda: 0.0
     """Return the part of the request budget used within a minute, 0 to 1."""
+    silence_reason: Callable[[str, str], str] = lambda _feed, _symbol: REASON_NO_ANSWER
+    """Return why a feed's symbol has had no answer for long, as the reason of an event."""
     published: Callable[[Event], object] = lambda _: None
     """Called with every committed event."""
     backoff: Backoff = BACKOFF

@@ -141,6 +141,7 @@ class Publisher:
             time.monotonic(),
             self._intake.last_answers(),
             just_seen,
+            partial(self._context.silence_reason, self._spec.id.feed),
         )
 
     def _requested_snapshots(

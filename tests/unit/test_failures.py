@@ -17,6 +17,7 @@ from connector.errors import (
     RequestRefused,
     UpstreamError,
     UpstreamUnavailable,
+    WrongVenues,
 )
 from connector.runtime.failures import Failures
 from connector.schedule.batches import Batch
@@ -206,6 +207,42 @@ def test_a_used_up_month_shows_that_key_and_plan_are_accepted(bench: Bench) -> N
     bench.fail(QuotaExhausted("HTTP 429"))
 
     assert (bench.failures.key_refused, bench.failures.plan_refused) == (False, False)
+
+
+# Levels become STALE with this reason if no answer comes for long.
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UpstreamUnavailable("HTTP 503"), "no_answer"),
+        (Intercepted("HTTP 403: Access denied"), "no_answer"),
+        (RequestRefused("HTTP 422"), "no_answer"),
+        (RateLimited("HTTP 429"), "budget"),
+        (WrongVenues("levels of other venues"), "venues"),
+        # States of the worker, which name their reasons themselves.
+        (QuotaExhausted("HTTP 429"), None),
+        (KeyRefused("HTTP 401"), None),
+        (PlanRefused("HTTP 403"), None),
+    ],
+)
+def test_a_failed_check_explains_the_silence_of_its_symbols(
+    bench: Bench, error: UpstreamError, reason: str | None
+) -> None:
+    bench.fail(error)
+
+    assert bench.failures.silence_reason("all", "BTC") == reason
+    assert bench.failures.silence_reason("all", "SOL") is None
+
+    bench.failures.check_answered(BATCH)
+    assert bench.failures.silence_reason("all", "BTC") is None
+
+
+def test_symbols_that_others_poll_have_no_silence_to_explain(bench: Bench) -> None:
+    bench.fail(UpstreamUnavailable("HTTP 503"))
+
+    bench.failures.keep_only({("all", "ETH")})
+
+    assert bench.failures.silence_reason("all", "BTC") is None
+    assert bench.failures.silence_reason("all", "ETH") == "no_answer"
 
 
 def test_a_firewall_in_between_holds_nothing(bench: Bench) -> None:

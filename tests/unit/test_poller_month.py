@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from connector.config.load import load
 from connector.core.decode import Quota
 from connector.core.model import Source
+from connector.errors import KeyRefused, PlanRefused, UpstreamError, UpstreamUnavailable
+from connector.kafka.names import ShardId
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
 from connector.runtime.poller import Poller
 from connector.runtime.ports import PollerContext
+from connector.schedule.batches import Batch
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
 from connector.upstream.api_key import ApiKey
@@ -25,12 +28,29 @@ from connector.upstream.client import Client
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from connector.runtime.shard import Shard
+
+
+class OneShard:
+    """As much of a shard as a poller needs that sends no requests."""
+
+    id = ShardId("all", 0)
+    symbols = frozenset({"BTC"})
+    restored = None
+    # No request leaves, since nothing could be published.
+    is_stuck = True
+
+    @staticmethod
+    def state_of(_: str) -> None:
+        """Return no state: nothing is known of the symbol."""
+
 
 class Bench:
-    """A poller that owns no symbols, and the budget it follows."""
+    """A poller, the shards it covers, none at first, and the budget it follows."""
 
     def __init__(self) -> None:
         config = load(None, {"GEX_UPSTREAM__API_KEY": "demo-key", "GEX_SYMBOLS": "BTC"})
+        self.shards: list[OneShard] = []
         self.budget = Budget(None)
         self.metrics = Metrics(["all"])
         self.client = Client(config.upstream, ApiKey(config.upstream), self.budget)
@@ -51,15 +71,17 @@ class Bench:
         self.budget.learn_month(permit, quota, time.time(), now)
 
     def is_held(self) -> bool:
-        """Return True if no check may start now."""
-        return self.poller.schedule.is_paused(time.monotonic())
+        """Return True if the month holds all checks."""
+        return self.poller.schedule.month_paused_until > time.monotonic()
 
     def exhausted_metric(self) -> float | None:
         return self.metrics.registry.get_sample_value("gex_quota_exhausted")
 
     async def follow(self) -> None:
         """Let the poller take one turn."""
-        self.poller.cover([])
+        self.poller.cover(cast("list[Shard]", self.shards))
+        # A pause, so that no first check leaves.
+        self.poller.schedule.pause(time.monotonic() + 60)
         turn = asyncio.create_task(self.poller.run())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -107,6 +129,30 @@ async def test_a_new_key_is_tried_at_once_although_the_month_is_used_up(
 
     assert not bench.is_held()
     assert not bench.budget.spending(time.monotonic()).month.is_used_up
+
+
+@pytest.mark.parametrize(
+    ("remaining", "error", "reason"),
+    [
+        # The last check was answered, and the next one has to wait.
+        (5_000, None, "budget"),
+        (5_000, UpstreamUnavailable("HTTP 503"), "no_answer"),
+        (5_000, KeyRefused("HTTP 401"), "key"),
+        (5_000, PlanRefused("HTTP 403"), "plan"),
+        (0, None, "quota"),
+        (0, UpstreamUnavailable("HTTP 503"), "quota"),
+    ],
+)
+async def test_the_poller_knows_why_a_symbol_has_had_no_answer(
+    bench: Bench, remaining: int, error: UpstreamError | None, reason: str
+) -> None:
+    bench.learn(remaining)
+    bench.shards = [OneShard()]
+    await bench.follow()
+    if error is not None:
+        bench.poller._failures.check_failed(Batch("all", ("BTC",)), error)
+
+    assert bench.poller.silence_reason("all", "BTC") == reason
 
 
 async def test_a_standby_is_not_held_responsible_for_a_used_up_month(

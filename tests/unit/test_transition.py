@@ -21,6 +21,7 @@ from connector.core.model import (
 )
 from connector.core.transition import (
     NO_TRANSITION,
+    REASON_QUOTA,
     RECENT_REFRESHES_KEPT,
     FeedRules,
     Transition,
@@ -498,6 +499,23 @@ def test_the_timer_tells_old_levels_from_a_silent_upstream(
     # By our clock, which is 7 µs ahead.
     assert event.observed_at == OLD + 7
     assert history.tick(92, answered_seconds) == NO_TRANSITION
+
+
+@pytest.mark.parametrize(
+    ("answered_seconds", "reason"), [(None, "quota"), (45.999, "quota"), (46, "old")]
+)
+def test_the_timer_names_the_reason_of_a_silence_of_our_own(
+    answered_seconds: float | None, reason: str
+) -> None:
+    history = observed_once()
+    now = Moment(NOW + 91 * SECOND, NOW + 91 * SECOND)
+    answered_at = None
+    if answered_seconds is not None:
+        answered_at = NOW + round(answered_seconds * SECOND)
+
+    transition = expire(history.known, now, answered_at, ME, FEED, lambda: REASON_QUOTA)
+
+    assert event_of(transition).reason == reason
 
 
 def test_the_timer_waits_until_the_limit_is_exceeded() -> None:
