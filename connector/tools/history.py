@@ -36,7 +36,8 @@ _UNITS: Final = {
     "d": "days",
     "w": "weeks",
 }
-# The columns before the levels; the levels follow in the order of `NUMBER_PATHS`.
+# The columns before the levels; the levels follow in the order of `NUMBER_PATHS`. The model
+# comes with them: whoever charts the levels has to tell those of two models apart.
 _MOMENT_COLUMNS: Final = ("observed_at", "computed_at")
 _EVENT_COLUMNS: Final = ("feed", "symbol", "sequence", "kind", "status", "reason")
 
@@ -166,15 +167,17 @@ def _table() -> Callable[[Event], None]:
 def _csv() -> Callable[[Event], None]:
     """Write a header, then one row per event; a level that is absent is empty."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow((*_MOMENT_COLUMNS, *_EVENT_COLUMNS, *NUMBER_PATHS))
+    writer.writerow((*_MOMENT_COLUMNS, *_EVENT_COLUMNS, "positioning", *NUMBER_PATHS))
 
     def show(event: Event) -> None:
         moments = [_iso(getattr(event, name)) for name in _MOMENT_COLUMNS]
         fields = [getattr(event, name) for name in _EVENT_COLUMNS]
+        model = None
         levels: list[float | None] = [None] * len(NUMBER_PATHS)
         if event.after is not None:
+            model = event.after.positioning
             levels = [attrgetter(path)(event.after) for path in NUMBER_PATHS]
-        writer.writerow((*moments, *fields, *levels))
+        writer.writerow((*moments, *fields, model, *levels))
 
     return show
 

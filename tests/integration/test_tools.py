@@ -367,6 +367,7 @@ def test_history_prints_the_events_of_one_symbol_in_each_form(
     for row, event in zip(rows, events, strict=True):
         assert event.after is not None
         assert float(row["all_expiry.hvl"]) == event.after.all_expiry.hvl
+        assert row["positioning"] == event.after.positioning == "flow"
 
     code, printed = run_tool("history", "BTCUSDT", variables=published)
     assert code == 0
