@@ -15,13 +15,16 @@ from connector.core.transition import (
     REASON_PLAN,
     REASON_QUOTA,
 )
+from connector.logs import Bounded
 from connector.runtime.budget_share import BudgetShare
 from connector.runtime.checks import Checks
 from connector.runtime.coverage import Coverage
 from connector.runtime.failures import Failures
 from connector.runtime.ports import BudgetReport
 from connector.schedule.checks import CheckSettings
+from connector.schedule.forecast import USUAL_PERIOD_SECONDS
 from connector.schedule.scheduler import Schedule
+from connector.upstream.budget.units import MINUTE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,6 +49,9 @@ _MAX_SLEEP_SECONDS: Final = 1.0
 
 # Rhythms change slowly, and computing the groups takes far longer than any other step.
 _REGROUP_INTERVAL_SECONDS: Final = 20
+
+# A warning that lasts as long as the plan is repeated this often.
+_LOG_INTERVAL_SECONDS: Final = 3600
 
 # Interval of checks while nothing can be published. Only the metrics need them.
 _STUCK_INTERVAL_SECONDS: Final = 30
@@ -80,6 +86,8 @@ class Poller:
         self._plan_changed = asyncio.Event()
         self._regrouped_at = time.monotonic()
         self._is_month_used_up = False
+        self._least_stale_after = min(feed.stale_after_seconds for feed in config.feeds)
+        self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
 
     # --- properties ---
 
@@ -246,6 +254,26 @@ class Poller:
         )
         self._context.observer.budget_changed(report)
         self._follow_month(spending.month, now)
+        self._warn_of_old_levels(spending.planned_per_minute)
+
+    def _warn_of_old_levels(self, planned_per_minute: float) -> None:
+        """Warn if levels become stale between two checks, because the budget is small."""
+        # Before the first answer, the server's limits are not known.
+        if self.rate_limit.limit is None or self._is_month_used_up:
+            return
+        batches = len(self._coverage.batches())
+        interval = batches * MINUTE_SECONDS / planned_per_minute
+        if interval + USUAL_PERIOD_SECONDS <= self._least_stale_after:
+            return
+        if self._bounded.admit("old levels") is None:
+            return
+        fields = {
+            "requests_per_minute": round(planned_per_minute, 2),
+            "requests_for_all_symbols": batches,
+            "seconds_between_checks": round(interval),
+            "stale_after_seconds": self._least_stale_after,
+        }
+        _log.warning("the budget cannot keep all levels fresh", extra=fields)
 
     def _follow_month(self, month: MonthFigures, now: float) -> None:
         """Hold all checks while the requests of the month are used up."""

@@ -20,10 +20,11 @@ from connector.errors import (
     UpstreamError,
 )
 from connector.schedule.batches import MAX_SYMBOLS
+from connector.tools.check_month import check_month
 from connector.tools.check_service import check_service, explain_outage
 from connector.tools.check_venues import check_venues
 from connector.upstream.api_key import ApiKey
-from connector.upstream.budget import Budget
+from connector.upstream.budget import Budget, Month
 from connector.upstream.budget.other_clients import PLANNED_FRACTION
 from connector.upstream.budget.share import batches_for
 from connector.upstream.client import Client, LevelsRequest
@@ -64,7 +65,8 @@ async def check_upstream(config: Config, report: Report) -> int:
     """Report on key, quota, clock and symbols. Return the number of requests sent."""
     timeout = min(config.upstream.timeout_seconds, _TIMEOUT_SECONDS)
     upstream = msgspec.structs.replace(config.upstream, timeout_seconds=timeout)
-    budget = Budget(upstream.max_requests_per_minute)
+    month = Month(upstream.max_requests_per_month)
+    budget = Budget(upstream.max_requests_per_minute, month=month)
     client = Client(upstream, ApiKey(config.upstream), budget)
     try:
         await _check(config, client, budget, report)
@@ -129,6 +131,11 @@ async def _check(
     else:
         report.ok("key", "accepted")
         _check_quota(config, answer, report)
+        batches = requests_per_pass(config)
+        target = config.schedule.target_delay_seconds
+        needed = _requests_needed(batches, target) if target else 0.0
+        spending = budget.spending(time.monotonic())
+        check_month(config, spending, batches, needed * PLANNED_FRACTION, report)
         _check_clock(answer, report)
         await check_venues(config, client, budget, answer, report)
     await _check_symbols(config, client, budget, answer, report)

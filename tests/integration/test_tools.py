@@ -117,6 +117,7 @@ def test_check_passes_a_good_setup_and_changes_nothing(
         "configuration",
         "key",
         "quota",
+        "month",
         "clock",
         "symbols",
         "service",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from connector.config.load import load
-from connector.core.decode import Quota
+from connector.core.decode import Quota, RateLimit
 from connector.core.model import Source
 from connector.errors import KeyRefused, PlanRefused, UpstreamError, UpstreamUnavailable
 from connector.kafka.names import ShardId
@@ -153,6 +153,24 @@ async def test_the_poller_knows_why_a_symbol_has_had_no_answer(
         bench.poller._failures.check_failed(Batch("all", ("BTC",)), error)
 
     assert bench.poller.silence_reason("all", "BTC") == reason
+
+
+@pytest.mark.parametrize(("limit", "is_warned"), [(1, True), (60, False)])
+async def test_a_budget_that_cannot_keep_levels_fresh_is_warned_of_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture, limit: int, is_warned: bool
+) -> None:
+    bench.shards = [OneShard()]
+    now = time.monotonic()
+    permit = bench.budget.start(now)
+    bench.budget.end(now)
+    figures = RateLimit(limit, limit, time.time() + 60)
+    bench.budget.learn(permit, figures, time.time(), now)
+    bench.poller._checks.responses.rate_limit = figures
+    await bench.follow()
+    await bench.follow()
+
+    warnings = caplog.text.count("the budget cannot keep all levels fresh")
+    assert warnings == (1 if is_warned else 0)
 
 
 async def test_a_standby_is_not_held_responsible_for_a_used_up_month(

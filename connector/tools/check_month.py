@@ -1,0 +1,81 @@
+"""The month's part of `gex-connector check`: how long it lasts, and which delay it affords."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from connector.config.model import Config
+    from connector.tools.report import Report
+    from connector.upstream.budget import Spending
+
+_DAY_MINUTES: Final = 24 * 60
+_SHOWN_AS_HOURS: Final = 2
+
+# The upstream refreshes a symbol about this often.
+_REFRESH_SECONDS: Final = 30
+
+
+def check_month(
+    config: Config,
+    spending: Spending,
+    batches: int,
+    needed_per_minute: float,
+    report: Report,
+) -> None:
+    """Report what is left of the month, and if it keeps the levels fresh.
+
+    `batches` requests cover every symbol once, and `needed_per_minute` meet the target
+    delay.
+    """
+    month = spending.month
+    if month.limit is None or month.remaining is None or month.resets_at is None:
+        report.ok("month", "the upstream reports no cap of the month")
+        return
+
+    ends_at = datetime.fromtimestamp(month.resets_at, UTC)
+    left = (
+        f"{month.remaining:,} of {month.limit:,} requests are left until "
+        f"{ends_at:%Y-%m-%d %H:%M} UTC"
+    )
+    if month.is_used_up:
+        report.fail("month", f"{left}: wait for the next month, or get a larger plan")
+        return
+
+    per_minute = spending.planned_per_minute
+    if needed_per_minute and per_minute >= needed_per_minute:
+        target = config.schedule.target_delay_seconds
+        report.ok("month", f"{left}; they last, with a mean delay of {target:g} s")
+        return
+
+    lasting_days = month.remaining / max(needed_per_minute, 1e-9) / _DAY_MINUTES
+    interval = 60 * batches / per_minute
+    finding = left
+    if needed_per_minute:
+        finding += (
+            f"; the target delay would use them up in {_days(lasting_days)}, so workers "
+            f"plan {per_minute:.2g} a minute"
+        )
+    finding += f": every symbol about every {interval:.0f} s"
+    stale_after = min(feed.stale_after_seconds for feed in config.feeds)
+    oldest = interval + _REFRESH_SECONDS
+    if oldest > stale_after:
+        report.warn(
+            "month",
+            f"{finding}, a mean delay of {interval / 2:.0f} s; levels become STALE (budget) "
+            f"between checks: get a larger plan, configure fewer symbols, or set "
+            f"stale_after_seconds above {oldest:.0f}",
+        )
+    elif interval > _REFRESH_SECONDS:
+        report.warn("month", f"{finding}, a mean delay of {interval / 2:.0f} s")
+    else:
+        # Twice the requests halve the delay.
+        delay = config.schedule.target_delay_seconds * needed_per_minute / per_minute
+        report.ok("month", f"{finding}, a mean delay of about {delay:.1f} s")
+
+
+def _days(days: float) -> str:
+    if days < _SHOWN_AS_HOURS:
+        return f"{24 * days:.0f} hours"
+    return f"{days:.0f} days"
