@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from connector.config.secrets import quote
+from connector.core.entry import is_empty_entry
 from connector.core.model import MICROS, Status
 from connector.errors import (
     Intercepted,
@@ -282,11 +284,27 @@ async def _check_symbols(
         hint = _suggestion(symbol, known.difference(unknown))
         report.fail("symbols", f"{symbol}: unknown to the upstream{hint}")
 
-    missing = [name for name, found in answers.items() if found is Status.MISSING]
-    if missing:
-        report.warn("symbols", f"no levels at the moment: {', '.join(missing)}")
+    if answer is not None:
+        _report_missing(answer, report)
     if checked and not unknown:
         report.ok("symbols", f"the upstream knows {len(checked)} of {len(configured)}")
+
+
+def _report_missing(answer: LevelsAnswer, report: Report) -> None:
+    """Report the symbols that the answer has no levels of, or under another name only."""
+    missing = []
+    for symbol, found in answer.response.answers.items():
+        is_empty = isinstance(found, bytes) and is_empty_entry(found)
+        if found is Status.MISSING or is_empty:
+            missing.append(symbol)
+    if missing:
+        report.warn("symbols", f"no levels at the moment: {', '.join(missing)}")
+    for symbol, name in answer.response.other_spellings.items():
+        report.warn(
+            "symbols",
+            f"{symbol}: the upstream has levels of {quote(name)} instead; "
+            "nothing is published from them, configure that name if it is meant",
+        )
 
 
 def _suggestion(symbol: str, known: Collection[str]) -> str:

@@ -293,3 +293,27 @@ async def test_a_refusal_costs_no_requests_for_reports(
     asked = simulator.stats()["requests_by_endpoint"]
     assert "status" not in asked
     assert "changelog" not in asked
+
+
+# --- symbols ---
+
+
+async def test_levels_under_another_name_are_reported_with_it(
+    simulator: Simulator, check: Check
+) -> None:
+    simulator.add_fault("renamed", variant="dash", symbols=["BTCUSDT"])
+
+    await check.run()
+
+    (finding,) = check.findings("warn", "symbols")
+    assert finding.startswith("BTCUSDT: the upstream has levels of 'BTC-USDT' instead")
+
+
+async def test_a_symbol_without_any_level_is_reported_as_missing(
+    simulator: Simulator, check: Check
+) -> None:
+    simulator.add_fault("empty_entry", symbols=["BTCUSDT"])
+
+    await check.run()
+
+    assert check.findings("warn", "symbols") == ["no levels at the moment: BTCUSDT"]
