@@ -181,7 +181,7 @@ class Observation(Value, frozen=True):
     `observed_at` is the moment when the response was complete on our clock. `upstream_at` is
     the same moment on the upstream's clock, against which the age of the levels is measured.
     `collapsed` counts the earlier observations that this one replaced while Kafka was not
-    writable.
+    writable, and those that no event has counted before it.
     """
 
     symbol: str
@@ -192,6 +192,12 @@ class Observation(Value, frozen=True):
     source: Source
     reason: str | None = None
     collapsed: int = 0
+
+    def with_collapsed(self, more: int) -> Observation:
+        """Return this observation with `more` collapsed ones to count."""
+        if more == 0:
+            return self
+        return msgspec.structs.replace(self, collapsed=self.collapsed + more)
 
 
 class State(Value, frozen=True):

@@ -118,16 +118,21 @@ def observe_all(
 ) -> list[Transition]:
     """Observe in order; each observation meets the state that the one before it left.
 
-    `states` is not modified.
+    `states` is not modified. An event also counts the collapsed observations of those before
+    it that caused no event.
     """
     latest: dict[str, State] = {}
+    uncounted: dict[str, int] = {}
     transitions: list[Transition] = []
     for observation in observations:
         symbol = observation.symbol
         state = latest.get(symbol, states.get(symbol))
-        transition = observe(state, observation, feed)
+        counting = observation.with_collapsed(uncounted.pop(symbol, 0))
+        transition = observe(state, counting, feed)
         if transition.state is not None:
             latest[symbol] = transition.state
+        if transition.event is None and counting.collapsed:
+            uncounted[symbol] = counting.collapsed
         transitions.append(transition)
     return transitions
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -57,6 +58,16 @@ class Attempt(Value, frozen=True):
         """Return False if there is nothing to write."""
         return bool(self.events or self.states or self.work.quarantined)
 
+    @property
+    def uncounted(self) -> dict[str, int]:
+        """The collapsed observations of each symbol that none of the events counts."""
+        counts = Counter[str]()
+        for observation in self.work.observations:
+            counts[observation.symbol] += observation.collapsed
+        for event in self.events:
+            counts[event.symbol] -= event.collapsed_observations
+        return dict(+counts)
+
     def was_committed(self, restored: Mapping[str, State]) -> bool:
         """Return True if a restore shows that this attempt was committed.
 
@@ -91,6 +102,7 @@ class Inbox:
         self._quarantined: dict[str, Quarantined] = {}
         self._attempt: Attempt | None = None
         self._isolated: set[str] = set()
+        self._uncounted = Counter[str]()
         self._on_collapsed = on_collapsed
 
     def __bool__(self) -> bool:
@@ -126,10 +138,18 @@ class Inbox:
         observations = []
         quarantined = []
         for symbol in taken:
-            observations += self._observations.pop(symbol, [])
+            observations += self._take_observations(symbol)
             if symbol in self._quarantined:
                 quarantined.append(self._quarantined.pop(symbol))
         return Work(tuple(observations), tuple(quarantined))
+
+    def committed(self, attempt: Attempt) -> None:
+        """Take note of the collapsed observations that no event of an attempt counts.
+
+        A value that came and went while Kafka was away leaves no difference to publish. The
+        next event of its symbol counts it, so that consumers can tell that some are left out.
+        """
+        self._uncounted.update(attempt.uncounted)
 
     def isolate(self, work: Work, *, alone: bool) -> int:
         """Isolate the symbols of work that the broker will never take.
@@ -153,7 +173,10 @@ class Inbox:
         The work goes before everything that came meanwhile.
         """
         attempt, self._attempt = self._attempt, None
-        if attempt is None or attempt.was_committed(restored):
+        if attempt is None:
+            return None
+        if attempt.was_committed(restored):
+            self.committed(attempt)
             return attempt
         self._put_back(attempt.work)
         return None
@@ -166,7 +189,15 @@ class Inbox:
         self._observations = {}
         self._quarantined = {}
         self._attempt = None
+        self._uncounted.clear()
         return lost
+
+    def _take_observations(self, symbol: str) -> list[Observation]:
+        """Take the observations of a symbol. The first one counts the uncounted ones, too."""
+        waiting = self._observations.pop(symbol, [])
+        if waiting:
+            waiting[0] = waiting[0].with_collapsed(self._uncounted.pop(symbol, 0))
+        return waiting
 
     def _put_back(self, work: Work) -> None:
         # Add everything again in order of arrival, within the bounds.

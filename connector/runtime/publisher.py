@@ -170,6 +170,7 @@ class Publisher:
                 self._context.observer.dropped(self._spec.id.feed, transition.dropped)
         attempt = Attempt.of(work, transitions)
         if not attempt:
+            self._inbox.committed(attempt)
             return
 
         # A revoked shard reports the fraction as of its revocation.
@@ -177,6 +178,7 @@ class Publisher:
         if used_fraction is None:
             used_fraction = self._context.used_fraction()
         await self._publish(assignment.log, attempt, used_fraction)
+        self._inbox.committed(attempt)
 
         # A commit proves that the worker has every right it needs.
         assignment.failures = 0

@@ -124,7 +124,14 @@ class Case:
         with_refresh = answer(slot, number, shown={SYMBOL: refresh})
         self.answers.append(with_refresh)
 
-    def publish(self, slot: int, number: int) -> None:
+    def show_again(self, slot: int, number: int, at: int) -> None:
+        """Show the levels of refresh `number` to a slot in a refresh computed at `at`."""
+        digest = f"sha-{number}-{at}"
+        self.contents[digest] = entry(number)
+        refresh = {"computed_at": iso(at), "sha256": digest}
+        self.answers.append(answer(slot, at, shown={SYMBOL: refresh}))
+
+    def publish(self, slot: int, number: int, collapsed: int = 0) -> None:
         """Show a refresh to a slot, which publishes it."""
         self.show(slot, number)
         at = micros(number)
@@ -136,6 +143,7 @@ class Case:
             observed_at=at,
             upstream_at=at,
             source=source(slot),
+            collapsed=collapsed,
         )
         self.observations.append(observation)
 
@@ -292,6 +300,42 @@ def test_a_refresh_collapsed_into_an_absence_is_excused() -> None:
 
     assert verdict.without_event == {"collapsed, as an event after it says": 1}
     assert verdict.lost == []
+
+
+def test_a_refresh_collapsed_into_one_without_an_event_is_excused_by_the_next() -> None:
+    case = Case()
+    life = case.start(0)
+    case.open(life, 1, end=0)
+    case.publish(0, 5)
+    # Levels that came and went while Kafka was away.
+    case.show(0, 10)
+    case.show_again(0, 5, at=12)
+    case.publish(0, 15, collapsed=1)
+    case.publish(0, 20)
+
+    verdict = case.judge()
+
+    assert verdict.violations == []
+    assert verdict.without_event == {
+        "collapsed, as an event after it says": 1,
+        "no difference to the last event": 1,
+    }
+
+
+def test_a_refresh_that_came_and_went_and_that_no_event_counts_is_lost() -> None:
+    case = Case()
+    life = case.start(0)
+    case.open(life, 1, end=0)
+    case.publish(0, 5)
+    case.show(0, 10)
+    case.show_again(0, 5, at=12)
+    case.publish(0, 15)
+    # Counts refreshes after 15, not the one before.
+    case.publish(0, 20, collapsed=1)
+
+    verdict = case.judge()
+
+    assert len(verdict.lost) == 1
 
 
 # --- other violations ---

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from connector.core.model import Levels, Observation, Source, State, Status
-from connector.core.transition import Transition
+from connector.core.transition import FeedRules, Transition, observe_all
 from connector.kafka.shard_log import Quarantined
 from connector.runtime.inbox import MAX_WAITING, Attempt, Inbox, Work
 from tests.support.levels import seen
@@ -261,6 +261,57 @@ def test_refused_symbols_are_tried_alone_and_given_up_alone() -> None:
     inbox.add(shown(8, "B"))
     inbox.add(shown(8, "C"))
     assert inbox.take().symbols == {"B", "C"}, "B was committed"
+
+
+def test_collapsed_observations_without_an_event_are_counted_by_the_next_one() -> None:
+    inbox = CountingInbox()
+    for number in range(MAX_WAITING + 3):
+        inbox.add(shown(number))
+    # None of them was a difference: there is nothing to write, or a state only.
+    inbox.committed(Attempt(inbox.take()))
+
+    inbox.add(shown(20, "B"))
+    inbox.add(shown(21))
+    inbox.add(shown(22))
+    work = inbox.take()
+    assert work.observations == (shown(20, "B"), shown(21, collapsed=3), shown(22))
+
+    # They still count after a transaction that failed, and once.
+    inbox.keep(Attempt(work))
+    inbox.settle({})
+    assert inbox.take() == work
+    inbox.add(shown(23))
+    assert inbox.take().observations == (shown(23),)
+
+
+def test_a_committed_attempt_found_by_a_restore_leaves_its_uncounted_ones() -> None:
+    inbox = CountingInbox()
+    inbox.add(shown(1, collapsed=2))
+    attempt = Attempt(inbox.take(), states={"A": state()})
+    inbox.keep(attempt)
+
+    assert inbox.settle({"A": state()}) == attempt
+
+    inbox.add(shown(2))
+    assert inbox.take().observations == (shown(2, collapsed=2),)
+
+
+def test_clearing_forgets_the_uncounted_ones() -> None:
+    # The next owner's observations are not those that were collapsed here.
+    inbox = CountingInbox()
+    inbox.committed(Attempt(Work((shown(1, collapsed=2),))))
+    inbox.clear()
+    inbox.add(shown(2))
+    assert inbox.take().observations == (shown(2),)
+
+
+def test_an_attempt_leaves_what_its_events_do_not_count() -> None:
+    feed = FeedRules("all")
+    work = Work((shown(1, collapsed=2), shown(1, collapsed=1), shown(1, "B")))
+    transitions = observe_all({}, work.observations, feed)
+
+    # The first one has an event. The second one is no difference.
+    assert Attempt.of(work, transitions).uncounted == {"A": 1}
 
 
 def test_clearing_forgets_everything_and_returns_the_number_of_observations() -> None:

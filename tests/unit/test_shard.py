@@ -30,6 +30,7 @@ from connector.kafka.names import ShardId
 from connector.kafka.shard_log import Writer
 from connector.runtime.backoff import FENCED_BACKOFF, Backoff
 from connector.runtime.clock import Clock
+from connector.runtime.inbox import MAX_WAITING
 from connector.runtime.ports import AnswerTimes, Phase, ShardContext, ShardSpec
 from connector.runtime.shard import Shard
 from connector.runtime.startup import StartupDeadline
@@ -250,6 +251,10 @@ def computed(seconds_ago: int) -> dict[str, Any]:
     now_seconds = Clock.now() // SECOND_MICROS
     at = datetime.fromtimestamp(now_seconds - seconds_ago, UTC)
     return {"spot_price": 1, "computed_at": at.isoformat()}
+
+
+def refreshed(hvl: float, seconds_ago: int) -> dict[str, Any]:
+    return {**computed(seconds_ago), "all_expiry": {"hvl": hvl}}
 
 
 # --- answers ---
@@ -600,6 +605,34 @@ async def test_an_answer_to_an_older_question_counts_if_only_this_worker_has_wri
     harness.answer(Status.MISSING, asked_ago_seconds=60)
     await harness.wait_settled()
     assert harness.kinds() == [Kind.SNAPSHOT, Kind.MISSING]
+
+
+async def test_a_difference_that_came_and_went_unpublished_is_counted_by_the_next_event(
+    harness: ShardHarness,
+) -> None:
+    await harness.hang_in_a_commit(refreshed(hvl=0, seconds_ago=30))
+    for number in range(1, MAX_WAITING):
+        harness.answer(refreshed(hvl=number, seconds_ago=30 - number))
+    # The last place: another level, which the next refresh takes back.
+    harness.answer(refreshed(hvl=100, seconds_ago=20))
+    harness.answer(refreshed(hvl=MAX_WAITING - 1, seconds_ago=19))
+    harness.log.goes_on.set()
+    await harness.wait_settled()
+    assert len(harness.log.events) == MAX_WAITING
+
+    # Neither a refresh without a difference nor an older one has an event.
+    harness.answer(refreshed(hvl=MAX_WAITING - 1, seconds_ago=18))
+    await harness.wait_settled()
+    harness.answer(refreshed(hvl=300, seconds_ago=25))
+    await harness.wait_settled()
+    assert harness.dropped("older") == 1
+    harness.answer(refreshed(hvl=200, seconds_ago=17))
+    await harness.wait_settled()
+    harness.answer(refreshed(hvl=201, seconds_ago=16))
+    await harness.wait_settled()
+
+    counts = [event.collapsed_observations for event in harness.log.events]
+    assert counts == [0] * MAX_WAITING + [1, 0]
 
 
 # --- fencing ---

@@ -671,6 +671,25 @@ def test_the_event_counts_the_collapsed_observations() -> None:
     assert event.collapsed_observations == 3
 
 
+def test_an_event_counts_the_collapsed_observations_of_those_without_an_event() -> None:
+    observations = [
+        seen(ONE, NOW),
+        # The levels came and went: no difference is left.
+        seen(ONE, NOW + 1, collapsed=3),
+        seen(ONE, NOW + 2, symbol="ETHUSDT"),
+        seen(TWO, NOW + 2, collapsed=1),
+        seen(ONE, NOW + 3),
+    ]
+
+    transitions = observe_all({}, observations, FEED)
+
+    counts = []
+    for transition in transitions:
+        if transition.event is not None:
+            counts.append(transition.event.collapsed_observations)
+    assert counts == [0, 0, 4, 0]
+
+
 # Recent refreshes.
 
 
