@@ -11,7 +11,8 @@
     │   │                                                                after a long wait
     │   ├── PlanRefused             403 of the API: the plan is too low  after a long wait
     │   ├── RequestRefused          400, 422: our request is wrong       no, not unchanged
-    │   │   └── NothingFound        404: no data for any symbol          at the next check
+    │   │   ├── NothingFound        404: no data for any symbol          at the next check
+    │   │   └── NotRouted           400, 404, 405 of a web framework     yes, in smaller batches
     │   ├── RateLimited             429: the minute is used up           when the server allows it
     │   ├── QuotaExhausted          429: the month is used up            rarely, until it ends
     │   ├── WrongVenues             levels of other venues than asked    yes, back off
@@ -128,6 +129,16 @@ class RequestRefused(UpstreamError):
 
 class NothingFound(RequestRefused):
     """404 (NOT_FOUND): the server has no data for any of the symbols. Retry at the next check."""
+
+
+class NotRouted(RequestRefused):
+    """400, 404 or 405 with a web framework's `{"detail": ...}`, not the API's envelope.
+
+    The API's own code never saw the request. A symbol may be the cause, so smaller batches
+    are tried; but none of them is invalid because of it.
+    """
+
+    outcome = "not_routed"
 
 
 class RateLimited(UpstreamError):

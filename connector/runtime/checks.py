@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from connector.core.model import Status
 from connector.core.venues import require_venues
-from connector.errors import NothingFound, RequestRefused, UpstreamError, WrongVenues
+from connector.errors import (
+    NothingFound,
+    NotRouted,
+    RequestRefused,
+    UpstreamError,
+    WrongVenues,
+)
 from connector.runtime.next_checks import NextChecks
 from connector.runtime.responses import Responses
 from connector.schedule.checks import Outcome
@@ -126,14 +132,16 @@ class Checks:
         """Give the symbols of a refused request their status, or narrow them down.
 
         A 404 means that the upstream has no levels of any symbol. Any other refusal is due
-        to one symbol: the batch is halved until that symbol stands alone.
+        to one symbol: the batch is halved until that symbol stands alone. It is invalid if
+        the API said so, and not if a web framework in front of it did.
         """
         status = None
         if isinstance(error, NothingFound):
             status = Status.MISSING
         else:
             self._coverage.refused(batch)
-            if len(batch.symbols) == 1:
+            is_alone = len(batch.symbols) == 1
+            if is_alone and not isinstance(error, NotRouted):
                 status = Status.INVALID
         if status is not None:
             self.responses.give_refused(batch, status, error.request_id, sent_at)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -35,9 +34,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _LOG_INTERVAL_SECONDS: Final = 60
-
-# Waits, sizes and ids differ in each occurrence of the same error.
-_NUMBERS: Final = re.compile(r"\d+")
 
 # These concern every check. Until they are over, one request at a time probes.
 _CONCERN_ALL_CHECKS: Final = (KeyRefused, PlanRefused, RateLimited, QuotaExhausted)
@@ -79,6 +75,8 @@ class Failures:
         self.is_probing = isinstance(error, _CONCERN_ALL_CHECKS)
         if isinstance(error, KeyRefused):
             self._set_key_refused(refused=True)
+            # The server looks at the plan only after it has accepted the key.
+            self._set_plan_refused(refused=False)
             self._schedule.pause_for_key(now + SLOW_RETRY_SECONDS)
         elif isinstance(error, PlanRefused):
             # The plan of a key is only looked up once the key is accepted.
@@ -95,6 +93,9 @@ class Failures:
         self._schedule.pause(paused_until)
         if not isinstance(error, _NOT_AN_OUTAGE):
             self._failing.setdefault(batch.feed, set()).update(batch.symbols)
+        elif isinstance(error, RequestRefused):
+            # The upstream did answer, if not with levels.
+            self._answered(batch)
 
         # A probe's refusal is no news.
         is_known = self.quota_message is not None
@@ -113,15 +114,7 @@ class Failures:
         self._key_accepted()
         self._plan_accepted()
         self.quota_message = None
-        for symbol in batch.symbols:
-            self._silent.pop((batch.feed, symbol), None)
-        failing = self._failing.get(batch.feed)
-        if failing is None:
-            return
-        failing.difference_update(batch.symbols)
-        if not failing:
-            del self._failing[batch.feed]
-            _log.info("the upstream answers again", extra={"feed": batch.feed})
+        self._answered(batch)
 
     def silence_reason(self, feed: str, symbol: str) -> str | None:
         """Return why a symbol's last check failed, as the reason of an event, or None."""
@@ -163,6 +156,17 @@ class Failures:
         """Note that the month may have requests again: log the next refusal."""
         self.quota_message = None
 
+    def _answered(self, batch: Batch) -> None:
+        for symbol in batch.symbols:
+            self._silent.pop((batch.feed, symbol), None)
+        failing = self._failing.get(batch.feed)
+        if failing is None:
+            return
+        failing.difference_update(batch.symbols)
+        if not failing:
+            del self._failing[batch.feed]
+            _log.info("the upstream answers again", extra={"feed": batch.feed})
+
     def _key_accepted(self) -> None:
         if self.key_refused:
             _log.info("the API key is accepted again")
@@ -185,7 +189,7 @@ class Failures:
         self, batch: Batch, error: UpstreamError, pause_seconds: float
     ) -> None:
         # Each feed and text has a minute of its own, so a flood hides no other error.
-        text = _NUMBERS.sub("#", str(error))
+        text = _without_numbers(str(error))
         suppressed = self._bounded.admit((error.outcome, batch.feed, text))
         if suppressed is None:
             return
@@ -200,3 +204,12 @@ class Failures:
         if pause_seconds > 0:
             fields["all_checks_pause_seconds"] = round(pause_seconds, 1)
         _log.log(level, "a check failed: %s", error.outcome, extra=fields)
+
+
+def _without_numbers(text: str) -> str:
+    """Mask the words with digits: waits, sizes and ids differ each time."""
+    words = []
+    for word in text.split():
+        has_digit = any(char.isdigit() for char in word)
+        words.append("#" if has_digit else word)
+    return " ".join(words)

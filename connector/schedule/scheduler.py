@@ -286,7 +286,9 @@ class Schedule:
             self._settings.min_interval_seconds, self._budget.request_seconds
         )
         # The n-th refused symbol waits as if n were refused, so that their tries spread.
-        refused_count = 0
+        # Halving finds them one at a time, so count those that are planned already.
+        new_refused = sum(plan.batch.refused for plan in plans)
+        refused_count = self._budget.refused_count - new_refused
         for plan in plans:
             # Removed and added again during its request: `finish_check` plans it.
             if plan.batch in self._in_flight:

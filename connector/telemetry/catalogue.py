@@ -103,6 +103,7 @@ _OUTCOMES: Final = (
     "key_refused",
     "plan_refused",
     "refused",
+    "not_routed",
     "rate_limited",
     "quota_exhausted",
     "wrong_venues",

@@ -25,7 +25,7 @@ from connector.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
-from connector.upstream.connections import Connections
+from connector.upstream.connections import Connections, Pool
 from connector.upstream.reply import (
     Reply,
     clean_body,
@@ -122,13 +122,23 @@ class Client:
         url = self._levels_url.copy_with(query=_query(request))
         requested_at = self._clock()
         sent_at = time.time_ns() // 1000
-        reply = await self._send(url, key)
+        reply, pool = await self._send(url, key)
         received_at = time.time_ns() // 1000
         response = decode_levels(reply, request.symbols, key)
-        if isinstance(response, Response) and self._is_copy(response, requested_at):
-            # The figures of a cache's copy are those of long ago. An old server that the
-            # name has moved away from sends copies, too.
-            self._connections.note_failure()
+        is_from_the_api = not isinstance(response, _NOT_FROM_THE_API)
+        is_copy = isinstance(response, Response) and self._is_copy(
+            response, requested_at
+        )
+        # An old server that the name has moved away from sends copies, too.
+        is_of_use = is_from_the_api and not is_copy
+        pool.failures = 0 if is_of_use else pool.failures + 1
+        is_outdated = key != self._key.secret.reveal()
+        if is_outdated and isinstance(response, UpstreamError):
+            # A refusal of the previous key says nothing about the new one, which may belong
+            # to another user.
+            raise UpstreamUnavailable("the API key was replaced during the request")
+        if is_copy and isinstance(response, Response):
+            # The figures of a cache's copy are those of long ago.
             figures = rate_limit(reply.headers, response.meta)
         else:
             figures = self._learn(permit, reply.headers, response)
@@ -145,7 +155,7 @@ class Client:
             UpstreamError: for everything but a list.
         """
         key = self._key.secret.reveal()
-        reply = await self._send(self._symbols_url, key)
+        reply, _ = await self._send(self._symbols_url, key)
         symbols = decode_symbols(reply, key)
         if isinstance(symbols, UpstreamError):
             self._learn(permit, reply.headers, symbols)
@@ -160,7 +170,7 @@ class Client:
             UpstreamError: for everything but JSON.
         """
         key = self._key.secret.reveal()
-        reply = await self._send(self._url_of(path), key)
+        reply, _ = await self._send(self._url_of(path), key)
         report = decode_report(reply, path, key)
         if isinstance(report, UpstreamError):
             self._learn(permit, reply.headers, report)
@@ -176,7 +186,7 @@ class Client:
         """
         key = self._key.secret.reveal()
         url = self._url_of(HEALTH_PATH)
-        reply = await self._send(url, key, with_key=False)
+        reply, _ = await self._send(url, key, with_key=False)
         report = decode_report(reply, HEALTH_PATH, key)
         if isinstance(report, UpstreamError):
             raise report
@@ -185,17 +195,33 @@ class Client:
     def _url_of(self, path: str) -> httpx.URL:
         return httpx.URL(self._upstream.base_url.rstrip("/") + path)
 
-    async def _send(self, url: httpx.URL, key: str, *, with_key: bool = True) -> Reply:
+    async def _send(
+        self, url: httpx.URL, key: str, *, with_key: bool = True
+    ) -> tuple[Reply, Pool]:
         """Send one request and read the reply. Raises UpstreamUnavailable.
 
-        The key is hidden in the reply, even if the request is sent without it.
+        Also return the connections that were used. The key is hidden in the reply, even if
+        the request is sent without it.
         """
+        headers = dict(_HEADERS)
+        if with_key:
+            headers["X-API-Key"] = key
+        request = httpx.Request(
+            "GET", url, headers=headers, extensions=self._extensions
+        )
+        async with self._connections.lend() as pool:
+            try:
+                return await self._exchange(pool, request, key), pool
+            except UpstreamUnavailable:
+                pool.failures += 1
+                raise
+
+    async def _exchange(self, pool: Pool, request: httpx.Request, key: str) -> Reply:
         timeout_seconds = self._upstream.timeout_seconds
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await self._get(url, key, with_key=with_key)
+                return await self._get(pool.transport, request, key)
         except TimeoutError:
-            self._connections.note_failure()
             raise UpstreamUnavailable(
                 f"no response within {timeout_seconds:g} s (upstream.timeout_seconds)"
             ) from None
@@ -207,30 +233,26 @@ class Client:
             OSError,
             ValueError,  # the transport decodes reason and Location strictly
         ) as error:
-            self._connections.note_failure()
             # The transport sometimes wraps an error in one with a misleading name.
             cause = error.__cause__ or error
             message = clean_text(str(cause), key)
             raise UpstreamUnavailable(f"{type(cause).__name__}: {message}") from None
 
-    async def _get(self, url: httpx.URL, key: str, *, with_key: bool) -> Reply:
+    async def _get(
+        self, transport: httpx.AsyncBaseTransport, request: httpx.Request, key: str
+    ) -> Reply:
         limit = self._upstream.max_response_bytes
-        headers_sent = {**_HEADERS, "X-API-Key": key} if with_key else _HEADERS
-        request = httpx.Request(
-            "GET", url, headers=headers_sent, extensions=self._extensions
-        )
-        async with self._connections.transport() as transport:
-            response = await transport.handle_async_request(request)
-            body = bytearray()
-            try:
-                status = response.status_code
-                headers = clean_headers(response.headers, key)
-                async for chunk in response.aiter_raw():
-                    body += chunk
-                    if len(body) > limit:
-                        return Reply(status, headers, b"", too_large(limit))
-            finally:
-                await response.aclose()
+        response = await transport.handle_async_request(request)
+        body = bytearray()
+        try:
+            status = response.status_code
+            headers = clean_headers(response.headers, key)
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > limit:
+                    return Reply(status, headers, b"", too_large(limit))
+        finally:
+            await response.aclose()
         encoding = headers.get("content-encoding", "")
         try:
             decompressed = decompress(bytes(body), encoding, limit)
@@ -266,10 +288,6 @@ class Client:
         self._budget.learn_month(permit, quota(headers), server_at, now)
         if isinstance(response, UpstreamError):
             self._budget.pause(now + pause_seconds(response))
-        if isinstance(response, _NOT_FROM_THE_API):
-            self._connections.note_failure()
-        else:
-            self._connections.note_success()
         return figures
 
 

@@ -6,6 +6,7 @@ with levels that no longer change. A kept connection would never notice.
 
 from __future__ import annotations
 
+import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,6 @@ from httpx_aiohttp import AiohttpTransport
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    import httpx
 
 # The budget limits requests, so the pool need not: this only bounds sockets.
 _MAX_CONNECTIONS: Final = 64
@@ -28,13 +28,20 @@ MAX_AGE_SECONDS: Final = 300.0
 MAX_FAILURES_IN_A_ROW: Final = 3
 
 
-class _Pool:
-    """A transport with its connections, and the number of requests that use it."""
+class Pool:
+    """A transport with its connections, and the number of requests that use it.
+
+    `failures` is the number of requests in a row that were not answered by the API.
+    """
 
     def __init__(self, opened_at: float) -> None:
-        self.transport = AiohttpTransport(client=_session)
+        # The session has its own context, which verifies. Without an empty one here, the
+        # transport reads all certificates (30 ms) for a context that nobody uses.
+        unused = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.transport = AiohttpTransport(verify=unused, client=_session)
         self.opened_at = opened_at
         self.in_use = 0
+        self.failures = 0
 
 
 class Connections:
@@ -45,45 +52,34 @@ class Connections:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._pool = _Pool(clock())
-        self._failures = 0
+        self._pool = Pool(clock())
 
     @asynccontextmanager
-    async def transport(self) -> AsyncIterator[httpx.AsyncBaseTransport]:
-        """Lend the transport for one request."""
-        if self._is_worn_out(self._pool):
+    async def lend(self) -> AsyncIterator[Pool]:
+        """Lend the connections for one request."""
+        if self._is_worn_out():
             await self._replace()
         pool = self._pool
         pool.in_use += 1
         try:
-            yield pool.transport
+            yield pool
         finally:
             pool.in_use -= 1
             is_last_of_an_old_pool = pool is not self._pool and pool.in_use == 0
             if is_last_of_an_old_pool:
                 await pool.transport.aclose()
 
-    def note_success(self) -> None:
-        """Note that the upstream answered."""
-        self._failures = 0
-
-    def note_failure(self) -> None:
-        """Note that a request was not answered, or not by the API."""
-        self._failures += 1
-
     async def close(self) -> None:
         """Close the connections."""
         await self._pool.transport.aclose()
 
-    def _is_worn_out(self, pool: _Pool) -> bool:
-        age_seconds = self._clock() - pool.opened_at
-        has_failed = self._failures >= MAX_FAILURES_IN_A_ROW
+    def _is_worn_out(self) -> bool:
+        age_seconds = self._clock() - self._pool.opened_at
+        has_failed = self._pool.failures >= MAX_FAILURES_IN_A_ROW
         return has_failed or age_seconds > MAX_AGE_SECONDS
 
     async def _replace(self) -> None:
-        # Replace them again only after as many further failures.
-        self._failures = 0
-        old, self._pool = self._pool, _Pool(self._clock())
+        old, self._pool = self._pool, Pool(self._clock())
         if old.in_use == 0:
             await old.transport.aclose()
 

@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from connector.config.secrets import MASK
 from connector.core.decode import Quota, RateLimit, Refusal, Response, decode_response
@@ -22,6 +23,7 @@ from connector.errors import (
     Intercepted,
     KeyRefused,
     NothingFound,
+    NotRouted,
     PlanRefused,
     QuotaExhausted,
     RateLimited,
@@ -53,6 +55,7 @@ _MAX_DETAILS_CHARACTERS: Final = 200
 _MAX_REQUEST_ID_CHARACTERS: Final = 200
 _MAX_ENCODING_CHARACTERS: Final = 40
 _MAX_REASON_CHARACTERS: Final = 200
+_MAX_SHOWN_ERRORS: Final = 3
 
 # A page's title is near its beginning; the rest is not searched.
 _MAX_TITLE_SEARCH_BYTES: Final = 16 * 1024
@@ -65,6 +68,9 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 
 # The first bytes of every gzip member (RFC 1952, section 2.3.1).
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+
+# More members are an attack: each costs a copy of the rest of the body.
+_MAX_GZIP_MEMBERS: Final = 100
 
 # Values that leave the body as it is. `utf-8` is not an encoding, but servers send it.
 _NO_ENCODING: Final = frozenset({"", "identity", "utf-8", "utf8", "none"})
@@ -96,8 +102,15 @@ _ERRORS_WITHOUT_ENVELOPE: Final[dict[int, type[UpstreamError]]] = {
     429: RateLimited,
 }
 # Statuses with which a web framework refuses a request, as `{"detail": ...}`, before the
-# API's own code sees it.
-_FRAMEWORK_REFUSALS: Final = frozenset({400, 404, 405, 422})
+# API's own code sees it. A 422 is a validation of the parameters.
+_FRAMEWORK_REFUSALS: Final[dict[int, type[UpstreamError]]] = {
+    400: NotRouted,
+    404: NotRouted,
+    405: NotRouted,
+    422: RequestRefused,
+}
+# Members of a problem document (RFC 9457), which gateways send: it has a `detail` as well.
+_PROBLEM_MEMBERS: Final = frozenset({"type", "title", "status"})
 
 _WITHOUT_PAUSE: Final = (
     KeyRefused,
@@ -110,7 +123,6 @@ _WITHOUT_PAUSE: Final = (
 # Members of a JSON body that hold a text for people, the most telling first.
 _REASON_MEMBERS: Final = ("detail", "message", "msg", "error", "title", "reason")
 _PERIOD: Final = re.compile(r"[0-9]{6}")
-_TITLE: Final = re.compile(rb"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
 class Reply(Value, frozen=True):
@@ -181,7 +193,11 @@ def _gunzip(body: bytes, limit: int) -> bytes:
     """Decompress all members of a gzip body: a body may be several, one after another."""
     decompressed = bytearray()
     rest = body
+    members = 0
     while rest.startswith(_GZIP_MAGIC):
+        members += 1
+        if members > _MAX_GZIP_MEMBERS:
+            raise BadResponse(f"body has more than {_MAX_GZIP_MEMBERS} gzip members")
         decompressor = zlib.decompressobj(_GZIP)
         # One byte more than allowed is enough to know, however well the rest is packed.
         room = limit + 1 - len(decompressed)
@@ -218,7 +234,7 @@ def decode_levels(
     refusal = None if fault is not None else response.refusal
     if fault is None and refusal is None:
         if status == _OK:
-            return response
+            return _without_key(response, key)
         # Levels with an error status: the status counts, and nobody gave a reason.
         fault = "the body holds levels"
 
@@ -230,7 +246,7 @@ def decode_levels(
         details = refusal.details
         shown = _shown_details(refusal)
         reason = f"{refusal.code}: {refusal.message} {shown}".rstrip()
-        request_id = request_id or response.meta.request_id
+        request_id = request_id or _request_id_in(response.meta, key)
     if kind is RateLimited and _is_month_used_up(headers):
         kind = QuotaExhausted
     return kind(
@@ -241,14 +257,29 @@ def decode_levels(
     )
 
 
+def _request_id_in(meta: ResponseMeta, key: str) -> str | None:
+    """Return the request id in a body, without the key: JSON escapes can hide it there."""
+    if meta.request_id is None:
+        return None
+    return clean_text(meta.request_id, key)
+
+
+def _without_key(response: Response, key: str) -> Response:
+    meta = response.meta
+    cleaned = _request_id_in(meta, key)
+    if cleaned == meta.request_id:
+        return response
+    return replace(response, meta=replace(meta, request_id=cleaned))
+
+
 def _without_envelope(reply: Reply, fault: str) -> tuple[type[UpstreamError], str]:
     """Return the error of a body that is not the API's, and the reason it shows."""
     status = reply.status
     document = _json_or_none(reply.body)
     reason = _reason_in(document) or _title(reply.body) or fault
-    is_of_framework = isinstance(document, dict) and "detail" in document
-    if status in _FRAMEWORK_REFUSALS and is_of_framework:
-        return RequestRefused, reason
+    framework_refusal = _FRAMEWORK_REFUSALS.get(status)
+    if framework_refusal is not None and _is_of_framework(document):
+        return framework_refusal, reason
     if status in _SERVER_ERRORS:
         return UpstreamUnavailable, reason
     known = _ERRORS_WITHOUT_ENVELOPE.get(status)
@@ -257,6 +288,12 @@ def _without_envelope(reply: Reply, fault: str) -> tuple[type[UpstreamError], st
     if status in _CLIENT_ERRORS:
         return Intercepted, f"{reason} (not an answer of the API: a firewall or proxy?)"
     return BadResponse, reason
+
+
+def _is_of_framework(document: object) -> bool:
+    if not isinstance(document, dict) or "detail" not in document:
+        return False
+    return _PROBLEM_MEMBERS.isdisjoint(document)
 
 
 def _json_or_none(body: bytes) -> object:
@@ -276,6 +313,9 @@ def _reason_in(document: object) -> str:
         value = document.get(member)
         if isinstance(value, dict):
             return _reason_in(value)
+        if isinstance(value, list):
+            # A body has room for many errors, and the first ones are enough.
+            value = value[:_MAX_SHOWN_ERRORS]
         if value:
             return str(value)[:_MAX_REASON_CHARACTERS]
     return ""
@@ -283,10 +323,15 @@ def _reason_in(document: object) -> str:
 
 def _title(body: bytes) -> str:
     """Return the title of an HTML page in one line, or an empty text."""
-    found = _TITLE.search(body[:_MAX_TITLE_SEARCH_BYTES])
-    if found is None:
+    # No regular expression: a hostile page can make one take a second.
+    page = body[:_MAX_TITLE_SEARCH_BYTES]
+    lowered = page.lower()
+    tag_at = lowered.find(b"<title")
+    starts_at = lowered.find(b">", tag_at) + 1
+    ends_at = lowered.find(b"</title", starts_at)
+    if tag_at < 0 or starts_at == 0 or ends_at < 0:
         return ""
-    words = found[1].decode(errors="replace").split()
+    words = page[starts_at:ends_at].decode(errors="replace").split()
     return " ".join(words)[:_MAX_REASON_CHARACTERS]
 
 

@@ -14,9 +14,11 @@ import pytest
 from connector.config.model import Upstream
 from connector.config.secrets import Secret
 from connector.errors import (
+    BadResponse,
     Intercepted,
     KeyRefused,
     NothingFound,
+    NotRouted,
     PlanRefused,
     QuotaExhausted,
     RateLimited,
@@ -39,6 +41,9 @@ from tests.support.upstream_server import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from aiohttp import web
 
 FIREWALL_PAGE = (
     b"<html><head><title>Access\n denied</title></head><body>Ray 1</body></html>"
@@ -125,9 +130,47 @@ class TestMeaning:
         server.handler = replying(body, status, JSON)
         error = await fetcher.fail()
 
-        # Not NothingFound: a 404 of the framework says nothing about our symbols.
-        assert type(error) is RequestRefused
+        assert isinstance(error, RequestRefused)
         assert reason in str(error)
+        # A 404 of the framework says nothing about our symbols: none is invalid for it.
+        assert isinstance(error, NotRouted) == (status != 422)
+
+    async def test_a_problem_document_of_a_gateway_refuses_no_symbols(
+        self, server: Server, fetcher: Fetcher
+    ) -> None:
+        problem = {"type": "about:blank", "status": 404, "detail": "no route"}
+        server.handler = replying(json.dumps(problem).encode(), 404, JSON)
+        error = await fetcher.fail()
+        assert type(error) is Intercepted
+        assert "no route" in str(error)
+
+    async def test_a_request_id_in_the_body_hides_the_key(
+        self, server: Server, fetcher: Fetcher
+    ) -> None:
+        # Escaped in JSON, the key is not found in the raw body.
+        escaped = "".join(f"\\u{ord(char):04x}" for char in KEY)
+        body = LEVELS.replace(b'"req-1"', f'"{escaped}"'.encode())
+        assert body != LEVELS
+        server.handler = replying(body)
+        answer = await fetcher.fetch()
+        assert KEY not in str(answer.response.meta.request_id)
+
+    @pytest.mark.parametrize(
+        "page",
+        [
+            b"<title>" * 2_300,
+            b"(<title></titl)" * 1_200,
+            b"<title",
+            b"</title>",
+            b"<title>unfinished",
+        ],
+    )
+    async def test_a_page_without_a_readable_title_shows_its_status(
+        self, server: Server, fetcher: Fetcher, page: bytes
+    ) -> None:
+        server.handler = replying(page, 403)
+        error = await fetcher.fail()
+        assert "HTTP 403" in str(error)
 
     async def test_the_reason_of_an_intercepted_request_hides_the_key(
         self, server: Server, fetcher: Fetcher
@@ -169,6 +212,30 @@ class TestRetryAfter:
 
         assert fetcher.wait_seconds == 0
 
+    async def test_a_late_refusal_of_the_previous_key_does_not_stop_the_new_one(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        key_file = tmp_path / "key"
+        key_file.write_text(KEY)
+        upstream = Upstream(
+            base_url=server.url, api_key=Secret(KEY), api_key_file=str(key_file)
+        )
+
+        async with fetching(upstream) as fetcher:
+
+            async def rotate_then_refuse(request: web.Request) -> web.StreamResponse:
+                # The key is replaced while the request is on its way.
+                key_file.write_text("bq_live_" + "n" * 32)
+                assert fetcher.key.refresh()
+                refuse = replying(b"", 429, {"Retry-After": "3600"})
+                return await refuse(request)
+
+            server.handler = rotate_then_refuse
+            error = await fetcher.fail()
+
+            assert type(error) is UpstreamUnavailable
+            assert fetcher.wait_seconds == 0
+
 
 class TestContentEncoding:
     @pytest.mark.parametrize(
@@ -201,6 +268,16 @@ class TestContentEncoding:
         server.handler = replying(body, headers={"Content-Encoding": encoding})
         answer = await fetcher.fetch()
         assert answer.response.answers["ETHUSDT"] == b"{}"
+
+    async def test_a_body_of_very_many_members_is_rejected(
+        self, server: Server, fetcher: Fetcher
+    ) -> None:
+        # Each member costs a copy of the rest, and 20 bytes are enough for one.
+        body = gzip.compress(b"") * 1_000
+        server.handler = replying(body, headers={"Content-Encoding": "gzip"})
+        error = await fetcher.fail()
+        assert type(error) is BadResponse
+        assert "gzip members" in str(error)
 
 
 class TestConnections:

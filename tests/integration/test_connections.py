@@ -20,18 +20,18 @@ async def test_an_old_connection_is_replaced_once_its_requests_are_done() -> Non
     clock = Clock()
     connections = Connections(clock)
     async with running_server() as server:
-        async with connections.transport() as old:
+        async with connections.lend() as old:
             clock.now = MAX_AGE_SECONDS + 1
-            async with connections.transport() as new:
+            async with connections.lend() as new:
                 assert new is not old
 
             # The first request began before its connection was old, and still works.
             request = httpx.Request("GET", f"{server.url}/multi/gex/levels")
-            response = await old.handle_async_request(request)
+            response = await old.transport.handle_async_request(request)
             assert response.status_code == httpx.codes.OK
             await response.aclose()
 
-        async with connections.transport() as latest:
+        async with connections.lend() as latest:
             assert latest is new
     await connections.close()
 
@@ -39,9 +39,9 @@ async def test_an_old_connection_is_replaced_once_its_requests_are_done() -> Non
 async def test_young_connections_are_kept() -> None:
     clock = Clock()
     connections = Connections(clock)
-    async with connections.transport() as first:
+    async with connections.lend() as first:
         pass
     clock.now = MAX_AGE_SECONDS - 1
-    async with connections.transport() as second:
+    async with connections.lend() as second:
         assert second is first
     await connections.close()

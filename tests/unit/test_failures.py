@@ -294,3 +294,27 @@ def test_failing_symbols_of_another_worker_do_not_hide_the_recovery(
     bench.failures.keep_only({("all", "BTC")})
     bench.failures.check_answered(Batch("all", ("BTC",)))
     assert "the upstream answers again" in caplog.text
+
+
+def test_ids_of_any_form_do_not_make_an_error_a_new_one(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    for ray in ("8f1e2a", "77ab01", "0c0ffee"):
+        bench.fail(Intercepted(f"HTTP 403: Access denied, Ray ID {ray}"))
+    assert len(caplog.records) == 1
+
+
+def test_a_symbol_that_is_refused_after_an_outage_has_answered(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench.fail(UpstreamUnavailable("HTTP 503"))
+    bench.fail(RequestRefused("HTTP 422"))
+    assert "the upstream answers again" in caplog.text
+
+
+def test_a_refused_key_says_nothing_about_the_plan(bench: Bench) -> None:
+    bench.fail(PlanRefused("HTTP 403"))
+    bench.fail(KeyRefused("HTTP 401"))
+    assert bench.failures.key_refused
+    assert not bench.failures.plan_refused

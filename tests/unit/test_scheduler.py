@@ -824,3 +824,22 @@ def test_an_answer_is_learnt_even_if_its_batch_was_regrouped_meanwhile() -> None
     known = schedule.forecast("f", "A")
     assert known is not None
     assert known.last == 1.0
+
+
+def test_refused_symbols_that_are_found_one_by_one_share_a_part_of_the_budget() -> None:
+    one = covering("A")
+    one.set_budget(54.0, 0.0)
+    batches = [batch("A")]
+    # Halving finds refused symbols one at a time, and each is a batch of its own.
+    for index in range(100):
+        refused = Batch("all", (f"X{index}",), refused=True)
+        batches.append(refused)
+        one.set_batches(batches, 0.0)
+
+    first_minutes = 0
+    for refused in batches[1:]:
+        due_at = one.next_check_at(refused)
+        assert due_at is not None
+        first_minutes += due_at < 120
+    # A tenth of 54 requests a minute, and not one minute for all of them.
+    assert first_minutes <= 12
