@@ -114,6 +114,8 @@ class Failures:
         self._key_accepted()
         self._plan_accepted()
         self.quota_message = None
+        for symbol in batch.symbols:
+            self._silent.pop((batch.feed, symbol), None)
         self._answered(batch)
 
     def silence_reason(self, feed: str, symbol: str) -> str | None:
@@ -157,8 +159,6 @@ class Failures:
         self.quota_message = None
 
     def _answered(self, batch: Batch) -> None:
-        for symbol in batch.symbols:
-            self._silent.pop((batch.feed, symbol), None)
         failing = self._failing.get(batch.feed)
         if failing is None:
             return
