@@ -20,6 +20,7 @@ from connector.errors import (
     RateLimited,
     RequestRefused,
     UpstreamError,
+    UpstreamUnavailable,
 )
 from connector.schedule.batches import MAX_SYMBOLS
 from connector.tools.check_month import check_month
@@ -101,8 +102,9 @@ async def _check(
         )
         untried = "quota, clock"
     except QuotaExhausted as error:
-        untried = "key, clock"
         report.fail("month", f"{error}; wait for the next month, or get a larger plan")
+        report.warn("key", "not tried, nor were clock and symbols: no request is left")
+        return
     except RateLimited as error:
         # A 429 does not prove that the key is good.
         untried = "key, clock"
@@ -123,7 +125,7 @@ async def _check(
         report.warn("key", _NOTHING_TRIED)
         return
     except UpstreamError as error:
-        report.fail("upstream", f"{error}; check upstream.base_url and the network")
+        report.fail("upstream", _outage(error))
         await explain_outage(client, report)
         report.warn("key", _NOTHING_TRIED)
         return
@@ -143,6 +145,13 @@ async def _check(
     await _check_symbols(config, client, budget, answer, report)
     if answer is not None:
         await check_service(config, client, budget, report)
+
+
+def _outage(error: UpstreamError) -> str:
+    # A 5xx has come from somewhere: /health tells whose fault it is.
+    if isinstance(error, UpstreamUnavailable) and error.status is not None:
+        return str(error)
+    return f"{error}; check upstream.base_url and the network"
 
 
 def _used_up(retry_after_seconds: float | None) -> str:

@@ -295,6 +295,20 @@ async def test_a_refusal_costs_no_requests_for_reports(
     assert "changelog" not in asked
 
 
+async def test_a_month_that_is_used_up_ends_the_checks_of_the_api(
+    simulator: Simulator, check: Check
+) -> None:
+    simulator.add_fault("429_month")
+
+    await check.run()
+
+    assert check.findings("warn", "key") == [
+        "not tried, nor were clock and symbols: no request is left"
+    ]
+    # Waiting for another request would last until the month is over.
+    assert check.requests == 1
+
+
 # --- symbols ---
 
 
