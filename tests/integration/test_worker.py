@@ -272,6 +272,54 @@ def test_absence_is_published_once_and_so_is_its_end(
         assert event.after is None
 
 
+def test_a_used_up_month_stops_requests_until_a_new_key_is_there(
+    published: Published,
+    simulator: Program,
+    variables: Variables,
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "month.toml"
+    symbols = json.dumps(SYMBOLS)
+    config.write_text(
+        f'[[feeds]]\nname = "all"\nsymbols = {symbols}\nstale_after_seconds = 3\n'
+    )
+    key_file = tmp_path / "key"
+    key_file.write_text(DEFAULT_KEY)
+    settings = without(without(variables, "GEX_SYMBOLS"), "GEX_UPSTREAM__API_KEY")
+    settings["GEX_UPSTREAM__API_KEY_FILE"] = str(key_file)
+    with start_worker(settings, arguments=["--config", str(config)]) as worker:
+        published.wait_for(Kind.CHANGED, worker)
+
+        cap = 1_000_000
+        simulator.ask("/_control/set", {"limit_per_month": cap})
+        simulator.ask("/_control/spend", {"requests": cap, "budget": "month"})
+        stale = published.wait_for(Kind.STALE, worker)[0]
+        assert stale.reason == "quota"
+        assert not worker.ready()
+        assert worker.ask("/health/live")["ok"]
+        budget = worker.ask("/api/status")["budget"]
+        assert budget["quota_exhausted"]
+        assert budget["quota_remaining"] == 0
+        # Nothing is sent while levels grow old: the next probe is half an hour away.
+        refused = simulator.ask("/_control/truth")["answers"]
+        assert refused[-1]["status"] == 429
+        assert refused[-2]["status"] == 200
+
+        # A user with requests left.
+        new_key = "another-" + DEFAULT_KEY
+        users = {new_key: "another user"}
+        simulator.ask("/_control/set", {"keys": [DEFAULT_KEY], "users": users})
+        replaced = tmp_path / "new-key"
+        replaced.write_text(new_key)
+        replaced.rename(key_file)
+        published.wait_for(Kind.FRESH, worker)
+        wait_until(worker.ready, "readiness", worker)
+        worker.terminate()
+        log = worker.log()
+    assert log.count("a check failed: quota_exhausted") == 1
+    assert log.count(f"The monthly cap of {cap} is used up") == 1
+
+
 def test_levels_become_stale_without_answers_and_fresh_again(
     published: Published,
     simulator: Program,
