@@ -286,3 +286,46 @@ def test_a_month_of_an_even_pace_lasts_until_its_end() -> None:
 
     assert used <= 10_000
     assert ours == pytest.approx(10_000 * 2 / 3, rel=0.1)
+
+
+class MonthWorker:
+    """Sends its requests as its share of the month is planned, and nothing else."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.month = new_month()
+        self.sent = 0
+        self.next_at = 0.0
+
+    def send(self, used: int, now: float) -> None:
+        """Count a request, and learn from its answer that `used` are spent by now."""
+        self.month.start(self.share, now)
+        self.sent += 1
+        learn(self.month, november(10_000, used), now)
+        gap = 60 / (self.share * self.month.per_minute(now))
+        self.next_at = now + max(gap, self.month.wait_seconds(now))
+
+
+@pytest.mark.parametrize("others", [0, 3_333])
+def test_two_workers_of_which_one_dies_make_the_month_last_for_everybody(
+    others: int,
+) -> None:
+    workers = [MonthWorker(0.5), MonthWorker(0.5)]
+    ours = 0
+    now = 0.0
+    while True:
+        # The second one dies on the tenth day. The first one takes over its shards.
+        if now > 10 * DAY and len(workers) > 1:
+            workers.pop()
+            workers[0].share = 1.0
+        worker = min(workers, key=lambda each: each.next_at)
+        now = worker.next_at
+        if now >= END_OF_NOVEMBER:
+            break
+        ours += 1
+        used = ours + int(others * now / END_OF_NOVEMBER)
+        # The server would refuse the next one.
+        assert used <= 10_000
+        worker.send(used, now)
+
+    assert ours + others == pytest.approx(10_000, rel=0.1)
