@@ -69,6 +69,7 @@ UPSTREAM_FAULTS: dict[str, list[dict[str, Any]]] = {
     "slow": [{"fault": "slow", "seconds": 4.0}],
     "429": [{"fault": "429", "retry_after_seconds": 1.0}],
     "clock": [{"fault": "clock_step", "seconds": 30.0}],
+    "fallback": [{"fault": "flow_fallback", "symbols": EIGHT_SYMBOLS[:1]}],
 }
 
 # Alerts that each fleet's fault must raise.
@@ -79,6 +80,7 @@ EXPECTED = {
     "slow": {"GexDetectionDelayBurn"},
     "429": {"GexRateLimited"},
     "clock": {"GexClockCorrectionLarge"},
+    "fallback": {"GexPositioningFallback"},
     "kafka-killed": {"GexShardsNotOwned"},
     "records-refused": {"GexRecordsRefused"},
     "one-of-two-frozen": {"GexWorkerDown"},
