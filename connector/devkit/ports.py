@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import secrets
 import socket
-import tempfile
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from connector.devkit.jars import cache_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -55,22 +59,31 @@ class PortClaims:
                 return port
 
     def _lock(self, port: int) -> bool:
-        if self._file is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-            self._file = os.open(self._path, flags, 0o600)
+        """Lock the port's byte. Return False if another process has."""
+        try:
+            if self._file is None:
+                self._file = self._open()
+        except OSError:
+            # Whoever needs the folder reports that it cannot be used. A port is then only
+            # likely to be free.
+            return True
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
         except OSError:
             return False
         return True
 
+    def _open(self) -> int:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
-# Users cannot lock each other's files, so each has a file.
-_CLAIMS: Final = PortClaims(
-    Path(tempfile.gettempdir()) / f"gex-connector-ports-{os.getuid()}"
-)
+
+@functools.cache
+def _claims() -> PortClaims:
+    # In the user's cache: temporary folders differ between processes, and are left empty.
+    return PortClaims(cache_folder() / "ports.lock")
 
 
 def free_port() -> int:
     """Return a free loopback port. No other process gets it while this one runs."""
-    return _CLAIMS.claim(_PORTS)
+    return _claims().claim(_PORTS)

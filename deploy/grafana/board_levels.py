@@ -127,7 +127,11 @@ _OVERVIEW: Final = (
         "Symbols",
         {
             "Status": status(),
-            "On fallback": "max by (symbol) (gex_symbol_positioning_fallback)",
+            # 0 for every other symbol, so that no cell is empty.
+            "On fallback": (
+                "max by (symbol) (gex_symbol_positioning_fallback)"
+                " or 0 * max by (symbol) (gex_symbol_status)"
+            ),
             "Age": age("computed"),
             "Spot": level("spot_price"),
             "Call resistance": level("all_expiry.call_resistance"),

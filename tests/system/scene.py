@@ -44,6 +44,7 @@ def faults(pace: Pace) -> list[dict[str, Any]]:
         {"fault": "missing", "symbols": ["ETHUSDT"], "for_seconds": pace.fault},
         {"fault": "wrong_types", "symbols": ["SOLUSDT"], "for_seconds": pace.fault},
         {"fault": "freeze", "symbols": ["XRPUSDT"], "for_seconds": 2 * pace.fault},
+        {"fault": "flow_fallback", "symbols": ["BNBUSDT"], "for_seconds": pace.fault},
         {"fault": "503", "at_seconds": pace.fault, "for_seconds": pace.fault / 2},
     ]
 
