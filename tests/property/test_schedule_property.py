@@ -103,11 +103,16 @@ class Driven:
             assert at >= min(self.now, sent + self.settings.min_interval_seconds)
             longest = max(
                 self.settings.max_interval_seconds,
-                120 * 5 / max(self.schedule.budget_per_minute, 1),
+                # A month may allow a request in some hours. Two rounds of five batches.
+                120 * 5 / self.schedule.budget_per_minute,
+            )
+            # Tries of refused symbols wait for the budget as well.
+            longest = (
+                max(longest, 3600) if batch.refused else longest + SLOW_RETRY_SECONDS
             )
             pause_ends_at = max(self.paused_until, self.paused_for_key_until)
             assert at <= max(
-                self.now + (3600 if batch.refused else longest + SLOW_RETRY_SECONDS),
+                self.now + longest,
                 pause_ends_at,
             )
 
@@ -146,6 +151,8 @@ class Driven:
         self.schedule.pause_for_key(self.paused_for_key_until)
 
     def accept_key(self) -> None:
+        # Whatever the server told the previous key is void, too.
+        self.paused_until = float("-inf")
         self.paused_for_key_until = float("-inf")
         self.schedule.resume_with_new_key(self.now)
 
