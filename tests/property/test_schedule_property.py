@@ -199,7 +199,7 @@ ACTS: Final = (
 )
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 @many
 @given(st.data())
 def test_a_schedule_goes_on_and_never_checks_a_batch_twice_at_once(
