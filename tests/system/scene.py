@@ -45,6 +45,12 @@ def faults(pace: Pace) -> list[dict[str, Any]]:
         {"fault": "wrong_types", "symbols": ["SOLUSDT"], "for_seconds": pace.fault},
         {"fault": "freeze", "symbols": ["XRPUSDT"], "for_seconds": 2 * pace.fault},
         {"fault": "flow_fallback", "symbols": ["BNBUSDT"], "for_seconds": pace.fault},
+        {
+            "fault": "renamed",
+            "variant": "dash",
+            "symbols": ["DOGEUSDT"],
+            "for_seconds": pace.fault,
+        },
         {"fault": "503", "at_seconds": pace.fault, "for_seconds": pace.fault / 2},
     ]
 
@@ -57,7 +63,12 @@ def watched(
     pause = Event().wait
     with ExitStack() as stack:
         simulator = stack.enter_context(
-            start_simulator("--period", str(pace.refresh), "--limit", "300")
+            start_simulator(
+                *("--period", str(pace.refresh)),
+                *("--limit", "300"),
+                # More than the scene needs, so that the month is shown and slows nothing.
+                *("--set", "limit_per_month=10000000"),
+            )
         )
         variables = variables_for(kafka, names, simulator)
         # Nothing listens on the second address. Clients report that, and use the first.

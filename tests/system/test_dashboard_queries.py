@@ -39,6 +39,15 @@ def lines(shown: Iterable[Shown], title: str) -> dict[str, Series]:
     return {series.name: series for series in panel.series}
 
 
+# Queries that may be empty, by dashboard and panel. The vendor's reports are read a minute
+# or two after the start, which may be after the scene. The end of the month's requests is
+# projected from hours.
+MAY_BE_EMPTY = {
+    ("connector", "Versions"): {"B", "C"},
+    ("connector", "The month's end"): {"B"},
+}
+
+
 def values(series: Series) -> set[float]:
     return {value for _, value in series.points}
 
@@ -73,7 +82,8 @@ def test_every_query_has_results_and_the_panels_show_the_faults(
         line_counts = [len(panel.series) for panel in shown]
         record_property(name, f"{sum(line_counts)} lines in {len(shown)} panels")
         # A query without results has a wrong name or label: the panel stays empty.
-        assert empty_queries(shown) == {}
+        for title, queries in empty_queries(shown).items():
+            assert set(queries) <= MAY_BE_EMPTY.get((name, title), set()), title
         # The pictures of the documentation come from the same code.
         draw(name, shown, tmp_path / f"{name}.png")
 
