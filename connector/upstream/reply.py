@@ -77,7 +77,6 @@ _NO_ENCODING: Final = frozenset({"", "identity", "utf-8", "utf8", "none"})
 _GZIP_ENCODING: Final = frozenset({"gzip", "x-gzip"})
 
 _OK: Final = 200
-_TOO_MANY_REQUESTS: Final = 429
 _CLIENT_ERRORS: Final = range(400, 500)
 _SERVER_ERRORS: Final = range(500, 600)
 
