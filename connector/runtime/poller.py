@@ -15,16 +15,13 @@ from connector.core.transition import (
     REASON_PLAN,
     REASON_QUOTA,
 )
-from connector.logs import Bounded
 from connector.runtime.budget_share import BudgetShare
+from connector.runtime.budget_watch import BudgetWatch
 from connector.runtime.checks import Checks
 from connector.runtime.coverage import Coverage
 from connector.runtime.failures import Failures
-from connector.runtime.ports import BudgetReport
 from connector.schedule.checks import CheckSettings
-from connector.schedule.forecast import USUAL_PERIOD_SECONDS
 from connector.schedule.scheduler import Schedule
-from connector.upstream.budget.units import MINUTE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
     from connector.runtime.shard import Shard
     from connector.schedule.batches import Batch
     from connector.schedule.checks import Purpose
-    from connector.upstream.budget import Budget, MonthFigures
+    from connector.upstream.budget import Budget
     from connector.upstream.client import Client
 
 _log = logging.getLogger(__name__)
@@ -49,9 +46,6 @@ _MAX_SLEEP_SECONDS: Final = 1.0
 
 # Rhythms change slowly, and computing the groups takes far longer than any other step.
 _REGROUP_INTERVAL_SECONDS: Final = 20
-
-# A warning that lasts as long as the plan is repeated this often.
-_LOG_INTERVAL_SECONDS: Final = 3600
 
 # Interval of checks while nothing can be published. Only the metrics need them.
 _STUCK_INTERVAL_SECONDS: Final = 30
@@ -72,6 +66,14 @@ class Poller:
         self._coverage = Coverage(config.feeds)
         self._share = BudgetShare(budget, self._coverage, context.source.worker)
         self._failures = Failures(self._schedule, budget, context.observer)
+        self._budget_watch = BudgetWatch(
+            budget,
+            self._schedule,
+            self._coverage,
+            self._failures,
+            context.observer,
+            min(feed.stale_after_seconds for feed in config.feeds),
+        )
         self._checks = Checks(
             client,
             self._schedule,
@@ -85,9 +87,6 @@ class Poller:
         self._postponed: set[Batch] = set()
         self._plan_changed = asyncio.Event()
         self._regrouped_at = time.monotonic()
-        self._is_month_used_up = False
-        self._least_stale_after = min(feed.stale_after_seconds for feed in config.feeds)
-        self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
 
     # --- properties ---
 
@@ -112,7 +111,7 @@ class Poller:
 
         A standby sends none, so it would never find out that there are more.
         """
-        return self._is_month_used_up and bool(self._coverage.symbols)
+        return self._budget_watch.is_month_used_up and bool(self._coverage.symbols)
 
     @property
     def quota_message(self) -> str | None:
@@ -199,13 +198,14 @@ class Poller:
 
         Update the budget and the groups first.
         """
-        self._update_budget()
+        self._budget_watch.update(is_limit_known=self.rate_limit.limit is not None)
         self._regroup_if_due()
 
         wait_seconds = _MAX_SLEEP_SECONDS
         planned = None
         # While probing, send one request at a time.
-        is_probing = self._failures.is_probing or self._is_month_used_up
+        is_month_used_up = self._budget_watch.is_month_used_up
+        is_probing = self._failures.is_probing or is_month_used_up
         is_waiting_for_probe = is_probing and self._in_flight > 0
         if not is_waiting_for_probe:
             planned = self._schedule.next()
@@ -240,58 +240,6 @@ class Poller:
         for batch in self._postponed:
             self._schedule.reschedule(batch, now)
         self._postponed.clear()
-
-    def _update_budget(self) -> None:
-        """Pass on the budget to the schedule and the observer."""
-        now = time.monotonic()
-        spending = self._budget.spending(now)
-        self._schedule.set_budget(spending.planned_per_minute, now)
-        report = BudgetReport(
-            limit_per_minute=spending.limit_per_minute,
-            other_clients_per_minute=spending.other_clients_per_minute,
-            price_seconds=self._schedule.price,
-            month=spending.month,
-        )
-        self._context.observer.budget_changed(report)
-        self._follow_month(spending.month, now)
-        self._warn_of_old_levels(spending.planned_per_minute)
-
-    def _warn_of_old_levels(self, planned_per_minute: float) -> None:
-        """Warn if levels become stale between two checks, because the budget is small."""
-        # Before the first answer, the server's limits are not known.
-        if self.rate_limit.limit is None or self._is_month_used_up:
-            return
-        batches = len(self._coverage.batches())
-        interval = batches * MINUTE_SECONDS / planned_per_minute
-        if interval + USUAL_PERIOD_SECONDS <= self._least_stale_after:
-            return
-        if self._bounded.admit("old levels") is None:
-            return
-        fields = {
-            "requests_per_minute": round(planned_per_minute, 2),
-            "requests_for_all_symbols": batches,
-            "seconds_between_checks": round(interval),
-            "stale_after_seconds": self._least_stale_after,
-        }
-        _log.warning("the budget cannot keep all levels fresh", extra=fields)
-
-    def _follow_month(self, month: MonthFigures, now: float) -> None:
-        """Hold all checks while the requests of the month are used up."""
-        if month.is_used_up:
-            self._schedule.pause_for_month(now + month.next_request_in)
-        elif self._is_month_used_up:
-            self._schedule.pause_for_month(now)
-        if month.is_used_up == self._is_month_used_up:
-            return
-
-        self._is_month_used_up = month.is_used_up
-        fields = {"limit": month.limit, "used": month.used, "period": month.period}
-        if month.is_used_up:
-            wait = {"next_request_in_seconds": round(month.next_request_in)}
-            _log.error("the month's requests are used up", extra={**fields, **wait})
-        else:
-            self._failures.forget_quota()
-            _log.info("the month has requests again", extra=fields)
 
     def _regroup_if_due(self) -> None:
         now = time.monotonic()
