@@ -9,6 +9,7 @@ and authentication are not wanted, since they could carry the key elsewhere.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -103,7 +104,7 @@ class Client:
         timeout = httpx.Timeout(upstream.timeout_seconds)
         self._extensions = {"timeout": timeout.as_dict()}
         base_url = upstream.base_url.rstrip("/")
-        self._levels_url = httpx.URL(f"{base_url}{_LEVELS_PATH}")
+        self._levels_url = f"{base_url}{_LEVELS_PATH}"
         self._symbols_url = httpx.URL(f"{base_url}{_SYMBOLS_PATH}")
 
     async def close(self) -> None:
@@ -119,7 +120,7 @@ class Client:
             UpstreamError: for everything but a response with `success`.
         """
         key = self._key.secret.reveal()
-        url = self._levels_url.copy_with(query=_query(request))
+        url = _url(self._levels_url, request)
         requested_at = self._clock()
         sent_at = time.time_ns() // 1000
         reply, pool = await self._send(url, key)
@@ -291,10 +292,13 @@ class Client:
         return figures
 
 
-def _query(request: LevelsRequest) -> bytes:
-    """Join the values with plain commas, as the API's documentation does.
+# A worker asks for the same batches again and again, and httpx takes 0.1 ms for a URL.
+@functools.lru_cache(maxsize=256)
+def _url(endpoint: str, request: LevelsRequest) -> httpx.URL:
+    """Return the URL of a request, its values joined with plain commas.
 
-    The configuration has checked every value: none needs escaping.
+    The API's documentation joins them so. The configuration has checked every value: none
+    needs escaping.
     """
     parts = [f"symbols={','.join(request.symbols)}"]
     if request.exchanges:
@@ -303,4 +307,4 @@ def _query(request: LevelsRequest) -> bytes:
         parts.append(f"include={','.join(request.include)}")
     if request.positioning is not None:
         parts.append(f"positioning={request.positioning}")
-    return "&".join(parts).encode()
+    return httpx.URL(f"{endpoint}?{'&'.join(parts)}")
