@@ -72,6 +72,9 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 # More members are an attack: each costs a copy of the rest of the body.
 _MAX_GZIP_MEMBERS: Final = 100
 
+# Two proxies may each have compressed the body. More than a few layers are an attack.
+_MAX_GZIP_LAYERS: Final = 4
+
 # Values that leave the body as it is. `utf-8` is not an encoding, but servers send it.
 _NO_ENCODING: Final = frozenset({"", "identity", "utf-8", "utf8", "none"})
 _GZIP_ENCODING: Final = frozenset({"gzip", "x-gzip"})
@@ -148,8 +151,27 @@ def clean_headers(headers: Mapping[str, str], key: str) -> dict[str, str]:
 
 
 def clean_body(body: bytes, key: str) -> bytes:
-    """Return the decompressed body without the API key."""
-    return body.replace(key.encode(), MASK.encode())
+    """Return the decompressed body without the API key, also if JSON escapes hide it.
+
+    Texts of the body end up in events, labels and logs, where the escapes are gone.
+    """
+    cleaned = body.replace(key.encode(), MASK.encode())
+    # Nearly all bodies have no escape at all.
+    if b"\\" not in cleaned:
+        return cleaned
+    return _escaped_in_json(key).sub(MASK.encode(), cleaned)
+
+
+def _escaped_in_json(key: str) -> re.Pattern[bytes]:
+    """Return a pattern for the key with any of its characters escaped."""
+    characters = []
+    for char in key:
+        spellings = [re.escape(char), rf"\\u(?i:{ord(char):04x})"]
+        # RFC 8259, section 7: these three can also follow a backslash.
+        if char in '"\\/':
+            spellings.append(re.escape(f"\\{char}"))
+        characters.append(f"(?:{'|'.join(spellings)})")
+    return re.compile("".join(characters).encode())
 
 
 def clean_text(text: str, key: str) -> str:
@@ -181,7 +203,7 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
         shown = encoding[:_MAX_ENCODING_CHARACTERS]
         raise BadResponse(f"unsupported Content-Encoding {shown!r} (requested gzip)")
 
-    for _ in compressions:
+    for _ in compressions[:_MAX_GZIP_LAYERS]:
         # A proxy may have undone one of them already.
         if body.startswith(_GZIP_MAGIC):
             body = _gunzip(body, limit)

@@ -13,6 +13,7 @@ import pytest
 
 from connector.config.model import Upstream
 from connector.config.secrets import Secret
+from connector.core.entry import decode_entry
 from connector.errors import (
     BadResponse,
     Intercepted,
@@ -144,16 +145,31 @@ class TestMeaning:
         assert type(error) is Intercepted
         assert "no route" in str(error)
 
-    async def test_a_request_id_in_the_body_hides_the_key(
-        self, server: Server, fetcher: Fetcher
+    @pytest.mark.parametrize("escape", ["\\u{:04x}", "\\u{:04X}"])
+    async def test_a_body_hides_the_key_even_if_it_is_escaped(
+        self, server: Server, fetcher: Fetcher, escape: str
     ) -> None:
         # Escaped in JSON, the key is not found in the raw body.
-        escaped = "".join(f"\\u{ord(char):04x}" for char in KEY)
-        body = LEVELS.replace(b'"req-1"', f'"{escaped}"'.encode())
-        assert body != LEVELS
-        server.handler = replying(body)
+        escaped = "".join(escape.format(ord(char)) for char in KEY)
+        halfway = KEY[:20] + escaped[6 * 20 :]
+        entry = f'{{"spot_price": 1, "positioning": "{escaped}", "note": "{halfway}"}}'
+        meta = f'{{"request_id": "{halfway}", "exchanges_filtered": ["{escaped}"]}}'
+        body = f'{{"results": {{"BTCUSDT": {entry}}}, "meta": {meta}}}'
+        server.handler = replying(body.encode())
         answer = await fetcher.fetch()
-        assert KEY not in str(answer.response.meta.request_id)
+
+        raw = answer.response.answers["BTCUSDT"]
+        assert isinstance(raw, bytes)
+        decoded = decode_entry(raw, answer.received_at)
+        assert KEY not in f"{decoded} {answer.response.meta}"
+
+    async def test_escapes_other_than_the_keys_stay(
+        self, server: Server, fetcher: Fetcher
+    ) -> None:
+        entry = rb'{"spot_price": 1, "note": "bq_live_\u0030 \/"}'
+        server.handler = replying(b'{"results": {"BTCUSDT": ' + entry + b"}}")
+        answer = await fetcher.fetch()
+        assert answer.response.answers["BTCUSDT"] == entry
 
     @pytest.mark.parametrize(
         "page",
@@ -278,6 +294,16 @@ class TestContentEncoding:
         error = await fetcher.fail()
         assert type(error) is BadResponse
         assert "gzip members" in str(error)
+
+    async def test_only_a_few_layers_are_unpacked(
+        self, server: Server, fetcher: Fetcher
+    ) -> None:
+        body = LEVELS
+        for _ in range(6):
+            body = gzip.compress(body)
+        encoding = ", ".join(["gzip"] * 6)
+        server.handler = replying(body, headers={"Content-Encoding": encoding})
+        assert type(await fetcher.fail()) is BadResponse
 
 
 class TestConnections:
