@@ -94,8 +94,11 @@ _ERRORS_BY_CODE: Final[dict[str, type[UpstreamError]]] = {
     "INTERNAL_ERROR": UpstreamUnavailable,
 }
 _ERRORS_BY_STATUS: Final[dict[int, type[UpstreamError]]] = {
+    400: RequestRefused,
     401: KeyRefused,
     403: PlanRefused,
+    404: NothingFound,
+    422: RequestRefused,
     429: RateLimited,
 }
 # Without the API's envelope, only these say something about the key and the limit.

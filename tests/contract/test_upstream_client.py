@@ -185,6 +185,9 @@ class TestRefusal:
             (200, "RATE_LIMIT_EXCEEDED", RateLimited),
             (200, "UNAUTHORIZED", KeyRefused),
             # With a code that we do not know, the status decides.
+            (400, "SOMETHING_NEW", RequestRefused),
+            (404, "SOMETHING_NEW", NothingFound),
+            (422, "SOMETHING_NEW", RequestRefused),
             (500, "SOMETHING_NEW", UpstreamUnavailable),
             (401, "SOMETHING_NEW", KeyRefused),
             (429, "SOMETHING_NEW", RateLimited),
