@@ -259,6 +259,28 @@ def test_a_server_clock_outside_of_the_named_month_is_not_believed() -> None:
     assert planned == pytest.approx(0.98 * 10_000 / (20 * 1440))
 
 
+def test_a_month_far_in_the_future_is_not_believed() -> None:
+    month = new_month()
+    learn(month, Quota(10_000, 0, 10_000, "203001"), 0.0)
+    learn(month, november(10_000, 1_000), DAY)
+
+    figures = month.figures(DAY)
+    assert figures.used == 1_000
+    assert figures.resets_at == DECEMBER
+
+
+def test_one_wrong_clock_does_not_end_the_month() -> None:
+    month = new_month()
+    unnamed = Quota(10_000, 1_000, 9_000, None)
+    learn(month, unnamed, 0.0)
+    month.learn(unnamed, 0, NOVEMBER + 70 * DAY, 1.0)
+    learn(month, Quota(10_000, 1_002, 8_998, None), 2.0)
+
+    figures = month.figures(2.0)
+    assert figures.used == 1_002
+    assert figures.resets_at == DECEMBER
+
+
 def test_the_projected_end_follows_the_pace_of_everybody() -> None:
     month = new_month()
     learn(month, november(10_000, 0), 0.0)

@@ -91,6 +91,20 @@ def _month(year: int, month: int) -> Period:
     return Period(start.timestamp(), end.timestamp())
 
 
+def _slack(period: Period) -> float:
+    """Return how far clocks may differ at the ends of a period, in seconds: about a day."""
+    return period.seconds * _MEMORY_FRACTION
+
+
+def _is_late(period: Period, at: float, known: Period) -> bool:
+    """Return True if an answer is of a period before the known one.
+
+    If its clock is long before the known one, that one came from a wrong clock.
+    """
+    has_begun = at >= known.starts_at - _slack(known)
+    return period.starts_at < known.starts_at and has_begun
+
+
 @dataclass(slots=True, frozen=True)
 class MonthFigures:
     """The month at one moment. Moments are Unix seconds of the server; None: not known.
@@ -167,14 +181,14 @@ class Month:
         # Answers without figures are often not the API's, and neither is their clock.
         if quota == Quota():
             return
-        period = self._period_of(quota.period, at)
+        period = self._believed_period(quota.period, at)
         if not period.starts_at <= at < period.ends_at:
             # A clock that is off, or an old body: ours is the better guess.
             at = now + self._wall_minus_monotonic
         self._server_minus_monotonic = at - now
         known = self._period
         self._probe_seconds = _PROBE_SECONDS
-        if known is not None and period.starts_at < known.starts_at:
+        if known is not None and _is_late(period, at, known):
             # A late answer, or a server that still counts in the month before.
             if quota.remaining != 0:
                 return
@@ -248,6 +262,16 @@ class Month:
         )
 
     # --- the period ---
+
+    def _believed_period(self, name: str | None, at: float) -> Period:
+        """Return the period of an answer. A name far ahead of its clock is not believed.
+
+        It would outlast all answers with the right name, and spread the rest over years.
+        """
+        period = self._period_of(name, at)
+        if period.starts_at > at + _slack(period):
+            return self._period_of(None, at)
+        return period
 
     def _begin(self, period: Period) -> None:
         """Begin a period: nothing of it is used, as far as is known."""
