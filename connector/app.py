@@ -10,6 +10,7 @@ import secrets
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -45,7 +46,7 @@ from connector.web.server import Listener
 from connector.web.views import StartedWorker, WorkerView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
 
     from connector.config.model import Config, Feed
@@ -67,6 +68,35 @@ _GROUP_LOOP_LIMIT_SECONDS: Final = 60
 _EXTRA_THREADS: Final = 2
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The parts of a worker that work without Kafka.
+
+    A worker that waits for Kafka can be asked why, by `health`, `metrics` and `view`.
+    """
+
+    source: Source
+    rules: dict[str, FeedRules]
+    clock: Clock
+    health: Health
+    metrics: Metrics
+    observer: MetricsObserver
+    budget: Budget
+    client: Client
+    poller: Poller
+    shards: Shards
+    view: WorkerView
+
+
+@dataclass(frozen=True, slots=True)
+class _Kafka:
+    """The Kafka clients, the topics, and the threads in which blocking calls run."""
+
+    topics: Topics
+    clients: Clients
+    executor: ThreadPoolExecutor
+
+
 async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int:
     """Start a worker, let it work until the supervisor stops it, and stop it.
 
@@ -77,12 +107,33 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
         KafkaError: Kafka or the registry were not usable in time.
     """
     _warn_of_unknown_venues(config)
-    source = Source(__version__, config.kafka.group_id, _worker_name())
-    rules = {feed.name: rules_of(feed) for feed in config.feeds}
-    topics = Topics(config.kafka.topic_prefix)
-    total_shards = config.kafka.shards * len(config.feeds)
+    parts = _new_parts(config, key, supervisor)
 
-    # These parts work without Kafka: a worker that waits for it can be asked why.
+    # Listen before anything that takes time, so that the probes are answered.
+    api = Api(config.http, parts.view)
+    listener = Listener(
+        parts.metrics, parts.health, config.http.host, config.http.port, api.routes()
+    )
+    await listener.start()
+    _log.info("listening", extra={"url": listener.url, "worker": parts.source.worker})
+
+    kafka = _new_kafka(config, parts.metrics)
+    try:
+        prepared = await supervisor.until_stopped(
+            _prepare_kafka(config, kafka, parts.rules)
+        )
+        if prepared is not None and not supervisor.is_stopping:
+            new_log, reader = prepared
+            _add_shards(config, parts, new_log, kafka.executor)
+            await _work(config, key, supervisor, parts, kafka, reader)
+    finally:
+        await _clean_up(parts.client, api, listener, kafka.executor)
+    return supervisor.exit_code
+
+
+def _new_parts(config: Config, key: ApiKey, supervisor: Supervisor) -> _Parts:
+    """Create the parts that work without Kafka."""
+    source = Source(__version__, config.kafka.group_id, _worker_name())
     clock = Clock()
     health = Health(time.monotonic, Clock.now)
     metrics = _new_metrics(config, health)
@@ -90,93 +141,90 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
     month = Month(config.upstream.max_requests_per_month)
     budget = Budget(config.upstream.max_requests_per_minute, month=month)
     client = Client(config.upstream, key, budget)
-    poller = Poller(
-        config, client, budget, PollerContext(observer, clock, health, source)
-    )
-
-    def used_fraction() -> float:
-        return budget.spending(time.monotonic()).used_fraction
-
-    shards = Shards(poller, observer, supervisor, used_fraction)
-
-    # Listen before anything that takes time, so that the probes are answered.
+    context = PollerContext(observer, clock, health, source)
+    poller = Poller(config, client, budget, context)
+    shards = Shards(poller, observer, supervisor, partial(_used_fraction, budget))
     view = WorkerView(config, source, health=health, clock=clock, shards=shards.owned)
-    api = Api(config.http, view)
-    listener = Listener(
-        metrics, health, config.http.host, config.http.port, api.routes()
+    return _Parts(
+        source=source,
+        rules={feed.name: rules_of(feed) for feed in config.feeds},
+        clock=clock,
+        health=health,
+        metrics=metrics,
+        observer=observer,
+        budget=budget,
+        client=client,
+        poller=poller,
+        shards=shards,
+        view=view,
     )
-    await listener.start()
-    _log.info("listening", extra={"url": listener.url, "worker": source.worker})
 
-    # One thread per shard: each has at most one blocking call.
-    client_observer = KafkaClientObserver(metrics)
-    clients = Clients(config.kafka, client_observer.error, client_observer.statistics)
-    executor = ThreadPoolExecutor(
-        total_shards + _EXTRA_THREADS, thread_name_prefix="kafka"
+
+def _new_kafka(config: Config, metrics: Metrics) -> _Kafka:
+    """Create the clients, with one thread per shard: each has at most one blocking call."""
+    observer = KafkaClientObserver(metrics)
+    total_shards = config.kafka.shards * len(config.feeds)
+    return _Kafka(
+        topics=Topics(config.kafka.topic_prefix),
+        clients=Clients(config.kafka, observer.error, observer.statistics),
+        executor=ThreadPoolExecutor(
+            total_shards + _EXTRA_THREADS, thread_name_prefix="kafka"
+        ),
     )
+
+
+async def _work(
+    config: Config,
+    key: ApiKey,
+    supervisor: Supervisor,
+    parts: _Parts,
+    kafka: _Kafka,
+    reader: Reader,
+) -> None:
+    """Join the group, poll and publish until the supervisor stops the worker."""
+    feed_of_topic = {kafka.topics.current(feed): feed for feed in parts.rules}
+    members = Members(kafka.clients.admin(), parts.source.group, feed_of_topic)
+    parts.view.live = StartedWorker(
+        parts.poller, parts.budget, members.now, kafka.executor
+    )
+    group = _new_group(config, parts, kafka.clients, feed_of_topic)
+    parts.health.require(lambda: _why_not_ready(group, parts.shards, parts.poller))
+    ticker = Ticker(
+        [
+            partial(_refresh_key, key, parts.poller),
+            parts.shards.tick,
+            reader.serve_callbacks,
+        ],
+        parts.health,
+    )
+    look = DailyLook(
+        parts.client,
+        parts.budget,
+        config.feeds,
+        parts.observer,
+        is_polling=lambda: bool(parts.shards.owned),
+    )
+
+    # Join the group last: from now on shards are assigned, from its thread.
+    group.start()
+    loops = [
+        supervisor.watch(parts.poller.run()),
+        supervisor.watch(ticker.run()),
+        supervisor.watch(look.run()),
+    ]
     try:
-        prepared = await supervisor.until_stopped(
-            _prepare_kafka(config, clients, topics, rules, executor)
-        )
-        if prepared is None or supervisor.is_stopping:
-            return supervisor.exit_code
-        new_log, reader = prepared
-
-        context = ShardContext(
-            observer=observer,
-            clock=clock,
-            executor=executor,
-            source=source,
-            grace_seconds=2 * config.upstream.timeout_seconds,
-            polling_changed=shards.update_polling,
-            startup=StartupDeadline(
-                time.monotonic() + config.kafka.start_timeout_seconds
-            ),
-            used_fraction=used_fraction,
-            silence_reason=poller.silence_reason,
-            published=view.published,
-        )
-        for shard in _new_shards(config, rules, new_log, context):
-            shards.add(shard)
-
-        # Join the group last: from then on shards are assigned, from its thread.
-        feed_of_topic = {topics.current(feed): feed for feed in rules}
-        members = Members(clients.admin(), source.group, feed_of_topic)
-        view.live = StartedWorker(poller, budget, members.now, executor)
-        group = _new_group(config, source, clients, feed_of_topic, shards, health)
-        health.require(lambda: _why_not_ready(group, shards, poller))
-        refresh_key = partial(_refresh_key, key, poller)
-        ticker = Ticker([refresh_key, shards.tick, reader.serve_callbacks], health)
-        group.start()
-
-        look = DailyLook(
-            client,
-            budget,
-            config.feeds,
-            observer,
-            is_polling=lambda: bool(shards.owned),
-        )
-        loops = [
-            supervisor.watch(poller.run()),
-            supervisor.watch(ticker.run()),
-            supervisor.watch(look.run()),
-        ]
-        try:
-            await supervisor.until_stopped(
-                retry_until_usable(
-                    "the consumer group",
-                    group.wait_joined,
-                    executor,
-                    config.kafka.start_timeout_seconds,
-                )
+        await supervisor.until_stopped(
+            retry_until_usable(
+                "the consumer group",
+                group.wait_joined,
+                kafka.executor,
+                config.kafka.start_timeout_seconds,
             )
-            await supervisor.wait_stopped()
-        finally:
-            await _stop(loops, group, shards)
-            health.unregister(_GROUP_LOOP)
+        )
+        await supervisor.wait_stopped()
     finally:
-        await _clean_up(client, api, listener, executor)
-    return supervisor.exit_code
+        await _stop(loops, group, parts.shards)
+        parts.health.unregister(_GROUP_LOOP)
 
 
 def _warn_of_unknown_venues(config: Config) -> None:
@@ -203,13 +251,10 @@ def _new_metrics(config: Config, health: Health) -> Metrics:
 
 
 async def _prepare_kafka(
-    config: Config,
-    clients: Clients,
-    topics: Topics,
-    rules: Mapping[str, FeedRules],
-    executor: Executor,
+    config: Config, kafka: _Kafka, rules: Mapping[str, FeedRules]
 ) -> tuple[NewLog, Reader]:
     """Prepare registry, topics and reader, and wait for those that are not usable yet."""
+    topics, clients, executor = kafka.topics, kafka.clients, kafka.executor
     limit_seconds = config.kafka.start_timeout_seconds
     specs = admin.topic_specs(topics, rules, config.kafka)
 
@@ -244,19 +289,29 @@ async def _prepare_kafka(
     return new_log, reader
 
 
-def _new_shards(
-    config: Config,
-    rules: Mapping[str, FeedRules],
-    new_log: NewLog,
-    context: ShardContext,
-) -> Iterator[Shard]:
-    """Create every configured shard."""
+def _add_shards(
+    config: Config, parts: _Parts, new_log: NewLog, executor: Executor
+) -> None:
+    """Create every configured shard. Each is served once it is assigned."""
+    startup_ends_at = time.monotonic() + config.kafka.start_timeout_seconds
+    context = ShardContext(
+        observer=parts.observer,
+        clock=parts.clock,
+        executor=executor,
+        source=parts.source,
+        grace_seconds=2 * config.upstream.timeout_seconds,
+        polling_changed=parts.shards.update_polling,
+        startup=StartupDeadline(startup_ends_at),
+        used_fraction=partial(_used_fraction, parts.budget),
+        silence_reason=parts.poller.silence_reason,
+        published=parts.view.published,
+    )
     for feed in config.feeds:
         for partition in range(config.kafka.shards):
-            shard = ShardId(feed.name, partition)
+            shard_id = ShardId(feed.name, partition)
             symbols = _symbols_of(feed, partition, config.kafka.shards)
-            spec = ShardSpec(shard, rules[feed.name], symbols)
-            yield Shard(spec, partial(new_log, shard), context)
+            spec = ShardSpec(shard_id, parts.rules[feed.name], symbols)
+            parts.shards.add(Shard(spec, partial(new_log, shard_id), context))
 
 
 async def _stop(loops: list[asyncio.Task[None]], group: Group, shards: Shards) -> None:
@@ -298,22 +353,26 @@ def _symbols_of(feed: Feed, partition: int, shards: int) -> frozenset[str]:
 
 def _new_group(
     config: Config,
-    source: Source,
+    parts: _Parts,
     clients: Clients,
     feed_of_topic: Mapping[str, str],
-    shards: Shards,
-    health: Health,
 ) -> Group:
     """Create the membership in the consumer group, whose thread is watched."""
+    health = parts.health
     health.register(_GROUP_LOOP, _GROUP_LOOP_LIMIT_SECONDS)
     # The client id shows which worker owns which shard.
-    client_id = config.kafka.client.get("client.id", source.worker)
+    client_id = config.kafka.client.get("client.id", parts.source.worker)
     return Group(
         clients.group() | {"client.id": client_id},
         feed_of_topic,
-        shards,
+        parts.shards,
         lambda: health.progress(_GROUP_LOOP),
     )
+
+
+def _used_fraction(budget: Budget) -> float:
+    """Return the part of the request budget used within a minute, 0 to 1."""
+    return budget.spending(time.monotonic()).used_fraction
 
 
 def _refresh_key(key: ApiKey, poller: Poller) -> None:
