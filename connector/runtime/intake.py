@@ -183,6 +183,8 @@ class Intake:
         self, symbol: str, raw: bytes, times: AnswerTimes, error: EntryError
     ) -> Reading:
         """Quarantine an entry once, however often the upstream repeats it."""
+        # Its levels become stale because they are old, not because nobody answers or asks.
+        self.note_answer(symbol, times)
         if self._quarantined.get(symbol) == raw:
             return Reading()
         self._quarantined[symbol] = raw

@@ -469,6 +469,20 @@ async def test_levels_that_are_there_under_another_name_become_stale_as_old(
     assert scene.events[-1].reason == REASON_OLD
 
 
+async def test_levels_become_stale_as_old_while_their_entries_are_quarantined(
+    scene: Scene,
+) -> None:
+    await scene.take()
+
+    for _ in range(100):
+        scene.virtual.pass_seconds(1)
+        await scene.take(scene.body(scene.entry(odte=0)))
+
+    assert scene.sample("gex_quarantined_total", reason="wrong_type")
+    assert scene.kinds() == [Kind.SNAPSHOT, Kind.STALE]
+    assert scene.events[-1].reason == REASON_OLD
+
+
 async def test_spellings_from_outside_make_a_bounded_number_of_series(
     scene: Scene,
 ) -> None:
