@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from connector.logs import Bounded
 from connector.runtime.ports import BudgetReport
 from connector.schedule.forecast import USUAL_PERIOD_SECONDS
+from connector.upstream.budget import MonthFigures
 from connector.upstream.budget.units import MINUTE_SECONDS
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from connector.runtime.failures import Failures
     from connector.runtime.ports import RequestObserver
     from connector.schedule.scheduler import Schedule
-    from connector.upstream.budget import Budget, MonthFigures
+    from connector.upstream.budget import Budget
 
 _log = logging.getLogger(__name__)
 
@@ -57,11 +58,15 @@ class BudgetWatch:
         now = time.monotonic()
         spending = self._budget.spending(now)
         self._schedule.set_budget(spending.planned_per_minute, now)
+        month = spending.month
+        if not self._coverage.symbols:
+            # A standby gets no answers, so its figures would never change again.
+            month = MonthFigures()
         report = BudgetReport(
             limit_per_minute=spending.limit_per_minute,
             other_clients_per_minute=spending.other_clients_per_minute,
             price_seconds=self._schedule.price,
-            month=spending.month,
+            month=month,
         )
         self._observer.budget_changed(report)
         self._follow_month(spending.month, now)

@@ -118,18 +118,16 @@ class MetricsObserver:
     def _show_month(self, month: MonthFigures) -> None:
         metrics = self._metrics
         metrics.set("gex_quota_exhausted", month.is_used_up)
-        if month.used is not None:
-            metrics.set("gex_quota_used", month.used)
-        if month.limit is None or month.remaining is None or month.resets_at is None:
-            return
-        metrics.set("gex_quota_limit", month.limit)
-        metrics.set("gex_quota_remaining", month.remaining)
-        metrics.set("gex_quota_reset_timestamp_seconds", month.resets_at)
-        projected_end_at = month.projected_end_at
-        if projected_end_at is None:
-            # No series, rather than the last one: an alert compares it with the reset.
-            projected_end_at = nan
-        metrics.set("gex_quota_projected_end_timestamp_seconds", projected_end_at)
+        figures = {
+            "gex_quota_limit": month.limit,
+            "gex_quota_used": month.used,
+            "gex_quota_remaining": month.remaining,
+            "gex_quota_reset_timestamp_seconds": month.resets_at,
+            "gex_quota_projected_end_timestamp_seconds": month.projected_end_at,
+        }
+        for name, value in figures.items():
+            # No series, rather than the last one: alerts compare them.
+            metrics.set(name, nan if value is None else value)
 
     def key_refused(self, *, refused: bool) -> None:
         """Show whether the upstream refuses the API key."""

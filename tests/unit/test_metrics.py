@@ -658,6 +658,11 @@ def test_the_month_is_shown_and_an_unknown_end_is_not(
     assert_shown(metrics, {"gex_quota_exhausted": 1, "gex_quota_remaining": 0})
     assert series(metrics, "gex_quota_projected_end_timestamp_seconds") == []
 
+    # A larger plan without a cap: the former limit must not stay.
+    observer.budget_changed(BudgetReport(20, 40, 1.5, MonthFigures()))
+    assert series(metrics, "gex_quota_limit") == []
+    assert_shown(metrics, {"gex_quota_exhausted": 0})
+
 
 def test_a_symbol_without_an_answer_has_no_moments_and_no_status(
     metrics: Metrics, observer: MetricsObserver

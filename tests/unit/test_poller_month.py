@@ -74,8 +74,11 @@ class Bench:
         """Return True if the month holds all checks."""
         return self.poller.schedule.month_paused_until > time.monotonic()
 
+    def sample(self, name: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name)
+
     def exhausted_metric(self) -> float | None:
-        return self.metrics.registry.get_sample_value("gex_quota_exhausted")
+        return self.sample("gex_quota_exhausted")
 
     async def follow(self) -> None:
         """Let the poller take one turn."""
@@ -100,6 +103,7 @@ async def test_a_used_up_month_holds_every_check_until_there_is_more(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
+    bench.shards = [OneShard()]
     # The last request of the month was answered well.
     bench.learn(remaining=0)
     await bench.follow()
@@ -181,3 +185,19 @@ async def test_a_standby_is_not_held_responsible_for_a_used_up_month(
 
     # It sends no requests, so it would never find out that there are more.
     assert not bench.poller.quota_exhausted
+    assert bench.exhausted_metric() == 0
+
+
+async def test_the_last_worker_to_own_shards_does_not_raise_the_alarm_for_ever(
+    bench: Bench,
+) -> None:
+    bench.shards = [OneShard()]
+    bench.learn(remaining=0)
+    await bench.follow()
+    assert bench.sample("gex_quota_remaining") == 0
+
+    bench.shards = []
+    await bench.follow()
+
+    assert bench.exhausted_metric() == 0
+    assert bench.sample("gex_quota_remaining") is None
