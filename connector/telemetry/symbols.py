@@ -24,7 +24,6 @@ _numbers_of: Final = attrgetter(*NUMBER_PATHS)
 # Feed and symbol: the first two labels of each of these metrics.
 Key = tuple[str, str]
 
-
 # Spellings of a symbol with a series of their own. They come from outside.
 _MAX_SPELLINGS: Final = 3
 
@@ -119,8 +118,10 @@ class SymbolSeries:
         yield _family("gex_symbol_jitter_seconds", shown, _jitter_seconds)
         yield _statuses(shown)
         yield _spellings(everything)
-        yield _models(shown)
-        yield _fallbacks(shown)
+        model_of = attrgetter("positioning")
+        yield _texts_of_levels("gex_symbol_positioning", shown, model_of)
+        reason_of = attrgetter("positioning_fallback_reason")
+        yield _texts_of_levels("gex_symbol_positioning_fallback", shown, reason_of)
         yield _levels(shown[: self._max_level_symbols])
 
 
@@ -174,22 +175,21 @@ def _spellings(symbols: Iterable[tuple[Key, SymbolFigures]]) -> Family:
     return family
 
 
-def _models(symbols: Iterable[tuple[Key, SymbolFigures]]) -> Family:
-    family = new_family("gex_symbol_positioning")
+def _texts_of_levels(
+    name: str,
+    symbols: Iterable[tuple[Key, SymbolFigures]],
+    text_of: Callable[[Levels], str | None],
+) -> Family:
+    """Return a metric whose label is a text of the present levels.
+
+    Only the present text has a series: nobody knows all texts of the vendor.
+    """
+    family = new_family(name)
     for key, figures in symbols:
         levels = figures.valid_levels()
-        # Only the present model has a series: nobody knows all models of the vendor.
-        if levels is not None and levels.positioning is not None:
-            family.add_metric((*key, levels.positioning), 1.0)
-    return family
-
-
-def _fallbacks(symbols: Iterable[tuple[Key, SymbolFigures]]) -> Family:
-    family = new_family("gex_symbol_positioning_fallback")
-    for key, figures in symbols:
-        levels = figures.valid_levels()
-        if levels is not None and levels.positioning_fallback_reason is not None:
-            family.add_metric((*key, levels.positioning_fallback_reason), 1.0)
+        text = None if levels is None else text_of(levels)
+        if text is not None:
+            family.add_metric((*key, text), 1.0)
     return family
 
 

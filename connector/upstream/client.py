@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import aiohttp
 import httpx
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from connector.upstream.api_key import ApiKey
     from connector.upstream.budget import Budget, Permit
 
+_T = TypeVar("_T")
+
 _LEVELS_PATH: Final = "/multi/gex/levels"
 _SYMBOLS_PATH: Final = "/symbols"
 _HEADERS: Final = {
@@ -58,7 +61,6 @@ _HEADERS: Final = {
     "accept-encoding": "gzip",
     "user-agent": f"gex-levels-connector/{__version__}",
 }
-
 
 # Errors that another connection, to another address of the name, may not have.
 _NOT_FROM_THE_API: Final = (UpstreamUnavailable, BadResponse, Intercepted)
@@ -125,26 +127,28 @@ class Client:
         sent_at = time.time_ns() // 1000
         reply, pool = await self._send(url, key)
         received_at = time.time_ns() // 1000
+
         response = decode_levels(reply, request.symbols, key)
+        is_copy = self._is_copy(response, requested_at)
         is_from_the_api = not isinstance(response, _NOT_FROM_THE_API)
-        is_copy = isinstance(response, Response) and self._is_copy(
-            response, requested_at
-        )
         # An old server that the name has moved away from sends copies, too.
         is_of_use = is_from_the_api and not is_copy
         pool.failures = 0 if is_of_use else pool.failures + 1
-        is_outdated = key != self._key.secret.reveal()
-        if is_outdated and isinstance(response, UpstreamError):
+
+        if isinstance(response, UpstreamError):
             # A refusal of the previous key says nothing about the new one, which may belong
             # to another user.
-            raise UpstreamUnavailable("the API key was replaced during the request")
-        if is_copy and isinstance(response, Response):
+            is_outdated = key != self._key.secret.reveal()
+            if is_outdated:
+                raise UpstreamUnavailable("the API key was replaced during the request")
+            self._learn(permit, reply.headers, response)
+            raise response
+
+        if is_copy:
             # The figures of a cache's copy are those of long ago.
             figures = rate_limit(reply.headers, response.meta)
         else:
             figures = self._learn(permit, reply.headers, response)
-        if isinstance(response, UpstreamError):
-            raise response
         return LevelsAnswer(response, figures, sent_at, received_at)
 
     async def fetch_symbols(self, permit: Permit) -> frozenset[str]:
@@ -155,14 +159,7 @@ class Client:
         Raises:
             UpstreamError: for everything but a list.
         """
-        key = self._key.secret.reveal()
-        reply, _ = await self._send(self._symbols_url, key)
-        symbols = decode_symbols(reply, key)
-        if isinstance(symbols, UpstreamError):
-            self._learn(permit, reply.headers, symbols)
-            raise symbols
-        self._learn(permit, reply.headers, None)
-        return symbols
+        return await self._fetch(self._symbols_url, permit, decode_symbols)
 
     async def fetch_report(self, path: str, permit: Permit) -> object:
         """Return the JSON of an endpoint about the service, such as `/status`.
@@ -170,14 +167,8 @@ class Client:
         Raises:
             UpstreamError: for everything but JSON.
         """
-        key = self._key.secret.reveal()
-        reply, _ = await self._send(self._url_of(path), key)
-        report = decode_report(reply, path, key)
-        if isinstance(report, UpstreamError):
-            self._learn(permit, reply.headers, report)
-            raise report
-        self._learn(permit, reply.headers, None)
-        return report
+        decode = partial(decode_report, path)
+        return await self._fetch(self._url_of(path), permit, decode)
 
     async def fetch_health(self) -> object:
         """Return the JSON of `/health`, which takes no key and counts against no budget.
@@ -188,10 +179,29 @@ class Client:
         key = self._key.secret.reveal()
         url = self._url_of(HEALTH_PATH)
         reply, _ = await self._send(url, key, with_key=False)
-        report = decode_report(reply, HEALTH_PATH, key)
+        report = decode_report(HEALTH_PATH, reply, key)
         if isinstance(report, UpstreamError):
             raise report
         return report
+
+    async def _fetch(
+        self,
+        url: httpx.URL,
+        permit: Permit,
+        decode: Callable[[Reply, str], _T | UpstreamError],
+    ) -> _T:
+        """Send one request, let the budget learn from the reply, and return its contents.
+
+        `decode` takes the reply and the API key, which it hides.
+        """
+        key = self._key.secret.reveal()
+        reply, _ = await self._send(url, key)
+        contents = decode(reply, key)
+        if isinstance(contents, UpstreamError):
+            self._learn(permit, reply.headers, contents)
+            raise contents
+        self._learn(permit, reply.headers, None)
+        return contents
 
     def _url_of(self, path: str) -> httpx.URL:
         return httpx.URL(self._upstream.base_url.rstrip("/") + path)
@@ -261,8 +271,10 @@ class Client:
             return Reply(status, headers, b"", str(error))
         return Reply(status, headers, clean_body(decompressed, key))
 
-    def _is_copy(self, response: Response, requested_at: float) -> bool:
+    def _is_copy(self, response: Response | UpstreamError, requested_at: float) -> bool:
         """Return True if a response was there before its request."""
+        if isinstance(response, UpstreamError):
+            return False
         server_at = response.meta.server_at
         if server_at is None:
             return False

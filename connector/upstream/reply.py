@@ -247,38 +247,61 @@ def decode_levels(
 
     Returns the error instead of raising it: the budget learns from it first.
     """
-    status, headers = reply.status, reply.headers
-    request_id = headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARACTERS] or None
-    fault = reply.fault
-    if fault is None:
-        try:
-            response = decode_response(reply.body, symbols)
-        except BadResponse as error:
-            fault = str(error)
-    refusal = None if fault is not None else response.refusal
-    if fault is None and refusal is None:
-        if status == _OK:
-            return _without_key(response, key)
-        # Levels with an error status: the status counts, and nobody gave a reason.
-        fault = "the body holds levels"
+    if reply.fault is not None:
+        return _error_without_envelope(reply, reply.fault, key)
+    try:
+        response = decode_response(reply.body, symbols)
+    except BadResponse as error:
+        return _error_without_envelope(reply, str(error), key)
 
-    if refusal is None:
-        kind, reason = _without_envelope(reply, fault or "")
-        details: dict[str, Any] = {}
-    else:
-        kind = _ERRORS_BY_CODE.get(refusal.code) or _error_of_status(status)
-        details = refusal.details
-        shown = _shown_details(refusal)
-        reason = f"{refusal.code}: {refusal.message} {shown}".rstrip()
-        request_id = request_id or _request_id_in(response.meta, key)
-    if kind is RateLimited and _is_month_used_up(headers):
+    if response.refusal is not None:
+        return _error_with_envelope(reply, response.refusal, response.meta, key)
+    if reply.status != _OK:
+        # The status counts, and nobody gave a reason.
+        return _error_without_envelope(reply, "the body holds levels", key)
+    return _without_key(response, key)
+
+
+def _error_with_envelope(
+    reply: Reply, refusal: Refusal, meta: ResponseMeta, key: str
+) -> UpstreamError:
+    """Return the error that the API's envelope names."""
+    kind = _ERRORS_BY_CODE.get(refusal.code) or _error_of_status(reply.status)
+    shown = _shown_details(refusal)
+    reason = f"{refusal.code}: {refusal.message} {shown}".rstrip()
+    request_id = _request_id_of(reply) or _request_id_in(meta, key)
+    return _new_error(reply, kind, reason, request_id, key, refusal.details)
+
+
+def _error_without_envelope(reply: Reply, fault: str, key: str) -> UpstreamError:
+    """Return the error of a reply whose body is not the API's, or damaged."""
+    kind, reason = _kind_without_envelope(reply, fault)
+    return _new_error(reply, kind, reason, _request_id_of(reply), key, {})
+
+
+def _new_error(
+    reply: Reply,
+    kind: type[UpstreamError],
+    reason: str,
+    request_id: str | None,
+    key: str,
+    details: Mapping[str, Any],
+) -> UpstreamError:
+    """Return an error with the facts in the headers, and without the key."""
+    if kind is RateLimited and _is_month_used_up(reply.headers):
         kind = QuotaExhausted
     return kind(
-        clean_text(f"HTTP {status}: {reason}", key),
-        status=status,
+        clean_text(f"HTTP {reply.status}: {reason}", key),
+        status=reply.status,
         request_id=request_id,
-        retry_after_seconds=_retry_after_seconds(headers, details),
+        retry_after_seconds=_retry_after_seconds(reply.headers, details),
     )
+
+
+def _request_id_of(reply: Reply) -> str | None:
+    """Return the request id in the headers, or None."""
+    request_id = reply.headers.get("x-request-id", "")
+    return request_id[:_MAX_REQUEST_ID_CHARACTERS] or None
 
 
 def _request_id_in(meta: ResponseMeta, key: str) -> str | None:
@@ -296,8 +319,8 @@ def _without_key(response: Response, key: str) -> Response:
     return replace(response, meta=replace(meta, request_id=cleaned))
 
 
-def _without_envelope(reply: Reply, fault: str) -> tuple[type[UpstreamError], str]:
-    """Return the error of a body that is not the API's, and the reason it shows."""
+def _kind_without_envelope(reply: Reply, fault: str) -> tuple[type[UpstreamError], str]:
+    """Return the kind of error of a body that is not the API's, and the reason it shows."""
     status = reply.status
     document = _json_or_none(reply.body)
     reason = _reason_in(document) or _title(reply.body) or fault
@@ -369,7 +392,7 @@ def decode_symbols(reply: Reply, key: str) -> frozenset[str] | UpstreamError:
 
     The shape of that list is documented nowhere.
     """
-    document = decode_report(reply, "/symbols", key)
+    document = decode_report("/symbols", reply, key)
     if isinstance(document, UpstreamError):
         return document
     try:
@@ -378,7 +401,7 @@ def decode_symbols(reply: Reply, key: str) -> frozenset[str] | UpstreamError:
         return BadResponse("/symbols returned a list that is nested too deeply")
 
 
-def decode_report(reply: Reply, path: str, key: str) -> object:
+def decode_report(path: str, reply: Reply, key: str) -> object:
     """Decode the reply of an endpoint that does not return levels, or return an UpstreamError.
 
     Try to decode the reply as levels first: another document fails with `BadResponse` and
@@ -465,7 +488,7 @@ def _shown_details(refusal: Refusal) -> str:
 
 
 def _retry_after_seconds(
-    headers: Mapping[str, str], details: dict[str, Any]
+    headers: Mapping[str, str], details: Mapping[str, Any]
 ) -> float | None:
     """Return the seconds to wait: the smaller of those in the header and the refusal.
 
