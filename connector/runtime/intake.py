@@ -92,7 +92,8 @@ class Intake:
         """
         self._observed_at[symbol] = times.at
         # A quarantined entry may become valid: `computed_at` is no longer in the future.
-        may_differ = is_stale or symbol in self._quarantined
+        is_quarantined = symbol in self._quarantined
+        may_differ = is_stale or is_quarantined or self._values.is_undecided(symbol)
         # The same bytes are other levels if the response names another model for them.
         latest = (answer, times.models)
         if self._last.get(symbol) == latest and not may_differ:

@@ -227,6 +227,18 @@ async def test_all_symbols_fall_back_but_a_request_for_std_does_not() -> None:
             assert "positioning_fallback_reason" not in entry
 
 
+async def test_a_fallback_in_turn_strikes_every_second_answer() -> None:
+    models = []
+    async with simulated() as client:
+        client.fault("flow_fallback", in_turn=True, symbols=["BTCUSDT"])
+        for _ in range(6):
+            shown = await entries(client)
+            assert shown["ETHUSDT"]["positioning"] == "flow"
+            models.append(shown["BTCUSDT"]["positioning"])
+    assert sorted(models[:2]) == ["flow", "std"]
+    assert models == models[:2] * 3
+
+
 async def test_a_symbol_without_a_tape_is_always_std() -> None:
     async with simulated(no_tape=["ETHUSDT"]) as client:
         shown = await entries(client)

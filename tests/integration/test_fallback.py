@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -104,6 +105,55 @@ def test_a_fallback_and_its_end_are_snapshots_whatever_the_numbers(
         "BTCUSDT": ["flow", "std", "flow", "std", "flow"],
         "ETHUSDT": ["flow", "std", "flow"],
     }
+
+
+def test_two_nodes_with_two_models_make_two_snapshots_of_a_refresh(
+    kafka: LocalKafka, names: Names
+) -> None:
+    # One symbol, so that its answers alternate.
+    symbols = ["BTCUSDT"]
+    with start_simulator("--period", "3", "--limit", "0") as simulator:
+        variables = variables_for(kafka, names, simulator, symbols)
+        variables["GEX_SCHEDULE__TARGET_DELAY_SECONDS"] = "0"
+        variables["GEX_SCHEDULE__MAX_INTERVAL_SECONDS"] = "0.25"
+        with start_worker(variables) as worker:
+            wait_for_events(worker, 1)
+            fault = {"fault": "flow_fallback", "symbols": symbols, "in_turn": True}
+            simulator.ask("/_control/faults", fault)
+
+            def have_flapped() -> bool:
+                return flapping_answers(worker) >= 20
+
+            wait_until(have_flapped, "20 answers of a replaced model", worker)
+            recover(simulator)
+            before = worker.metric("gex_events_total")
+            # The model that stays is published, whichever was before.
+            wait_for_events(worker, before + 2)
+            assert worker.terminate() == 0
+
+    events = checker.events(kafka, names.topic_prefix)
+    assert checker.violations(events, checker.states(kafka, names.topic_prefix)) == []
+    switches: Counter[int | None] = Counter()
+    for event in events:
+        assert event.after is not None
+        if event.before is None:
+            continue
+        is_other_model = event.before.positioning != event.after.positioning
+        assert (event.reason == "positioning") == is_other_model
+        if is_other_model:
+            switches[event.computed_at] += 1
+    # The first answer of a refresh may be a switch, and the first of the other node.
+    assert max(switches.values()) <= 2
+    assert events[-1].after is not None
+    assert events[-1].after.positioning == "flow"
+
+
+def flapping_answers(worker: Program) -> float:
+    series = 'gex_observations_dropped_total{feed="all",reason="flapping"}'
+    for line in worker.text("/metrics").splitlines():
+        if line.startswith(series):
+            return float(line.split()[-1])
+    return 0.0
 
 
 def test_a_feed_that_asks_for_std_has_one_model_during_a_fallback(

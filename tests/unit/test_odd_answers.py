@@ -624,11 +624,101 @@ async def test_the_ignored_spot_price_does_not_make_a_value_another_one(
     assert scene.kinds() == [Kind.SNAPSHOT, Kind.CHANGED]
 
 
-async def test_a_model_that_comes_back_is_news_in_the_same_refresh(
+# --- two nodes run two models ---
+
+
+def models_of(scene: Scene) -> list[str | None]:
+    """Return the model of each snapshot. Other events are changes of one model's numbers."""
+    snapshots = [event for event in scene.events if event.kind is Kind.SNAPSHOT]
+    assert set(scene.kinds()) <= {Kind.SNAPSHOT, Kind.CHANGED}
+    assert {event.reason for event in snapshots[1:]} <= {"positioning"}
+    return [event.after.positioning for event in snapshots if event.after]
+
+
+async def take_models(scene: Scene, *models: str | None) -> None:
+    for number, model in enumerate(models):
+        # Numbers of another answer are others, if they are computed at the request.
+        levels = {"hvl": 67_000 + number}
+        entry = scene.entry(positioning=model, all_expiry=levels)
+        await scene.take(scene.body(entry))
+
+
+async def test_two_nodes_with_two_models_make_two_snapshots_of_a_refresh(
     scene: Scene,
 ) -> None:
-    for model in ("flow", "std", "flow"):
+    for number in range(88):
+        scene.virtual.pass_seconds(1)
+        model = "std" if number % 2 else "flow"
         await scene.take(scene.body(scene.entry(positioning=model)))
 
-    assert scene.kinds() == [Kind.SNAPSHOT] * 3
-    assert [event.reason for event in scene.events[1:]] == ["positioning"] * 2
+    # A refresh begins with the model of the last one, or with the other one.
+    models = models_of(scene)
+    assert models == ["flow", "std"] * (len(models) // 2) + ["flow"] * (len(models) % 2)
+    refreshes = Counter(event.computed_at for event in scene.events)
+    assert list(refreshes.values()) == [2, 2, 2, 2]
+    assert dropped(scene, "flapping") == pytest.approx(40, abs=4)
+
+
+async def test_two_nodes_with_two_models_do_not_flap_if_their_numbers_move(
+    scene: Scene,
+) -> None:
+    await take_models(scene, *["flow", "std"] * 10)
+
+    assert models_of(scene) == ["flow", "std"]
+
+
+async def test_the_first_answer_of_another_model_is_published_at_once(
+    scene: Scene,
+) -> None:
+    await take_models(scene, "flow", "std")
+    assert models_of(scene) == ["flow", "std"]
+
+    # Whatever came back in the refresh before.
+    await take_models(scene, "flow")
+    scene.virtual.pass_seconds(PERIOD_SECONDS)
+    await take_models(scene, "flow")
+    assert models_of(scene) == ["flow", "std", "flow"]
+
+
+async def test_a_model_that_comes_back_and_stays_is_published_in_the_same_refresh(
+    scene: Scene,
+) -> None:
+    entry = scene.entry(positioning="flow")
+    await scene.take(scene.body(entry))
+    await take_models(scene, "std")
+    for count in (1, 2, 3, 4):
+        # The very same bytes each time.
+        await scene.take(scene.body(entry))
+        assert len(scene.events) == (2 if count < 3 else 3)
+
+    assert models_of(scene) == ["flow", "std", "flow"]
+    assert scene.events[-1].after == scene.events[0].after
+
+
+async def test_an_answer_of_the_other_node_ends_the_row_of_a_returned_model(
+    scene: Scene,
+) -> None:
+    await take_models(scene, "flow", "std")
+    for _ in range(4):
+        await take_models(scene, "flow", "flow", "std")
+
+    assert models_of(scene) == ["flow", "std"]
+    assert dropped(scene, "flapping") == 8
+
+
+async def test_a_third_model_is_news_and_then_flaps_like_the_others(
+    scene: Scene,
+) -> None:
+    await take_models(scene, *["flow", "std", "mixed"] * 4)
+
+    assert models_of(scene) == ["flow", "std", "mixed"]
+
+
+async def test_an_old_server_in_turn_that_names_no_model_does_not_flap(
+    scene: Scene,
+) -> None:
+    for model in ("flow", None) * 5:
+        entry = scene.entry(positioning=model, all_expiry={"hvl": 67_000})
+        await scene.take(scene.body(entry))
+
+    assert scene.kinds() == [Kind.SNAPSHOT]

@@ -104,8 +104,9 @@ class Bundle:
 
         # Everything else asks for flow, which some symbols do not have.
         for fault in self._fallbacks:
-            if fault.targets([symbol]):
-                parameters = fault.parameters
+            parameters = fault.parameters
+            is_other_node = parameters["in_turn"] and turn % 2 == 1
+            if fault.targets([symbol]) and not is_other_node:
                 return view._replace(
                     model="std",
                     fallback_reason=parameters["reason"],

@@ -73,6 +73,8 @@ class Service:
         )
         self._endpoints["levels"] += 1
         reply = self._new_reply(answer.request_id)
+        # Only these are counted, so that nodes that answer in turn really alternate.
+        reply.turn = next(self._turns)
         reply.answer = answer
 
         # A cache in front spares the service.
@@ -221,7 +223,7 @@ class Service:
             "request_id": request_id,
         }
         headers = {"X-Request-ID": request_id}
-        return Reply(meta, headers, has_details=settings.is_old, turn=next(self._turns))
+        return Reply(meta, headers, has_details=settings.is_old)
 
     def _replay(
         self, key: str, request: str, reply: Reply, cached: list[Fault]

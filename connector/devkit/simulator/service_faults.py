@@ -29,9 +29,16 @@ def cached(_: Reply, *, headers: Literal["stored", "fresh"] = "stored") -> None:
 
 
 def flow_fallback(
-    _: Reply, *, reason: str = "flow_tape_empty", equal_numbers: bool = False
+    _: Reply,
+    *,
+    reason: str = "flow_tape_empty",
+    equal_numbers: bool = False,
+    in_turn: bool = False,
 ) -> None:
-    """Show `std` where `flow` is asked for, with or without the numbers of `flow`."""
+    """Show `std` where `flow` is asked for, with or without the numbers of `flow`.
+
+    With `in_turn`, only every second answer does, as if two nodes answered in turn.
+    """
 
 
 def filter_ignored(_: Reply, *, variant: Echo = "null") -> None:
