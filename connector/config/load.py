@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
 from connector.config.model import (
     TABLES,
@@ -41,7 +42,7 @@ from connector.config.sources import (
     read_file,
     reason_of,
 )
-from connector.config.values import InvalidValue
+from connector.config.values import InvalidValue, clean_symbol
 from connector.core.diff import Threshold
 from connector.errors import ConfigError
 
@@ -190,7 +191,14 @@ class _Loader:
         if labels == ["feeds"]:
             table = self._tables.setdefault("feeds", {})
             table.setdefault("name", RawOption("all", "default"))
-        return {label: self.build(label, Feed) for label in labels}
+        feeds = {}
+        for label in labels:
+            feed = self.build(label, Feed)
+            if feed is not None and not feed.keep_lower_case:
+                symbols = tuple(clean_symbol(symbol) for symbol in feed.symbols)
+                feed = replace(feed, symbols=symbols)
+            feeds[label] = feed
+        return feeds
 
     def report(self, label: str, name: str, problem: str) -> None:
         """Add a fault of an option of a table."""

@@ -15,7 +15,6 @@ from connector.config.values import (
     HOST,
     PORT,
     among,
-    clean_symbol,
     each,
     is_loopback,
     matching,
@@ -96,7 +95,6 @@ _check_replication = matching(
 _check_symbols = each(
     r"[A-Z0-9][\w.-]{0,63}",
     "symbols of A-Z, a-z, 0-9, '.', '_', '-', at most 64 characters",
-    clean_symbol,
 )
 
 # Not only names that are known today. Both limits hold in decoded responses as well.
@@ -171,11 +169,18 @@ class Feed(Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(min_length=1),
         Option(
-            "The symbols, each once, with the case that the API uses."
-            " One that is all lower case becomes upper case",
+            "The symbols, each once, with the case that the API uses. They are requested,"
+            " and are the keys in the topics, as they are written here; but one that is all"
+            " lower case becomes upper case",
             check=_check_symbols,
         ),
     ]
+    keep_lower_case: Annotated[
+        bool,
+        Option(
+            "Leave symbols that are all lower case as they are, if the API knows them only so"
+        ),
+    ] = False
     exchanges: Annotated[
         tuple[str, ...],
         Option(

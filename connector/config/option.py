@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Options of the feed `all`, which exists if one of these variables is set.
 SHORT_VARIABLES: Final = {
     "feeds.symbols": "GEX_SYMBOLS",
+    "feeds.keep_lower_case": "GEX_KEEP_LOWER_CASE",
     "feeds.include": "GEX_INCLUDE",
     "feeds.exchanges": "GEX_EXCHANGES",
     "feeds.positioning": "GEX_POSITIONING",

@@ -52,7 +52,7 @@ def matching(pattern: str, expected: str) -> Callable[[T], T]:
 def each(
     pattern: str,
     expected: str,
-    clean: Callable[[str], str],
+    clean: Callable[[str], str] = str,
     max_items: int | None = None,
 ) -> Callable[[Iterable[str]], tuple[str, ...]]:
     """Accept lists of texts that match the pattern, ignoring case and outer blanks.
@@ -93,6 +93,11 @@ def clean_symbol(text: str) -> str:
     `kPEPEUSDT`.
     """
     return text.upper() if text.islower() else text
+
+
+def symbols_typed(text: str) -> tuple[str, ...]:
+    """Return the symbols that a person may mean: the text, and what configuration makes of it."""
+    return tuple(dict.fromkeys((text, clean_symbol(text))))
 
 
 def among(known: tuple[str, ...]) -> Callable[[Iterable[str]], tuple[str, ...]]:

@@ -8,8 +8,10 @@ first, then `meta.extra`, which may hold one text for the response or one for ea
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from connector.core import spelling
 from connector.core.model import Value
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 # Models and reasons go into every record and into labels of metrics, so a server must not be
 # able to inflate them. The longest known one has 28 characters.
 _MAX_CHARACTERS: Final = 64
+
+# Bounds the search for a symbol in another case. A response has 8 symbols.
+_MAX_NAMES_COMPARED: Final = 100
 
 # The only model that the API falls back from, and its default.
 _FLOW: Final = "flow"
@@ -83,4 +88,9 @@ def _text_or_object(value: Any) -> str | Mapping[str, Any] | None:
 def _for_symbol(value: str | Mapping[str, Any] | None, symbol: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return name_or_none(value.get(symbol))
+    name = symbol
+    if symbol not in value:
+        # Servers write symbols in another case, here as in `results`.
+        names = list(islice(value, _MAX_NAMES_COMPARED))
+        name = spelling.in_another_case(symbol, names) or symbol
+    return name_or_none(value.get(name))

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from connector.config.secrets import quote
-from connector.config.values import clean_symbol
+from connector.config.values import symbols_typed
 from connector.core.diff import NUMBER_PATHS
 from connector.core.model import MICROS
 from connector.errors import ConfigError
@@ -22,7 +22,7 @@ from connector.tools.text import json_line, text_line
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from connector.core.model import Event
     from connector.kafka.avro import Codec
@@ -44,7 +44,7 @@ _EVENT_COLUMNS: Final = ("feed", "symbol", "sequence", "kind", "status", "reason
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("symbol", type=clean_symbol)
+    parser.add_argument("symbol")
     parser.add_argument(
         "--since",
         default="1d",
@@ -81,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
     reader = open_reader(options.config, os.environ)
     log = reader.log(options.feed)
     period = since, until
-    events = read_events(log, reader.topics, reader.codec, options.symbol, period)
+    symbols = symbols_typed(options.symbol)
+    events = read_events(log, reader.topics, reader.codec, symbols, period)
     return history(events, options.form)
 
 
@@ -111,30 +112,35 @@ def history(events: Iterator[Event], form: str) -> int:
 
 
 def read_events(
-    log: Log, topics: Topics, codec: Codec, symbol: str, period: tuple[int, int | None]
+    log: Log,
+    topics: Topics,
+    codec: Codec,
+    symbols: Collection[str],
+    period: tuple[int, int | None],
 ) -> Iterator[Event]:
-    """Yield a symbol's events observed in a period, feed by feed, up to now.
+    """Yield the events of some symbols observed in a period, feed by feed, up to now.
 
-    Only the partition of the symbol's key is read. `period` is in microseconds since the
+    Only the partitions of the symbols' keys are read. `period` is in microseconds since the
     epoch, without an end if that is None. Raises KafkaUnavailable and ShardCorrupt.
     """
     since, until = period
-    key = symbol.encode()
+    keys = {symbol.encode() for symbol in symbols}
     for feed in log.feeds:
         topic = topics.changes(feed)
-        partition_number = partition_of(symbol, log.partitions[topic])
-        partition = topic, partition_number
+        count = log.partitions[topic]
+        partitions = {(topic, partition_of(symbol, count)) for symbol in symbols}
 
         # Record timestamps are `observed_at` in milliseconds, so Kafka finds the start.
-        end = log.offsets([partition], END)
-        start = log.offsets([partition], since // 1000)
-        # A negative offset means that no record is as young as `since`.
-        if start[partition] < 0:
-            start = end
+        end = log.offsets(partitions, END)
+        start = log.offsets(partitions, since // 1000)
+        for partition in partitions:
+            # A negative offset means that no record is as young as `since`.
+            if start[partition] < 0:
+                start[partition] = end[partition]
 
         for record in log.read(start, end):
             # Other symbols share the partition; do not decode their events.
-            if record.key != key:
+            if record.key not in keys:
                 continue
             event = record.decoded(codec.decode_event)
             is_before = event.observed_at < since

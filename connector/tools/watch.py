@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from connector.config.values import clean_symbol
+from connector.config.values import symbols_typed
 from connector.core.model import Kind, Status
 from connector.tools.reading import EventFilter, open_reader
 from connector.tools.table import Table
@@ -30,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--symbol",
         action="append",
-        type=clean_symbol,
         default=[],
         help="show this symbol only; repeatable",
     )
@@ -68,8 +67,11 @@ def run(options: argparse.Namespace) -> int:
         signal.signal(number, signal.default_int_handler)
 
     reader = open_reader(options.config, os.environ)
+    symbols: set[str] = set()
+    for typed in options.symbol:
+        symbols.update(symbols_typed(typed))
     wanted = EventFilter(
-        symbols=frozenset(options.symbol),
+        symbols=frozenset(symbols),
         kinds=frozenset(options.kind),
         statuses=frozenset(options.status),
     )

@@ -114,7 +114,11 @@ class Api:
 
     def _configured_name(self, typed: str) -> str:
         """Return the configured symbol that a person has typed in any case."""
-        for _, name in self._view.shard_ids:
+        names = {name for _, name in self._view.shard_ids}
+        # Another feed may have the same letters in another case.
+        if typed in names:
+            return typed
+        for name in sorted(names):
             if name.casefold() == typed.casefold():
                 return name
         return typed

@@ -55,6 +55,11 @@ symbols = ["BTC", "ETH"]
 [[feeds]]
 name = "b"
 symbols = ["BTC", "SOL"]
+
+[[feeds]]
+name = "c"
+symbols = ["eth"]
+keep_lower_case = true
 """
 PAGE = "/status"
 STATUS = "/api/status"
@@ -384,6 +389,20 @@ async def test_a_snapshot_is_one_event_with_the_next_sequence(
     assert second.kind == Kind.SNAPSHOT
     assert second.sequence == 2
     assert second.reason == "asked"
+
+
+async def test_a_symbol_whose_namesake_differs_in_case_is_found_as_typed(
+    stack: Stack, caller: Caller
+) -> None:
+    await stack.see("ETH", b'{"spot_price": 1}')
+
+    # Feed `c` has the symbol in lower case, and no worker here.
+    answer = await caller.request_snapshot("eth")
+    assert answer.status == 409
+    assert answer.detail is not None
+    assert answer.detail.startswith("shard c-0 ")
+    answer = await caller.request_snapshot("ETH")
+    assert answer.body == {"event_id": "a/ETH/2", "sequence": 2}
 
 
 async def test_a_refused_snapshot_has_a_reason(stack: Stack, caller: Caller) -> None:

@@ -639,6 +639,21 @@ def test_a_symbol_keeps_its_case_unless_it_is_all_lower_case(
     assert feed.symbols == ("kPEPEUSDT", "ETHUSDT", "btc-Usdt")
 
 
+def test_a_feed_keeps_symbols_in_lower_case_if_it_is_told_to(
+    write_toml: WriteToml,
+) -> None:
+    symbols = "kPEPEUSDT,ethusdt"
+    config = load(write_toml(FEED), GEX_SYMBOLS=symbols, GEX_KEEP_LOWER_CASE="true")
+    assert config.feeds[0].symbols == ("kPEPEUSDT", "ethusdt")
+
+    # For each feed of a file on its own.
+    lines = '[[feeds]]\nname = "{}"\nsymbols = ["btcusdt"]\nkeep_lower_case = {}\n'
+    text = lines.format("lower", "true") + lines.format("upper", "false")
+    lower, upper = load(write_toml(text), GEX_SYMBOLS="").feeds
+    assert lower.symbols == ("btcusdt",)
+    assert upper.symbols == ("BTCUSDT",)
+
+
 def test_the_model_is_the_apis_choice_unless_it_is_set(write_toml: WriteToml) -> None:
     (feed,) = load(write_toml(FEED)).feeds
 

@@ -42,6 +42,15 @@ def test_the_response_names_the_model_as_a_text_or_by_symbol(extra: Any) -> None
     assert of_btc(extra) == FELL_BACK
 
 
+def test_the_response_may_write_a_symbol_in_another_case() -> None:
+    extra = {
+        "positioning": {"ethusdt": "flow", "btcusdt": "std"},
+        "positioning_fallback_reason": {"btcusdt": "flow_tape_empty"},
+    }
+
+    assert of_btc(extra) == FELL_BACK
+
+
 def test_a_symbol_that_the_response_leaves_out_has_no_known_model() -> None:
     extra = {
         "positioning": {"ETHUSDT": "std"},

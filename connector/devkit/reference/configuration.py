@@ -22,7 +22,7 @@ _INTRODUCTION: Final = """\
 default. An empty variable counts as unset. Separate the items of a list in a variable with commas. Unknown keys and
 variables are errors. All errors are reported at once (exit status 2).
 
-`GEX_SYMBOLS`, with `GEX_INCLUDE`, `GEX_EXCHANGES` and `GEX_POSITIONING`, defines one feed called `all`, which replaces
+`GEX_SYMBOLS`, with `GEX_KEEP_LOWER_CASE`, `GEX_EXCHANGES`, `GEX_INCLUDE` and `GEX_POSITIONING`, defines one feed called `all`, which replaces
 every `[[feeds]]` table of the file. Set a single client option with a variable such as `GEX_KAFKA__CLIENT__SASL_PASSWORD` (for
 `sasl.password`), or several as a JSON object: `GEX_SCHEMA_REGISTRY__CLIENT={"timeout": 5}`. In JSON, write numbers
 as numbers.
