@@ -33,7 +33,9 @@ class ComputedTimes(Value, frozen=True):
 class Refresh(Value, frozen=True):
     """A refresh that a check found.
 
-    It became visible after `since`, when the last check was sent that did not show it.
+    It became visible after `since`, when the last check was sent that did not show it. That
+    check may have been sent later than the one that found the refresh, if it was answered
+    earlier.
     """
 
     symbol: str
@@ -44,8 +46,8 @@ class Symbol(msgspec.Struct):
     """The schedule's knowledge of a symbol.
 
     `computed_at` is the last refresh in microseconds of the upstream's clock. `checked_at`
-    is when the last answered check was sent, and `looked_at` when the last one was sent whose
-    answer was not a copy. Both are None before the first.
+    is when the check was sent that was answered last. `looked_at` is when the last check was
+    sent whose answer was not a copy. Both are None before the first.
     """
 
     forecast: Forecast
@@ -115,7 +117,10 @@ class Symbols:
                 continue
             before = known.looked_at
             known.checked_at = sent_at
-            if times is None or not times.is_copy:
+            # Answers can overtake each other when symbols move to another batch.
+            is_overtaken = before is not None and sent_at < before
+            is_copy = times is not None and times.is_copy
+            if not is_copy and not is_overtaken:
                 known.looked_at = sent_at
             computed_at = None if times is None else times.computed_at.get(symbol)
             if times is None or computed_at is None or computed_at <= known.computed_at:

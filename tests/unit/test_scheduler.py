@@ -20,7 +20,7 @@ from connector.schedule.checks import (
     Purpose,
 )
 from connector.schedule.scheduler import Schedule
-from connector.schedule.symbols import ComputedTimes
+from connector.schedule.symbols import ComputedTimes, Refresh
 from tests.bench.schedule.burst import ROW, compare
 from tests.bench.schedule.policies import fixed_mean
 
@@ -429,6 +429,37 @@ def test_a_refresh_is_found_once_but_not_by_the_first_check_of_a_symbol() -> Non
         )
         found.append([(refresh.symbol, refresh.since) for refresh in refreshes])
     assert found == [[], [("B", 0.0)], [("A", 10.0)], [], [("A", 30.0)]]
+
+
+@pytest.mark.parametrize(
+    ("overtaken_dates", "found_by_overtaken"),
+    [
+        # The overtaken request reached the upstream last, and shows the refresh.
+        ({"A": 9 * MICROS}, [Refresh("A", 5.0)]),
+        ({}, []),
+    ],
+)
+def test_a_refresh_became_visible_after_the_last_check_that_did_not_show_it(
+    overtaken_dates: dict[str, int], found_by_overtaken: list[Refresh]
+) -> None:
+    """The answer to a request is overtaken by one that was sent after a regrouping."""
+    pair = Batch("f", ("A", "B"))
+    one = covering("A")
+    check(one, "A", Outcome.ANSWERED, 0.0, 0.1)
+    one.start_check(batch("A"), 3.0)
+    one.set_batches([pair], 4.0)
+    one.start_check(pair, 5.0)
+    times = ComputedTimes({}, 0.0)
+    assert one.finish_check(pair, Outcome.ANSWERED, 5.0, 8.0, times) == []
+
+    times = ComputedTimes(overtaken_dates, 0.0)
+    overtaken = one.finish_check(batch("A"), Outcome.ANSWERED, 3.0, 10.0, times)
+    assert overtaken == found_by_overtaken
+
+    one.start_check(pair, 20.0)
+    times = ComputedTimes({"A": 19 * MICROS}, 0.0)
+    found = one.finish_check(pair, Outcome.ANSWERED, 20.0, 20.1, times)
+    assert found == [Refresh("A", 5.0)]
 
 
 def test_symbols_keep_their_forecasts_when_they_change_batches() -> None:
