@@ -11,13 +11,13 @@ beyond the plan, change the rest. So nothing here has to be exact but the last r
 from __future__ import annotations
 
 import time
-from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import inf
 from typing import TYPE_CHECKING, Final
 
 from connector.core.decode import Quota
+from connector.upstream.budget.month_pace import MonthPace
 from connector.upstream.budget.units import MINUTE_SECONDS
 
 if TYPE_CHECKING:
@@ -34,19 +34,13 @@ _LEAST_FRACTION: Final = 1 / 4
 # more, or the vendor may correct its count.
 _PROBE_SECONDS: Final = 1800.0
 
-# Others' use is estimated over this part of the month, about a day: programs have daily
-# rhythms. Over less than a fiftieth of that, a single request would look like a rate.
-_MEMORY_FRACTION: Final = 1 / 30
-_CHECKPOINTS: Final = 50
+# How far clocks may differ at the ends of a month, as a part of it: about a day.
+_SLACK_FRACTION: Final = 1 / 30
 
 # The rest of a month is never taken as shorter: clocks differ, and the plan divides by it.
 _LEAST_REST_SECONDS: Final = 60.0
 
-# Answers that overtake each other can show a count that is smaller by some. A count that
-# is smaller by more was corrected by the server.
-_OVERTAKEN: Final = 100
-
-# The same while the server still counts in the month before: clocks differ by little.
+# The interval while the server still counts in the month before: clocks differ by little.
 _LATE_SERVER_PROBE_SECONDS: Final = 60.0
 
 # A share of less would make each of our requests look like hundreds of all workers.
@@ -92,8 +86,8 @@ def _month(year: int, month: int) -> Period:
 
 
 def _slack(period: Period) -> float:
-    """Return how far clocks may differ at the ends of a period, in seconds: about a day."""
-    return period.seconds * _MEMORY_FRACTION
+    """Return how far clocks may differ at the ends of a period, in seconds."""
+    return period.seconds * _SLACK_FRACTION
 
 
 def _is_late(period: Period, at: float, known: Period) -> bool:
@@ -121,15 +115,6 @@ class MonthFigures:
     projected_end_at: float | None = None
     is_used_up: bool = False
     next_request_in: float = 0.0
-
-
-@dataclass(slots=True, frozen=True)
-class _Checkpoint:
-    """How many requests all programs, and we and our siblings, had sent by a moment."""
-
-    at: float
-    used: float
-    ours: float
 
 
 class Month:
@@ -160,7 +145,7 @@ class Month:
         """Requests of this worker that may be missing in the server's figures."""
         self._probed_at = -inf
         self._probe_seconds = _PROBE_SECONDS
-        self._checkpoints: deque[_Checkpoint] = deque()
+        self._pace = MonthPace()
 
     # --- inputs ---
 
@@ -200,14 +185,14 @@ class Month:
         self._server = quota
         self._maybe_uncounted = maybe_uncounted
         if quota.used is not None:
-            self._note(float(quota.used), now)
+            self._pace.note(float(quota.used), self._ours, now)
         if quota.remaining == 0:
             self._probed_at = max(self._probed_at, now)
 
     def forget(self) -> None:
         """Forget the server's figures: they may be another user's. Our own count stays."""
         self._server = Quota()
-        self._checkpoints.clear()
+        self._pace.forget()
         self._maybe_uncounted = 0
         self._probed_at = -inf
 
@@ -238,7 +223,7 @@ class Month:
                 return inf
             return limit * MINUTE_SECONDS / period.seconds
         even = left / self._seconds_left(now)
-        ours = even - self._others_per_second()
+        ours = even - self._pace.others_per_second()
         planned = _PLANNED_FRACTION * max(ours, _LEAST_FRACTION * even)
         return planned * MINUTE_SECONDS
 
@@ -281,17 +266,19 @@ class Month:
         self._period = period
         self._maybe_uncounted = 0
         self._probed_at = -inf
-        self._checkpoints.clear()
+        self._pace.begin(period.seconds)
 
     def _follow_period(self, now: float) -> None:
         """Begin the next period at its time. The limit is assumed to stay."""
-        if self._period is None:
-            if self._cap is None:
-                return
-            self._period = self._period_of(None, now + self._server_minus_monotonic)
         at = now + self._server_minus_monotonic
+        if self._period is None:
+            # Without the server's figures, only the operator's cap needs a period.
+            if self._cap is not None:
+                self._begin(self._period_of(None, at))
+            return
         if at < self._period.ends_at:
             return
+
         self._begin(self._period_of(None, at))
         limit = self._server.limit
         used = None if self._server.used is None else 0
@@ -336,56 +323,13 @@ class Month:
     def _left(self) -> float:
         return min(self._server_left(), self._left_of_cap())
 
-    # --- others ---
-
-    def _note(self, used: float, now: float) -> None:
-        """Keep the server's count for comparison, a few times a day."""
-        period = self._period
-        if period is None:
-            return
-        memory = period.seconds * _MEMORY_FRACTION
-        checkpoints = self._checkpoints
-        newest = checkpoints[-1] if checkpoints else None
-        if newest is not None and used < newest.used - _OVERTAKEN:
-            checkpoints.clear()
-        elif newest is not None and used < newest.used:
-            return
-        # The last one always holds the present figures.
-        if len(checkpoints) > 1:
-            seconds = checkpoints[-1].at - checkpoints[-2].at
-            if seconds < memory / _CHECKPOINTS:
-                checkpoints.pop()
-        checkpoints.append(_Checkpoint(now, used, self._ours))
-        while checkpoints[0].at < now - memory:
-            checkpoints.popleft()
-
-    def _seen(self) -> tuple[_Checkpoint, _Checkpoint] | None:
-        """Return the ends of the time that is long enough to show a pace, or None."""
-        if self._period is None or not self._checkpoints:
-            return None
-        first, last = self._checkpoints[0], self._checkpoints[-1]
-        least = self._period.seconds * _MEMORY_FRACTION / _CHECKPOINTS
-        return (first, last) if last.at - first.at >= least else None
-
-    def _others_per_second(self) -> float:
-        seen = self._seen()
-        if seen is None:
-            return 0.0
-        first, last = seen
-        others = (last.used - first.used) - (last.ours - first.ours)
-        return max(others, 0.0) / (last.at - first.at)
-
     def _projected_end_at(self, left: float, now: float) -> float | None:
         if left == inf:
             return None
         at = now + self._server_minus_monotonic
         if left <= 0:
             return at
-        seen = self._seen()
-        if seen is None:
-            return None
-        first, last = seen
-        pace = (last.used - first.used) / (last.at - first.at)
-        if pace <= 0:
+        pace = self._pace.per_second()
+        if pace is None or pace <= 0:
             return None
         return at + left / pace
