@@ -9,8 +9,8 @@ class Pauses(msgspec.Struct):
     """The ends of the pauses, as moments of a monotonic clock.
 
     The server requests one pause. Another waits for a new API key while the upstream
-    refuses the present one. The last waits for the next month, or for the next probe, while
-    the requests of the month are used up.
+    refuses the present one, or the plan of its user. The last waits for the next month, or
+    for the next probe, while the requests of the month are used up.
     """
 
     by_server_until: float = float("-inf")

@@ -150,12 +150,12 @@ _UPSTREAM: Final = (
     ),
     _gauge(
         "gex_rate_limit_limit",
-        "Requests per minute the upstream allows this API key.",
+        "Requests per minute the upstream allows the user, over all keys and programs.",
         starts_unknown=True,
     ),
     _gauge(
         "gex_rate_limit_remaining",
-        "Requests left in the upstream's window, after all users of the key.",
+        "Requests left in the upstream's window, after all programs of the user.",
         starts_unknown=True,
     ),
     _gauge(
@@ -165,11 +165,11 @@ _UPSTREAM: Final = (
     ),
     _gauge(
         "gex_request_budget_per_minute",
-        "Requests per minute this worker may send: its share of the key's limit.",
+        "Requests per minute this worker may send: its share of the user's limit.",
     ),
     _gauge(
         "gex_request_foreign_per_minute",
-        "Requests per minute other programs send with the key.",
+        "Requests per minute other programs of the user send, with any key.",
     ),
     _gauge(
         "gex_request_price_seconds",

@@ -158,7 +158,7 @@ def _used_up(retry_after_seconds: float | None) -> str:
     duration = ""
     if retry_after_seconds is not None:
         duration = f" for another {retry_after_seconds:.0f} s"
-    return f"used up{duration}: does a worker or another program use this key?"
+    return f"used up{duration}: does a worker or another program of the user send requests?"
 
 
 def _check_quota(config: Config, answer: LevelsAnswer, report: Report) -> None:

@@ -61,7 +61,7 @@ class Budget(Body, frozen=True):
     ]
     left: int
     foreign_per_minute: Annotated[
-        int, Meta(description="Requests of other programs with the same API key")
+        int, Meta(description="Requests of other programs of the user, with any key")
     ]
     price_seconds: Annotated[
         float,
@@ -232,7 +232,7 @@ class ScheduleAnswer(Body, frozen=True):
         Moment | None, Meta(description="When the upstream allows the next request")
     ]
     key_refused_until: Annotated[
-        Moment | None, Meta(description="When a refused API key is tried again")
+        Moment | None, Meta(description="When a refused API key or plan is tried again")
     ]
     quota_exhausted_until: Annotated[
         Moment | None,

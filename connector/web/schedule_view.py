@@ -132,8 +132,8 @@ def _reason(
     held_until, key_refused_until = schedule.paused_until
     if due_at < key_refused_until:
         return (
-            "the upstream refuses the API key; "
-            "it is tried again then, or when the key changes"
+            "the upstream refuses the API key, or the plan of its user; "
+            "a request tries again then, or when the key changes"
         )
     if due_at < schedule.month_paused_until:
         return (

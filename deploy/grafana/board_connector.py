@@ -280,7 +280,7 @@ _UPSTREAM: Final = (
         {
             "used": f"60 * sum(rate(gex_upstream_requests_total[{INTERVAL}]))",
             "budget": BUDGET,
-            # Each worker estimates or is told the same figures of the key: do not add them.
+            # Each worker estimates or is told the same figures of the user: do not add them.
             "other clients": "max(gex_request_foreign_per_minute)",
             "limit": "max(gex_rate_limit_limit)",
             "remaining": "min(gex_rate_limit_remaining)",
@@ -288,14 +288,15 @@ _UPSTREAM: Final = (
         unit=units.RequestsPerMinute,
         shows=(
             "Requests sent, the budget of all workers together, requests of other "
-            "clients of the same key, and the upstream's own figures: its limit, "
+            "programs of the user, and the upstream's own figures: its limit, "
             "and what is left in its window."
         ),
         bad=(
             "Used reaches the budget; other clients are above 0; remaining reaches 0."
         ),
         do=(
-            "Give other clients a key of their own, get a larger plan, configure "
+            "Stop or slow down other programs of the user (limits are per user, so "
+            "another key does not help), get a larger plan, configure "
             "fewer symbols, or raise the target delay."
         ),
         see="runbooks.md#gexbudgetnearend",

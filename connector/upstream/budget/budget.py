@@ -5,15 +5,15 @@ their answer:
 
 - No sliding minute holds more requests of one worker than the largest limit that the
   worker had in that minute.
-- If workers share a key, no sliding minute holds more than the key's limit and the first
+- If the workers of a user share its limit, no sliding minute holds more than it and the first
   requests of unfinished take-overs. This assumes that all workers know the same figures,
   that no share is below a request a minute, and that each `used_until` is right.
 - No request starts if the month has none left, except for a rare probe.
-- A worker that is alone with its key is never refused once it has its first answer, if
+- A worker that is its user's only program is never refused once it has its first answer, if
   all earlier requests had ended by then. This needs fixed minutes on the server: the
   reset of a sliding minute only says when some requests are back.
 
-If other programs use the key too, `OtherClients` estimates their use.
+If other programs of the user send requests, too, `OtherClients` estimates their use.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Spending:
       more than 0.
     - `sent_last_minute`: this worker's requests that count against the limit.
     - `available_per_minute`: left for all workers together after other programs' use.
-    - `other_clients_per_minute`: estimated use by other programs with the same key.
+    - `other_clients_per_minute`: estimated use by other programs of the user.
     - `wait_seconds`: time until a request may start, as far as is known; 0: now.
     - `used_fraction`: part of our share used within a minute, 0 to 1.
     - `paused_until`: moment before which the server wants no requests.

@@ -1,4 +1,4 @@
-"""Estimate of the requests that other programs send with our API key.
+"""Estimate of the requests that other programs of the user send, with any of their keys.
 
 The server's figures count everybody. Requests beyond ours and those of our siblings (the
 other workers of this connector) are from other clients. Only our own answers show them:
