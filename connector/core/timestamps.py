@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from connector.core.model import MICROS
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
 
 # A timestamp in whole seconds stays the same for a second. One that was there before is that
 # of a copy: a server's clock advances with ours.
@@ -21,17 +24,17 @@ class Timestamps:
     """
 
     def __init__(self) -> None:
-        self._first_seen_at: dict[int, int] = {}
+        self._first_seen_at: dict[Hashable, int] = {}
 
-    def is_repeated(self, server_at: int, requested_at: int, received_at: int) -> bool:
-        """Take note of a response's timestamp.
+    def is_repeated(self, stamp: Hashable, requested_at: int, received_at: int) -> bool:
+        """Take note of a response's timestamp, or of it and whatever else tells copies apart.
 
         Return True if it was seen more than a second before the request, so that the response
         is a copy of an earlier one.
         """
-        first_seen_at = self._first_seen_at.pop(server_at, received_at)
+        first_seen_at = self._first_seen_at.pop(stamp, received_at)
         # The last in the dictionary is forgotten last.
-        self._first_seen_at[server_at] = first_seen_at
+        self._first_seen_at[stamp] = first_seen_at
         if len(self._first_seen_at) > _TIMESTAMPS_KEPT:
             oldest = next(iter(self._first_seen_at))
             del self._first_seen_at[oldest]

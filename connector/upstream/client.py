@@ -141,14 +141,14 @@ class Client:
             is_outdated = key != self._key.secret.reveal()
             if is_outdated:
                 raise UpstreamUnavailable("the API key was replaced during the request")
-            self._learn(permit, reply.headers, response)
+            self._learn(permit, reply.headers, response, key)
             raise response
 
         if is_copy:
             # The figures of a cache's copy are those of long ago.
             figures = rate_limit(reply.headers, response.meta)
         else:
-            figures = self._learn(permit, reply.headers, response)
+            figures = self._learn(permit, reply.headers, response, key)
         return LevelsAnswer(response, figures, sent_at, received_at)
 
     async def fetch_symbols(self, permit: Permit) -> frozenset[str]:
@@ -198,9 +198,9 @@ class Client:
         reply, _ = await self._send(url, key)
         contents = decode(reply, key)
         if isinstance(contents, UpstreamError):
-            self._learn(permit, reply.headers, contents)
+            self._learn(permit, reply.headers, contents, key)
             raise contents
-        self._learn(permit, reply.headers, None)
+        self._learn(permit, reply.headers, None, key)
         return contents
 
     def _url_of(self, path: str) -> httpx.URL:
@@ -275,11 +275,13 @@ class Client:
         """Return True if a response was there before its request."""
         if isinstance(response, UpstreamError):
             return False
-        server_at = response.meta.server_at
-        if server_at is None:
+        meta = response.meta
+        if meta.server_at is None:
             return False
+        # A server whose clock stands still gives each response an id of its own. Its figures
+        # are the only ones there are.
         return self._timestamps.is_repeated(
-            server_at,
+            (meta.server_at, meta.request_id),
             requested_at=round(requested_at * MICROS),
             received_at=round(self._clock() * MICROS),
         )
@@ -289,11 +291,17 @@ class Client:
         permit: Permit,
         headers: Mapping[str, str],
         response: Response | UpstreamError | None,
+        key: str,
     ) -> RateLimit:
-        """Pass the figures and pauses in a reply to the budget."""
+        """Pass the figures and pauses in a reply to the budget.
+
+        Those of a key that was replaced meanwhile may be another user's.
+        """
         now = self._clock()
         meta = response.meta if isinstance(response, Response) else None
         figures = rate_limit(headers, meta)
+        if key != self._key.secret.reveal():
+            return figures
         server_at = server_time(headers, meta)
         if server_at is None:
             server_at = time.time()

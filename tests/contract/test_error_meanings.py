@@ -32,6 +32,7 @@ from tests.support.upstream_server import (
     JSON,
     KEY,
     LEVELS,
+    OTHER_KEY,
     Fetcher,
     Server,
     fetching,
@@ -250,6 +251,29 @@ class TestRetryAfter:
             error = await fetcher.fail()
 
             assert type(error) is UpstreamUnavailable
+            assert fetcher.wait_seconds == 0
+
+    async def test_the_previous_keys_month_does_not_hold_the_new_one(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        key_file = tmp_path / "key"
+        key_file.write_text(KEY)
+        upstream = Upstream(
+            base_url=server.url, api_key=Secret(KEY), api_key_file=str(key_file)
+        )
+
+        async with fetching(upstream) as fetcher:
+
+            async def rotate_then_answer(request: web.Request) -> web.StreamResponse:
+                key_file.write_text(OTHER_KEY)
+                assert fetcher.key.refresh()
+                fetcher.budget.resume_with_new_key()
+                # The last request of the month of the previous key's user.
+                return await replying(LEVELS, 200, QUOTA_USED_UP)(request)
+
+            server.handler = rotate_then_answer
+            await fetcher.fetch()
+
             assert fetcher.wait_seconds == 0
 
 

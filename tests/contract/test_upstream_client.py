@@ -889,9 +889,15 @@ class TestBudget:
             server.handler = replying(headers={"X-RateLimit-Limit": limit})
             await fetcher.fetch()
             limits.append(budget.spending(now).limit_per_minute)
-        await client.close()
 
         assert limits == [30, 40, 40, 40]
+
+        # A server whose clock stands still does send responses of its own.
+        body = LEVELS.replace(b'"req-1"', b'"req-2"')
+        server.handler = replying(body, headers={"X-RateLimit-Limit": "70"})
+        await fetcher.fetch()
+        await client.close()
+        assert budget.spending(now).limit_per_minute == 70
 
 
 # The id in the body, and the header's value if there is one.

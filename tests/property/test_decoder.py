@@ -125,7 +125,7 @@ def check_budget(headers: Headers, response: Response | UpstreamError) -> None:
     # A budget for each reply, since a budget remembers.
     CLIENT._budget = budget = Budget(None)
     request = budget.start(time.monotonic())
-    CLIENT._learn(request, headers, response)
+    CLIENT._learn(request, headers, response, KEY)
 
     # The window of a server may begin up to a minute after its Retry-After.
     spending = budget.spending(time.monotonic())
