@@ -183,10 +183,14 @@ def start_worker(
     *,
     wait_ready: bool = True,
     arguments: Sequence[str] = (),
+    module: str = "connector",
 ) -> Iterator[Program]:
-    """Start `gex-connector run` with these GEX_ variables, and wait until it is ready."""
+    """Start `gex-connector run` with these GEX_ variables, and wait until it is ready.
+
+    `module` has the program's entry point.
+    """
     listen = variables.get("GEX_HTTP__LISTEN") or f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "connector", "run", *arguments]
+    command = [sys.executable, "-m", module, "run", *arguments]
     settings = {**variables, "GEX_HTTP__LISTEN": listen}
     with start(command, settings, f"http://{listen}") as worker:
         if wait_ready:

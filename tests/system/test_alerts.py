@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import re
 import shutil
@@ -44,6 +43,8 @@ UNIT_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 
 # The rules' durations are divided by this: five minutes become ten seconds.
 SPEED_UP = 30
+# A rule that waits longer waits this long: it would last, and prove nothing more.
+LONGEST_WAIT_SECONDS = 30 * 60
 
 # The range of a selector, such as [5m], or the value of `for`.
 RANGE = r"(?<=\[)(\d+)([mhd])(?=\])"
@@ -54,7 +55,10 @@ SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
 CALM_SECONDS = 10
 PATIENCE_SECONDS = 150
 STALE_AFTER_SECONDS = 5
+STARTING_AT_ONCE = 4
 JOB = "gex-connector"
+# More than the scene needs, so that a month slows nothing down until it is used up.
+MONTH_REQUESTS = 10_000_000
 
 # Faults of each fleet's upstream, by the fleet's name.
 UPSTREAM_FAULTS: dict[str, list[dict[str, Any]]] = {
@@ -70,7 +74,20 @@ UPSTREAM_FAULTS: dict[str, list[dict[str, Any]]] = {
     "429": [{"fault": "429", "retry_after_seconds": 1.0}],
     "clock": [{"fault": "clock_step", "seconds": 30.0}],
     "fallback": [{"fault": "flow_fallback", "symbols": EIGHT_SYMBOLS[:1]}],
+    "403": [{"fault": "403"}],
+    # The answers are those to another feed's filter.
+    "other-venues": [{"fault": "filter_ignored", "variant": "other"}],
 }
+
+# Other troubles of an upstream: the simulator's command that causes it, and its parameters.
+UPSTREAM_TROUBLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "month-used-up": ("spend", {"requests": MONTH_REQUESTS, "budget": "month"}),
+    "month-runs-out": ("spend", {"requests": MONTH_REQUESTS // 2, "budget": "month"}),
+    "breaking-release": ("set", {"version": "2.11", "is_breaking": True}),
+}
+
+# Fleets whose trouble takes hours or days to be seen, without shorter months and days.
+HASTY_FLEETS = {"month-runs-out", "breaking-release"}
 
 # Alerts that each fleet's fault must raise.
 EXPECTED = {
@@ -81,12 +98,32 @@ EXPECTED = {
     "429": {"GexRateLimited"},
     "clock": {"GexClockCorrectionLarge"},
     "fallback": {"GexPositioningFallback"},
+    "403": {"GexPlanRefused", "GexNoLiveSymbol", "GexFreshnessBurn"},
+    "other-venues": {"GexVenuesNotApplied", "GexNoLiveSymbol", "GexFreshnessBurn"},
+    "month-used-up": {"GexQuotaExhausted", "GexNoLiveSymbol", "GexFreshnessBurn"},
+    "month-runs-out": {"GexQuotaRunsOut"},
+    "breaking-release": {"GexUpstreamBreakingRelease"},
     "kafka-killed": {"GexShardsNotOwned"},
     "records-refused": {"GexRecordsRefused"},
     "one-of-two-frozen": {"GexWorkerDown"},
     "all-killed": {"GexMetricsAbsent"},
     "two-fleets": {"GexAnotherFleet"},
     "restarting": {"GexWorkerRestarting"},
+}
+
+# Alerts that name a cause, however busy the machine is. No other fleet may raise them.
+OF_ONE_CAUSE = {
+    "GexKeyRefused",
+    "GexPlanRefused",
+    "GexQuotaExhausted",
+    "GexQuotaRunsOut",
+    "GexRateLimited",
+    "GexVenuesNotApplied",
+    "GexUpstreamBreakingRelease",
+    "GexPositioningFallback",
+    "GexSymbolInvalid",
+    "GexQuarantineGrowing",
+    "GexRecordsRefused",
 }
 
 
@@ -133,6 +170,9 @@ def sped_up(rules: str) -> str:
         # Only one of the two patterns has matched.
         number, unit = [part for part in match.groups() if part is not None]
         seconds = int(number) * SECONDS[unit]
+        is_range = match[1] is not None
+        if not is_range:
+            seconds = min(seconds, LONGEST_WAIT_SECONDS)
         return f"{seconds // SPEED_UP}s"
 
     return DURATION.sub(divide, rules)
@@ -233,8 +273,12 @@ class Fleets:
             f"stale_after_seconds = {STALE_AFTER_SECONDS}\n"
         )
         self.simulators = {}
-        for fleet in UPSTREAM_FAULTS:
-            simulator = start_simulator("--period", "2", "--limit", "0")
+        for fleet in [*UPSTREAM_FAULTS, *UPSTREAM_TROUBLES]:
+            simulator = start_simulator(
+                *("--period", "2"),
+                *("--limit", "0"),
+                *("--set", f"limit_per_month={MONTH_REQUESTS}"),
+            )
             self.simulators[fleet] = stack.enter_context(simulator)
 
     def start_worker(self, fleet: str, **variables: str) -> Program:
@@ -244,8 +288,12 @@ class Fleets:
         environment = variables_for(broker, self.names[fleet], simulator) | variables
         # The file has the symbols.
         del environment["GEX_SYMBOLS"]
+        is_hasty = fleet in HASTY_FLEETS
         worker = start_worker(
-            environment, wait_ready=False, arguments=("--config", str(self._config))
+            environment,
+            wait_ready=False,
+            arguments=("--config", str(self._config)),
+            module="tests.support.hasty_worker" if is_hasty else "connector",
         )
         return self._stack.enter_context(worker)
 
@@ -259,12 +307,7 @@ def test_each_fault_raises_its_alerts_and_a_healthy_fleet_pages_nobody(
     with contextlib.ExitStack() as stack:
         broker = stack.enter_context(LocalKafka(tmp_path / "kafka"))
         fleets = Fleets(kafka, broker, tmp_path, stack)
-        workers = {}
-        for fleet in fleets.names:
-            workers[fleet] = [fleets.start_worker(fleet)]
-        workers["one-of-two-frozen"].append(fleets.start_worker("one-of-two-frozen"))
-        for worker in itertools.chain(*workers.values()):
-            wait_until(worker.ready, "the worker is ready", worker)
+        workers = start_workers(fleets)
         watch = Watch(tmp_path)
         prometheus = stack.enter_context(start_prometheus(tmp_path, watch.config))
         watch.add(workers)
@@ -279,6 +322,8 @@ def test_each_fault_raises_its_alerts_and_a_healthy_fleet_pages_nobody(
         faults_at = time.time()
         for fleet, faults in UPSTREAM_FAULTS.items():
             fleets.simulators[fleet].ask("/_control/faults", faults)
+        for fleet, (command, parameters) in UPSTREAM_TROUBLES.items():
+            fleets.simulators[fleet].ask(f"/_control/{command}", parameters)
         broker.kill()
         refuse_records(kafka, fleets.names["records-refused"])
         workers["one-of-two-frozen"][0].signal(signal.SIGSTOP)
@@ -301,8 +346,15 @@ def test_each_fault_raises_its_alerts_and_a_healthy_fleet_pages_nobody(
     for (fleet, alert, severity), at in sorted(since.items()):
         seconds = f"{at - faults_at:.1f} s"
         record_property(f"{fleet}: {alert} ({severity}) after", seconds)
-    missing = expected - {(fleet, alert) for fleet, alert, _ in found}
+    seen = {(fleet, alert) for fleet, alert, _ in found}
+    missing = expected - seen
     assert missing == set()
+
+    of_another_cause = set()
+    for fleet, alert in seen - expected:
+        if alert in OF_ONE_CAUSE:
+            of_another_cause.add((fleet, alert))
+    assert of_another_cause == set()
 
     # Tickets of the healthy fleet do not count: with durations this short, a machine that
     # is busy for seconds looks like a worker that is stuck for minutes.
@@ -311,6 +363,26 @@ def test_each_fault_raises_its_alerts_and_a_healthy_fleet_pages_nobody(
         if fleet == "fine" and severity == "page":
             pages.add(alert)
     assert pages == set()
+
+
+def start_workers(fleets: Fleets) -> dict[str, list[Program]]:
+    """Start a worker of each fleet, and two of one, and wait until they are ready."""
+    workers: dict[str, list[Program]] = {}
+    starting: list[Program] = []
+    for fleet in [*fleets.names, "one-of-two-frozen"]:
+        worker = fleets.start_worker(fleet)
+        workers.setdefault(fleet, []).append(worker)
+        starting.append(worker)
+        # All at once, they would take each other's time, and none be ready in time.
+        if len(starting) > STARTING_AT_ONCE:
+            wait_until_ready(starting.pop(0))
+    for worker in starting:
+        wait_until_ready(worker)
+    return workers
+
+
+def wait_until_ready(worker: Program) -> None:
+    wait_until(worker.ready, "the worker is ready", worker)
 
 
 def expected_alerts() -> set[tuple[str, str]]:
@@ -341,7 +413,7 @@ def restart_repeatedly(fleets: Fleets, worker: Program) -> None:
     for _ in range(4):
         worker.kill()
         worker = fleets.start_worker("restarting", GEX_HTTP__LISTEN=address)
-        wait_until(worker.ready, "the worker is ready again", worker)
+        wait_until_ready(worker)
 
 
 def refuse_records(kafka: LocalKafka, names: Names) -> None:
