@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import urllib.request
 from typing import TYPE_CHECKING
 
-from connector.core.model import Status
+from connector.core.model import Kind, Status
 from tests.support import checker
 from tests.support.processes import (
     start_simulator,
@@ -15,8 +16,12 @@ from tests.support.processes import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from connector.core.model import Event
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
+    from tests.support.processes import Program
 
 
 def test_nothing_is_published_from_a_response_for_other_venues(
@@ -58,3 +63,50 @@ def test_nothing_is_published_from_a_response_for_other_venues(
     assert states["BTCUSDT"].status is Status.LIVE
     for event in events:
         assert set(event.source.exchanges) == {"thalex", "okx"}
+
+
+def test_levels_are_stale_because_of_venues_until_the_filter_is_applied(
+    kafka: LocalKafka, names: Names, tmp_path: Path
+) -> None:
+    # The limit of staleness is a setting of a feed, so it needs a file.
+    config = tmp_path / "venues.toml"
+    config.write_text(
+        '[[feeds]]\nname = "all"\nsymbols = ["BTCUSDT"]\n'
+        'exchanges = ["okx"]\nstale_after_seconds = 3\n'
+    )
+
+    def events_since_stale() -> list[Event]:
+        """Return the first event that is stale because of venues, and all later ones."""
+        events = checker.events(kafka, names.topic_prefix)
+        for number, event in enumerate(events):
+            if event.kind is Kind.STALE and event.reason == "venues":
+                return events[number:]
+        return []
+
+    with start_simulator("--period", "1", "--limit", "0") as simulator:
+        variables = variables_for(kafka, names, simulator)
+        # The file has the symbols.
+        del variables["GEX_SYMBOLS"]
+        arguments = ["--config", str(config)]
+        with start_worker(variables, arguments=arguments) as worker:
+            wait_until(
+                lambda: worker.metric("gex_events_total"), "first levels", worker
+            )
+            simulator.ask("/_control/faults", {"fault": "filter_ignored"})
+            wait_until(events_since_stale, "levels stale because of venues", worker)
+            clear_faults(simulator)
+            wait_until(lambda: len(events_since_stale()) > 1, "fresh levels", worker)
+            assert worker.terminate() == 0
+
+    _, fresh, *_ = events_since_stale()
+    assert fresh.kind is Kind.FRESH
+    assert fresh.source.exchanges == ("okx",)
+    events = checker.events(kafka, names.topic_prefix)
+    states = checker.states(kafka, names.topic_prefix)
+    assert checker.violations(events, states) == []
+
+
+def clear_faults(simulator: Program) -> None:
+    url = f"{simulator.url}/_control/faults"
+    request = urllib.request.Request(url, method="DELETE")
+    urllib.request.urlopen(request, timeout=10).close()
