@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 # A person waits for the answer, so do not use up a long `upstream.timeout_seconds`.
 _TIMEOUT_SECONDS: Final = 10.0
 
+_NOT_TRIED: Final = "not tried, nor were clock and symbols"
 _NOTHING_TRIED: Final = (
     "not tried, nor were quota, clock and symbols: no answer from the upstream"
 )
@@ -75,7 +76,7 @@ async def check_upstream(config: Config, report: Report) -> int:
         await _check(config, client, budget, report)
     finally:
         await client.close()
-    return budget.spending(time.monotonic()).sent_last_minute
+    return client.requests_sent
 
 
 async def _check(
@@ -93,6 +94,8 @@ async def _check(
             answer = await client.fetch_levels(request, permit)
     except KeyRefused as error:
         report.fail("key", f"{error}; check upstream.api_key or its file")
+        report.warn("quota", f"{_NOT_TRIED}: the upstream refuses the key")
+        return
     except PlanRefused as error:
         report.ok("key", "accepted")
         report.fail(
@@ -100,10 +103,11 @@ async def _check(
             f"{error}; the key is good, but its user's plan does not permit this: look at "
             "the plan in the vendor's account (another key does not help)",
         )
-        untried = "quota, clock"
+        report.warn("quota", f"{_NOT_TRIED}: the upstream refuses the plan")
+        return
     except QuotaExhausted as error:
         report.fail("month", f"{error}; wait for the next month, or get a larger plan")
-        report.warn("key", "not tried, nor were clock and symbols: no request is left")
+        report.warn("key", f"{_NOT_TRIED}: no request is left")
         return
     except RateLimited as error:
         # A 429 does not prove that the key is good.

@@ -97,6 +97,8 @@ class Client:
         budget: Budget,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.requests_sent = 0
+        """Requests of every kind, also those that count against no budget."""
         self._upstream = upstream
         self._key = key
         self._budget = budget
@@ -220,6 +222,7 @@ class Client:
         request = httpx.Request(
             "GET", url, headers=headers, extensions=self._extensions
         )
+        self.requests_sent += 1
         async with self._connections.lend() as pool:
             try:
                 return await self._exchange(pool, request, key), pool

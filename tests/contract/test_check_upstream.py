@@ -259,6 +259,8 @@ async def test_an_outage_is_explained_by_the_vendors_own_health(
     assert failure.startswith("HTTP 503: UPSTREAM_ERROR")
     (finding,) = check.findings("warn", "service")
     assert finding.startswith(expected)
+    # For levels and for /health.
+    assert check.requests == 2
 
 
 async def test_no_answer_at_all_points_to_our_side(
@@ -281,7 +283,7 @@ async def test_no_answer_at_all_points_to_our_side(
         ("429_month", "month", "HTTP 429: RATE_LIMIT_EXCEEDED"),
     ],
 )
-async def test_a_refusal_costs_no_requests_for_reports(
+async def test_nothing_more_is_asked_after_a_refusal(
     simulator: Simulator, check: Check, fault: str, item: str, text: str
 ) -> None:
     simulator.add_fault(fault)
@@ -290,9 +292,8 @@ async def test_a_refusal_costs_no_requests_for_reports(
 
     (failure,) = check.findings("FAIL", item)
     assert failure.startswith(text)
-    asked = simulator.stats()["requests_by_endpoint"]
-    assert "status" not in asked
-    assert "changelog" not in asked
+    assert simulator.stats()["requests_by_endpoint"] == {"levels": 1}
+    assert check.requests == 1
 
 
 async def test_a_month_that_is_used_up_ends_the_checks_of_the_api(
