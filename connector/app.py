@@ -31,6 +31,7 @@ from connector.kafka.shard_log import ShardLog
 from connector.runtime.clock import Clock
 from connector.runtime.daily_look import DailyLook
 from connector.runtime.health import Health
+from connector.runtime.outage import OutageLook
 from connector.runtime.poller import Poller
 from connector.runtime.ports import PollerContext, ShardContext, ShardSpec
 from connector.runtime.shard import Shard
@@ -211,6 +212,7 @@ async def _work(
         supervisor.watch(parts.poller.run()),
         supervisor.watch(ticker.run()),
         supervisor.watch(look.run()),
+        supervisor.watch(OutageLook(parts.client, parts.poller.outage).run()),
     ]
     try:
         await supervisor.until_stopped(

@@ -20,6 +20,7 @@ from connector.errors import (
     WrongVenues,
 )
 from connector.logs import Bounded
+from connector.runtime.outage import Outage
 from connector.schedule.checks import SLOW_RETRY_SECONDS
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Failures:
         """True while the upstream accepts the key, but refuses the user's plan."""
         self.quota_message: str | None = None
         """The vendor's message since the requests of the month are used up."""
+        self.outage = Outage()
         self.is_probing = False
         """The last check was refused for a reason that concerns all of them.
 
@@ -73,6 +75,7 @@ class Failures:
         """Pause all checks if the error concerns all of them, and log it."""
         now = time.monotonic()
         self.is_probing = isinstance(error, _CONCERN_ALL_CHECKS)
+        self.outage.check_failed(error)
         if isinstance(error, KeyRefused):
             self._set_key_refused(refused=True)
             # The server looks at the plan only after it has accepted the key.
@@ -111,6 +114,7 @@ class Failures:
     def check_answered(self, batch: Batch) -> None:
         """Note that a check succeeded."""
         self.is_probing = False
+        self.outage.end()
         self._key_accepted()
         self._plan_accepted()
         self.quota_message = None
@@ -147,10 +151,11 @@ class Failures:
             self._silent[batch.feed, symbol] = reason
 
     def forget_refusals(self) -> None:
-        """Assume that key and plan are accepted.
+        """Assume that key and plan are accepted, and that there is no outage.
 
         A standby sends no requests, so it would never find out, and never be ready.
         """
+        self.outage.end()
         self._set_key_refused(refused=False)
         self._set_plan_refused(refused=False)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from connector.config.model import Config
     from connector.core.decode import RateLimit
+    from connector.runtime.outage import Outage
     from connector.runtime.ports import PollerContext
     from connector.runtime.shard import Shard
     from connector.schedule.batches import Batch
@@ -117,6 +118,11 @@ class Poller:
     def quota_message(self) -> str | None:
         """The vendor's message while the requests of the month are used up."""
         return self._failures.quota_message
+
+    @property
+    def outage(self) -> Outage:
+        """Checks in a row that brought no answer, and whose trouble it is."""
+        return self._failures.outage
 
     @property
     def rate_limit(self) -> RateLimit:

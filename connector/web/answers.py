@@ -69,6 +69,12 @@ class Budget(Body, frozen=True):
     ]
     key_refused: bool
     plan_refused: bool
+    outage: Annotated[
+        str | None,
+        Meta(
+            description="While checks fail: whose trouble it is, by the API's `/health`"
+        ),
+    ]
     upstream_limit: Annotated[
         int | None, Meta(description="Limit in the upstream's last answer")
     ]

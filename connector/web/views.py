@@ -98,6 +98,7 @@ class StartedWorker:
             price_seconds=self.poller.schedule.price,
             key_refused=self.poller.key_refused,
             plan_refused=self.poller.plan_refused,
+            outage=self.poller.outage.explanation,
             upstream_limit=upstream.limit,
             upstream_remaining=upstream.remaining,
             upstream_reset_at=_micros(upstream.reset_at_seconds),

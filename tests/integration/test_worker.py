@@ -341,12 +341,16 @@ def test_levels_become_stale_without_answers_and_fresh_again(
         stale = published.wait_for(Kind.STALE, worker)[0]
         assert stale.status is Status.STALE
         assert stale.reason == "no_answer"
+        wait_for_log(worker, "checks fail; the vendor says it is healthy")
+        outage = worker.ask("/api/status")["budget"]["outage"]
+        assert outage.startswith("the vendor says it is healthy")
         # An outage upstream is no fault of the worker: a restart would not help.
         assert worker.ask("/health/live")["ok"]
         assert worker.ready()
 
         clear_faults(simulator)
         published.wait_for(Kind.FRESH, worker)
+        assert worker.ask("/api/status")["budget"]["outage"] is None
         worker.terminate()
     assert published.violations() == []
 
