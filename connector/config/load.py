@@ -228,7 +228,9 @@ class _Loader:
         way = "set it in the file"
         # Variables cannot reach the feeds of the file.
         if option.variable is not None and label == _table_of(label):
-            way += f" or by {option.variable}"
+            way = f"set it in the file of --config or by {option.variable}"
+        if option.type is Secret:
+            way += f", or set {label}.{name}_file"
         self.faults.append(
             f"{label}.{name}: not set; expected {option.expected}; {way}"
         )

@@ -24,7 +24,7 @@ SHORT_VARIABLES: Final = {
 }
 
 _TYPE_NAMES: Final[dict[Any, str]] = {
-    Secret: "str, never shown",
+    Secret: "str",
     ClientSettings: "table of str, int, float or bool",
     tuple[str, ...]: "list of str",
     dict[str, Threshold]: "table of numbers",
@@ -118,6 +118,10 @@ def _describe_bounds(meta: Meta) -> list[str]:
         ">": meta.gt,
         ">=": meta.ge,
         "<=": meta.le,
-        "of length >=": meta.min_length,
     }
-    return [f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None]
+    described = [
+        f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None
+    ]
+    if meta.min_length is not None:
+        described.append(f"with at least {meta.min_length} item")
+    return described

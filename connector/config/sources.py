@@ -56,8 +56,11 @@ def read_file(path: Path | None) -> Tables:
                 tables[name] = [_table(feed, origin) for feed in value]
             else:
                 tables[name] = {"": RawOption(value, origin)}
+    except OSError as error:
+        fault = f"'{path}': cannot be read: {reason_of(error)}"
+        raise ConfigError([printable(fault)]) from None
     # Keys joined by thousands of dots exceed the recursion limit, here or within tomllib.
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         fault = f"'{path}': cannot be read as TOML: {reason_of(error)}"
         raise ConfigError([printable(fault)]) from None
     return tables

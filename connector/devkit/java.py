@@ -162,5 +162,5 @@ def demo_module(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise SetupError(
-            f"{error.name} is not installed: install gex-levels-connector[demo]"
+            f"{error.name} is not installed: run `pip install '.[demo]'` in the connector's folder"
         ) from error

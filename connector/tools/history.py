@@ -77,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
     until = None
     if options.until is not None:
         until = parse_moment(options.until, "--until")
+    check_period(since, until)
 
     reader = open_reader(options.config, os.environ)
     log = reader.log(options.feed)
@@ -97,6 +98,12 @@ def parse_moment(text: str, option: str) -> int:
         raise ConfigError(
             [f"history: {option} {quote(text)}, expected 2h, 3d or 2026-01-31T12:00Z"]
         ) from None
+
+
+def check_period(since: int, until: int | None) -> None:
+    """Raise ConfigError if the period ends before it begins."""
+    if until is not None and since > until:
+        raise ConfigError(["history: expected --since to be before --until"])
 
 
 def history(events: Iterator[Event], form: str) -> int:

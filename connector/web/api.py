@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from connector.config.secrets import quote
 from connector.web import answers
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from connector.config.model import Http
     from connector.kafka.names import ShardId
     from connector.web.views import WorkerView
+
+PAGE_PATH: Final = "/status"
 
 # Time for a snapshot to be committed before the answer is 202, within the request's.
 COMMIT_WAIT_SECONDS: Final = REQUEST_SECONDS - 2
@@ -49,7 +51,8 @@ class Api:
         guard = self._access.guard
         snapshot = "/api/symbols/{symbol}/snapshot"
         return [
-            web.get("/status", self._get_page),
+            web.get("/", self._redirect_to_page),
+            web.get(PAGE_PATH, self._get_page),
             web.get("/api/openapi.json", guard(self._get_openapi)),
             web.get("/api/status", guard(self._get_status)),
             web.get("/api/schedule", guard(self._get_schedule)),
@@ -67,6 +70,10 @@ class Api:
         # The page has no data, so it needs no token; it asks the user for it.
         refusal = self._access.refuse_origin(request, links_allowed=True)
         return self._page.response() if refusal is None else refusal
+
+    async def _redirect_to_page(self, _: web.Request) -> web.Response:
+        # The log and the demo print the address without a path.
+        return web.Response(status=302, headers={hdrs.LOCATION: PAGE_PATH})
 
     async def _get_openapi(self, _: web.Request) -> web.Response:
         return json_response(self._openapi)

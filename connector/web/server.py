@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from functools import partial
 from http import HTTPStatus
@@ -88,9 +89,10 @@ class Listener:
             await site.start()
         except (OSError, UnicodeError) as error:  # the latter for a name like "a..b"
             await self.stop()
-            raise ConfigError(
-                [f"http.listen: cannot listen on {self.url}: {error}"]
-            ) from error
+            fault = f"http.listen: cannot listen on {self.url}: {error}"
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                fault += "; set another address, or port 0 for any free port"
+            raise ConfigError([fault]) from error
         _, port, *_ = self._runner.addresses[0]
         self.url = _url(self._host, port)
 

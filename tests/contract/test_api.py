@@ -286,11 +286,17 @@ def test_the_document_describes_exactly_the_routes(stack: Stack) -> None:
         routes.add((route.path, route.method.lower()))
 
     # The page is for people; the document describes the API only.
-    described = {(PAGE, "get")}
+    described = {("/", "get"), (PAGE, "get")}
     for path, item in DOCUMENT["paths"].items():
         for method in item:
             described.add((path, method))
     assert routes == described
+
+
+async def test_the_address_alone_leads_to_the_page(caller: Caller) -> None:
+    async with caller.session.get(f"{caller.url}/") as response:
+        assert response.status == 200
+        assert response.url.path == PAGE
 
 
 def test_the_document_describes_every_parameter_of_a_path() -> None:

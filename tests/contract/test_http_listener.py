@@ -341,6 +341,7 @@ async def test_an_address_in_use_is_a_configuration_error(
     [fault] = caught.value.faults
     assert fault.startswith(f"http.listen: cannot listen on {url}: ")
     assert "address already in use" in fault
+    assert fault.endswith("; set another address, or port 0 for any free port")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])

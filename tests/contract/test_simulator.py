@@ -736,6 +736,23 @@ def test_the_command_line_sets_the_settings() -> None:
             settings_from(parser.parse_args(wrong.split()))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("--plan gold", r"plan: .*'gold'; expected demo, starter, standard, pro, ent"),
+        ("--set periods=1", "unknown setting 'periods'; known are symbols, cold, "),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_values_it_can_have(
+    wrong: str, message: str
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+
+    with pytest.raises(ValueError, match=message):
+        settings_from(parser.parse_args(wrong.split()))
+
+
 def test_an_unusable_script_ends_the_command_with_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -397,6 +397,15 @@ def test_history_refuses_a_moment_it_cannot_read(published: dict[str, str]) -> N
     assert code == 2
 
 
+def test_history_refuses_a_period_that_ends_before_it_begins(
+    published: dict[str, str],
+) -> None:
+    options = ("--since", "1h", "--until", "2h")
+    code, printed = run_tool("history", "ETHUSDT", *options, variables=published)
+    assert code == 2
+    assert "expected --since to be before --until" in printed
+
+
 def test_history_says_that_a_symbol_has_no_events(published: dict[str, str]) -> None:
     _, printed = run_tool("history", "NONEUSDT", variables=published)
     assert "no events" in printed

@@ -9,6 +9,7 @@ import msgspec
 
 from connector.config.model import IGNORE_PATHS, REFUSED, TABLES, THRESHOLD_PATHS
 from connector.config.option import declared_options
+from connector.config.secrets import Secret
 
 if TYPE_CHECKING:
     from connector.config.option import DeclaredOption
@@ -56,9 +57,12 @@ def _table(name: str, struct: type[msgspec.Struct]) -> str:
 
 def _row(option: DeclaredOption) -> str:
     _, _, name = option.key.partition(".")
+    expected = option.expected
+    if option.type is Secret:
+        expected += ", never shown"
     cells = [
         f"`{name}`",
-        option.expected,
+        expected,
         _default(option),
         f"`{option.variable}`" if option.variable else "",
         option.help,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import TYPE_CHECKING, Any, Final, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 import msgspec
 
 from connector.devkit.simulator.catalogue import FAULTS
 from connector.devkit.simulator.command import OPTIONS
 from connector.devkit.simulator.faults import FIRST_ENTRY_ONLY
+from connector.devkit.simulator.hints import describe_hint
 from connector.devkit.simulator.plans import PLANS
 from connector.devkit.simulator.settings import Settings
 
@@ -26,8 +27,13 @@ _INTRODUCTION: Final = """\
 <!-- Generated from connector/devkit/simulator. -->
 
 `gex-connector simulate --listen 127.0.0.1:8080` answers as the vendor's API does, contract 2.10 or 2.0: `/multi/gex/levels`,
-`/symbols`, `/status`, `/meta`, `/changelog`, `/health` and `/openapi.json`, with or without `/v2`. It has no WebSocket
-and no past levels. Chance is seeded, so the same settings show the same market.
+`/symbols`, `/status`, `/meta`, `/changelog`, `/health` and `/openapi.json`, with or without `/v2`. Send the key in
+the header `X-API-Key`. There is no WebSocket and there are no past levels. Chance is seeded, so the same settings show the same
+market.
+
+```
+curl -H "X-API-Key: bq_live_simulator00000000000000000000000" 'http://127.0.0.1:8080/v2/multi/gex/levels?symbols=BTCUSDT'
+```
 
 ## Control
 
@@ -98,7 +104,7 @@ def _settings() -> str:
             option = OPTIONS[field.name][0]
         cells = [
             f"`{field.name}`",
-            _values(hints[field.name]),
+            describe_hint(hints[field.name], "`"),
             f"`{_shown(field.default_factory, field.default)}`",
             f"`{option}`" if option else "",
             _description(hints[field.name]),
@@ -121,23 +127,6 @@ def _description(hint: Any) -> str:
     return ""
 
 
-def _values(hint: Any) -> str:
-    """Describe the type of an annotation: the choices of a literal, or its name."""
-    while hasattr(hint, "__metadata__"):
-        hint = hint.__origin__
-    arguments = get_args(hint)
-    origin = get_origin(hint)
-    if origin is tuple:
-        return f"list of {_values(arguments[0])}"
-    if origin is dict:
-        return "table of texts"
-    if isinstance(hint, type):
-        return {"str": "text"}.get(hint.__name__, hint.__name__)
-    if type(None) in arguments:
-        return f"{_values(arguments[0])} or null"
-    return ", ".join(f"`{argument}`" for argument in arguments)
-
-
 def _faults() -> str:
     first_only = ", ".join(f"`{name}`" for name in sorted(FIRST_ENTRY_ONLY))
     rows = [_FAULTS.format(first_only=first_only)]
@@ -154,6 +143,6 @@ def _parameters(function: Callable[..., Any]) -> str:
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
         default = json.dumps(parameter.default)
-        choices = _values(parameter.annotation)
+        choices = describe_hint(parameter.annotation, "`")
         shown.append(f"`{parameter.name}` ({choices}; `{default}`)")
     return ", ".join(shown)

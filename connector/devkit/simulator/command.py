@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ OPTIONS: Final = {
     "limit_per_minute": (
         "--limit",
         int,
-        "requests a minute, instead of the plan's; 0: no limit",
+        "requests a minute; 0: no limit",
     ),
     "month_seconds": ("--month", float, "seconds of a month; 0: calendar months"),
     "seed": ("--seed", int, "seed of everything random"),
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--script",
         type=Path,
         metavar="FILE",
-        help="TOML file with [[faults]] tables, each at a time of its own",
+        help="TOML file with [[faults]] tables; at_seconds of each is when it starts",
     )
     parser.add_argument(
         "--symbols",
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="changes",
         metavar="NAME=VALUE",
-        help="any other setting, its value as JSON or as a text; repeatable",
+        help="any other setting (docs/simulator.md), as JSON or text; repeatable",
     )
     for setting, (option, kind, about) in OPTIONS.items():
         parser.add_argument(
@@ -78,8 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             dest=setting,
             type=kind,
             default=getattr(Settings(), setting),
-            help=f"{about} (default: %(default)s)",
+            help=f"{about} (default: {_default_of(setting)})",
         )
+
+
+def _default_of(setting: str) -> object:
+    default = getattr(Settings(), setting)
+    # The plan decides, unless a limit is set.
+    return "the plan's" if default is None else default
 
 
 def run(options: argparse.Namespace) -> int:
@@ -134,7 +141,10 @@ def run_simulator(settings: Settings, host: str, port: int, script: Path | None)
             simulator.add_script(read_script(script))
         asyncio.run(_serve(simulator, host, port))
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"upstream simulator: {error}\n")
+        problem = str(error)
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            problem = f"{host}:{port} is in use: choose another address (--listen)"
+        sys.stderr.write(f"upstream simulator: {problem}\n")
         return EXIT_USAGE
     return 0
 

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from connector.devkit.simulator.catalogue import FAULTS
+from connector.devkit.simulator.hints import describe_hint
 from connector.devkit.simulator.levels import micros
 
 if TYPE_CHECKING:
@@ -81,7 +82,12 @@ def parse_fault(table: Any, now: int) -> Fault:
         name = msgspec.convert(table, Fault).fault
         fault_type = type_of(name)
         fields = msgspec.structs.fields(fault_type)
-        known = ", ".join(f"{field.name} ({field.type})" for field in fields)
+        # A table cannot set the two moments: arming it does.
+        known = ", ".join(
+            f"{field.name} ({describe_hint(field.type)})"
+            for field in fields
+            if field.name not in {"from_at", "until_at"}
+        )
         fault: Fault = msgspec.convert(table, fault_type)
     except (KeyError, msgspec.ValidationError) as error:
         raise ValueError(f"fault {table}: {error}; known are {known}") from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_type_hints
 
 from msgspec import Meta, Struct, ValidationError, convert, to_builtins
+
+from connector.devkit.simulator.hints import describe_hint
 
 # Made up, in the form of a real key.
 DEFAULT_KEY: Final = "bq_live_" + "simulator".ljust(32, "0")
@@ -229,7 +231,18 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     def changed(self, changes: dict[str, object]) -> Settings:
         """Return these settings with `changes`. Raises ValueError if they do not fit."""
-        try:
-            return convert(to_builtins(self) | changes, Settings)
-        except ValidationError as error:
-            raise ValueError(str(error)) from error
+        hints = get_type_hints(Settings, include_extras=True)
+        for name, value in changes.items():
+            if name not in hints:
+                raise ValueError(
+                    f"unknown setting {name!r}; known are {', '.join(hints)}"
+                )
+            # One at a time, so that the error names the setting.
+            try:
+                convert(value, hints[name])
+            except ValidationError as error:
+                expected = describe_hint(hints[name])
+                raise ValueError(
+                    f"setting {name}: {error}; expected {expected}"
+                ) from error
+        return convert(to_builtins(self) | changes, Settings)
