@@ -384,7 +384,7 @@ def _title(body: bytes) -> str:
 
 def _is_month_used_up(headers: Mapping[str, str]) -> bool:
     """Return True if the monthly quota is used up. A 429 then lasts longer than a minute."""
-    return _whole_number(headers.get("x-quota-remaining")) == 0
+    return quota(headers).remaining == 0
 
 
 def decode_symbols(reply: Reply, key: str) -> frozenset[str] | UpstreamError:
@@ -438,13 +438,16 @@ def quota(headers: Mapping[str, str]) -> Quota:
 
     Plans without a cap send none, or a text such as `unlimited`.
     """
+    limit = _whole_number(headers.get("x-quota-limit"))
+    used = _whole_number(headers.get("x-quota-used"))
+    remaining = _whole_number(headers.get("x-quota-remaining"))
+    if remaining is None and limit is not None and used is not None:
+        # A server that has counted beyond the limit may show less than nothing.
+        remaining = max(limit - used, 0)
+
     period = headers.get("x-quota-period", "")
-    return Quota(
-        limit=_whole_number(headers.get("x-quota-limit")),
-        used=_whole_number(headers.get("x-quota-used")),
-        remaining=_whole_number(headers.get("x-quota-remaining")),
-        period=period if _PERIOD.fullmatch(period) else None,
-    )
+    is_period = _PERIOD.fullmatch(period) is not None
+    return Quota(limit, used, remaining, period if is_period else None)
 
 
 def server_time(headers: Mapping[str, str], meta: ResponseMeta | None) -> float | None:

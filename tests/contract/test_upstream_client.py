@@ -757,13 +757,15 @@ class TestBudget:
         assert (month.limit, month.remaining) == (None, None)
         assert fetcher.wait_seconds == 0
 
+    @pytest.mark.parametrize("remaining", ["0", "-3", ""])
     async def test_a_used_up_month_holds_requests_without_sleeping_for_retry_after(
-        self, server: Server, fetcher: Fetcher
+        self, server: Server, fetcher: Fetcher, remaining: str
     ) -> None:
         period = time.strftime("%Y%m", time.gmtime())
         headers = {
             "X-Quota-Limit": "10000",
-            "X-Quota-Remaining": "0",
+            "X-Quota-Used": "10003",
+            "X-Quota-Remaining": remaining,
             "X-Quota-Period": period,
             "Retry-After": "2678400",
         }
