@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _DAY_SECONDS: Final = 24 * 3600
-_RETRY_SECONDS: Final = 3600
+# The wait after a failed look, doubled after each further one. A plan may never permit these
+# reports: two requests an hour would be a seventh of the smallest plan's month.
+_FIRST_RETRY_SECONDS: Final = 3600
 
 # A worker that keeps failing at its start should not spend requests on looks.
 _FIRST_LOOK_SECONDS: Final = 60
@@ -74,16 +76,19 @@ class DailyLook:
         """Breaking releases that have been logged."""
 
     async def run(self) -> None:
-        """Look once a day until cancelled, and again after an hour if a look failed."""
+        """Look once a day until cancelled, and sooner after a failed look."""
         wait_seconds: float = _FIRST_LOOK_SECONDS
+        retry_seconds = _FIRST_RETRY_SECONDS
         while True:
             await self._sleep(wait_seconds)
             if not self._is_polling():
                 wait_seconds = _FIRST_LOOK_SECONDS
             elif await self.look():
                 wait_seconds = _DAY_SECONDS
+                retry_seconds = _FIRST_RETRY_SECONDS
             else:
-                wait_seconds = _RETRY_SECONDS
+                wait_seconds = retry_seconds
+                retry_seconds = min(2 * retry_seconds, _DAY_SECONDS)
 
     async def look(self) -> bool:
         """Read all reports. Return True if there were any."""

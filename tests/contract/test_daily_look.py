@@ -44,7 +44,8 @@ class Bench:
         self.metrics = Metrics(["all"])
         self.is_polling = True
         self.waits: list[float] = []
-        self.fourth_wait = asyncio.Event()
+        self.last_wait = 4
+        self.is_waiting = asyncio.Event()
         self.daily = DailyLook(
             fetcher.client,
             fetcher.budget,
@@ -55,16 +56,17 @@ class Bench:
         )
 
     async def sleep(self, seconds: float) -> None:
-        """Note a wait, and let the fourth one last."""
+        """Note a wait, and stay in the last one."""
         self.waits.append(seconds)
-        if len(self.waits) == 4:
-            self.fourth_wait.set()
+        if len(self.waits) == self.last_wait:
+            self.is_waiting.set()
             await asyncio.Event().wait()
 
-    async def run(self) -> list[float]:
-        """Run until the fourth wait, and return the waits."""
+    async def run(self, until: int = 4) -> list[float]:
+        """Run until a number of waits have begun, and return them."""
+        self.last_wait = until
         running = asyncio.create_task(self.daily.run())
-        await self.fourth_wait.wait()
+        await self.is_waiting.wait()
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
@@ -188,12 +190,22 @@ async def test_the_key_is_not_sent_to_health() -> None:
 async def test_a_look_comes_a_minute_after_the_start_and_then_once_a_day(
     bench: Bench,
 ) -> None:
-    bench.simulator.add_fault("503", endpoint="changelog", count=1)
+    bench.simulator.add_fault("503", endpoint="changelog", count=2)
 
     waits = await bench.run()
 
-    # The first look fails, so the second one comes after an hour.
-    assert waits == [60, 3600, 86_400, 86_400]
+    # The first looks fail, so the next ones come after an hour, and after two.
+    assert waits == [60, 3600, 7200, 86_400]
+
+
+async def test_a_report_that_always_fails_is_asked_for_once_a_day_at_last(
+    bench: Bench,
+) -> None:
+    bench.simulator.add_fault("503", endpoint="status")
+
+    waits = await bench.run(until=8)
+
+    assert waits == [60, 3600, 7200, 14_400, 28_800, 57_600, 86_400, 86_400]
 
 
 async def test_a_standby_does_not_look(bench: Bench) -> None:
