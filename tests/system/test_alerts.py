@@ -73,7 +73,10 @@ UPSTREAM_FAULTS: dict[str, list[dict[str, Any]]] = {
     "slow": [{"fault": "slow", "seconds": 4.0}],
     "429": [{"fault": "429", "retry_after_seconds": 1.0}],
     "clock": [{"fault": "clock_step", "seconds": 30.0}],
-    "fallback": [{"fault": "flow_fallback", "symbols": EIGHT_SYMBOLS[:1]}],
+    "fallback": [
+        {"fault": "flow_fallback", "symbols": EIGHT_SYMBOLS[:1]},
+        {"fault": "renamed", "variant": "dash", "symbols": EIGHT_SYMBOLS[1:2]},
+    ],
     "403": [{"fault": "403"}],
     # The answers are those to another feed's filter.
     "other-venues": [{"fault": "filter_ignored", "variant": "other"}],
@@ -97,7 +100,7 @@ EXPECTED = {
     "slow": {"GexDetectionDelayBurn"},
     "429": {"GexRateLimited"},
     "clock": {"GexClockCorrectionLarge"},
-    "fallback": {"GexPositioningFallback"},
+    "fallback": {"GexPositioningFallback", "GexSymbolOtherSpelling"},
     "403": {"GexPlanRefused", "GexNoLiveSymbol", "GexFreshnessBurn"},
     "other-venues": {"GexVenuesNotApplied", "GexNoLiveSymbol", "GexFreshnessBurn"},
     "month-used-up": {"GexQuotaExhausted", "GexNoLiveSymbol", "GexFreshnessBurn"},
