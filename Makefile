@@ -64,7 +64,7 @@ chaos: install ## inject seeded faults into brokers, workers, network and upstre
 fuzz: install ## try more inputs for decoder, diff and state machine than `test`; prints its seed (MINUTES=10 SEED=)
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
-bench: install ## benchmark schedules and worker in ten minutes (BENCH=--quick: two); not tests.bench.capacity and .outage
+bench: install ## benchmark schedules and worker in ten minutes (BENCH=--quick: two); not tests.bench.capacity, .month_live and .outage
 	$(BIN)/python -m tests.bench.schedule $(BENCH)
 	$(BIN)/python -m tests.bench.schedule.speed
 	$(BIN)/python -m tests.bench --json bench.json $(BENCH)
