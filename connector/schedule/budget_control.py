@@ -83,8 +83,15 @@ class BudgetControl:
 
     @property
     def round_seconds(self) -> float:
-        """Seconds in which the budget allows one check of each batch."""
-        return 60 * self._batch_count / max(self._budget, _MIN_ROUND_BUDGET)
+        """Seconds in which the budget allows one check of each batch.
+
+        Refused batches do not count, since a part of the budget is set aside for them.
+        """
+        return 60 * self._healthy_count / max(self._budget, _MIN_ROUND_BUDGET)
+
+    @property
+    def _healthy_count(self) -> int:
+        return self._batch_count - self.refused_count
 
     def slow_retry_seconds(self, refused_count: int) -> float:
         """Return the interval between tries of a symbol if this many are refused."""
@@ -151,8 +158,7 @@ class BudgetControl:
     def _set_pace(self, now: float) -> None:
         """Let the pace follow the budget, and whether it is enough for the batches."""
         # Refused symbols are tried rarely, on a part of the budget of their own.
-        healthy_batches = self._batch_count - self.refused_count
-        round_seconds = healthy_batches * self.request_seconds
+        round_seconds = self._healthy_count * self.request_seconds
         is_starved = round_seconds > USUAL_PERIOD_SECONDS
         self._pace.set_budget(self._budget, now, is_starved=is_starved)
 

@@ -874,3 +874,14 @@ def test_refused_symbols_that_are_found_one_by_one_share_a_part_of_the_budget() 
         first_minutes += due_at < 120
     # A tenth of 54 requests a minute, and not one minute for all of them.
     assert first_minutes <= 12
+
+
+def test_refused_symbols_do_not_lengthen_the_longest_wait_of_the_others() -> None:
+    one = schedule(budget=1.0)
+    refused = [batch(name, refused=True) for name in "RSTUV"]
+    one.set_batches([batch("A"), *refused], 0.0)
+    check(one, "A", Outcome.ANSWERED, 0.0, 0.1)
+    due_at = one.next_check_at(batch("A"))
+    assert due_at is not None
+    # Two rounds of one batch, at a request a minute.
+    assert due_at <= 120
