@@ -410,7 +410,7 @@ def rules_of(feed: Feed) -> FeedRules:
     if feed.positioning is not None:
         request += f";positioning={feed.positioning}"
     return FeedRules(
-        feed=feed.name,
+        name=feed.name,
         request_fingerprint=hashlib.sha256(request.encode()).hexdigest()[:16],
         rules=Rules.of(feed.ignore, feed.thresholds),
         stale_after_seconds=feed.stale_after_seconds,

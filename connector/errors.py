@@ -1,4 +1,4 @@
-"""All exceptions of the connector, in one tree.
+"""The exceptions of the connector, in one tree.
 
 ::
 
@@ -166,7 +166,7 @@ class BadResponse(UpstreamError):
 
 
 class EntryError(ConnectorError):
-    """One symbol's entry cannot be used: quarantine it, and go on with the other symbols.
+    """An entry cannot be used: quarantine it, and go on with the other symbols.
 
     `reason` is the label of `gex_quarantined_total`.
     """

@@ -61,7 +61,7 @@ class FeedRules(Value, frozen=True):
     different requests are not comparable.
     """
 
-    feed: str
+    name: str
     request_fingerprint: str = ""
     rules: Rules = Rules()
     stale_after_seconds: float = 90
@@ -398,7 +398,7 @@ def _published_if_different(
 def _initial_state(observation: Observation, feed: FeedRules) -> State:
     """Return the state of a symbol before its first event."""
     return State(
-        feed=feed.feed,
+        feed=feed.name,
         symbol=observation.symbol,
         sequence=0,
         status=observation.status,

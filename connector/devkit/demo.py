@@ -20,7 +20,7 @@ from urllib.request import urlopen
 from connector.config.model import Kafka
 from connector.core.model import MICROS
 from connector.devkit.local_kafka import LocalKafka
-from connector.devkit.ports import LOOPBACK, free_port
+from connector.devkit.loopback_ports import LOOPBACK, free_port
 from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
 from connector.errors import ConfigError, KafkaUnavailable
 from connector.kafka.avro import Codec, SingleObject

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from connector.devkit import jars
 from connector.devkit.java import STOP_TIMEOUT_SECONDS, JavaProcess
-from connector.devkit.ports import LOOPBACK, free_port, is_free
+from connector.devkit.loopback_ports import LOOPBACK, free_port, is_free
 from connector.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:

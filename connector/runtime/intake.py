@@ -56,7 +56,7 @@ class Intake:
 
     def is_outdated(self, times: AnswerTimes) -> bool:
         """Return True if an answer may be older than the records of another worker."""
-        return times.asked_at < self._ignored_before
+        return times.sent_at < self._ignored_before
 
     def restart(self) -> None:
         """Forget the answers.

@@ -17,7 +17,7 @@ from connector.core.transition import (
 )
 from connector.runtime.budget_share import BudgetShare
 from connector.runtime.budget_watch import BudgetWatch
-from connector.runtime.checks import Checks
+from connector.runtime.checker import Checker
 from connector.runtime.coverage import Coverage
 from connector.runtime.failures import Failures
 from connector.schedule.checks import CheckSettings
@@ -75,7 +75,7 @@ class Poller:
             context.observer,
             min(feed.stale_after_seconds for feed in config.feeds),
         )
-        self._checks = Checks(
+        self._checker = Checker(
             client,
             self._schedule,
             self._coverage,
@@ -127,11 +127,11 @@ class Poller:
     @property
     def rate_limit(self) -> RateLimit:
         """The quota as the upstream last reported it."""
-        return self._checks.responses.rate_limit
+        return self._checker.responses.rate_limit
 
     def next_check_at(self, feed: str, symbol: str) -> int | None:
         """Return when a symbol is checked next (microseconds), as planned after its last check."""
-        return self._checks.next_checks.at(feed, symbol)
+        return self._checker.next_checks.at(feed, symbol)
 
     def silence_reason(self, feed: str, symbol: str) -> str:
         """Return why a symbol has had no answer for long, as the reason of an event."""
@@ -144,7 +144,7 @@ class Poller:
         failed_for = self._failures.silence_reason(feed, symbol)
         if failed_for is not None:
             return failed_for
-        if self._checks.is_asked(feed, symbol):
+        if self._checker.is_asked(feed, symbol):
             return REASON_NO_ANSWER
         # The last request was answered, and the next one waits for its turn.
         return REASON_BUDGET
@@ -164,7 +164,7 @@ class Poller:
         self._resume_postponed(now)
 
         # After _replan: the schedule knows a symbol only once it is in a batch.
-        offset_seconds = self._checks.responses.upstream_minus_monotonic_seconds()
+        offset_seconds = self._checker.responses.upstream_minus_monotonic_seconds()
         for (feed, symbol), shard in gained.items():
             state = shard.state_of(symbol)
             if state is not None:
@@ -270,9 +270,9 @@ class Poller:
                 # or the server may have asked for a pause.
                 is_wanted = self._schedule.has_batch(batch)
                 if is_wanted and not self._schedule.is_paused(time.monotonic()):
-                    await self._checks.send(batch, purpose, permit)
+                    await self._checker.send(batch, purpose, permit)
                 else:
-                    self._checks.defer(batch)
+                    self._checker.defer(batch)
         finally:
             self._in_flight -= 1
             # Only now, since a probe has to end before the next one may start.

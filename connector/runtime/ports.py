@@ -284,12 +284,12 @@ class PollerContext:
 class AnswerTimes:
     """The moments of an answer, and where it came from.
 
-    `asked_at` is monotonic seconds. `at` is when the answer was complete by our clock, and
+    `sent_at` is monotonic seconds. `at` is when the answer was complete by our clock, and
     `upstream_at` the same moment by the upstream's clock (microseconds). `models` are those
     that the response names for entries that do not name theirs.
     """
 
-    asked_at: float
+    sent_at: float
     at: int
     upstream_at: int
     source: Source

@@ -40,7 +40,7 @@ class Responses:
         self._bounded = Bounded(_SPELLING_LOG_INTERVAL_SECONDS, time.monotonic)
 
     def accept(
-        self, batch: Batch, answer: LevelsAnswer, asked_at: float
+        self, batch: Batch, answer: LevelsAnswer, sent_at: float
     ) -> ComputedTimes:
         """Give every entry and absence to its shard.
 
@@ -71,7 +71,7 @@ class Responses:
         )
         # After `learn`, so that this answer's own timestamp is taken into account.
         times = AnswerTimes(
-            asked_at=asked_at,
+            sent_at=sent_at,
             at=answer.received_at,
             upstream_at=clock.upstream(answer.received_at),
             source=source,
@@ -86,7 +86,7 @@ class Responses:
                 shard.note_answer(symbol, times)
         computed_at = {}
         for symbol, entry in answers.items():
-            newest = self._give(batch.feed, symbol, entry, times)
+            newest = self._pass_on(batch.feed, symbol, entry, times)
             has_levels = not isinstance(entry, Status)
             if has_levels and newest is not None:
                 computed_at[symbol] = newest
@@ -94,20 +94,20 @@ class Responses:
             computed_at, self.upstream_minus_monotonic_seconds(), is_copy=is_copy
         )
 
-    def give_refused(
-        self, batch: Batch, status: Status, request_id: str | None, asked_at: float
+    def accept_refusal(
+        self, batch: Batch, status: Status, request_id: str | None, sent_at: float
     ) -> None:
         """Give every symbol of a refused request the same status."""
         now = self._context.clock.moment()
         source = replace(self._context.source, request_id=request_id)
         times = AnswerTimes(
-            asked_at=asked_at,
+            sent_at=sent_at,
             at=now.local_at,
             upstream_at=now.upstream_at,
             source=source,
         )
         for symbol in batch.symbols:
-            self._give(batch.feed, symbol, status, times, "refused")
+            self._pass_on(batch.feed, symbol, status, times, "refused")
 
     def upstream_minus_monotonic_seconds(self) -> float:
         """Return the upstream's clock minus our monotonic one."""
@@ -131,7 +131,7 @@ class Responses:
         }
         _log.warning("upstream spells a symbol in another way", extra=fields)
 
-    def _give(
+    def _pass_on(
         self,
         feed: str,
         symbol: str,

@@ -45,7 +45,7 @@ _MIN_OWED: Final = 1.0
 
 
 class Pace(msgspec.Struct):
-    """When the next request may start. Moments are seconds of a monotonic clock.
+    """The pace of requests. Moments are seconds of a monotonic clock.
 
     `tokens` were in the bucket at `counted_at`. They are negative after requests that did
     not wait for a token.

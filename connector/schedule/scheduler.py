@@ -194,7 +194,7 @@ class Schedule:
         check = plan.record_sent(sent_at, self.price)
         self._budget.record_check(sent_at, check, plan.averages.wanted_checks)
         found: list[Refresh] = []
-        if outcome is Outcome.ANSWERED and not batch.refused:
+        if outcome is Outcome.ANSWERED:
             found = self._symbols.learn(batch, sent_at, now, times)
         self._planner.plan_after(plan, outcome, sent_at, now)
         self._queue.add(plan)

@@ -33,7 +33,7 @@ import confluent_kafka as ck
 
 from connector.core.model import Kind
 from connector.devkit.local_kafka import LocalKafka
-from connector.devkit.ports import LOOPBACK, free_port
+from connector.devkit.loopback_ports import LOOPBACK, free_port
 from connector.devkit.simulator.settings import DEFAULT_KEY, INCLUDES
 from tests.bench.measure import MIB, Usage
 from tests.bench.stack import MANY_SYMBOLS

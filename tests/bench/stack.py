@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from connector.devkit.ports import free_port
+from connector.devkit.loopback_ports import free_port
 from connector.devkit.simulator.settings import DEFAULT_KEY, EIGHT_SYMBOLS
 from tests.bench.measure import Usage, Window
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import confluent_kafka.admin
 
 from connector.devkit.local_kafka import LocalKafka
-from connector.devkit.ports import LOOPBACK, free_port
+from connector.devkit.loopback_ports import LOOPBACK, free_port
 from tests.chaos.proxy import Network
 
 if TYPE_CHECKING:

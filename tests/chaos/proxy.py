@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from connector.devkit.ports import LOOPBACK, free_port
+from connector.devkit.loopback_ports import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

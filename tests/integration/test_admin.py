@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from connector.core.model import Kind
-from connector.devkit.ports import free_port
+from connector.devkit.loopback_ports import free_port
 from connector.devkit.simulator.settings import DEFAULT_KEY
 from tests.contract.test_api import checked
 from tests.support import checker

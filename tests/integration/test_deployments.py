@@ -22,7 +22,7 @@ from confluent_kafka.schema_registry import (
 
 from connector.devkit import jars
 from connector.devkit.java import JavaProcess
-from connector.devkit.ports import free_port
+from connector.devkit.loopback_ports import free_port
 from connector.devkit.simulator.settings import DEFAULT_KEY
 from connector.errors import EXIT_CONFIG
 from tests.support import kubectl

@@ -9,7 +9,7 @@ import confluent_kafka.admin as admin_api
 import pytest
 
 from connector.config.model import Kafka
-from connector.devkit.ports import free_port
+from connector.devkit.loopback_ports import free_port
 from connector.errors import KafkaUnavailable
 from connector.kafka.clients import Clients
 from connector.kafka.members import Member, Members

@@ -15,7 +15,7 @@ import pytest
 
 from connector.devkit import jars
 from connector.devkit.local_kafka import VERSION
-from connector.devkit.ports import free_port
+from connector.devkit.loopback_ports import free_port
 from connector.errors import KafkaUnavailable, SetupError
 
 if TYPE_CHECKING:

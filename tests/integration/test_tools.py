@@ -20,7 +20,7 @@ import confluent_kafka as ck
 import confluent_kafka.admin as admin_api
 import pytest
 
-from connector.devkit.ports import LOOPBACK
+from connector.devkit.loopback_ports import LOOPBACK
 from tests.integration.test_rights import NEEDED, grant
 from tests.support import checker
 from tests.support.guarded import GuardedKafka

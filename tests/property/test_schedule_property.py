@@ -203,10 +203,7 @@ class Driven:
     def note_answer(
         self, batch: Batch, sent: float, times: ComputedTimes | None
     ) -> None:
-        # A refused symbol that is answered moves to another batch, whose checks count.
-        is_refused = batch.refused and batch in self.batches
-        is_copy = times is not None and times.is_copy
-        if is_refused or is_copy:
+        if times is not None and times.is_copy:
             return
         for symbol in self.symbols.intersection(batch.symbols):
             # Another check of the symbol may be sent later and answered earlier.

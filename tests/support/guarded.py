@@ -10,7 +10,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from connector.devkit.local_kafka import LocalKafka
-from connector.devkit.ports import LOOPBACK, free_port
+from connector.devkit.loopback_ports import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

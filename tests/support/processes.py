@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from connector.devkit.ports import free_port
+from connector.devkit.loopback_ports import free_port
 from connector.devkit.simulator.settings import DEFAULT_KEY, EIGHT_SYMBOLS
 
 if TYPE_CHECKING:

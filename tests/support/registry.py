@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from connector.devkit import jars
 from connector.devkit.java import JavaProcess
-from connector.devkit.ports import LOOPBACK, free_port
+from connector.devkit.loopback_ports import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

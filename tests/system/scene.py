@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from connector.devkit.ports import free_port
+from connector.devkit.loopback_ports import free_port
 from tests.support.processes import (
     start_simulator,
     start_worker,

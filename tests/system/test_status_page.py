@@ -13,7 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from connector.devkit.ports import free_port
+from connector.devkit.loopback_ports import free_port
 from connector.devkit.simulator.settings import EIGHT_SYMBOLS
 from tests.support import checker
 from tests.support.processes import start_simulator, start_worker, variables_for

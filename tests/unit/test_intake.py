@@ -27,7 +27,7 @@ def at(seconds: int = 0) -> AnswerTimes:
     """Return the moments of an answer that came some seconds after `NOW`."""
     moment = NOW + seconds * MICROS
     return AnswerTimes(
-        asked_at=0.0,
+        sent_at=0.0,
         at=moment,
         upstream_at=moment + AHEAD,
         source=ME,

@@ -169,7 +169,7 @@ async def test_a_budget_that_cannot_keep_levels_fresh_is_warned_of_once(
     bench.budget.end(now)
     figures = RateLimit(limit, limit, time.time() + 60)
     bench.budget.learn(permit, figures, time.time(), now)
-    bench.poller._checks.responses.rate_limit = figures
+    bench.poller._checker.responses.rate_limit = figures
     await bench.follow()
     await bench.follow()
 

@@ -170,7 +170,7 @@ class ShardHarness:
         answer: dict[str, Any] | bytes | Status,
         *,
         symbol: str = "BTC",
-        asked_ago_seconds: float = 0.0,
+        sent_ago_seconds: float = 0.0,
         at: int | None = None,
     ) -> int | None:
         """Give an answer to the shard, complete now unless `at` says otherwise."""
@@ -178,8 +178,8 @@ class ShardHarness:
             answer = json.dumps(answer).encode()
         if at is None:
             at = Clock.now()
-        asked_at = time.monotonic() - asked_ago_seconds
-        times = AnswerTimes(asked_at, at, at, ME)
+        sent_at = time.monotonic() - sent_ago_seconds
+        times = AnswerTimes(sent_at, at, at, ME)
         return self.shard.observe(symbol, answer, times)
 
     async def wait_until(self, condition: Callable[[], object]) -> None:
@@ -602,7 +602,7 @@ async def test_an_answer_to_an_older_question_counts_if_only_this_worker_has_wri
     harness.log.errors = [KafkaUnavailable("away")]
     harness.answer({"spot_price": 1})
     await harness.wait_reopened()
-    harness.answer(Status.MISSING, asked_ago_seconds=60)
+    harness.answer(Status.MISSING, sent_ago_seconds=60)
     await harness.wait_settled()
     assert harness.kinds() == [Kind.SNAPSHOT, Kind.MISSING]
 
@@ -646,7 +646,7 @@ async def test_an_answer_to_an_older_question_is_ignored_if_another_has_written(
     harness.answer({"spot_price": 1})
     await harness.wait_reopened()
     assert "another fleet uses these topics" in caplog.text
-    harness.answer(Status.MISSING, asked_ago_seconds=60)
+    harness.answer(Status.MISSING, sent_ago_seconds=60)
     await harness.wait_settled()
     assert harness.kinds() == []
     harness.answer(Status.MISSING)

@@ -87,8 +87,8 @@ class ShardsHarness:
         self.logs[shard_id].goes_on.clear()
         shard = self.by_id[shard_id]
         now = Clock.now()
-        # Asked in the far future: never taken for an answer to an outdated request.
-        times = AnswerTimes(asked_at=math.inf, at=now, upstream_at=now, source=ME)
+        # Sent in the far future: never taken for an answer to an outdated request.
+        times = AnswerTimes(sent_at=math.inf, at=now, upstream_at=now, source=ME)
         shard.observe("BTC", b'{"spot_price": 1}', times)
         await self.wait_until(lambda: shard.is_publishing)
 

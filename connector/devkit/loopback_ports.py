@@ -11,6 +11,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from connector.devkit.jars import cache_folder
+from connector.errors import KafkaUnavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,15 +49,23 @@ class PortClaims:
         self._claimed: set[int] = set()
 
     def claim(self, ports: range) -> int:
-        """Claim and return a random port that is free. Never return if there is none."""
-        while True:
-            port = secrets.choice(ports)
+        """Claim and return a random port that is free.
+
+        Raises:
+            KafkaUnavailable: if each of them is in use, or belongs to some process.
+        """
+        # In random order, since other processes try the same ports at the same time.
+        for port in secrets.SystemRandom().sample(ports, len(ports)):
             if port in self._claimed or not self._lock(port):
                 continue
             # Also if it is in use now, so that it is not tried again.
             self._claimed.add(port)
             if is_free(port):
                 return port
+        raise KafkaUnavailable(
+            f"no free port from {ports.start} to {ports.stop - 1} of {LOOPBACK}: "
+            "stop programs that listen there"
+        )
 
     def _lock(self, port: int) -> bool:
         """Lock the port's byte. Return False if another process has."""

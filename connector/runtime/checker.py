@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from connector.upstream.client import Client, LevelsAnswer
 
 
-class Checks:
+class Checker:
     """Checks one batch per call, and tells shards, schedule and observers the outcome."""
 
     def __init__(
@@ -144,5 +144,5 @@ class Checks:
             if is_alone and not isinstance(error, NotRouted):
                 status = Status.INVALID
         if status is not None:
-            self.responses.give_refused(batch, status, error.request_id, sent_at)
+            self.responses.accept_refusal(batch, status, error.request_id, sent_at)
         self._replan()

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from connector.devkit.ports import PortClaims
+import pytest
+
+from connector.devkit.loopback_ports import PortClaims
+from connector.errors import KafkaUnavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 CLAIM = """
 import sys
 from pathlib import Path
-from connector.devkit.ports import PortClaims
+from connector.devkit.loopback_ports import PortClaims
 print(PortClaims(Path(sys.argv[1])).claim(range(19000, 19003)), flush=True)
 sys.stdin.read()
 """
@@ -39,3 +42,12 @@ def test_a_claimed_port_belongs_to_its_process_until_that_ends(tmp_path: Path) -
 
     # The kernel has released the claim of the process that ended.
     assert claims.claim(PORTS) == theirs
+
+
+def test_a_claim_fails_clearly_if_every_port_is_taken(tmp_path: Path) -> None:
+    claims = PortClaims(tmp_path / "claims")
+    for _ in PORTS:
+        claims.claim(PORTS)
+
+    with pytest.raises(KafkaUnavailable, match="no free port from 19000 to 19002"):
+        claims.claim(PORTS)
