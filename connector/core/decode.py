@@ -231,8 +231,7 @@ def _similar_name(
     """Return the name under which the entry of a symbol without one probably is."""
     # A list that has the symbol says more than a name that is only similar.
     names = _names_with_entries(others)
-    name = spelling.in_other_words(symbol, names, similar=not is_listed)
-    return None if name is None else name[:_MAX_NAME_CHARACTERS]
+    return spelling.in_other_words(symbol, names, similar=not is_listed)
 
 
 def _names_with_entries(entries: Mapping[str, bytes]) -> list[str]:
@@ -241,7 +240,8 @@ def _names_with_entries(entries: Mapping[str, bytes]) -> list[str]:
     for name, entry in entries.items():
         if len(names) == _MAX_NAMES_COMPARED:
             break
-        if entry != _NULL:
+        # No symbol is longer, and long names take long to compare.
+        if entry != _NULL and len(name) <= _MAX_NAME_CHARACTERS:
             names.append(name)
     return names
 
@@ -303,11 +303,14 @@ def _take_apart_by_brackets(body: bytes, reason: str) -> _Parts:
 
 def _with_nulls(body: bytes, spans: Iterable[_Span]) -> bytes:
     """Replace spans of a body, given in ascending order, with null."""
-    rest = bytearray(body)
-    # From the end, so that earlier positions stay valid.
-    for span in reversed(list(spans)):
-        rest[span.start : span.end] = _NULL
-    return bytes(rest)
+    # Replacing in place would move the rest of the body once for each span.
+    pieces = []
+    kept_from = 0
+    for span in spans:
+        pieces += [body[kept_from : span.start], _NULL]
+        kept_from = span.end
+    pieces.append(body[kept_from:])
+    return b"".join(pieces)
 
 
 def _without_bad_meta(body: bytes) -> bytes:

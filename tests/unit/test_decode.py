@@ -587,6 +587,20 @@ def test_a_field_called_results_elsewhere_is_ignored() -> None:
     assert response.answers == {"AAA": b'{"x":NaN}', "BBB": b"{}"}
 
 
+@pytest.mark.parametrize(
+    ("name", "is_similar"), [("BTCUSDT-PERP", True), ("BTCUSDT" + 80 * "x", False)]
+)
+def test_a_name_longer_than_any_symbol_is_not_another_spelling(
+    name: str, is_similar: bool
+) -> None:
+    body = b'{"results":{"%b":{"spot_price":1}}}' % name.encode()
+
+    response = decode_response(body, ("BTCUSDT",))
+
+    # Comparing very long names would take long, too.
+    assert ("BTCUSDT" in response.other_spellings) == is_similar
+
+
 # --- bombs ---
 
 # Large enough for quadratic time to be noticed, small enough for many cases.
@@ -638,6 +652,7 @@ BOMBS = {
     "details": with_errors(repeated(b"[]")),
     # Bodies for the search by brackets.
     "a_bad_entry_and_brackets": after_a_bad_entry(repeated(b"[]")),
+    "many_bad_entries": with_results(b"{%b}" % repeated(b'"%d":NaN')),
     "a_bad_entry_and_quotes": after_a_bad_entry(repeated(b'"\\""')),
     # No JSON: the search must not begin again at each bracket or quote.
     "brackets": b"[" * SIZE,
