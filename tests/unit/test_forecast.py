@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 quick = settings(deadline=None, derandomize=True, max_examples=100)
 
+# Slack for sums of floats.
+TINY = 1e-9
+
 
 def grid(
     count: int,
@@ -33,7 +36,8 @@ def grid(
     chance = Random(seed)
     moments = []
     for number in range(count):
-        moments.append(start + number * period + chance.gauss(0, jitter))
+        on_grid = start + number * period
+        moments.append(on_grid + chance.gauss(0, jitter))
     return moments
 
 
@@ -42,10 +46,19 @@ def sleeping(
 ) -> list[float]:
     """Return refreshes that each follow a sleep after the one before."""
     chance = Random(seed)
-    moments = [1_000.0]
+    at = 1_000.0
+    moments = [at]
     for _ in range(count):
-        moments.append(moments[-1] + (period + chance.gauss(0, jitter)))
+        at += period + chance.gauss(0, jitter)
+        moments.append(at)
     return moments
+
+
+def some_skipped(
+    moments: Iterable[float], skipped_fraction: float, seed: int = 3
+) -> list[float]:
+    chance = Random(seed)
+    return [at for at in moments if chance.random() > skipped_fraction]
 
 
 def follow(forecast: Forecast, moments: Iterable[float]) -> list[float]:
@@ -56,7 +69,8 @@ def follow(forecast: Forecast, moments: Iterable[float]) -> list[float]:
     errors = []
     for at in moments:
         if forecast.phase is not None and forecast.period is not None:
-            errors.append(at - forecast.phase - forecast.period)
+            predicted = forecast.phase + forecast.period
+            errors.append(at - predicted)
         forecast.learn(at, 0.0, at - 0.01)
     return errors
 
@@ -68,7 +82,9 @@ def learnt(moments: Iterable[float]) -> Forecast:
 
 
 def rms(errors: Sequence[float]) -> float:
-    return sqrt(sum(error * error for error in errors) / len(errors))
+    """Return the root of the mean square."""
+    squares = [error * error for error in errors]
+    return sqrt(sum(squares) / len(squares))
 
 
 def value(curve: Sequence[Point], at: float) -> float:
@@ -81,8 +97,10 @@ def value(curve: Sequence[Point], at: float) -> float:
     return curve[-1].expected
 
 
-def expected(forecast: Forecast, since: float, until: float) -> float:
-    return forecast.curve(since, until)[-1].expected
+def expected(forecast: Forecast, since: float, seconds: float) -> float:
+    """Return the refreshes that are expected in this time."""
+    curve = forecast.curve(since, since + seconds)
+    return curve[-1].expected
 
 
 def last_of(forecast: Forecast) -> float:
@@ -93,6 +111,9 @@ def last_of(forecast: Forecast) -> float:
 def phase_of(forecast: Forecast) -> float:
     assert forecast.phase is not None
     return forecast.phase
+
+
+# --- the first refreshes ---
 
 
 @pytest.mark.parametrize("begun_at", [0.0, 500.0])
@@ -107,29 +128,35 @@ def test_before_anything_is_known_a_refresh_is_expected_every_30_seconds(
     assert forecast.jitter is None
     assert forecast.settled_by(begun_at + 7) == begun_at + 7
     first, last = forecast.curve(begun_at, begun_at + 60)
-    assert [*first, *last] == [begun_at, 0, 0, begun_at + 60, 2, 0]
+    assert tuple(first) == (begun_at, 0, 0)
+    assert tuple(last) == (begun_at + 60, 2, 0)
 
 
 def test_less_is_expected_the_longer_no_refresh_ever_came() -> None:
     forecast = Forecast(100.0)
-    hour = expected(forecast, 3_700, 3_760)
-    assert hour == pytest.approx(60 / 3_600)
-    assert 0 < expected(forecast, 100_000, 100_060) < hour
+    after_an_hour = expected(forecast, 3_700, 60)
+    after_a_day = expected(forecast, 100_000, 60)
+    assert after_an_hour == pytest.approx(60 / 3_600)
+    assert 0 < after_a_day < after_an_hour
 
 
 def test_one_refresh_does_not_make_a_rhythm() -> None:
     forecast = learnt([50.0])
     assert forecast.last == 50
     assert forecast.period is None
-    assert expected(forecast, 60, 90) > 0.3
+    assert expected(forecast, 60, 30) > 0.3
 
 
 def test_two_refreshes_make_a_rhythm() -> None:
     forecast = learnt([50.0, 70.0])
+    curve = forecast.curve(70, 120)
     assert forecast.period == pytest.approx(20)
     assert 70 <= forecast.settled_by(70.0) < 100
-    assert value(forecast.curve(70, 120), 80) < 0.1
-    assert value(forecast.curve(70, 120), 100) > 0.8
+    assert value(curve, 80) < 0.1
+    assert value(curve, 100) > 0.8
+
+
+# --- precision ---
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -144,19 +171,24 @@ def test_the_next_refresh_is_predicted_as_well_as_its_jitter_allows(
     upstream that sleeps after its work, the error of a grid grows without bound.
     """
     errors = follow(Forecast(0.0), moments(400, 30.0, jitter, seed))
-    assert rms(errors[150:]) < 1.18 * jitter
+    settled = errors[150:]
+    assert rms(settled) < 1.18 * jitter
 
 
-def test_a_late_refresh_moves_the_next_one_only_if_the_upstream_sleeps_after_work() -> (
-    None
-):
-    for moments, followed in ((grid(200), 0.1), (sleeping(200), 1.0)):
-        forecast = learnt(moments)
-        before = phase_of(forecast)
-        follow(forecast, [last_of(forecast) + 30.5])
-        moved = phase_of(forecast) - before - 30
-        ahead = last_of(forecast) - before - 30
-        assert moved == pytest.approx(followed * ahead, abs=0.15)
+@pytest.mark.parametrize(
+    ("moments", "followed_part"),
+    [(grid(200), 0.1), (sleeping(200), 1.0)],
+    ids=["grid", "sleeping"],
+)
+def test_a_late_refresh_moves_the_next_one_only_if_the_upstream_sleeps_after_work(
+    moments: list[float], followed_part: float
+) -> None:
+    forecast = learnt(moments)
+    predicted = phase_of(forecast) + 30
+    late = last_of(forecast) + 30.5
+    follow(forecast, [late])
+    moved = phase_of(forecast) - predicted
+    assert moved == pytest.approx(followed_part * (late - predicted), abs=0.15)
 
 
 @pytest.mark.parametrize("period", [5.0, 30.0, 60.0, 300.0])
@@ -167,24 +199,29 @@ def test_period_and_jitter_are_learnt(period: float, jitter: float) -> None:
     assert forecast.jitter == pytest.approx(jitter, rel=0.35)
 
 
+# --- refreshes that nobody saw ---
+
+
 def test_skipped_refreshes_do_not_change_the_period() -> None:
-    chance = Random(3)
-    forecast = learnt(at for at in grid(600) if chance.random() > 0.2)
+    forecast = learnt(some_skipped(grid(600), 0.2))
     assert forecast.period == pytest.approx(30, rel=0.003)
     assert forecast.jitter == pytest.approx(0.3, rel=0.35)
 
 
 def test_fewer_refreshes_are_expected_if_some_are_skipped() -> None:
-    chance = Random(3)
+    def in_ten_periods(forecast: Forecast) -> float:
+        return expected(forecast, last_of(forecast) + 10, 300)
+
     steady = learnt(grid(600))
-    patchy = learnt(at for at in grid(600) if chance.random() > 0.3)
-    for forecast, part in ((steady, 1.0), (patchy, 0.7)):
-        since = last_of(forecast) + 10
-        ten_periods = expected(forecast, since, since + 300)
-        assert ten_periods == pytest.approx(10 * part, rel=0.12)
-    follow(patchy, grid(300, start=round(last_of(patchy), -1) + 30))
-    since = last_of(patchy) + 10
-    assert expected(patchy, since, since + 300) == pytest.approx(10, rel=0.05)
+    assert in_ten_periods(steady) == pytest.approx(10, rel=0.12)
+
+    patchy = learnt(some_skipped(grid(600), 0.3))
+    assert in_ten_periods(patchy) == pytest.approx(7, rel=0.12)
+
+    # From now on, no refresh is skipped.
+    next_on_grid = round(last_of(patchy), -1) + 30
+    follow(patchy, grid(300, start=next_on_grid))
+    assert in_ten_periods(patchy) == pytest.approx(10, rel=0.05)
 
 
 @pytest.mark.parametrize("every", [2, 3, 7])
@@ -213,6 +250,9 @@ def test_a_first_interval_that_no_check_looked_into_has_the_usual_period() -> No
     assert forecast.period == pytest.approx(30)
 
 
+# --- changes of the rhythm ---
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [(30.0, 20.0), (20.0, 30.0), (60.0, 30.0), (30.0, 5.0), (30.0, 37.0)],
@@ -221,17 +261,17 @@ def test_a_new_period_is_followed_after_two_refreshes(
     before: float, after: float
 ) -> None:
     moments = grid(100, before)
+    last = moments[-1]
     forecast = learnt(moments)
-    follow(forecast, grid(3, after, 0.06, start=moments[-1] + after))
+    follow(forecast, grid(3, after, 0.06, start=last + after))
     assert forecast.period == pytest.approx(after, rel=0.05)
-    errors = follow(forecast, grid(40, after, start=moments[-1] + 4 * after, seed=2))
+    errors = follow(forecast, grid(40, after, start=last + 4 * after, seed=2))
     assert rms(errors) < 0.6
 
 
 @pytest.mark.parametrize("jump", [-12.0, -5.0, 5.0, 12.0])
 def test_a_new_phase_is_followed_after_two_refreshes(jump: float) -> None:
-    moments = grid(100)
-    forecast = learnt(moments)
+    forecast = learnt(grid(100))
     errors = follow(forecast, grid(20, start=4_000 + jump, seed=2))
     assert abs(errors[0]) > 4
     assert rms(errors[2:]) < 1.0
@@ -250,59 +290,76 @@ def test_a_single_outlier_hardly_moves_the_forecast(late: float) -> None:
 
 def test_two_surprises_that_disagree_hardly_move_the_forecast() -> None:
     forecast = learnt(grid(101))
-    errors = follow(forecast, [4_036.0, 4_054.0, *grid(10, start=4_090.0, seed=2)])
-    assert rms(errors[2:]) < 0.7
+    follow(forecast, [4_036.0, 4_054.0])
+    errors = follow(forecast, grid(10, start=4_090.0, seed=2))
+    assert rms(errors) < 0.7
 
 
 def test_an_agreeing_surprise_long_after_the_first_does_not_move_the_phase() -> None:
     forecast = learnt(grid(101))
-    follow(forecast, [4_036.0, *grid(10, start=4_060.0, seed=2), 4_366.0])
-    assert rms(follow(forecast, grid(5, start=4_390.0, seed=3))) < 0.8
+    follow(forecast, [4_036.0])
+    follow(forecast, grid(10, start=4_060.0, seed=2))
+    follow(forecast, [4_366.0])
+    errors = follow(forecast, grid(5, start=4_390.0, seed=3))
+    assert rms(errors) < 0.8
+
+
+# --- outages ---
 
 
 def test_less_is_expected_the_longer_an_outage_lasts_but_never_nothing() -> None:
     forecast = learnt(grid(100))
-    last = last_of(forecast)
     amounts = []
     for silent in (45, 75, 105, 315, 1_005, 10_005):
-        since = last + silent
-        amounts.append(expected(forecast, since, since + 60))
+        amounts.append(expected(forecast, last_of(forecast) + silent, 60))
     assert 1 < amounts[0] < 4
-    assert all(less < more for more, less in pairwise(amounts))
+    for more, less in pairwise(amounts):
+        assert less < more
     assert amounts[-1] > 0
 
 
 def test_the_rhythm_survives_an_outage() -> None:
     forecast = learnt(grid(100))
     end = 1_000.0 + 30 * 119
-    errors = follow(forecast, [end, *grid(10, start=end + 30, seed=2)])
-    assert rms(errors[1:]) < 0.5
+    follow(forecast, [end])
+    errors = follow(forecast, grid(10, start=end + 30, seed=2))
+    assert rms(errors) < 0.5
     assert forecast.period == pytest.approx(30, rel=0.003)
+
+
+# --- the curve ---
 
 
 def test_within_a_window_the_pending_probability_falls_from_1_to_0() -> None:
     forecast = learnt(grid(200))
     since = last_of(forecast) + 10
-    curve = forecast.curve(since, since + 30)
-    pending = [point.pending for point in curve]
-    window = pending[1:-1]
-    assert pending[0] == pending[-1] == 0
+    pending = [point.pending for point in forecast.curve(since, since + 30)]
+    before, *window, after = pending
+    assert before == after == 0
     assert window[0] == pytest.approx(1, abs=0.05)
     assert window[-1] == 0
-    assert all(later <= sooner for sooner, later in pairwise(window))
+    for sooner, later in pairwise(window):
+        assert later <= sooner
 
 
 def test_the_rest_of_a_window_is_more_likely_if_nothing_came_so_far() -> None:
     forecast = learnt(grid(200))
-    before = forecast.curve(last_of(forecast) + 10, last_of(forecast) + 45)
+    since = last_of(forecast) + 10
+    end = last_of(forecast) + 45
+    before = forecast.curve(since, end)
     middle = next(point.at for point in before if point.expected >= 0.5)
-    until = middle + 0.15
-    gone = value(before, middle)
-    whole = before[-1].expected
-    after = forecast.curve(middle, last_of(forecast) + 45)
-    conditional = (value(before, until) - gone) / (1 - gone)
-    assert value(after, until) == pytest.approx(conditional, rel=1e-6)
-    assert after[-1].expected == pytest.approx((whole - gone) / (1 - gone), rel=1e-6)
+    after = forecast.curve(middle, end)
+
+    def conditional(expected: float) -> float:
+        """Return the expectation, if the refresh did not come until the middle."""
+        gone = value(before, middle)
+        return (expected - gone) / (1 - gone)
+
+    soon = middle + 0.15
+    soon_after_all = conditional(value(before, soon))
+    at_all = conditional(before[-1].expected)
+    assert value(after, soon) == pytest.approx(soon_after_all, rel=1e-6)
+    assert after[-1].expected == pytest.approx(at_all, rel=1e-6)
     assert after[0].pending == pytest.approx(after[-1].expected, rel=1e-6)
     assert after[0].pending < before[1].pending
 
@@ -311,27 +368,25 @@ def test_each_period_brings_one_refresh() -> None:
     forecast = learnt(grid(500, 10.0, 0.1))
     since = last_of(forecast) + 5
     curve = forecast.curve(since, since + 100)
-    whole = [value(curve, since + 10 * number) for number in range(11)]
-    assert all(
-        later - sooner == pytest.approx(1, rel=0.05)
-        for sooner, later in pairwise(whole)
-    )
-    assert whole[1] == pytest.approx(curve[-1].expected / 10, rel=0.05)
+    until = [value(curve, since + 10 * number) for number in range(11)]
+    for sooner, later in pairwise(until):
+        assert later - sooner == pytest.approx(1, rel=0.05)
+    assert until[1] == pytest.approx(curve[-1].expected / 10, rel=0.05)
 
 
-def test_a_refresh_is_settled_by_the_end_of_the_next_window() -> None:
+@pytest.mark.parametrize(
+    ("since", "next_at"), [(5, 30), (29, 30), (40, 60), (299, None)]
+)
+def test_a_refresh_is_settled_by_the_end_of_the_next_window(
+    since: float, next_at: float | None
+) -> None:
+    """Moments are in seconds after the last refresh."""
     forecast = learnt(grid(200))
     last = 1_000 + 199 * 30
-    for since, next_at in (
-        (last + 5, last + 30),
-        (last + 29, last + 30),
-        (last + 40, last + 60),
-        (last + 299, None),
-    ):
-        end = forecast.settled_by(since)
-        assert end > since
-        if next_at is not None:
-            assert next_at < end < next_at + 5
+    end = forecast.settled_by(last + since) - last
+    assert end > since
+    if next_at is not None:
+        assert next_at < end < next_at + 5
 
 
 def test_a_lag_moves_the_curve_but_not_the_rhythm() -> None:
@@ -339,8 +394,9 @@ def test_a_lag_moves_the_curve_but_not_the_rhythm() -> None:
     later = Forecast(0.0)
     for at in grid(200):
         later.learn(at, 2.0, at - 0.01)
-    since = last_of(sooner) + 10
     assert later.phase == pytest.approx(sooner.phase)
+
+    since = last_of(sooner) + 10
     sooner_curve = sooner.curve(since, since + 40)
     later_curve = later.curve(since, since + 40)
     for at in (since + 19.8, since + 20.2):
@@ -375,33 +431,41 @@ def test_refreshes_next_to_each_other_do_not_make_endless_windows(
     assert len(forecast.curve(131.0, 191.0)) < 50_000
 
 
+# An interval between two refreshes, and the part of it that no check looked into.
+any_interval = st.tuples(st.floats(0.2, 200), st.floats(0, 1))
+
+
 @quick
 @given(
-    st.lists(st.floats(0.2, 200), min_size=0, max_size=40),
-    st.lists(st.floats(0, 1), min_size=40, max_size=40),
-    st.floats(0, 2),
-    st.floats(0, 500),
-    st.floats(0.1, 120),
+    intervals=st.lists(any_interval, max_size=40),
+    lag=st.floats(0, 2),
+    silent=st.floats(0, 500),
+    ahead=st.floats(0.1, 120),
 )
 def test_a_curve_starts_at_zero_and_never_falls_whatever_was_learnt(
-    intervals: list[float], unseen: list[float], lag: float, silent: float, ahead: float
+    intervals: list[tuple[float, float]], lag: float, silent: float, ahead: float
 ) -> None:
     forecast = Forecast(0.0)
     at = 100.0
-    for interval, part in zip(intervals, unseen, strict=False):
-        at += interval
-        forecast.learn(at, lag, at - part * interval)
+    for seconds, hidden_part in intervals:
+        at += seconds
+        forecast.learn(at, lag, at - hidden_part * seconds)
     since = at + silent
     curve = forecast.curve(since, since + ahead)
-    assert curve[0][:2] == (since, 0)
+
+    assert curve[0].at == since
+    assert curve[0].expected == 0
     assert curve[-1].at >= since + ahead
-    assert all(sooner.at < later.at for sooner, later in pairwise(curve))
-    assert all(
-        sooner.expected <= later.expected + 1e-9 for sooner, later in pairwise(curve)
-    )
-    assert all(-1e-9 <= point.pending <= 1 + 1e-9 for point in curve)
+    for sooner, later in pairwise(curve):
+        assert sooner.at < later.at
+        assert sooner.expected <= later.expected + TINY
+    for point in curve:
+        assert -TINY <= point.pending <= 1 + TINY
     assert since <= forecast.settled_by(since)
     assert forecast.period is None or forecast.period > 0
+
+
+# --- the distribution of errors ---
 
 
 @quick
@@ -410,15 +474,19 @@ def test_a_distribution_has_a_total_mass_of_1_and_a_tail_on_both_sides(
     errors: list[float], widest: float
 ) -> None:
     shape = shape_of(errors, widest)
+    lowest = min(errors)
+    highest = max(errors)
     assert shape.mass[0] == 0
     assert shape.mass[-1] == 1
-    assert all(less < more for less, more in pairwise(shape.at))
-    assert all(less <= more for less, more in pairwise(shape.mass))
+    for less, more in pairwise(shape.at):
+        assert less < more
+    for less, more in pairwise(shape.mass):
+        assert less <= more
     assert shape.below(shape.at[0] - 1) == 0
     assert shape.below(shape.at[-1] + 1) == 1
-    assert shape.below(min(errors) - 0.001) < 0.6
-    assert shape.at[0] >= min(errors) - widest - 0.001
-    assert shape.at[-1] <= max(errors) + widest + 0.01
+    assert shape.below(lowest - 0.001) < 0.6
+    assert shape.at[0] >= lowest - widest - 0.001
+    assert shape.at[-1] <= highest + widest + 0.01
 
 
 def test_the_distribution_of_many_errors_fits_them() -> None:
@@ -426,7 +494,7 @@ def test_the_distribution_of_many_errors_fits_them() -> None:
     errors = [chance.uniform(0, 10) for _ in range(64)]
     shape = shape_of(errors, 15)
     for bound in (2, 4, 6, 8):
-        fraction = len([error for error in errors if error <= bound]) / 64
-        assert shape.below(bound) == pytest.approx(fraction, abs=0.06)
+        count = len([error for error in errors if error <= bound])
+        assert shape.below(bound) == pytest.approx(count / 64, abs=0.06)
     assert shape.below(min(errors)) <= 0.08
     assert shape.below(max(errors)) >= 0.92

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
 
 import pytest
@@ -16,15 +17,18 @@ quick = settings(deadline=None, derandomize=True, max_examples=100)
 # `sqrt(2 * price / RATE)` seconds apart (Keller).
 RATE = 1 / 30
 
+# Requests a minute that no test uses up.
 PLENTY = 60_000.0
-
-waits = st.floats(-100, 1e5)
-amounts = st.just(0.0) | st.floats(1e-9, 1e4)
 
 
 def checks(price: float, symbols: float = 1.0) -> float:
     """Return the best rate of checks for these symbols, each in a batch of its own."""
     return symbols * sqrt(RATE / 2 / price)
+
+
+def mean_delay(price: Price) -> float:
+    """Return the mean delay of a symbol's refreshes: half the interval between its checks."""
+    return 0.5 / checks(price.value)
 
 
 def run(
@@ -45,7 +49,7 @@ def run(
         rate = checks(price.value, symbols)
         now += 1 / rate
         expected = symbols * RATE / rate
-        price.checked(now, expected, expected / checks(price.value) / 2)
+        price.checked(now, expected, expected * mean_delay(price))
         price.settle(budget, 1.0)
         if now > last_quarter:
             made += 1
@@ -63,7 +67,7 @@ def started(target: float, budget: float, symbols: float = 1.0) -> Price:
 def test_the_target_is_met_if_the_budget_allows_it(target: float) -> None:
     price = started(target, PLENTY)
     run(price, PLENTY, 2_000)
-    assert 0.5 / checks(price.value) == pytest.approx(target, rel=0.03)
+    assert mean_delay(price) == pytest.approx(target, rel=0.03)
 
 
 def test_a_lower_target_makes_a_lower_price() -> None:
@@ -89,27 +93,32 @@ def test_the_budget_wins_over_the_target(budget: float, symbols: int) -> None:
 def test_a_budget_that_is_not_needed_is_not_spent(budget: float) -> None:
     price = started(10.0, budget)
     run(price, budget, 10_000)
-    assert 0.5 / checks(price.value) == pytest.approx(10, rel=0.1)
+    assert mean_delay(price) == pytest.approx(10, rel=0.1)
 
 
 @pytest.mark.parametrize("symbols", [1.0, 8.0])
 def test_an_easy_target_limits_the_price_to_a_few_of_its_symbols_target_delays(
     symbols: float,
 ) -> None:
-    price = started(0.4, PLENTY)
+    target = 0.4
+    price = started(target, PLENTY)
     for number in range(1_000):
         price.checked(number * 30.0, symbols, 0.001)
         price.settle(PLENTY, symbols)
-    assert 0.4 * symbols <= price.value <= 4 * 0.4 * symbols
+    all_delays = target * symbols
+    assert all_delays <= price.value <= 4 * all_delays
+
+    # The limit does not hold against the budget.
     price.settle(0.001, symbols)
     assert price.value > 100
 
 
 def test_the_first_price_is_right_for_refreshes_at_random_moments() -> None:
-    price = started(0.01, 10.0, symbols=8)
-    assert checks(price.value, 8) * 60 == pytest.approx(10, rel=0.01)
-    price = started(2.0, PLENTY, symbols=8)
-    assert 0.5 / checks(price.value) == pytest.approx(2, rel=0.01)
+    scarce = started(0.01, 10.0, symbols=8)
+    checks_per_minute = 60 * checks(scarce.value, 8)
+    assert checks_per_minute == pytest.approx(10, rel=0.01)
+    ample = started(2.0, PLENTY, symbols=8)
+    assert mean_delay(ample) == pytest.approx(2, rel=0.01)
 
 
 @pytest.mark.parametrize("ratio", [0.5, 2.0, 3.0])
@@ -156,22 +165,37 @@ def test_checks_that_expect_no_refresh_do_not_meet_the_target() -> None:
     assert price.value > 0
 
 
-@quick
-@given(
-    st.lists(
-        st.tuples(waits, amounts, amounts, st.floats(0, 1e6), st.floats(0.01, 100)),
-        max_size=30,
-    ),
-    st.floats(0.01, 60),
+@dataclass(frozen=True)
+class Step:
+    """A check after a wait, and then another load and another budget."""
+
+    wait: float
+    expected: float
+    delay: float
+    ratio: float
+    budget: float
+
+
+amounts = st.just(0.0) | st.floats(1e-9, 1e4)
+steps = st.builds(
+    Step,
+    # A clock may be set back.
+    wait=st.floats(-100, 1e5),
+    expected=amounts,
+    delay=amounts,
+    ratio=st.floats(0.01, 100),
+    budget=st.floats(0, 1e6),
 )
-def test_whatever_happens_a_price_is_bounded(
-    steps: list[tuple[float, float, float, float, float]], target: float
-) -> None:
+
+
+@quick
+@given(st.lists(steps, max_size=30), st.floats(0.01, 60))
+def test_whatever_happens_a_price_is_bounded(steps: list[Step], target: float) -> None:
     price = Price(target)
     now = 0.0
-    for wait, expected, delay, budget, ratio in steps:
-        now += wait
-        price.checked(now, expected, delay)
-        price.grow(ratio)
-        price.settle(budget, 1.0)
+    for step in steps:
+        now += step.wait
+        price.checked(now, step.expected, step.delay)
+        price.grow(step.ratio)
+        price.settle(step.budget, 1.0)
         assert 1e-4 < price.value <= 1e9
