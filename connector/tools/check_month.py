@@ -58,14 +58,10 @@ def check_month(
             f"plan {per_minute:.2g} a minute"
         )
     finding += f": every symbol about every {interval:.0f} s"
-    stale_after = min(feed.stale_after_seconds for feed in config.feeds)
-    oldest = interval + _REFRESH_SECONDS
-    if oldest > stale_after:
+    stale = stale_between_checks(config, interval)
+    if stale:
         report.warn(
-            "month",
-            f"{finding}, a mean delay of {interval / 2:.0f} s; levels become STALE (budget) "
-            f"between checks: get a larger plan, configure fewer symbols, or set "
-            f"stale_after_seconds above {oldest:.0f}",
+            "month", f"{finding}, a mean delay of {interval / 2:.0f} s; {stale}"
         )
     elif interval > _REFRESH_SECONDS:
         report.warn("month", f"{finding}, a mean delay of {interval / 2:.0f} s")
@@ -73,6 +69,18 @@ def check_month(
         # Twice the requests halve the delay.
         delay = config.schedule.target_delay_seconds * needed_per_minute / per_minute
         report.ok("month", f"{finding}, a mean delay of about {delay:.1f} s")
+
+
+def stale_between_checks(config: Config, interval_seconds: float) -> str:
+    """Return the finding, with its remedies, if such an interval cannot keep levels fresh."""
+    stale_after = min(feed.stale_after_seconds for feed in config.feeds)
+    oldest = interval_seconds + _REFRESH_SECONDS
+    if oldest <= stale_after:
+        return ""
+    return (
+        "levels become STALE (budget) between checks: get a larger plan, configure fewer "
+        f"symbols, or set stale_after_seconds above {oldest:.0f}"
+    )
 
 
 def _days(days: float) -> str:

@@ -23,13 +23,14 @@ from connector.errors import (
     UpstreamUnavailable,
 )
 from connector.schedule.batches import MAX_SYMBOLS
-from connector.tools.check_month import check_month
+from connector.tools.check_month import check_month, stale_between_checks
 from connector.tools.check_service import check_service, explain_outage
 from connector.tools.check_venues import check_venues
 from connector.upstream.api_key import ApiKey
 from connector.upstream.budget import Budget, Month
 from connector.upstream.budget.other_clients import PLANNED_FRACTION
 from connector.upstream.budget.share import batches_for
+from connector.upstream.budget.units import MINUTE_SECONDS
 from connector.upstream.client import Client, LevelsRequest
 
 if TYPE_CHECKING:
@@ -187,10 +188,13 @@ def _check_quota(config: Config, answer: LevelsAnswer, report: Report) -> None:
     batches = requests_per_pass(config)
     minimum = batches * _REFRESHES_PER_MINUTE / PLANNED_FRACTION
     if limit < minimum:
+        interval = batches * MINUTE_SECONDS / (limit * PLANNED_FRACTION)
+        stale = stale_between_checks(config, interval)
+        remedy = stale or "configure fewer symbols, or get a larger plan"
         report.warn(
             "quota",
-            f"{quota}; seeing every refresh takes {minimum:.0f}: "
-            "configure fewer symbols, or get a larger plan",
+            f"{quota}, and every symbol about every {interval:.0f} s; seeing every refresh "
+            f"takes {minimum:.0f} a minute: {remedy}",
         )
         return
 

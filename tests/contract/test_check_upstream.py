@@ -310,6 +310,41 @@ async def test_a_month_that_is_used_up_ends_the_checks_of_the_api(
     assert check.requests == 1
 
 
+# --- quota ---
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (
+            4,
+            (
+                "every symbol about every 167 s; seeing every refresh takes 22 a minute: "
+                "levels become STALE (budget) between checks: get a larger plan, configure "
+                "fewer symbols, or set stale_after_seconds above 197"
+            ),
+        ),
+        (
+            15,
+            (
+                "every symbol about every 44 s; seeing every refresh takes 22 a minute: "
+                "configure fewer symbols, or get a larger plan"
+            ),
+        ),
+    ],
+)
+async def test_a_minute_that_cannot_keep_levels_fresh_is_a_warning(
+    simulator: Simulator, check: Check, limit: int, expected: str
+) -> None:
+    symbols = [f"S{number:02}USDT" for number in range(80)]
+    simulator.change(limit_per_minute=limit, symbols=symbols)
+
+    await check.run(GEX_SYMBOLS=",".join(symbols))
+
+    (finding,) = check.findings("warn", "quota")
+    assert finding.endswith(expected)
+
+
 # --- symbols ---
 
 
