@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from connector.tools.report import Report
     from connector.upstream.budget import Spending
 
-_DAY_MINUTES: Final = 24 * 60
-_SHOWN_AS_HOURS: Final = 2
+_LEAST_OF_A_UNIT: Final = 2
 
 # The upstream refreshes a symbol about this often.
 _REFRESH_SECONDS: Final = 30
@@ -49,12 +48,12 @@ def check_month(
         report.ok("month", f"{left}; they last, with a mean delay of {target:g} s")
         return
 
-    lasting_days = month.remaining / max(needed_per_minute, 1e-9) / _DAY_MINUTES
+    lasting_minutes = month.remaining / max(needed_per_minute, 1e-9)
     interval = 60 * batches / per_minute
     finding = left
     if needed_per_minute:
         finding += (
-            f"; the target delay would use them up in {_days(lasting_days)}, so workers "
+            f"; the target delay would use them up in {_duration(lasting_minutes)}, so workers "
             f"plan {per_minute:.2g} a minute"
         )
     finding += f": every symbol about every {interval:.0f} s"
@@ -83,7 +82,12 @@ def stale_between_checks(config: Config, interval_seconds: float) -> str:
     )
 
 
-def _days(days: float) -> str:
-    if days < _SHOWN_AS_HOURS:
-        return f"{24 * days:.0f} hours"
-    return f"{days:.0f} days"
+def _duration(minutes: float) -> str:
+    """Return a duration in a unit that it has at least two of."""
+    hours = minutes / 60
+    days = hours / 24
+    if days >= _LEAST_OF_A_UNIT:
+        return f"{days:.0f} days"
+    if hours >= _LEAST_OF_A_UNIT:
+        return f"{hours:.0f} hours"
+    return f"{minutes:.0f} minutes"

@@ -65,6 +65,17 @@ def month(limit: int, remaining: int) -> MonthFigures:
             ),
         ),
         (
+            0.2,
+            month(10_000, 1_000),
+            (
+                "warning 1,000 of 10,000 requests are left until 2026-12-01 00:00 UTC; the "
+                "target delay would use them up in 62 minutes, so workers plan 0.2 a minute: "
+                "every symbol about every 300 s, a mean delay of 150 s; levels become STALE "
+                "(budget) between checks: get a larger plan, configure fewer symbols, or set "
+                "stale_after_seconds above 330"
+            ),
+        ),
+        (
             5.7,
             month(250_000, 249_000),
             (
@@ -100,7 +111,15 @@ def month(limit: int, remaining: int) -> MonthFigures:
         ),
         (54.0, MonthFigures(), "ok the upstream reports no cap of the month"),
     ],
-    ids=["starter", "standard", "rest of standard", "pro", "used up", "enterprise"],
+    ids=[
+        "starter",
+        "rest of starter",
+        "standard",
+        "rest of standard",
+        "pro",
+        "used up",
+        "enterprise",
+    ],
 )
 def test_check_says_how_long_the_month_lasts_and_which_delay_it_affords(
     capsys: pytest.CaptureFixture[str],
