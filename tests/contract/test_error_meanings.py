@@ -28,6 +28,9 @@ from connector.errors import (
     UpstreamUnavailable,
 )
 from connector.upstream import connections
+from connector.upstream.api_key import ApiKey
+from connector.upstream.budget import Budget
+from connector.upstream.client import Client
 from tests.support.upstream_server import (
     JSON,
     KEY,
@@ -341,6 +344,31 @@ class TestConnections:
             await fetcher.fail()
 
         used = [id(request.transport) for request in server.requests]
+        *before, after = used
+        assert len(set(before)) == 1
+        assert after not in before
+
+    async def test_copies_in_a_row_lead_to_a_new_connection(
+        self, server: Server
+    ) -> None:
+        now = 0.0
+
+        def clock() -> float:
+            return now
+
+        upstream = Upstream(base_url=server.url, api_key=Secret(KEY))
+        key = ApiKey(upstream)
+        budget = Budget(None, clock)
+        client = Client(upstream, key, budget, clock)
+        fetcher = Fetcher(client, key, budget)
+        used = []
+        # The first answer may be fresh. The same one after it is a copy.
+        for _ in range(1 + connections.MAX_FAILURES_IN_A_ROW + 1):
+            await fetcher.fetch()
+            used.append(server.requests[-1].get_extra_info("peername"))
+            now += 10
+        await client.close()
+
         *before, after = used
         assert len(set(before)) == 1
         assert after not in before
