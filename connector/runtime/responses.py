@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# The upstream repeats another spelling with every answer: a line an hour is enough.
-_SPELLING_LOG_INTERVAL_SECONDS: Final = 3600
+# The upstream repeats such things with every answer: a line an hour is enough.
+_LOG_INTERVAL_SECONDS: Final = 3600
 
 
 class Responses:
@@ -37,7 +37,7 @@ class Responses:
         """The quota as the upstream last reported it."""
         self._coverage = coverage
         self._context = context
-        self._bounded = Bounded(_SPELLING_LOG_INTERVAL_SECONDS, time.monotonic)
+        self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
 
     def accept(
         self, batch: Batch, answer: LevelsAnswer, sent_at: float
@@ -54,6 +54,8 @@ class Responses:
                 answer.sent_at, answer.received_at, meta.server_at
             )
         self.rate_limit = answer.rate_limit
+        if answer.is_fallback_limit:
+            self._log_fallback_limit(answer)
         answers, inconsistencies = _without_empty_entries(answer.response)
         if is_copy:
             inconsistencies += ("copy",)
@@ -113,6 +115,16 @@ class Responses:
         """Return the upstream's clock minus our monotonic one."""
         upstream_seconds = self._context.clock.moment().upstream_at / MICROS
         return upstream_seconds - time.monotonic()
+
+    def _log_fallback_limit(self, answer: LevelsAnswer) -> None:
+        # Otherwise it would look like a smaller plan.
+        if self._bounded.admit("fallback limit") is None:
+            return
+        fields = {
+            "limit_per_minute": answer.rate_limit.limit,
+            "request_id": answer.response.meta.request_id,
+        }
+        _log.warning("upstream limits requests by a stricter fallback", extra=fields)
 
     def _note_spelling(
         self, feed: str, symbol: str, name: str, request_id: str | None

@@ -184,6 +184,13 @@ def _check_quota(config: Config, answer: LevelsAnswer, report: Report) -> None:
     quota = f"{limit} a minute"
     if server.remaining is not None:
         quota += f", {server.remaining} left of {server.limit}"
+    if answer.is_fallback_limit:
+        report.warn(
+            "quota",
+            f"{quota}; not the plan's limit: a stricter fallback stands in for the "
+            "upstream's counter; check again later",
+        )
+        return
 
     batches = requests_per_pass(config)
     minimum = batches * _REFRESHES_PER_MINUTE / PLANNED_FRACTION

@@ -37,6 +37,7 @@ from connector.upstream.reply import (
     decode_report,
     decode_symbols,
     decompress,
+    has_fallback_limit,
     pause_seconds,
     quota,
     rate_limit,
@@ -76,12 +77,17 @@ class LevelsRequest(Value, frozen=True):
 
 
 class LevelsAnswer(Value, frozen=True):
-    """A decoded response, with the wall clock (microseconds) around the request."""
+    """A decoded response, with the wall clock (microseconds) around the request.
+
+    `is_fallback_limit` says that the server's usual counter is down, and that `rate_limit` is
+    that of a stricter one.
+    """
 
     response: Response
     rate_limit: RateLimit
     sent_at: int
     received_at: int
+    is_fallback_limit: bool = False
 
 
 class Client:
@@ -151,7 +157,8 @@ class Client:
             figures = rate_limit(reply.headers, response.meta)
         else:
             figures = self._learn(permit, reply.headers, response, key)
-        return LevelsAnswer(response, figures, sent_at, received_at)
+        is_fallback_limit = has_fallback_limit(reply.headers)
+        return LevelsAnswer(response, figures, sent_at, received_at, is_fallback_limit)
 
     async def fetch_symbols(self, permit: Permit) -> frozenset[str]:
         """Return every text that the endpoint `/symbols` returns.

@@ -433,6 +433,11 @@ def rate_limit(headers: Mapping[str, str], meta: ResponseMeta | None) -> RateLim
     return RateLimit(limit, remaining, reset_at)
 
 
+def has_fallback_limit(headers: Mapping[str, str]) -> bool:
+    """Return True if a stricter counter stands in for the server's usual one."""
+    return headers.get("x-ratelimit-fallback", "").strip().lower() == "true"
+
+
 def quota(headers: Mapping[str, str]) -> Quota:
     """Return the server's figures of the month.
 

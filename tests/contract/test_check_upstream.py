@@ -79,6 +79,22 @@ def check(simulator: Simulator, capsys: pytest.CaptureFixture[str]) -> Check:
     return Check(simulator.url, capsys)
 
 
+# --- the minute ---
+
+
+async def test_a_fallback_limit_is_not_taken_for_the_plans(
+    simulator: Simulator, check: Check
+) -> None:
+    simulator.add_fault("rate_limit_fallback", limit=10)
+
+    await check.run()
+
+    (finding,) = check.findings("warn", "quota")
+    assert finding.startswith("10 a minute")
+    assert "not the plan's limit" in finding
+    assert "larger plan" not in finding
+
+
 # --- venues ---
 
 

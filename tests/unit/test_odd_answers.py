@@ -151,7 +151,9 @@ class Scene:
 
     # --- the worker ---
 
-    async def take(self, body: bytes | None = None) -> ComputedTimes:
+    async def take(
+        self, body: bytes | None = None, *, is_fallback_limit: bool = False
+    ) -> ComputedTimes:
         """Take a response, the one of this moment unless it is passed in."""
         if body is None:
             body = self.body()
@@ -159,9 +161,10 @@ class Scene:
         self.virtual.now += ROUND_TRIP
         answer = LevelsAnswer(
             decode_response(body, (SYMBOL,)),
-            RateLimit(),
+            RateLimit(10),
             sent_at=sent_at,
             received_at=self.virtual.now,
+            is_fallback_limit=is_fallback_limit,
         )
         times = self.responses.accept(BATCH, answer, time.monotonic())
         self.shard.tick()
@@ -467,6 +470,20 @@ async def test_levels_that_are_there_under_another_name_become_stale_as_old(
     # The upstream does answer, so the reason is not `no_answer`.
     assert scene.kinds() == [Kind.SNAPSHOT, Kind.STALE]
     assert scene.events[-1].reason == REASON_OLD
+
+
+async def test_a_fallback_limit_is_logged_once_an_hour(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    for is_fallback_limit in (False, True, True):
+        await scene.take(is_fallback_limit=is_fallback_limit)
+
+    (record,) = (
+        record
+        for record in caplog.records
+        if "stricter fallback" in record.getMessage()
+    )
+    assert vars(record)["limit_per_minute"] == 10
 
 
 async def test_levels_become_stale_as_old_while_their_entries_are_quarantined(
