@@ -174,9 +174,10 @@ class _Loader:
                 self._resolve_secret(label, name, option)
             raw = table.get(name)
             # An empty table in place of a value counts as not set.
+            is_in_file = bool(table.get(f"{name}_file"))
             if raw:
                 values[name] = self._value(label, option, raw)
-            elif option.is_required and f"{name}_file" not in table:
+            elif option.is_required and not is_in_file:
                 self._report_missing(label, option)
         if len(self.faults) > faults_before:
             return None

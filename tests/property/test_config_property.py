@@ -193,6 +193,8 @@ def quoted(text: str) -> str:
 
 
 @given(documents, environments)
+# An empty table, which counts as not set, in place of the file of a secret.
+@example({"upstream": {"api_key_file": {}}}, {})
 @cases(100)
 def test_any_table_and_environment_load_or_raise_config_error(
     document: Document, environ: Environ

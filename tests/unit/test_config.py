@@ -436,6 +436,16 @@ def test_a_key_file_that_cannot_be_read_is_one_fault(tmp_path: Path) -> None:
     )
 
 
+def test_an_empty_table_in_place_of_the_key_file_counts_as_not_set(
+    write_toml: WriteToml,
+) -> None:
+    path = write_toml("[upstream.api_key_file]\n")
+
+    fault = only_fault(path, GEX_UPSTREAM__API_KEY="")
+
+    assert fault.startswith("upstream.api_key: not set; ")
+
+
 def test_a_key_file_with_an_impossible_path_is_a_fault() -> None:
     with pytest.raises(ConfigError, match="embedded null byte"):
         read_key_file("a\0b")
