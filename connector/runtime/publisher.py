@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from connector.core.model import Kind
-from connector.core.transition import REASON_ASKED, observe_all
+from connector.core.transition import observe_all
 from connector.errors import KafkaError, Unpublishable
 from connector.kafka.shard_log import Transaction
-from connector.logs import Bounded
 from connector.runtime.inbox import Attempt, Work
-from connector.runtime.ports import Commit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from connector.core.model import Event
     from connector.core.transition import Transition
-    from connector.kafka.shard_log import Quarantined
     from connector.runtime.assignment import Assignment
+    from connector.runtime.commit_reports import CommitReports
     from connector.runtime.inbox import Inbox
     from connector.runtime.intake import Intake
     from connector.runtime.open_shard import OpenShard
     from connector.runtime.ports import ShardContext, ShardSpec, TransactionalLog
     from connector.runtime.snapshot_requests import SnapshotRequests
 
-_log = logging.getLogger(__name__)
-
 # A commit takes milliseconds. After this long the broker is slow or unavailable.
 SLOW_COMMIT_SECONDS: Final = 5
-
-# The upstream may repeat a bad entry with every answer: one line a minute is enough.
-_LOG_INTERVAL_SECONDS: Final = 60
 
 
 class Publisher:
@@ -50,16 +40,17 @@ class Publisher:
         inbox: Inbox,
         intake: Intake,
         snapshots: SnapshotRequests,
+        reports: CommitReports,
         context: ShardContext,
     ) -> None:
         self._spec = spec
         self._inbox = inbox
         self._intake = intake
         self._snapshots = snapshots
+        self._reports = reports
         self._context = context
         self._work_came = asyncio.Event()
         self._started_at: float | None = None
-        self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
 
     def wake(self) -> None:
         """Look for work: an answer, a timer, a request or the end of the assignment."""
@@ -111,23 +102,6 @@ class Publisher:
             if assignment.ended.is_set():
                 return
             await self._work_came.wait()
-
-    def report(self, attempt: Attempt) -> None:
-        """Notify observers, requesters and logs that a transaction was committed."""
-        now = self._context.clock.moment()
-        commit = Commit(
-            attempt.events,
-            attempt.work.quarantined,
-            at=now.local_at,
-            upstream_at=now.upstream_at,
-        )
-        self._context.observer.committed(commit)
-        for event in attempt.events:
-            self._context.published(event)
-            if event.reason == REASON_ASKED:
-                self._snapshots.fulfil(event)
-        _log_events(attempt.events)
-        self._log_quarantined(attempt.work.quarantined)
 
     def _transitions(self, opened: OpenShard, work: Work) -> list[Transition]:
         """Compare the waiting observations with the committed states."""
@@ -218,7 +192,7 @@ class Publisher:
         if was_slow:
             # The poller has postponed checks that could not be published.
             self._context.polling_changed()
-        self.report(attempt)
+        self._reports.report(attempt)
 
     def _isolate(self, attempt: Attempt, error: Unpublishable) -> None:
         """Narrow down the records that the broker refuses to take.
@@ -234,30 +208,3 @@ class Publisher:
         if given_up:
             feed = self._spec.id.feed
             self._context.observer.dropped(feed, "unpublishable", given_up)
-
-    def _log_quarantined(self, entries: Iterable[Quarantined]) -> None:
-        for entry in entries:
-            suppressed = self._bounded.admit((entry.symbol, entry.reason))
-            if suppressed is None:
-                continue
-            fields = {
-                "feed": self._spec.id.feed,
-                "symbol": entry.symbol,
-                "request_id": entry.request_id,
-                "reason": entry.reason,
-                "fault": entry.message,
-                "not_logged_before": suppressed,
-            }
-            _log.warning("entry quarantined", extra=fields)
-
-
-def _log_events(events: Iterable[Event]) -> None:
-    for event in events:
-        # Changes come every few seconds and are in the topic anyway.
-        level = logging.DEBUG if event.kind is Kind.CHANGED else logging.INFO
-        fields = {
-            "event_id": event.event_id,
-            "kind": event.kind,
-            "status": event.status,
-        }
-        _log.log(level, "event", extra=fields)

@@ -15,6 +15,7 @@ from connector.errors import (
     ShardFenced,
 )
 from connector.runtime.assignment import Assignment
+from connector.runtime.commit_reports import CommitReports
 from connector.runtime.inbox import Inbox
 from connector.runtime.intake import Intake
 from connector.runtime.lifecycle import Lifecycle
@@ -71,8 +72,9 @@ class Shard:
         self._lifecycle = Lifecycle(spec, context)
         self._intake = Intake(spec.rules)
         self._snapshots = SnapshotRequests()
+        reports = CommitReports(self.id.feed, self._snapshots, context)
         self._publisher = Publisher(
-            spec, self.inbox, self._intake, self._snapshots, context
+            spec, self.inbox, self._intake, self._snapshots, reports, context
         )
         self._restorer = Restorer(
             spec,
@@ -80,7 +82,7 @@ class Shard:
             inbox=self.inbox,
             intake=self._intake,
             snapshots=self._snapshots,
-            report_committed=self._publisher.report,
+            report_committed=reports.report,
         )
 
     # --- properties ---

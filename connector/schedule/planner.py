@@ -69,11 +69,7 @@ class Planner:
 
         The plan begins at `start`: when the last check was sent, or now.
         """
-        earliest = now
-        last_at = start
-        if plan.sent_at is not None:
-            earliest = max(now, plan.sent_at + self._settings.min_interval_seconds)
-            last_at = plan.sent_at
+        earliest = self._earliest(plan, now)
         price = self._budget.price
         # The target is 0 and the budget is ample: check as often as the settings allow.
         if not price:
@@ -81,22 +77,17 @@ class Planner:
             return
 
         # Find the best moment, as if there were no pace.
-        latest = max(
-            last_at + self._longest_interval(), earliest + _MIN_HORIZON_SECONDS
-        )
-        end = min(_horizon(plan, start), latest)
+        end = min(_horizon(plan, start), self._latest(plan, start, earliest))
         curves = []
         for known in plan.symbols:
             curves.append(known.forecast.curve(known.checked_at or start, end))
         plan.check = next_check(curves, price, start, end)
-
-        is_lost = all(known.forecast.is_lost(start) for known in plan.symbols)
         wanted_at = plan.check.at
-        if plan.sent_at is not None and not is_lost:
-            averages = plan.averages
-            # Plans that save little make the longest delays longer.
-            if not averages.are_plans_better:
-                wanted_at = plan.sent_at + averages.even_gap(price)
+        is_lost = all(known.forecast.is_lost(start) for known in plan.symbols)
+        is_even_better = not plan.averages.are_plans_better
+        if plan.sent_at is not None and is_even_better and not is_lost:
+            # Plans that save little make the longest delays longer: check evenly.
+            wanted_at = plan.sent_at + plan.averages.even_gap(price)
         wanted_at = max(wanted_at, earliest)
 
         # If the pace makes this check late, find the next good moment instead.
@@ -108,9 +99,18 @@ class Planner:
         # Not `at`: the price learns from the wait for the pace.
         plan.wanted_at = wanted_at
 
-    def _longest_interval(self) -> float:
+    def _earliest(self, plan: BatchPlan, now: float) -> float:
+        """Return the first moment that the settings allow for the next check."""
+        if plan.sent_at is None:
+            return now
+        return max(now, plan.sent_at + self._settings.min_interval_seconds)
+
+    def _latest(self, plan: BatchPlan, start: float, earliest: float) -> float:
+        """Return the last moment for the next check, whatever the forecasts say."""
+        last_at = start if plan.sent_at is None else plan.sent_at
         longest_rounds = _MAX_ROUNDS_BETWEEN_CHECKS * self._budget.round_seconds
-        return max(self._settings.max_interval_seconds, longest_rounds)
+        longest = max(self._settings.max_interval_seconds, longest_rounds)
+        return max(last_at + longest, earliest + _MIN_HORIZON_SECONDS)
 
     def _back_off(self, plan: BatchPlan, now: float) -> None:
         """Plan a retry after an exponential wait with full jitter.

@@ -83,3 +83,32 @@ def test_retry_at_the_moment_of_a_first_check_waits_for_the_pace() -> None:
     retried.set_next(3.0, Purpose.RETRY)
     queue.add(retried)
     assert upcoming(queue, ready_at=8.0) == (8.0, "retried")
+
+
+def test_a_batch_that_is_planned_again_and_again_in_a_pause_takes_no_more_room() -> (
+    None
+):
+    waiting, moved = plan("waiting", 1.0), plan("moved", 2.0)
+    queue = queue_of(waiting, moved)
+
+    # The first check stays at the top, so nothing below it is ever dropped.
+    for step in range(1_000):
+        moved.set_next(2.0 + step, Purpose.EXPECTED)
+        queue.add(moved)
+        assert upcoming(queue, paused_until=5_000.0) == (5_000.0, "waiting")
+
+    assert len(queue) < 200
+
+
+def test_a_batch_that_is_planned_for_the_same_moment_again_takes_no_more_room() -> None:
+    known, new = plan("known", 1.0), plan("new", 2.0, Purpose.FIRST)
+    queue = queue_of(known, new)
+
+    for _ in range(1_000):
+        queue.add(known)
+        queue.add(new)
+
+    assert len(queue) < 200
+    assert upcoming(queue) == (1.0, "known")
+    known.start(NO_PAUSE)
+    assert upcoming(queue) == (2.0, "new")
