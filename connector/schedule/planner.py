@@ -8,9 +8,10 @@ from connector.schedule.checks import Outcome, Purpose
 from connector.schedule.inspection import next_check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from connector.schedule.batch_plan import BatchPlan
+    from connector.schedule.batches import Batch
     from connector.schedule.budget_control import BudgetControl
     from connector.schedule.checks import CheckSettings
 
@@ -58,6 +59,43 @@ class Planner:
         else:
             plan.failures = 0
             self.plan_by_forecast(plan, sent_at, now)
+
+    def plan_new(
+        self,
+        plans: Sequence[BatchPlan],
+        due_before: Mapping[tuple[str, str], float],
+        in_flight: Container[Batch],
+        now: float,
+    ) -> None:
+        """Plan the checks of new batches, except for those in flight.
+
+        `due_before` is when their symbols, by feed and symbol, were due in other batches.
+        """
+        # Space out the first checks, so that a start is not a burst.
+        first_at = now
+        first_gap = min(
+            self._settings.min_interval_seconds, self._budget.request_seconds
+        )
+        # The n-th refused symbol waits as if n were refused, so that their tries spread.
+        # Halving finds them one at a time, so count those that are planned already.
+        new_refused = sum(plan.batch.refused for plan in plans)
+        refused_count = self._budget.refused_count - new_refused
+        for plan in plans:
+            if plan.batch in in_flight:
+                continue
+            due = _due_of(plan.batch, due_before)
+            is_unknown = any(known.checked_at is None for known in plan.symbols)
+            if plan.batch.refused:
+                refused_count += 1
+                self.plan_slow_retry(plan, now, refused_count)
+            elif is_unknown:
+                plan.set_next(first_at, Purpose.FIRST)
+                first_at += first_gap
+            elif due:
+                # Forecasts for hundreds of batches at once would block the event loop.
+                plan.set_next(min(due), Purpose.EXPECTED)
+            else:
+                self.plan_by_forecast(plan, now, now)
 
     def plan_slow_retry(self, plan: BatchPlan, now: float, refused_count: int) -> None:
         """Plan another try of a refused symbol, when `refused_count` are refused."""
@@ -122,6 +160,15 @@ class Planner:
         ceiling = min(self._settings.max_interval_seconds, 2.0**doublings)
         wait = max(self._settings.min_interval_seconds, self._chance() * ceiling)
         plan.set_next(now + wait, Purpose.RETRY)
+
+
+def _due_of(batch: Batch, due_before: Mapping[tuple[str, str], float]) -> list[float]:
+    due = []
+    for symbol in batch.symbols:
+        key = (batch.feed, symbol)
+        if key in due_before:
+            due.append(due_before[key])
+    return due
 
 
 def _horizon(plan: BatchPlan, start: float) -> float:

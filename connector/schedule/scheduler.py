@@ -60,7 +60,6 @@ class Schedule:
         chance: Callable[[], float],
         fixed_price: float | None = None,
     ) -> None:
-        self._settings = settings
         self._symbols = Symbols()
         self._budget = BudgetControl(settings.target_delay_seconds, fixed_price)
         self._planner = Planner(settings, self._budget, chance)
@@ -93,7 +92,8 @@ class Schedule:
                 plan = self._new_plan(batch, len(batches))
                 new_plans.append(plan)
             self._plans[batch] = plan
-        self._plan_new_batches(new_plans, due_before, now)
+        # A batch that was removed and added again during its request is planned when that ends.
+        self._planner.plan_new(new_plans, due_before, self._in_flight, now)
 
         # A new queue, since the old one still holds the batches that were removed.
         self._queue = DueQueue()
@@ -272,44 +272,6 @@ class Schedule:
     def _new_plan(self, batch: Batch, batch_count: int) -> BatchPlan:
         interval = batch_count * self._budget.request_seconds
         return BatchPlan(batch, self._symbols.of(batch), Averages(interval))
-
-    def _plan_new_batches(
-        self,
-        plans: Sequence[BatchPlan],
-        due_before: dict[tuple[str, str], float],
-        now: float,
-    ) -> None:
-        """Plan the checks of new batches. `due_before` is when their symbols were due."""
-        # Space out the first checks, so that a start is not a burst.
-        first_at = now
-        first_gap = min(
-            self._settings.min_interval_seconds, self._budget.request_seconds
-        )
-        # The n-th refused symbol waits as if n were refused, so that their tries spread.
-        # Halving finds them one at a time, so count those that are planned already.
-        new_refused = sum(plan.batch.refused for plan in plans)
-        refused_count = self._budget.refused_count - new_refused
-        for plan in plans:
-            # Removed and added again during its request: `finish_check` plans it.
-            if plan.batch in self._in_flight:
-                continue
-            is_unknown = any(known.checked_at is None for known in plan.symbols)
-            due = []
-            for symbol in plan.batch.symbols:
-                key = (plan.batch.feed, symbol)
-                if key in due_before:
-                    due.append(due_before[key])
-            if plan.batch.refused:
-                refused_count += 1
-                self._planner.plan_slow_retry(plan, now, refused_count)
-            elif is_unknown:
-                plan.set_next(first_at, Purpose.FIRST)
-                first_at += first_gap
-            elif due:
-                # New plans for hundreds of batches at once would block the event loop.
-                plan.set_next(min(due), Purpose.EXPECTED)
-            else:
-                self._planner.plan_by_forecast(plan, now, now)
 
     def _due_by_symbol(self) -> dict[tuple[str, str], float]:
         """Return when each symbol is due, except those with a request in flight."""

@@ -6,6 +6,7 @@ The vendor's pages do not give the exact shapes of `/symbols` and `/meta`.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from connector.devkit.simulator.asked import MAX_SYMBOLS
@@ -17,6 +18,8 @@ from connector.devkit.simulator.settings import EXCHANGES
 if TYPE_CHECKING:
     from connector.devkit.simulator.market import Market
     from connector.devkit.simulator.settings import Settings
+
+_HEALTH_REQUESTS_PER_MINUTE: Final = 60
 
 KEYLESS: Final = frozenset({"health", "openapi.json"})
 _OLD_NAMES: Final = frozenset({"symbols", "status", "meta", "health"})
@@ -201,6 +204,23 @@ class EndpointData:
         if refresh is None:
             return None
         return (self._now - refresh.computed_at) / MICROS
+
+
+class HealthLimit:
+    """Limits the requests to `/health` by address, since they need no key."""
+
+    def __init__(self) -> None:
+        self._minute = 0
+        self._requests: Counter[str] = Counter()
+
+    def admit(self, address: str, now: int) -> bool:
+        """Count a request at a moment. Return False if its address has asked enough."""
+        minute = now // (60 * MICROS)
+        if minute != self._minute:
+            self._minute = minute
+            self._requests.clear()
+        self._requests[address] += 1
+        return self._requests[address] <= _HEALTH_REQUESTS_PER_MINUTE
 
 
 def optional_meta(

@@ -15,7 +15,7 @@ from connector.devkit.simulator.access import Access
 from connector.devkit.simulator.asked import Asked, parse_query, refusal_of
 from connector.devkit.simulator.bundle import Bundle
 from connector.devkit.simulator.catalogue import apply_fault
-from connector.devkit.simulator.endpoints import KEYLESS, EndpointData
+from connector.devkit.simulator.endpoints import KEYLESS, EndpointData, HealthLimit
 from connector.devkit.simulator.faults import Faults
 from connector.devkit.simulator.front_cache import FrontCache
 from connector.devkit.simulator.levels import MICROS, iso, micros
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from connector.devkit.simulator.settings import Settings
 
 _UNAUTHORIZED: Final = 401
-_HEALTH_REQUESTS_PER_MINUTE: Final = 60
 _NOBODY: Final = Asked([], [], [])
 
 
+# Longer than other classes: the faults, budgets, caches and logs of the service meet in
+# its answers. Each of these parts is a class of its own.
 class Service:
     """State of the simulated service. `clock` returns Unix time in seconds."""
 
@@ -52,7 +53,7 @@ class Service:
         self._turns = itertools.count()
         self._statuses: Counter[str] = Counter()
         self._endpoints: Counter[str] = Counter()
-        self._health_requests: Counter[tuple[str, int]] = Counter()
+        self._health_limit = HealthLimit()
 
     def now(self) -> int:
         """Return microseconds since the Unix epoch."""
@@ -125,7 +126,7 @@ class Service:
                 self._finish(key, reply, is_admitted=False)
                 return reply
             is_admitted = "siblings" in self.settings.month_counts
-        elif name == "health" and not self._spend_health(address, now):
+        elif name == "health" and not self._health_limit.admit(address, now):
             reply.refuse("429", details={"retry_after_seconds": 60})
             return reply
 
@@ -258,10 +259,3 @@ class Service:
             self._access.settle(key, reply, self.now())
         if reply.status == _UNAUTHORIZED:
             self._access.hide_figures(reply)
-
-    def _spend_health(self, address: str, now: int) -> bool:
-        """Count a request to `/health`. Return False if its address has asked enough."""
-        minute = now // (60 * MICROS)
-        self._health_requests[address, minute] += 1
-        requests = self._health_requests[address, minute]
-        return requests <= _HEALTH_REQUESTS_PER_MINUTE
