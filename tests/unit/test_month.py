@@ -156,6 +156,18 @@ def test_nothing_is_sent_beyond_the_last_request_but_a_rare_probe() -> None:
     assert month.wait_seconds(6_800.0) == pytest.approx(1_800)
 
 
+def test_requests_in_flight_may_be_the_last_ones_of_the_month() -> None:
+    month = new_month()
+    for _ in range(3):
+        month.start(1.0, 0.0)
+    # The first answer comes. The server may not have counted the other two yet.
+    month.learn(november(10_000, 9_998), 2, NOVEMBER, 0.0)
+    assert month.wait_seconds(0.0) > 1_000
+
+    month.learn(november(10_000, 9_998), 1, NOVEMBER, 1.0)
+    assert month.wait_seconds(1.0) == 0
+
+
 def test_a_larger_plan_ends_the_wait_with_the_next_probe() -> None:
     month = new_month()
     learn(month, november(10_000, 10_000), DAY)

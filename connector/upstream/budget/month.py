@@ -186,7 +186,8 @@ class Month:
         self._maybe_uncounted = maybe_uncounted
         if quota.used is not None:
             self._pace.note(float(quota.used), self._ours, now)
-        if quota.remaining == 0:
+        # Requests in flight may have used up the rest: they find out, so none has to probe.
+        if self._server_left() <= 0:
             self._probed_at = max(self._probed_at, now)
 
     def forget(self) -> None:
