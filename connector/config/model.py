@@ -146,8 +146,9 @@ class Upstream(Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(gt=0, le=1_000_000_000)] | None,
         Option(
             "A limit below the server's own, for the calendar month (UTC). It counts all"
-            " programs of the user if the server does, otherwise this group's requests"
-            " since the start. If unset, the server's limit applies, or none"
+            " programs of the user if the server does. Otherwise it counts this group's"
+            " requests since the start, and assumes an even pace before it. If unset, the"
+            " server's limit applies, or none"
         ),
     ] = None
     max_response_bytes: Annotated[

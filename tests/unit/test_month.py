@@ -245,6 +245,40 @@ def test_an_own_cap_counts_our_requests_if_the_server_counts_none() -> None:
     assert month.wait_seconds(END_OF_NOVEMBER) == 0
 
 
+def test_an_own_cap_counts_an_even_pace_before_the_start_as_used() -> None:
+    month = new_month(cap=900)
+
+    assert month.figures(20 * DAY).remaining == 300
+    assert month.per_minute(20 * DAY) == pytest.approx(0.98 * 900 / (30 * 1440))
+    # The server's count is the truth.
+    learn(month, Quota(None, 100, None, "202611"), 20 * DAY)
+    assert month.figures(20 * DAY).remaining == 800
+
+    # The next month has all of it.
+    month = new_month(cap=900)
+    month.start(1.0, 20 * DAY)
+    assert month.figures(END_OF_NOVEMBER).remaining == 900
+
+
+@pytest.mark.parametrize("life_seconds", [DAY, 11 * DAY])
+def test_an_own_cap_holds_over_restarts_although_the_server_counts_nothing(
+    life_seconds: float,
+) -> None:
+    sent = 0
+    now = 0.0
+    while now < END_OF_NOVEMBER:
+        month = new_month(cap=3_000)
+        dies_at = min(now + life_seconds, END_OF_NOVEMBER)
+        while now < dies_at:
+            month.start(1.0, now)
+            sent += 1
+            now += max(60 / month.per_minute(now), month.wait_seconds(now))
+        # The next one sends its first request at once.
+        now = dies_at
+
+    assert 2_900 <= sent <= 3_000
+
+
 def test_an_own_cap_holds_for_a_plan_that_has_none() -> None:
     month = new_month(cap=1_000)
     learn(month, Quota(None, 900, None, "202611"), 0.0)

@@ -276,6 +276,7 @@ class Month:
             # Without the server's figures, only the operator's cap needs a period.
             if self._cap is not None:
                 self._begin(self._period_of(None, at))
+                self._assume_even_pace(self._cap, at)
             return
         if at < self._period.ends_at:
             return
@@ -284,6 +285,16 @@ class Month:
         limit = self._server.limit
         used = None if self._server.used is None else 0
         self._server = Quota(limit, used, limit)
+
+    def _assume_even_pace(self, cap: int, at: float) -> None:
+        """Count the part of the cap that belongs to the time before the start as used.
+
+        If the server does not count, nobody knows how much was used. With a cap that begins
+        anew at each start, restarts would exceed it.
+        """
+        if self._period is not None:
+            elapsed_seconds = at - self._period.starts_at
+            self._ours += cap * elapsed_seconds / self._period.seconds
 
     def _seconds_left(self, now: float) -> float:
         if self._period is None:
