@@ -29,6 +29,7 @@ from connector.kafka.spliced_encoding import (
 EVENT: Final = "LevelsEvent"
 STATE: Final = "LevelsState"
 _NAMESPACE: Final = "gex.levels"
+_MAX_ERROR_CHARACTERS: Final = 200
 
 # The marker, and with the fingerprint the whole prefix.
 _SINGLE_OBJECT: Final = b"\xc3\x01"
@@ -186,8 +187,11 @@ class Codec:
             IndexError,
             fastavro.read.SchemaResolutionError,
         ) as error:
+            # The text may hold a whole schema.
+            reason = str(error)[:_MAX_ERROR_CHARACTERS]
             raise ShardCorrupt(
-                f"a value of {len(value)} bytes is no {name}: {error}"
+                f"a value of {len(value)} bytes is no {name}: {reason}; if another version "
+                "wrote the topic, use another kafka.topic_prefix"
             ) from None
 
 

@@ -27,6 +27,11 @@ _TIMEOUT_SECONDS: Final = 10
 _PREFIX_BYTES: Final = 5
 _MAX_ERROR_CHARACTERS: Final = 300
 
+_INCOMPATIBLE: Final = (
+    "our schema is incompatible with the registered one: another version or program wrote "
+    "the topic; use another kafka.topic_prefix"
+)
+
 _NOT_FOUND: Final = 404
 _CONFLICT: Final = 409
 _REFUSED: Final = (401, 403)
@@ -71,9 +76,7 @@ class Registry:
                 return True
             fits = self._fits(subject, definition)
         if not fits:
-            raise SetupError(
-                f"{subject}: our schema is incompatible with the registered one"
-            )
+            raise SetupError(f"{subject}: {_INCOMPATIBLE}")
         return False
 
     def compatibility(self) -> str:
@@ -169,11 +172,10 @@ def _translate(
     status = error.http_status_code
     reason = str(error.error_message)[:_MAX_ERROR_CHARACTERS]
     if status == _CONFLICT:
-        return SetupError(
-            f"{action}: our schema is incompatible with the registered one: {reason}"
-        )
+        return SetupError(f"{action}: {_INCOMPATIBLE} (registry: {reason})")
     if status in _REFUSED:
         return SetupError(
-            f"{action}: the schema registry refuses us ({status}): {reason}"
+            f"{action}: the schema registry refuses us ({status}): {reason}; "
+            "check schema_registry.client"
         )
     return KafkaUnavailable(f"{action}: the schema registry answers {status}: {reason}")

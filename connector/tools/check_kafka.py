@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from connector.errors import EXIT_KAFKA, ConnectorError, KafkaError
+from connector.errors import EXIT_KAFKA, ConnectorError, KafkaError, KafkaUnavailable
 from connector.kafka.admin import topic_specs
 from connector.kafka.clients import Clients
 from connector.kafka.framing import check_schemas
@@ -68,12 +68,12 @@ def check_registry(config: Config, report: Report) -> None:
         compatibility, new_schemas = check_schemas(
             registry, registry.url, topics, feeds
         )
+    except KafkaUnavailable as error:
+        remedy = "check schema_registry.url and schema_registry.client"
+        report.fail("registry", f"{error}; {remedy}", error.exit_code)
+        return
     except KafkaError as error:
-        report.fail(
-            "registry",
-            f"{error}; check schema_registry.url and schema_registry.client",
-            EXIT_KAFKA,
-        )
+        report.fail("registry", str(error), error.exit_code)
         return
 
     schemas = "; ".join(new_schemas) or "every schema is registered"
