@@ -306,6 +306,7 @@ def _add_shards(
         startup=StartupDeadline(startup_ends_at),
         used_fraction=partial(_used_fraction, parts.budget),
         silence_reason=parts.poller.silence_reason,
+        plan_keeps_fresh=parts.poller.plan_keeps_fresh,
         published=parts.view.published,
     )
     for feed in config.feeds:

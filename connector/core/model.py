@@ -181,7 +181,8 @@ class Observation(Value, frozen=True):
     `observed_at` is the moment when the response was complete on our clock. `upstream_at` is
     the same moment on the upstream's clock, against which the age of the levels is measured.
     `collapsed` counts the earlier observations that this one replaced while Kafka was not
-    writable, and those that no event has counted before it.
+    writable, and those that no event has counted before it. `plan_keeps_fresh` is False if
+    the budget permits checks so rarely that the levels become stale before the next one.
     """
 
     symbol: str
@@ -192,6 +193,7 @@ class Observation(Value, frozen=True):
     source: Source
     reason: str | None = None
     collapsed: int = 0
+    plan_keeps_fresh: bool = True
 
     def with_collapsed(self, more: int) -> Observation:
         """Return this observation with `more` collapsed ones to count."""

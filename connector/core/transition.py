@@ -279,7 +279,10 @@ def _observe_levels(
         computed_at is not None
         and observation.upstream_at - computed_at > feed.stale_after_micros
     )
-    status = Status.STALE if is_old else Status.LIVE
+    # Otherwise every check would make the levels fresh, and they would be stale before the
+    # next one.
+    is_soon_old = known.status is Status.STALE and not observation.plan_keeps_fresh
+    status = Status.STALE if is_old or is_soon_old else Status.LIVE
     difference = compare(known.last_published, entry.levels, feed.rules)
     is_other_model = _is_other_model(known.positioning, entry.levels.positioning)
     kind = _kind(known, feed, status, difference, is_other_model=is_other_model)
@@ -307,7 +310,11 @@ def _observe_levels(
             difference=difference,
             observed_at=observation.observed_at,
             source=observation.source,
-            reason=_reason(kind, is_other_model=is_other_model),
+            reason=_reason(
+                kind,
+                is_other_model=is_other_model,
+                is_due_to_budget=is_soon_old and not is_old,
+            ),
             collapsed=observation.collapsed,
         )
         return _with_event(known, draft, new_state)
@@ -350,9 +357,12 @@ def _last_named_model(known: State, latest: str | None, feed: FeedRules) -> str 
     return known.positioning if is_same_request else None
 
 
-def _reason(kind: Kind, *, is_other_model: bool) -> str | None:
+def _reason(kind: Kind, *, is_other_model: bool, is_due_to_budget: bool) -> str | None:
+    """Return the reason for a kind. `is_due_to_budget` says why young levels stay stale."""
     if is_other_model:
         return REASON_POSITIONING
+    if kind is Kind.CHANGED and is_due_to_budget:
+        return REASON_BUDGET
     return REASON_OLD if kind is Kind.STALE else None
 
 

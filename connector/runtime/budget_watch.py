@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from connector.logs import Bounded
 from connector.runtime.ports import BudgetReport
-from connector.schedule.forecast import USUAL_PERIOD_SECONDS
 from connector.upstream.budget import MonthFigures
-from connector.upstream.budget.units import MINUTE_SECONDS
 
 if TYPE_CHECKING:
     from connector.runtime.coverage import Coverage
     from connector.runtime.failures import Failures
+    from connector.runtime.fresh_plan import FreshPlan
     from connector.runtime.ports import RequestObserver
     from connector.schedule.scheduler import Schedule
     from connector.upstream.budget import Budget
@@ -26,35 +25,29 @@ _LOG_INTERVAL_SECONDS: Final = 3600
 
 
 class BudgetWatch:
-    """Passes the budget on to schedule and observer, and reacts if it is too small.
-
-    `stale_after_seconds` is the age at which the first levels of any feed become stale.
-    """
+    """Passes the budget on to schedule and observer, and reacts if it is too small."""
 
     def __init__(
         self,
         budget: Budget,
         schedule: Schedule,
         coverage: Coverage,
+        fresh_plan: FreshPlan,
         failures: Failures,
         observer: RequestObserver,
-        stale_after_seconds: float,
     ) -> None:
         self.is_month_used_up = False
         """True while the requests of the month are used up, and all checks are held."""
         self._budget = budget
         self._schedule = schedule
         self._coverage = coverage
+        self._fresh_plan = fresh_plan
         self._failures = failures
         self._observer = observer
-        self._stale_after_seconds = stale_after_seconds
         self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
 
-    def update(self, *, is_limit_known: bool) -> None:
-        """Look at the budget. Call at least once a second.
-
-        Before the first answer, the server's limits are not known.
-        """
+    def update(self) -> None:
+        """Look at the budget. Call at least once a second."""
         now = time.monotonic()
         spending = self._budget.spending(now)
         self._schedule.set_budget(spending.planned_per_minute, now)
@@ -70,7 +63,8 @@ class BudgetWatch:
         )
         self._observer.budget_changed(report)
         self._follow_month(spending.month, now)
-        if is_limit_known and not self.is_month_used_up:
+        self._fresh_plan.update()
+        if not self.is_month_used_up:
             self._warn_of_old_levels(spending.planned_per_minute)
 
     def _follow_month(self, month: MonthFigures, now: float) -> None:
@@ -93,16 +87,15 @@ class BudgetWatch:
 
     def _warn_of_old_levels(self, planned_per_minute: float) -> None:
         """Warn if levels become stale between two checks, because the budget is small."""
-        batches = len(self._coverage.batches())
-        interval = batches * MINUTE_SECONDS / planned_per_minute
-        if interval + USUAL_PERIOD_SECONDS <= self._stale_after_seconds:
+        plan = self._fresh_plan
+        if plan.keeps_all_fresh:
             return
         if self._bounded.admit("old levels") is None:
             return
         fields = {
             "requests_per_minute": round(planned_per_minute, 2),
-            "requests_for_all_symbols": batches,
-            "seconds_between_checks": round(interval),
-            "stale_after_seconds": self._stale_after_seconds,
+            "requests_for_all_symbols": plan.requests_for_all,
+            "seconds_between_checks": round(plan.interval_seconds),
+            "stale_after_seconds": plan.least_stale_after_seconds,
         }
         _log.warning("the budget cannot keep all levels fresh", extra=fields)

@@ -82,18 +82,19 @@ class Intake:
         times: AnswerTimes,
         reason: str | None = None,
         *,
-        is_stale: bool = False,
+        may_become_fresh: bool = False,
     ) -> Reading:
         """Take an answer: an entry's bytes, or the status of a symbol without levels.
 
-        `is_stale` says that the symbol's levels are stale, so that the same answer makes
-        them fresh again. Recognizing an answer that is the same as the last one costs next
-        to nothing, which matters since most are.
+        `may_become_fresh` says that the symbol's levels are stale, and that the same answer
+        would make them fresh again. Recognizing an answer that is the same as the last one
+        costs next to nothing, which matters since most are.
         """
         self._observed_at[symbol] = times.at
         # A quarantined entry may become valid: `computed_at` is no longer in the future.
         is_quarantined = symbol in self._quarantined
-        may_differ = is_stale or is_quarantined or self._values.is_undecided(symbol)
+        is_undecided = self._values.is_undecided(symbol)
+        may_differ = may_become_fresh or is_quarantined or is_undecided
         # The same bytes are other levels if the response names another model for them.
         latest = (answer, times.models)
         if self._last.get(symbol) == latest and not may_differ:
@@ -114,7 +115,7 @@ class Intake:
                 reason=reason,
             )
             return Reading(absence)
-        return self._decode(symbol, answer, times, is_stale=is_stale)
+        return self._decode(symbol, answer, times, may_become_fresh=may_become_fresh)
 
     def note_answer(self, symbol: str, times: AnswerTimes) -> None:
         """Note that the upstream answered, but neither with levels nor with an absence.
@@ -137,7 +138,7 @@ class Intake:
         return self._observed_at.get(symbol)
 
     def _decode(
-        self, symbol: str, raw: bytes, times: AnswerTimes, *, is_stale: bool
+        self, symbol: str, raw: bytes, times: AnswerTimes, *, may_become_fresh: bool
     ) -> Reading:
         try:
             entry = decode_entry(
@@ -149,7 +150,8 @@ class Intake:
         self._quarantined.pop(symbol, None)
         self._answered_at[symbol] = times.upstream_at
         is_flapping = self._values.is_flapping(symbol, entry)
-        if is_flapping and not (is_stale and self._is_fresh(entry, times)):
+        becomes_fresh = may_become_fresh and self._is_fresh(entry, times)
+        if is_flapping and not becomes_fresh:
             return Reading(dropped=DROPPED_FLAPPING)
         observation = Observation(
             symbol,

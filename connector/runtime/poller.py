@@ -20,6 +20,7 @@ from connector.runtime.budget_watch import BudgetWatch
 from connector.runtime.checker import Checker
 from connector.runtime.coverage import Coverage
 from connector.runtime.failures import Failures
+from connector.runtime.fresh_plan import FreshPlan
 from connector.schedule.checks import CheckSettings
 from connector.schedule.scheduler import Schedule
 
@@ -67,13 +68,14 @@ class Poller:
         self._coverage = Coverage(config.feeds)
         self._share = BudgetShare(budget, self._coverage, context.source.worker)
         self._failures = Failures(self._schedule, budget, context.observer)
+        self._fresh_plan = FreshPlan(config.feeds, budget, self._coverage)
         self._budget_watch = BudgetWatch(
             budget,
             self._schedule,
             self._coverage,
+            self._fresh_plan,
             self._failures,
             context.observer,
-            min(feed.stale_after_seconds for feed in config.feeds),
         )
         self._checker = Checker(
             client,
@@ -144,10 +146,19 @@ class Poller:
         failed_for = self._failures.silence_reason(feed, symbol)
         if failed_for is not None:
             return failed_for
-        if self._checker.is_asked(feed, symbol):
+        is_asked = self._checker.is_asked(feed, symbol)
+        if is_asked and self._fresh_plan.keeps_fresh(feed):
             return REASON_NO_ANSWER
-        # The last request was answered, and the next one waits for its turn.
+        # The last request was answered. The next one waits for its turn, or has waited.
         return REASON_BUDGET
+
+    def plan_keeps_fresh(self, feed: str) -> bool:
+        """Return False if the budget permits too few checks to keep a feed's levels fresh.
+
+        Call it with each answer, after the budget has learned from it.
+        """
+        self._fresh_plan.answered()
+        return self._fresh_plan.keeps_fresh(feed)
 
     # --- inputs ---
 
@@ -161,6 +172,8 @@ class Poller:
             self._failures.forget_refusals()
         self._failures.keep_only(self._coverage.symbols)
         self._replan()
+        if gained:
+            self._fresh_plan.restart()
         self._resume_postponed(now)
 
         # After _replan: the schedule knows a symbol only once it is in a batch.
@@ -204,7 +217,7 @@ class Poller:
 
         Update the budget and the groups first.
         """
-        self._budget_watch.update(is_limit_known=self.rate_limit.limit is not None)
+        self._budget_watch.update()
         self._regroup_if_due()
 
         wait_seconds = _MAX_SLEEP_SECONDS

@@ -259,6 +259,11 @@ class ShardContext:
     """Return the part of the request budget used within a minute, 0 to 1."""
     silence_reason: Callable[[str, str], str] = lambda _feed, _symbol: REASON_NO_ANSWER
     """Return why a feed's symbol has had no answer for long, as the reason of an event."""
+    plan_keeps_fresh: Callable[[str], bool] = lambda _feed: True
+    """Return False if the budget permits too few checks to keep a feed's levels fresh.
+
+    Called with each answer.
+    """
     published: Callable[[Event], object] = lambda _: None
     """Called with every committed event."""
     backoff: Backoff = BACKOFF

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from connector.core.model import Status
 from connector.errors import (
     AccessDenied,
@@ -356,9 +358,19 @@ class Shard:
     ) -> None:
         state = self.state_of(symbol)
         is_stale = state is not None and state.status is Status.STALE
-        reading = self._intake.accept(symbol, answer, times, reason, is_stale=is_stale)
+        keeps_fresh = self._context.plan_keeps_fresh(self.id.feed)
+        reading = self._intake.accept(
+            symbol,
+            answer,
+            times,
+            reason,
+            may_become_fresh=is_stale and keeps_fresh,
+        )
         if reading.observation is not None:
-            self.inbox.add(reading.observation)
+            observation = reading.observation
+            if not keeps_fresh:
+                observation = replace(observation, plan_keeps_fresh=False)
+            self.inbox.add(observation)
             self._publisher.wake()
         if reading.dropped is not None:
             self._context.observer.dropped(self.id.feed, reading.dropped)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from connector.schedule.freshness import longest_fresh_interval
+
 if TYPE_CHECKING:
     from connector.config.model import Config
     from connector.tools.report import Report
@@ -73,11 +75,11 @@ def check_month(
 def stale_between_checks(config: Config, interval_seconds: float) -> str:
     """Return the finding, with its remedies, if such an interval cannot keep levels fresh."""
     stale_after = min(feed.stale_after_seconds for feed in config.feeds)
-    oldest = interval_seconds + _REFRESH_SECONDS
-    if oldest <= stale_after:
+    if interval_seconds <= longest_fresh_interval(stale_after):
         return ""
+    oldest = interval_seconds + _REFRESH_SECONDS
     return (
-        "levels become STALE (budget) between checks: get a larger plan, configure fewer "
+        "levels become STALE (budget) and stay so: get a larger plan, configure fewer "
         f"symbols, or set stale_after_seconds above {oldest:.0f}"
     )
 

@@ -83,7 +83,10 @@ def describe(event: Event) -> str:
     if event.kind is Kind.SNAPSHOT or not has_changes:
         return _main_levels(event.after, event.reason)
 
-    return "  ".join(_changes(event))
+    shown = _changes(event)
+    if event.reason is not None:
+        shown.append(f"({event.reason})")
+    return "  ".join(shown)
 
 
 def format_price(value: float | None) -> str:

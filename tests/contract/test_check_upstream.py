@@ -336,7 +336,7 @@ async def test_a_month_that_is_used_up_ends_the_checks_of_the_api(
             4,
             (
                 "every symbol about every 167 s; seeing every refresh takes 22 a minute: "
-                "levels become STALE (budget) between checks: get a larger plan, configure "
+                "levels become STALE (budget) and stay so: get a larger plan, configure "
                 "fewer symbols, or set stale_after_seconds above 197"
             ),
         ),

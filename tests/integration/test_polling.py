@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import urllib.request
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from connector.core.model import Kind
 from connector.devkit.local_kafka import LocalKafka
 from tests.support import checker
 from tests.support.processes import (
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from connector.core.model import Event
     from tests.conftest import Names
     from tests.support.processes import Program, Variables
 
@@ -224,3 +228,56 @@ def test_the_last_records_of_a_worker_carry_the_budget_it_has_used(
     # A share of 1 would mean that the whole budget was counted as used.
     spent = [float(record.headers["spent"]) for record in states]
     assert max(spent) < 0.1
+
+
+def test_a_budget_for_rare_checks_makes_no_pairs_of_stale_and_fresh(
+    kafka: LocalKafka, names: Names, tmp_path: Path
+) -> None:
+    symbols = [f"COIN{number:02}USDT" for number in range(80)]
+    config = tmp_path / "rare.toml"
+    # Ten requests check every symbol, so 240 a minute check each about every 3 s.
+    listed = json.dumps(symbols)
+    config.write_text(
+        f'[[feeds]]\nname = "all"\nsymbols = {listed}\nstale_after_seconds = 2\n'
+    )
+    arguments = ["--config", str(config)]
+
+    def events() -> list[Event]:
+        return checker.events(kafka, names.topic_prefix)
+
+    def has_changes_due_to_budget(count: int) -> bool:
+        changes: Counter[str] = Counter()
+        for event in events():
+            if event.kind is Kind.CHANGED and event.reason == "budget":
+                changes[event.symbol] += 1
+        return len(changes) == len(symbols) and min(changes.values()) >= count
+
+    with start_simulator(
+        "--symbols", ",".join(symbols), "--period", "0.5", "--limit", "240"
+    ) as simulator:
+        settings = without_own_limit(variables_for(kafka, names, simulator, symbols))
+        del settings["GEX_SYMBOLS"]
+        with start_worker(settings, arguments=arguments) as worker:
+            wait_for_log(worker, "the budget cannot keep all levels fresh")
+            wait_until(lambda: has_changes_due_to_budget(1), "a change each", worker)
+            worker.terminate()
+
+        # The next owner knows nothing but the status.
+        with start_worker(settings, arguments=arguments) as worker:
+            wait_until(lambda: has_changes_due_to_budget(2), "more changes", worker)
+            counts = Counter(event.kind for event in events())
+            assert counts[Kind.SNAPSHOT] == len(symbols)
+            assert counts[Kind.STALE] <= len(symbols)
+            assert counts[Kind.FRESH] == 0
+
+            # A larger plan.
+            simulator.ask("/_control/set", {"limit_per_minute": 6_000})
+
+            def are_fresh() -> bool:
+                fresh = {e.symbol for e in events() if e.kind is Kind.FRESH}
+                return len(fresh) == len(symbols)
+
+            wait_until(are_fresh, "fresh levels of every symbol", worker)
+            worker.terminate()
+    states = checker.states(kafka, names.topic_prefix)
+    assert checker.violations(events(), states) == []

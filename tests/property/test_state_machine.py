@@ -160,6 +160,7 @@ class OneSymbol(RuleBasedStateMachine):
         self.feed = feed()
         self.now = NOW
         self.answered_at: int | None = None
+        self.plan_keeps_fresh = True
 
         # The oracle remembers all events, and the last levels with their date, request and
         # last named model.
@@ -224,6 +225,11 @@ class OneSymbol(RuleBasedStateMachine):
             assert transition == NO_TRANSITION
         else:
             self.check_event(transition, Kind(status), status, None)
+
+    @rule(keeps_fresh=st.booleans())
+    def plan(self, *, keeps_fresh: bool) -> None:
+        """Change how often the budget permits checks."""
+        self.plan_keeps_fresh = keeps_fresh
 
     @rule(seconds=waits)
     def time_passes(self, seconds: int) -> None:
@@ -342,7 +348,13 @@ class OneSymbol(RuleBasedStateMachine):
     def observe(self, levels: Levels, computed_at: int | None) -> Transition:
         """Observe an entry, and check the transition against the tables."""
         self.answered_at = self.upstream_now
-        observation = seen(levels, computed_at, self.upstream_now, observed_at=self.now)
+        observation = seen(
+            levels,
+            computed_at,
+            self.upstream_now,
+            observed_at=self.now,
+            plan_keeps_fresh=self.plan_keeps_fresh,
+        )
         transition = self.apply_observation(observation)
 
         # An entry without a date does not move the date; an older entry is dropped.
@@ -355,8 +367,12 @@ class OneSymbol(RuleBasedStateMachine):
 
         # Let the oracle take note of the entry.
         is_other_model = {self.model, levels.positioning} == {"flow", "std"}
+        is_old = self.is_old(date)
+        was_stale = bool(self.events) and self.events[-1].status is Status.STALE
+        stays_stale = was_stale and not self.plan_keeps_fresh
+        is_stale = is_old or stays_stale
         kind = self.expected_kind(
-            levels, is_old=self.is_old(date), is_other_model=is_other_model
+            levels, is_stale=is_stale, is_other_model=is_other_model
         )
         before = (self.levels, self.computed_at)
         self.levels = levels
@@ -368,13 +384,16 @@ class OneSymbol(RuleBasedStateMachine):
 
         if kind is not None:
             status = Status.LIVE
-            if self.is_old(date):
+            if is_stale:
                 status = Status.STALE
             event = self.check_event(transition, kind, status, levels)
             assert event.after == levels
             assert event.computed_at == computed_at
             # Consumers tell a change of the model from others by the reason.
             assert (event.reason == "positioning") == is_other_model
+            # Levels that are young, but whose change does not make them live.
+            is_due_to_budget = kind is Kind.CHANGED and stays_stale and not is_old
+            assert (event.reason == "budget") == is_due_to_budget
         elif before == (levels, date):
             assert transition == NO_TRANSITION
         else:
@@ -385,7 +404,7 @@ class OneSymbol(RuleBasedStateMachine):
         return transition
 
     def expected_kind(
-        self, levels: Levels, *, is_old: bool, is_other_model: bool
+        self, levels: Levels, *, is_stale: bool, is_other_model: bool
     ) -> Kind | None:
         """Return the first row of the table of kinds that fits."""
         # The order of these conditions is that of the table in the documentation.
@@ -396,9 +415,9 @@ class OneSymbol(RuleBasedStateMachine):
         status = self.events[-1].status
         if status in {Status.MISSING, Status.INVALID, Status.REMOVED}:
             return Kind.RESTORED
-        if is_old and status is Status.LIVE:
+        if is_stale and status is Status.LIVE:
             return Kind.STALE
-        if not is_old and status is Status.STALE:
+        if not is_stale and status is Status.STALE:
             return Kind.FRESH
         if differing_paths(published, levels):
             return Kind.CHANGED
@@ -479,14 +498,22 @@ TestOneSymbol = OneSymbol.TestCase
 TestOneSymbol.settings = settings(cases(150), stateful_step_count=25)
 
 
-def observation(symbol: str, result: Levels | Status, age: int | None) -> Observation:
+def observation(
+    symbol: str, result: Levels | Status, age: int | None, *, keeps_fresh: bool
+) -> Observation:
     """Return an observation of levels or of an absence. `age` is in seconds after `NOW`."""
     if isinstance(result, Status):
         return seen(None, None, status=result, symbol=symbol)
     computed_at = None
     if age is not None:
         computed_at = NOW + age * SECOND
-    return seen(result, computed_at, NOW + 100 * SECOND, symbol=symbol)
+    return seen(
+        result,
+        computed_at,
+        NOW + 100 * SECOND,
+        symbol=symbol,
+        plan_keeps_fresh=keeps_fresh,
+    )
 
 
 observations = st.lists(
@@ -495,6 +522,7 @@ observations = st.lists(
         st.sampled_from(["A", "B"]),
         levels_or_absence,
         st.none() | st.integers(-60, 200),
+        keeps_fresh=st.booleans(),
     ),
     max_size=12,
 )

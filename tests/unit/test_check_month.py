@@ -60,7 +60,7 @@ def month(limit: int, remaining: int) -> MonthFigures:
                 "warning 9,999 of 10,000 requests are left until 2026-12-01 00:00 UTC; the "
                 "target delay would use them up in 10 hours, so workers plan 0.23 a minute: "
                 "every symbol about every 261 s, a mean delay of 130 s; levels become STALE "
-                "(budget) between checks: get a larger plan, configure fewer symbols, or set "
+                "(budget) and stay so: get a larger plan, configure fewer symbols, or set "
                 "stale_after_seconds above 291"
             ),
         ),
@@ -71,7 +71,7 @@ def month(limit: int, remaining: int) -> MonthFigures:
                 "warning 1,000 of 10,000 requests are left until 2026-12-01 00:00 UTC; the "
                 "target delay would use them up in 62 minutes, so workers plan 0.2 a minute: "
                 "every symbol about every 300 s, a mean delay of 150 s; levels become STALE "
-                "(budget) between checks: get a larger plan, configure fewer symbols, or set "
+                "(budget) and stay so: get a larger plan, configure fewer symbols, or set "
                 "stale_after_seconds above 330"
             ),
         ),

@@ -46,6 +46,18 @@ def test_another_model_is_shown_with_the_reason_and_the_new_levels() -> None:
     assert text.endswith("(positioning)")
 
 
+def test_a_change_that_stays_stale_is_shown_with_its_reason() -> None:
+    first = observe(None, seen(at("all_expiry.hvl", 100.0)), FEED).state
+    assert first is not None
+    stale = replace(first, status=Status.STALE)
+    change = seen(at("all_expiry.hvl", 200.0), NOW + SECOND, plan_keeps_fresh=False)
+
+    event = observe(stale, change, FEED).event
+
+    assert event is not None
+    assert describe(event) == "hvl 100 → 200  (budget)"
+
+
 def test_the_model_of_a_snapshot_is_shown_if_it_is_known() -> None:
     assert described(None, FLOW).endswith("model flow")
     assert "model" not in described(None, at("all_expiry.hvl", 100.0))

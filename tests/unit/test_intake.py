@@ -116,7 +116,7 @@ def test_the_same_answer_is_decoded_again_while_levels_are_stale(
     intake.accept("A", entry(), at())
 
     same = entry()
-    again = intake.accept("A", same, at(5), is_stale=True)
+    again = intake.accept("A", same, at(5), may_become_fresh=True)
 
     # The observation makes the levels live again.
     assert again.observation is not None

@@ -86,6 +86,7 @@ class Scene:
         observer = MetricsObserver(self.metrics)
         self.clock = Clock()
         self.log = MemoryLog()
+        self.plan_keeps_fresh = True
         self.pool = ThreadPoolExecutor(1)
         spec = ShardSpec(SHARD, RULES, frozenset({SYMBOL}))
         shard_context = ShardContext(
@@ -96,6 +97,7 @@ class Scene:
             grace_seconds=0.0,
             polling_changed=lambda: None,
             startup=StartupDeadline(float("inf")),
+            plan_keeps_fresh=lambda _feed: self.plan_keeps_fresh,
             backoff=Backoff(first_seconds=0.001, max_seconds=0.001),
         )
         self.shard = Shard(spec, lambda: self.log, shard_context)
@@ -170,6 +172,13 @@ class Scene:
         self.shard.tick()
         await self._wait_settled()
         return times
+
+    async def let_pass(self, seconds: int) -> None:
+        """Let time pass without an answer. The timer runs every second."""
+        for _ in range(seconds):
+            self.virtual.pass_seconds(1)
+            self.shard.tick()
+            await self._wait_settled()
 
     async def take_for(self, seconds: int, body: bytes | None = None) -> None:
         """Take a response every second: the same one if it is passed in."""
@@ -739,3 +748,58 @@ async def test_an_old_server_in_turn_that_names_no_model_does_not_flap(
         await scene.take(scene.body(entry))
 
     assert scene.kinds() == [Kind.SNAPSHOT]
+
+
+# --- a budget that permits few checks ---
+
+
+async def test_rare_checks_make_one_stale_event_and_then_changes(scene: Scene) -> None:
+    scene.plan_keeps_fresh = False
+    for _ in range(5):
+        await scene.take()
+        await scene.let_pass(150)
+
+    changes = [Kind.CHANGED] * 4
+    assert scene.kinds() == [Kind.SNAPSHOT, Kind.STALE, *changes]
+    assert scene.status is Status.STALE
+    assert {event.reason for event in scene.events[2:]} == {"budget"}
+
+    # A larger plan.
+    scene.plan_keeps_fresh = True
+    await scene.take()
+    assert scene.kinds()[-1] is Kind.FRESH
+    assert scene.events[-1].status is Status.LIVE
+
+
+async def test_the_same_bytes_end_staleness_as_soon_as_the_plan_keeps_levels_fresh(
+    scene: Scene,
+) -> None:
+    scene.plan_keeps_fresh = False
+    await scene.take()
+    await scene.let_pass(150)
+    entry = scene.entry()
+    await scene.take(scene.body(entry))
+    await scene.take(scene.body(entry))
+    assert scene.kinds() == [Kind.SNAPSHOT, Kind.STALE, Kind.CHANGED]
+
+    scene.plan_keeps_fresh = True
+    await scene.take(scene.body(entry))
+
+    assert scene.kinds()[3:] == [Kind.FRESH]
+
+
+async def test_nodes_that_answer_in_turn_make_no_changes_while_checks_are_rare(
+    scene: Scene,
+) -> None:
+    scene.plan_keeps_fresh = False
+    await scene.take()
+    await scene.let_pass(150)
+    one = scene.body(scene.entry())
+    other = scene.body(scene.entry(all_expiry={"hvl": 1}))
+
+    for _ in range(5):
+        await scene.take(one)
+        await scene.take(other)
+
+    # Each value of a refresh is news once.
+    assert scene.kinds()[2:] == [Kind.CHANGED, Kind.CHANGED]

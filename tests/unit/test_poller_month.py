@@ -70,6 +70,14 @@ class Bench:
         quota = Quota(10_000, 10_000 - remaining, remaining, None)
         self.budget.learn_month(permit, quota, time.time(), now)
 
+    def learn_limit(self, limit: int) -> None:
+        """Take the figures of a minute in which nothing was sent before."""
+        now = time.monotonic()
+        permit = self.budget.start(now)
+        self.budget.end(now)
+        figures = RateLimit(limit, limit, time.time() + 60)
+        self.budget.learn(permit, figures, time.time(), now)
+
     def is_held(self) -> bool:
         """Return True if the month holds all checks."""
         return self.poller.schedule.month_paused_until > time.monotonic()
@@ -164,17 +172,46 @@ async def test_a_budget_that_cannot_keep_levels_fresh_is_warned_of_once(
     bench: Bench, caplog: pytest.LogCaptureFixture, limit: int, is_warned: bool
 ) -> None:
     bench.shards = [OneShard()]
-    now = time.monotonic()
-    permit = bench.budget.start(now)
-    bench.budget.end(now)
-    figures = RateLimit(limit, limit, time.time() + 60)
-    bench.budget.learn(permit, figures, time.time(), now)
-    bench.poller._checker.responses.rate_limit = figures
+    bench.learn_limit(limit)
+    await bench.follow()
+    # Until the first answer, the limit of the server is not known.
+    assert "the budget cannot keep all levels fresh" not in caplog.text
+
+    keeps_fresh = bench.poller.plan_keeps_fresh("all")
     await bench.follow()
     await bench.follow()
 
+    assert keeps_fresh is not is_warned
     warnings = caplog.text.count("the budget cannot keep all levels fresh")
     assert warnings == (1 if is_warned else 0)
+
+
+async def test_other_symbols_are_judged_by_the_plan_that_covers_them(
+    bench: Bench,
+) -> None:
+    bench.learn_limit(1)
+    # Before this worker polls anything, any budget is enough.
+    assert bench.poller.plan_keeps_fresh("all")
+
+    bench.shards = [OneShard()]
+    await bench.follow()
+
+    assert not bench.poller.plan_keeps_fresh("all")
+
+
+async def test_a_request_on_its_way_makes_no_upstream_silent_if_the_plan_is_slow(
+    bench: Bench,
+) -> None:
+    bench.shards = [OneShard()]
+    bench.learn_limit(1)
+    await bench.follow()
+    checker = bench.poller._checker
+    checker._on_the_way["all", "BTC"] += 1
+    assert bench.poller.silence_reason("all", "BTC") == "no_answer"
+
+    # The levels are old because nobody has asked until now.
+    bench.poller.plan_keeps_fresh("all")
+    assert bench.poller.silence_reason("all", "BTC") == "budget"
 
 
 async def test_a_standby_is_not_held_responsible_for_a_used_up_month(

@@ -580,6 +580,99 @@ def test_levels_that_never_had_a_date_are_live_at_any_age() -> None:
     assert history.observe(ONE, None, upstream_at=NOW + 9_999 * SECOND) == NO_TRANSITION
 
 
+# A plan with too few checks to keep levels fresh.
+
+
+@pytest.mark.parametrize("has_changed", [False, True])
+def test_stale_levels_stay_stale_while_the_plan_cannot_keep_them_fresh(
+    *, has_changed: bool
+) -> None:
+    history = observed_once()
+    history.tick(91)
+    levels = TWO if has_changed else ONE
+
+    transition = history.observe(levels, NOW + 150 * SECOND, plan_keeps_fresh=False)
+
+    # The levels are young, but they will be stale before the next check.
+    assert history.known.status is Status.STALE
+    assert history.known.computed_at == NOW + 150 * SECOND
+    if has_changed:
+        assert outcome(transition) == (Kind.CHANGED, Status.STALE, ONE, TWO)
+        assert event_of(transition).reason == "budget"
+    else:
+        assert transition.event is None
+
+
+@pytest.mark.parametrize("levels", [ONE, TWO], ids=["same", "changed"])
+def test_the_same_levels_are_fresh_as_soon_as_the_plan_keeps_them_fresh(
+    levels: Levels,
+) -> None:
+    history = observed_once()
+    history.tick(91)
+    refreshed_at = NOW + 150 * SECOND
+    history.observe(levels, refreshed_at, plan_keeps_fresh=False)
+
+    transition = history.observe(levels, refreshed_at)
+
+    assert outcome(transition) == (Kind.FRESH, Status.LIVE, levels, levels)
+
+
+def test_levels_that_arrive_old_name_no_budget() -> None:
+    history = observed_once()
+    history.tick(91)
+
+    transition = history.observe(
+        TWO, NOW + SECOND, upstream_at=OLD + 8 * SECOND, plan_keeps_fresh=False
+    )
+
+    # More checks would not help: the upstream has stopped computing.
+    assert outcome(transition) == (Kind.CHANGED, Status.STALE, ONE, TWO)
+    assert event_of(transition).reason is None
+
+
+def test_a_slow_plan_makes_no_live_levels_stale() -> None:
+    history = History()
+
+    first = history.observe(ONE, plan_keeps_fresh=False)
+    change = history.observe(TWO, NOW + SECOND, plan_keeps_fresh=False)
+
+    assert outcome(first) == (Kind.SNAPSHOT, Status.LIVE, None, ONE)
+    assert outcome(change) == (Kind.CHANGED, Status.LIVE, ONE, TWO)
+    assert event_of(change).reason is None
+
+
+@pytest.mark.parametrize("status", WITHOUT_LEVELS)
+def test_levels_that_come_back_are_live_and_stale_once_under_a_slow_plan(
+    status: Status,
+) -> None:
+    history = observed_once()
+    history.tick(91)
+    history.lapse(status)
+    back_at = NOW + 150 * SECOND
+
+    restored = history.observe(TWO, back_at, plan_keeps_fresh=False)
+    assert outcome(restored) == (Kind.RESTORED, Status.LIVE, ONE, TWO)
+    assert outcome(history.tick(241)).kind is Kind.STALE
+
+    again = history.observe(TWO, NOW + 300 * SECOND, plan_keeps_fresh=False)
+    assert again.event is None
+
+
+@pytest.mark.parametrize("other", ["request", "model"])
+def test_a_snapshot_of_other_levels_stays_stale_under_a_slow_plan(other: str) -> None:
+    history = observed_flow()
+    history.tick(91)
+    if other == "request":
+        history.feed = OTHER_REQUEST
+    levels = FLOW if other == "request" else STD
+
+    snapshot = history.observe(levels, NOW + 150 * SECOND, plan_keeps_fresh=False)
+
+    assert outcome(snapshot) == (Kind.SNAPSHOT, Status.STALE, FLOW, levels)
+    reason = None if other == "request" else "positioning"
+    assert event_of(snapshot).reason == reason
+
+
 # Changes.
 
 
