@@ -1,23 +1,14 @@
-"""Send requests to the upstream: HTTP/1.1 over connections that are kept open.
-
-The transport is httpx-aiohttp: with httpx's own a request costs more than twice as much
-CPU (`make bench`). There is no `httpx.AsyncClient` on top: it would cost another 98 µs a
-request (365 instead of 267 µs, measured with four symbols), and its cookies, redirects
-and authentication are not wanted, since they could carry the key elsewhere.
-"""
+"""Fetch levels and reports from the upstream, within the request budget."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import aiohttp
 import httpx
 
-from connector import __version__
 from connector.core.decode import RateLimit, Response
 from connector.core.model import MICROS, Value
 from connector.core.timestamps import Timestamps
@@ -27,23 +18,17 @@ from connector.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
-from connector.upstream.connections import Connections, Pool
 from connector.upstream.reply import (
-    Reply,
-    clean_body,
-    clean_headers,
-    clean_text,
     decode_levels,
     decode_report,
     decode_symbols,
-    decompress,
     has_fallback_limit,
     pause_seconds,
     quota,
     rate_limit,
     server_time,
-    too_large,
 )
+from connector.upstream.sender import Sender
 from connector.upstream.service import HEALTH_PATH
 
 if TYPE_CHECKING:
@@ -52,16 +37,12 @@ if TYPE_CHECKING:
     from connector.config.model import Upstream
     from connector.upstream.api_key import ApiKey
     from connector.upstream.budget import Budget, Permit
+    from connector.upstream.reply import Reply
 
 _T = TypeVar("_T")
 
 _LEVELS_PATH: Final = "/multi/gex/levels"
 _SYMBOLS_PATH: Final = "/symbols"
-_HEADERS: Final = {
-    "accept": "application/json",
-    "accept-encoding": "gzip",
-    "user-agent": f"gex-levels-connector/{__version__}",
-}
 
 # Errors that another connection, to another address of the name, may not have.
 _NOT_FROM_THE_API: Final = (UpstreamUnavailable, BadResponse, Intercepted)
@@ -103,23 +84,24 @@ class Client:
         budget: Budget,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.requests_sent = 0
-        """Requests of every kind, also those that count against no budget."""
         self._upstream = upstream
         self._key = key
         self._budget = budget
         self._clock = clock
-        self._connections = Connections(clock)
+        self._sender = Sender(upstream, clock)
         self._timestamps = Timestamps()
-        timeout = httpx.Timeout(upstream.timeout_seconds)
-        self._extensions = {"timeout": timeout.as_dict()}
         base_url = upstream.base_url.rstrip("/")
         self._levels_url = f"{base_url}{_LEVELS_PATH}"
         self._symbols_url = httpx.URL(f"{base_url}{_SYMBOLS_PATH}")
 
+    @property
+    def requests_sent(self) -> int:
+        """Requests of every kind, also those that count against no budget."""
+        return self._sender.requests
+
     async def close(self) -> None:
         """Close the connections."""
-        await self._connections.close()
+        await self._sender.close()
 
     async def fetch_levels(
         self, request: LevelsRequest, permit: Permit
@@ -133,7 +115,7 @@ class Client:
         url = _url(self._levels_url, request)
         requested_at = self._clock()
         sent_at = time.time_ns() // 1000
-        reply, pool = await self._send(url, key)
+        reply, pool = await self._sender.send(url, key)
         received_at = time.time_ns() // 1000
 
         response = decode_levels(reply, request.symbols, key)
@@ -187,7 +169,7 @@ class Client:
         """
         key = self._key.secret.reveal()
         url = self._url_of(HEALTH_PATH)
-        reply, _ = await self._send(url, key, with_key=False)
+        reply, _ = await self._sender.send(url, key, with_key=False)
         report = decode_report(HEALTH_PATH, reply, key)
         if isinstance(report, UpstreamError):
             raise report
@@ -204,7 +186,7 @@ class Client:
         `decode` takes the reply and the API key, which it hides.
         """
         key = self._key.secret.reveal()
-        reply, _ = await self._send(url, key)
+        reply, _ = await self._sender.send(url, key)
         contents = decode(reply, key)
         if isinstance(contents, UpstreamError):
             self._learn(permit, reply.headers, contents, key)
@@ -214,72 +196,6 @@ class Client:
 
     def _url_of(self, path: str) -> httpx.URL:
         return httpx.URL(self._upstream.base_url.rstrip("/") + path)
-
-    async def _send(
-        self, url: httpx.URL, key: str, *, with_key: bool = True
-    ) -> tuple[Reply, Pool]:
-        """Send one request and read the reply. Raises UpstreamUnavailable.
-
-        Also return the connections that were used. The key is hidden in the reply, even if
-        the request is sent without it.
-        """
-        headers = dict(_HEADERS)
-        if with_key:
-            headers["X-API-Key"] = key
-        request = httpx.Request(
-            "GET", url, headers=headers, extensions=self._extensions
-        )
-        self.requests_sent += 1
-        async with self._connections.lend() as pool:
-            try:
-                return await self._exchange(pool, request, key), pool
-            except UpstreamUnavailable:
-                pool.failures += 1
-                raise
-
-    async def _exchange(self, pool: Pool, request: httpx.Request, key: str) -> Reply:
-        timeout_seconds = self._upstream.timeout_seconds
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                return await self._get(pool.transport, request, key)
-        except TimeoutError:
-            raise UpstreamUnavailable(
-                f"no response within {timeout_seconds:g} s (upstream.timeout_seconds)"
-            ) from None
-        except (
-            httpx.HTTPError,
-            httpx.InvalidURL,
-            httpx.StreamError,
-            aiohttp.ClientError,
-            OSError,
-            ValueError,  # the transport decodes reason and Location strictly
-        ) as error:
-            # The transport sometimes wraps an error in one with a misleading name.
-            cause = error.__cause__ or error
-            message = clean_text(str(cause), key)
-            raise UpstreamUnavailable(f"{type(cause).__name__}: {message}") from None
-
-    async def _get(
-        self, transport: httpx.AsyncBaseTransport, request: httpx.Request, key: str
-    ) -> Reply:
-        limit = self._upstream.max_response_bytes
-        response = await transport.handle_async_request(request)
-        body = bytearray()
-        try:
-            status = response.status_code
-            headers = clean_headers(response.headers, key)
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > limit:
-                    return Reply(status, headers, b"", too_large(limit))
-        finally:
-            await response.aclose()
-        encoding = headers.get("content-encoding", "")
-        try:
-            decompressed = decompress(bytes(body), encoding, limit)
-        except BadResponse as error:
-            return Reply(status, headers, b"", str(error))
-        return Reply(status, headers, clean_body(decompressed, key))
 
     def _is_copy(self, response: Response | UpstreamError, requested_at: float) -> bool:
         """Return True if a response was there before its request."""
