@@ -6,7 +6,6 @@ The estimate of the use by other programs is in `test_other_clients.py`.
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +17,7 @@ from connector.upstream.budget.budget import DEFAULT_LIMIT_PER_MINUTE
 from tests.support.budget_simulation import (
     EPOCH,
     Key,
+    Request,
     SimulatedGroup,
     SimulatedWorker,
     Timeline,
@@ -40,18 +40,26 @@ seeds = st.integers(0, 2**32)
 typical_seconds = st.sampled_from([0.0, 0.1, 5.0, 59.5, 60.0, 70.0])
 request_seconds = typical_seconds | st.floats(0, 90)
 counted_after_part = st.floats(0, 1)
-requests_of_any_length = st.lists(
-    st.tuples(request_seconds, counted_after_part), min_size=1, max_size=40
-)
+any_request = st.builds(Request, request_seconds, counted_after_part)
+requests_of_any_length = st.lists(any_request, min_size=1, max_size=40)
 typical_pauses = st.sampled_from([0.0, 0.0, 0.0, 1.0, 30.0, 60.0])
-pauses_between = st.lists(typical_pauses | st.floats(0, 70), min_size=1, max_size=10)
+any_pause = typical_pauses | st.floats(0, 70)
+pauses_between = st.lists(any_pause, min_size=1, max_size=10)
+
+small_numbers = st.none() | st.integers(-9, 9)
+any_figures = st.builds(
+    RateLimit,
+    small_numbers,
+    small_numbers,
+    st.none() | st.floats(EPOCH - 99, EPOCH + 99),
+)
 
 
 class TestSlidingMinute:
     @examples
     @given(requests_of_any_length, pauses_between, st.integers(1, 7))
     def test_no_sliding_minute_of_the_server_holds_more_than_the_budget(
-        self, requests: list[tuple[float, float]], pauses: list[float], limit: int
+        self, requests: list[Request], pauses: list[float], limit: int
     ) -> None:
         counted = arrivals(Budget(limit), requests, pauses)
         assert most_in_a_minute(counted) <= limit
@@ -59,7 +67,7 @@ class TestSlidingMinute:
     @examples
     @given(requests_of_any_length, st.integers(1, 20), st.floats(0.01, 1))
     def test_no_sliding_minute_holds_more_than_a_share_of_the_budget(
-        self, requests: list[tuple[float, float]], limit: int, share: float
+        self, requests: list[Request], limit: int, share: float
     ) -> None:
         budget = Budget(limit)
         budget.set_share(share)
@@ -154,27 +162,18 @@ class TestLimit:
             assert limit_of(budget, 0.0) == limit
 
     @examples
-    @given(
-        st.lists(
-            st.tuples(
-                st.none() | st.integers(-9, 9),
-                st.none() | st.integers(-9, 9),
-                st.none() | st.floats(-99, 99),
-            )
-        )
-    )
+    @given(st.lists(any_figures))
     def test_server_never_raises_the_cap_and_never_stops_us_for_good(
-        self, figures: list[Any]
+        self, answers: list[RateLimit]
     ) -> None:
         budget = Budget(5)
-        for limit, remaining, resets_in in figures:
+        for figures in answers:
             permit = budget.start(0.0)
             budget.end(0.0)
-            reset = None if resets_in is None else EPOCH + resets_in
-            budget.learn(permit, RateLimit(limit, remaining, reset), EPOCH, 0.0)
+            budget.learn(permit, figures, EPOCH, 0.0)
             assert 1 <= limit_of(budget, 0.0) <= 5
         assert wait_seconds(budget, 60.0) == 0
-        counted = arrivals(budget, [(0.0, 0.0)] * 12, [0.0])
+        counted = arrivals(budget, [Request()] * 12, [0.0])
         assert most_in_a_minute(counted) <= 5
 
 
@@ -411,8 +410,8 @@ class TestShares:
         send(budget, 3, 100.0)
         used = []
         for now in (100.0, 130.0, 159.0, 160.0):
-            used_fraction = budget.spending(now).used_fraction
-            used.append(round(60 * used_fraction, 1))
+            requests = 60 * budget.spending(now).used_fraction
+            used.append(round(requests, 1))
         assert used == [33, 18, 3.5, 0]
 
     @examples
@@ -432,7 +431,8 @@ class TestShares:
         sending = []
         for _ in range(successors):
             budget = Budget(None)
-            budget.set_share(share, [TakenOverShare(share * used_fraction, 0, 61.0)])
+            taken_over = TakenOverShare(share * used_fraction, 0, 61.0)
+            budget.set_share(share, [taken_over])
             sending.append(budget)
         if not dies:
             before.set_share(share)
@@ -471,9 +471,9 @@ class TestShares:
         for worker in group.workers:
             counted.extend(worker.accepted)
         for start in counted:
-            first = 0
-            for taken_at, until, requests in group.take_overs:
-                if taken_at < start + 60 and start < until:
-                    first += requests
-            assert in_minute_from(start, counted) <= group.budget_per_minute + first
+            allowed = group.budget_per_minute
+            for take_over in group.take_overs:
+                if take_over.at < start + 60 and start < take_over.until:
+                    allowed += take_over.first_requests
+            assert in_minute_from(start, counted) <= allowed
         assert len(counted) > group.budget_per_minute

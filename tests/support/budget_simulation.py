@@ -10,7 +10,7 @@ import heapq
 import itertools
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from connector.core.decode import RateLimit
 from connector.upstream.budget import Budget, Permit, TakenOverShare
@@ -22,6 +22,24 @@ if TYPE_CHECKING:
 
 # Unix time of the moment 0 of the tests, at which a minute of the server begins.
 EPOCH: Final = 1_800_000_000.0
+
+# The server's minute does not include its end, but for the rounding of floats.
+_ROUNDING: Final = 1e-6
+
+
+class Request(NamedTuple):
+    """A request that takes `seconds`. The server counts it after a part of that time."""
+
+    seconds: float = 0.0
+    counted_after_part: float = 0.0
+
+
+class TakeOver(NamedTuple):
+    """A batch that a worker took over. Its first requests may exceed the budget until `until`."""
+
+    at: float
+    until: float
+    first_requests: int
 
 
 @dataclass
@@ -62,11 +80,16 @@ class SlidingKey(Key):
     def figures(self, now: float) -> RateLimit:
         self._forget(now)
         remaining = self.limit - len(self.last_minute)
-        oldest = self.last_minute[0] if self.last_minute else now
-        return RateLimit(self.limit, remaining, EPOCH + oldest + 60)
+        oldest_at = now
+        if self.last_minute:
+            oldest_at = self.last_minute[0]
+        return RateLimit(self.limit, remaining, EPOCH + oldest_at + 60)
 
     def _forget(self, now: float) -> None:
-        while self.last_minute and self.last_minute[0] + 60 <= now:
+        while self.last_minute:
+            forgotten_at = self.last_minute[0] + 60
+            if forgotten_at > now:
+                break
             self.last_minute.popleft()
 
 
@@ -169,7 +192,7 @@ class SimulatedGroup:
         self, chance: random.Random, first_requests: int, max_seconds: float
     ) -> None:
         self.workers: list[SimulatedWorker] = []
-        self.take_overs: list[tuple[float, float, int]] = []
+        self.take_overs: list[TakeOver] = []
         self._chance = chance
         self._first_requests = first_requests
         self._max_seconds = max_seconds
@@ -179,6 +202,7 @@ class SimulatedGroup:
         self._owners = [*first, *first]
 
     def run(self, seconds: float) -> None:
+        """Run the workers, and move batches eight times."""
         for worker in self._owners[:3]:
             worker.budget.set_share(2 / len(self._owners))
             self._timeline.at(0.0, worker.poll)
@@ -188,6 +212,7 @@ class SimulatedGroup:
         self._timeline.run(seconds)
 
     def _move(self, now: float) -> None:
+        """Move batches from one worker to another, which may be new. The old one may die."""
         old = self._chance.choice(self._owners)
         candidates = [*self._owners, self._new_worker()]
         new = self._chance.choice(candidates)
@@ -209,13 +234,18 @@ class SimulatedGroup:
         self, batch: int, old: SimulatedWorker, new: SimulatedWorker, now: float
     ) -> None:
         self._owners[batch] = new
+        # The old worker may have taken the batch over shortly before.
+        earlier_until = now
         earlier = old.taken_over.pop(batch, None)
-        earlier_until = now if earlier is None else earlier.used_until
+        if earlier is not None:
+            earlier_until = earlier.used_until
         used_until = max(old.last_end + 60, earlier_until)
-        new.taken_over[batch] = TakenOverShare(
-            1 / len(self._owners), self._first_requests, used_until
-        )
-        self.take_overs.append((now, used_until, self._first_requests))
+
+        share = 1 / len(self._owners)
+        taken_over = TakenOverShare(share, self._first_requests, used_until)
+        new.taken_over[batch] = taken_over
+        take_over = TakeOver(now, used_until, self._first_requests)
+        self.take_overs.append(take_over)
 
     def _new_worker(self) -> SimulatedWorker:
         worker = SimulatedWorker(self._timeline, None, self._chance, self._max_seconds)
@@ -280,30 +310,30 @@ def other_clients(budget: Budget, now: float) -> int:
 
 
 def arrivals(
-    budget: Budget, requests: Sequence[tuple[float, float]], pauses: Sequence[float]
+    budget: Budget, requests: Iterable[Request], pauses: Sequence[float]
 ) -> list[float]:
     """Start every request as soon as allowed after its pause.
 
-    A request is how long it takes, and the part of that time after which the server
-    counts it. Returns the moments at which the server counts them.
+    Returns the moments at which the server counts them.
     """
     now = 0.0
     counted: list[float] = []
     ends: list[float] = []
-    for number, (seconds, part) in enumerate(requests):
-        now += pauses[number % len(pauses)]
+    for request, pause in zip(requests, itertools.cycle(pauses), strict=False):
+        now += pause
         while True:
             while ends and ends[0] <= now:
                 budget.end(heapq.heappop(ends))
             wait = budget.spending(now).wait_seconds
             if wait <= 0:
                 break
+            # An answer may shorten the wait.
             now += wait
             if ends:
                 now = min(now, ends[0])
         budget.start(now)
-        heapq.heappush(ends, now + seconds)
-        counted.append(now + seconds * part)
+        heapq.heappush(ends, now + request.seconds)
+        counted.append(now + request.seconds * request.counted_after_part)
     return counted
 
 
@@ -318,5 +348,5 @@ def most_in_a_minute(moments: Iterable[float]) -> int:
 
 def in_minute_from(start: float, moments: Iterable[float]) -> int:
     """Return the number of moments in the minute that begins at `start`."""
-    end = start + MINUTE_SECONDS - 1e-6
-    return sum(start <= moment < end for moment in moments)
+    end = start + MINUTE_SECONDS - _ROUNDING
+    return len([moment for moment in moments if start <= moment < end])

@@ -147,9 +147,9 @@ def test_the_interest_of_feeds_is_that_of_all_of_them() -> None:
     bybit = feed("b", ("ETHUSDT",), "bybit", "okx")
     every = feed("c", ("BTCUSDT",))
 
-    assert Interest.of([okx, bybit]) == Interest(
-        frozenset({"BTCUSDT", "ETHUSDT"}), frozenset({"okx", "bybit"})
-    )
+    both = Interest.of([okx, bybit])
+    assert both.symbols == {"BTCUSDT", "ETHUSDT"}
+    assert both.venues == {"okx", "bybit"}
     # A feed without a filter uses all venues.
     assert Interest.of([okx, every]).venues == frozenset()
 
@@ -158,10 +158,13 @@ def test_the_interest_of_feeds_is_that_of_all_of_them() -> None:
 
 
 def test_the_changelog_is_read_as_documented() -> None:
-    releases = [
-        {"version": "2.11", "breaking": True, "summary": "Other walls", "changes": []},
-        {"version": "2.10", "breaking": False},
-    ]
+    breaking_entry = {
+        "version": "2.11",
+        "breaking": True,
+        "summary": "Other walls",
+        "changes": [],
+    }
+    releases = [breaking_entry, {"version": "2.10", "breaking": False}]
     document = {"data": {"current_version": "2.11", "releases": releases}}
 
     changelog = read_changelog(document)
@@ -222,12 +225,20 @@ WORDS = st.sampled_from(
         *("BTCUSDT", "okx", "name", "off", "unhealthy", "2.11"),
     ]
 )
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.text()
-DOCUMENTS = st.recursive(
-    LEAVES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner),
-    max_leaves=20,
-)
+NUMBERS = st.integers() | st.floats()
+TEXTS = WORDS | st.text()
+LEAVES = st.none() | st.booleans() | NUMBERS | TEXTS
+
+Documents = st.SearchStrategy[Any]
+
+
+def containers(inner: Documents) -> Documents:
+    lists = st.lists(inner, max_size=3)
+    dictionaries = st.dictionaries(WORDS, inner)
+    return lists | dictionaries
+
+
+DOCUMENTS = st.recursive(LEAVES, containers, max_leaves=20)
 
 
 # A loaded machine makes single examples slow.

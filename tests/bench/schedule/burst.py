@@ -1,4 +1,6 @@
-"""`python -m tests.bench.schedule.burst`: is a budget that binds spent evenly? In virtual time.
+"""Show how evenly a budget that binds is spent: `python -m tests.bench.schedule.burst`.
+
+The time is virtual.
 
 Eight symbols, refreshed every 5 s (standard deviation 1 s), each at its own phase, and a
 target no budget can meet. The schedule runs under the hard limit of production, a sliding
@@ -34,11 +36,21 @@ ROW: Final = Row(
     own_phase=True,
     common=False,
 )
+
+# A target that no budget can meet.
 TARGET_SECONDS: Final = 0.01
+
+# Requests are counted in bins of this length.
 BIN_SECONDS: Final = 10.0
+
+# Requests a minute.
 _LIMITS: Final = (30.0, 60.0, 120.0)
+
 _SEEDS: Final = (1, 2, 3, 4, 5)
+
+# Time to see the last refreshes, after the measured span.
 _AFTER_SECONDS: Final = 30.0
+
 _HEAD: Final = (
     "limit",
     "poller",
@@ -53,7 +65,7 @@ _HEAD: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Evenness:
-    """One run from `start` to `end` seconds: requests, refreshes seen, and delays (seconds)."""
+    """The requests, the refreshes that were seen, and the delays of a run, in seconds."""
 
     requests: int
     least_per_bin: int
@@ -67,15 +79,17 @@ class Evenness:
 
 def measure(record: Record, start: float, end: float) -> Evenness:
     """Return the figures of the refreshes and requests between `start` and `end`."""
-    sent = np.array(record.sent_at)
-    sent = sent[(sent >= start) & (sent < end)]
-    bins, _ = np.histogram(sent, np.arange(start, end + BIN_SECONDS / 2, BIN_SECONDS))
+    sent_at = np.array(record.sent_at)
+    is_within = (sent_at >= start) & (sent_at < end)
+    requests = sent_at[is_within]
+    edges = np.arange(start, end + BIN_SECONDS / 2, BIN_SECONDS)
+    bins, _ = np.histogram(requests, edges)
 
     visible_at = np.array(record.visible_at)
     counted = (visible_at >= start) & (visible_at < end)
     delays = np.array(record.delays)[counted]
     return Evenness(
-        requests=len(sent),
+        requests=len(requests),
         least_per_bin=int(bins.min()),
         most_per_bin=int(bins.max()),
         seen=int(np.array(record.shown)[counted].sum()),
@@ -96,8 +110,8 @@ def compare(
     ours = measure(play(drawn, policy, until, limit), start, end)
 
     interval = (end - start) * len(row.batches) / ours.requests
-    chance = Random(seed)
-    fixed = measure(play(drawn, Fixed(row, interval, chance), until), start, end)
+    poller = Fixed(row, interval, Random(seed))
+    fixed = measure(play(drawn, poller, until), start, end)
     return ours, fixed
 
 
@@ -130,7 +144,8 @@ def main() -> None:
         "--seconds", type=float, default=240.0, help="to measure (default %(default)s)"
     )
     options = parser.parse_args()
-    start, end = options.start, options.start + options.seconds
+    start = options.start
+    end = start + options.seconds
     print(f"{ROW.name}; {start:g} to {end:g} s; {len(_SEEDS)} seeds; delays in seconds")
     print("".join(f"{name:>16}" for name in _HEAD))
     for limit in _LIMITS:

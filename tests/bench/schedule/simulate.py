@@ -78,12 +78,10 @@ class Figures:
 
 @dataclass(slots=True)
 class Record:
-    """Everything that happened in one run.
+    """The requests and refreshes of a run.
 
-    Entry n of `visible_at`, `delays` and `shown` is of one refresh.
-
-    `shown` is 0 for a refresh that was overtaken by a later one before a request could show
-    it.
+    Entry n of `visible_at`, `delays` and `shown` belongs to refresh n. `shown` is 0 for a
+    refresh that a later one replaced before a request could show it.
     """
 
     sent_at: list[float] = field(default_factory=list)
@@ -113,7 +111,7 @@ def play(
 
 
 class _Run:
-    """One run under way: `waiting` checks have started but await the hard limit."""
+    """A run in progress. `waiting` are the checks that wait for the hard limit."""
 
     def __init__(
         self, world: World, policy: Policy, until: float, limit: float | None
@@ -187,7 +185,7 @@ class _Run:
         self._policy.finished(batch, self.record.sent_at[number], now, seen)
 
     def _count_unseen(self) -> None:
-        """Count refreshes that nobody saw as late by the time that was left."""
+        """Count refreshes that no request showed as late by the time that was left."""
         for times, at in zip(self._visible, self._shown, strict=True):
             for moment in times[at:]:
                 self.record.visible_at.append(moment)

@@ -109,16 +109,16 @@ class Curve:
         self.at_price(_FIRST_PRICE)
         for _ in range(_TRIES):
             fewer, more = self._around(requests)
-            if fewer and more and self._are_near(fewer, more):
+            if self._are_near(fewer, more):
                 break
             self.at_price(self._better(requests, fewer, more))
 
-        # Interpolate, or take the nearest price if all lie on the same side.
+        # Interpolate. If all prices lie on the same side, the nearest is both ends.
         fewer, more = self._around(requests)
-        low = self.by_price[fewer or more]
-        high = self.by_price[more or fewer]
+        low = self.by_price[fewer]
+        high = self.by_price[more]
         part = 0.0
-        if fewer and more:
+        if fewer != more:
             whole = math.log(high.requests / low.requests)
             part = math.log(requests / low.requests) / whole
 
@@ -128,36 +128,45 @@ class Curve:
         return found
 
     def _around(self, requests: float) -> tuple[float, float]:
-        """Return the nearest prices for fewer and for more requests, 0 if there is none."""
-        fewer = 0.0
-        more = 0.0
-        by_requests = sorted(
-            (figures.requests, price) for price, figures in self.by_price.items()
-        )
-        for many, price in by_requests:
-            if many >= requests:
-                more = price
-                break
-            fewer = price
-        return fewer, more
+        """Return the nearest prices for fewer and for more requests.
+
+        They are the same price, if all prices lie on the same side.
+        """
+        fewer = []
+        more = []
+        for price in sorted(self.by_price, key=self._requests_at):
+            if self._requests_at(price) < requests:
+                fewer.append(price)
+            else:
+                more.append(price)
+        if not fewer:
+            return more[0], more[0]
+        if not more:
+            return fewer[-1], fewer[-1]
+        return fewer[-1], more[0]
+
+    def _requests_at(self, price: float) -> float:
+        return self.by_price[price].requests
 
     def _are_near(self, fewer: float, more: float) -> bool:
-        most = _NEAR * self.by_price[fewer].requests
-        return self.by_price[more].requests < most
+        """Return True if the requests lie between two prices that are near each other."""
+        if fewer == more:
+            return False
+        return self._requests_at(more) < _NEAR * self._requests_at(fewer)
 
     def _better(self, requests: float, fewer: float, more: float) -> float:
         """Return a price to try: between the nearest two, or beyond the nearest.
 
         Beyond them, requests are taken to follow a steeper law than that of many checks.
         """
-        if fewer and more:
-            many = self.by_price[more].requests
-            few = self.by_price[fewer].requests
+        many = self._requests_at(more)
+        few = self._requests_at(fewer)
+        if fewer != more:
             part = math.log(many / requests) / math.log(many / few)
             return _between(more, fewer, min(max(part, 0.15), 0.85))
 
-        ratio = (self.by_price[fewer or more].requests / requests) ** 3
-        if fewer:
+        ratio = (few / requests) ** 3
+        if few < requests:
             return fewer * max(min(ratio, 0.7), 0.03)
         return more * min(max(ratio, 1.4), 30)
 
@@ -307,8 +316,12 @@ def _points(curve: Curve) -> list[tuple[float, float]]:
 
 def _spread(*curves: Sequence[tuple[float, float]]) -> list[float]:
     """Return a dozen values between the ends of the curves, evenly in logarithms."""
-    ends = [requests for points in curves for requests, _ in points]
+    ends = []
+    for points in curves:
+        for requests, _ in points:
+            ends.append(requests)
     low = max(2.0, min(ends))
     high = max(ends)
+    ratio = high / low
     steps = _CURVE_POINTS - 1
-    return [low * (high / low) ** (at / steps) for at in range(_CURVE_POINTS)]
+    return [low * ratio ** (at / steps) for at in range(_CURVE_POINTS)]
