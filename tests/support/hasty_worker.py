@@ -6,15 +6,20 @@ these durations differ from the real program.
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from unittest.mock import patch
 
 from connector import app, cli
-from connector.runtime import daily_look
+from connector.runtime.daily_look import DailyLook
 from connector.upstream.budget import Month
 from connector.upstream.budget.month import Period
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # A pace is visible after 1/1500 of the month: 7 s.
 _MONTH_SECONDS: Final = 3 * 3600.0
@@ -23,19 +28,29 @@ _BEGUN_BEFORE_SECONDS: Final = 60.0
 _DAY_SECONDS: Final = 5.0
 
 
-def main() -> None:
-    """Run the command line with a month that has just begun."""
+async def _sleep(_seconds: float) -> None:
+    await asyncio.sleep(_DAY_SECONDS)
+
+
+@contextmanager
+def short_months_and_days() -> Iterator[None]:
+    """Let workers of this process live in a month that has just begun, with short days."""
     starts_at = time.time() - _BEGUN_BEFORE_SECONDS
     month = Period(starts_at, starts_at + _MONTH_SECONDS)
-    days = patch.multiple(
-        daily_look,
-        _FIRST_LOOK_SECONDS=_DAY_SECONDS,
-        _DAY_SECONDS=_DAY_SECONDS,
-        _RETRY_SECONDS=_DAY_SECONDS,
-        _SPREAD_SECONDS=1.0,
-    )
-    months = patch.object(app, "Month", partial(Month, period_of=lambda *_: month))
-    with days, months:
+    with ExitStack() as stack:
+        # Fails if a worker gets its month or its look elsewhere by now.
+        for original, shorter in (
+            (Month, partial(Month, period_of=lambda *_: month)),
+            (DailyLook, partial(DailyLook, sleep=_sleep)),
+        ):
+            assert vars(app)[original.__name__] is original
+            stack.enter_context(patch.object(app, original.__name__, shorter))
+        yield
+
+
+def main() -> None:
+    """Run the command line."""
+    with short_months_and_days():
         cli.main()
 
 
