@@ -25,7 +25,8 @@ def take_at_once(pace: Pace, requests: int, now: float) -> None:
         pace.take(now)
 
 
-@pytest.mark.parametrize("budget", [6.0, 54.0, 540.0])
+# The smallest one is what a Starter plan's month affords.
+@pytest.mark.parametrize("budget", [0.23, 6.0, 54.0, 540.0])
 def test_requests_follow_each_other_at_the_rate_of_the_budget(budget: float) -> None:
     pace = Pace.of(budget)
 
