@@ -158,7 +158,8 @@ def _draw_plan(axes: Axes, results: Sequence[Result]) -> None:
     axes.set_xlabel("minutes", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
-    axes.legend(loc="upper left", frameon=False, fontsize=8)
+    # Hide the line of the month's end behind long entries.
+    axes.legend(loc="upper left", edgecolor="none", framealpha=1, fontsize=8)
 
 
 def _draw_months(axes: Axes, result: Result, colour: str, label: str) -> None:
