@@ -113,6 +113,7 @@ def _run_with_kafka(bootstrap_servers: str, folder: Path, seconds: float | None)
             f"\nKafka      {bootstrap_servers}   topics {', '.join(events.topics)}, …"
         )
         print(f"upstream   http://{upstream}/v2")
+        print(f"status     http://{http}/status")
         print(f"metrics    http://{http}/metrics")
         print(f"health     http://{http}/health/ready")
         print(f"log        {log}\n")

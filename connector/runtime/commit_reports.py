@@ -72,11 +72,17 @@ class CommitReports:
 
 def _log_events(events: Iterable[Event]) -> None:
     for event in events:
-        # Changes come every few seconds and are in the topic anyway.
-        level = logging.DEBUG if event.kind is Kind.CHANGED else logging.INFO
+        level = logging.INFO
+        if event.kind is Kind.CHANGED:
+            # Changes come every few seconds and are in the topic anyway.
+            level = logging.DEBUG
+        elif event.kind is Kind.INVALID:
+            # Most often the symbol is misspelt, which somebody has to correct.
+            level = logging.WARNING
         fields = {
             "event_id": event.event_id,
             "kind": event.kind,
             "status": event.status,
+            "reason": event.reason,
         }
         _log.log(level, "event", extra=fields)

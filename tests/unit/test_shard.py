@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import math
 import threading
 import time
@@ -633,6 +634,23 @@ async def test_a_difference_that_came_and_went_unpublished_is_counted_by_the_nex
 
     counts = [event.collapsed_observations for event in harness.log.events]
     assert counts == [0] * MAX_WAITING + [1, 0]
+
+
+async def test_an_invalid_symbol_is_logged_as_a_warning(
+    harness: ShardHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    harness.answer({"spot_price": 1})
+    await harness.wait_settled()
+    harness.answer(Status.INVALID)
+    await harness.wait_settled()
+
+    levels = []
+    for record in caplog.records:
+        if record.getMessage() == "event":
+            levels.append(record.levelname)
+    assert harness.kinds() == [Kind.SNAPSHOT, Kind.INVALID]
+    assert levels == ["INFO", "WARNING"]
 
 
 # --- fencing ---

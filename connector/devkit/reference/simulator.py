@@ -42,7 +42,7 @@ curl -H "X-API-Key: bq_live_simulator00000000000000000000000" 'http://127.0.0.1:
 | request | effect |
 |---|---|
 | `GET /_control/stats` | requests by status and by endpoint, both budgets of the first key's user, active faults |
-| `GET /_control/truth?since=CURSOR&contents=1` | every refresh and every answer after a cursor, and the entries shown, by SHA-256 |
+| `GET /_control/truth?since=CURSOR&contents=1` | every refresh and every answer after a cursor (the `cursor` of an earlier answer), and the entries shown, by SHA-256 |
 | `POST /_control/set` | change settings |
 | `POST /_control/faults` | arm a fault, or a list of faults |
 | `DELETE /_control/faults` | disarm all faults, release held requests, and empty the cache of `cached` |
@@ -56,6 +56,8 @@ curl -d '{"fault": "503", "endpoint": "status", "count": 1}' http://127.0.0.1:80
 curl -X DELETE http://127.0.0.1:8080/_control/faults
 curl -d '{"requests": 9990, "budget": "month"}' http://127.0.0.1:8080/_control/spend
 ```
+
+`set`, `faults` and `spend` answer with what `stats` shows.
 
 ## Plans
 
