@@ -1,0 +1,93 @@
+"""A refused request gives its symbols a status only if the API refused it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from connector.config.load import load
+from connector.core.model import Source, Status
+from connector.kafka.names import ShardId
+from connector.runtime.clock import Clock
+from connector.runtime.health import Health
+from connector.runtime.poller import Poller
+from connector.runtime.ports import PollerContext
+from connector.schedule.checks import Purpose
+from connector.telemetry.metrics import Metrics
+from connector.telemetry.observer import MetricsObserver
+from connector.upstream.api_key import ApiKey
+from connector.upstream.budget import Budget
+from connector.upstream.client import Client
+from tests.support.upstream_server import refusal, replying, running_server
+
+if TYPE_CHECKING:
+    from connector.runtime.shard import Shard
+
+
+class Recorder:
+    """As much of a shard as a check needs. It keeps the answers."""
+
+    id = ShardId("all", 0)
+    symbols = frozenset({"BTCUSDT"})
+    restored = None
+    is_stuck = False
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+
+    @staticmethod
+    def state_of(_: str) -> None:
+        """Return no state: nothing is known of the symbol."""
+
+    def observe(self, _symbol: str, answer: Any, *_: Any) -> None:
+        self.answers.append(answer)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "answers"),
+    [
+        (422, refusal("VALIDATION_ERROR"), [Status.INVALID]),
+        (422, b'{"detail": [{"msg": "bad symbol"}]}', [Status.INVALID]),
+        (404, refusal("NOT_FOUND"), [Status.MISSING]),
+        # The path is wrong, or the server is being replaced.
+        (404, b'{"detail": "Not Found"}', []),
+        (405, b'{"detail": "Method Not Allowed"}', []),
+    ],
+)
+async def test_a_symbol_that_is_refused_alone_gets_the_status_that_the_refusal_proves(
+    status: int, body: bytes, answers: list[Status]
+) -> None:
+    async with running_server() as server:
+        server.handler = replying(body, status)
+        config = load(
+            None,
+            {
+                "GEX_UPSTREAM__API_KEY": "demo-key",
+                "GEX_UPSTREAM__BASE_URL": server.url,
+                "GEX_SYMBOLS": "BTCUSDT",
+            },
+        )
+        budget = Budget(None)
+        client = Client(config.upstream, ApiKey(config.upstream), budget)
+        context = PollerContext(
+            MetricsObserver(Metrics(["all"])),
+            Clock(),
+            Health(time.monotonic, Clock.now),
+            Source("1", "group", "worker"),
+        )
+        poller = Poller(config, client, budget, context)
+        shard = Recorder()
+        poller.cover([cast("Shard", shard)])
+        (batch,) = poller._coverage.batches()
+
+        poller.schedule.start_check(batch, time.monotonic())
+        async with budget.request() as permit:
+            await poller._checker.send(batch, Purpose.FIRST, permit)
+        await client.close()
+
+    assert shard.answers == answers
+    # Either way the symbol is tried rarely from now on.
+    (batch,) = poller._coverage.batches()
+    assert batch.refused == (status != 404 or not answers)
