@@ -19,14 +19,8 @@ from connector.devkit.simulator.settings import (
 )
 
 EPOCH = 1_800_000_000
-STEADY: dict[str, Any] = {
-    "jitter_seconds": 0.0,
-    "phase": "together",
-    "zones_field": "zones",
-}
 NO_NAMES: frozenset[str] = frozenset()
 PLAIN_FIELDS = {"all_expiry", "odte", "spot_price", "computed_at"}
-
 
 # Refreshes over 30,000 seconds are 1,000, enough to see a distribution.
 LONG_SECONDS = 30_000
@@ -37,12 +31,22 @@ def at(seconds: float) -> int:
     return micros(EPOCH + seconds)
 
 
-def create_market(faults: Faults | None = None, **settings: Any) -> Market:
-    """Return a market without jitter and in step, except as `settings` say."""
+def steady(**changes: Any) -> Settings:
+    """Return settings without jitter and in step, except for these changes."""
+    chosen: dict[str, Any] = {
+        "jitter_seconds": 0.0,
+        "phase": "together",
+        "zones_field": "zones",
+    }
+    chosen.update(changes)
+    return Settings(**chosen)
+
+
+def create_market(faults: Faults | None = None, **changes: Any) -> Market:
+    """Return a market with steady settings, except for these changes."""
     if faults is None:
         faults = Faults(1)
-    chosen = Settings(**{**STEADY, **settings})
-    return Market(chosen, at(0), faults.is_frozen, itertools.count(1))
+    return Market(steady(**changes), at(0), faults.is_frozen, itertools.count(1))
 
 
 def show(market: Market, symbol: str, seconds: float) -> Refresh:
@@ -62,6 +66,12 @@ def entry_of(
     content = market.content(refresh, View(include, exchanges))
     entry: dict[str, Any] = msgspec.json.decode(content.raw)
     return entry
+
+
+def latest_entry(market: Market, symbol: str) -> dict[str, Any]:
+    """Return the entry that a client gets 3,000 seconds after the market opened."""
+    refresh = show(market, symbol, 3_000)
+    return entry_of(market, refresh)
 
 
 def computed(market: Market, symbol: str, until_seconds: float) -> list[float]:
@@ -95,8 +105,8 @@ def test_symbols_with_a_phase_of_their_own_are_not_in_step() -> None:
         latest = computed(market, symbol, 300)[-1]
         phases.add(latest % 30)
     assert len(phases) == len(DEFAULT_SYMBOLS)
-    for gap in gaps(computed(market, "BTCUSDT", 300)):
-        assert gap == pytest.approx(30)
+    seconds = computed(market, "BTCUSDT", 300)
+    assert gaps(seconds) == pytest.approx([30] * (len(seconds) - 1))
 
 
 def test_jitter_scatters_around_the_grid() -> None:
@@ -149,30 +159,29 @@ def test_a_refresh_is_seen_only_after_the_visible_lag() -> None:
 
 
 def test_the_same_seed_shows_the_same_however_often_one_looks() -> None:
-    settings: dict[str, Any] = {"phase": "own", "jitter_seconds": 0.3}
-    market = create_market(**settings)
-    other = create_market(**settings)
+    market = create_market(phase="own", jitter_seconds=0.3)
+    other = create_market(phase="own", jitter_seconds=0.3)
     # Only one market is looked at in between.
     market.advance(at(777))
     for symbol in DEFAULT_SYMBOLS:
-        entry = entry_of(market, show(market, symbol, 3_000))
-        other_entry = entry_of(other, show(other, symbol, 3_000))
-        assert entry == other_entry
+        entry = latest_entry(market, symbol)
+        assert entry == latest_entry(other, symbol)
 
 
 def test_another_seed_shows_another_market() -> None:
     market = create_market()
     other = create_market(seed=2)
-    entry = entry_of(market, show(market, "BTCUSDT", 3_000))
-    other_entry = entry_of(other, show(other, "BTCUSDT", 3_000))
-    assert entry["all_expiry"]["hvl"] != other_entry["all_expiry"]["hvl"]
+    levels = latest_entry(market, "BTCUSDT")["all_expiry"]
+    other_levels = latest_entry(other, "BTCUSDT")["all_expiry"]
+    assert levels["hvl"] != other_levels["hvl"]
 
 
 def test_every_refresh_changes_a_level_and_the_spot_price_stays_near_its_base() -> None:
     market = create_market()
     before: dict[str, float] = {}
-    for seconds in range(0, 30 * 500, 30):
-        entry = entry_of(market, show(market, "BTCUSDT", seconds))
+    for number in range(500):
+        refresh = show(market, "BTCUSDT", 30 * number)
+        entry = entry_of(market, refresh)
         assert entry["all_expiry"] != before
         assert 80_000 < entry["spot_price"] < 125_000
         before = entry["all_expiry"]
@@ -182,8 +191,8 @@ def test_with_change_probability_zero_only_the_spot_price_moves() -> None:
     market = create_market(change_probability=0.0)
     everything = frozenset(INCLUDES)
     entries = []
-    for n in range(1, 50):
-        refresh = show(market, "ETHUSDT", 30 * n)
+    for number in range(1, 50):
+        refresh = show(market, "ETHUSDT", 30 * number)
         entries.append(entry_of(market, refresh, everything))
 
     prices = set()
@@ -201,8 +210,9 @@ def test_with_change_probability_zero_only_the_spot_price_moves() -> None:
 @pytest.mark.parametrize("symbol", [*DEFAULT_SYMBOLS, "NEWUSDT", "OTHERUSDT"])
 def test_walls_are_in_order_around_the_spot_price(symbol: str) -> None:
     market = create_market(symbols=(symbol,))
-    for n in range(100):
-        entry = entry_of(market, show(market, symbol, 30 * n))
+    for number in range(100):
+        refresh = show(market, symbol, 30 * number)
+        entry = entry_of(market, refresh)
         levels = entry["all_expiry"]
         below = [levels["put_wall_3"], levels["put_wall_2"], levels["put_support"]]
         above = [
@@ -281,7 +291,7 @@ def test_clearing_the_faults_ends_every_freeze() -> None:
 def test_a_new_period_begins_at_once_and_the_price_walk_continues() -> None:
     market = create_market()
     before = show(market, "BTCUSDT", 45).spot
-    market.change(Settings(**{**STEADY, "period_seconds": 1.0}), at(45))
+    market.change(steady(period_seconds=1.0), at(45))
     assert computed(market, "BTCUSDT", 48) == [0, 30, 45, 46, 47, 48]
     after = show(market, "BTCUSDT", 48).spot
     assert after == pytest.approx(before, rel=0.02)
