@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.core.decode import RateLimit
@@ -23,12 +23,13 @@ from tests.support.budget_simulation import (
     other_clients,
     send,
 )
+from tests.support.profiles import cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-examples = settings(deadline=None, derandomize=True, max_examples=200)
-few_examples = settings(deadline=None, derandomize=True, max_examples=40)
+examples = cases(200)
+few_examples = cases(40)
 seeds = st.integers(0, 2**32)
 
 # The other program sends 40 requests a minute, in each of seven minutes.

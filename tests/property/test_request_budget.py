@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.core.decode import RateLimit
@@ -32,8 +32,9 @@ from tests.support.budget_simulation import (
     start_allowed,
     wait_seconds,
 )
+from tests.support.profiles import cases
 
-examples = settings(deadline=None, derandomize=True, max_examples=200)
+examples = cases(200)
 seeds = st.integers(0, 2**32)
 
 # The count changes around a minute, so try such lengths and pauses often.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.core.model import MICROS
@@ -18,9 +17,10 @@ from connector.schedule.checks import (
 )
 from connector.schedule.scheduler import Schedule
 from connector.schedule.symbols import ComputedTimes, Refresh
+from tests.support.profiles import cases
 
-many = settings(deadline=None, derandomize=True, max_examples=300)
-few = settings(deadline=None, derandomize=True, max_examples=20)
+many = cases(300)
+few = cases(20)
 
 SYMBOLS: Final = "ABCDE"
 GROUPINGS: Final = (
@@ -266,7 +266,6 @@ ACTS: Final = (
 )
 
 
-@pytest.mark.timeout(60)
 @many
 @given(st.data())
 def test_a_schedule_goes_on_and_never_checks_a_batch_twice_at_once(

@@ -19,7 +19,7 @@ import avro.io
 import avro.schema
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.core.model import (
@@ -37,11 +37,12 @@ from connector.errors import ShardCorrupt
 from connector.kafka.avro import EVENT, STATE, Codec, SingleObject, schema
 from connector.kafka.names import partition_of
 from tests.support.levels import ME, NOW, any_levels, at
+from tests.support.profiles import cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-quick = settings(deadline=None, derandomize=True, max_examples=100)
+quick = cases(100)
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 RECORDS: Final = {"LevelsEvent": Event, "LevelsState": State}
 TYPES: Final = {
@@ -415,7 +416,7 @@ def test_a_truncated_value_is_corrupt(codec: Codec) -> None:
 
 # Avro has no checksum, so a damaged value may decode to another state. It must never
 # raise an error that the connector does not expect.
-@settings(quick, max_examples=400)
+@cases(400)
 @given(states, st.data())
 def test_a_damaged_value_is_some_state_or_corrupt(
     state: State, data: st.DataObject

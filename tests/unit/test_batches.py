@@ -6,15 +6,16 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.schedule.batches import MAX_SYMBOLS, Batches
+from tests.support.profiles import cases
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-quick = settings(deadline=None, derandomize=True, max_examples=200)
+quick = cases(200)
 
 # The period of each symbol and a moment at which it is refreshed, in seconds.
 Rhythms = dict[str, tuple[float, float]]

@@ -6,12 +6,13 @@ import time
 from typing import Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.core.model import Moment
 from connector.runtime.clock import MAX_CORRECTION_SECONDS, Clock
 from tests.support.levels import NOW, SECOND
+from tests.support.profiles import cases
 
 # A microsecond, so that a server's moment is not a whole second.
 ODD: Final = 1
@@ -22,7 +23,7 @@ MIN_SAMPLES: Final = 3
 # When a request was sent and answered, and the server's moment; relative to `NOW`.
 Sample = tuple[int, int, int]
 
-quick = settings(deadline=None, derandomize=True)
+quick = cases(100)
 
 # Far beyond any correction: the samples of a server whose clock is broken.
 any_samples = st.lists(

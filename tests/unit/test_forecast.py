@@ -8,18 +8,19 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.schedule.error_distribution import shape_of
 from connector.schedule.forecast import USUAL_PERIOD_SECONDS, Forecast
+from tests.support.profiles import cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from connector.schedule.inspection import Point
 
-quick = settings(deadline=None, derandomize=True, max_examples=100)
+quick = cases(100)
 
 # Slack for sums of floats.
 TINY = 1e-9
@@ -421,7 +422,6 @@ def test_a_lag_moves_the_curve_but_not_the_rhythm() -> None:
         "ever older",
     ],
 )
-@pytest.mark.timeout(10)
 def test_refreshes_next_to_each_other_do_not_make_endless_windows(
     moments: list[float],
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -11,8 +11,9 @@ from connector.core.transition import FeedRules, Transition, observe_all
 from connector.kafka.shard_log import Quarantined
 from connector.runtime.inbox import MAX_WAITING, Attempt, Inbox, Work
 from tests.support.levels import seen
+from tests.support.profiles import cases
 
-quick = settings(deadline=None, derandomize=True, max_examples=150)
+quick = cases(150)
 
 
 def shown(number: int, symbol: str = "A", collapsed: int = 0) -> Observation:

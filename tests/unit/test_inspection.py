@@ -10,18 +10,19 @@ from math import erf, inf, sqrt
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.schedule import inspection
 from connector.schedule.inspection import Check, Point, next_check
+from tests.support.profiles import cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     Law = Callable[[float], float]
 
-quick = settings(deadline=None, derandomize=True, max_examples=60)
+quick = cases(60)
 
 END: Final = 60.0
 GRID_STEPS: Final = 400
@@ -400,7 +401,6 @@ def test_a_check_follows_a_check_only_after_some_time(
 
 
 # No constant in seconds may decide a plan: symbols refresh every second or every day.
-@pytest.mark.timeout(10)
 @pytest.mark.parametrize("scale", [0.01, 100.0, 86_400.0])
 @pytest.mark.parametrize("law", [normal, bimodal])
 def test_only_the_ratio_of_times_and_price_matters(law: Law, scale: float) -> None:
@@ -417,8 +417,7 @@ def test_only_the_ratio_of_times_and_price_matters(law: Law, scale: float) -> No
 
 
 # The monotonic clock may have run for years, which leaves fewer digits for the plan. A step
-# that is lost in rounding would go on without end, so the time is limited.
-@pytest.mark.timeout(10)
+# that is lost in rounding would go on without end, until the test's time limit.
 @pytest.mark.parametrize("started_at", [1e5, 1e7, 1e8])
 def test_a_plan_does_not_depend_on_how_long_the_clock_has_run(
     started_at: float,

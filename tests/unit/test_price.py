@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from math import sqrt
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.schedule.price import Price
+from tests.support.profiles import cases
 
-quick = settings(deadline=None, derandomize=True, max_examples=100)
+quick = cases(100)
 
 # Refreshes a second, at random moments. At a price, the best checks are
 # `sqrt(2 * price / RATE)` seconds apart (Keller).

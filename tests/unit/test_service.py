@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.config.model import Feed
@@ -19,6 +19,7 @@ from connector.upstream.service import (
     read_health,
     read_status,
 )
+from tests.support.profiles import cases
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 ALL_VENUES = Interest(frozenset(SYMBOLS))
@@ -241,8 +242,7 @@ def containers(inner: Documents) -> Documents:
 DOCUMENTS = st.recursive(LEAVES, containers, max_leaves=20)
 
 
-# A loaded machine makes single examples slow.
-@settings(deadline=None, derandomize=True)
+@cases(100)
 @given(DOCUMENTS)
 def test_any_json_is_read_into_short_texts(document: Any) -> None:
     status = read_status(document, ALL_VENUES)

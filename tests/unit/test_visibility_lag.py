@@ -5,12 +5,13 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.schedule.visibility_lag import VisibilityLag
+from tests.support.profiles import cases
 
-quick = settings(deadline=None, derandomize=True, max_examples=200)
+quick = cases(200)
 
 # The lower bound of a refresh's lag, and the distance to the upper bound.
 bounds = st.tuples(st.floats(-1e4, 1e4), st.floats(0, 1e4))
