@@ -58,7 +58,11 @@ def check_schemas(
             (topics.changes(feed), EVENT),
             (topics.current(feed), STATE),
         ):
-            if not client.has_schema(topic, name):
+            if client.has_schema(topic, name):
+                continue
+            if client.has_subject(topic):
+                missing.append(f"{topic}-value will get a new version")
+            else:
                 missing.append(f"{topic}-value will be registered")
     return level, missing
 

@@ -79,6 +79,20 @@ class Registry:
             raise SetupError(f"{subject}: {_INCOMPATIBLE}")
         return False
 
+    def has_subject(self, topic: str) -> bool:
+        """Return True if any schema of a topic's values is registered.
+
+        Raises as `prepare` does.
+        """
+        subject = f"{topic}-value"
+        with _translating(subject):
+            try:
+                return bool(self._client.get_versions(subject))
+            except SchemaRegistryError as error:
+                if error.http_status_code != _NOT_FOUND:
+                    raise
+                return False
+
     def compatibility(self) -> str:
         """Return the level of subjects without a level of their own.
 

@@ -112,6 +112,11 @@ def test_states_of_an_incompatible_schema_are_4_with_a_remedy(
     producer.produce(topic, value, b"BTCUSDT")
     assert producer.flush(PATIENCE_SECONDS) == 0
 
+    # This is all that `check` can see: the registry does not compare.
+    _, output = end_of("check", variables)
+    assert f"{subject} will get a new version" in output
+    assert f"{names.topic_prefix}.all.changes-value will be registered" in output
+
     code, output = end_of("run", variables)
 
     assert code == 4
