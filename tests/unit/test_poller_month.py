@@ -62,12 +62,12 @@ class Bench:
         )
         self.poller = Poller(config, self.client, self.budget, context)
 
-    def learn(self, remaining: int) -> None:
+    def learn(self, remaining: int, limit: int = 10_000) -> None:
         """Take the figures of an answer from now."""
         now = time.monotonic()
         permit = self.budget.start(now)
         self.budget.end(now)
-        quota = Quota(10_000, 10_000 - remaining, remaining, None)
+        quota = Quota(limit, limit - remaining, remaining, None)
         self.budget.learn_month(permit, quota, time.time(), now)
 
     def learn_limit(self, limit: int) -> None:
@@ -184,6 +184,18 @@ async def test_a_budget_that_cannot_keep_levels_fresh_is_warned_of_once(
     assert keeps_fresh is not is_warned
     warnings = caplog.text.count("the budget cannot keep all levels fresh")
     assert warnings == (1 if is_warned else 0)
+
+
+@pytest.mark.parametrize(("limit", "is_kept"), [(10_000, False), (1_000_000, True)])
+async def test_a_used_up_month_is_judged_as_the_next_one(
+    bench: Bench, limit: int, *, is_kept: bool
+) -> None:
+    bench.shards = [OneShard()]
+    bench.learn(0, limit)
+    await bench.follow()
+
+    # Spread over a month, 10,000 requests are one in four minutes.
+    assert bench.poller.plan_keeps_fresh("all") is is_kept
 
 
 async def test_other_symbols_are_judged_by_the_plan_that_covers_them(
