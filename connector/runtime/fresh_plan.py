@@ -51,6 +51,10 @@ class FreshPlan:
         for freshness in self._feeds.values():
             freshness.restart()
 
+    def became_stale(self, feed: str) -> None:
+        """Note that levels of the feed have become stale for want of a check."""
+        self._feeds[feed].became_stale(time.monotonic())
+
     def answered(self) -> None:
         """Note that there was an answer, so that the limits of the server are known."""
         if not self._is_judged:

@@ -136,7 +136,10 @@ class Poller:
         return self._checker.next_checks.at(feed, symbol)
 
     def silence_reason(self, feed: str, symbol: str) -> str:
-        """Return why a symbol has had no answer for long, as the reason of an event."""
+        """Return why a symbol has had no answer for long, as the reason of an event.
+
+        Call it only when the levels of the symbol become stale.
+        """
         if self.quota_exhausted:
             return REASON_QUOTA
         if self.key_refused:
@@ -150,6 +153,7 @@ class Poller:
         if is_asked and self._fresh_plan.keeps_fresh(feed):
             return REASON_NO_ANSWER
         # The last request was answered. The next one waits for its turn, or has waited.
+        self._fresh_plan.became_stale(feed)
         return REASON_BUDGET
 
     def plan_keeps_fresh(self, feed: str) -> bool:

@@ -10,7 +10,7 @@ STALE_AFTER_SECONDS = 90.0
 # Levels may be 30 s old when a check finds them.
 LONGEST_SECONDS = 60.0
 SLOW_SECONDS = LONGEST_SECONDS + 1
-# Fast enough for levels that are fresh, but too near the limit for stale ones.
+# Fast enough on average, but checks are not evenly spaced.
 NEAR_SECONDS = LONGEST_SECONDS - 1
 FAST_SECONDS = 0.8 * LONGEST_SECONDS
 # Long after the first judgement.
@@ -86,6 +86,30 @@ def test_a_slow_plan_near_the_limit_stays_slow_until_it_is_clearly_fast() -> Non
         judgements.append(freshness.is_kept)
 
     assert judgements == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("interval_seconds", "is_kept"), [(FAST_SECONDS, True), (NEAR_SECONDS, False)]
+)
+def test_levels_that_become_stale_show_that_a_plan_near_the_limit_is_slow(
+    interval_seconds: float, *, is_kept: bool
+) -> None:
+    freshness = settled(interval_seconds)
+
+    freshness.became_stale(LATER)
+    freshness.follow(interval_seconds, LATER + 1)
+    assert freshness.is_kept is is_kept
+    freshness.follow(interval_seconds, LATER + 3_599)
+    assert freshness.is_kept is is_kept
+
+
+def test_a_plan_near_the_limit_is_tried_again_after_an_hour() -> None:
+    freshness = settled(NEAR_SECONDS)
+    freshness.became_stale(LATER)
+
+    freshness.follow(NEAR_SECONDS, LATER + 3_600)
+
+    assert freshness.is_kept
 
 
 def test_the_first_minutes_of_a_plan_leave_nothing_behind() -> None:

@@ -19,6 +19,7 @@ from connector.runtime.health import Health
 from connector.runtime.poller import Poller
 from connector.runtime.ports import PollerContext
 from connector.schedule.batches import Batch
+from connector.schedule.freshness import Freshness
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
 from connector.upstream.api_key import ApiKey
@@ -196,6 +197,22 @@ async def test_a_used_up_month_is_judged_as_the_next_one(
 
     # Spread over a month, 10,000 requests are one in four minutes.
     assert bench.poller.plan_keeps_fresh("all") is is_kept
+
+
+async def test_levels_that_become_stale_show_that_the_budget_was_too_small(
+    bench: Bench,
+) -> None:
+    bench.shards = [OneShard()]
+    bench.learn_limit(1)
+    # The planned 67 s are little less than the 70 s that keep such levels fresh.
+    bench.poller._fresh_plan._feeds["all"] = Freshness(stale_after_seconds=100.0)
+    await bench.follow()
+    assert bench.poller.plan_keeps_fresh("all")
+
+    assert bench.poller.silence_reason("all", "BTC") == "budget"
+    bench.poller._fresh_plan.update()
+
+    assert not bench.poller.plan_keeps_fresh("all")
 
 
 async def test_other_symbols_are_judged_by_the_plan_that_covers_them(
