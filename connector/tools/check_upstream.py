@@ -211,7 +211,7 @@ def _check_quota(config: Config, answer: LevelsAnswer, report: Report) -> None:
         return
 
     needed = max(_requests_needed(batches, target), minimum)
-    finding = f"{quota}; a mean delay of {target:g} s takes about {needed:.0f}"
+    finding = f"{quota}; a mean delay of {target:g} s needs about {needed:.0f}"
     if limit < needed:
         report.warn("quota", f"{finding}, so expect a longer delay")
     else:
