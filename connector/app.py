@@ -112,11 +112,11 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
 
     # Listen before anything that takes time, so that the probes are answered.
     api = Api(config.http, parts.view)
-    listener = Listener(
-        parts.metrics, parts.health, config.http.host, config.http.port, api.routes()
-    )
+    host, port = config.http.host, config.http.port
+    listener = Listener(parts.metrics, parts.health, host, port, api.routes())
     await listener.start()
-    _log.info("listening", extra={"url": listener.url, "worker": parts.source.worker})
+    fields = {"url": listener.url, "worker": parts.source.worker}
+    _log.info("listening", extra=fields)
 
     kafka = _new_kafka(config, parts.metrics)
     try:

@@ -153,8 +153,12 @@ async def _work(config: Config, log_level: str) -> int:
 
     key = ApiKey(config.upstream)
     supervisor = Supervisor()
-    # The key file may change while we run, so the log asks for the current key.
-    configure(log_level, secrets=lambda: (*config.secrets(), key.secret.reveal()))
+
+    def secrets() -> tuple[str, ...]:
+        # The key file may change while we run, so the log asks for the current key.
+        return (*config.secrets(), key.secret.reveal())
+
+    configure(log_level, secrets=secrets)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)
     try:

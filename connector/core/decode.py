@@ -430,8 +430,12 @@ def _venues(meta: dict[str, Any]) -> list[str] | None:
 def _venue_filter(venues: list[str] | None) -> frozenset[str] | None:
     if venues is None:
         return None
-    names = (name.strip().lower() for name in venues[: _MAX_EXCHANGES + 1])
-    return frozenset(name[: _MAX_EXCHANGE_CHARACTERS + 1] for name in names if name)
+    names = set()
+    for venue in venues[: _MAX_EXCHANGES + 1]:
+        name = venue.strip().lower()
+        if name:
+            names.add(name[: _MAX_EXCHANGE_CHARACTERS + 1])
+    return frozenset(names)
 
 
 def _refusal(error: Any) -> Refusal:

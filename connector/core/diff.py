@@ -212,7 +212,9 @@ def _ranked_differ(
         return True
     if old_strikes != new_strikes:
         return True
-    return list(map(_sign, before)) != list(map(_sign, after))
+    old_signs = [_sign(row) for row in before]
+    new_signs = [_sign(row) for row in after]
+    return old_signs != new_signs
 
 
 def _sign(row: RankedRow) -> int | None:

@@ -83,7 +83,8 @@ _LEVEL_NAMES: Final = frozenset(
         *ExpectedMove.__struct_fields__,
     )
 )
-_LEVEL: Final = re.compile(rb'"(?:%b)"\s*:\s*-?\d' % "|".join(_LEVEL_NAMES).encode())
+_ANY_LEVEL_NAME: Final = "|".join(_LEVEL_NAMES).encode()
+_LEVEL: Final = re.compile(rb'"(?:%b)"\s*:\s*-?\d' % _ANY_LEVEL_NAME)
 
 
 def is_empty_entry(raw: bytes) -> bool:

@@ -156,7 +156,8 @@ def _print_summary(
         if event.computed_at / MICROS > ready_at:
             delays.append((received.received_at - event.computed_at) / MICROS)
 
-    by_kind = "  ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    counts = [f"{kind} {count}" for kind, count in sorted(kinds.items())]
+    by_kind = "  ".join(counts)
     print(f"\nrequests           {requests}")
     print(f"refreshes seen     {len(refreshes)}")
     print(f"events             {len(received_events)}   {by_kind}")

@@ -74,7 +74,10 @@ def fetch_set(name: str) -> list[Path]:
 def locked(name: str) -> list[Archive]:
     """Return the pinned archives of a set of `ROOTS`."""
     sets = json.loads(LOCK_PATH.read_text())
-    return [Archive(coordinate, sha256) for coordinate, sha256 in sets[name].items()]
+    archives = []
+    for coordinate, sha256 in sets[name].items():
+        archives.append(Archive(coordinate, sha256))
+    return archives
 
 
 def cache_folder() -> Path:

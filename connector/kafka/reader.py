@@ -165,7 +165,8 @@ class Reader:
 
 
 def _apply(message: ck.Message, values: dict[bytes, bytes]) -> None:
-    key, value = bytes(message.key() or b""), message.value()
+    key = bytes(message.key() or b"")
+    value = message.value()
     if value is None:
         values.pop(key, None)
     else:

@@ -268,7 +268,8 @@ class ShardLog:
             state = self._codec.decode_state(value)
         except (ShardCorrupt, msgspec.ValidationError) as error:
             raise ShardCorrupt(f"{name}: {error}") from None
-        if state.symbol.encode() != key or state.feed != self._shard_id.feed:
+        is_of_this_feed = state.feed == self._shard_id.feed
+        if state.symbol.encode() != key or not is_of_this_feed:
             raise ShardCorrupt(
                 f"{name}: holds the state of {state.feed}/{state.symbol}"
             )

@@ -86,7 +86,8 @@ def without_last_two(full: Schema, names: tuple[str, str]) -> Schema:
 
     Raises ValueError if they are not called `names`.
     """
-    found = tuple(field["name"] for field in full["fields"][-2:])
+    last_fields = full["fields"][-2:]
+    found = tuple(field["name"] for field in last_fields)
     if found != names:
         raise ValueError(
             f"the last fields of {full['name']} are {found}, expected {names}"
@@ -148,5 +149,7 @@ def _ranked_rows(
 def _rows(rows: tuple[Row, ...] | None) -> tuple[str, list[dict[str, Any]]] | None:
     if rows is None:
         return None
-    items = [{"strike": _number(row.strike), "json": row.json} for row in rows]
+    items = []
+    for row in rows:
+        items.append({"strike": _number(row.strike), "json": row.json})
     return ("array", items)

@@ -95,7 +95,8 @@ class Failures:
         paused_until = self._budget.spending(now).paused_until
         self._schedule.pause(paused_until)
         if not isinstance(error, _NOT_AN_OUTAGE):
-            self._failing.setdefault(batch.feed, set()).update(batch.symbols)
+            failing = self._failing.setdefault(batch.feed, set())
+            failing.update(batch.symbols)
         elif isinstance(error, RequestRefused):
             # The upstream did answer, if not with levels.
             self._answered(batch)

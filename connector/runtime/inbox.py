@@ -196,7 +196,8 @@ class Inbox:
         """Take the observations of a symbol. The first one counts the uncounted ones, too."""
         waiting = self._observations.pop(symbol, [])
         if waiting:
-            waiting[0] = waiting[0].with_collapsed(self._uncounted.pop(symbol, 0))
+            uncounted = self._uncounted.pop(symbol, 0)
+            waiting[0] = waiting[0].with_collapsed(uncounted)
         return waiting
 
     def _put_back(self, work: Work) -> None:

@@ -48,5 +48,6 @@ class NextChecks:
         if monotonic is None:
             return None
         # Read both clocks now: an offset from the start would miss every step of ours.
-        wall_minus_monotonic = self._clock.now() - round(time.monotonic() * MICROS)
+        monotonic_now = round(time.monotonic() * MICROS)
+        wall_minus_monotonic = self._clock.now() - monotonic_now
         return round(monotonic * MICROS) + wall_minus_monotonic

@@ -80,7 +80,8 @@ class Publisher:
             KafkaError: A transaction failed, so the state has to be restored.
         """
         # Nobody polls a removed symbol, so no answer would ever end its LIVE levels.
-        removals = opened.removals(self._spec.symbols, self._context.clock.now())
+        now = self._context.clock.now()
+        removals = opened.removals(self._spec.symbols, now)
         await self._commit(assignment, opened, removals, Work())
         while not assignment.is_abandoned:
             # Clear before looking, so that nothing that comes meanwhile is missed.
@@ -139,9 +140,10 @@ class Publisher:
         work: Work,
     ) -> None:
         """Publish in one transaction. The states are replaced only after it returned."""
+        feed = self._spec.id.feed
         for transition in transitions:
             if transition.dropped is not None:
-                self._context.observer.dropped(self._spec.id.feed, transition.dropped)
+                self._context.observer.dropped(feed, transition.dropped)
         attempt = Attempt.of(work, transitions)
         if not attempt:
             self._inbox.committed(attempt)

@@ -71,7 +71,8 @@ class Batches:
     def all(self) -> tuple[Batch, ...]:
         """Return every batch. The order depends only on the symbols and on the last regrouping."""
         batches = []
-        for symbols in (*self._packed(self._order), *self._suspects):
+        packed = self._packed(self._order)
+        for symbols in (*packed, *self._suspects):
             batches.append(Batch(self._feed, symbols))
         for symbol in sorted(self._refused):
             batches.append(Batch(self._feed, (symbol,), refused=True))

@@ -61,7 +61,8 @@ class ErrorDistribution(msgspec.Struct, frozen=True):
             return 1.0
         after = bisect_right(at, error)
         before = after - 1
-        part = (error - at[before]) / (at[after] - at[before])
+        width = at[after] - at[before]
+        part = (error - at[before]) / width
         return mass[before] + part * (mass[after] - mass[before])
 
 
@@ -84,7 +85,8 @@ def shape_of(errors: list[float], widest: float) -> ErrorDistribution:
     upper_tail = []
     for reach, rest in _tail(scale, widest):
         lower_tail.append((first_error - reach, first_mass * rest))
-        upper_tail.append((last_error + reach, 1 - (1 - last_mass) * rest))
+        mass_beyond = (1 - last_mass) * rest
+        upper_tail.append((last_error + reach, 1 - mass_beyond))
     lower_tail.reverse()
     points = lower_tail + middle + upper_tail
 
@@ -116,7 +118,8 @@ def _tail(scale: float, widest: float) -> list[tuple[float, float]]:
 def _order_statistics(ordered: list[float]) -> list[tuple[float, float]]:
     """Return the mean error of each group, with the probability of an error at or below it."""
     n = len(ordered)
-    bounds = set(range(0, n, max(n // _GROUPS, 1)))
+    group_size = max(n // _GROUPS, 1)
+    bounds = set(range(0, n, group_size))
     for edge in _EDGES:
         if edge < n:
             bounds |= {edge, n - edge}

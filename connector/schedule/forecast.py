@@ -100,8 +100,9 @@ class Forecast:
             return since
         best = self._filters.believed
         end = best.expected(1) + self._filters.errors.latest
-        periods = max(floor((since - end) / best.period) + 1, 0)
-        return end + periods * best.period
+        # The periods that are over by then.
+        passed = floor((since - end) / best.period) + 1
+        return end + max(passed, 0) * best.period
 
     def curve(self, since: float, until: float) -> list[Point]:
         """Return the refreshes to expect, if a check sent at `since` showed nothing new.
@@ -152,7 +153,8 @@ class Forecast:
     def _curve_without_rhythm(self, since: float, until: float) -> list[Point]:
         """Return a constant rate that falls the longer no refresh came."""
         rate = 1 / max(USUAL_PERIOD_SECONDS, since - self._begun_at)
-        return [Point(since, 0.0, 0.0), Point(until, (until - since) * rate, 0.0)]
+        expected = (until - since) * rate
+        return [Point(since, 0.0, 0.0), Point(until, expected, 0.0)]
 
     def _steps(self, interval: float, hidden: float) -> int:
         """Return the number of periods in an interval.

@@ -195,8 +195,9 @@ def _stretches(
         for before, after in pairwise(curve):
             if before.at >= end:
                 break
-            rate = (after.expected - before.expected) / (after.at - before.at)
-            corners.append((before.at, index, rate, before.pending))
+            refreshes = after.expected - before.expected
+            seconds = after.at - before.at
+            corners.append((before.at, index, refreshes / seconds, before.pending))
     corners.sort()
     corners.append((end, 0, 0.0, 0.0))
 

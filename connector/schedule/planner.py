@@ -115,7 +115,8 @@ class Planner:
             return
 
         # Find the best moment, as if there were no pace.
-        end = min(_horizon(plan, start), self._latest(plan, start, earliest))
+        latest = self._latest(plan, start, earliest)
+        end = min(_horizon(plan, start), latest)
         curves = []
         for known in plan.symbols:
             curves.append(known.forecast.curve(known.checked_at or start, end))

@@ -87,8 +87,12 @@ class Symbols:
         for batch in batches:
             for symbol in batch.symbols:
                 key = (batch.feed, symbol)
-                if key not in self._known:
-                    self._known[key] = before.get(key) or Symbol(Forecast(now))
+                if key in self._known:
+                    continue
+                known = before.get(key)
+                if known is None:
+                    known = Symbol(Forecast(now))
+                self._known[key] = known
 
     def seed_history(
         self,
@@ -129,9 +133,11 @@ class Symbols:
             at = computed_at / MICROS - times.upstream_minus_monotonic_seconds
             if before is None:
                 # The refresh may be old, and others may have come before it.
-                known.forecast.learn(at, self._lag.seconds, known.forecast.last or at)
+                unseen_since = known.forecast.last or at
+                known.forecast.learn(at, self._lag.seconds, unseen_since)
                 continue
-            lag = self._lag.learn(min(before, now) - at, now - at)
+            least = min(before, now) - at
+            lag = self._lag.learn(least, now - at)
             known.forecast.learn(at, lag, before)
             found.append(Refresh(symbol, before))
         return found

@@ -35,7 +35,9 @@ class VisibilityLag:
         self._bounds.append((least, most))
         low, high = self._agreed_range()
         margin = min((high - low) / 2, _MARGIN_SECONDS)
-        self.seconds = min(max(self.seconds, low + margin), high - margin)
+        lowest = low + margin
+        highest = high - margin
+        self.seconds = min(max(self.seconds, lowest), highest)
         return guess
 
     def _agreed_range(self) -> tuple[float, float]:

@@ -266,10 +266,13 @@ class _FeedVerifier:
 
 
 def _state_regressions(last: State | None, state: State) -> list[str]:
+    if last is None:
+        return []
     faults = []
-    if last is not None and state.sequence < last.sequence:
+    if state.sequence < last.sequence:
         faults.append(f"the sequence goes back from #{last.sequence}")
-    if last is not None and (state.computed_at or 0) < (last.computed_at or 0):
+    computed_before = last.computed_at or 0
+    if (state.computed_at or 0) < computed_before:
         faults.append("computed_at goes back")
     return faults
 

@@ -200,7 +200,8 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     """
     names = [name.strip() for name in encoding.lower().split(",")]
     compressions = [name for name in names if name not in _NO_ENCODING]
-    if not compressions or body.lstrip()[:1] in {b"{", b"["}:
+    begins_like_json = body.lstrip()[:1] in {b"{", b"["}
+    if begins_like_json or not compressions:
         return body
     if not _GZIP_ENCODING.issuperset(compressions):
         shown = encoding[:_MAX_ENCODING_CHARACTERS]
@@ -523,10 +524,11 @@ def _retry_after_seconds(
 
 
 def _whole_number(text: str | None) -> int | None:
+    if text is None or len(text) > _MAX_DIGITS:
+        return None
     # `int` alone accepts signs, underscores and digits of other scripts.
-    if text and text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS:
-        return int(text)
-    return None
+    has_only_digits = text.isascii() and text.isdigit()
+    return int(text) if has_only_digits else None
 
 
 def _http_date(text: str) -> float | None:

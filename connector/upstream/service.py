@@ -221,7 +221,9 @@ def _parts_off(row: object) -> list[str]:
 
 
 def _is_off(state: object) -> bool:
-    return state is False or (isinstance(state, str) and state.lower() in _OFF)
+    if isinstance(state, str):
+        return state.lower() in _OFF
+    return state is False
 
 
 def _name(value: object) -> str:

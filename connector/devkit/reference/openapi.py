@@ -194,7 +194,8 @@ def openapi() -> dict[str, Any]:
     """Return the document."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _describe(operation)
+        methods = paths.setdefault(operation.path, {})
+        methods[operation.method] = _describe(operation)
     return {
         "openapi": "3.1.0",
         "info": {

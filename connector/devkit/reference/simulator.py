@@ -133,7 +133,8 @@ def _faults() -> str:
     first_only = ", ".join(f"`{name}`" for name in sorted(FIRST_ENTRY_ONLY))
     rows = [_FAULTS.format(first_only=first_only)]
     for name, function in FAULTS.items():
-        effect = " ".join((inspect.getdoc(function) or "").split())
+        words = (inspect.getdoc(function) or "").split()
+        effect = " ".join(words)
         rows.append(f"| `{name}` | {_parameters(function)} | {effect} |")
     return "\n".join(rows)
 

@@ -45,7 +45,8 @@ class Access:
         if budget not in get_args(Budget):
             known = ", ".join(get_args(Budget))
             raise ValueError(f"budget {budget!r}, expected one of {known}")
-        self.quota.spend(key or self.settings.keys[0], requests, now, budget)
+        spender = key or self.settings.keys[0]
+        self.quota.spend(spender, requests, now, budget)
 
     def admit(self, key: str, now: int, *, is_sibling: bool = False) -> Refusal | None:
         """Spend a request with a valid key. Return the error it deserves, if any.

@@ -89,7 +89,8 @@ def _refusal_of_old_contract(asked: Asked) -> Refusal | None:
 
 
 def _invalid(parameter: str, kind: str, message: str) -> Refusal:
-    error: dict[str, Any] = {"type": kind, "loc": ["query", parameter], "msg": message}
+    location = ["query", parameter]
+    error: dict[str, Any] = {"type": kind, "loc": location, "msg": message}
     return {
         "status": "422",
         "message": "Invalid request parameters",
@@ -110,5 +111,10 @@ def _unknown_values(
 
 def _names(query: Mapping[str, str], parameter: str) -> list[str]:
     """Return the values of a comma-separated parameter, each once, in order."""
-    values = [part.strip() for part in query.get(parameter, "").split(",")]
-    return list(dict.fromkeys(value for value in values if value))
+    # A dictionary keeps the order, which a set would lose.
+    names = {}
+    for part in query.get(parameter, "").split(","):
+        name = part.strip()
+        if name:
+            names[name] = True
+    return list(names)

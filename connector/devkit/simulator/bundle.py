@@ -125,7 +125,8 @@ class Bundle:
         if self._ignored_filter is not None:
             is_other = self._ignored_filter.parameters["variant"] == "other"
             return self._other_venue() if is_other else []
-        if self._settings.is_old and set(self._asked.exchanges) == set(OLD_EXCHANGES):
+        asks_for_all = set(self._asked.exchanges) == set(OLD_EXCHANGES)
+        if self._settings.is_old and asks_for_all:
             return []
         return self._asked.known_exchanges
 

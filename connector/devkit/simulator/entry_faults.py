@@ -20,8 +20,10 @@ Emptiness = Literal["no_fields", "null_fields", "null_leaves"]
 
 def null_levels(entry: Entry) -> Entry:
     """Make every level of `all_expiry` and `odte` null."""
-    nulls = {name: dict.fromkeys(entry[name]) for name in ("all_expiry", "odte")}
-    return entry | nulls
+    changed = dict(entry)
+    for section in ("all_expiry", "odte"):
+        changed[section] = dict.fromkeys(entry[section])
+    return changed
 
 
 def empty_entry(entry: Entry, *, variant: Emptiness = "no_fields") -> Entry:

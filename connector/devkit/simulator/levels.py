@@ -148,7 +148,8 @@ def entry_of(refresh: Refresh, view: View, settings: Settings) -> dict[str, Any]
     below = math.floor(refresh.basis_spot / grid.step)
     calls = _call_strikes(regime, below + 1 + outward)
     puts = _put_strikes(regime, below - outward)
-    hvl = grid.price(0, refresh.hvl - tilt + view.nudge * 10.0**-grid.digits)
+    nudge = view.nudge * 10.0**-grid.digits
+    hvl = grid.price(0, refresh.hvl - tilt + nudge)
     has_expiry_today = regime.expiry > _NO_EXPIRY_TODAY
 
     entry: dict[str, Any] = {
@@ -241,7 +242,8 @@ def _shift_of(kind: str, symbol: str, *names: str) -> tuple[int, float]:
 def _with_ranks(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     ranked = []
     for rank, row in enumerate(rows, 1):
-        ranked.append({"rank": rank, **row, "abs_gex": abs(row["gex"])})
+        abs_gex = abs(row["gex"])
+        ranked.append({"rank": rank, **row, "abs_gex": abs_gex})
     return ranked
 
 
@@ -288,7 +290,8 @@ def _ranked_rows(
     strikes = []
     for call, put in zip(calls, puts, strict=True):
         strikes += [call, put]
-    strikes += [calls[2] + 1, puts[2] - 1, calls[2] + 2, puts[2] - 2]
+    for steps in (1, 2):
+        strikes += [calls[-1] + steps, puts[-1] - steps]
 
     rows = []
     for rank, strike in enumerate(strikes, 1):
@@ -300,7 +303,8 @@ def _ranked_rows(
 
 def hashed_content(raw: bytes, computed_at: str | None) -> Content:
     """Return the bytes of an entry with their hash."""
-    return Content(raw, Shown(computed_at, hashlib.sha256(raw).hexdigest()))
+    sha256 = hashlib.sha256(raw).hexdigest()
+    return Content(raw, Shown(computed_at, sha256))
 
 
 def canonical_content(entry: Any) -> Content:

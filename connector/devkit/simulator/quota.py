@@ -105,9 +105,10 @@ class Quota:
         if not limit:
             return {}
         minute = now // _MINUTE_MICROS
+        used, _ = self.used(key, now)
         return {
             "limit": limit,
-            "remaining": max(0, limit - self.used(key, now)[0]),
+            "remaining": max(0, limit - used),
             "reset": (minute + 1) * _MINUTE_SECONDS,
         }
 
@@ -179,4 +180,5 @@ def _month_name(number: int) -> str:
 
 def _month_start(number: int) -> int:
     year, month = divmod(number, _MONTHS_A_YEAR)
-    return round(datetime(year, month + 1, 1, tzinfo=UTC).timestamp()) * MICROS
+    start = datetime(year, month + 1, 1, tzinfo=UTC)
+    return round(start.timestamp()) * MICROS

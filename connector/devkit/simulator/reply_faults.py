@@ -81,7 +81,9 @@ def nan_meta(reply: Reply) -> None:
 
 def sparse_meta(reply: Reply, *, variant: Literal["absent", "null"] = "absent") -> None:
     """Leave out the optional fields of `meta`, or make them null."""
-    required = {"version": reply.meta["version"], "timestamp": reply.meta["timestamp"]}
+    required = {}
+    for name in ("version", "timestamp"):
+        required[name] = reply.meta[name]
     if variant == "absent":
         reply.meta = required
     else:

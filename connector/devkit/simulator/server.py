@@ -199,7 +199,8 @@ async def _respond(request: web.BaseRequest, reply: Reply) -> web.StreamResponse
     response = web.StreamResponse(status=reply.status, headers=headers)
     if reply.sent_fraction > 0:
         await response.prepare(request)
-        await response.write(body[: int(len(body) * reply.sent_fraction)])
+        sent_bytes = int(len(body) * reply.sent_fraction)
+        await response.write(body[:sent_bytes])
     if request.transport is not None:
         request.transport.close()
     return response

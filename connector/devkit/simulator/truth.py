@@ -102,7 +102,10 @@ class AnswerLog:
 
     def contents(self) -> dict[str, str]:
         """Return the kept entries as JSON, by SHA-256."""
-        return {sha256: raw.decode() for sha256, raw in self._contents.items()}
+        contents = {}
+        for sha256, raw in self._contents.items():
+            contents[sha256] = raw.decode()
+        return contents
 
     def _remember(self, content: Content) -> None:
         self._contents.setdefault(content.shown.sha256, content.raw)

@@ -77,7 +77,8 @@ class OtherClientsInWindow:
         if self.is_contested and self.window.left <= 1:
             # The key is used up, so the server may have refused some of their requests.
             # Plan with a third of the limit, or two thirds of the rest if that is less.
-            left_for_us = min(limit // 3, (limit - self.requests) * 2 // 3)
+            rest = limit - self.requests
+            left_for_us = min(limit // 3, rest * 2 // 3)
             return limit - left_for_us
         if now < self.window.ends_at:
             return self.requests

@@ -60,7 +60,8 @@ class Share:
         it would never see its symbols otherwise.
         """
         self._forget(now)
-        full_limit = max(round_down(self._share * available), ceil(self._share))
+        least = ceil(self._share)
+        full_limit = max(round_down(self._share * available), least)
         if not self._taken_over:
             return full_limit
         first_requests = sum(taken.first_requests for taken in self._taken_over)
