@@ -272,12 +272,13 @@ def test_the_runbooks_quote_log_messages_that_exist() -> None:
     for path in (ROOT / "connector").rglob("*.py"):
         code += path.read_text("utf-8")
     unknown = []
-    for words in quoted:
+    for quote in quoted:
+        # The end of some messages is the fault that was found.
+        words = quote.removesuffix("...")
         if words not in code and words not in operations:
-            unknown.append(words)
+            unknown.append(quote)
 
-    # A message whose end is the fault that was found.
-    assert unknown in ([], ["a check failed: ..."])
+    assert unknown == []
 
 
 def test_the_runbooks_link_to_headings_that_exist() -> None:
