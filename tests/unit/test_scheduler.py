@@ -6,6 +6,7 @@ Simulations over hours are in `test_schedule_in_virtual_time.py`.
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from connector.core.model import MICROS
 from connector.schedule.batches import Batch
@@ -153,6 +154,17 @@ def test_a_refresh_is_found_once_but_not_by_the_first_check_of_a_symbol() -> Non
     assert found(20.0, computed(A=19, B=8, C=1)) == [Refresh("A", 10.0)]
     assert found(30.0, computed()) == []
     assert found(40.0, computed(A=39)) == [Refresh("A", 30.0)]
+
+
+def test_a_copy_does_not_show_that_no_refresh_came_since() -> None:
+    schedule = covering(A)
+    check(schedule, A, 1.0, times=computed(A=0.0))
+    # A cache serves the same answer, although the upstream may have a newer one.
+    check(schedule, A, 40.0, times=replace(computed(A=0.0), is_copy=True))
+
+    found = check(schedule, A, 50.0, times=computed(A=30.0))
+
+    assert found == [Refresh("A", 1.0)]
 
 
 @pytest.mark.parametrize(
