@@ -421,6 +421,12 @@ async def test_calls_never_overlap_however_a_shard_comes_and_goes(seed: int) -> 
         for _ in range(random.randrange(300)):
             await asyncio.sleep(0)
         harness.answer({"spot_price": number, "all_expiry": {"hvl": number}})
+        if number % 10 == 0:
+            # On a slow machine the shard would never be open for long enough otherwise.
+            shard.assign()
+            await harness.wait_settled()
+            harness.answer({"spot_price": number + 0.5})
+            await harness.wait_settled()
     harness.shard.assign()
     harness.answer({"spot_price": -1})
     await harness.wait_settled()
