@@ -19,6 +19,7 @@ from tests.support.processes import (
 if TYPE_CHECKING:
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
+    from tests.support.processes import Program
 
 # One has a namesake in upper case, which is another symbol of the API.
 KNOWN = ["btcusdt", "kPEPEUSDT", "BTCUSDT"]
@@ -33,6 +34,14 @@ def history_keys(variables: dict[str, str], symbol: str) -> set[str]:
     return {json.loads(line)["symbol"] for line in lines}
 
 
+def wait_for_two_symbols(worker: Program) -> None:
+    def are_known() -> bool:
+        # 1 for the status of each symbol.
+        return worker.metric("gex_symbol_status") == 2
+
+    wait_until(are_known, "the status of both symbols", worker)
+
+
 def test_symbols_are_requested_and_published_with_the_case_of_the_configuration(
     kafka: LocalKafka, names: Names
 ) -> None:
@@ -42,9 +51,7 @@ def test_symbols_are_requested_and_published_with_the_case_of_the_configuration(
         variables = variables_for(kafka, names, simulator, ["btcusdt", "kPEPEUSDT"])
         variables["GEX_KEEP_LOWER_CASE"] = "true"
         with start_worker(variables) as worker:
-            wait_until(
-                lambda: worker.metric("gex_events_total") >= 2, "two events", worker
-            )
+            wait_for_two_symbols(worker)
             assert worker.terminate() == 0
         requested = set()
         for answer in simulator.ask("/_control/truth")["answers"]:
@@ -72,9 +79,7 @@ def test_a_symbol_in_lower_case_is_requested_in_upper_case_by_default(
     ) as simulator:
         variables = variables_for(kafka, names, simulator, ["btcusdt", "ethusdt"])
         with start_worker(variables) as worker:
-            wait_until(
-                lambda: worker.metric("gex_events_total") >= 2, "two events", worker
-            )
+            wait_for_two_symbols(worker)
             assert worker.terminate() == 0
 
     states = checker.states(kafka, names.topic_prefix)
