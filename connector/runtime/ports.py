@@ -1,7 +1,7 @@
 """The values and interfaces that the runtime shares with its surroundings.
 
 Each interface says what the runtime needs. `connector.kafka` implements the log, and
-`connector.telemetry` the observer.
+`connector.telemetry` the observers. Nothing in the runtime reads from an observer.
 """
 
 from __future__ import annotations
@@ -224,10 +224,6 @@ class ShardObserver(Protocol):
 
     def dropped(self, feed: str, reason: str, count: int = 1) -> None:
         """Called when observations will not be published."""
-
-
-class Observer(RequestObserver, ShardObserver, Protocol):
-    """Receives events about everything the runtime does. Nothing in the runtime reads from it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ class Shard:
 
     @property
     def is_publishing(self) -> bool:
-        """True while a transaction is in progress."""
+        """True while a transaction is in progress. Tests wait for it."""
         return self._publisher.is_committing
 
     @property

@@ -33,7 +33,7 @@ MAX_ERROR_CODES: Final = 200
 
 
 class MetricsObserver:
-    """Implements the runtime's `Observer`. Every method is called on the event loop."""
+    """Implements the runtime's observers. Every method is called on the event loop."""
 
     def __init__(self, metrics: Metrics, max_level_symbols: int = 50) -> None:
         self._metrics = metrics
