@@ -21,6 +21,7 @@ from connector.runtime.checker import Checker
 from connector.runtime.coverage import Coverage
 from connector.runtime.failures import Failures
 from connector.runtime.fresh_plan import FreshPlan
+from connector.runtime.stuck_checks import StuckChecks
 from connector.schedule.checks import CheckSettings
 from connector.schedule.scheduler import Schedule
 
@@ -48,9 +49,6 @@ _MAX_SLEEP_SECONDS: Final = 1.0
 
 # Rhythms change slowly, and computing the groups takes far longer than any other step.
 _REGROUP_INTERVAL_SECONDS: Final = 20
-
-# Interval of checks while nothing can be published. Only the metrics need them.
-_STUCK_INTERVAL_SECONDS: Final = 30
 
 
 class Poller:
@@ -87,7 +85,7 @@ class Poller:
         )
         # Checks in progress, including those that wait for the budget.
         self._in_flight = 0
-        self._postponed: set[Batch] = set()
+        self._stuck_checks = StuckChecks(self._schedule, self._coverage)
         self._plan_changed = asyncio.Event()
         self._regrouped_at = time.monotonic()
 
@@ -178,7 +176,7 @@ class Poller:
         self._replan()
         if gained:
             self._fresh_plan.restart()
-        self._resume_postponed(now)
+        self._stuck_checks.resume(now)
 
         # After _replan: the schedule knows a symbol only once it is in a batch.
         offset_seconds = self._checker.responses.upstream_minus_monotonic_seconds()
@@ -236,7 +234,7 @@ class Poller:
             due_at, batch = planned
             wait_seconds = due_at - time.monotonic()
             if wait_seconds <= 0:
-                return None if self._postpone_if_stuck(batch) else batch
+                return None if self._stuck_checks.postpone(batch) else batch
 
         # No await since the look at the schedule, so no change of the plan is missed.
         self._plan_changed.clear()
@@ -246,23 +244,6 @@ class Poller:
         except TimeoutError:
             return None
         return None
-
-    def _postpone_if_stuck(self, batch: Batch) -> bool:
-        """Move a check whose answers could not be published. Return True if it moved."""
-        sent_at = self._schedule.last_sent_at(batch)
-        if sent_at is None or not self._coverage.is_stuck(batch):
-            return False
-        until = sent_at + _STUCK_INTERVAL_SECONDS
-        if until <= time.monotonic():
-            return False
-        self._schedule.reschedule(batch, until)
-        self._postponed.add(batch)
-        return True
-
-    def _resume_postponed(self, now: float) -> None:
-        for batch in self._postponed:
-            self._schedule.reschedule(batch, now)
-        self._postponed.clear()
 
     def _regroup_if_due(self) -> None:
         now = time.monotonic()
