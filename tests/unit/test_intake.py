@@ -9,7 +9,7 @@ import pytest
 from connector.core.model import MICROS, Source, Status
 from connector.core.positioning import ResponseModels
 from connector.core.transition import FeedRules
-from connector.runtime.intake import Intake, Reading
+from connector.runtime.intake import DROPPED_FLAPPING, Intake, Reading
 from connector.runtime.ports import AnswerTimes
 
 ME = Source("1", "group", "worker", "request-1")
@@ -132,6 +132,19 @@ def test_the_same_answer_is_compared_again_after_a_restart(intake: Intake) -> No
     assert intake.computed_at("A") == NOW
     again = intake.accept("A", entry(), at(5))
     assert again.observation is not None
+
+
+def test_a_value_that_was_replaced_is_news_after_a_restart(intake: Intake) -> None:
+    first = entry()
+    second = first.replace(b'"spot_price": 1', b'"spot_price": 2')
+    intake.accept("A", first, at())
+    intake.accept("A", second, at(1))
+    assert intake.accept("A", first, at(2)).dropped == DROPPED_FLAPPING
+
+    # Another worker may have published yet another value meanwhile.
+    intake.restart()
+
+    assert intake.accept("A", first, at(3)).observation is not None
 
 
 def test_a_bad_entry_is_quarantined_once_and_is_no_answer(intake: Intake) -> None:

@@ -144,6 +144,17 @@ async def test_a_new_key_is_tried_at_once_although_the_month_is_used_up(
     assert not bench.budget.spending(time.monotonic()).month.is_used_up
 
 
+async def test_a_new_key_ends_the_pause_of_the_refused_one(bench: Bench) -> None:
+    now = time.monotonic()
+    bench.poller.schedule.pause_for_key(now + 60)
+    bench.poller._failures.quota_message = "the month of the previous user"
+
+    bench.poller.key_changed()
+
+    assert not bench.poller.schedule.is_paused(now)
+    assert bench.poller.quota_message is None
+
+
 @pytest.mark.parametrize(
     ("remaining", "error", "reason"),
     [
