@@ -20,7 +20,7 @@ from connector.telemetry.observer import MetricsObserver
 from connector.upstream.api_key import ApiKey
 from connector.upstream.budget import Budget
 from connector.upstream.client import Client
-from tests.support.upstream_server import refusal, replying, running_server
+from tests.support.upstream_server import Server, refusal, replying, running_server
 
 if TYPE_CHECKING:
     from connector.runtime.shard import Shard
@@ -45,6 +45,35 @@ class Recorder:
         self.answers.append(answer)
 
 
+async def check_once(server: Server, shard: Recorder) -> Poller:
+    """Let a poller make one check of the shard's only symbol."""
+    config = load(
+        None,
+        {
+            "GEX_UPSTREAM__API_KEY": "demo-key",
+            "GEX_UPSTREAM__BASE_URL": server.url,
+            "GEX_SYMBOLS": "BTCUSDT",
+        },
+    )
+    budget = Budget(None)
+    client = Client(config.upstream, ApiKey(config.upstream), budget)
+    context = PollerContext(
+        MetricsObserver(Metrics(["all"])),
+        Clock(),
+        Health(time.monotonic, Clock.now),
+        Source("1", "group", "worker"),
+    )
+    poller = Poller(config, client, budget, context)
+    poller.cover([cast("Shard", shard)])
+    (batch,) = poller._coverage.batches()
+
+    poller.schedule.start_check(batch, time.monotonic())
+    async with budget.request() as permit:
+        await poller._checker.send(batch, Purpose.FIRST, permit)
+    await client.close()
+    return poller
+
+
 @pytest.mark.parametrize(
     ("status", "body", "answers"),
     [
@@ -59,35 +88,33 @@ class Recorder:
 async def test_a_symbol_that_is_refused_alone_gets_the_status_that_the_refusal_proves(
     status: int, body: bytes, answers: list[Status]
 ) -> None:
+    shard = Recorder()
     async with running_server() as server:
         server.handler = replying(body, status)
-        config = load(
-            None,
-            {
-                "GEX_UPSTREAM__API_KEY": "demo-key",
-                "GEX_UPSTREAM__BASE_URL": server.url,
-                "GEX_SYMBOLS": "BTCUSDT",
-            },
-        )
-        budget = Budget(None)
-        client = Client(config.upstream, ApiKey(config.upstream), budget)
-        context = PollerContext(
-            MetricsObserver(Metrics(["all"])),
-            Clock(),
-            Health(time.monotonic, Clock.now),
-            Source("1", "group", "worker"),
-        )
-        poller = Poller(config, client, budget, context)
-        shard = Recorder()
-        poller.cover([cast("Shard", shard)])
-        (batch,) = poller._coverage.batches()
-
-        poller.schedule.start_check(batch, time.monotonic())
-        async with budget.request() as permit:
-            await poller._checker.send(batch, Purpose.FIRST, permit)
-        await client.close()
+        poller = await check_once(server, shard)
 
     assert shard.answers == answers
     # Either way the symbol is tried rarely from now on.
     (batch,) = poller._coverage.batches()
     assert batch.refused == (status != 404 or not answers)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "failures"),
+    [
+        # These concern every batch, so they say nothing about this one.
+        (401, "UNAUTHORIZED", 0),
+        (403, "FORBIDDEN", 0),
+        (429, "RATE_LIMIT_EXCEEDED", 0),
+        (503, "UPSTREAM_ERROR", 1),
+    ],
+)
+async def test_a_batch_backs_off_for_its_own_failures_only(
+    status: int, code: str, failures: int
+) -> None:
+    async with running_server() as server:
+        server.handler = replying(refusal(code), status)
+        poller = await check_once(server, Recorder())
+
+    (planned,) = poller.schedule.planned_checks()
+    assert planned.failures == failures
