@@ -1,4 +1,4 @@
 """Simulated upstream, local Kafka, demo and reference pages, for development only.
 
-The extra `[demo]` installs what this package needs. No other package imports it.
+The extra `[demo]` installs the packages that this one needs. No other package imports it.
 """

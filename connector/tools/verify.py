@@ -1,4 +1,4 @@
-"""`gex-connector verify`: prove that both topics of each feed hold what they promise.
+"""`gex-connector verify`: prove that both topics of each feed keep their promises.
 
 A worker may be writing meanwhile, so the order of reading matters:
 

@@ -51,7 +51,7 @@ class Access:
     def admit(self, key: str, now: int, *, is_sibling: bool = False) -> Refusal | None:
         """Spend a request with a valid key. Return the error it deserves, if any.
 
-        The month is spent in advance; `settle` takes back what does not count.
+        The month is spent in advance; `settle` takes back requests that do not count.
         """
         settings = self.settings
         is_valid = key in settings.keys or key in settings.users

@@ -27,7 +27,7 @@ _NUDGES: Final = 7
 class Bundle:
     """Fills a reply with the entries that a request is shown.
 
-    `struck` are the faults of the request; some of them change what is shown.
+    `struck` are the faults of the request; some of them change the levels shown.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The endpoints besides the levels. `EndpointData` builds what each of them gives.
+"""The endpoints besides the levels. `EndpointData` builds the answer of each.
 
 The vendor's pages do not give the exact shapes of `/symbols` and `/meta`.
 """

@@ -1,4 +1,4 @@
-"""The market behind the service: when symbols refresh, and what a request is shown.
+"""The market behind the service: the refreshes of symbols, and the one that a request is shown.
 
 Pure: time is passed in, a refresh follows from the one before, and every symbol has a
 seeded generator of its own.
@@ -198,7 +198,7 @@ def next_refresh(last: Refresh, settings: Settings, chance: Random) -> Refresh:
     reverted = grid.base * (last.spot / grid.base) ** _PRICE_REVERSION
     spot = reverted * math.exp(chance.gauss(0, _PRICE_SIGMA))
 
-    # What the levels are computed from.
+    # The inputs of the levels.
     basis_spot, hvl, regime = last.basis_spot, last.hvl, last.regime
     if chance.random() < settings.change_probability:
         basis_spot = spot

@@ -239,7 +239,7 @@ class Service:
         return is_hit
 
     def _apply(self, struck: list[Fault], reply: Reply) -> None:
-        """Apply faults to a reply for levels, and log what it shows."""
+        """Apply faults to a reply for levels, and log the contents it shows."""
         answer = reply.answer
         if answer is None:
             return
