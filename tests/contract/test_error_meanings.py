@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -220,10 +221,23 @@ class TestRetryAfter:
         error = await fetcher.fail()
         assert error.retry_after_seconds == expected
 
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Retry-After": "30"},
+            {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "{in_30_s}"},
+            QUOTA_USED_UP,
+        ],
+        ids=["told to wait", "the minute is used up", "the month is used up"],
+    )
     async def test_another_key_is_tried_at_once(
-        self, server: Server, fetcher: Fetcher
+        self, server: Server, fetcher: Fetcher, headers: dict[str, str]
     ) -> None:
-        server.handler = replying(b"", 429, {"Retry-After": "30"})
+        in_30_s = int(time.time()) + 30
+        filled = {}
+        for name, value in headers.items():
+            filled[name] = value.format(in_30_s=in_30_s)
+        server.handler = replying(b"", 429, filled)
         await fetcher.fail()
         assert fetcher.wait_seconds > 0
 
