@@ -110,6 +110,8 @@ HEADING_POINTS = 15
 ROW_POINTS = 12
 TITLE_POINTS = 10
 STAT_POINTS = 19
+# Several values in a panel.
+SMALL_STAT_POINTS = 9
 CELL_POINTS = 9
 SMALL_POINTS = 7.5
 
@@ -240,28 +242,31 @@ def matches(matcher: Mapping[str, str], name: str) -> bool:
 
 
 def draw_stat(axes: Axes, shown: Shown) -> None:
-    """Draw a box with the last value of each series, side by side."""
+    """Draw a box with the last value of each series, one below the other."""
     look = defaults(shown.panel)
-    # A legend without labels is the same for every series, and not shown.
-    has_names = "{{" in shown.panel["targets"][0]["legendFormat"]
+    # The only series of a legend without labels needs no name: the title has it.
+    is_named = "{{" in shown.panel["targets"][0]["legendFormat"]
+    has_names = is_named or len(shown.series) > 1
     axes.axis("off")
-    width = 1 / len(shown.series)
-    for place, series in enumerate(shown.series):
+    height = 1 / len(shown.series)
+    points = STAT_POINTS if len(shown.series) == 1 else SMALL_STAT_POINTS
+    for place, series in enumerate(shown.series, start=1):
         text = text_of(look, series.last)
         if has_names:
             text = f"{series.name}: {text}"
         known = mapping_of(look, series.last)
         colour = known.get("color") or threshold_colour(look, series.last)
-        draw_box(axes, Area(place * width, 0, width, 1), colour)
+        bottom = 1 - place * height
+        draw_box(axes, Area(0, bottom, 1, height), colour)
         axes.text(
-            (place + 0.5) * width,
             0.5,
+            bottom + height / 2,
             text,
             transform=axes.transAxes,
             ha="center",
             va="center",
             color="white",
-            fontsize=STAT_POINTS,
+            fontsize=points,
         )
 
 
@@ -660,6 +665,8 @@ def save(figure: Figure, path: Path) -> None:
 
 def main(folder: Path) -> None:
     """Run the scene and draw both dashboards."""
+    # Before the scene, whose minutes would be lost.
+    folder.mkdir(parents=True, exist_ok=True)
     boards = {}
     for path in GRAFANA.glob("*.json"):
         boards[path.stem] = json.loads(path.read_text("utf-8"))
