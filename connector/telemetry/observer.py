@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from connector.core.model import MICROS, Status
+from connector.core.model import MICROS, Kind, Status
 from connector.core.transition import REASON_POSITIONING
 from connector.runtime.ports import Phase
 from connector.telemetry import kafka_stats
@@ -192,7 +192,8 @@ class MetricsObserver:
             waited = commit.at - event.observed_at
             metrics.observe("gex_publish_duration_seconds", waited / MICROS)
             # A snapshot on request or a timer says nothing about the delay of a refresh.
-            is_refresh = event.reason in {None, REASON_POSITIONING}
+            is_changed = event.kind is Kind.CHANGED
+            is_refresh = is_changed or event.reason in {None, REASON_POSITIONING}
             has_new_levels = event.after is not None and is_refresh
             if event.computed_at is not None and has_new_levels:
                 age = commit.upstream_at - event.computed_at

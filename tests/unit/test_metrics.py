@@ -864,14 +864,24 @@ def test_a_delay_belongs_to_the_bucket_that_it_equals(
     assert_shown(metrics, expected)
 
 
-# A snapshot on request says nothing about the delay of a refresh.
-def test_events_with_a_reason_have_no_end_to_end_delay(
-    metrics: Metrics, observer: MetricsObserver
+@pytest.mark.parametrize(
+    ("kind", "reason", "count"),
+    [
+        # A snapshot on request or a timer says nothing about the delay of a refresh.
+        (Kind.SNAPSHOT, "asked", 0),
+        (Kind.STALE, "old", 0),
+        # Another model, or levels that the budget cannot keep fresh, come with a refresh.
+        (Kind.SNAPSHOT, "positioning", 1),
+        (Kind.CHANGED, "budget", 1),
+    ],
+)
+def test_only_events_with_a_refresh_have_an_end_to_end_delay(
+    metrics: Metrics, observer: MetricsObserver, kind: Kind, reason: str, count: int
 ) -> None:
-    observer.committed(commit(event(reason="asked")))
+    observer.committed(commit(event(kind=kind, reason=reason)))
 
     expected = {
-        "gex_end_to_end_seconds_count": 0,
+        "gex_end_to_end_seconds_count": count,
         "gex_publish_duration_seconds_count": 1,
     }
     assert_shown(metrics, expected)
