@@ -121,7 +121,7 @@ def test_a_cached_file_needs_no_maven_client(
 
 @pytest.mark.usefixtures("without_jgo")
 def test_without_the_extra_the_error_names_the_package_to_install(cache: Path) -> None:
-    with pytest.raises(SetupError, match=r"install gex-levels-connector\[demo\]"):
+    with pytest.raises(SetupError, match=r"pip install '\.\[demo\]'"):
         jars.ensure([ARCHIVE], cache)
 
 
