@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -102,6 +103,7 @@ class Shards:
 
         # Ask before the first shard is given up: the budget shrinks with each of them.
         used_fraction = self._used_fraction()
+        began_at = time.monotonic()
         for shard in closing:
             shard.close(used_fraction)
 
@@ -110,13 +112,15 @@ class Shards:
         for wait in waits:
             wait.cancel()
 
+        seconds = round(time.monotonic() - began_at, 3)
         for shard in closing:
             # The group's thread stops waiting after a while. A shard that it has assigned
             # again since then has a new assignment, which must not be abandoned.
             if shard.id not in self.owned:
                 # Does nothing if the shard is closed. The next owner fences the others.
                 shard.abandon()
-            _log.info("shard handed over", extra={"shard": str(shard.id)})
+            fields = {"shard": str(shard.id), "seconds": seconds}
+            _log.info("shard handed over", extra=fields)
         self.update_polling()
 
     def update_polling(self) -> None:

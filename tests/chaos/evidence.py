@@ -14,7 +14,7 @@ import msgspec
 
 from connector.core.model import MICROS
 from tests.chaos.fleet import KEYS
-from tests.support.log_messages import LISTENING
+from tests.support.log_messages import LISTENING, SHARD_HANDED_OVER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,10 +75,14 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class ShardMessage:
-    """A message about a shard in a worker's log. `at` is in Unix seconds."""
+    """A message about a shard in a worker's log. `at` is in Unix seconds.
+
+    `began_at` is when the change that it reports began, `at` when it was over.
+    """
 
     at: float
     text: str
+    began_at: float
 
 
 class WorkerLogs:
@@ -94,7 +98,11 @@ class WorkerLogs:
                 # Other messages say nothing about who owns a shard.
                 if "shard" in line:
                     at = datetime.fromisoformat(line["ts"]).timestamp()
-                    message = ShardMessage(at, line["message"])
+                    text = line["message"]
+                    # A shard takes no more answers from the beginning of its hand-over.
+                    is_hand_over = text == SHARD_HANDED_OVER
+                    seconds = line["seconds"] if is_hand_over else 0.0
+                    message = ShardMessage(at, text, at - seconds)
                     self._messages[id(life), str(line["shard"])].append(message)
 
     def worker(self, life: Life) -> str | None:

@@ -298,7 +298,7 @@ def _index_of_sequence(states: Sequence[State], symbol: str, sequence: int) -> i
 def _is_during(message: ShardMessage, showing: Showing) -> bool:
     earliest = showing.requested_at - BEFORE_REQUEST_SECONDS
     latest = showing.answered_at + AFTER_ANSWER_SECONDS
-    return earliest <= message.at <= latest
+    return earliest <= message.at and message.began_at <= latest
 
 
 def _was_frozen_during(showing: Showing) -> bool:

@@ -19,7 +19,12 @@ from connector.core.transition import FeedRules, observe_all
 from tests.chaos.evidence import Evidence
 from tests.chaos.fleet import KEYS, Life
 from tests.chaos.verdict import judge
-from tests.support.log_messages import LISTENING, SHARD_LOST, SHARD_OPEN
+from tests.support.log_messages import (
+    LISTENING,
+    SHARD_HANDED_OVER,
+    SHARD_LOST,
+    SHARD_OPEN,
+)
 
 if TYPE_CHECKING:
     from connector.core.model import State
@@ -272,6 +277,33 @@ def test_a_refresh_in_hand_of_a_worker_that_lost_its_shard_is_excused() -> None:
 
     assert verdict.violations == []
     assert verdict.without_event == {"in hand of a worker that was fenced": 1}
+
+
+def handed_over_case(over_at: float, seconds: float) -> Case:
+    """Return a run in which slot 0 is shown refresh 10, and hands its shard over to slot 1."""
+    case, first = killed_case(ended_at=50)
+    first.status = STOPPED_CLEANLY
+    case.log(first, over_at, SHARD_HANDED_OVER, shard="all-0", seconds=seconds)
+    return case
+
+
+def test_an_answer_that_came_during_a_slow_hand_over_is_excused() -> None:
+    case = handed_over_case(over_at=11.6, seconds=1.5)
+
+    verdict = case.judge()
+
+    assert verdict.violations == []
+    reason = "under way when its shard was opened, lost or handed over"
+    assert verdict.without_event == {reason: 1}
+
+
+def test_an_answer_that_came_well_before_a_hand_over_is_lost() -> None:
+    # A shard that is handed over commits all answers that it accepted before.
+    case = handed_over_case(over_at=12, seconds=1.5)
+
+    verdict = case.judge()
+
+    assert len(verdict.lost) == 1
 
 
 # --- collapsed ---
