@@ -63,7 +63,7 @@ class BudgetWatch:
         )
         self._observer.budget_changed(report)
         self._follow_month(spending.month, now)
-        self._fresh_plan.update()
+        self._fresh_plan.update(spending.planned_per_minute, now)
         if not self.is_month_used_up:
             self._warn_of_old_levels(spending.planned_per_minute)
 

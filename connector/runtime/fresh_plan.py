@@ -59,17 +59,16 @@ class FreshPlan:
         """Note that there was an answer, so that the limits of the server are known."""
         if not self._is_judged:
             self._is_judged = True
-            self.update()
+            now = time.monotonic()
+            self.update(self._budget.spending(now).planned_per_minute, now)
 
-    def update(self) -> None:
-        """Follow the budget. Call about once a second."""
+    def update(self, planned_per_minute: float, now: float) -> None:
+        """Follow the budget's planned requests a minute. Call about once a second."""
         if not self._is_judged:
             return
-        now = time.monotonic()
         # Refused symbols are checked rarely, and have no levels.
         batches = [batch for batch in self._coverage.batches() if not batch.refused]
         self.requests_for_all = len(batches)
-        planned_per_minute = self._budget.spending(now).planned_per_minute
         round_minutes = self.requests_for_all / planned_per_minute
         self.interval_seconds = round_minutes * MINUTE_SECONDS
         for freshness in self._feeds.values():

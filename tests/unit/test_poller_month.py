@@ -221,7 +221,7 @@ async def test_levels_that_become_stale_show_that_the_budget_was_too_small(
     assert bench.poller.plan_keeps_fresh("all")
 
     assert bench.poller.silence_reason("all", "BTC") == "budget"
-    bench.poller._fresh_plan.update()
+    bench.poller._budget_watch.update()
 
     assert not bench.poller.plan_keeps_fresh("all")
 
