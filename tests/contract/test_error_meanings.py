@@ -72,6 +72,14 @@ async def fetcher(server: Server) -> AsyncIterator[Fetcher]:
         yield created
 
 
+def with_key_file(server: Server, key_file: Path) -> Upstream:
+    """Write the key to a file, and return settings whose key can change there."""
+    key_file.write_text(KEY)
+    return Upstream(
+        base_url=server.url, api_key=Secret(KEY), api_key_file=str(key_file)
+    )
+
+
 class TestMeaning:
     @pytest.mark.parametrize(
         ("status", "body", "headers", "kind"),
@@ -250,10 +258,7 @@ class TestRetryAfter:
         self, server: Server, tmp_path: Path
     ) -> None:
         key_file = tmp_path / "key"
-        key_file.write_text(KEY)
-        upstream = Upstream(
-            base_url=server.url, api_key=Secret(KEY), api_key_file=str(key_file)
-        )
+        upstream = with_key_file(server, key_file)
 
         async with fetching(upstream) as fetcher:
 
@@ -274,10 +279,7 @@ class TestRetryAfter:
         self, server: Server, tmp_path: Path
     ) -> None:
         key_file = tmp_path / "key"
-        key_file.write_text(KEY)
-        upstream = Upstream(
-            base_url=server.url, api_key=Secret(KEY), api_key_file=str(key_file)
-        )
+        upstream = with_key_file(server, key_file)
 
         async with fetching(upstream) as fetcher:
 
