@@ -91,6 +91,8 @@ class Checker:
             outcome = self._handle_error(batch, error, sent_at)
         else:
             computed_times = self._handle_answer(batch, answer, sent_at)
+            if computed_times is None:
+                outcome = Outcome.UNCONFIRMED
 
         now = time.monotonic()
         self._observer.request_finished(label, now - sent_at)
@@ -103,15 +105,42 @@ class Checker:
 
     def _handle_answer(
         self, batch: Batch, answer: LevelsAnswer, sent_at: float
-    ) -> ComputedTimes:
-        """Pass on an answer. Return the moments when its levels were computed."""
+    ) -> ComputedTimes | None:
+        """Pass on an answer.
+
+        Return the moments when its levels were computed, or None if it must be asked for
+        again.
+        """
         self._failures.check_answered(batch)
         # The upstream accepted these symbols, so a halved batch can be merged again.
         batches_changed = self._coverage.answered(batch)
         computed_times = self.responses.accept(batch, answer, sent_at)
+        if computed_times is not None:
+            self._seed_history(batch, computed_times)
         if batches_changed:
             self._replan()
         return computed_times
+
+    def _seed_history(self, batch: Batch, times: ComputedTimes) -> None:
+        """Teach the schedule the refreshes that the owners before saw.
+
+        Not before the first answer: only then is the upstream's clock known. With a wrong one
+        a refresh of the past would seem to come in minutes.
+        """
+        for symbol in batch.symbols:
+            forecast = self._schedule.forecast(batch.feed, symbol)
+            shard = self._coverage.owner(batch.feed, symbol)
+            # The shard may have been lost while the request was under way.
+            if forecast is None or forecast.last is not None or shard is None:
+                continue
+            state = shard.state_of(symbol)
+            if state is not None:
+                self._schedule.seed_history(
+                    batch.feed,
+                    symbol,
+                    state.recent_computed_at,
+                    times.upstream_minus_monotonic_seconds,
+                )
 
     def _handle_error(
         self, batch: Batch, error: UpstreamError, sent_at: float

@@ -24,6 +24,10 @@ _SAMPLES: Final = 15
 _MIN_SAMPLES: Final = 3
 _MIN_BELIEVED_SAMPLES: Final = 2
 
+# A server's clock that seems further off has to be confirmed: levels would be refused as of
+# the future, or be called stale, because of our own clock.
+_MAX_UNCONFIRMED_SECONDS: Final = 5
+
 # Smaller changes of our clock are NTP at work, and are learnt from the next answers.
 _MIN_STEP_MICROS: Final = MICROS // 2
 
@@ -45,6 +49,14 @@ class Clock:
         self._ahead = self._ahead_of_monotonic()
         self._timestamps = Timestamps()
         self._is_doubted = False
+
+    @property
+    def needs_confirmation(self) -> bool:
+        """True if the clocks seem to differ by much, and too few responses say so yet."""
+        if not self._samples or len(self._samples) >= _MIN_SAMPLES:
+            return False
+        offset_seconds = abs(self._samples[-1].offset) / MICROS
+        return _MAX_UNCONFIRMED_SECONDS < offset_seconds <= MAX_CORRECTION_SECONDS
 
     @staticmethod
     def now() -> int:

@@ -178,14 +178,6 @@ class Poller:
             self._fresh_plan.restart()
         self._stuck_checks.resume(now)
 
-        # After _replan: the schedule knows a symbol only once it is in a batch.
-        offset_seconds = self._checker.responses.upstream_minus_monotonic_seconds()
-        for (feed, symbol), shard in gained.items():
-            state = shard.state_of(symbol)
-            if state is not None:
-                recent = state.recent_computed_at
-                self._schedule.seed_history(feed, symbol, recent, offset_seconds)
-
     def key_changed(self) -> None:
         """Check again at once: the upstream may accept the new API key."""
         _log.info("the API key has changed")

@@ -41,10 +41,11 @@ class Responses:
 
     def accept(
         self, batch: Batch, answer: LevelsAnswer, sent_at: float
-    ) -> ComputedTimes:
+    ) -> ComputedTimes | None:
         """Give every entry and absence to its shard.
 
-        Return the moments when the levels were computed.
+        Return the moments when the levels were computed. Return None if the answer was not
+        passed on: ask again, until it is known by how much the upstream's clock is off.
         """
         meta = answer.response.meta
         clock = self._context.clock
@@ -65,6 +66,9 @@ class Responses:
             clock_correction_seconds=clock.correction / MICROS,
         )
         self._context.observer.response_decoded(report)
+        if clock.needs_confirmation:
+            self._log_clock_difference(answer)
+            return None
 
         source = replace(
             self._context.source,
@@ -115,6 +119,14 @@ class Responses:
         """Return the upstream's clock minus our monotonic one."""
         upstream_seconds = self._context.clock.moment().upstream_at / MICROS
         return upstream_seconds - time.monotonic()
+
+    def _log_clock_difference(self, answer: LevelsAnswer) -> None:
+        if self._bounded.admit("clock difference") is None:
+            return
+        fields = {"request_id": answer.response.meta.request_id}
+        _log.info(
+            "upstream clock seems to differ from ours; asking again", extra=fields
+        )
 
     def _log_fallback_limit(self, answer: LevelsAnswer) -> None:
         # Otherwise it would look like a smaller plan.

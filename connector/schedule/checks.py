@@ -30,6 +30,9 @@ class Outcome(StrEnum):
     DEFERRED = "held"
     """No answer, for a reason that pauses all batches: due when the pause is over."""
 
+    UNCONFIRMED = "unconfirmed"
+    """An answer that could not be used before another one confirms the upstream's clock."""
+
 
 class Purpose(StrEnum):
     """The reason for a check."""

@@ -29,6 +29,10 @@ _MIN_HORIZON_SECONDS: Final = 1.0
 # rounds.
 _MAX_ROUNDS_BETWEEN_CHECKS: Final = 2
 
+# A second check this much later confirms the upstream's clock: after a second, timestamps in
+# whole seconds differ, and the same timestamp is that of a cache's copy.
+_CONFIRM_AFTER_SECONDS: Final = 1.25
+
 
 class Planner:
     """Sets the moment and the purpose of a batch's next check.
@@ -54,6 +58,9 @@ class Planner:
             self.plan_slow_retry(plan, now, self._budget.refused_count)
         elif outcome is Outcome.DEFERRED:
             plan.set_next(now, Purpose.RETRY)
+        elif outcome is Outcome.UNCONFIRMED:
+            # As urgent as the first check: still nothing is known.
+            plan.set_next(now + _CONFIRM_AFTER_SECONDS, Purpose.FIRST)
         elif outcome is Outcome.FAILED:
             self._back_off(plan, now)
         else:

@@ -127,6 +127,40 @@ def test_the_first_timestamps_are_not_trusted_yet() -> None:
         assert clock.correction == 0
 
 
+@pytest.mark.parametrize("seconds", [-299, -6, 6, 299])
+def test_a_large_difference_is_confirmed_by_more_responses(seconds: int) -> None:
+    clock = Clock()
+    assert not clock.needs_confirmation
+
+    for _ in range(MIN_SAMPLES - 1):
+        learn(clock, (0, 100_000, seconds * SECOND + ODD))
+        assert clock.needs_confirmation
+    learn(clock, (0, 100_000, seconds * SECOND + ODD))
+    assert not clock.needs_confirmation
+
+
+@pytest.mark.parametrize("seconds", [-3600, -302, -4, 0, 4, 302, 3600])
+def test_a_difference_that_changes_little_or_is_not_believed_needs_no_confirmation(
+    seconds: int,
+) -> None:
+    clock = Clock()
+
+    learn(clock, (0, 100_000, seconds * SECOND))
+
+    assert not clock.needs_confirmation
+
+
+def test_a_cached_response_is_not_asked_for_again_and_again() -> None:
+    clock = Clock()
+    learn(clock, (0, 100_000, -20 * SECOND))
+    assert clock.needs_confirmation
+
+    # The same timestamp again, in a response to a later request: a cache's copy.
+    learn(clock, (2 * SECOND, 2 * SECOND + 100_000, -20 * SECOND))
+
+    assert not clock.needs_confirmation
+
+
 def test_a_bogus_timestamp_changes_nothing() -> None:
     good = (0, 100_000, 10 * SECOND + ODD)
     bogus = (0, 100_000, -(10**15))

@@ -306,6 +306,17 @@ def test_a_deferred_check_is_due_as_soon_as_the_pause_ends() -> None:
     assert next_at(schedule) <= 52.1, "a deferred check does not count as a failure"
 
 
+def test_an_answer_that_needs_another_one_is_followed_by_it_whatever_the_pace() -> None:
+    schedule = covering(A)
+    schedule.set_budget(0.1, 0.0)
+
+    check(schedule, A, 0.0, now=0.1, outcome=Outcome.UNCONFIRMED)
+
+    # Later than a second: a cache would answer with the same timestamp.
+    assert 1.1 < next_at(schedule) <= 2.0
+    assert schedule.start_check(A, 2.0) is Purpose.FIRST
+
+
 def test_a_slow_answer_does_not_make_two_checks_at_once() -> None:
     schedule = covering(A)
     check(schedule, A, 0.0, now=30.0)
