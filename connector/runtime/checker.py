@@ -108,8 +108,8 @@ class Checker:
     ) -> ComputedTimes | None:
         """Pass on an answer.
 
-        Return the moments when its levels were computed, or None if it must be asked for
-        again.
+        Return the moments when its levels were computed, or None if the answer waits until
+        others confirm the upstream's clock.
         """
         self._failures.check_answered(batch)
         # The upstream accepted these symbols, so a halved batch can be merged again.

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from connector.core.decode import RateLimit
 from connector.core.entry import is_empty_entry
-from connector.core.model import MICROS, Status
+from connector.core.model import MICROS, Status, Value
 from connector.logs import Bounded
 from connector.runtime.ports import AnswerTimes, ResponseReport
 from connector.schedule.symbols import ComputedTimes
@@ -29,6 +29,15 @@ _log = logging.getLogger(__name__)
 _LOG_INTERVAL_SECONDS: Final = 3600
 
 
+class _Accepted(Value, frozen=True):
+    """An answer to a batch, with MISSING for entries without levels, and when it was asked for."""
+
+    batch: Batch
+    answer: LevelsAnswer
+    answers: dict[str, bytes | Status]
+    sent_at: float
+
+
 class Responses:
     """Learns from each response, and passes on its answers."""
 
@@ -37,6 +46,8 @@ class Responses:
         """The quota as the upstream last reported it."""
         self._coverage = coverage
         self._context = context
+        self._unconfirmed: list[_Accepted] = []
+        """Answers that wait until the upstream's clock is known: two or three at most."""
         self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
 
     def accept(
@@ -44,16 +55,14 @@ class Responses:
     ) -> ComputedTimes | None:
         """Give every entry and absence to its shard.
 
-        Return the moments when the levels were computed. Return None if the answer was not
-        passed on: ask again, until it is known by how much the upstream's clock is off.
+        Return the moments when the levels were computed. Return None if the answer waits
+        until it is known by how much the upstream's clock is off: ask again.
         """
-        meta = answer.response.meta
         clock = self._context.clock
         is_copy = False
-        if meta.server_at is not None:
-            is_copy = not clock.learn(
-                answer.sent_at, answer.received_at, meta.server_at
-            )
+        server_at = answer.response.meta.server_at
+        if server_at is not None:
+            is_copy = not clock.learn(answer.sent_at, answer.received_at, server_at)
         self.rate_limit = answer.rate_limit
         if answer.is_fallback_limit:
             self._log_fallback_limit(answer)
@@ -66,10 +75,28 @@ class Responses:
             clock_correction_seconds=clock.correction / MICROS,
         )
         self._context.observer.response_decoded(report)
+
+        accepted = _Accepted(batch, answer, answers, sent_at)
         if clock.needs_confirmation:
             self._log_clock_difference(answer)
+            self._unconfirmed.append(accepted)
             return None
+        # In their order, and without leaving one out: each may show another refresh.
+        for earlier in self._unconfirmed:
+            self._give_to_shards(earlier)
+        self._unconfirmed.clear()
+        computed_at = self._give_to_shards(accepted)
+        return ComputedTimes(
+            computed_at, self.upstream_minus_monotonic_seconds(), is_copy=is_copy
+        )
 
+    def _give_to_shards(self, accepted: _Accepted) -> dict[str, int]:
+        """Give an answer's entries and absences to the shards.
+
+        Return the moments when the levels were computed.
+        """
+        batch, answer = accepted.batch, accepted.answer
+        meta = answer.response.meta
         source = replace(
             self._context.source,
             request_id=meta.request_id,
@@ -77,9 +104,9 @@ class Responses:
         )
         # After `learn`, so that this answer's own timestamp is taken into account.
         times = AnswerTimes(
-            sent_at=sent_at,
+            sent_at=accepted.sent_at,
             at=answer.received_at,
-            upstream_at=clock.upstream(answer.received_at),
+            upstream_at=self._context.clock.upstream(answer.received_at),
             source=source,
             models=meta.models,
         )
@@ -91,14 +118,12 @@ class Responses:
                 # Otherwise its levels would be stale because nobody answers.
                 shard.note_answer(symbol, times)
         computed_at = {}
-        for symbol, entry in answers.items():
+        for symbol, entry in accepted.answers.items():
             newest = self._pass_on(batch.feed, symbol, entry, times)
             has_levels = not isinstance(entry, Status)
             if has_levels and newest is not None:
                 computed_at[symbol] = newest
-        return ComputedTimes(
-            computed_at, self.upstream_minus_monotonic_seconds(), is_copy=is_copy
-        )
+        return computed_at
 
     def accept_refusal(
         self, batch: Batch, status: Status, request_id: str | None, sent_at: float

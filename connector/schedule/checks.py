@@ -31,7 +31,7 @@ class Outcome(StrEnum):
     """No answer, for a reason that pauses all batches: due when the pause is over."""
 
     UNCONFIRMED = "unconfirmed"
-    """An answer that could not be used before another one confirms the upstream's clock."""
+    """An answer that waits until other answers confirm the upstream's clock."""
 
 
 class Purpose(StrEnum):

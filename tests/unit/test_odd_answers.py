@@ -155,7 +155,7 @@ class Scene:
 
     async def take(
         self, body: bytes | None = None, *, is_fallback_limit: bool = False
-    ) -> ComputedTimes:
+    ) -> ComputedTimes | None:
         """Take a response, the one of this moment unless it is passed in."""
         if body is None:
             body = self.body()
@@ -249,6 +249,37 @@ def seconds_until_stale(events: list[Event]) -> float:
     raise AssertionError("no STALE event")
 
 
+# --- our clock is wrong ---
+
+
+@pytest.mark.parametrize("seconds", [-170, 170])
+async def test_answers_wait_until_a_large_clock_difference_is_confirmed(
+    scene: Scene, seconds: int
+) -> None:
+    expected: list[int] = []
+
+    async def take_refresh() -> bool:
+        """Take the levels of this moment. Return True if they were passed on."""
+        computed_at = iso(scene.virtual.now + seconds * SECOND)
+        levels = {"hvl": 67_000 + len(expected)}
+        entry = scene.entry(computed_at=computed_at, all_expiry=levels)
+        body = scene.body(entry, clock_ahead_seconds=seconds)
+        return await scene.take(body) is not None
+
+    # By our clock alone, these levels would be of the future, or much too old.
+    for is_last in (False, False, True):
+        expected.append(scene.virtual.now + seconds * SECOND)
+        assert await take_refresh() is is_last
+        if not is_last:
+            assert scene.events == []
+        scene.virtual.pass_seconds(2)
+
+    # None of the refreshes is left out.
+    assert [event.computed_at for event in scene.events] == expected
+    assert {event.status for event in scene.events} == {Status.LIVE}
+    assert scene.quarantined == []
+
+
 # --- a cache serves the same bytes ---
 
 
@@ -309,6 +340,7 @@ async def test_a_cache_does_not_spoil_the_rhythm(scene: Scene) -> None:
             sent_at = (scene.virtual.now - NOW) / SECOND
             schedule.start_check(BATCH, sent_at)
             times = await scene.take(copy)
+            assert times is not None
             offset_seconds = (NOW + scene.clock.correction) / SECOND
             times = replace(times, upstream_minus_monotonic_seconds=offset_seconds)
             schedule.finish_check(
