@@ -45,6 +45,9 @@ _CALL_SECONDS: Final = 10
 _RETRY_SECONDS: Final = 30
 # Short: if the abort fails, the next owner aborts the transaction.
 _ABORT_SECONDS: Final = 5
+# A broker's thread takes longer than this only while it resolves a name.
+_FINISH_SECONDS: Final = 1
+_FLUSH_SECONDS: Final = 0.1
 # Bytes of a key shown in an error message.
 _MAX_SHOWN_KEY_BYTES: Final = 40
 
@@ -220,11 +223,13 @@ class ShardLog:
         has no time-out: with a stopped broker it hung.
         """
         producer, self._producer = self._producer, None
-        if producer is None or fatal:
+        if producer is None:
             return
-        # Nothing is open, or the broker does not answer. The next owner aborts it.
-        with suppress(ck.KafkaException):
-            producer.abort_transaction(_ABORT_SECONDS)
+        if not fatal:
+            # If the broker does not answer, the next owner aborts the transaction.
+            with suppress(ck.KafkaException):
+                producer.abort_transaction(_ABORT_SECONDS)
+        _finish_requests(producer)
 
     def _fence(self) -> ck.Producer:
         """Return a producer that has fenced all others of this shard."""
@@ -281,6 +286,23 @@ class ShardLog:
                 "the topic? Use another kafka.topic_prefix"
             )
         return state
+
+
+def _finish_requests(producer: ck.Producer) -> None:
+    """Wait until a producer has no produce request under way, and may be destroyed.
+
+    While it is destroyed, a broker's thread that receives a fatal error frees the text of the
+    error before it, which is freed already (rd_kafka_txns_term of librdkafka 2.16): that
+    ended the process. A fenced producer has such a request under way if it wrote to two
+    brokers.
+    """
+    deadline = time.monotonic() + _FINISH_SECONDS
+    with suppress(ck.KafkaException):
+        producer.purge(in_queue=True, in_flight=True, blocking=False)
+    while len(producer) and time.monotonic() < deadline:
+        # It raises the fatal error once, and then goes on.
+        with suppress(ck.KafkaException):
+            producer.flush(_FLUSH_SECONDS)
 
 
 def _writer_of(contents: Contents) -> Writer | None:
