@@ -207,6 +207,23 @@ class TestShardLog(LogStatements):
         with pytest.raises(ShardFenced):
             zombie.publish(first)
 
+    @pytest.mark.parametrize("fatal", [True, False])
+    def test_a_producer_has_nothing_under_way_when_it_is_dropped(
+        self, shard: BrokerShard, *, fatal: bool
+    ) -> None:
+        log = shard.new_log()
+        log.open()
+        producer = log._producer
+        assert producer is not None
+        producer.begin_transaction()
+        log._produce(producer, changed(None, 1))
+        assert len(producer) > 0
+
+        log.abort(fatal=fatal)
+
+        # librdkafka would crash if a request failed while the producer is destroyed.
+        assert len(producer) == 0
+
     def test_a_foreign_writer_in_the_middle_of_a_transaction_is_refused(
         self, shard: BrokerShard
     ) -> None:
