@@ -28,6 +28,10 @@ _log = logging.getLogger(__name__)
 # The upstream repeats such things with every answer: a line an hour is enough.
 _LOG_INTERVAL_SECONDS: Final = 3600
 
+# Answers of a process that may wait for the upstream's clock. Two wait for the third, which
+# confirms it. If timestamps are missing or cached, levels must not wait for ever.
+_MAX_WAITS: Final = 4
+
 
 class _Accepted(Value, frozen=True):
     """An answer to a batch, with MISSING for entries without levels, and when it was asked for."""
@@ -47,7 +51,8 @@ class Responses:
         self._coverage = coverage
         self._context = context
         self._unconfirmed: list[_Accepted] = []
-        """Answers that wait until the upstream's clock is known: two or three at most."""
+        """Answers that wait until the upstream's clock is known, in their order."""
+        self._waits_left = _MAX_WAITS
         self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
 
     def accept(
@@ -77,11 +82,12 @@ class Responses:
         self._context.observer.response_decoded(report)
 
         accepted = _Accepted(batch, answer, answers, sent_at)
-        if clock.needs_confirmation:
+        if clock.needs_confirmation and self._waits_left:
+            self._waits_left -= 1
             self._log_clock_difference(answer)
             self._unconfirmed.append(accepted)
             return None
-        # In their order, and without leaving one out: each may show another refresh.
+        # None is left out: each may show another refresh.
         for earlier in self._unconfirmed:
             self._give_to_shards(earlier)
         self._unconfirmed.clear()

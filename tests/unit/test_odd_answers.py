@@ -280,6 +280,21 @@ async def test_answers_wait_until_a_large_clock_difference_is_confirmed(
     assert scene.quarantined == []
 
 
+async def test_answers_do_not_wait_for_ever_if_timestamps_are_missing(
+    scene: Scene,
+) -> None:
+    await scene.take(scene.body(clock_ahead_seconds=20))
+    assert scene.events == []
+
+    # No response confirms the first one.
+    document = json.loads(scene.body())
+    del document["meta"]["timestamp"]
+    for _ in range(5):
+        await scene.take(json.dumps(document).encode())
+
+    assert scene.kinds() == [Kind.SNAPSHOT]
+
+
 # --- a cache serves the same bytes ---
 
 
