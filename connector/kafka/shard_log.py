@@ -289,12 +289,11 @@ class ShardLog:
 
 
 def _finish_requests(producer: ck.Producer) -> None:
-    """Wait until a producer has no produce request under way, and may be destroyed.
+    """Wait until a producer waits for no broker, so that it can be destroyed.
 
-    While it is destroyed, a broker's thread that receives a fatal error frees the text of the
-    error before it, which is freed already (rd_kafka_txns_term of librdkafka 2.16): that
-    ended the process. A fenced producer has such a request under way if it wrote to two
-    brokers.
+    A fenced producer that wrote to two brokers is refused by both. If the second refusal
+    comes while the producer is destroyed, librdkafka 2.16 frees the text of the first one
+    twice (`rd_kafka_txns_term`), which ends the process.
     """
     deadline = time.monotonic() + _FINISH_SECONDS
     with suppress(ck.KafkaException):

@@ -122,18 +122,18 @@ class Checker:
         return computed_times
 
     def _seed_history(self, batch: Batch, times: ComputedTimes) -> None:
-        """Teach the schedule the refreshes that the owners before saw.
+        """Teach the schedule the refreshes that earlier owners of the shards saw.
 
-        Not before the first answer: only then is the upstream's clock known. With a wrong one
-        a refresh of the past would seem to come in minutes.
+        Only an answer tells by how much the upstream's clock is off. Before it, a refresh of
+        the past could seem to come in minutes.
         """
         for symbol in batch.symbols:
             forecast = self._schedule.forecast(batch.feed, symbol)
+            if forecast is None or forecast.last is not None:
+                continue
             shard = self._coverage.owner(batch.feed, symbol)
             # The shard may have been lost while the request was under way.
-            if forecast is None or forecast.last is not None or shard is None:
-                continue
-            state = shard.state_of(symbol)
+            state = None if shard is None else shard.state_of(symbol)
             if state is not None:
                 self._schedule.seed_history(
                     batch.feed,
