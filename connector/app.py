@@ -26,11 +26,13 @@ from connector.kafka.clients import Clients
 from connector.kafka.framing import prepare_framing
 from connector.kafka.members import Members
 from connector.kafka.names import ShardId, Topics, partition_of
+from connector.kafka.orphans import OrphanTopics
 from connector.kafka.reader import Reader
 from connector.kafka.shard_log import ShardLog
 from connector.runtime.clock import Clock
 from connector.runtime.daily_look import DailyLook
 from connector.runtime.health import Health
+from connector.runtime.orphaned_feeds import OrphanedFeeds
 from connector.runtime.outage import OutageLook
 from connector.runtime.poller import Poller
 from connector.runtime.ports import PollerContext, ShardContext, ShardSpec
@@ -65,8 +67,9 @@ STOP_SECONDS: Final = 25
 
 _GROUP_LOOP: Final = "group"
 _GROUP_LOOP_LIMIT_SECONDS: Final = 60
-# For the start-up and the status page, which must not wait for a hanging shard.
-_EXTRA_THREADS: Final = 2
+# For the start-up, the status page and the look for orphaned feeds, which must not wait
+# for a hanging shard.
+_EXTRA_THREADS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,15 @@ class _Kafka:
     executor: ThreadPoolExecutor
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """The parts that exist once Kafka and the registry are usable."""
+
+    new_log: NewLog
+    reader: Reader
+    orphan_topics: OrphanTopics
+
+
 async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int:
     """Start a worker, let it work until the supervisor stops it, and stop it.
 
@@ -124,9 +136,8 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
             _prepare_kafka(config, kafka, parts.rules)
         )
         if prepared is not None and not supervisor.is_stopping:
-            new_log, reader = prepared
-            _add_shards(config, parts, new_log, kafka.executor)
-            await _work(config, key, supervisor, parts, kafka, reader)
+            _add_shards(config, parts, prepared.new_log, kafka.executor)
+            await _work(config, key, supervisor, parts, kafka, prepared)
     finally:
         await _clean_up(parts.client, api, listener, kafka.executor)
     return supervisor.exit_code
@@ -180,7 +191,7 @@ async def _work(
     supervisor: Supervisor,
     parts: _Parts,
     kafka: _Kafka,
-    reader: Reader,
+    prepared: _Prepared,
 ) -> None:
     """Join the group, poll and publish until the supervisor stops the worker."""
     feed_of_topic = {kafka.topics.current(feed): feed for feed in parts.rules}
@@ -194,7 +205,7 @@ async def _work(
         [
             partial(_refresh_key, key, parts.poller),
             parts.shards.tick,
-            reader.serve_callbacks,
+            prepared.reader.serve_callbacks,
         ],
         parts.health,
     )
@@ -206,12 +217,17 @@ async def _work(
         is_polling=lambda: bool(parts.shards.owned),
     )
 
+    orphaned_feeds = OrphanedFeeds(
+        prepared.orphan_topics, parts.source, parts.observer, Clock.now, kafka.executor
+    )
+
     # Join the group last: from now on shards are assigned, from its thread.
     group.start()
     loops = [
         supervisor.watch(parts.poller.run()),
         supervisor.watch(ticker.run()),
         supervisor.watch(look.run()),
+        supervisor.watch(orphaned_feeds.run()),
         supervisor.watch(OutageLook(parts.client, parts.poller.outage).run()),
     ]
     try:
@@ -254,7 +270,7 @@ def _new_metrics(config: Config, health: Health) -> Metrics:
 
 async def _prepare_kafka(
     config: Config, kafka: _Kafka, rules: Mapping[str, FeedRules]
-) -> tuple[NewLog, Reader]:
+) -> _Prepared:
     """Prepare registry, topics and reader, and wait for those that are not usable yet."""
     topics, clients, executor = kafka.topics, kafka.clients, kafka.executor
     limit_seconds = config.kafka.start_timeout_seconds
@@ -288,7 +304,15 @@ async def _prepare_kafka(
             codec=Codec(framing),
         )
 
-    return new_log, reader
+    orphan_topics = OrphanTopics(
+        rules,
+        config.kafka.group_id,
+        topics=topics,
+        clients=clients,
+        reader=reader,
+        framing=framing,
+    )
+    return _Prepared(new_log, reader, orphan_topics)
 
 
 def _add_shards(

@@ -29,7 +29,8 @@
         ├── Unpublishable           the broker refuses a record          no: give it up, go on
         ├── ShardFenced             another worker opened the shard      open the shard again, if
         │                                                                it is still assigned to us
-        └── ShardCorrupt            bad data in a topic of ours          no; exit 4
+        └── ShardCorrupt            a record of ours that this version   no; exit 4
+                                    cannot use, or no record of ours
 
 No message contains the API key, nor a value from outside at full length.
 """
@@ -203,6 +204,10 @@ class ShardFenced(KafkaError):
 
 
 class ShardCorrupt(KafkaError):
-    """The topic holds records that this connector did not write. Not recoverable."""
+    """A value is not ours, or of another version of ours, or damaged.
+
+    Readers skip it and say so. It ends a worker only if a connector wrote it: going on
+    would publish over the work of a newer version.
+    """
 
     exit_code = EXIT_FATAL

@@ -149,6 +149,20 @@ def messages(reader: Consumer, until: float = math.inf) -> Iterator[Message]:
         yield message
 
 
+def is_ours(message: Message) -> bool:
+    """Return False for a stray: a record that the connector did not write.
+
+    Another program may have the right to write to the topics, and an operator may delete
+    a state by mistake. The connector continues as if strays were not there.
+    """
+    headers = dict(message.headers() or [])
+    if "ce_type" in headers:
+        return True
+    place = f"{message.topic()}-{message.partition()}, offset {message.offset()}"
+    print(f"skipped a record of another program: {place}", flush=True)
+    return False
+
+
 def restore(
     reader: Consumer, topic: str, high: dict[int, int], decoder: Decoder
 ) -> dict[str, Any]:
@@ -158,6 +172,8 @@ def restore(
     waiting = set(high)
     for message in messages(reader):
         if message.error() is None:
+            if not is_ours(message):
+                continue
             state = decoder.decode(bytes(message.value() or b""), STATE)
             states[state["symbol"]] = state
             continue
@@ -179,7 +195,7 @@ def follow(
     `known` has the last sequence of each symbol.
     """
     for message in messages(reader, until):
-        if message.error() is not None:
+        if message.error() is not None or not is_ours(message):
             continue
         event = decoder.decode(bytes(message.value() or b""), EVENT)
         expected = known.get(event["symbol"], 0) + 1

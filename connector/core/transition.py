@@ -86,6 +86,9 @@ class Transition(Value, frozen=True):
 
 NO_TRANSITION: Final = Transition()
 
+# No request has this fingerprint.
+_UNKNOWN_REQUEST: Final = "unknown"
+
 # Enough to know the period and the jitter of a symbol's refreshes, in at most 128 bytes.
 RECENT_REFRESHES_KEPT: Final = 16
 
@@ -237,6 +240,29 @@ def remove(
         source=source,
     )
     return _with_event(state, draft, _with_status(state, draft))
+
+
+def state_after(event: Event, computed_at: int | None) -> State:
+    """Return the state of a symbol after its last event, if nothing else is left of it.
+
+    `computed_at` is the newest that its events had. The request behind the levels is not
+    known. So the next levels are a SNAPSHOT: they may not be comparable.
+    """
+    # Events without levels, such as MISSING, carry the levels they end in `before`.
+    levels = event.before if event.after is None else event.after
+    return State(
+        feed=event.feed,
+        symbol=event.symbol,
+        sequence=event.sequence,
+        status=event.status,
+        computed_at=computed_at,
+        observed_at=event.observed_at,
+        request_fingerprint=_UNKNOWN_REQUEST,
+        source=event.source,
+        event_computed_at=event.computed_at,
+        positioning=None if levels is None else levels.positioning,
+        levels=levels,
+    )
 
 
 def _observe_absence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -14,6 +15,7 @@ from connector.core.model import Event, Value
 from connector.errors import KafkaUnavailable, ShardCorrupt
 from connector.kafka.admin import REQUEST_TIMEOUT_SECONDS, cluster_metadata, wait_for
 from connector.kafka.errors import new_client, translate, translating
+from connector.kafka.records import is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,12 +24,17 @@ if TYPE_CHECKING:
     from connector.kafka.clients import Clients
     from connector.kafka.names import Topics
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _POLL_SECONDS: Final = 0.2
 _MAX_MESSAGES: Final = 1000
 # Brokers abort a dead worker's transaction after 60 s, and look for it every 10 s.
 _STALLED_SECONDS: Final = 90
+
+# The first strays are named, and then each thousandth says how many there are.
+_MAX_NAMED_STRAYS: Final = 10
+_STRAYS_PER_REPORT: Final = 1000
 
 _END_OF_PARTITION: Final = ck.KafkaError._PARTITION_EOF  # noqa: SLF001 -- librdkafka's name
 
@@ -39,13 +46,14 @@ Partition = tuple[str, int]
 
 
 class Record(Value, frozen=True):
-    """A record of a topic."""
+    """A record of a topic. `is_ours` is True if a connector wrote it."""
 
     topic: str
     partition: int
     offset: int
     key: bytes
     value: bytes
+    is_ours: bool
 
     @property
     def place(self) -> str:
@@ -69,6 +77,32 @@ class ReceivedEvent(Value, frozen=True):
 
     event: Event
     received_at: int
+
+
+class Strays:
+    """Skips the records of a topic that cannot be decoded, and names them in the log.
+
+    Another program wrote them, or a newer version. Nothing else depends on them, so a
+    reader must not end because of them.
+    """
+
+    def __init__(self) -> None:
+        self.skipped = 0
+
+    def decoded(self, record: Record, decode: Callable[[bytes], _T]) -> _T | None:
+        """Return the decoded value, or None if it is skipped. Raises KafkaUnavailable."""
+        try:
+            return record.decoded(decode)
+        except ShardCorrupt as error:
+            self.skipped += 1
+            # Later ones are counted only: a program may go on writing to the wrong topic.
+            if self.skipped <= _MAX_NAMED_STRAYS:
+                fields = {"error": str(error), "skipped": self.skipped}
+                _log.warning("skipped a record that cannot be read", extra=fields)
+            elif self.skipped % _STRAYS_PER_REPORT == 0:
+                fields = {"skipped": self.skipped}
+                _log.warning("more records that cannot be read", extra=fields)
+            return None
 
 
 class Log:
@@ -225,6 +259,7 @@ def _record(message: ck.Message) -> Record:
         int(message.offset() or 0),
         bytes(message.key() or b""),
         bytes(message.value() or b""),
+        is_ours(dict(message.headers() or {})),
     )
 
 
@@ -242,6 +277,7 @@ class Events:
     ) -> None:
         """Raises KafkaUnavailable if the cluster does not answer or has no topic."""
         self._codec = codec
+        self._strays = Strays()
         self._log = Log(clients, topics, feed)
         self.topics = [topics.changes(name) for name in self._log.feeds]
         start = BEGINNING if from_beginning else END
@@ -251,13 +287,14 @@ class Events:
     def until(self, stopped: Callable[[], bool]) -> Iterator[ReceivedEvent | None]:
         """Yield every event until `stopped()`, in order per symbol.
 
-        Yields None if nothing came for 0.2 s. Raises KafkaUnavailable, ShardCorrupt.
+        Yields None if nothing came for 0.2 s. Skips strays. Raises KafkaUnavailable.
         """
         for record in self._log.follow(self._starts, stopped):
             if record is None:
                 yield None
-            else:
-                event = record.decoded(self._codec.decode_event)
+                continue
+            event = self._strays.decoded(record, self._codec.decode_event)
+            if event is not None:
                 yield ReceivedEvent(event, time.time_ns() // 1000)
 
     def close(self) -> None:

@@ -49,6 +49,16 @@ class Topics(Value, frozen=True):
         """Return the feed whose events are in `topic`."""
         return topic.removeprefix(f"{self.prefix}.").removesuffix(".changes")
 
+    def feed_of_current(self, topic: str) -> str | None:
+        """Return the feed whose states are in `topic`, None if it has other records.
+
+        A feed's name may have dots. So the topic can also be one of a longer prefix.
+        """
+        start, end = f"{self.prefix}.", ".current"
+        if not topic.startswith(start) or not topic.endswith(end):
+            return None
+        return topic[len(start) : -len(end)] or None
+
     @property
     def quarantine(self) -> str:
         """Return the topic of rejected entries, as they came."""

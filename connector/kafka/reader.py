@@ -18,9 +18,15 @@ from connector.kafka.errors import (
     translate,
     translating,
 )
+from connector.kafka.records import is_ours
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterable, Mapping
+
     from connector.kafka.clients import Clients
+
+# A topic and the number of one of its partitions.
+Partition = tuple[str, int]
 
 _log = logging.getLogger(__name__)
 
@@ -36,19 +42,33 @@ _END_OF_PARTITION: Final = ck.KafkaError._PARTITION_EOF  # noqa: SLF001 -- librd
 _UNKNOWN_PARTITION: Final = ck.KafkaError._UNKNOWN_PARTITION  # noqa: SLF001 -- librdkafka's name
 
 
+class KeptRecord(Value, frozen=True):
+    """A record as it is kept while a partition is read. A tombstone's value is None."""
+
+    key: bytes
+    value: bytes | None
+    offset: int
+    headers: dict[str, str | bytes | None]
+
+    @property
+    def is_ours(self) -> bool:
+        """Return True if a connector wrote the record, of whatever version."""
+        return is_ours(self.headers)
+
+
 class Contents(Value, frozen=True):
     """The committed records of a partition.
 
-    `values` has the last value of each key, `records` counts all records, and `end` is
-    the offset of the end. `last_offset` and `last_headers` are those of the last record;
-    -1 and empty if there is none.
+    `latest` has the last record of each key, tombstones too. `repeated` has the keys of
+    several records, `records` counts all records, and `end` is the offset of the end.
+    `last_written` is the last record that a connector wrote, None if there is none.
     """
 
-    values: dict[bytes, bytes]
+    latest: dict[bytes, KeptRecord]
+    repeated: frozenset[bytes]
     records: int
     end: int
-    last_offset: int
-    last_headers: dict[str, str | bytes | None]
+    last_written: KeptRecord | None
 
 
 class Reader:
@@ -82,17 +102,70 @@ class Reader:
             raise KafkaUnavailable(f"{action}: no answer")
         return int(offsets[1])
 
+    def ends(self, topic: str, partitions: Iterable[int]) -> dict[Partition, int]:
+        """Return the high watermark of each partition that has records.
+
+        Raises KafkaUnavailable.
+        """
+        found = {}
+        for partition in partitions:
+            end = self.high_watermark(topic, partition)
+            if end > 0:
+                found[topic, partition] = end
+        return found
+
+    def partition_count(self, topic: str) -> int:
+        """Return the number of partitions of a topic, 0 if there is no such topic.
+
+        Raises KafkaUnavailable.
+        """
+        with translating(f"asking for the partitions of {topic}"):
+            metadata = self._uncommitted.list_topics(
+                topic, timeout=_REQUEST_TIMEOUT_SECONDS
+            )
+        return len(metadata.topics[topic].partitions)
+
+    def topics(self) -> dict[str, int]:
+        """Return the number of partitions of every topic. Raises KafkaUnavailable."""
+        with translating("listing topics"):
+            metadata = self._uncommitted.list_topics(timeout=_REQUEST_TIMEOUT_SECONDS)
+        return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
     def contents(self, topic: str, partition: int, high_watermark: int) -> Contents:
-        """Read every committed record. A tombstone removes its key.
+        """Read the committed records of a partition up to its present end.
 
         `high_watermark` is for the progress that is logged. Raises KafkaUnavailable.
         """
-        return self._read_from(ck.OFFSET_BEGINNING, topic, partition, high_watermark)
+        collected = _Collected()
+        start = {(topic, partition): ck.OFFSET_BEGINNING}
+        end = self._read(start, {}, collected.add, high_watermark)
+        return collected.contents(end)
+
+    def records_of(
+        self,
+        keys: Container[bytes],
+        ends: Mapping[Partition, int],
+        take: Callable[[KeptRecord], None],
+    ) -> None:
+        """Call `take` with each committed record of some keys, in order per partition.
+
+        Each partition is read up to its end in `ends`. Waits for the transactions that
+        are open before it. Raises KafkaUnavailable if they stay open.
+        """
+
+        def add(messages: list[ck.Message]) -> None:
+            for message in messages:
+                if message.key() in keys:
+                    take(_kept(message))
+
+        starts = dict.fromkeys(ends, ck.OFFSET_BEGINNING)
+        self._read(starts, ends, add, sum(ends.values()))
 
     def warm_up(self, topic: str) -> None:
         """Make the slow first use of both consumers. Raises KafkaUnavailable."""
         high_watermark = self.high_watermark(topic, 0)
-        self._read_from(ck.OFFSET_END, topic, 0, high_watermark)
+        start = {(topic, 0): ck.OFFSET_END}
+        self._read(start, {}, _Collected().add, high_watermark)
 
     def serve_callbacks(self) -> None:
         """Run the callbacks that wait in the consumers. Call every few seconds."""
@@ -116,67 +189,127 @@ class Reader:
             cached=False,
         )
 
-    def _read_from(
-        self, offset: int, topic: str, partition: int, high_watermark: int
-    ) -> Contents:
-        name = f"{topic}-{partition}"
-        with self._committed_lock, translating(f"reading {name}"):
+    def _read(
+        self,
+        starts: Mapping[Partition, int],
+        ends: Mapping[Partition, int],
+        add: Callable[[list[ck.Message]], None],
+        records_expected: int,
+    ) -> int:
+        """Read partitions, and return the offset of the end that was reported last.
+
+        Without an entry in `ends`, a partition ends before its first open transaction.
+        """
+        names = ", ".join(f"{topic}-{number}" for topic, number in starts)
+        assignment = []
+        for (topic, number), offset in starts.items():
+            assignment.append(ck.TopicPartition(topic, number, offset))
+        with self._committed_lock, translating(f"reading {names}"):
             try:
-                self._committed.assign([ck.TopicPartition(topic, partition, offset)])
-                return self._read_to_end(name, high_watermark)
+                self._committed.assign(assignment)
+                progress = _Progress(names, records_expected)
+                return self._read_to_ends(set(starts), ends, add, progress)
             finally:
                 self._committed.unassign()
 
-    def _read_to_end(self, name: str, high_watermark: int) -> Contents:
-        values: dict[bytes, bytes] = {}
-        records = 0
-        last: ck.Message | None = None
-        progress_at = reported_at = time.monotonic()
+    def _read_to_ends(
+        self,
+        unfinished: set[Partition],
+        ends: Mapping[Partition, int],
+        add: Callable[[list[ck.Message]], None],
+        progress: _Progress,
+    ) -> int:
         while True:
             messages = self._committed.consume(_MAX_MESSAGES, timeout=_CONSUME_SECONDS)
+            records = []
             for message in messages:
                 error = message.error()
                 if error is None:
-                    records += 1
-                    last = message
-                    _apply(message, values)
-                elif error.code() == _END_OF_PARTITION:
-                    # `position()` would stop at the last record: commit markers have
-                    # offsets, too.
-                    return _contents(values, records, message.offset() or 0, last)
-                else:
-                    raise translate(error, f"reading {name}")
-
-            now = time.monotonic()
-            if messages:
-                progress_at = now
-            if now - progress_at > _STALLED_SECONDS:
-                raise KafkaUnavailable(
-                    f"reading {name}: no record for {_STALLED_SECONDS} s"
-                )
-            if now - reported_at > _REPORT_SECONDS:
-                reported_at = now
-                progress = {
-                    "partition": name,
-                    "records": records,
-                    "of_about": high_watermark,
-                }
-                _log.info("restoring", extra=progress)
+                    records.append(message)
+                    continue
+                if error.code() != _END_OF_PARTITION:
+                    raise translate(error, f"reading {progress.names}")
+                # `position()` would stop at the last record: commit markers have
+                # offsets, too.
+                end = message.offset() or 0
+                partition = (str(message.topic()), message.partition() or 0)
+                # The end is reported again when an open transaction has ended.
+                if end >= ends.get(partition, 0):
+                    unfinished.discard(partition)
+                if not unfinished:
+                    add(records)
+                    return end
+            add(records)
+            progress.note(len(records))
 
 
-def _apply(message: ck.Message, values: dict[bytes, bytes]) -> None:
-    key = bytes(message.key() or b"")
+class _Progress:
+    """Logs the progress of a long restore, and ends one that stalls."""
+
+    def __init__(self, names: str, records_expected: int) -> None:
+        self.names = names
+        self._records_expected = records_expected
+        self._records = 0
+        self._progress_at = self._reported_at = time.monotonic()
+
+    def note(self, records: int) -> None:
+        """Note that records were read. Raises KafkaUnavailable after a long pause."""
+        self._records += records
+        now = time.monotonic()
+        if records:
+            self._progress_at = now
+        if now - self._progress_at > _STALLED_SECONDS:
+            raise KafkaUnavailable(
+                f"reading {self.names}: no record for {_STALLED_SECONDS} s"
+            )
+        if now - self._reported_at > _REPORT_SECONDS:
+            self._reported_at = now
+            progress = {
+                "partition": self.names,
+                "records": self._records,
+                "of_about": self._records_expected,
+            }
+            _log.info("restoring", extra=progress)
+
+
+class _Collected:
+    """The records of one partition while it is read."""
+
+    def __init__(self) -> None:
+        self._latest: dict[bytes, ck.Message] = {}
+        self._repeated: set[bytes] = set()
+        self._last_written: KeptRecord | None = None
+        self._records = 0
+
+    def add(self, messages: list[ck.Message]) -> None:
+        """Keep the last message of each key."""
+        self._records += len(messages)
+        for message in messages:
+            key = bytes(message.key() or b"")
+            if key in self._latest:
+                self._repeated.add(key)
+            self._latest[key] = message
+
+        # Reading headers is slow. The last record of a batch is nearly always ours.
+        for message in reversed(messages):
+            record = _kept(message)
+            if record.is_ours:
+                self._last_written = record
+                return
+
+    def contents(self, end: int) -> Contents:
+        """Return everything collected. `end` is the offset of the partition's end."""
+        latest = {key: _kept(message) for key, message in self._latest.items()}
+        return Contents(
+            latest, frozenset(self._repeated), self._records, end, self._last_written
+        )
+
+
+def _kept(message: ck.Message) -> KeptRecord:
     value = message.value()
-    if value is None:
-        values.pop(key, None)
-    else:
-        values[key] = bytes(value)
-
-
-def _contents(
-    values: dict[bytes, bytes], records: int, end: int, last: ck.Message | None
-) -> Contents:
-    if last is None:
-        return Contents(values, records, end, -1, {})
-    headers = dict(last.headers() or {})
-    return Contents(values, records, end, last.offset() or 0, headers)
+    return KeptRecord(
+        bytes(message.key() or b""),
+        None if value is None else bytes(value),
+        message.offset() or 0,
+        dict(message.headers() or {}),
+    )

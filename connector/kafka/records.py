@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from connector.core.model import MICROS, Event, State, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from connector.kafka.avro import Codec
     from connector.kafka.names import ShardId, Topics
@@ -27,6 +27,15 @@ WORKER_HEADER: Final = "worker"
 ANY_PARTITION: Final = -1
 
 _MAX_QUARANTINED_BYTES: Final = 64 * 1024
+
+
+def is_ours(headers: Container[str]) -> bool:
+    """Return True if a record with these headers was written by a connector.
+
+    Every version writes its name into events and states. So a record that has it, but
+    cannot be decoded, is of a newer version or was damaged.
+    """
+    return WORKER_HEADER in headers
 
 
 class OutgoingRecord(Value, frozen=True):

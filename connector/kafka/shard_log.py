@@ -13,10 +13,9 @@ from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 import confluent_kafka as ck
-import msgspec
 
 from connector.core.model import Event, State, Value
-from connector.errors import KafkaUnavailable, ShardCorrupt
+from connector.errors import KafkaUnavailable
 from connector.kafka.errors import (
     kafka_error,
     new_client,
@@ -24,21 +23,21 @@ from connector.kafka.errors import (
     serve_callbacks,
     translating,
 )
-from connector.kafka.names import partition_of
 from connector.kafka.records import (
     GROUP_HEADER,
     SPENT_HEADER,
     WORKER_HEADER,
     RecordWriter,
 )
+from connector.kafka.restore import StateReader, Stray
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from connector.kafka.avro import Codec
     from connector.kafka.clients import Clients
     from connector.kafka.names import ShardId, Topics
-    from connector.kafka.reader import Contents, Reader
+    from connector.kafka.reader import KeptRecord, Reader
 
 # Timeout of one librdkafka call. Retriable errors repeat it for up to _RETRY_SECONDS.
 _CALL_SECONDS: Final = 10
@@ -48,8 +47,6 @@ _ABORT_SECONDS: Final = 5
 # A broker's thread takes longer than this only while it resolves a name.
 _FINISH_SECONDS: Final = 1
 _FLUSH_SECONDS: Final = 0.1
-# Bytes of a key shown in an error message.
-_MAX_SHOWN_KEY_BYTES: Final = 40
 
 
 class Quarantined(Value, frozen=True):
@@ -94,6 +91,8 @@ class Restored(Value, frozen=True):
     `records` counts the records that were read, and `end` is the offset after the last.
     `writer` is the last writer, None if there are no records. `used_fraction` is the part
     of its budget that this writer had used within a minute, None if it is not known.
+    `strays` are the records of other programs that were skipped. `recovered` has the
+    symbols whose state is not the last record of their key: write it again.
     """
 
     states: dict[str, State]
@@ -102,6 +101,8 @@ class Restored(Value, frozen=True):
     used_fraction: float | None = None
     writer: Writer | None = None
     end: int = 0
+    strays: tuple[Stray, ...] = ()
+    recovered: tuple[str, ...] = ()
 
 
 class ShardLog:
@@ -122,11 +123,11 @@ class ShardLog:
         codec: Codec,
     ) -> None:
         self._shard_id = shard_id
-        self._shard_count = shard_count
         self._current = topics.current(shard_id.feed)
         self._clients = clients
-        self._reader = reader
-        self._codec = codec
+        self._states = StateReader(
+            shard_id, shard_count, topics=topics, reader=reader, codec=codec
+        )
         self._writer = RecordWriter(shard_id, topics, codec)
         self._producer: ck.Producer | None = None
         self._abandoned = False
@@ -140,34 +141,33 @@ class ShardLog:
         """
         return f"{self._current}-{self._shard_id.partition}"
 
-    def open(self) -> Restored:
+    def open(self, symbols: Collection[str] = ()) -> Restored:
         """Fence the previous owners, then restore the states.
+
+        The configured `symbols` continue from their last event if they have no state.
 
         Raises:
             KafkaUnavailable: try again later.
-            ShardCorrupt: the topic holds records that the connector did not write.
+            ShardCorrupt: a connector wrote a record that this version cannot use.
         """
         self.abort()
         started_at = time.monotonic()
 
         # Fence the predecessors before reading the state that they left.
         producer = self._fence()
-        contents = self._read_committed()
-
-        # Refuse states of other programs, and those that belong to another shard.
-        states = {}
-        for key, value in contents.values.items():
-            state = self._decode_state(key, value)
-            states[state.symbol] = state
+        found = self._states.read(symbols)
 
         self._producer = producer
+        contents, last = found.contents, found.contents.last_written
         return Restored(
-            states,
+            found.states,
             contents.records,
             time.monotonic() - started_at,
-            _fraction(contents.last_headers.get(SPENT_HEADER)),
-            _writer_of(contents),
+            None if last is None else _fraction(last.headers.get(SPENT_HEADER)),
+            None if last is None else _writer_of(last),
             contents.end,
+            found.strays,
+            found.recovered,
         )
 
     def publish(self, transaction: Transaction) -> None:
@@ -239,20 +239,6 @@ class ShardLog:
             self._retry(lambda: producer.init_transactions(_CALL_SECONDS))
         return producer
 
-    def _read_committed(self) -> Contents:
-        partition = self._shard_id.partition
-        high_watermark = self._reader.high_watermark(self._current, partition)
-        contents = self._reader.contents(self._current, partition, high_watermark)
-        # No transaction of ours is open now, so the last stable offset must equal the high
-        # watermark.
-        if contents.end < high_watermark:
-            raise KafkaUnavailable(
-                f"{self.transactional_id} has uncommitted records from offset "
-                f"{contents.end} to {high_watermark}: another program writes to it in "
-                "a transaction with another id; stop that program"
-            )
-        return contents
-
     def _produce(self, producer: ck.Producer, transaction: Transaction) -> None:
         for record in self._writer.records(transaction):
             producer.produce(
@@ -266,26 +252,6 @@ class ShardLog:
 
     def _retry(self, call: Callable[[], None]) -> None:
         retry_retriable(call, _RETRY_SECONDS, lambda: self._abandoned)
-
-    def _decode_state(self, key: bytes, value: bytes) -> State:
-        name = f"{self.transactional_id}, key {key[:_MAX_SHOWN_KEY_BYTES]!r}"
-        try:
-            state = self._codec.decode_state(value)
-        except (ShardCorrupt, msgspec.ValidationError) as error:
-            raise ShardCorrupt(f"{name}: {error}") from None
-        is_of_this_feed = state.feed == self._shard_id.feed
-        if state.symbol.encode() != key or not is_of_this_feed:
-            raise ShardCorrupt(
-                f"{name}: holds the state of {state.feed}/{state.symbol}"
-            )
-        partition = partition_of(state.symbol, self._shard_count)
-        if partition != self._shard_id.partition:
-            raise ShardCorrupt(
-                f"{self.transactional_id} holds {state.symbol}, which belongs to "
-                f"partition {partition} of {self._shard_count}: were partitions added to "
-                "the topic? Use another kafka.topic_prefix"
-            )
-        return state
 
 
 def _finish_requests(producer: ck.Producer) -> None:
@@ -304,13 +270,10 @@ def _finish_requests(producer: ck.Producer) -> None:
             producer.flush(_FLUSH_SECONDS)
 
 
-def _writer_of(contents: Contents) -> Writer | None:
-    if contents.records == 0:
-        return None
-    headers = contents.last_headers
-    worker = _text(headers.get(WORKER_HEADER))
-    group = _text(headers.get(GROUP_HEADER))
-    return Writer(worker, group, contents.last_offset)
+def _writer_of(record: KeptRecord) -> Writer:
+    worker = _text(record.headers.get(WORKER_HEADER))
+    group = _text(record.headers.get(GROUP_HEADER))
+    return Writer(worker, group, record.offset)
 
 
 def _text(header: str | bytes | None) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from connector.core.transition import expire, remove, snapshot
+from msgspec.structs import replace
+
+from connector.core.transition import Transition, expire, remove, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
     from connector.core.model import Moment, Source, State
-    from connector.core.transition import FeedRules, Transition
+    from connector.core.transition import FeedRules
     from connector.kafka.shard_log import Restored
 
 
@@ -41,6 +43,22 @@ class OpenShard:
     def commit(self, states: Mapping[str, State]) -> None:
         """Replace the states of these symbols: the transaction that holds them returned."""
         self.states.update(states)
+
+    def repairs(self, removed: Collection[Transition]) -> list[Transition]:
+        """Return the states that the topic has lost, to be written again.
+
+        Those with a transition in `removed` are written by it.
+        """
+        written = set()
+        for transition in removed:
+            if transition.state is not None:
+                written.add(transition.state.symbol)
+        repairs = []
+        for symbol in self.restored.recovered:
+            if symbol not in written:
+                state = replace(self.states[symbol], source=self._source)
+                repairs.append(Transition(state))
+        return repairs
 
     def removals(self, configured: Collection[str], at: int) -> list[Transition]:
         """Return the transitions of symbols that are no longer configured."""

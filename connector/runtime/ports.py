@@ -17,7 +17,7 @@ from connector.core.transition import REASON_NO_ANSWER
 from connector.runtime.backoff import BACKOFF, FENCED_BACKOFF
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
     from concurrent.futures import Executor
 
     from connector.core.decode import RateLimit
@@ -44,8 +44,11 @@ class TransactionalLog(Protocol):
     def waiting(self) -> int:
         """Number of records and requests that wait in the producer."""
 
-    def open(self) -> Restored:
-        """Fence the predecessors and restore the state they left. Blocks."""
+    def open(self, symbols: Collection[str] = ()) -> Restored:
+        """Fence the predecessors and restore the state they left. Blocks.
+
+        The configured `symbols` continue from their last event if they have no state.
+        """
 
     def publish(self, transaction: Transaction) -> None:
         """Commit a transaction as a whole or not at all. Blocks."""
@@ -204,11 +207,14 @@ class ShardObserver(Protocol):
     def queue_length(self, messages: int) -> None:
         """Called with the number of messages that wait in the producers."""
 
-    def restored(self, records: int, seconds: float) -> None:
+    def restored(self, shard: ShardId, restored: Restored) -> None:
         """Called when a shard's state was restored."""
 
     def sighted(self, sighting: Sighting) -> None:
         """Called with an answer for a symbol."""
+
+    def orphans_found(self, symbols: Mapping[str, int]) -> None:
+        """Called with the number of symbols left of each feed that is not configured."""
 
     def state_replaced(self, state: State) -> None:
         """Called with a state that was restored or committed."""

@@ -82,7 +82,8 @@ class Publisher:
         # Nobody polls a removed symbol, so no answer would ever end its LIVE levels.
         now = self._context.clock.now()
         removals = opened.removals(self._spec.symbols, now)
-        await self._commit(assignment, opened, removals, Work())
+        first = removals + opened.repairs(removals)
+        await self._commit(assignment, opened, first, Work())
         while not assignment.is_abandoned:
             # Clear before looking, so that nothing that comes meanwhile is missed.
             self._work_came.clear()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from connector.runtime.open_shard import OpenShard
 from connector.runtime.snapshot_requests import MOVED_AWAY
@@ -12,7 +13,7 @@ from connector.runtime.snapshot_requests import MOVED_AWAY
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from connector.kafka.shard_log import Writer
+    from connector.kafka.shard_log import Restored, Writer
     from connector.runtime.assignment import Assignment
     from connector.runtime.inbox import Attempt, Inbox
     from connector.runtime.intake import Intake
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from connector.runtime.snapshot_requests import SnapshotRequests
 
 _log = logging.getLogger(__name__)
+
+# A program that writes to the wrong topic may have left thousands.
+_MAX_LOGGED_STRAYS: Final = 10
 
 
 class Restorer:
@@ -48,11 +52,13 @@ class Restorer:
 
     async def restore(self, assignment: Assignment) -> OpenShard | None:
         """Fence the predecessors and restore. None if the assignment has ended by then."""
-        restored = await self._context.in_thread(assignment.log.open)
+        log_open = partial(assignment.log.open, self._spec.symbols)
+        restored = await self._context.in_thread(log_open)
         # Revoked or lost meanwhile: the next owner fences this producer.
         if assignment.ended.is_set():
             return None
-        self._context.observer.restored(restored.records, restored.seconds)
+        self._context.observer.restored(self._spec.id, restored)
+        self._name_strays(restored)
 
         now = time.monotonic()
         opened = OpenShard(
@@ -68,6 +74,32 @@ class Restorer:
             self._intake.learn_computed_at(state.symbol, state.computed_at)
             self._context.observer.state_replaced(state)
         return opened
+
+    def _name_strays(self, restored: Restored) -> None:
+        """Log the records that were skipped, and the symbols whose state they hid."""
+        for stray in restored.strays[:_MAX_LOGGED_STRAYS]:
+            fields = {
+                "shard": str(self._spec.id),
+                "key": stray.key,
+                "offset": stray.offset,
+                "reason": stray.reason,
+                "strays_in_shard": len(restored.strays),
+            }
+            message = "skipped a record of another program in the state topic"
+            if stray.is_recovered:
+                message = (
+                    "found the state of a symbol behind a record of another program"
+                )
+            _log.warning(message, extra=fields)
+
+        if restored.recovered:
+            fields = {
+                "shard": str(self._spec.id),
+                "symbols": ",".join(restored.recovered),
+            }
+            _log.warning(
+                "states were lost from the topic; writing them again", extra=fields
+            )
 
     def _settle(self, assignment: Assignment, opened: OpenShard, now: float) -> None:
         """Decide what happens to the observations that waited during the restore."""

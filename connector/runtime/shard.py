@@ -252,7 +252,7 @@ class Shard:
         """Serve one assignment after another, until cancelled.
 
         Raises:
-            ShardCorrupt: The topic holds records this connector did not write.
+            ShardCorrupt: The topic holds a record of ours that this version cannot use.
             SetupError: A topic does not fit, or a right is still missing after the start-up
                 deadline and no transaction was ever committed.
         """

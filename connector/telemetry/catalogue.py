@@ -418,6 +418,16 @@ _SHARDS: Final = (
         "gex_restore_records_total",
         "Records read to restore shards; many more than symbols if compaction lags.",
     ),
+    _gauge(
+        "gex_orphaned_symbols",
+        "Symbols that are not REMOVED although their feed is not configured.",
+        labels=("feed",),
+    ),
+    _gauge(
+        "gex_stray_records",
+        "Keys whose last record in current another program wrote, as of the shard's opening.",
+        labels=("feed", "shard"),
+    ),
 )
 
 _KAFKA: Final = (

@@ -14,8 +14,11 @@ from connector.telemetry import kafka_stats
 from connector.telemetry.symbols import SymbolSeries
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from connector.core.model import State
     from connector.kafka.names import ShardId
+    from connector.kafka.shard_log import Restored
     from connector.runtime.ports import (
         BudgetReport,
         Commit,
@@ -148,6 +151,7 @@ class MetricsObserver:
             self._metrics.set("gex_shard_open", is_open, shard.feed, shard.partition)
         else:
             self._metrics.remove("gex_shard_open", shard.feed, shard.partition)
+            self._metrics.remove("gex_stray_records", shard.feed, shard.partition)
         self._symbols.set_polled(shard, polled)
 
     def shards_owned(self, feed: str, count: int) -> None:
@@ -158,10 +162,19 @@ class MetricsObserver:
         """Show how many messages wait in the producers."""
         self._metrics.set("gex_kafka_queue_messages", messages)
 
-    def restored(self, records: int, seconds: float) -> None:
-        """Record what it took to restore a shard."""
-        self._metrics.count("gex_restore_records_total", by=records)
-        self._metrics.observe("gex_restore_duration_seconds", seconds)
+    def restored(self, shard: ShardId, restored: Restored) -> None:
+        """Record what it took to restore a shard, and the records that were skipped."""
+        metrics = self._metrics
+        metrics.count("gex_restore_records_total", by=restored.records)
+        metrics.observe("gex_restore_duration_seconds", restored.seconds)
+        strays = len(restored.strays)
+        metrics.set("gex_stray_records", strays, shard.feed, shard.partition)
+
+    def orphans_found(self, symbols: Mapping[str, int]) -> None:
+        """Show how many symbols are left of each feed that is not configured."""
+        self._metrics.clear("gex_orphaned_symbols")
+        for feed, count in symbols.items():
+            self._metrics.set("gex_orphaned_symbols", count, feed)
 
     def sighted(self, sighting: Sighting) -> None:
         """Show when a symbol was last seen, and record how late a refresh was found."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from connector.config.load import load
 from connector.errors import EXIT_CONFIG, ConfigError
 from connector.tools.check_kafka import check_kafka, check_registry
+from connector.tools.check_states import check_states
 from connector.tools.check_upstream import check_upstream, requests_per_pass
 from connector.tools.report import Report
 
@@ -28,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.epilog = (
         "exit status: 0 nothing failed, 2 invalid configuration, "
-        "3 Kafka or the registry failed, 1 any other failure"
+        "3 Kafka or the registry failed, 4 a topic holds a record that ends a worker, "
+        "1 any other failure"
     )
 
 
@@ -59,8 +61,9 @@ def check(path: Path | None, environ: Mapping[str, str]) -> int:
     )
 
     requests = asyncio.run(check_upstream(config, report))
-    check_kafka(config, report)
-    check_registry(config, report)
+    readable_feeds = check_kafka(config, report)
+    if check_registry(config, report):
+        check_states(config, readable_feeds, report)
 
     sys.stdout.write(f"{requests} request(s) sent upstream; nothing was changed\n")
     return report.exit_code

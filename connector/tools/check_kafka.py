@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 _DAY_MS: Final = 86_400_000
 
 
-def check_kafka(config: Config, report: Report) -> None:
-    """Check the broker, the topics and the rights on them."""
+def check_kafka(config: Config, report: Report) -> list[str]:
+    """Check the broker, the topics and the rights on them.
+
+    Return the feeds whose states can be read.
+    """
     kafka = config.kafka
     try:
         preflight = Preflight(Clients(kafka))
@@ -30,14 +33,16 @@ def check_kafka(config: Config, report: Report) -> None:
     except ConnectorError as error:
         report.fail("broker", str(error), error.exit_code)
         report.warn("rights", "not tried, nor were the topics: no broker")
-        return
+        return []
 
     # No shard or topic has this name, so that trying it disturbs nothing.
     unused_name = f"{kafka.topic_prefix}.check"
     denied = preflight.denied(unused_name, kafka.group_id)
 
     feeds = [feed.name for feed in config.feeds]
-    expected = topic_specs(Topics(kafka.topic_prefix), feeds, kafka)
+    topics = Topics(kafka.topic_prefix)
+    expected = topic_specs(topics, feeds, kafka)
+    readable_feeds = []
     try:
         found = preflight.topics(expected, kafka.replication_factor)
     except KafkaError as error:
@@ -45,6 +50,10 @@ def check_kafka(config: Config, report: Report) -> None:
     else:
         denied += found.denied
         _report_topics(found, report)
+        for feed in feeds:
+            topic = found.checks.get(topics.current(feed))
+            if topic is not None and not topic.faults:
+                readable_feeds.append(feed)
 
     for finding in denied:
         report.fail("rights", finding, EXIT_KAFKA)
@@ -53,14 +62,18 @@ def check_kafka(config: Config, report: Report) -> None:
             "rights",
             "topics, transactional ids and group: all granted, as far as can be tried",
         )
+    return readable_feeds
 
 
-def check_registry(config: Config, report: Report) -> None:
-    """Check that the registry, if there is one, accepts the schemas."""
+def check_registry(config: Config, report: Report) -> bool:
+    """Check that the registry, if there is one, accepts the schemas.
+
+    Return False if it failed.
+    """
     registry = config.schema_registry
     if registry.url is None:
         report.ok("registry", "not configured: values use Avro single-object encoding")
-        return
+        return True
 
     topics = Topics(config.kafka.topic_prefix)
     feeds = [feed.name for feed in config.feeds]
@@ -71,10 +84,10 @@ def check_registry(config: Config, report: Report) -> None:
     except KafkaUnavailable as error:
         remedy = "check schema_registry.url and schema_registry.client"
         report.fail("registry", f"{error}; {remedy}", error.exit_code)
-        return
+        return False
     except KafkaError as error:
         report.fail("registry", str(error), error.exit_code)
-        return
+        return False
 
     schemas = "; ".join(new_schemas) or "every schema is registered"
     finding = f"compatibility {compatibility}; {schemas}"
@@ -83,6 +96,7 @@ def check_registry(config: Config, report: Report) -> None:
         report.warn("registry", f"{finding}; FULL_TRANSITIVE is safer")
     else:
         report.ok("registry", finding)
+    return True
 
 
 def _report_topics(found: PreflightReport, report: Report) -> None:

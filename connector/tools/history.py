@@ -15,7 +15,7 @@ from connector.config.values import symbols_typed
 from connector.core.diff import NUMBER_PATHS
 from connector.core.model import MICROS
 from connector.errors import ConfigError
-from connector.kafka.events import END, ReceivedEvent
+from connector.kafka.events import END, ReceivedEvent, Strays
 from connector.kafka.names import partition_of
 from connector.tools.reading import open_reader
 from connector.tools.text import json_line, text_line
@@ -128,9 +128,10 @@ def read_events(
     """Yield the events of some symbols observed in a period, feed by feed, up to now.
 
     Only the partitions of the symbols' keys are read. `period` is in microseconds since the
-    epoch, without an end if that is None. Raises KafkaUnavailable and ShardCorrupt.
+    epoch, without an end if that is None. Skips strays. Raises KafkaUnavailable.
     """
     since, until = period
+    strays = Strays()
     keys = {symbol.encode() for symbol in symbols}
     for feed in log.feeds:
         topic = topics.changes(feed)
@@ -149,7 +150,9 @@ def read_events(
             # Other symbols share the partition; do not decode their events.
             if record.key not in keys:
                 continue
-            event = record.decoded(codec.decode_event)
+            event = strays.decoded(record, codec.decode_event)
+            if event is None:
+                continue
             is_before = event.observed_at < since
             is_after = until is not None and event.observed_at > until
             if not is_before and not is_after:

@@ -6,13 +6,13 @@ import sys
 from typing import Final
 
 from connector.config.secrets import printable, redact
-from connector.errors import EXIT_CONFIG, EXIT_KAFKA
+from connector.errors import EXIT_CONFIG, EXIT_FATAL, EXIT_KAFKA
 
 EXIT_OTHER: Final = 1
 
-# A worker reads its configuration first, then connects to Kafka. The exit status of
-# `check` is that of the first failure which a worker would meet.
-_EXIT_ORDER: Final = (EXIT_CONFIG, EXIT_KAFKA, EXIT_OTHER)
+# A worker reads its configuration first, then connects to Kafka, then restores. The exit
+# status of `check` is that of the first failure which a worker would meet.
+_EXIT_ORDER: Final = (EXIT_CONFIG, EXIT_KAFKA, EXIT_FATAL, EXIT_OTHER)
 
 
 class Report:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from connector.config.secrets import printable
 from connector.core.model import MICROS, Levels, State
-from connector.kafka.events import BEGINNING, END
+from connector.kafka.events import BEGINNING, END, Strays
 from connector.tools.text import describe, format_price
 
 if TYPE_CHECKING:
@@ -73,10 +73,11 @@ class Table:
         self._topics = reader.topics
         self._codec = reader.codec
         self._wanted = wanted
+        self._strays = Strays()
         self._rows: dict[tuple[str, str], _Row] = {}
 
     def show(self) -> int:
-        """Draw until Ctrl-C. Raises KafkaUnavailable and ShardCorrupt."""
+        """Draw until Ctrl-C. Skips strays. Raises KafkaUnavailable."""
         # States from the beginning and events from the end, in one stream of records.
         current = map(self._topics.current, self._log.feeds)
         changes = map(self._topics.changes, self._log.feeds)
@@ -96,11 +97,13 @@ class Table:
     def take(self, record: Record) -> None:
         """Keep a record's state or event as the symbol's last."""
         if self._topics.is_changes(record.topic):
-            event = record.decoded(self._codec.decode_event)
-            self._row(event.feed, event.symbol).event = event
+            event = self._strays.decoded(record, self._codec.decode_event)
+            if event is not None:
+                self._row(event.feed, event.symbol).event = event
         else:
-            state = record.decoded(self._codec.decode_state)
-            self._row(state.feed, state.symbol).state = state
+            state = self._strays.decoded(record, self._codec.decode_state)
+            if state is not None:
+                self._row(state.feed, state.symbol).state = state
 
     def lines(self, now: int, height: int, width: int) -> list[str]:
         """Return the header and the rows that fit, coloured. `now` is in microseconds."""

@@ -8,8 +8,9 @@ A worker may be writing meanwhile, so the order of reading matters:
 3. Read the rest of `current`, up to the end it has then. For the same reason every event
    seen in step 2 has its state by now.
 
-Events that retention has deleted are not missed. Memory holds the last event and state of
-each symbol.
+Events that retention has deleted are not missed. Records of other programs are named and
+counted, but are no faults: the promises are about the connector's own. Memory holds the last
+event and state of each symbol.
 """
 
 from __future__ import annotations
@@ -18,23 +19,26 @@ import os
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from connector.config.secrets import printable, quote
 from connector.core.diff import Rules, compare
 from connector.errors import ShardCorrupt
 from connector.kafka.events import BEGINNING, END
 from connector.kafka.names import partition_of
+from connector.kafka.orphans import orphaned_feed
 from connector.tools.reading import ignored_paths, open_reader
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from connector.core.model import Event, Levels, State
     from connector.kafka.avro import Codec
     from connector.kafka.events import Log, Record
     from connector.kafka.names import Topics
+
+_T = TypeVar("_T")
 
 # A systematic fault shows in the first few; the rest are counted only.
 _MAX_PRINTED_FAULTS: Final = 20
@@ -72,6 +76,9 @@ def verify(
         rules = Rules.of(ignored.get(feed, _DEFAULT_IGNORED)).exact()
         verifier = _FeedVerifier(feed, log, codec, rules, totals)
         verifier.verify(topics)
+        # Without feeds, this configuration says nothing about them.
+        if ignored and feed not in ignored:
+            verifier.check_orphaned()
 
     totals.print_summary(len(log.feeds))
     return 1 if totals.faults else 0
@@ -85,6 +92,7 @@ class Totals:
     states: int = 0
     symbols: int = 0
     faults: int = 0
+    strays: int = 0
 
     def add_fault(self, fault: str) -> None:
         """Count a fault, and print it if it is among the first."""
@@ -92,17 +100,29 @@ class Totals:
         if self.faults <= _MAX_PRINTED_FAULTS:
             sys.stdout.write(f"{printable(fault)}\n")
 
+    def add_stray(self, stray: str) -> None:
+        """Count a record of another program, and print it if it is among the first."""
+        self.strays += 1
+        if self.strays <= _MAX_PRINTED_FAULTS:
+            sys.stdout.write(f"stray record: {printable(stray)}\n")
+
     def print_summary(self, feeds: int) -> None:
         """Print the verdict and the counts on the last line."""
         hidden = self.faults - _MAX_PRINTED_FAULTS
         if hidden > 0:
             sys.stdout.write(f"... and {hidden} more\n")
+        hidden = self.strays - _MAX_PRINTED_FAULTS
+        if hidden > 0:
+            sys.stdout.write(f"... and {hidden} more stray records\n")
 
         verdict = "FAULTY" if self.faults else "ok"
         records = f"{self.events} events and {self.states} states"
+        strays = ""
+        if self.strays:
+            strays = f", {self.strays} stray records (operations, Stray records)"
         sys.stdout.write(
             f"{verdict}: {records} of {self.symbols} symbols in {feeds} feed(s); "
-            f"{self.faults} faults\n"
+            f"{self.faults} faults{strays}\n"
         )
 
 
@@ -167,17 +187,26 @@ class _FeedVerifier:
                 self._totals.add_fault(f"{self._feed}/{name}: {fault}")
         self._totals.symbols += len(self._symbols)
 
+    def check_orphaned(self) -> None:
+        """Report the symbols left of a feed that is not configured any more."""
+        states = []
+        for symbol in self._symbols.values():
+            if symbol.state is not None:
+                states.append(symbol.state)
+        orphan = orphaned_feed(self._feed, 0, states)
+        # Another configuration may have the feed, and its workers write to it.
+        if orphan is not None and orphan.is_idle:
+            self._totals.add_fault(f"{orphan.description} (operations, Feeds)")
+
     def _take_state(self, record: Record) -> None:
-        self._totals.states += 1
         # The connector never deletes a state: a removed symbol keeps its sequence.
         if not record.value:
-            self._totals.add_fault(f"unexpected tombstone ({record.place})")
+            self._totals.add_stray(f"{record.place}: a tombstone under {record.key!r}")
             return
-        try:
-            state = record.decoded(self._codec.decode_state)
-        except ShardCorrupt as error:
-            self._totals.add_fault(str(error))
+        state = self._decoded(record, self._codec.decode_state)
+        if state is None:
             return
+        self._totals.states += 1
 
         symbol = self._symbols[state.symbol]
         faults = self._misplaced(record, state)
@@ -191,12 +220,10 @@ class _FeedVerifier:
         self._report(record, state, faults)
 
     def _take_event(self, record: Record) -> None:
-        self._totals.events += 1
-        try:
-            event = record.decoded(self._codec.decode_event)
-        except ShardCorrupt as error:
-            self._totals.add_fault(str(error))
+        event = self._decoded(record, self._codec.decode_event)
+        if event is None:
             return
+        self._totals.events += 1
 
         symbol = self._symbols[event.symbol]
         faults = self._misplaced(record, event)
@@ -208,6 +235,17 @@ class _FeedVerifier:
             faults += self._disagreements(awaited, event, symbol.published)
             symbol.awaited = None
         self._report(record, event, faults)
+
+    def _decoded(self, record: Record, decode: Callable[[bytes], _T]) -> _T | None:
+        """Return the decoded value, or None after reporting that there is none."""
+        try:
+            return record.decoded(decode)
+        except ShardCorrupt as error:
+            if record.is_ours:
+                self._totals.add_fault(str(error))
+            else:
+                self._totals.add_stray(str(error))
+            return None
 
     def _misplaced(self, record: Record, value: Event | State) -> list[str]:
         """Return faults of the record's key, partition and topic."""

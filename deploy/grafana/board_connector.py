@@ -597,6 +597,22 @@ _SHARDS: Final = (
         do="Check the log cleaner of the brokers.",
         see="operations.md#fail-over",
     ),
+    Panel(
+        "Records of other programs",
+        {"{{feed}}-{{shard}}": "gex_stray_records > 0"},
+        shows="Keys of `current` whose last record was not the connector's.",
+        bad="Above 0: something else writes to the topics. Workers skip it.",
+        do="Stop that program, and remove the keys that are not symbols.",
+        see="operations.md#stray-records",
+    ),
+    Panel(
+        "Symbols of feeds that are not configured",
+        {"{{feed}}": "gex_orphaned_symbols"},
+        shows="Symbols that are not REMOVED although no configuration has their feed.",
+        bad="For more than some minutes: workers have different configurations.",
+        do="Restart the workers that still have the feed.",
+        see="operations.md#feeds",
+    ),
 )
 
 _PROCESS: Final = (

@@ -78,8 +78,8 @@ class Topic:
         end = self.reader.high_watermark(current, 0)
         contents = self.reader.contents(current, 0, end)
         states = {}
-        for key, value in contents.values.items():
-            states[key.decode()] = self.codec.decode_state(value)
+        for key, record in contents.latest.items():
+            states[key.decode()] = self.codec.decode_state(record.value or b"")
         return states
 
     def is_made(self) -> bool:

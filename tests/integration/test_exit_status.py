@@ -119,22 +119,25 @@ def test_another_number_of_shards_than_the_topic_has_is_3_at_once(
     assert "or use another kafka.topic_prefix" in log
 
 
-def test_a_state_that_cannot_be_ours_is_4(
+def test_a_state_of_a_version_that_this_one_cannot_read_is_4(
     kafka: LocalKafka, names: Names, variables: Variables
 ) -> None:
     with start_worker(variables) as worker:
         worker.terminate()
 
-    # A record of another program in the state topic.
+    # The header says that a connector wrote it.
     producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap_servers})
     topic = f"{names.topic_prefix}.all.current"
-    producer.produce(topic, b"not avro", b"BTCUSDT", partition=0)
+    producer.produce(
+        topic, b"newer", b"BTCUSDT", partition=0, headers={"worker": "newer"}
+    )
     producer.flush()
 
     code, log = exit_of(variables)
 
     assert code == 4
     assert "no schema of this version" in log
+    assert "start the newer version" in log
     assert_no_traceback(log)
 
 

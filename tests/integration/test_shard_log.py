@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
@@ -25,7 +27,7 @@ from tests.support.log_statements import ME, NOW, LogStatements, changed, hvl_of
 from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from connector.core.model import Event
     from connector.devkit.local_kafka import LocalKafka
@@ -48,9 +50,9 @@ class BrokerShard:
         self.current = self.topics.current("all")
         self.changes = self.topics.changes("all")
 
-    def new_log(self, shards: int = 1) -> ShardLog:
+    def new_log(self, shards: int = 1, partition: int = 0) -> ShardLog:
         return ShardLog(
-            ShardId("all", 0),
+            ShardId("all", partition),
             shards,
             topics=self.topics,
             clients=self._clients,
@@ -65,6 +67,36 @@ class BrokerShard:
         self, topic: str, isolation: str = "read_committed"
     ) -> list[checker.Record]:
         return checker.records(self._kafka, topic, isolation)
+
+    def partitions_of(self, topic: str) -> Collection[int]:
+        admin_client = ck.admin.AdminClient(
+            {"bootstrap.servers": self._kafka.bootstrap_servers}
+        )
+        metadata = admin_client.list_topics(topic, timeout=TIMEOUT_SECONDS)
+        return metadata.topics[topic].partitions
+
+    def write(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes | None,
+        headers: dict[str, str] | None = None,
+        partition: int | None = None,
+    ) -> None:
+        """Write a record as another program or an operator's tool does."""
+        if partition is None:
+            partition = 0
+            if topic == self.changes:
+                partition = partition_of(key.decode(), len(self.partitions_of(topic)))
+        producer = self.producer()
+        producer.produce(
+            topic,
+            value,
+            key,
+            partition=partition,
+            headers=list((headers or {}).items()),
+        )
+        assert producer.flush(TIMEOUT_SECONDS) == 0
 
     def producer(self, transactional_id: str | None = None) -> ck.Producer:
         """Return a producer of another program."""
@@ -85,6 +117,13 @@ def settings(kafka: LocalKafka, names: Names) -> Kafka:
 
 @pytest.fixture
 def shard(kafka: LocalKafka, settings: Kafka) -> Iterator[BrokerShard]:
+    with made_topics(kafka, settings) as made:
+        yield made
+
+
+@contextmanager
+def made_topics(kafka: LocalKafka, settings: Kafka) -> Iterator[BrokerShard]:
+    """Make the topics of feed `all`, and wait until they are usable."""
     clients = Clients(settings)
     topics = Topics(settings.topic_prefix)
     specs = admin.topic_specs(topics, ["all"], settings)
@@ -242,28 +281,136 @@ class TestShardLog(LogStatements):
         foreign.abort_transaction(TIMEOUT_SECONDS)
         assert shard.new_log().open().states == {}
 
-    def test_a_record_that_is_no_state_is_refused_by_name(
+    def test_a_record_of_another_program_is_skipped_and_named(
         self, shard: BrokerShard
     ) -> None:
-        producer = shard.producer()
-        producer.produce(shard.current, b"not avro", b"BTCUSDT", partition=0)
-        producer.flush()
-
-        expected = r"all\.current-0, key b'BTCUSDT': .*no schema of this version"
-        with pytest.raises(ShardCorrupt, match=expected):
-            shard.new_log().open()
-
-    def test_a_tombstone_removes_a_state(self, shard: BrokerShard) -> None:
         log = shard.new_log()
         log.open()
+        first = changed(None, 1)
+        log.publish(first)
+        shard.write(shard.current, b"someone's key", b"not avro")
+        shard.write(shard.current, b"\xff\x00", None)
+        # A state, but not of this feed.
+        (foreign,) = changed(None, 7, "ETHUSDT").states
+        value = Codec(SingleObject()).encode_state(
+            shard.current, replace(foreign, feed="other")
+        )
+        shard.write(shard.current, b"ETHUSDT", value)
+
+        restored = shard.new_log().open()
+
+        assert restored.states == {"BTCUSDT": first.states[0]}
+        assert restored.recovered == ()
+        reasons = {stray.key: stray.reason for stray in restored.strays}
+        assert set(reasons) == {"someone's key", "\\xff\\x00", "ETHUSDT"}
+        assert "no schema of this version" in reasons["someone's key"]
+        assert "tombstone" in reasons["\\xff\\x00"]
+        assert reasons["ETHUSDT"] == "the state of other/ETHUSDT"
+        # The last writer is still the last connector that wrote.
+        assert restored.writer is not None
+        assert restored.writer.worker == ME.worker
+
+    @pytest.mark.parametrize(
+        "strays", [[None], [b"not avro"], [b"not avro", None, b"\xc3\x01"]]
+    )
+    def test_a_state_is_found_behind_the_strays_that_hide_it(
+        self, shard: BrokerShard, strays: list[bytes | None]
+    ) -> None:
+        log = shard.new_log()
+        log.open()
+        first = changed(None, 1)
+        log.publish(first)
+        second = changed(first.states[0], 2)
+        log.publish(second)
+        for value in strays:
+            shard.write(shard.current, b"BTCUSDT", value)
+
+        # Whether or not the symbol is still configured.
+        for symbols in ((), ("BTCUSDT",)):
+            restored = shard.new_log().open(symbols)
+            assert restored.states == {"BTCUSDT": second.states[0]}
+            assert restored.recovered == ("BTCUSDT",)
+            (stray,) = restored.strays
+            assert stray.key == "BTCUSDT"
+            assert stray.is_recovered
+
+    def test_a_stray_before_the_last_state_is_no_news(self, shard: BrokerShard) -> None:
+        log = shard.new_log()
+        log.open()
+        shard.write(shard.current, b"BTCUSDT", b"not avro")
         log.publish(changed(None, 1))
 
-        # The connector writes no tombstone, but an operator's tool may.
-        producer = shard.producer()
-        producer.produce(shard.current, None, b"BTCUSDT", partition=0)
-        producer.flush()
+        restored = shard.new_log().open(["BTCUSDT"])
 
-        assert log.open().states == {}
+        assert restored.strays == ()
+        assert restored.recovered == ()
+
+    def test_a_symbol_without_a_state_continues_from_its_last_event(
+        self, shard: BrokerShard
+    ) -> None:
+        log = shard.new_log()
+        log.open()
+        first = changed(None, 1)
+        second = changed(first.states[0], 2)
+        other = changed(None, 3, "ETHUSDT")
+        # Compaction has removed the states: a tombstone took their place.
+        for step in (first, second, other):
+            log.publish(Transaction(events=step.events))
+        shard.write(shard.current, b"BTCUSDT", None)
+        shard.write(shard.changes, b"BTCUSDT", b"not avro")
+
+        restored = shard.new_log().open(["BTCUSDT", "SOLUSDT"])
+
+        # ETHUSDT is not configured, and SOLUSDT never had an event.
+        assert restored.recovered == ("BTCUSDT",)
+        assert set(restored.states) == {"BTCUSDT"}
+        state, lost = restored.states["BTCUSDT"], second.states[0]
+        assert state.sequence == lost.sequence
+        assert state.status is lost.status
+        assert state.last_published == lost.last_published
+        assert state.computed_at == lost.computed_at
+        # The next event follows, and consumers can tell that nothing is between.
+        following = changed(state, 4)
+        (event,) = following.events
+        assert event.sequence == lost.sequence + 1
+        assert event.before == lost.last_published
+
+    def test_an_event_behind_an_open_transaction_is_found(
+        self, shard: BrokerShard
+    ) -> None:
+        log = shard.new_log()
+        log.open()
+        # Another shard's worker: its events share the partitions of `changes`.
+        another = shard.producer(transactional_id=shard.topics.prefix)
+        another.init_transactions(TIMEOUT_SECONDS)
+        another.begin_transaction()
+        partition = partition_of("BTCUSDT", len(shard.partitions_of(shard.changes)))
+        another.produce(shard.changes, b"x", b"BTCUSDT", partition=partition)
+        another.flush()
+        log.publish(Transaction(events=changed(None, 1).events))
+
+        heir = shard.new_log()
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(heir.open, ["BTCUSDT"])
+            another.abort_transaction(TIMEOUT_SECONDS)
+            restored = opening.result(TIMEOUT_SECONDS)
+
+        assert restored.states["BTCUSDT"].sequence == 1
+
+    def test_a_state_of_ours_that_cannot_be_read_is_refused_by_name(
+        self, shard: BrokerShard
+    ) -> None:
+        # A newer version may have written it, whose sequence would start again.
+        headers = {"worker": "newer"}
+        shard.write(shard.current, b"BTCUSDT", b"\xc3\x01 newer", headers)
+
+        expected = r"all\.current-0, offset 0, key BTCUSDT: .*no schema of this version"
+        with pytest.raises(ShardCorrupt, match=expected):
+            shard.new_log().open(["BTCUSDT"])
+
+        # The remedy in the message.
+        shard.write(shard.current, b"BTCUSDT", None)
+        assert shard.new_log().open(["BTCUSDT"]).states == {}
 
     def test_a_symbol_in_the_wrong_partition_is_refused(
         self, shard: BrokerShard
@@ -279,6 +426,27 @@ class TestShardLog(LogStatements):
         expected = f"belongs to partition .* of {shards}: were partitions added"
         with pytest.raises(ShardCorrupt, match=expected):
             shard.new_log(shards).open()
+
+    def test_a_copy_of_a_state_in_the_wrong_partition_is_skipped(
+        self, kafka: LocalKafka, names: Names, settings: Kafka
+    ) -> None:
+        two = replace(settings, shards=2, topic_prefix=f"{names.topic_prefix}.two")
+        home = partition_of("BTCUSDT", 2)
+        with made_topics(kafka, two) as shard:
+            first = changed(None, 1)
+            log = shard.new_log(2, home)
+            log.open()
+            log.publish(first)
+            # A tool with another partitioner has copied the topic into itself.
+            value = Codec(SingleObject()).encode_state(shard.current, first.states[0])
+            shard.write(shard.current, b"BTCUSDT", value, partition=1 - home)
+
+            restored = shard.new_log(2, 1 - home).open()
+
+            assert restored.states == {}
+            (stray,) = restored.strays
+            assert stray.reason == f"a copy of a state that partition {home} has"
+            assert shard.new_log(2, home).open().strays == ()
 
     def test_a_quarantined_entry_keeps_its_bytes_and_the_reason(
         self, shard: BrokerShard

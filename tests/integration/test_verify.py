@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
@@ -10,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from connector.config.model import Kafka
-from connector.core.model import Event, State
+from connector.core.model import MICROS, Event, State
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
 from connector.kafka.events import Log, Partition
@@ -313,11 +314,15 @@ def test_verify_finds_records_with_wrong_content_or_in_the_wrong_place(
 ) -> None:
     writer = Writer(kafka, names, partitions=2)
     right = partition_of("BTCUSDT", 2)
-    # Wrong contents in the right partition: key, event_id, before, and no Avro at all.
+    # Wrong contents in the right partition: key, event_id, before, and no Avro at all. A
+    # connector claims to have written the last one.
     writer.event(events[0], key=b"ETHUSDT", partition=right)
     writer.event(replace(events[1], event_id="1"), partition=right)
     writer.event(replace(events[2], before=None), partition=right)
     writer.producer.produce(writer.changes, b"not avro", KEY, partition=right)
+    writer.producer.produce(
+        writer.changes, b"newer", KEY, partition=right, headers=[("worker", "newer")]
+    )
 
     # A correct event in the wrong partition, and a tombstone that nobody has asked for.
     other = replace(events[0], symbol="SOLUSDT", event_id="all/SOLUSDT/1")
@@ -333,14 +338,59 @@ def test_verify_finds_records_with_wrong_content_or_in_the_wrong_place(
         "BTCUSDT #1: the record key is not the symbol",
         "BTCUSDT #2: event_id is '1', expected all/BTCUSDT/2",
         "BTCUSDT #3: `before` differs from the levels published last",
-        "no schema of this version",
+        "offset 4: a value begins with 6e65776572, which is no schema of this version",
         "SOLUSDT #1: the record is in the wrong partition",
-        "unexpected tombstone",
         "BTCUSDT: its last event is #3, but it has no state",
         "SOLUSDT: its last event is #1, but it has no state",
     ]
     assert code == 1, printed
     for fault in faults:
         assert fault in printed
+    # Other programs wrote these: the promises are not about them.
+    assert "stray record: " in printed
+    assert "offset 3: a value begins with 6e6f74206176726f" in printed
+    assert "a tombstone under b'BTCUSDT'" in printed
     # And no more than these: no fault may be reported twice.
-    assert printed.splitlines()[-1].endswith(f"{len(faults)} faults"), printed
+    summary = printed.splitlines()[-1]
+    assert f"; {len(faults)} faults, 2 stray records" in summary, printed
+
+
+@pytest.mark.parametrize(
+    ("configured", "minutes", "code"),
+    [
+        pytest.param({"all": ()}, 5, 0, id="configured"),
+        pytest.param({}, 5, 0, id="a configuration without feeds"),
+        pytest.param({"other": ()}, 5, 1, id="nobody refreshes it"),
+        pytest.param({"other": ()}, 0, 0, id="another fleet refreshes it"),
+    ],
+)
+def test_verify_names_a_feed_that_is_not_configured(
+    kafka: LocalKafka,
+    names: Names,
+    events: list[Event],
+    states: list[State],
+    capsys: pytest.CaptureFixture[str],
+    configured: dict[str, tuple[str, ...]],
+    minutes: int,
+    code: int,
+) -> None:
+    writer = Writer(kafka, names)
+    event = replace(events[0], sequence=1, event_id="all/BTCUSDT/1", before=None)
+    observed_at = (time.time_ns() // 1000) - minutes * 60 * MICROS
+    writer.event(event)
+    writer.state(replace(states[0], sequence=1, observed_at=observed_at))
+    writer.flush()
+    kafka_settings = Kafka(
+        bootstrap_servers=kafka.bootstrap_servers, topic_prefix=writer.prefix
+    )
+    log = Log(Clients(kafka_settings), Topics(writer.prefix))
+
+    found = verify(log, Topics(writer.prefix), writer.codec, configured)
+    log.close()
+
+    printed = capsys.readouterr().out
+    assert found == code, printed
+    expected = (
+        "feed all is not configured, but 1 of its symbols are not REMOVED: BTCUSDT"
+    )
+    assert (expected in printed) is (code == 1), printed

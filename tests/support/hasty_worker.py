@@ -1,7 +1,7 @@
 """`gex-connector` in a world where months last hours and days last seconds.
 
-For tests of facts that the connector learns from a month's pace, or on its daily look. Only
-these durations differ from the real program.
+For tests of facts that the connector learns from a month's pace, or on its daily look, and of
+feeds that nobody has refreshed for a while. Only these durations differ from the real program.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 from unittest.mock import patch
 
 from connector import app, cli
+from connector.kafka import orphans
+from connector.runtime import orphaned_feeds
 from connector.runtime.daily_look import DailyLook
 from connector.upstream.budget import Month
 from connector.upstream.budget.month import Period
@@ -26,6 +28,9 @@ _MONTH_SECONDS: Final = 3 * 3600.0
 # The server's clock may be behind ours.
 _BEGUN_BEFORE_SECONDS: Final = 60.0
 _DAY_SECONDS: Final = 5.0
+# States of the simulator are refreshed each second.
+_IDLE_SECONDS: Final = 8.0
+_LOOK_SECONDS: Final = 1.0
 
 
 async def _sleep(_seconds: float) -> None:
@@ -45,6 +50,13 @@ def short_months_and_days() -> Iterator[None]:
         ):
             assert vars(app)[original.__name__] is original
             stack.enter_context(patch.object(app, original.__name__, shorter))
+        # `patch` fails if there is no such name any more.
+        for module, name, seconds in (
+            (orphans, "IDLE_SECONDS", _IDLE_SECONDS),
+            (orphaned_feeds, "_FIRST_LOOK_SECONDS", _LOOK_SECONDS),
+            (orphaned_feeds, "_LOOK_SECONDS", _LOOK_SECONDS),
+        ):
+            stack.enter_context(patch.object(module, name, seconds))
         yield
 
 

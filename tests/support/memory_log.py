@@ -14,10 +14,11 @@ from connector.errors import KafkaUnavailable, ShardFenced, Unpublishable
 from connector.kafka.shard_log import Restored, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from connector.core.model import Event, Levels, State
     from connector.errors import KafkaError
+    from connector.kafka.restore import Stray
     from connector.kafka.shard_log import Transaction
 
 # librdkafka's default of `message.max.bytes`.
@@ -28,7 +29,10 @@ _COMMIT_SECONDS: Final = 10
 
 @dataclass(slots=True)
 class MemoryTopic:
-    """The committed records of one shard, and the log that may write to it."""
+    """The committed records of one shard, and the log that may write to it.
+
+    `strays` and `recovered` are what the next opening finds, as in `Restored`.
+    """
 
     owner: MemoryLog | None = None
     writer: Writer | None = None
@@ -38,6 +42,8 @@ class MemoryTopic:
     quarantined: list[bytes] = field(default_factory=list)
     used_fractions: list[float] = field(default_factory=list)
     last_used_fraction: float | None = None
+    strays: tuple[Stray, ...] = ()
+    recovered: tuple[str, ...] = ()
 
 
 class MemoryLog:
@@ -85,7 +91,7 @@ class MemoryLog:
         """Pretend that somebody else wrote the last record."""
         self.topic.writer = writer
 
-    def open(self) -> Restored:
+    def open(self, symbols: Collection[str] = ()) -> Restored:
         topic = self.topic
         topic.owner = self
         self.opened += 1
@@ -96,6 +102,8 @@ class MemoryLog:
             seconds=0.0,
             used_fraction=topic.last_used_fraction,
             writer=topic.writer,
+            strays=topic.strays,
+            recovered=topic.recovered,
         )
 
     def publish(self, transaction: Transaction) -> None:

@@ -115,4 +115,4 @@ def test_the_table_has_a_column_for_the_model(
 def record_of(state: State) -> Record:
     topic = StubReader.topics.current("all")
     value = StubReader.codec.encode_state(topic, state)
-    return Record(topic, 0, 0, state.symbol.encode(), value)
+    return Record(topic, 0, 0, state.symbol.encode(), value, is_ours=True)

@@ -29,7 +29,7 @@ from connector.core.model import (
 )
 from connector.errors import UpstreamError
 from connector.kafka.names import ShardId
-from connector.kafka.shard_log import Quarantined
+from connector.kafka.shard_log import Quarantined, Restored
 from connector.runtime.ports import (
     BudgetReport,
     Commit,
@@ -418,6 +418,8 @@ def eventful() -> Metrics:
     observer.state_replaced(state(levels=fallback))
 
     # Kafka and the process
+    observer.restored(ShardId("all", 0), Restored({}, records=1, seconds=0.1))
+    observer.orphans_found({"old": 1})
     telemetry.clients.statistics(statistics())
     telemetry.clients.error("_TRANSPORT")
     telemetry.metrics.set("gex_build_info", 1, "1.2.3")
@@ -838,7 +840,8 @@ def test_every_duration_is_observed_in_seconds(
     at = NOW + SECOND + 4_000
     upstream_at = NOW + SECOND // 2
     observer.committed(commit(event(), at=at, upstream_at=upstream_at))
-    observer.restored(records=80, seconds=0.25)
+    restored = Restored({}, records=80, seconds=0.25)
+    observer.restored(ShardId("all", 0), restored)
 
     expected = {
         'gex_upstream_request_duration_seconds_sum{outcome="unavailable"}': 10,

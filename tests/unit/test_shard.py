@@ -28,6 +28,7 @@ from connector.errors import (
     Unpublishable,
 )
 from connector.kafka.names import ShardId
+from connector.kafka.restore import Stray
 from connector.kafka.shard_log import Writer
 from connector.runtime.backoff import FENCED_BACKOFF, Backoff
 from connector.runtime.clock import Clock
@@ -40,7 +41,7 @@ from connector.telemetry.observer import MetricsObserver
 from tests.support.memory_log import MemoryLog, MemoryTopic
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Collection, Iterator
 
     from connector.errors import KafkaError
     from connector.kafka.shard_log import Restored, Transaction
@@ -62,13 +63,13 @@ class FaultyLog(MemoryLog):
         self.open_error: KafkaError | None = None
         self.writer_at_next_open: Writer | None = None
 
-    def open(self) -> Restored:
+    def open(self, symbols: Collection[str] = ()) -> Restored:
         assert self.may_open.wait(10)
         if self.open_error is not None:
             raise self.open_error
         if self.writer_at_next_open is not None:
             self.writer = self.writer_at_next_open
-        return super().open()
+        return super().open(symbols)
 
 
 class ExclusiveLog(MemoryLog):
@@ -79,9 +80,9 @@ class ExclusiveLog(MemoryLog):
         self._lock = lock
         self.overlaps = 0
 
-    def open(self) -> Restored:
+    def open(self, symbols: Collection[str] = ()) -> Restored:
         with self._exclusively():
-            return super().open()
+            return super().open(symbols)
 
     def publish(self, transaction: Transaction) -> None:
         with self._exclusively():
@@ -452,6 +453,56 @@ async def test_an_error_that_no_retry_cures_ends_the_task_and_closes_the_shard()
         await harness.task
     assert harness.shard.phase is Phase.CLOSED
     harness.pool.shutdown()
+
+
+async def test_a_state_behind_a_stray_is_written_again_without_an_event(
+    harness: ShardHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.answer({"spot_price": 1})
+    await harness.wait_settled()
+    await harness.close()
+    topic = harness.log.topic
+    before = topic.states["BTC"]
+    records = topic.state_records
+    topic.strays = (
+        Stray("BTC", 7, "a tombstone", is_recovered=True),
+        Stray("someone's key", 8, "no state", is_recovered=False),
+    )
+    topic.recovered = ("BTC",)
+
+    await harness.open()
+    await harness.wait_settled()
+
+    assert harness.kinds() == [Kind.SNAPSHOT]
+    assert topic.state_records == records + 1
+    assert topic.states["BTC"] == before
+    # Operators learn of the records that they have to remove.
+    assert harness.sample("gex_stray_records", feed="all", shard="0") == 2
+    named = [vars(record).get("key") for record in caplog.records]
+    assert {"BTC", "someone's key"} <= set(named)
+    await harness.close()
+    assert harness.sample("gex_stray_records", feed="all", shard="0") is None
+
+
+async def test_a_removed_symbol_behind_a_stray_is_written_once() -> None:
+    harness = ShardHarness()
+    await harness.open()
+    harness.answer({"spot_price": 1})
+    await harness.wait_settled()
+    # Somebody has renamed a symbol while a stray hid its state.
+    topic = harness.log.topic
+    topic.states = {"OLD": replace(topic.states["BTC"], symbol="OLD")}
+    topic.recovered = ("OLD",)
+    records = topic.state_records
+    await harness.close()
+
+    await harness.open()
+    await harness.wait_settled()
+
+    assert topic.states["OLD"].status is Status.REMOVED
+    assert harness.kinds() == [Kind.SNAPSHOT, Kind.REMOVED]
+    assert topic.state_records == records + 1
+    await harness.end()
 
 
 async def test_a_closed_shard_is_not_polled_and_takes_no_answers(

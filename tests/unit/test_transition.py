@@ -29,6 +29,7 @@ from connector.core.transition import (
     observe,
     observe_all,
     remove,
+    state_after,
 )
 from tests.support.levels import ME, NOW, NUMBERS, SECOND, at, number, seen
 
@@ -421,6 +422,39 @@ def test_a_symbol_that_never_had_levels_can_be_removed(status: Status) -> None:
     removed = history.lapse(Status.REMOVED)
     assert outcome(removed) == (Kind.REMOVED, Status.REMOVED, None, None)
     assert outcome(history.observe(ONE)).kind is Kind.SNAPSHOT
+
+
+# Continuing from the last event.
+
+
+@pytest.mark.parametrize("status", [None, *WITHOUT_LEVELS])
+def test_a_symbol_whose_state_is_lost_continues_from_its_last_event(
+    status: Status | None,
+) -> None:
+    history = observed_once()
+    if status is not None:
+        history.lapse(status)
+    known = history.known
+
+    history.state = state_after(history.events[-1], NOW)
+
+    assert history.known.sequence == known.sequence
+    assert history.known.status is known.status
+    assert history.known.last_published == known.last_published
+    assert history.known.event_computed_at == known.event_computed_at
+    # Nobody knows which request the old levels answered, so nothing is compared with them.
+    following = history.observe(TWO)
+    assert outcome(following) == (Kind.SNAPSHOT, Status.LIVE, ONE, TWO)
+    assert event_of(following).sequence == known.sequence + 1
+    assert history.observe(TWO) == NO_TRANSITION
+
+
+def test_computed_at_does_not_go_back_behind_the_last_event() -> None:
+    history = observed_once()
+
+    history.state = state_after(history.events[-1], NOW)
+
+    assert history.observe(TWO, NOW - 1).dropped == "older"
 
 
 # Stale and fresh.

@@ -1,0 +1,156 @@
+"""Publishes REMOVED for the symbols of feeds that are no longer configured."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
+
+from connector.core.diff import Rules
+from connector.core.transition import FeedRules
+from connector.errors import KafkaError
+from connector.kafka.names import ShardId
+from connector.kafka.shard_log import Transaction
+from connector.runtime.inbox import Attempt, Work
+from connector.runtime.open_shard import OpenShard
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from concurrent.futures import Executor
+
+    from connector.core.model import Source
+    from connector.kafka.orphans import OrphanedFeed
+    from connector.runtime.ports import ShardObserver, TransactionalLog
+
+_log = logging.getLogger(__name__)
+
+# The restore of a worker's own shards comes first.
+_FIRST_LOOK_SECONDS: Final = 15.0
+_LOOK_SECONDS: Final = 60.0
+
+# The default of `feeds.ignore`: the rules of the feed went with its configuration.
+_DEFAULT_IGNORED: Final = ("spot_price",)
+
+
+class FeedsInKafka(Protocol):
+    """The topics of feeds that are not configured. Every call blocks."""
+
+    def find(self) -> Sequence[OrphanedFeed]:
+        """Return the feeds that have symbols left. Raises KafkaUnavailable."""
+
+    def owned(self, feeds: Collection[str]) -> Collection[str]:
+        """Return the feeds of which a member of our group has a shard.
+
+        Raises KafkaUnavailable.
+        """
+
+    def log(self, feed: str, shards: int, partition: int) -> TransactionalLog:
+        """Return the log of one shard of a feed with so many shards."""
+
+
+class OrphanedFeeds:
+    """Takes leave of the symbols that nobody is going to poll any more.
+
+    A worker looks when it starts, and each minute while there is something left. It removes
+    the symbols of a feed that its own group has written, if no member of the group has one
+    of its shards and its states have not been refreshed for two minutes. A feed of another
+    group is only reported: it may be another fleet's.
+
+    Several workers may do so at once. Opening a shard fences the others, and a symbol that
+    is REMOVED already causes no event.
+    """
+
+    def __init__(
+        self,
+        feeds: FeedsInKafka,
+        source: Source,
+        observer: ShardObserver,
+        now: Callable[[], int],
+        executor: Executor,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`now` is in microseconds. `executor` makes the blocking calls."""
+        self._feeds = feeds
+        self._source = source
+        self._observer = observer
+        self._now = now
+        self._executor = executor
+        self._sleep = sleep
+        self._left: list[OrphanedFeed] = []
+        self._reported: set[str] = set()
+
+    async def run(self) -> None:
+        """Look each minute until no symbol is left."""
+        await self._sleep(_FIRST_LOOK_SECONDS)
+        while await self.look():
+            await self._sleep(_LOOK_SECONDS)
+
+    async def look(self) -> bool:
+        """Remove what can be removed now. Return True if another look is needed."""
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._executor, self._remove_orphans)
+        except KafkaError as error:
+            fields = {"error": str(error)}
+            _log.warning("cannot look for feeds that are not configured", extra=fields)
+            return True
+        symbols = {orphan.name: len(orphan.symbols) for orphan in self._left}
+        self._observer.orphans_found(symbols)
+        for orphan in self._left:
+            self._report(orphan)
+        return bool(self._left)
+
+    def _report(self, orphan: OrphanedFeed) -> None:
+        if orphan.name in self._reported:
+            return
+        self._reported.add(orphan.name)
+        remedy = "they become REMOVED once no worker of the group has the feed"
+        if orphan.group != self._source.group:
+            remedy = "start a worker with this kafka.group_id, or delete the topics"
+        fields = {
+            "feed": orphan.name,
+            "symbols": ",".join(orphan.symbols),
+            "group": orphan.group,
+            "remedy": remedy,
+        }
+        _log.warning("symbols of a feed that is not configured", extra=fields)
+
+    def _remove_orphans(self) -> None:
+        ours = []
+        self._left = []
+        for orphan in self._feeds.find():
+            if orphan.group == self._source.group:
+                ours.append(orphan)
+            elif orphan.is_idle:
+                self._left.append(orphan)
+        if not ours:
+            return
+
+        owned = self._feeds.owned([orphan.name for orphan in ours])
+        for orphan in ours:
+            if orphan.name in owned or not orphan.is_idle:
+                self._left.append(orphan)
+                continue
+            for partition in range(orphan.shards):
+                self._remove_symbols(orphan, partition)
+
+    def _remove_symbols(self, orphan: OrphanedFeed, partition: int) -> None:
+        """Open a shard of a feed, which fences its former owner, and publish REMOVED."""
+        log = self._feeds.log(orphan.name, orphan.shards, partition)
+        rules = FeedRules(orphan.name, rules=Rules.of(_DEFAULT_IGNORED))
+        try:
+            opened = OpenShard(log.open(), rules, self._source, 0.0)
+            removals = opened.removals((), self._now())
+            attempt = Attempt.of(Work(), removals)
+            if not attempt:
+                return
+            transaction = Transaction(attempt.events, tuple(attempt.states.values()))
+            log.publish(transaction)
+        finally:
+            log.abort()
+        shard = ShardId(orphan.name, partition)
+        symbols = ",".join(attempt.states)
+        fields = {"shard": str(shard), "symbols": symbols}
+        _log.warning(
+            "removed the symbols of a feed that is not configured", extra=fields
+        )

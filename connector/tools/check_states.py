@@ -1,0 +1,104 @@
+"""State checks of `gex-connector check`: the records that a worker will restore.
+
+They also name the feeds that have states but are not configured any more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from connector.errors import KafkaError, ShardCorrupt
+from connector.kafka.avro import Codec
+from connector.kafka.clients import Clients
+from connector.kafka.framing import framing_of
+from connector.kafka.names import ShardId, Topics
+from connector.kafka.orphans import find_orphans
+from connector.kafka.reader import Reader
+from connector.kafka.restore import StateReader
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from connector.config.model import Config
+    from connector.kafka.restore import Stray
+    from connector.tools.report import Report
+
+# The rest is counted only.
+_MAX_NAMED_STRAYS: Final = 5
+
+_SEE: Final = "operations, Stray records"
+
+
+def check_states(config: Config, feeds: Collection[str], report: Report) -> None:
+    """Restore every shard of these feeds as a worker does, but fence nothing."""
+    reader = Reader(Clients(config.kafka))
+    codec = Codec(framing_of(config.schema_registry))
+    try:
+        for feed in feeds:
+            _check_feed(feed, config, reader, codec, report)
+        _check_orphans(config, reader, codec, report)
+    finally:
+        reader.close()
+
+
+def _check_orphans(
+    config: Config, reader: Reader, codec: Codec, report: Report
+) -> None:
+    topics = Topics(config.kafka.topic_prefix)
+    configured = {feed.name for feed in config.feeds}
+    try:
+        orphans = find_orphans(configured, topics, reader, codec)
+    except KafkaError as error:
+        report.warn("feeds", f"not tried: {error}")
+        return
+    for orphan in orphans:
+        if orphan.group == config.kafka.group_id:
+            remedy = "a worker of this configuration removes them within minutes"
+        elif orphan.is_idle:
+            remedy = (
+                f"group {orphan.group} wrote them; if no worker of it will come back, start "
+                "one with this configuration and that kafka.group_id, or delete the topics"
+            )
+        else:
+            # Another fleet below the same prefix, at work.
+            continue
+        report.warn("feeds", f"{orphan.description}; {remedy}")
+
+
+def _check_feed(
+    feed: str, config: Config, reader: Reader, codec: Codec, report: Report
+) -> None:
+    topics = Topics(config.kafka.topic_prefix)
+    topic = topics.current(feed)
+    states = 0
+    strays: list[tuple[int, Stray]] = []
+    for partition in range(config.kafka.shards):
+        shard = StateReader(
+            ShardId(feed, partition),
+            config.kafka.shards,
+            topics=topics,
+            reader=reader,
+            codec=codec,
+        )
+        try:
+            found = shard.read((), is_fenced=False)
+        except ShardCorrupt as error:
+            report.fail("states", str(error), error.exit_code)
+            return
+        except KafkaError as error:
+            report.warn("states", f"{topic}: not tried: {error}")
+            return
+        states += len(found.states)
+        strays += [(partition, stray) for stray in found.strays]
+
+    for partition, stray in strays[:_MAX_NAMED_STRAYS]:
+        report.warn(
+            "states",
+            f"{topic}-{partition}, offset {stray.offset}, key {stray.key}: {stray.reason}; "
+            f"workers skip it ({_SEE})",
+        )
+    hidden = len(strays) - _MAX_NAMED_STRAYS
+    if hidden > 0:
+        report.warn("states", f"{topic}: {hidden} more stray records ({_SEE})")
+    if not strays:
+        report.ok("states", f"{topic}: {states} symbols can be restored")

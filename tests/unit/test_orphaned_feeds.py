@@ -1,0 +1,176 @@
+"""A worker removes the symbols of feeds that nobody has any more, and of no others."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec.structs import replace
+
+from connector.core.model import MICROS, Kind, Source, Status
+from connector.errors import KafkaUnavailable
+from connector.kafka.orphans import IDLE_SECONDS, OrphanedFeed, orphaned_feed
+from connector.runtime.orphaned_feeds import OrphanedFeeds
+from connector.telemetry.metrics import Metrics
+from connector.telemetry.observer import MetricsObserver
+from tests.support.log_statements import ME as WRITER
+from tests.support.log_statements import changed
+from tests.support.memory_log import MemoryLog
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+ME = Source("test", WRITER.group, "next worker")
+NOW = 1_800_000_000 * MICROS
+IDLE = OrphanedFeed("old", 1, ("BTCUSDT",), WRITER.group, IDLE_SECONDS + 1)
+
+
+class Feeds:
+    """The shard of feed `old`, which has the state of one symbol."""
+
+    def __init__(self) -> None:
+        self.shard = MemoryLog()
+        self.orphan = IDLE
+        self.owners: set[str] = set()
+        self.error: KafkaUnavailable | None = None
+        self.shard.open()
+        first = changed(None, 1)
+        (state,), (event,) = first.states, first.events
+        of_feed = replace(
+            first,
+            states=(replace(state, feed="old"),),
+            events=(replace(event, feed="old"),),
+        )
+        self.shard.publish(of_feed)
+
+    def find(self) -> list[OrphanedFeed]:
+        if self.error is not None:
+            raise self.error
+        if self.shard.states["BTCUSDT"].status is Status.REMOVED:
+            return []
+        return [self.orphan]
+
+    def owned(self, feeds: Collection[str]) -> set[str]:
+        return self.owners & set(feeds)
+
+    def log(self, feed: str, shards: int, partition: int) -> MemoryLog:
+        assert (feed, shards, partition) == ("old", 1, 0)
+        return MemoryLog(self.shard.topic)
+
+    def kinds(self) -> list[Kind]:
+        return [event.kind for event in self.shard.events]
+
+
+class Harness:
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self.feeds = Feeds()
+        self.metrics = Metrics(["all"])
+        observer = MetricsObserver(self.metrics)
+        self.slept: list[float] = []
+        self.orphaned = OrphanedFeeds(
+            self.feeds, ME, observer, lambda: NOW, pool, self._sleep
+        )
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        # The workers that still have the feed stop while this one waits.
+        if len(self.slept) > 2:
+            self.feeds.owners.clear()
+
+    def symbols_left(self) -> float | None:
+        return self.metrics.registry.get_sample_value(
+            "gex_orphaned_symbols", {"feed": "old"}
+        )
+
+
+@pytest.fixture
+def harness() -> Iterator[Harness]:
+    with ThreadPoolExecutor(1) as pool:
+        yield Harness(pool)
+
+
+async def test_the_symbols_of_an_idle_feed_of_our_group_become_removed(
+    harness: Harness,
+) -> None:
+    assert not await harness.orphaned.look()
+
+    assert harness.feeds.kinds() == [Kind.SNAPSHOT, Kind.REMOVED]
+    removed = harness.feeds.shard.events[-1]
+    assert (removed.feed, removed.sequence) == ("old", 2)
+    assert removed.source == ME
+    assert harness.symbols_left() is None
+
+
+async def test_a_feed_that_a_worker_of_our_group_has_is_left_alone(
+    harness: Harness,
+) -> None:
+    harness.feeds.owners = {"old"}
+
+    assert await harness.orphaned.look()
+
+    assert harness.feeds.kinds() == [Kind.SNAPSHOT]
+    assert harness.symbols_left() == 1
+
+
+async def test_a_feed_that_was_refreshed_a_moment_ago_is_left_alone(
+    harness: Harness,
+) -> None:
+    # Its worker may be restarting.
+    harness.feeds.orphan = replace(IDLE, idle_seconds=IDLE_SECONDS - 1)
+
+    assert await harness.orphaned.look()
+
+    assert harness.feeds.kinds() == [Kind.SNAPSHOT]
+
+
+@pytest.mark.parametrize(("idle_seconds", "left"), [(0, None), (IDLE_SECONDS + 1, 1)])
+async def test_a_feed_of_another_group_is_only_reported_and_only_if_idle(
+    harness: Harness, idle_seconds: float, left: int | None
+) -> None:
+    another = replace(IDLE, group="another", idle_seconds=idle_seconds)
+    harness.feeds.orphan = another
+
+    await harness.orphaned.look()
+
+    assert harness.feeds.kinds() == [Kind.SNAPSHOT]
+    assert harness.symbols_left() == left
+
+
+async def test_it_looks_until_the_last_worker_with_the_feed_has_stopped(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.feeds.owners = {"old"}
+
+    async with asyncio.timeout(10):
+        await harness.orphaned.run()
+
+    assert harness.feeds.kinds() == [Kind.SNAPSHOT, Kind.REMOVED]
+    assert len(harness.slept) == 3
+    # One line about the feed, and one about its end.
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        "symbols of a feed that is not configured",
+        "removed the symbols of a feed that is not configured",
+    ]
+
+
+async def test_a_look_that_fails_is_repeated(harness: Harness) -> None:
+    harness.feeds.error = KafkaUnavailable("no broker")
+    assert await harness.orphaned.look()
+
+    harness.feeds.error = None
+    assert not await harness.orphaned.look()
+
+
+def test_a_feed_whose_symbols_are_removed_is_no_orphan() -> None:
+    (live,) = changed(None, 1).states
+    removed = replace(live, symbol="ETHUSDT", status=Status.REMOVED)
+
+    assert orphaned_feed("old", 1, []) is None
+    assert orphaned_feed("old", 1, [removed]) is None
+    orphan = orphaned_feed("old", 1, [live, removed])
+    assert orphan is not None
+    assert orphan.symbols == ("BTCUSDT",)
+    assert orphan.group == WRITER.group
