@@ -27,8 +27,10 @@ from connector.kafka.framing import prepare_framing
 from connector.kafka.members import Members
 from connector.kafka.names import ShardId, Topics, partition_of
 from connector.kafka.orphans import OrphanTopics
+from connector.kafka.quarantine import Quarantine
 from connector.kafka.reader import Reader
 from connector.kafka.shard_log import ShardLog
+from connector.kafka.topic_watch import TopicWatch
 from connector.runtime.clock import Clock
 from connector.runtime.daily_look import DailyLook
 from connector.runtime.health import Health
@@ -40,6 +42,7 @@ from connector.runtime.shard import Shard
 from connector.runtime.shards import CLOSE_SECONDS, Shards
 from connector.runtime.startup import StartupDeadline, retry_until_usable
 from connector.runtime.ticker import Ticker
+from connector.runtime.topic_look import TopicLook
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import KafkaClientObserver, MetricsObserver
 from connector.upstream.budget import Budget, Month
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from connector.config.model import Config, Feed
+    from connector.kafka.admin import TopicSpec
     from connector.kafka.framing import Framing
     from connector.runtime.ports import TransactionalLog
     from connector.runtime.supervisor import Supervisor
@@ -67,9 +71,9 @@ STOP_SECONDS: Final = 25
 
 _GROUP_LOOP: Final = "group"
 _GROUP_LOOP_LIMIT_SECONDS: Final = 60
-# For the start-up, the status page and the look for orphaned feeds, which must not wait
-# for a hanging shard.
-_EXTRA_THREADS: Final = 3
+# For the start-up, the status page, the look for orphaned feeds and the look at the topics,
+# which must not wait for a hanging shard.
+_EXTRA_THREADS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,8 @@ class _Prepared:
 
     new_log: NewLog
     reader: Reader
+    quarantine: Quarantine
+    specs: list[TopicSpec]
     orphan_topics: OrphanTopics
 
 
@@ -132,11 +138,9 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
 
     kafka = _new_kafka(config, parts.metrics)
     try:
-        prepared = await supervisor.until_stopped(
-            _prepare_kafka(config, kafka, parts.rules)
-        )
+        prepared = await supervisor.until_stopped(_prepare_kafka(config, kafka, parts))
         if prepared is not None and not supervisor.is_stopping:
-            _add_shards(config, parts, prepared.new_log, kafka.executor)
+            _add_shards(config, parts, prepared, kafka.executor)
             await _work(config, key, supervisor, parts, kafka, prepared)
     finally:
         await _clean_up(parts.client, api, listener, kafka.executor)
@@ -200,12 +204,15 @@ async def _work(
         parts.poller, parts.budget, members.now, kafka.executor
     )
     group = _new_group(config, parts, kafka.clients, feed_of_topic)
+    watch = TopicWatch(kafka.clients, prepared.specs)
     parts.health.require(lambda: _why_not_ready(group, parts.shards, parts.poller))
+    parts.health.require(lambda: _topic_faults(watch, kafka.topics))
     ticker = Ticker(
         [
             partial(_refresh_key, key, parts.poller),
             parts.shards.tick,
             prepared.reader.serve_callbacks,
+            prepared.quarantine.serve_callbacks,
         ],
         parts.health,
     )
@@ -220,6 +227,12 @@ async def _work(
     orphaned_feeds = OrphanedFeeds(
         prepared.orphan_topics, parts.source, parts.observer, Clock.now, kafka.executor
     )
+    topic_look = TopicLook(
+        watch,
+        [spec.name for spec in prepared.specs],
+        kafka.executor,
+        parts.observer.topic_checked,
+    )
 
     # Join the group last: from now on shards are assigned, from its thread.
     group.start()
@@ -229,6 +242,7 @@ async def _work(
         supervisor.watch(look.run()),
         supervisor.watch(orphaned_feeds.run()),
         supervisor.watch(OutageLook(parts.client, parts.poller.outage).run()),
+        supervisor.watch(topic_look.run()),
     ]
     try:
         await supervisor.until_stopped(
@@ -242,6 +256,7 @@ async def _work(
         await supervisor.wait_stopped()
     finally:
         await _stop(loops, group, parts.shards)
+        await asyncio.to_thread(prepared.quarantine.close)
         parts.health.unregister(_GROUP_LOOP)
 
 
@@ -268,12 +283,11 @@ def _new_metrics(config: Config, health: Health) -> Metrics:
     return metrics
 
 
-async def _prepare_kafka(
-    config: Config, kafka: _Kafka, rules: Mapping[str, FeedRules]
-) -> _Prepared:
+async def _prepare_kafka(config: Config, kafka: _Kafka, parts: _Parts) -> _Prepared:
     """Prepare registry, topics and reader, and wait for those that are not usable yet."""
     topics, clients, executor = kafka.topics, kafka.clients, kafka.executor
     limit_seconds = config.kafka.start_timeout_seconds
+    rules = parts.rules
     specs = admin.topic_specs(topics, rules, config.kafka)
 
     def prepare_registry() -> Framing:
@@ -312,11 +326,12 @@ async def _prepare_kafka(
         reader=reader,
         framing=framing,
     )
-    return _Prepared(new_log, reader, orphan_topics)
+    quarantine = Quarantine(clients, topics, parts.observer.quarantine_failed)
+    return _Prepared(new_log, reader, quarantine, specs, orphan_topics)
 
 
 def _add_shards(
-    config: Config, parts: _Parts, new_log: NewLog, executor: Executor
+    config: Config, parts: _Parts, prepared: _Prepared, executor: Executor
 ) -> None:
     """Create every configured shard. Each is served once it is assigned."""
     startup_ends_at = time.monotonic() + config.kafka.start_timeout_seconds
@@ -331,6 +346,7 @@ def _add_shards(
         used_fraction=partial(_used_fraction, parts.budget),
         silence_reason=parts.poller.silence_reason,
         plan_keeps_fresh=parts.poller.plan_keeps_fresh,
+        quarantine=prepared.quarantine.add,
         published=parts.view.published,
     )
     for feed in config.feeds:
@@ -338,7 +354,8 @@ def _add_shards(
             shard_id = ShardId(feed.name, partition)
             symbols = _symbols_of(feed, partition, config.kafka.shards)
             spec = ShardSpec(shard_id, parts.rules[feed.name], symbols)
-            parts.shards.add(Shard(spec, partial(new_log, shard_id), context))
+            new_log = partial(prepared.new_log, shard_id)
+            parts.shards.add(Shard(spec, new_log, context))
 
 
 async def _stop(loops: list[asyncio.Task[None]], group: Group, shards: Shards) -> None:
@@ -411,7 +428,6 @@ def _why_not_ready(group: Group, shards: Shards, poller: Poller) -> list[str]:
     reasons = []
     if not group.joined:
         reasons.append("the group has not been joined yet")
-    reasons += [f"topic {topic} is gone" for topic in group.missing_topics]
     reasons += shards.why_not_ready()
     if poller.key_refused:
         reasons.append("the upstream refuses the API key")
@@ -419,6 +435,16 @@ def _why_not_ready(group: Group, shards: Shards, poller: Poller) -> list[str]:
         reasons.append("the upstream refuses the plan of the API key's user")
     if poller.quota_exhausted:
         reasons.append("the requests of the month are used up")
+    return reasons
+
+
+def _topic_faults(watch: TopicWatch, topics: Topics) -> list[str]:
+    """Return the faults that keep events from being published."""
+    reasons = []
+    for name, fault in watch.faults.items():
+        # Events go on without a quarantine.
+        if name != topics.quarantine:
+            reasons.append(fault)
     return reasons
 
 

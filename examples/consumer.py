@@ -13,6 +13,10 @@ itself, however, so a reader may see one before the other. To miss no event in b
    change below E is restored.
 3. Follow `changes` from E. Skip events that are not newer than the `sequence` of the state,
    and check that the sequence then grows by one.
+
+If partitions are added to `changes`, they are read as well. Some symbols move to them, and a
+reader may see such a symbol's next events before the last ones in its former partition. The
+`sequence` puts them in order.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import json
 import math
 import time
 import urllib.request
+from collections import defaultdict
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -47,6 +52,7 @@ EVENT = "gex.levels.LevelsEvent"
 STATE = "gex.levels.LevelsState"
 TIMEOUT_SECONDS = 10
 POLL_SECONDS = 0.2
+PARTITION_LOOK_SECONDS = 10
 
 # Confluent framing: a zero byte and the schema's id in the registry.
 # Avro single-object encoding: C3 01 and the schema's fingerprint.
@@ -137,13 +143,28 @@ def assign(reader: Consumer, topic: str, offsets: dict[int, int]) -> None:
     reader.assign(partitions)
 
 
-def messages(reader: Consumer, until: float = math.inf) -> Iterator[Message]:
-    """Yield records and ends of partitions. Raises KafkaException for other errors."""
+def read_added_partitions(reader: Consumer, topic: str) -> None:
+    """Read the partitions that were added to a topic, from their beginning."""
+    known = {partition.partition for partition in reader.assignment()}
+    # If Kafka is away, look again later.
+    with suppress(KafkaException):
+        found = reader.list_topics(topic, TIMEOUT_SECONDS).topics[topic].partitions
+        added = [
+            TopicPartition(topic, number, OFFSET_BEGINNING)
+            for number in sorted(set(found) - known)
+        ]
+        if added:
+            reader.incremental_assign(added)
+
+
+def messages(reader: Consumer, until: float = math.inf) -> Iterator[Message | None]:
+    """Yield records and ends of partitions, and None if nothing came for a while.
+
+    Raises KafkaException for other errors.
+    """
     while time.monotonic() < until:
         message = reader.poll(POLL_SECONDS)
-        if message is None:
-            continue
-        error = message.error()
+        error = None if message is None else message.error()
         if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own
             raise KafkaException(error)
         yield message
@@ -171,6 +192,8 @@ def restore(
     states: dict[str, Any] = {}
     waiting = set(high)
     for message in messages(reader):
+        if message is None:
+            continue
         if message.error() is None:
             if not is_ours(message):
                 continue
@@ -188,22 +211,48 @@ def restore(
 
 
 def follow(
-    reader: Consumer, known: dict[str, int], decoder: Decoder, until: float
+    reader: Consumer,
+    topic: str,
+    known: dict[str, int],
+    decoder: Decoder,
+    until: float,
+    patience: float,
 ) -> Iterator[Any]:
     """Yield every newer event once and in order.
 
-    `known` has the last sequence of each symbol.
+    `known` has the last sequence of each symbol. An event is missing if it has not come
+    `patience` seconds after a later one.
     """
+    early: dict[str, dict[int, Any]] = defaultdict(dict)
+    early_since: dict[str, float] = {}
+    looked_at = time.monotonic()
     for message in messages(reader, until):
-        if message.error() is not None or not is_ours(message):
+        now = time.monotonic()
+        if now - looked_at > PARTITION_LOOK_SECONDS:
+            read_added_partitions(reader, topic)
+            looked_at = now
+        for symbol, since in early_since.items():
+            if now - since > patience:
+                later = early[symbol][min(early[symbol])]
+                raise SystemExit(f"{later['event_id']} follows {known.get(symbol, 0)}")
+        if message is None or message.error() is not None or not is_ours(message):
             continue
+
         event = decoder.decode(bytes(message.value() or b""), EVENT)
-        expected = known.get(event["symbol"], 0) + 1
-        if event["sequence"] > expected:
-            raise SystemExit(f"{event['event_id']} follows {expected - 1}")
-        if event["sequence"] == expected:
-            known[event["symbol"]] = expected
-            yield event
+        symbol = event["symbol"]
+        if event["sequence"] > known.get(symbol, 0):
+            early[symbol][event["sequence"]] = event
+        # Yield all that follow each other now.
+        expected = known.get(symbol, 0) + 1
+        while expected in early[symbol]:
+            early_since.pop(symbol, None)
+            known[symbol] = expected
+            yield early[symbol].pop(expected)
+            expected += 1
+        if early[symbol]:
+            early_since.setdefault(symbol, now)
+        else:
+            early_since.pop(symbol, None)
 
 
 def show(kind: str, record: Any, levels: Any) -> None:
@@ -245,6 +294,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--max-events", type=int, help="end after this number of events"
     )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=90,
+        help="end with an error if an event is missing for so many seconds "
+        "(default: %(default)s)",
+    )
     return parser.parse_args()
 
 
@@ -269,7 +325,8 @@ def main() -> None:
 
     # 3. Follow.
     assign(reader, changes, start)
-    events = follow(reader, known, decoder, time.monotonic() + options.seconds)
+    until = time.monotonic() + options.seconds
+    events = follow(reader, changes, known, decoder, until, options.patience)
     for event in islice(events, options.max_events):
         show(event["kind"], event, event["after"])
 

@@ -59,13 +59,15 @@ class TopicSpec(Value, frozen=True):
     """A topic as the connector needs it.
 
     `partitions_key` is the configuration key of the partition count, None if any count
-    will do.
+    will do. `has_shards` says that the partitions are shards, so that another count would
+    separate symbols from their states.
     """
 
     name: str
     partitions: int
     partitions_key: str | None
     config: dict[str, str]
+    has_shards: bool = False
 
 
 class TopicSize(Value, frozen=True):
@@ -98,7 +100,11 @@ def topic_specs(topics: Topics, feeds: Iterable[str], kafka: Kafka) -> list[Topi
         specs.append(
             TopicSpec(changes, kafka.partitions, "kafka.partitions", retention)
         )
-        specs.append(TopicSpec(current, kafka.shards, "kafka.shards", _COMPACTION))
+        specs.append(
+            TopicSpec(
+                current, kafka.shards, "kafka.shards", _COMPACTION, has_shards=True
+            )
+        )
     return specs
 
 
@@ -243,7 +249,7 @@ def _check(spec: TopicSpec, config: dict[str, str], size: TopicSize) -> TopicChe
         "kafka-configs --alter --entity-type topics "
         f"--entity-name {spec.name} --add-config"
     )
-    if spec.partitions_key is not None and size.partitions != spec.partitions:
+    if spec.has_shards and size.partitions != spec.partitions:
         faults.append(
             f"topic {spec.name} has {size.partitions} partitions, but "
             f"{spec.partitions_key} is {spec.partitions}; set "
@@ -272,6 +278,16 @@ def _warnings(
     spec: TopicSpec, config: dict[str, str], size: TopicSize, alter: str
 ) -> list[tuple[str, str]]:
     warnings = []
+    may_differ = spec.partitions_key is not None and not spec.has_shards
+    if may_differ and size.partitions != spec.partitions:
+        # Events are written by key, whatever the count. The sequence orders the events of a
+        # symbol that has moved.
+        remedy = (
+            f"set {spec.partitions_key} = {size.partitions} instead of "
+            f"{spec.partitions}; if partitions were added, some symbols have moved"
+        )
+        warnings.append(("another number of partitions than configured", remedy))
+
     in_sync = int(config.get("min.insync.replicas", "1"))
     if in_sync == 1 and size.replicas >= _SAFE_REPLICAS:
         remedy = f"{alter} min.insync.replicas=2"

@@ -31,7 +31,6 @@ _FIRST_JOIN_SECONDS: Final = 3
 _RETRY_SECONDS: Final = 5
 # Each kind of error is logged once in this time.
 _REPORT_SECONDS: Final = 60
-_TOPIC_CHECK_SECONDS: Final = 30
 
 
 class Listener(Protocol):
@@ -54,7 +53,6 @@ class Group:
     """Membership in the group.
 
     `topics` maps each compacted topic to its feed. `polled` is called after each poll.
-    `missing_topics` has the topics that were deleted.
     """
 
     def __init__(
@@ -72,7 +70,6 @@ class Group:
         self._stopping = threading.Event()
         self._joined = threading.Event()
         self._last_error: KafkaError | None = None
-        self.missing_topics: list[str] = []
         self._bounded = Bounded(_REPORT_SECONDS, time.monotonic)
         self._thread = threading.Thread(target=self._run, name="group", daemon=True)
         self._consumer = new_client(ck.Consumer, settings)
@@ -127,12 +124,8 @@ class Group:
             on_revoke=self._on_revoke,
             on_lost=self._on_lost,
         )
-        checked_at = time.monotonic()
         while not self._stopping.is_set():
             self._poll(consumer)
-            if time.monotonic() - checked_at > _TOPIC_CHECK_SECONDS:
-                self._check_topics(consumer)
-                checked_at = time.monotonic()
 
         # A member that leaves before its first join completes leaves its shards without
         # an owner for a session time-out.
@@ -147,20 +140,6 @@ class Group:
         error = None if message is None else message.error()
         if error is not None:
             self._report(error)
-
-    def _check_topics(self, consumer: ck.Consumer) -> None:
-        """Find deleted topics: the group stays silent about them."""
-        try:
-            existing = consumer.list_topics(timeout=_FIRST_JOIN_SECONDS).topics
-        except ck.KafkaException:
-            # No answer: the broker is away, which the shards report.
-            return
-        self.missing_topics = sorted(self._topics.keys() - existing.keys())
-        if self.missing_topics:
-            _log.error(
-                "topics are gone; restart the worker to create them",
-                extra={"topics": ", ".join(self.missing_topics)},
-            )
 
     def _report(self, error: ck.KafkaError) -> None:
         self._last_error = translate(error, "being a member of the group")

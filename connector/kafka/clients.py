@@ -45,6 +45,15 @@ _RETRY_BACKOFF_MS: Final = 5
 # A successor does not wait for it: it fences the producer.
 _TRANSACTION_TIMEOUT_MS: Final = 60_000
 
+# librdkafka believes for this long that a topic it cannot find was just created. With its
+# default of 30 s, a transaction with a deleted topic times out before that.
+_TOPIC_PROPAGATION_MS: Final = 5_000
+
+# Rejected entries wait this long for Kafka, in at most this much memory.
+_QUARANTINE_TIMEOUT_MS: Final = 300_000
+_QUARANTINE_QUEUE_KIB: Final = 8 * 1024
+_QUARANTINE_METADATA_MS: Final = 10_000
+
 # Settings that only a member of a group has.
 _GROUP_ONLY: Final = frozenset(
     {
@@ -138,11 +147,25 @@ class Clients:
             # A commit flushes: waiting for a fuller batch would only delay it.
             "linger.ms": 0,
             "retry.backoff.ms": _RETRY_BACKOFF_MS,
+            "topic.metadata.propagation.max.ms": _TOPIC_PROPAGATION_MS,
             **self._common(f"shard-{transactional_id}"),
             # Exactly-once publishing rests on the following.
             "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
             "transactional.id": transactional_id,
             "enable.idempotence": True,
+            "acks": "all",
+            "partitioner": "murmur2_random",
+        }
+
+    def quarantine_producer(self) -> Settings:
+        """Return the settings of the producer of rejected entries."""
+        return {
+            # Short, so that an operator who creates the topic again waits for nothing.
+            "topic.metadata.refresh.interval.ms": _QUARANTINE_METADATA_MS,
+            "topic.metadata.propagation.max.ms": _TOPIC_PROPAGATION_MS,
+            **self._common("quarantine"),
+            "message.timeout.ms": _QUARANTINE_TIMEOUT_MS,
+            "queue.buffering.max.kbytes": _QUARANTINE_QUEUE_KIB,
             "acks": "all",
             "partitioner": "murmur2_random",
         }

@@ -51,6 +51,7 @@ _CHECK_LISTENER: Final = (
     "the TLS handshake was not completed: connecting to a PLAINTEXT broker listener?"
 )
 _CHECK_PASSWORD: Final = "check sasl.mechanism, sasl.username and sasl.password"  # noqa: S105 -- names of settings
+_CHECK_TOPIC: Final = "check that the topic was not deleted"
 _GRANT_TOPIC: Final = "grant the missing right on the topic (README, Rights)"
 _GRANT_CLUSTER: Final = "grant the missing right on the cluster (README, Rights)"
 _GRANT_GROUP: Final = "grant READ on the group (README, Rights)"
@@ -66,6 +67,8 @@ _REMEDIES: Final = {
     ck.KafkaError._RESOLVE: "check kafka.bootstrap_servers",  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError._TRANSPORT: _CHECK_ADDRESS,  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError._ALL_BROKERS_DOWN: _CHECK_ADDRESS,  # noqa: SLF001 -- librdkafka's name
+    ck.KafkaError._UNKNOWN_TOPIC: _CHECK_TOPIC,  # noqa: SLF001 -- librdkafka's name
+    ck.KafkaError.UNKNOWN_TOPIC_OR_PART: _CHECK_TOPIC,
     ck.KafkaError.INVALID_REPLICATION_FACTOR: (
         "set kafka.replication_factor to at most the number of brokers"
     ),

@@ -36,6 +36,10 @@ _STALLED_SECONDS: Final = 90
 _MAX_NAMED_STRAYS: Final = 10
 _STRAYS_PER_REPORT: Final = 1000
 
+# Partitions that were added to a topic are found after this time.
+_PARTITION_LOOK_SECONDS: Final = 10
+_LOOK_TIMEOUT_SECONDS: Final = 3
+
 _END_OF_PARTITION: Final = ck.KafkaError._PARTITION_EOF  # noqa: SLF001 -- librdkafka's name
 
 BEGINNING: Final = ck.OFFSET_BEGINNING
@@ -209,10 +213,16 @@ class Log:
     ) -> Iterator[Record | None]:
         """Yield all records from `starts` on until `stopped()`.
 
+        Partitions that are added to the topics meanwhile are read from their beginning.
         Yields None if nothing came for 0.2 s. Raises KafkaUnavailable.
         """
         self._assign(starts)
+        topics = {topic for topic, _ in starts}
+        looked_at = time.monotonic()
         while not stopped():
+            if time.monotonic() - looked_at > _PARTITION_LOOK_SECONDS:
+                self._follow_new_partitions(topics)
+                looked_at = time.monotonic()
             idle = True
             for message in self._messages():
                 if message.error() is None:
@@ -235,6 +245,24 @@ class Log:
         for (topic, partition), offset in starts.items():
             assignment.append(ck.TopicPartition(topic, partition, offset))
         self._consumer.assign(assignment)
+
+    def _follow_new_partitions(self, topics: Iterable[str]) -> None:
+        try:
+            metadata = self._consumer.list_topics(timeout=_LOOK_TIMEOUT_SECONDS)
+        except ck.KafkaException:
+            # Kafka is away, which reading reports.
+            return
+        added = []
+        for topic in topics:
+            before = self.partitions[topic]
+            # A topic that was deleted has no metadata.
+            found = metadata.topics.get(topic)
+            now = before if found is None else len(found.partitions)
+            for partition in range(before, now):
+                added.append(ck.TopicPartition(topic, partition, BEGINNING))
+            self.partitions[topic] = max(before, now)
+        if added:
+            self._consumer.incremental_assign(added)
 
     def _messages(self) -> list[ck.Message]:
         """Wait for a message, and return all that are there, ends of partitions too."""
@@ -286,6 +314,9 @@ class Events:
 
     def until(self, stopped: Callable[[], bool]) -> Iterator[ReceivedEvent | None]:
         """Yield every event until `stopped()`, in order per symbol.
+
+        If partitions were added to the topic, the events of a symbol that has moved are in
+        two of them. Those that were there at the start are not in order then.
 
         Yields None if nothing came for 0.2 s. Skips strays. Raises KafkaUnavailable.
         """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from connector.kafka.avro import Codec
     from connector.kafka.names import ShardId, Topics
-    from connector.kafka.shard_log import Quarantined, Transaction
+    from connector.kafka.shard_log import Transaction
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -25,8 +25,6 @@ WORKER_HEADER: Final = "worker"
 
 # The producer's partitioner chooses by the key.
 ANY_PARTITION: Final = -1
-
-_MAX_QUARANTINED_BYTES: Final = 64 * 1024
 
 
 def is_ours(headers: Container[str]) -> bool:
@@ -56,7 +54,6 @@ class RecordWriter:
         self._shard = shard
         self._changes = topics.changes(shard.feed)
         self._current = topics.current(shard.feed)
-        self._quarantine = topics.quarantine
         self._source = f"/{topics.prefix}/{shard.feed}"
         self._codec = codec
 
@@ -66,8 +63,6 @@ class RecordWriter:
             yield self._event(event)
         for state in transaction.states:
             yield self._state(state, transaction.used_fraction)
-        for entry in transaction.quarantined:
-            yield self._quarantined(entry)
 
     def _event(self, event: Event) -> OutgoingRecord:
         kind = f"gex.levels.{event.kind.lower()}"
@@ -92,22 +87,6 @@ class RecordWriter:
             headers,
             # Explicit, so that only this shard's transactional id ever writes to it.
             self._shard.partition,
-        )
-
-    def _quarantined(self, entry: Quarantined) -> OutgoingRecord:
-        origin = f"{self._shard.feed}/{entry.symbol}/{entry.request_id or ''}"
-        return OutgoingRecord(
-            self._quarantine,
-            entry.symbol.encode(),
-            # Cut, so that no response of the upstream can exceed the record limit.
-            entry.raw[:_MAX_QUARANTINED_BYTES],
-            entry.observed_at // 1000,
-            [
-                ("what", "entry"),
-                ("where", origin),
-                ("why", f"{entry.reason}: {entry.message}"),
-                ("size", str(len(entry.raw))),
-            ],
         )
 
     def _headers(self, record: Event | State, record_id: str, kind: str) -> Headers:

@@ -49,17 +49,6 @@ _FINISH_SECONDS: Final = 1
 _FLUSH_SECONDS: Final = 0.1
 
 
-class Quarantined(Value, frozen=True):
-    """A rejected entry: its symbol, the bytes as they came, and the reason."""
-
-    symbol: str
-    raw: bytes
-    reason: str
-    message: str
-    observed_at: int
-    request_id: str | None
-
-
 class Transaction(Value, frozen=True):
     """Everything that one transaction writes.
 
@@ -70,11 +59,10 @@ class Transaction(Value, frozen=True):
 
     events: Sequence[Event] = ()
     states: Sequence[State] = ()
-    quarantined: Sequence[Quarantined] = ()
     used_fraction: float = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.states or self.quarantined)
+        return bool(self.events or self.states)
 
 
 class Writer(Value, frozen=True):

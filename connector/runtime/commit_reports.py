@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 import logging
-import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from connector.core.model import Kind
 from connector.core.transition import REASON_ASKED
-from connector.logs import Bounded
 from connector.runtime.ports import Commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from connector.core.model import Event
-    from connector.kafka.shard_log import Quarantined
     from connector.runtime.inbox import Attempt
     from connector.runtime.ports import ShardContext
     from connector.runtime.snapshot_requests import SnapshotRequests
 
 _log = logging.getLogger(__name__)
 
-# The upstream may repeat a bad entry with every answer: one line a minute is enough.
-_LOG_INTERVAL_SECONDS: Final = 60
-
 
 class CommitReports:
-    """Tells observers, requesters of snapshots, and the log about commits of one feed."""
+    """Tells observers, requesters of snapshots, and the log about commits."""
 
-    def __init__(
-        self, feed: str, snapshots: SnapshotRequests, context: ShardContext
-    ) -> None:
-        self._feed = feed
+    def __init__(self, snapshots: SnapshotRequests, context: ShardContext) -> None:
         self._snapshots = snapshots
         self._context = context
-        self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
 
     def report(self, attempt: Attempt) -> None:
         """Report that an attempt was committed."""
         now = self._context.clock.moment()
         commit = Commit(
             attempt.events,
-            attempt.work.quarantined,
             at=now.local_at,
             upstream_at=now.upstream_at,
         )
@@ -52,22 +41,6 @@ class CommitReports:
             if event.reason == REASON_ASKED:
                 self._snapshots.fulfil(event)
         _log_events(attempt.events)
-        self._log_quarantined(attempt.work.quarantined)
-
-    def _log_quarantined(self, entries: Iterable[Quarantined]) -> None:
-        for entry in entries:
-            suppressed = self._bounded.admit((entry.symbol, entry.reason))
-            if suppressed is None:
-                continue
-            fields = {
-                "feed": self._feed,
-                "symbol": entry.symbol,
-                "request_id": entry.request_id,
-                "reason": entry.reason,
-                "fault": entry.message,
-                "not_logged_before": suppressed,
-            }
-            _log.warning("entry quarantined", extra=fields)
 
 
 def _log_events(events: Iterable[Event]) -> None:

@@ -1,4 +1,4 @@
-"""Observations and entries that wait to be committed to one shard. Pure."""
+"""Observations that wait to be committed to one shard. Pure."""
 
 from __future__ import annotations
 
@@ -15,24 +15,21 @@ if TYPE_CHECKING:
 
     from connector.core.model import Event, State
     from connector.core.transition import Transition
-    from connector.kafka.shard_log import Quarantined, Writer
+    from connector.kafka.shard_log import Writer
 
 # Observations kept per symbol. Further ones collapse, so that memory stays bounded.
 MAX_WAITING: Final = 8
 
 
 class Work(Value, frozen=True):
-    """The contents of one transaction: observations in order per symbol, and bad entries."""
+    """The contents of one transaction: observations in order per symbol."""
 
     observations: tuple[Observation, ...] = ()
-    quarantined: tuple[Quarantined, ...] = ()
 
     @property
     def symbols(self) -> set[str]:
-        """The symbols of all observations and entries."""
-        of_observations = {observation.symbol for observation in self.observations}
-        of_entries = {entry.symbol for entry in self.quarantined}
-        return of_observations | of_entries
+        """The symbols of all observations."""
+        return {observation.symbol for observation in self.observations}
 
 
 class Attempt(Value, frozen=True):
@@ -56,7 +53,7 @@ class Attempt(Value, frozen=True):
 
     def __bool__(self) -> bool:
         """Return False if there is nothing to write."""
-        return bool(self.events or self.states or self.work.quarantined)
+        return bool(self.events or self.states)
 
     @property
     def uncounted(self) -> dict[str, int]:
@@ -99,14 +96,13 @@ class Inbox:
         """`on_collapsed` is called for each observation that a newer one replaces."""
         self.last_writer: Writer | None = None
         self._observations: dict[str, list[Observation]] = {}
-        self._quarantined: dict[str, Quarantined] = {}
         self._attempt: Attempt | None = None
         self._isolated: set[str] = set()
         self._uncounted = Counter[str]()
         self._on_collapsed = on_collapsed
 
     def __bool__(self) -> bool:
-        return bool(self._observations or self._quarantined or self._attempt)
+        return bool(self._observations or self._attempt)
 
     def add(self, observation: Observation) -> None:
         """Add an observation. If too many wait, it collapses with the last one."""
@@ -121,14 +117,9 @@ class Inbox:
             self._on_collapsed()
         waiting.append(observation)
 
-    def quarantine(self, entry: Quarantined) -> None:
-        """Keep the newest bad entry of each symbol."""
-        self._quarantined[entry.symbol] = entry
-
     def take(self) -> Work:
         """Take everything, except for isolated symbols: each of those comes alone, later."""
-        # A dictionary keeps the order of arrival, which a set would lose.
-        waiting = list({**self._observations, **self._quarantined})
+        waiting = list(self._observations)
         taken = [symbol for symbol in waiting if symbol not in self._isolated]
         # Only isolated symbols are left: try one, so that a refusal names the culprit.
         if not taken:
@@ -136,12 +127,9 @@ class Inbox:
         self._isolated.difference_update(taken)
 
         observations = []
-        quarantined = []
         for symbol in taken:
             observations += self._take_observations(symbol)
-            if symbol in self._quarantined:
-                quarantined.append(self._quarantined.pop(symbol))
-        return Work(tuple(observations), tuple(quarantined))
+        return Work(tuple(observations))
 
     def committed(self, attempt: Attempt) -> None:
         """Take note of the collapsed observations that no event of an attempt counts.
@@ -187,7 +175,6 @@ class Inbox:
         if self._attempt is not None:
             lost += len(self._attempt.work.observations)
         self._observations = {}
-        self._quarantined = {}
         self._attempt = None
         self._uncounted.clear()
         return lost
@@ -206,12 +193,6 @@ class Inbox:
         self._observations = {}
         for observation in (*work.observations, *newer):
             self.add(observation)
-
-        # The newest entry of a symbol comes last, so that it is the one that stays.
-        newer_entries = list(self._quarantined.values())
-        self._quarantined = {}
-        for entry in (*work.quarantined, *newer_entries):
-            self.quarantine(entry)
 
 
 def _is_overtaken(observation: Observation, waiting: Iterable[Observation]) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Observation, Status, Value
 from connector.errors import EntryError
-from connector.kafka.shard_log import Quarantined
+from connector.kafka.quarantine import Quarantined
 from connector.runtime.refresh_values import RefreshValues
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from connector.core.positioning import ResponseModels
     from connector.core.transition import FeedRules
     from connector.kafka.names import ShardId
-    from connector.kafka.shard_log import Quarantined, Restored, Transaction
+    from connector.kafka.quarantine import Quarantined
+    from connector.kafka.shard_log import Restored, Transaction
     from connector.runtime.backoff import Backoff
     from connector.runtime.clock import Clock
     from connector.runtime.health import Health
@@ -83,7 +84,6 @@ class Commit(Value, frozen=True):
     """A committed transaction. `at` is our clock, `upstream_at` the upstream's."""
 
     events: tuple[Event, ...]
-    quarantined: tuple[Quarantined, ...]
     at: int
     upstream_at: int
 
@@ -222,6 +222,9 @@ class ShardObserver(Protocol):
     def committed(self, commit: Commit) -> None:
         """Called when a transaction was committed."""
 
+    def quarantined(self, reason: str) -> None:
+        """Called with the reason why an entry could not be decoded."""
+
     def aborted(self) -> None:
         """Called when a transaction failed."""
 
@@ -266,6 +269,8 @@ class ShardContext:
 
     Called with each answer.
     """
+    quarantine: Callable[[str, Quarantined], object] = lambda _feed, _entry: None
+    """Keep an entry that could not be decoded. Called with its feed, too."""
     published: Callable[[Event], object] = lambda _: None
     """Called with every committed event."""
     backoff: Backoff = BACKOFF

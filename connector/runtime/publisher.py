@@ -175,7 +175,6 @@ class Publisher:
         transaction = Transaction(
             events=attempt.events,
             states=tuple(attempt.states.values()),
-            quarantined=attempt.work.quarantined,
             used_fraction=used_fraction,
         )
         self._started_at = time.monotonic()

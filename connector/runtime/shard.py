@@ -74,7 +74,7 @@ class Shard:
         self._lifecycle = Lifecycle(spec, context)
         self._intake = Intake(spec.rules)
         self._snapshots = SnapshotRequests()
-        reports = CommitReports(self.id.feed, self._snapshots, context)
+        reports = CommitReports(self._snapshots, context)
         self._publisher = Publisher(
             spec, self.inbox, self._intake, self._snapshots, reports, context
         )
@@ -375,8 +375,8 @@ class Shard:
         if reading.dropped is not None:
             self._context.observer.dropped(self.id.feed, reading.dropped)
         if reading.quarantined is not None:
-            self.inbox.quarantine(reading.quarantined)
-            self._publisher.wake()
+            self._context.observer.quarantined(reading.quarantined.reason)
+            self._context.quarantine(self.id.feed, reading.quarantined)
 
         sighting = Sighting(
             self.id.feed,

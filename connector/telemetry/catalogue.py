@@ -391,6 +391,10 @@ _EVENTS: Final = (
         labels=("reason",),
         values=_QUARANTINE_REASONS,
     ),
+    _counter(
+        "gex_quarantine_failed_total",
+        "Entries that could not be written to the quarantine topic; the log has them.",
+    ),
 )
 
 _SHARDS: Final = (
@@ -431,6 +435,11 @@ _SHARDS: Final = (
 )
 
 _KAFKA: Final = (
+    _gauge(
+        "gex_topic_fault",
+        "1 if a topic of the connector is gone or does not fit; the log names the fault.",
+        labels=("topic",),
+    ),
     _gauge(
         "gex_kafka_queue_messages",
         "Records and requests queued in the shards' producers.",

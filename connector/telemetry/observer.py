@@ -140,6 +140,10 @@ class MetricsObserver:
         """Show whether the upstream refuses the plan of the key's user."""
         self._metrics.set("gex_plan_refused", refused)
 
+    def topic_checked(self, topic: str, is_faulty: bool) -> None:
+        """Show whether a topic of the connector is gone or does not fit."""
+        self._metrics.set("gex_topic_fault", is_faulty, topic)
+
     # --- shards ---
 
     def shard_changed(
@@ -211,8 +215,14 @@ class MetricsObserver:
             if event.computed_at is not None and has_new_levels:
                 age = commit.upstream_at - event.computed_at
                 metrics.observe("gex_end_to_end_seconds", age / MICROS)
-        for entry in commit.quarantined:
-            metrics.count("gex_quarantined_total", entry.reason)
+
+    def quarantined(self, reason: str) -> None:
+        """Count an entry that could not be decoded."""
+        self._metrics.count("gex_quarantined_total", reason)
+
+    def quarantine_failed(self) -> None:
+        """Count an entry that could not be written to the quarantine topic."""
+        self._metrics.count("gex_quarantine_failed_total")
 
     def aborted(self) -> None:
         """Count a transaction that failed."""

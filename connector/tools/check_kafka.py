@@ -49,7 +49,8 @@ def check_kafka(config: Config, report: Report) -> list[str]:
         report.fail("topics", str(error), error.exit_code)
     else:
         denied += found.denied
-        _report_topics(found, report)
+        _report_absent(found, topics, feeds, report)
+        _report_existing(found, report)
         for feed in feeds:
             topic = found.checks.get(topics.current(feed))
             if topic is not None and not topic.faults:
@@ -99,10 +100,32 @@ def check_registry(config: Config, report: Report) -> bool:
     return True
 
 
-def _report_topics(found: PreflightReport, report: Report) -> None:
-    for name in found.absent:
-        report.ok("topics", f"{name}: absent; the first worker creates it")
+def _report_absent(
+    found: PreflightReport, topics: Topics, feeds: list[str], report: Report
+) -> None:
+    # Topics are created together: one that is absent alone has been deleted.
+    losses = {}
+    if found.checks:
+        losses[topics.quarantine] = "its records are lost"
+    for feed in feeds:
+        changes, current = topics.changes(feed), topics.current(feed)
+        if current in found.checks:
+            losses[changes] = "its events are lost"
+        if changes in found.checks:
+            losses[current] = "its states are lost"
 
+    for name in found.absent:
+        if name in losses:
+            report.warn(
+                "topics",
+                f"{name}: absent, but others exist: {losses[name]}; the next start "
+                "creates it (operations.md, A topic is gone)",
+            )
+        else:
+            report.ok("topics", f"{name}: absent; the first worker creates it")
+
+
+def _report_existing(found: PreflightReport, report: Report) -> None:
     for name, fit in found.checks.items():
         for fault in fit.faults:
             report.fail("topics", fault, EXIT_KAFKA)

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from datetime import UTC, datetime, timedelta
+from heapq import merge
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from connector.core.model import Event
     from connector.kafka.avro import Codec
-    from connector.kafka.events import Log
+    from connector.kafka.events import Log, Partition
     from connector.kafka.names import Topics
 
 _UNITS: Final = {
@@ -127,17 +128,15 @@ def read_events(
 ) -> Iterator[Event]:
     """Yield the events of some symbols observed in a period, feed by feed, up to now.
 
-    Only the partitions of the symbols' keys are read. `period` is in microseconds since the
-    epoch, without an end if that is None. Skips strays. Raises KafkaUnavailable.
+    All partitions are read: if some were added to the topic, the symbols may have moved.
+    `period` is in microseconds since the epoch, without an end if that is None. Skips
+    strays. Raises KafkaUnavailable.
     """
     since, until = period
     strays = Strays()
-    keys = {symbol.encode() for symbol in symbols}
     for feed in log.feeds:
         topic = topics.changes(feed)
-        count = log.partitions[topic]
-        partitions = {(topic, partition_of(symbol, count)) for symbol in symbols}
-
+        partitions = log.partitions_of(topic)
         # Record timestamps are `observed_at` in milliseconds, so Kafka finds the start.
         end = log.offsets(partitions, END)
         start = log.offsets(partitions, since // 1000)
@@ -146,17 +145,44 @@ def read_events(
             if start[partition] < 0:
                 start[partition] = end[partition]
 
-        for record in log.read(start, end):
-            # Other symbols share the partition; do not decode their events.
-            if record.key not in keys:
-                continue
-            event = strays.decoded(record, codec.decode_event)
-            if event is None:
-                continue
+        # Most often the other partitions have no event of the symbols.
+        count = len(partitions)
+        homes = {(topic, partition_of(symbol, count)) for symbol in symbols}
+        others = set(partitions) - homes
+        moved_from = _only(start, others)
+        moved = list(_read_symbols(log, codec, strays, symbols, moved_from, end))
+        moved.sort(key=attrgetter("observed_at"))
+        stayed_in = _only(start, homes)
+        stayed = _read_symbols(log, codec, strays, symbols, stayed_in, end)
+        for event in merge(moved, stayed, key=attrgetter("observed_at")):
             is_before = event.observed_at < since
             is_after = until is not None and event.observed_at > until
             if not is_before and not is_after:
                 yield event
+
+
+def _only(
+    offsets: dict[Partition, int], partitions: Collection[Partition]
+) -> dict[Partition, int]:
+    return {partition: offsets[partition] for partition in partitions}
+
+
+def _read_symbols(
+    log: Log,
+    codec: Codec,
+    strays: Strays,
+    symbols: Collection[str],
+    start: dict[Partition, int],
+    end: dict[Partition, int],
+) -> Iterator[Event]:
+    keys = {symbol.encode() for symbol in symbols}
+    for record in log.read(start, end):
+        # Other symbols share the partition; do not decode their events.
+        if record.key not in keys:
+            continue
+        event = strays.decoded(record, codec.decode_event)
+        if event is not None:
+            yield event
 
 
 def _parse(text: str) -> datetime:

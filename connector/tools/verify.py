@@ -11,6 +11,10 @@ A worker may be writing meanwhile, so the order of reading matters:
 Events that retention has deleted are not missed. Records of other programs are named and
 counted, but are no faults: the promises are about the connector's own. Memory holds the last
 event and state of each symbol.
+
+If partitions were added to `changes`, some symbols have moved: their events are in several
+partitions, which are read in any order. So the events of a symbol are checked in runs, one
+after the other within a partition, and the runs are joined in the end.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from connector.config.secrets import printable, quote
@@ -31,7 +36,7 @@ from connector.tools.reading import ignored_paths, open_reader
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from connector.core.model import Event, Levels, State
     from connector.kafka.avro import Codec
@@ -42,6 +47,12 @@ _T = TypeVar("_T")
 
 # A systematic fault shows in the first few; the rest are counted only.
 _MAX_PRINTED_FAULTS: Final = 20
+
+_MISPLACED: Final = "the record is in the wrong partition"
+_WRONG_BEFORE: Final = "`before` differs from the levels published last"
+
+# Partitions are added rarely: at most so often within the retention of the events.
+_MAX_ADDITIONS: Final = 2
 
 # The default of `feeds.ignore`, for feeds that this configuration does not have.
 _DEFAULT_IGNORED: Final = ("spot_price",)
@@ -106,6 +117,10 @@ class Totals:
         if self.strays <= _MAX_PRINTED_FAULTS:
             sys.stdout.write(f"stray record: {printable(stray)}\n")
 
+    def print_note(self, note: str) -> None:
+        """Print a finding that is no fault."""
+        sys.stdout.write(f"note: {printable(note)}\n")
+
     def print_summary(self, feeds: int) -> None:
         """Print the verdict and the counts on the last line."""
         hidden = self.faults - _MAX_PRINTED_FAULTS
@@ -127,19 +142,45 @@ class Totals:
 
 
 @dataclass(slots=True)
+class _Run:
+    """Events of a symbol that follow each other in one partition.
+
+    `published` has the levels of the last event that had some. `place` is that of the first
+    record.
+    """
+
+    place: str
+    first: Event
+    last: Event
+    published: Levels | None
+    computed_at: int
+
+    @classmethod
+    def of(cls, event: Event, place: str) -> _Run:
+        return cls(place, event, event, _published(event), event.computed_at or 0)
+
+    def add(self, event: Event) -> None:
+        self.last = event
+        self.published = _published(event)
+        self.computed_at = max(self.computed_at, event.computed_at or 0)
+
+
+@dataclass(slots=True)
 class _Symbol:
     """The last records of a symbol, and the values that the next ones must continue.
 
-    `awaited` is the state of step 1 until its event is read; `published` has the levels of
-    the last event that had some.
+    `awaited` is the state of step 1 until its event is read. `runs` has the events of step 2,
+    and `open_runs` the last run of each partition. `event`, `first_sequence` and `published`
+    are set when the runs are joined.
     """
 
     state: State | None = None
     awaited: State | None = None
+    runs: list[_Run] = field(default_factory=list)
+    open_runs: dict[int, _Run] = field(default_factory=dict)
     event: Event | None = None
     first_sequence: int = 0
     published: Levels | None = None
-    computed_at: int = 0
 
 
 class _FeedVerifier:
@@ -152,6 +193,9 @@ class _FeedVerifier:
         self._rules = rules
         self._totals = totals
         self._symbols: dict[str, _Symbol] = defaultdict(_Symbol)
+        # Each symbol and partition of `changes` that do not belong together, and the first
+        # event there.
+        self._moved: dict[tuple[str, int], str] = {}
 
     def verify(self, topics: Topics) -> None:
         """Read both topics in the three steps of the module's description."""
@@ -171,6 +215,9 @@ class _FeedVerifier:
         changes_end = log.offsets(changes, END)
         for record in log.read(dict.fromkeys(changes, BEGINNING), changes_end):
             self._take_event(record)
+        for symbol in self._symbols.values():
+            self._join(symbol)
+        self._judge_moved(changes_topic, len(changes))
 
         # Step 3: the states that were written meanwhile, among them those of all events.
         second_end = log.offsets(current, END)
@@ -180,8 +227,9 @@ class _FeedVerifier:
         # A partition that begins at offset 0 has lost nothing to retention.
         starts = log.offsets(changes, BEGINNING)
         for name, symbol in self._symbols.items():
-            partition = partition_of(name, len(starts))
-            is_whole = starts[changes_topic, partition] == 0
+            # Its first events may be where they belonged before partitions were added.
+            homes = {partition_of(name, count + 1) for count in range(len(starts))}
+            is_whole = all(starts[changes_topic, home] == 0 for home in homes)
             fault = _incomplete(symbol, is_whole=is_whole)
             if fault is not None:
                 self._totals.add_fault(f"{self._feed}/{name}: {fault}")
@@ -210,6 +258,8 @@ class _FeedVerifier:
 
         symbol = self._symbols[state.symbol]
         faults = self._misplaced(record, state)
+        if not self._is_home(record, state):
+            faults.append(_MISPLACED)
         faults += _state_regressions(symbol.state, state)
         symbol.state = state
 
@@ -217,7 +267,7 @@ class _FeedVerifier:
         event = symbol.event
         if event is not None and event.sequence == state.sequence:
             faults += self._disagreements(state, event, symbol.published)
-        self._report(record, state, faults)
+        self._report(record.place, state, faults)
 
     def _take_event(self, record: Record) -> None:
         event = self._decoded(record, self._codec.decode_event)
@@ -227,14 +277,82 @@ class _FeedVerifier:
 
         symbol = self._symbols[event.symbol]
         faults = self._misplaced(record, event)
-        faults += self._event_faults(symbol, event)
-        _advance(symbol, event)
+        if not self._is_home(record, event):
+            # Judged in the end: partitions may have been added since.
+            name = f"{event.feed}/{event.symbol} #{event.sequence}"
+            place = event.symbol, record.partition
+            self._moved.setdefault(place, f"{name}: {_MISPLACED} ({record.place})")
+        event_id = f"{self._feed}/{event.symbol}/{event.sequence}"
+        if event.event_id != event_id:
+            faults.append(f"event_id is {quote(event.event_id)}, expected {event_id}")
 
+        run, order_faults = self._extend_run(symbol, event, record)
+        faults += order_faults
         awaited = symbol.awaited
         if awaited is not None and awaited.sequence == event.sequence:
-            faults += self._disagreements(awaited, event, symbol.published)
+            faults += self._disagreements(awaited, event, run.published)
             symbol.awaited = None
-        self._report(record, event, faults)
+        self._report(record.place, event, faults)
+
+    def _extend_run(
+        self, symbol: _Symbol, event: Event, record: Record
+    ) -> tuple[_Run, list[str]]:
+        """Add an event to its run, or begin another. Return the run and the faults."""
+        run = symbol.open_runs.get(record.partition)
+        if run is not None and event.sequence <= run.last.sequence:
+            return run, [_wrong_order(run.last, event)]
+        if run is not None and event.sequence == run.last.sequence + 1:
+            faults = self._successor_faults(run, event)
+            run.add(event)
+            return run, faults
+
+        # The first one here, or after a gap that events of another partition may fill.
+        run = _Run.of(event, record.place)
+        symbol.runs.append(run)
+        symbol.open_runs[record.partition] = run
+        return run, []
+
+    def _join(self, symbol: _Symbol) -> None:
+        """Check that the runs of a symbol follow each other, and find its last event."""
+        last: _Run | None = None
+        for run in sorted(symbol.runs, key=lambda run: run.first.sequence):
+            first = run.first
+            faults = []
+            if last is not None and first.sequence == last.last.sequence + 1:
+                faults = self._successor_faults(last, first)
+            elif last is not None:
+                faults.append(_wrong_order(last.last, first))
+                if (first.computed_at or 0) < last.computed_at:
+                    faults.append("computed_at goes back")
+            # If retention has deleted the predecessor, `before` has nothing to agree with.
+            elif first.sequence == 1 and compare(None, first.before, self._rules):
+                faults.append(_WRONG_BEFORE)
+            self._report(run.place, first, faults)
+            if last is None or run.last.sequence > last.last.sequence:
+                last = run
+
+        if last is not None:
+            symbol.first_sequence = min(run.first.sequence for run in symbol.runs)
+            symbol.event = last.last
+            symbol.published = last.published
+        symbol.runs.clear()
+        symbol.open_runs.clear()
+
+    def _judge_moved(self, topic: str, partitions: int) -> None:
+        """Tell symbols that moved when partitions were added from misplaced records."""
+        if not self._moved:
+            return
+        earlier = earlier_counts(self._moved, partitions)
+        if earlier is None:
+            for fault in self._moved.values():
+                self._totals.add_fault(fault)
+            return
+        symbols = sorted({symbol for symbol, _ in self._moved})
+        counts = " and ".join(map(str, earlier))
+        self._totals.print_note(
+            f"topic {topic} has {partitions} partitions and seems to have had {counts} "
+            f"before; symbols that have moved: {', '.join(symbols)}"
+        )
 
     def _decoded(self, record: Record, decode: Callable[[bytes], _T]) -> _T | None:
         """Return the decoded value, or None after reporting that there is none."""
@@ -248,38 +366,25 @@ class _FeedVerifier:
             return None
 
     def _misplaced(self, record: Record, value: Event | State) -> list[str]:
-        """Return faults of the record's key, partition and topic."""
+        """Return faults of the record's key and topic."""
         faults = []
         if record.key != value.symbol.encode():
             faults.append("the record key is not the symbol")
-        partitions = self._log.partitions[record.topic]
-        if record.partition != partition_of(value.symbol, partitions):
-            faults.append("the record is in the wrong partition")
         if value.feed != self._feed:
             faults.append(f"the record is in the topic of feed {self._feed}")
         return faults
 
-    def _event_faults(self, symbol: _Symbol, event: Event) -> list[str]:
+    def _is_home(self, record: Record, value: Event | State) -> bool:
+        partitions = self._log.partitions[record.topic]
+        return record.partition == partition_of(value.symbol, partitions)
+
+    def _successor_faults(self, run: _Run, event: Event) -> list[str]:
         """Return the promises that an event breaks towards its predecessor."""
         faults = []
-        event_id = f"{self._feed}/{event.symbol}/{event.sequence}"
-        if event.event_id != event_id:
-            faults.append(f"event_id is {quote(event.event_id)}, expected {event_id}")
-        computed_at = event.computed_at
-        if computed_at is not None and computed_at < symbol.computed_at:
+        if event.computed_at is not None and event.computed_at < run.computed_at:
             faults.append("computed_at goes back")
-
-        last = symbol.event
-        if last is not None and event.sequence != last.sequence + 1:
-            is_gap = event.sequence > last.sequence
-            problem = "gap in the sequence" if is_gap else "duplicate or out of order"
-            faults.append(f"{problem}: it follows #{last.sequence}")
-            return faults
-
-        # If retention has deleted the predecessor, `before` has nothing to agree with.
-        has_predecessor = last is not None or event.sequence == 1
-        if has_predecessor and compare(symbol.published, event.before, self._rules):
-            faults.append("`before` differs from the levels published last")
+        if compare(run.published, event.before, self._rules):
+            faults.append(_WRONG_BEFORE)
         return faults
 
     def _disagreements(
@@ -297,10 +402,10 @@ class _FeedVerifier:
             faults.append("the state is older than its event")
         return faults
 
-    def _report(self, record: Record, value: Event | State, faults: list[str]) -> None:
+    def _report(self, place: str, value: Event | State, faults: list[str]) -> None:
         name = f"{value.feed}/{value.symbol} #{value.sequence}"
         for fault in faults:
-            self._totals.add_fault(f"{name}: {fault} ({record.place})")
+            self._totals.add_fault(f"{name}: {fault} ({place})")
 
 
 def _state_regressions(last: State | None, state: State) -> list[str]:
@@ -315,18 +420,38 @@ def _state_regressions(last: State | None, state: State) -> list[str]:
     return faults
 
 
-def _advance(symbol: _Symbol, event: Event) -> None:
-    """Make an event the symbol's last, unless it is a duplicate or out of order."""
-    last = symbol.event
-    if last is None:
-        symbol.first_sequence = event.sequence
-    elif event.sequence <= last.sequence:
-        return
+def earlier_counts(
+    moved: Collection[tuple[str, int]], partitions: int
+) -> tuple[int, ...] | None:
+    """Return the earlier partition counts that explain where symbols were, or None.
 
-    symbol.event = event
-    symbol.computed_at = max(symbol.computed_at, event.computed_at or 0)
+    Each item is a symbol and a partition that the present count does not explain.
+    """
+    explained: dict[int, set[tuple[str, int]]] = {}
+    for count in range(1, partitions):
+        explained[count] = set()
+        for symbol, partition in moved:
+            if partition_of(symbol, count) == partition:
+                explained[count].add((symbol, partition))
+
+    # The fewest additions, and the latest counts, are the most likely ones.
+    latest_first = sorted(explained, reverse=True)
+    for additions in range(1, _MAX_ADDITIONS + 1):
+        for counts in combinations(latest_first, additions):
+            if set().union(*(explained[count] for count in counts)) == set(moved):
+                return tuple(sorted(counts))
+    return None
+
+
+def _published(event: Event) -> Levels | None:
     # Events without levels, such as MISSING, carry the levels they end in `before`.
-    symbol.published = event.before if event.after is None else event.after
+    return event.before if event.after is None else event.after
+
+
+def _wrong_order(last: Event, event: Event) -> str:
+    is_gap = event.sequence > last.sequence
+    problem = "gap in the sequence" if is_gap else "duplicate or out of order"
+    return f"{problem}: it follows #{last.sequence}"
 
 
 def _incomplete(symbol: _Symbol, *, is_whole: bool) -> str | None:
@@ -340,7 +465,10 @@ def _incomplete(symbol: _Symbol, *, is_whole: bool) -> str | None:
         first = "it has no events"
         if event is not None:
             first = f"its first event is #{symbol.first_sequence}"
-        return f"{first}, although retention has deleted nothing"
+        return (
+            f"{first}, although retention has deleted nothing: was the topic deleted and "
+            "created again?"
+        )
 
     if event is None:
         return None

@@ -430,6 +430,7 @@ _UPSTREAM: Final = (
         "Quarantine and contradictions",
         {
             "{{reason}}": per_minute("gex_quarantined_total", "reason"),
+            "not written": "60 * sum(rate(gex_quarantine_failed_total[$__rate_interval]))",
             "response: {{kind}}": per_minute(
                 "gex_responses_inconsistent_total", "kind"
             ),
@@ -442,8 +443,9 @@ _UPSTREAM: Final = (
         },
         unit=units.EventsPerMinute,
         shows=(
-            "Entries that went to quarantine by reason, contradictions in responses "
-            "by kind; symbols found under another name, and responses for other venues."
+            "Entries that went to quarantine by reason, and those that could not be "
+            "written there; contradictions in responses by kind; symbols found "
+            "under another name, and responses for other venues."
         ),
         bad="A rate that does not return to 0: the API has changed its format.",
         do=(
@@ -501,6 +503,15 @@ _KAFKA: Final = (
         bad="0: this worker cannot reach Kafka.",
         do="Restore Kafka. Do not restart the worker.",
         see="operations.md#kafka-is-away",
+    ),
+    Panel(
+        "Topics with a fault",
+        {"{{topic}}": "max by (topic) (gex_topic_fault) == 1"},
+        shows="Topics of the connector that are gone or do not fit. Empty if all is well.",
+        bad="Any topic: nothing may be published, or a restart may fail.",
+        do='Search the log for "topics are gone" and "a topic does not fit".',
+        see="operations.md#a-topic-is-gone",
+        kind="bars",
     ),
     Panel(
         "Kafka errors",

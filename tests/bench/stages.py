@@ -145,4 +145,4 @@ def _report(observer: MetricsObserver, response: Checked) -> None:
 
     # The transaction
     events = tuple(response.events)
-    observer.committed(Commit(events, (), now, now))
+    observer.committed(Commit(events, now, now))

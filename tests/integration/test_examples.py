@@ -339,7 +339,9 @@ def test_a_transaction_open_at_the_start_is_neither_lost_nor_duplicated(
     log.publish(moment(4))
     example.assign(reader, changes, begin)
     deadline = time.monotonic() + PATIENCE_SECONDS
-    event = next(example.follow(reader, {"BTCUSDT": 3}, decoder, deadline))
+    known = {"BTCUSDT": 3}
+    events = example.follow(reader, changes, known, decoder, deadline, PATIENCE_SECONDS)
+    event = next(events)
     assert event["sequence"] == 4
     reader.close()
 
@@ -347,7 +349,7 @@ def test_a_transaction_open_at_the_start_is_neither_lost_nor_duplicated(
 def test_a_gap_ends_the_consumer(kafka: LocalKafka, names: Names, topic: Topic) -> None:
     log = topic.log()
     log.publish(moment(1))
-    with start(follow(kafka, names)) as consumer:
+    with start(follow(kafka, names, "--patience", "1")) as consumer:
         # Its first line is the restored state.
         wait_for_lines(consumer, 1)
         log.publish(moment(3))

@@ -14,7 +14,7 @@ from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Levels, Observation, Source, Status
 from connector.core.transition import FeedRules, observe
 from connector.errors import KafkaUnavailable, ShardFenced, Unpublishable
-from connector.kafka.shard_log import Quarantined, Transaction
+from connector.kafka.shard_log import Transaction
 from tests.support.memory_log import LARGEST_RECORD_BYTES
 
 if TYPE_CHECKING:
@@ -204,12 +204,3 @@ class LogStatements:
         log.publish(changed(None, 1))
         waiting.append(log.waiting)
         assert waiting == [0, 0, 0]
-
-    def test_a_quarantined_entry_changes_no_state(self, shard: ShardUnderTest) -> None:
-        log = shard.new_log()
-        log.open()
-        entry = Quarantined("BTCUSDT", b"{", "malformed", "no JSON", NOW, None)
-        log.publish(Transaction(quarantined=(entry,)))
-        restored = shard.new_log().open()
-        assert restored.states == {}
-        assert shard.committed() == []

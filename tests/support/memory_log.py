@@ -39,7 +39,6 @@ class MemoryTopic:
     events: list[Event] = field(default_factory=list)
     states: dict[str, State] = field(default_factory=dict)
     state_records: int = 0
-    quarantined: list[bytes] = field(default_factory=list)
     used_fractions: list[float] = field(default_factory=list)
     last_used_fraction: float | None = None
     strays: tuple[Stray, ...] = ()
@@ -72,10 +71,6 @@ class MemoryLog:
     @property
     def states(self) -> dict[str, State]:
         return self.topic.states
-
-    @property
-    def quarantined(self) -> list[bytes]:
-        return self.topic.quarantined
 
     @property
     def used_fractions(self) -> list[float]:
@@ -137,7 +132,6 @@ class MemoryLog:
     def _append(self, transaction: Transaction) -> None:
         topic = self.topic
         topic.events += transaction.events
-        topic.quarantined += [entry.raw for entry in transaction.quarantined]
         topic.used_fractions.append(transaction.used_fraction)
         for state in transaction.states:
             topic.states[state.symbol] = state

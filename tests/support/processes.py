@@ -99,6 +99,15 @@ class Program:
         ) as response:
             return str(response.read().decode())
 
+    def text_of_error(self, path: str) -> str:
+        """GET a path that answers with an error, and return its text."""
+        try:
+            self.text(path)
+        except urllib.error.HTTPError as error:
+            with contextlib.closing(error):
+                return error.read().decode()
+        raise AssertionError(f"{path}: answered without an error")
+
     def metric(self, name: str) -> int:
         """Return the sum of a metric over all labels, or 0 if the worker does not answer."""
         try:

@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from connector.core.model import Levels, Observation, Source, State, Status
 from connector.core.transition import FeedRules, Transition, observe_all
-from connector.kafka.shard_log import Quarantined
 from connector.runtime.inbox import MAX_WAITING, Attempt, Inbox, Work
 from tests.support.levels import seen
 from tests.support.profiles import cases
@@ -20,18 +19,6 @@ def shown(number: int, symbol: str = "A", collapsed: int = 0) -> Observation:
     """Return an observation that the number tells from others."""
     levels = Levels(spot_price=float(number))
     return seen(levels, symbol=symbol, collapsed=collapsed)
-
-
-def bad(symbol: str, number: int) -> Quarantined:
-    """Return an entry that was quarantined; the number tells it from others."""
-    return Quarantined(
-        symbol=symbol,
-        raw=b"",
-        reason="malformed",
-        message=str(number),
-        observed_at=number,
-        request_id=None,
-    )
 
 
 def state(symbol: str = "A", sequence: int = 1, observed_at: int = 1) -> State:
@@ -71,7 +58,7 @@ def test_an_empty_inbox_is_false_and_gives_nothing() -> None:
     inbox = CountingInbox()
     assert not inbox
     assert inbox.take() == Work()
-    inbox.quarantine(bad("A", 1))
+    inbox.add(shown(1))
     assert inbox
 
 
@@ -146,18 +133,14 @@ def test_a_symbol_never_crowds_out_another() -> None:
 def test_uncommitted_work_goes_before_newer_work() -> None:
     inbox = CountingInbox()
     inbox.add(shown(1))
-    inbox.quarantine(bad("A", 1))
-    inbox.quarantine(bad("B", 1))
     work = inbox.take()
     inbox.add(shown(2))
-    inbox.quarantine(bad("A", 2))
     inbox.keep(Attempt(work))
 
     # The restored topic is empty, so the attempt was not committed.
     assert inbox.settle({}) is None
     again = inbox.take()
     assert again.observations == (shown(1), shown(2))
-    assert set(again.quarantined) == {bad("A", 2), bad("B", 1)}
 
 
 def test_an_attempt_collects_events_and_the_last_state_of_each_symbol() -> None:
@@ -185,8 +168,7 @@ def test_an_attempt_is_committed_if_every_state_of_it_is_found() -> None:
     assert not attempt.was_committed({})
 
     # Without a state there is nothing to find.
-    only_quarantined = Work(quarantined=(bad("A", 1),))
-    assert not Attempt(only_quarantined).was_committed({})
+    assert not Attempt(Work()).was_committed({})
 
 
 @quick
@@ -237,7 +219,6 @@ def test_refused_symbols_are_tried_alone_and_given_up_alone() -> None:
     committed = []
     for number in range(6):
         inbox.add(shown(number, "ABC"[number % 3]))
-    inbox.quarantine(bad("A", 1))
     while inbox:
         work = inbox.take()
         # The broker refuses everything with symbol B.
@@ -247,7 +228,7 @@ def test_refused_symbols_are_tried_alone_and_given_up_alone() -> None:
         else:
             committed.append(work)
 
-    of_a = Work((shown(0, "A"), shown(3, "A")), (bad("A", 1),))
+    of_a = Work((shown(0, "A"), shown(3, "A")))
     of_c = Work((shown(2, "C"), shown(5, "C")))
     assert committed == [of_a, of_c]
     assert refused == 2
@@ -320,6 +301,5 @@ def test_clearing_forgets_everything_and_returns_the_number_of_observations() ->
     inbox.add(shown(1))
     inbox.keep(Attempt(inbox.take()))
     inbox.add(shown(2))
-    inbox.quarantine(bad("A", 1))
     assert inbox.clear() == 2
     assert not inbox

@@ -29,7 +29,7 @@ from connector.core.model import (
 )
 from connector.errors import UpstreamError
 from connector.kafka.names import ShardId
-from connector.kafka.shard_log import Quarantined, Restored
+from connector.kafka.shard_log import Restored
 from connector.runtime.ports import (
     BudgetReport,
     Commit,
@@ -156,11 +156,10 @@ def event(
 
 def commit(
     *events: Event,
-    quarantined: tuple[Quarantined, ...] = (),
     at: int = NOW,
     upstream_at: int = NOW,
 ) -> Commit:
-    return Commit(events, quarantined, at, upstream_at)
+    return Commit(events, at, upstream_at)
 
 
 def sighting(
@@ -422,6 +421,7 @@ def eventful() -> Metrics:
     observer.orphans_found({"old": 1})
     telemetry.clients.statistics(statistics())
     telemetry.clients.error("_TRANSPORT")
+    observer.topic_checked("gex.levels.all.changes", is_faulty=True)
     telemetry.metrics.set("gex_build_info", 1, "1.2.3")
     telemetry.progressed_at["poller"] = 1
     return telemetry.metrics
@@ -434,6 +434,7 @@ def eventful() -> Metrics:
         'gex_upstream_request_duration_seconds_count{outcome="rate_limited"}',
         'gex_transactions_total{result="aborted"}',
         "gex_shard_fenced_total",
+        "gex_quarantine_failed_total",
         'gex_shards_owned{feed="all"}',
         "gex_key_refused",
         "gex_end_to_end_seconds_count",
@@ -809,9 +810,10 @@ def test_events_are_counted_by_feed_and_kind(
 def test_every_count_counts(telemetry: Telemetry) -> None:
     metrics = telemetry.metrics
     observer = telemetry.observer
-    entry = Quarantined("A", b"", "malformed", "", NOW, None)
 
-    observer.committed(commit(quarantined=(entry,)))
+    observer.committed(commit())
+    observer.quarantined("malformed")
+    observer.quarantine_failed()
     observer.aborted()
     observer.dropped("all", "older")
     observer.dropped("all", "lost", 3)
@@ -823,6 +825,7 @@ def test_every_count_counts(telemetry: Telemetry) -> None:
         'gex_transactions_total{result="committed"}': 1,
         'gex_transactions_total{result="aborted"}': 1,
         'gex_quarantined_total{reason="malformed"}': 1,
+        "gex_quarantine_failed_total": 1,
         'gex_observations_dropped_total{feed="all",reason="older"}': 1,
         'gex_observations_dropped_total{feed="all",reason="lost"}': 3,
         'gex_responses_inconsistent_total{kind="unrequested"}': 1,

@@ -86,6 +86,7 @@ class Scene:
         observer = MetricsObserver(self.metrics)
         self.clock = Clock()
         self.log = MemoryLog()
+        self.quarantined: list[bytes] = []
         self.plan_keeps_fresh = True
         self.pool = ThreadPoolExecutor(1)
         spec = ShardSpec(SHARD, RULES, frozenset({SYMBOL}))
@@ -98,6 +99,7 @@ class Scene:
             polling_changed=lambda: None,
             startup=StartupDeadline(float("inf")),
             plan_keeps_fresh=lambda _feed: self.plan_keeps_fresh,
+            quarantine=lambda _feed, entry: self.quarantined.append(entry.raw),
             backoff=Backoff(first_seconds=0.001, max_seconds=0.001),
         )
         self.shard = Shard(spec, lambda: self.log, shard_context)
@@ -211,10 +213,6 @@ class Scene:
     @property
     def status(self) -> Status:
         return self.log.topic.states[SYMBOL].status
-
-    @property
-    def quarantined(self) -> list[bytes]:
-        return self.log.topic.quarantined
 
     def sample(self, name: str, **labels: str) -> float:
         value = self.metrics.registry.get_sample_value(name, labels)

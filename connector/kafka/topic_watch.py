@@ -1,0 +1,144 @@
+"""Watches the connector's topics at run time: somebody may delete or change them.
+
+The clients stay silent about that. Transactions with a missing topic time out, and a topic
+that brokers create by themselves has other partitions and policies than ours.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from confluent_kafka.admin import AdminClient
+
+from connector.errors import AccessDenied, KafkaError
+from connector.kafka.admin import TopicSize, check_topics, cluster_metadata
+from connector.kafka.errors import new_client, serve_callbacks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from confluent_kafka.admin import ClusterMetadata
+
+    from connector.kafka.admin import TopicSpec
+    from connector.kafka.clients import Clients
+
+_log = logging.getLogger(__name__)
+
+_GONE: Final = " is gone"
+_CREATE_AGAIN: Final = (
+    "restart one worker, which creates them again, or create them by hand (operations.md, "
+    "A topic is gone)"
+)
+
+
+class TopicWatch:
+    """Compares the topics with their specs. `faults` has the present fault of each topic.
+
+    Call `look` from one thread at a time. `faults` can be read from any thread.
+    """
+
+    def __init__(self, clients: Clients, specs: list[TopicSpec]) -> None:
+        """Raises ConfigError if librdkafka refuses the settings."""
+        self.faults: Mapping[str, str] = {}
+        self._clients = clients
+        self._specs = specs
+        self._admin = new_client(AdminClient, clients.admin())
+        self._partitions: dict[str, int] = {}
+        self._drawbacks: set[tuple[str, str]] | None = None
+
+    def look(self) -> None:
+        """Look at the topics once, and log the differences from the last look.
+
+        Blocks. Never raises: if Kafka is away, the shards report it, and the last faults
+        remain.
+        """
+        try:
+            metadata = cluster_metadata(self._admin, self._clients, "watching topics")
+            sizes = self._sizes(metadata)
+            faults = self._gone(sizes)
+            faults |= self._misfits(sizes)
+        except KafkaError as error:
+            _log.debug("cannot watch the topics", extra={"error": str(error)})
+            return
+        finally:
+            serve_callbacks(self._admin)
+        self._log_new_partitions(sizes)
+        _log_new_faults(self.faults, faults)
+        self.faults = faults
+
+    def _sizes(self, metadata: ClusterMetadata) -> dict[str, TopicSize]:
+        sizes = {}
+        for spec in self._specs:
+            topic = metadata.topics.get(spec.name)
+            if topic is not None:
+                replicas = [len(one.replicas) for one in topic.partitions.values()]
+                sizes[spec.name] = TopicSize(len(replicas), min(replicas, default=0))
+        return sizes
+
+    def _gone(self, sizes: Mapping[str, TopicSize]) -> dict[str, str]:
+        faults = {}
+        for spec in self._specs:
+            if spec.name not in sizes:
+                faults[spec.name] = f"topic {spec.name}{_GONE}"
+        return faults
+
+    def _misfits(self, sizes: Mapping[str, TopicSize]) -> dict[str, str]:
+        """Return the faults of existing topics, and log new drawbacks."""
+        try:
+            checks = check_topics(self._admin, self._specs, sizes)
+        except AccessDenied:
+            # The right was taken away after the start. Topics that are gone still show.
+            return {}
+        faults = {}
+        drawbacks = set()
+        for name, check in checks.items():
+            if check.faults:
+                faults[name] = "; ".join(check.faults)
+            for drawback, remedy in check.warnings:
+                drawbacks.add((name, f"{drawback}; {remedy}"))
+        self._log_new_drawbacks(drawbacks)
+        return faults
+
+    def _log_new_partitions(self, sizes: Mapping[str, TopicSize]) -> None:
+        for name, size in sizes.items():
+            before = self._partitions.get(name, size.partitions)
+            self._partitions[name] = size.partitions
+            if before != size.partitions:
+                fields = {
+                    "topic": name,
+                    "partitions": size.partitions,
+                    "partitions_before": before,
+                }
+                _log.warning(
+                    "a topic has another number of partitions; symbols move between them",
+                    extra=fields,
+                )
+
+    def _log_new_drawbacks(self, drawbacks: set[tuple[str, str]]) -> None:
+        known = self._drawbacks
+        self._drawbacks = drawbacks
+        if known is None:
+            # The start has logged those that were there before.
+            return
+        for name, drawback in sorted(drawbacks - known):
+            fields = {"topic": name, "drawback": drawback}
+            _log.warning("a topic has been changed", extra=fields)
+
+
+def _log_new_faults(known: Mapping[str, str], faults: Mapping[str, str]) -> None:
+    gone = []
+    for name, fault in faults.items():
+        if known.get(name) == fault:
+            continue
+        if fault.endswith(_GONE):
+            gone.append(name)
+        else:
+            _log.error("a topic does not fit", extra={"topic": name, "fault": fault})
+    if gone:
+        fields = {"topics": ", ".join(gone), "remedy": _CREATE_AGAIN}
+        _log.error("topics are gone", extra=fields)
+
+    for name in known:
+        if name not in faults:
+            _log.info("a topic is usable again", extra={"topic": name})
