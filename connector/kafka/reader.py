@@ -47,6 +47,7 @@ class KeptRecord(Value, frozen=True):
 
     key: bytes
     value: bytes | None
+    partition: int
     offset: int
     headers: dict[str, str | bytes | None]
 
@@ -310,6 +311,7 @@ def _kept(message: ck.Message) -> KeptRecord:
     return KeptRecord(
         bytes(message.key() or b""),
         None if value is None else bytes(value),
+        message.partition() or 0,
         message.offset() or 0,
         dict(message.headers() or {}),
     )

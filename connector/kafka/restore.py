@@ -227,28 +227,30 @@ class StateReader:
         """Return the state of each symbol after its last event, if it has one."""
         if not symbols:
             return {}
+        # In all partitions: if some were added, a symbol that has moved to one of them may
+        # have had no event since.
         count = self._reader.partition_count(self._changes)
-        if count == 0:
-            return {}
-        partitions = {partition_of(symbol, count) for symbol in symbols}
         # Events of other shards may come later. Ours cannot: this shard is fenced.
-        ends = self._reader.ends(self._changes, sorted(partitions))
+        ends = self._reader.ends(self._changes, range(count))
         if not ends:
             return {}
 
-        last: dict[bytes, deque[KeptRecord]] = defaultdict(
+        last: dict[tuple[bytes, int], deque[KeptRecord]] = defaultdict(
             lambda: deque(maxlen=_LAST_EVENTS_KEPT)
         )
 
         def take(record: KeptRecord) -> None:
             if record.is_ours:
-                last[record.key].append(record)
+                last[record.key, record.partition].append(record)
 
         keys = {symbol.encode() for symbol in symbols}
         self._reader.records_of(keys, ends, take)
 
+        last_of_key: dict[bytes, list[KeptRecord]] = defaultdict(list)
+        for (key, _), kept in last.items():
+            last_of_key[key] += kept
         found = {}
-        for key, records in last.items():
+        for key, records in last_of_key.items():
             events = [self._event_of(record) for record in records]
             computed = [event.computed_at or 0 for event in events]
             newest = max(events, key=lambda event: event.sequence)
@@ -263,7 +265,8 @@ class StateReader:
             return self._codec.decode_event(record.value or b"")
         except (ShardCorrupt, msgspec.ValidationError) as error:
             raise ShardCorrupt(
-                f"{self._changes}, offset {record.offset}, key {_shown(record.key)}: "
+                f"{self._changes}-{record.partition}, offset {record.offset}, key "
+                f"{_shown(record.key)}: "
                 f"a connector wrote an event that this version cannot read: {error}"
             ) from None
 

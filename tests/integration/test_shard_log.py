@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from tests.conftest import Names
 
 REFRESH_SECONDS = 30
+# Of each symbol, when it is restored from its events.
+EVENTS_KEPT = 16
 TIMEOUT_SECONDS = 30
 
 
@@ -72,6 +74,18 @@ class BrokerShard:
         )
         metadata = admin_client.list_topics(topic, timeout=TIMEOUT_SECONDS)
         return metadata.topics[topic].partitions
+
+    def add_partitions(self, topic: str, count: int) -> None:
+        """Let a topic have `count` partitions, and wait until all of them are usable."""
+        admin_client = ck.admin.AdminClient(
+            {"bootstrap.servers": self._kafka.bootstrap_servers}
+        )
+        new = ck.admin.NewPartitions(topic, count)
+        admin_client.create_partitions([new])[topic].result(TIMEOUT_SECONDS)
+        spec = admin.TopicSpec(topic, count, None, {})
+        wait_until(
+            lambda: have_leaders(self._reader, [spec]), "new partitions have leaders"
+        )
 
     def write(
         self,
@@ -372,6 +386,38 @@ class TestShardLog(LogStatements):
         (event,) = following.events
         assert event.sequence == lost.sequence + 1
         assert event.before == lost.last_published
+
+    def test_the_last_event_of_a_symbol_that_has_moved_is_found(
+        self, shard: BrokerShard
+    ) -> None:
+        log = shard.new_log()
+        log.open()
+        before = len(shard.partitions_of(shard.changes))
+        steps = [changed(None, 1)]
+        # More than are kept of a partition, so that none of these may push others out.
+        for number in range(2, 2 * EVENTS_KEPT):
+            steps.append(changed(steps[-1].states[0], number))
+        for step in steps:
+            log.publish(Transaction(events=step.events))
+
+        # Add partitions until the symbol's key belongs to another one.
+        after = before + 1
+        while partition_of("BTCUSDT", after) == partition_of("BTCUSDT", before):
+            after += 1
+        shard.add_partitions(shard.changes, after)
+
+        # It had no event since.
+        states = shard.new_log().open(["BTCUSDT"]).states
+        assert states["BTCUSDT"].sequence == len(steps)
+
+        # Its next event is in the other partition.
+        last = steps[-1].events[0]
+        moved = replace(last, sequence=len(steps) + 1, before=last.after)
+        value = Codec(SingleObject()).encode_event(shard.changes, moved)
+        shard.write(shard.changes, b"BTCUSDT", value, {"worker": "w"})
+
+        states = shard.new_log().open(["BTCUSDT"]).states
+        assert states["BTCUSDT"].sequence == len(steps) + 1
 
     def test_an_event_behind_an_open_transaction_is_found(
         self, shard: BrokerShard
