@@ -23,7 +23,7 @@ from connector.kafka import admin
 from connector.kafka.assignment import Group
 from connector.kafka.avro import Codec
 from connector.kafka.clients import Clients
-from connector.kafka.framing import prepare_framing
+from connector.kafka.framing import framing_of, prepare_framing
 from connector.kafka.members import Members
 from connector.kafka.names import ShardId, Topics, partition_of
 from connector.kafka.orphans import OrphanTopics
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
     from connector.config.model import Config, Feed
     from connector.kafka.admin import TopicSpec
-    from connector.kafka.framing import Framing
+    from connector.kafka.avro import Framing
     from connector.runtime.ports import TransactionalLog
     from connector.runtime.supervisor import Supervisor
     from connector.upstream.api_key import ApiKey
@@ -290,8 +290,13 @@ async def _prepare_kafka(config: Config, kafka: _Kafka, parts: _Parts) -> _Prepa
     rules = parts.rules
     specs = admin.topic_specs(topics, rules, config.kafka)
 
-    def prepare_registry() -> Framing:
-        return prepare_framing(config.schema_registry, topics, rules)
+    def check_settings() -> Framing:
+        # Before anything is registered or created.
+        admin.require_settings(clients)
+        return framing_of(config.schema_registry)
+
+    def prepare_registry() -> None:
+        prepare_framing(framing, topics, rules)
 
     def prepare_topics() -> None:
         admin.prepare_topics(clients, specs, config.kafka.replication_factor)
@@ -302,9 +307,9 @@ async def _prepare_kafka(config: Config, kafka: _Kafka, parts: _Parts) -> _Prepa
         reader.warm_up(topics.current(next(iter(rules))))
         return reader
 
-    framing = await retry_until_usable(
-        "the registry", prepare_registry, executor, limit_seconds
-    )
+    loop = asyncio.get_running_loop()
+    framing = await loop.run_in_executor(executor, check_settings)
+    await retry_until_usable("the registry", prepare_registry, executor, limit_seconds)
     await retry_until_usable("Kafka", prepare_topics, executor, limit_seconds)
     reader = await retry_until_usable("Kafka", warm_up_reader, executor, limit_seconds)
 

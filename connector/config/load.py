@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec.structs import replace
 
+from connector.config.certificates import check_client_file, faults_of_environment
 from connector.config.model import (
     TABLES,
     THRESHOLD_PATHS,
@@ -24,6 +25,7 @@ from connector.config.model import (
     check_api_key,
 )
 from connector.config.option import DeclaredOption, declared_options, describe_type
+from connector.config.proxy import proxy_from_environment
 from connector.config.secrets import (
     ClientSettings,
     Secret,
@@ -151,7 +153,7 @@ class _Loader:
 
     def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
         """Read both sources. Raises ConfigError if the file cannot be read."""
-        self.faults: list[str] = []
+        self.faults = faults_of_environment(environ)
         sources = (read_file(path), read_environment(environ))
         # Check before the merge, so that a misspelt key is found even if it is overridden.
         for source in sources:
@@ -161,6 +163,8 @@ class _Loader:
         merged = merge(*sources)
         self.has_feeds = "feeds" in merged
         self._tables = dict(_labelled(merged))
+        self._apply_proxy_variables("upstream", "base_url", environ)
+        self._apply_proxy_variables("schema_registry", "url", environ)
         self._secrets = _secret_texts(self._tables)
 
     def build(self, label: str, struct: type[S]) -> S | None:
@@ -250,6 +254,20 @@ class _Loader:
                 problem = f"unknown, did you mean {_most_similar(key, raw)}?"
                 self._add(quote(key), raw, problem, hide=True)
 
+    def _apply_proxy_variables(
+        self, label: str, address: str, environ: Mapping[str, str]
+    ) -> None:
+        """Take the proxy of an address from the usual variables, if it is not set."""
+        table = self._tables.setdefault(label, {})
+        raw = table.get(address) or RawOption(_OPTIONS[label][address].default, "")
+        if "proxy" in table or not isinstance(raw, RawOption):
+            return
+        found = proxy_from_environment(str(raw.value), environ)
+        if found is not None:
+            variable, value = found
+            origin = f"environment {variable}"
+            table["proxy"] = RawOption(value, origin, is_from_environment=True)
+
     def _resolve_secret(self, label: str, name: str, option: DeclaredOption) -> None:
         """Replace the file of a secret by its content, if the secret is in a file."""
         table = self._tables[label]
@@ -319,6 +337,7 @@ class _Loader:
                 if option.check is not None:
                     option.check(name)
                 settings[name] = _converted(item, Setting, _EXPECTED_SETTING)
+                check_client_file(name, settings[name])
             except InvalidValue as error:
                 self._add(quote(f"{key}.{name}"), item, str(error), hide=True)
         return settings

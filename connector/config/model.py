@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import fields
 
 from connector.config.option import Option
+from connector.config.proxy import check_proxy, proxy_secrets
 from connector.config.secrets import ClientSettings, Secret
 from connector.config.values import (
     HOST,
@@ -130,6 +131,16 @@ class Upstream(Struct, frozen=True, kw_only=True):
         str | None,
         Option("A file with the API key, instead of `api_key`. Read again on changes"),
     ] = None
+    proxy: Annotated[
+        Secret,
+        Option(
+            "The HTTP proxy on the way: `http://host:port`, optionally with"
+            " `user:password@`. `none`: connect directly. If unset, `HTTPS_PROXY`"
+            " (`HTTP_PROXY` for an `http` address) applies, except to hosts in `NO_PROXY`"
+            " and to this machine",
+            check=check_proxy,
+        ),
+    ] = Secret("")
     timeout_seconds: Annotated[
         float,
         Meta(gt=0, le=600),
@@ -296,9 +307,20 @@ class SchemaRegistry(Struct, frozen=True, kw_only=True):
         ClientSettings,
         Option(
             "Options passed to the registry client. Only their names are ever shown",
-            check=refusing({"it is an option of [schema_registry]": ("url",)}),
+            check=refusing({"it is an option of [schema_registry]": ("url", "proxy")}),
         ),
     ] = ClientSettings()
+    proxy: Annotated[
+        Secret,
+        Option(
+            "The HTTP proxy on the way to the registry, as `upstream.proxy`",
+            check=check_proxy,
+        ),
+    ] = Secret("")
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return every text that must not be shown."""
+        return (*self.client.secrets(), *proxy_secrets(self.proxy))
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
@@ -391,8 +413,9 @@ class Config(Struct, frozen=True, kw_only=True):
         ]
         return (
             *own,
+            *proxy_secrets(self.upstream.proxy),
             *self.kafka.client.secrets(),
-            *self.schema_registry.client.secrets(),
+            *self.schema_registry.secrets(),
         )
 
 

@@ -108,6 +108,11 @@ def topic_specs(topics: Topics, feeds: Iterable[str], kafka: Kafka) -> list[Topi
     return specs
 
 
+def require_settings(clients: Clients) -> None:
+    """Raise ConfigError if librdkafka refuses a setting or a file that it names."""
+    new_client(AdminClient, clients.admin())
+
+
 def prepare_topics(
     clients: Clients, specs: list[TopicSpec], replication_factor: int
 ) -> None:

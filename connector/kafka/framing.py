@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from connector.config.proxy import proxy_url
 from connector.errors import SetupError
 from connector.kafka.avro import EVENT, STATE, Framing, SingleObject
 
@@ -20,35 +21,34 @@ if TYPE_CHECKING:
 
 
 def framing_of(registry: SchemaRegistry) -> Framing:
-    """Return the framing to read with.
+    """Return the framing that the configuration asks for.
 
-    Raises SetupError if the registry's client is not installed.
+    Raises SetupError if the registry's client is not installed, and ConfigError if it
+    refuses a setting.
     """
     if registry.url is None:
         return SingleObject()
     return _client(registry, registry.url)
 
 
-def prepare_framing(
-    registry: SchemaRegistry, topics: Topics, feeds: Iterable[str]
-) -> Framing:
-    """Return the framing to write with, and register our schemas.
+def prepare_framing(framing: Framing, topics: Topics, feeds: Iterable[str]) -> None:
+    """Register our schemas, and look up all that is needed to read the topics.
 
     Raises SetupError, KafkaUnavailable.
     """
-    framing = framing_of(registry)
     for feed in feeds:
         framing.prepare(topics.changes(feed), EVENT)
         framing.prepare(topics.current(feed), STATE)
-    return framing
 
 
 def check_schemas(
     registry: SchemaRegistry, url: str, topics: Topics, feeds: Iterable[str]
-) -> tuple[str, list[str]]:
-    """Return the registry's compatibility level, and what a worker would register.
+) -> tuple[str | None, list[str]]:
+    """Return the registry's compatibility level, and the schemas to be registered.
 
-    Raises SetupError, KafkaUnavailable.
+    The level is None if the registry does not tell us.
+
+    Raises SetupError, ConfigError, KafkaUnavailable.
     """
     client = _client(registry, url)
     level = client.compatibility()
@@ -75,4 +75,4 @@ def _client(registry: SchemaRegistry, url: str) -> Registry:
             f"schema_registry.url needs a client that is not installed ({error}); "
             "install the extra `registry`"
         ) from None
-    return Registry(url, registry.client)
+    return Registry(url, registry.client, proxy_url(registry.proxy))

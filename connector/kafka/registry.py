@@ -1,82 +1,72 @@
 """Framing with a Confluent Schema Registry, one subject per topic.
 
 Needs the extra `[registry]`. A schema is looked up once: afterwards the registry may be
-down.
+down. A worker looks up at its start everything that a take-over may need.
 """
 
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import fastavro.schema
-import httpx2
-from confluent_kafka.schema_registry import Schema as RegistrySchema
-from confluent_kafka.schema_registry import SchemaRegistryClient, SchemaRegistryError
 
-from connector.errors import KafkaUnavailable, SetupError, ShardCorrupt
+from connector.errors import AccessDenied, SetupError, ShardCorrupt
 from connector.kafka.avro import schema
+from connector.kafka.registry_client import INCOMPATIBLE, RegistryClient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from connector.kafka.spliced_encoding import Schema
 
-_TIMEOUT_SECONDS: Final = 10
+_log = logging.getLogger(__name__)
+
 _PREFIX_BYTES: Final = 5
 _MAX_ERROR_CHARACTERS: Final = 300
-
-_INCOMPATIBLE: Final = (
-    "our schema is incompatible with the registered one: another version or program wrote "
-    "the topic; use another kafka.topic_prefix"
-)
-
-_NOT_FOUND: Final = 404
-_CONFLICT: Final = 409
-_REFUSED: Final = (401, 403)
 
 
 class Registry:
     """Framing with a registry. `prepare` every topic before writing to it."""
 
-    def __init__(self, url: str, client: Mapping[str, Any]) -> None:
-        # Callers retry: the client's own retries would only hide an outage.
-        settings = {"timeout": _TIMEOUT_SECONDS, "max.retries": 0, **client, "url": url}
-        try:
-            self._client = SchemaRegistryClient(settings)
-        except (ValueError, TypeError) as error:
-            raise SetupError(f"schema_registry.client: {error}") from None
+    def __init__(
+        self, url: str, client: Mapping[str, Any], proxy: str | None = None
+    ) -> None:
+        """`proxy` is the URL of a proxy, None to connect directly. Raises ConfigError."""
+        self._client = RegistryClient(url, client, proxy)
         self._prefixes: dict[tuple[str, str], bytes] = {}
         self._schemas: dict[bytes, Schema] = {}
 
     def prepare(self, topic: str, name: str) -> None:
         """Register schema `name` under the subject `<topic>-value` if it is missing.
 
+        Also look up the other schemas of the subject. A record of any version can then be
+        read while the registry is down.
+
         Raises:
-            SetupError: the registry refuses the schema, or refuses us.
-            KafkaUnavailable: the registry does not answer.
+            SetupError: the registry refuses the schema.
+            KafkaUnavailable: the registry does not answer, or refuses us (AccessDenied).
         """
-        subject, definition = _subject(topic, name)
-        with _translating(subject):
-            schema_id = self._schema_id(subject, definition)
-            if schema_id is None:
-                schema_id = self._client.register_schema(subject, definition)
-        # Confluent's wire format: magic byte 0, then the id.
-        self._prefixes[topic, name] = b"\x00" + schema_id.to_bytes(4, "big")
+        subject, definition = f"{topic}-value", schema(name)
+        schema_id = self._client.find(subject, definition)
+        if schema_id is None:
+            schema_id = self._client.register(subject, definition)
+        prefix = _prefix(schema_id)
+        self._prefixes[topic, name] = prefix
+        self._schemas[prefix] = definition
+        self._learn_versions(subject)
 
     def has_schema(self, topic: str, name: str) -> bool:
         """Return True if schema `name` is registered, False if it would fit.
 
         Raises SetupError if it would not fit, and as `prepare` does.
         """
-        subject, definition = _subject(topic, name)
-        with _translating(subject):
-            if self._schema_id(subject, definition) is not None:
-                return True
-            fits = self._fits(subject, definition)
-        if not fits:
-            raise SetupError(f"{subject}: {_INCOMPATIBLE}")
+        subject, definition = f"{topic}-value", schema(name)
+        if self._client.find(subject, definition) is not None:
+            return True
+        if not self._client.fits(subject, definition):
+            raise SetupError(f"{subject}: {INCOMPATIBLE}")
         return False
 
     def has_subject(self, topic: str) -> bool:
@@ -84,22 +74,18 @@ class Registry:
 
         Raises as `prepare` does.
         """
-        subject = f"{topic}-value"
-        with _translating(subject):
-            try:
-                return bool(self._client.get_versions(subject))
-            except SchemaRegistryError as error:
-                if error.http_status_code != _NOT_FOUND:
-                    raise
-                return False
+        return bool(self._client.versions(f"{topic}-value"))
 
-    def compatibility(self) -> str:
+    def compatibility(self) -> str | None:
         """Return the level of subjects without a level of their own.
 
-        Raises SetupError, KafkaUnavailable.
+        None if the registry does not tell us, which no worker needs. Raises
+        KafkaUnavailable.
         """
-        with _translating("compatibility"):
-            return self._client.get_compatibility()
+        try:
+            return self._client.compatibility()
+        except AccessDenied:
+            return None
 
     def close(self) -> None:
         """Close the connections."""
@@ -119,77 +105,41 @@ class Registry:
                 "or by another program?"
             )
         if prefix not in self._schemas:
-            schema_id = int.from_bytes(prefix[1:], "big")
-            self._schemas[prefix] = self._fetch(schema_id)
+            self._schemas[prefix] = self._fetch(int.from_bytes(prefix[1:], "big"))
         return self._schemas[prefix], _PREFIX_BYTES
 
+    def _learn_versions(self, subject: str) -> None:
+        """Look up the schemas of other versions of the connector in a subject."""
+        try:
+            for version in self._client.versions(subject):
+                schema_id, text = self._client.version(subject, version)
+                prefix = _prefix(schema_id)
+                if prefix not in self._schemas:
+                    self._schemas[prefix] = _parse(schema_id, text)
+        except (AccessDenied, ShardCorrupt) as error:
+            # They are needed only if a record was written with them. Then they are
+            # looked up again.
+            fields = {"subject": subject, "error": str(error)}
+            _log.debug("cannot look up all versions of a schema", extra=fields)
+
     def _fetch(self, schema_id: int) -> Schema:
-        with _translating(f"schema {schema_id}"):
-            try:
-                text = self._client.get_schema(schema_id).schema_str
-            except SchemaRegistryError as error:
-                if error.http_status_code != _NOT_FOUND:
-                    raise
-                raise ShardCorrupt(
-                    f"the schema registry does not know schema {schema_id}"
-                ) from None
-        try:
-            document = json.loads(text or "null")
-            parsed: Schema = fastavro.schema.parse_schema(document, _force=True)
-        except (ValueError, TypeError, fastavro.schema.SchemaParseException) as error:
-            reason = str(error)[:_MAX_ERROR_CHARACTERS]
-            raise ShardCorrupt(
-                f"cannot parse schema {schema_id} of the schema registry: {reason}"
-            ) from None
-        return parsed
-
-    def _schema_id(self, subject: str, definition: RegistrySchema) -> int | None:
-        """Return the id of a registered schema, None if it is not registered."""
-        try:
-            found = self._client.lookup_schema(subject, definition)
-        except SchemaRegistryError as error:
-            if error.http_status_code != _NOT_FOUND:
-                raise
-            return None
-        return found.schema_id
-
-    def _fits(self, subject: str, definition: RegistrySchema) -> bool:
-        try:
-            return self._client.test_compatibility(subject, definition)
-        except SchemaRegistryError as error:
-            if error.http_status_code != _NOT_FOUND:
-                raise
-            # A new subject takes any schema.
-            return True
+        text = self._client.text(schema_id)
+        if text is None:
+            raise ShardCorrupt(f"the schema registry does not know schema {schema_id}")
+        return _parse(schema_id, text)
 
 
-def _subject(topic: str, name: str) -> tuple[str, RegistrySchema]:
-    return f"{topic}-value", RegistrySchema(json.dumps(schema(name)), "AVRO")
+def _prefix(schema_id: int) -> bytes:
+    """Return the start of a value in Confluent's wire format: magic byte 0, then the id."""
+    return b"\x00" + schema_id.to_bytes(4, "big")
 
 
-@contextmanager
-def _translating(action: str) -> Iterator[None]:
-    """Raise the connector's error for the registry's. `action` begins the message."""
+def _parse(schema_id: int, text: str) -> Schema:
     try:
-        yield
-    except SchemaRegistryError as error:
-        raise _translate(error, action) from None
-    except (httpx2.HTTPError, OSError) as error:
-        raise KafkaUnavailable(
-            f"the schema registry does not answer: {error}"
+        parsed: Schema = fastavro.schema.parse_schema(json.loads(text), _force=True)
+    except (ValueError, TypeError, fastavro.schema.SchemaParseException) as error:
+        reason = str(error)[:_MAX_ERROR_CHARACTERS]
+        raise ShardCorrupt(
+            f"cannot parse schema {schema_id} of the schema registry: {reason}"
         ) from None
-
-
-def _translate(
-    error: SchemaRegistryError, action: str
-) -> SetupError | KafkaUnavailable:
-    status = error.http_status_code
-    reason = str(error.error_message)[:_MAX_ERROR_CHARACTERS]
-    if status == _CONFLICT:
-        return SetupError(f"{action}: {_INCOMPATIBLE} (registry: {reason})")
-    if status in _REFUSED:
-        return SetupError(
-            f"{action}: the schema registry refuses us ({status}): {reason}; "
-            "check schema_registry.client"
-        )
-    return KafkaUnavailable(f"{action}: the schema registry answers {status}: {reason}")
+    return parsed

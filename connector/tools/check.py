@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from connector.config.load import load
+from connector.config.proxy import describe_route
 from connector.errors import EXIT_CONFIG, ConfigError
 from connector.tools.check_kafka import check_kafka, check_registry
 from connector.tools.check_states import check_states
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
     from pathlib import Path
+
+    from connector.config.model import Config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +63,7 @@ def check(path: Path | None, environ: Mapping[str, str]) -> int:
         f"{requests_per_pass(config)} request(s) cover all symbols once",
     )
 
+    report.ok("proxy", _routes(config))
     requests = asyncio.run(check_upstream(config, report))
     readable_feeds = check_kafka(config, report)
     if check_registry(config, report):
@@ -67,3 +71,11 @@ def check(path: Path | None, environ: Mapping[str, str]) -> int:
 
     sys.stdout.write(f"{requests} request(s) sent upstream; nothing was changed\n")
     return report.exit_code
+
+
+def _routes(config: Config) -> str:
+    """Return the ways of all HTTP requests. Kafka's protocol goes through no proxy."""
+    routes = [f"API {describe_route(config.upstream.proxy)}"]
+    if config.schema_registry.url is not None:
+        routes.append(f"registry {describe_route(config.schema_registry.proxy)}")
+    return ", ".join(routes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from connector.errors import EXIT_KAFKA, ConnectorError, KafkaError, KafkaUnavailable
+from connector.errors import EXIT_KAFKA, ConnectorError, KafkaError
 from connector.kafka.admin import topic_specs
 from connector.kafka.clients import Clients
 from connector.kafka.framing import check_schemas
@@ -82,16 +82,13 @@ def check_registry(config: Config, report: Report) -> bool:
         compatibility, new_schemas = check_schemas(
             registry, registry.url, topics, feeds
         )
-    except KafkaUnavailable as error:
-        remedy = "check schema_registry.url and schema_registry.client"
-        report.fail("registry", f"{error}; {remedy}", error.exit_code)
-        return False
-    except KafkaError as error:
+    except ConnectorError as error:
         report.fail("registry", str(error), error.exit_code)
         return False
 
     schemas = "; ".join(new_schemas) or "every schema is registered"
-    finding = f"compatibility {compatibility}; {schemas}"
+    level = compatibility or "unknown (the registry does not tell us)"
+    finding = f"compatibility {level}; {schemas}"
     # With NONE the registry would accept a schema that readers cannot decode.
     if compatibility == "NONE":
         report.warn("registry", f"{finding}; FULL_TRANSITIVE is safer")

@@ -48,7 +48,7 @@ def open_reader(path: Path | None, environ: Mapping[str, str]) -> ReaderContext:
     kafka, registry = load_kafka(path, environ)
 
     def secrets() -> tuple[str, ...]:
-        return (*kafka.client.secrets(), *registry.client.secrets())
+        return (*kafka.client.secrets(), *registry.secrets())
 
     # Only warnings: the output of the command is the point, and goes to the same terminal.
     configure("WARNING", secrets=secrets)

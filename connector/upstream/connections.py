@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
+import httpx
 from httpx_aiohttp import AiohttpTransport
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ class Pool:
     `failures` is the number of requests in a row that were not answered by the API.
     """
 
-    def __init__(self, opened_at: float) -> None:
+    def __init__(self, opened_at: float, proxy: httpx.Proxy | None) -> None:
         # The session has its own context, which verifies. Without an empty one here, the
         # transport reads all certificates (30 ms) for a context that nobody uses.
         unused = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self.transport = AiohttpTransport(verify=unused, client=_session)
+        self.transport = AiohttpTransport(verify=unused, client=_session, proxy=proxy)
         self.opened_at = opened_at
         self.in_use = 0
         self.failures = 0
@@ -50,9 +51,12 @@ class Connections:
     Requests in progress finish on the connections they began with.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], proxy: str | None = None) -> None:
+        """`proxy` is the URL of an HTTP proxy, None to connect directly."""
         self._clock = clock
-        self._pool = Pool(clock())
+        # It keeps user and password apart, so that no error shows them.
+        self._proxy = None if proxy is None else httpx.Proxy(proxy)
+        self._pool = Pool(clock(), self._proxy)
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Pool]:
@@ -79,7 +83,7 @@ class Connections:
         return has_failed or age_seconds > MAX_AGE_SECONDS
 
     async def _replace(self) -> None:
-        old, self._pool = self._pool, Pool(self._clock())
+        old, self._pool = self._pool, Pool(self._clock(), self._proxy)
         if old.in_use == 0:
             await old.transport.aclose()
 
@@ -88,6 +92,7 @@ def _session() -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
         limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS
     )
+    # It does not trust the environment: `connector.config.proxy` decides on the proxy.
     session = aiohttp.ClientSession(
         connector=connector, cookie_jar=aiohttp.DummyCookieJar()
     )

@@ -15,6 +15,7 @@ import aiohttp
 import httpx
 
 from connector import __version__
+from connector.config.proxy import proxy_url
 from connector.errors import BadResponse, UpstreamUnavailable
 from connector.upstream.connections import Connections, Pool
 from connector.upstream.reply import (
@@ -37,6 +38,11 @@ _HEADERS: Final = {
     "user-agent": f"gex-levels-connector/{__version__}",
 }
 
+_PROXY_ERRORS: Final = (
+    aiohttp.ClientProxyConnectionError,
+    aiohttp.ClientHttpProxyError,
+)
+
 
 class Sender:
     """Sends one request at a time per connection, and reads its reply."""
@@ -46,7 +52,7 @@ class Sender:
         """Requests since the start."""
         self._timeout_seconds = upstream.timeout_seconds
         self._max_bytes = upstream.max_response_bytes
-        self._connections = Connections(clock)
+        self._connections = Connections(clock, proxy_url(upstream.proxy))
         timeout = httpx.Timeout(upstream.timeout_seconds)
         self._extensions = {"timeout": timeout.as_dict()}
 
@@ -96,6 +102,8 @@ class Sender:
             # The transport sometimes wraps an error in one with a misleading name.
             cause = error.__cause__ or error
             message = clean_text(str(cause), key)
+            if isinstance(cause, _PROXY_ERRORS):
+                message += "; check the proxy: upstream.proxy, HTTPS_PROXY and NO_PROXY"
             raise UpstreamUnavailable(f"{type(cause).__name__}: {message}") from None
 
     async def _get(

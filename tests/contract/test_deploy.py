@@ -368,7 +368,10 @@ def test_production_is_configured_with_known_keys(
     # The paths are those in the container.
     text = production["ConfigMap"]["data"]["connector.toml"]
     file = tmp_path / "connector.toml"
-    file.write_text(text.replace("/run/secrets/gex-connector", str(secrets)))
+    text = text.replace("/run/secrets/gex-connector", str(secrets))
+    for name in ("ca.crt", "tls.crt", "tls.key"):
+        (secrets / name).touch()
+    file.write_text(text.replace("/run/secrets/kafka", str(secrets)))
 
     config = load(file, {})
 

@@ -1032,3 +1032,118 @@ def test_secrets_are_compared_by_content() -> None:
     assert Secret(" a") == Secret("a")
     assert hash(Secret(" a")) == hash(Secret("a"))
     assert Secret("a") != "a"
+
+
+# --- the proxy, from the options or the usual variables ---
+
+
+def test_a_proxy_comes_from_the_usual_variables() -> None:
+    config = load(
+        HTTPS_PROXY="http://secure:3128",
+        HTTP_PROXY="plain:3128",
+        GEX_SCHEMA_REGISTRY__URL="http://registry:8081",
+    )
+
+    assert config.upstream.proxy.reveal() == "http://secure:3128"
+    assert config.schema_registry.proxy.reveal() == "http://plain:3128"
+
+
+def test_an_option_comes_before_the_variables(write_toml: WriteToml) -> None:
+    path = write_toml('[upstream]\nproxy = "none"\n')
+
+    config = load(path, HTTPS_PROXY="http://secure:3128")
+
+    assert config.upstream.proxy.reveal() == "none"
+
+
+def test_a_faulty_proxy_is_reported_with_its_variable_and_without_its_value() -> None:
+    fault = only_fault(https_proxy="socks5://me:hunter22@proxy:1080")
+
+    assert fault.startswith("upstream.proxy: str of length")
+    assert fault.endswith("from environment https_proxy")
+    assert "hunter22" not in fault
+
+
+def test_the_password_of_a_proxy_is_a_secret() -> None:
+    config = load(
+        GEX_UPSTREAM__PROXY="http://me:hunter22@proxy:3128",
+        GEX_SCHEMA_REGISTRY__PROXY="http://me:hunter%2333@proxy:3128",
+    )
+
+    assert {"hunter22", "hunter%2333", "hunter#33"} <= set(config.secrets())
+    assert "hunter" not in repr(config)
+
+
+def test_the_proxy_of_the_registry_is_no_client_setting() -> None:
+    fault = only_fault(GEX_SCHEMA_REGISTRY__CLIENT='{"proxy": "http://proxy:3128"}')
+
+    assert "'proxy' is refused: it is an option of [schema_registry]" in fault
+
+
+# --- files that TLS needs ---
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "GEX_KAFKA__CLIENT__SSL_CA_LOCATION",
+        "GEX_KAFKA__CLIENT__SSL_CERTIFICATE_LOCATION",
+        "GEX_KAFKA__CLIENT__SSL_KEY_LOCATION",
+        "GEX_SCHEMA_REGISTRY__CLIENT__SSL_CA_LOCATION",
+        "GEX_SCHEMA_REGISTRY__CLIENT__SSL_KEY_LOCATION",
+    ],
+)
+def test_a_missing_file_of_a_client_is_named_with_variable_and_path(
+    variable: str, tmp_path: Path
+) -> None:
+    missing = tmp_path / "missing.pem"
+
+    fault = only_fault(None, **{variable: str(missing)})
+
+    assert (
+        f"'{missing}': No such file or directory; from environment {variable}" in fault
+    )
+
+
+def test_existing_files_of_a_client_are_accepted(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.touch()
+    # librdkafka and OpenSSL take folders too, and librdkafka can look by itself.
+    for place in (str(file), str(tmp_path), "probe"):
+        config = load(GEX_KAFKA__CLIENT__SSL_CA_LOCATION=place)
+        assert config.kafka.client["ssl.ca.location"] == place
+
+
+def test_a_missing_file_of_certificates_is_named_with_variable_and_path(
+    tmp_path: Path,
+) -> None:
+    missing = tmp_path / "missing.pem"
+
+    fault = only_fault(SSL_CERT_FILE=str(missing))
+
+    assert fault.startswith(f"SSL_CERT_FILE: '{missing}': No such file or directory; ")
+
+
+def test_a_file_without_certificates_is_named(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+
+    fault = only_fault(SSL_CERT_FILE=str(empty))
+
+    assert f"'{empty}': holds no certificate in PEM format" in fault
+    # A folder cannot be read as a file.
+    assert f"'{tmp_path}': Is a directory" in only_fault(SSL_CERT_FILE=str(tmp_path))
+
+
+def test_one_of_the_folders_of_certificates_must_exist(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+
+    fault = only_fault(SSL_CERT_DIR=f"{missing}:{missing}")
+
+    assert fault.startswith(f"SSL_CERT_DIR: '{missing}:{missing}': no such folder")
+    load(SSL_CERT_DIR=f"{missing}:{tmp_path}")
+
+
+def test_commands_that_only_read_need_the_files_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="SSL_CERT_FILE"):
+        load_kafka(None, {"SSL_CERT_FILE": str(tmp_path / "missing.pem")})
