@@ -95,7 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
         proxy = self.server.proxy
         if proxy.context is not None:
             client = proxy.context.wrap_socket(client, server_side=True)
-        with socket.create_connection(address, _SECONDS) as server:
+        # Closed here: `http.server` only knows the connection that TLS has wrapped.
+        with client, socket.create_connection(address, _SECONDS) as server:
             _pump(client, server)
         self.close_connection = True
 
