@@ -24,6 +24,7 @@ from connector.kafka.assignment import Group
 from connector.kafka.avro import Codec
 from connector.kafka.clients import Clients
 from connector.kafka.framing import framing_of, prepare_framing
+from connector.kafka.limits import require_valid_settings
 from connector.kafka.members import Members
 from connector.kafka.names import ShardId, Topics, partition_of
 from connector.kafka.orphans import OrphanTopics
@@ -292,7 +293,7 @@ async def _prepare_kafka(config: Config, kafka: _Kafka, parts: _Parts) -> _Prepa
 
     def check_settings() -> Framing:
         # Before anything is registered or created.
-        admin.require_settings(clients)
+        require_valid_settings(clients)
         return framing_of(config.schema_registry)
 
     def prepare_registry() -> None:

@@ -42,7 +42,9 @@ REFUSED: Final = {
     "exactly-once delivery depends on it": (
         "acks",
         "enable.auto.commit",
+        "enable.auto.offset.store",
         "enable.idempotence",
+        "request.required.acks",
         "transactional.id",
     ),
     "restoring the state depends on it": (
@@ -55,7 +57,11 @@ REFUSED: Final = {
         "partition.assignment.strategy",
         "partitioner",
     ),
-    "it is an option of [kafka]": ("bootstrap.servers", "group.id"),
+    "it is an option of [kafka]": (
+        "bootstrap.servers",
+        "group.id",
+        "metadata.broker.list",
+    ),
     "its value is a function": ("*_cb", "logger", "on_commit", "on_delivery"),
 }
 

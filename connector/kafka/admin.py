@@ -10,13 +10,14 @@ import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from connector.core.model import Value
-from connector.errors import KafkaUnavailable, SetupError
+from connector.errors import KafkaError, KafkaUnavailable, SetupError
 from connector.kafka.errors import (
     kafka_error,
     new_client,
     serve_callbacks,
     translating,
 )
+from connector.kafka.limits import limit_faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -108,28 +109,20 @@ def topic_specs(topics: Topics, feeds: Iterable[str], kafka: Kafka) -> list[Topi
     return specs
 
 
-def require_settings(clients: Clients) -> None:
-    """Raise ConfigError if librdkafka refuses a setting or a file that it names."""
-    new_client(AdminClient, clients.admin())
-
-
 def prepare_topics(
     clients: Clients, specs: list[TopicSpec], replication_factor: int
 ) -> None:
-    """Create missing topics, and check existing ones.
+    """Check the brokers' limits and existing topics, then create missing topics.
 
     Raises:
-        SetupError: topics do not fit; the message lists every fault.
+        SetupError: limits or topics do not fit; the message lists every fault.
         KafkaUnavailable: the broker does not answer, or refuses the request.
     """
     admin = new_client(AdminClient, clients.admin())
-    existing = cluster_metadata(
-        admin, clients, "listing topics", _FIRST_ANSWER_SECONDS
-    ).topics
-    missing = [spec for spec in specs if spec.name not in existing]
-    _create(admin, missing, replication_factor)
+    metadata = cluster_metadata(admin, clients, "listing topics", _FIRST_ANSWER_SECONDS)
+    faults = _known_limit_faults(admin, clients, min(metadata.brokers))
 
-    # New topics fit: only those that existed before are checked.
+    existing = metadata.topics
     sizes = {}
     for spec in specs:
         if spec.name in existing:
@@ -139,13 +132,25 @@ def prepare_topics(
     checks = check_topics(admin, specs, sizes)
 
     # Report every fault at once.
-    faults = []
     for name, check in checks.items():
         faults += check.faults
         for drawback, remedy in check.warnings:
             _log.warning(drawback, extra={"topic": name, "remedy": remedy})
     if faults:
         raise SetupError("\n".join(faults))
+
+    missing = [spec for spec in specs if spec.name not in existing]
+    _create(admin, missing, replication_factor)
+
+
+def broker_settings(admin: AdminClient, broker_id: int) -> dict[str, str]:
+    """Return the settings of a broker. Raises KafkaError, often for want of a right."""
+    resource = ConfigResource(ResourceType.BROKER, str(broker_id))
+    described = admin.describe_configs(
+        [resource], request_timeout=REQUEST_TIMEOUT_SECONDS
+    )
+    entries = wait_for(described[resource], f"describing broker {broker_id}")
+    return {name: entry.value for name, entry in entries.items()}
 
 
 def check_topics(
@@ -215,6 +220,19 @@ def _result(future: Future[_T], action: str) -> _T:
         return future.result(timeout=seconds)
     except FutureTimeoutError:
         raise KafkaUnavailable(f"{action}: no answer within {seconds:g} s") from None
+
+
+def _known_limit_faults(
+    admin: AdminClient, clients: Clients, broker_id: int
+) -> list[str]:
+    """Return our time-outs that the brokers would refuse, as far as can be known."""
+    try:
+        settings = broker_settings(admin, broker_id)
+    except KafkaError as error:
+        # Workers need no right to read them. The brokers' refusal names the limit, too.
+        _log.debug("cannot read the brokers' limits", extra={"error": str(error)})
+        return []
+    return limit_faults(clients, settings)
 
 
 def _create(

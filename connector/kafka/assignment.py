@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import confluent_kafka as ck
 
-from connector.errors import KafkaError, KafkaUnavailable
+from connector.errors import KafkaError, KafkaUnavailable, SetupError
 from connector.kafka.errors import kafka_error, new_client, translate
 from connector.kafka.names import ShardId
 from connector.logs import Bounded
@@ -46,7 +46,7 @@ class Listener(Protocol):
         """Abandon these shards: other workers already have them."""
 
     def failed(self, error: Exception) -> None:
-        """Handle the end of the membership by a defect."""
+        """Handle the end of the membership, by a defect or because of the setup."""
 
 
 class Group:
@@ -143,6 +143,9 @@ class Group:
 
     def _report(self, error: ck.KafkaError) -> None:
         self._last_error = translate(error, "being a member of the group")
+        # The brokers refuse every attempt until a setting changes.
+        if isinstance(self._last_error, SetupError):
+            raise self._last_error
         if self._bounded.admit(error.code()) is not None:
             _log.warning(
                 "consumer group reports an error",

@@ -42,7 +42,7 @@ _FETCH_WAIT_MAX_MS: Final = 20
 # Eight symbols a transaction under load take 14 ms instead of 46.
 _RETRY_BACKOFF_MS: Final = 5
 
-# A successor does not wait for it: it fences the producer.
+# A successor does not wait for it: it fences the producer. Brokers may allow less.
 _TRANSACTION_TIMEOUT_MS: Final = 60_000
 
 # librdkafka believes for this long that a topic it cannot find was just created. With its
@@ -64,8 +64,8 @@ _GROUP_ONLY: Final = frozenset(
     }
 )
 
-# Settings that `group.protocol=consumer` (KIP-848) leaves to the broker.
-_BROKER_DECIDES: Final = frozenset({"session.timeout.ms", "heartbeat.interval.ms"})
+# Consumers warn about them.
+_PRODUCER_ONLY: Final = frozenset({"transaction.timeout.ms"})
 
 _MANUAL_COMMIT: Final[Settings] = {
     "enable.auto.commit": False,
@@ -98,25 +98,25 @@ class Clients:
 
     def admin(self) -> Settings:
         """Return the settings for topics and metadata."""
-        return self._common("admin")
+        return self._common("admin", _GROUP_ONLY)
 
     def group(self) -> Settings:
         """Return the settings of the consumer that learns which shards are ours."""
         settings: Settings = {
             "max.poll.interval.ms": MAX_POLL_INTERVAL_SECONDS * 1000,
-            "session.timeout.ms": SESSION_TIMEOUT_SECONDS * 1000,
-            "heartbeat.interval.ms": _HEARTBEAT_MS,
         }
-        settings |= self._common("group")
         if self._on_statistics is not None:
             settings["statistics.interval.ms"] = _STATISTICS_INTERVAL_SECONDS * 1000
             settings["stats_cb"] = self._on_statistics
 
-        if settings.get("group.protocol") == "consumer":
-            for name in _BROKER_DECIDES:
-                # librdkafka refuses them together with this protocol.
-                del settings[name]
+        # With `group.protocol=consumer` (KIP-848) the brokers decide about sessions, and
+        # librdkafka refuses these settings, ours as well as configured ones.
+        if self._kafka.client.get("group.protocol") == "consumer":
+            settings |= self._common("group", _PRODUCER_ONLY)
         else:
+            settings["session.timeout.ms"] = SESSION_TIMEOUT_SECONDS * 1000
+            settings["heartbeat.interval.ms"] = _HEARTBEAT_MS
+            settings |= self._common("group", _PRODUCER_ONLY)
             settings["partition.assignment.strategy"] = "cooperative-sticky"
 
         # There is no `group.instance.id`: with one, a worker that stops would not leave
@@ -128,8 +128,8 @@ class Clients:
     def reader(self, isolation: str) -> Settings:
         """Return the settings of a consumer that assigns itself partitions to read."""
         return {
-            **self._common(f"reader-{isolation}"),
             "fetch.wait.max.ms": _FETCH_WAIT_MAX_MS,
+            **self._common(f"reader-{isolation}", _GROUP_ONLY | _PRODUCER_ONLY),
             **_MANUAL_COMMIT,
             "enable.partition.eof": True,
             "isolation.level": isolation,
@@ -148,9 +148,9 @@ class Clients:
             "linger.ms": 0,
             "retry.backoff.ms": _RETRY_BACKOFF_MS,
             "topic.metadata.propagation.max.ms": _TOPIC_PROPAGATION_MS,
-            **self._common(f"shard-{transactional_id}"),
-            # Exactly-once publishing rests on the following.
             "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
+            **self._common(f"shard-{transactional_id}", _GROUP_ONLY),
+            # Exactly-once publishing rests on the following.
             "transactional.id": transactional_id,
             "enable.idempotence": True,
             "acks": "all",
@@ -163,20 +163,21 @@ class Clients:
             # Short, so that an operator who creates the topic again waits for nothing.
             "topic.metadata.refresh.interval.ms": _QUARANTINE_METADATA_MS,
             "topic.metadata.propagation.max.ms": _TOPIC_PROPAGATION_MS,
-            **self._common("quarantine"),
+            **self._common("quarantine", _GROUP_ONLY),
             "message.timeout.ms": _QUARANTINE_TIMEOUT_MS,
             "queue.buffering.max.kbytes": _QUARANTINE_QUEUE_KIB,
             "acks": "all",
             "partitioner": "murmur2_random",
         }
 
-    def _common(self, role: str) -> Settings:
+    def _common(self, role: str, foreign: frozenset[str]) -> Settings:
+        """Return the settings of every client, without the configured `foreign` ones."""
         settings: Settings = {
             "client.id": f"gex-connector-{role}",
             "reconnect.backoff.max.ms": _RECONNECT_BACKOFF_MAX_MS,
         }
         for name, value in self._kafka.client.items():
-            if role == "group" or name not in _GROUP_ONLY:
+            if name not in foreign:
                 settings[name] = value
         settings["bootstrap.servers"] = self._kafka.bootstrap_servers
         settings["logger"] = _logger()

@@ -33,6 +33,11 @@ _DENIED: Final = {
     ck.KafkaError.GROUP_AUTHORIZATION_FAILED,
     ck.KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
+# A time-out of ours is outside the brokers' limits: only a setting helps.
+_BEYOND_LIMITS: Final = {
+    ck.KafkaError.INVALID_SESSION_TIMEOUT,
+    ck.KafkaError.INVALID_TRANSACTION_TIMEOUT,
+}
 # The broker refuses the record: it would refuse it again.
 _UNPUBLISHABLE: Final = {
     ck.KafkaError.MSG_SIZE_TOO_LARGE,
@@ -69,6 +74,14 @@ _REMEDIES: Final = {
     ck.KafkaError._ALL_BROKERS_DOWN: _CHECK_ADDRESS,  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError._UNKNOWN_TOPIC: _CHECK_TOPIC,  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError.UNKNOWN_TOPIC_OR_PART: _CHECK_TOPIC,
+    ck.KafkaError.INVALID_SESSION_TIMEOUT: (
+        "set session.timeout.ms in kafka.client to a value from the brokers' "
+        "group.min.session.timeout.ms to their group.max.session.timeout.ms"
+    ),
+    ck.KafkaError.INVALID_TRANSACTION_TIMEOUT: (
+        "set transaction.timeout.ms in kafka.client to at most the brokers' "
+        "transaction.max.timeout.ms"
+    ),
     ck.KafkaError.INVALID_REPLICATION_FACTOR: (
         "set kafka.replication_factor to at most the number of brokers"
     ),
@@ -104,8 +117,9 @@ def translate(
     if code in _FENCED:
         return errors.ShardFenced(f"{action}: {error.str()}")
 
-    # A missing right needs no other explanation.
-    cause = error if last_error is None or code in _DENIED else last_error
+    # A missing right or a limit needs no other explanation.
+    is_explained = code in _DENIED or code in _BEYOND_LIMITS
+    cause = error if last_error is None or is_explained else last_error
     remedy = _REMEDIES.get(cause.code()) or _REMEDIES.get(code)
     parts = [f"{action}: {error.name()}: {error.str()}"]
     if last_error is not None:
@@ -120,6 +134,8 @@ def translate(
         return errors.Unpublishable(message)
     if code in _DENIED:
         return errors.AccessDenied(message)
+    if code in _BEYOND_LIMITS:
+        return errors.SetupError(message)
     return errors.KafkaUnavailable(message)
 
 

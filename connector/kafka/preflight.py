@@ -18,11 +18,13 @@ from connector.kafka.admin import (
     TopicCheck,
     TopicSize,
     TopicSpec,
+    broker_settings,
     check_topics,
     cluster_metadata,
     wait_unless,
 )
 from connector.kafka.errors import kafka_error, new_client, translate, translating
+from connector.kafka.limits import limit_faults, require_valid_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -62,6 +64,7 @@ class Preflight:
     """A look at a cluster. Raises ConfigError if librdkafka refuses a setting."""
 
     def __init__(self, clients: Clients) -> None:
+        require_valid_settings(clients)
         self._clients = clients
         self._admin = new_client(AdminClient, clients.admin())
 
@@ -73,6 +76,13 @@ class Preflight:
         brokers = len(metadata.brokers)
         plural = "" if brokers == 1 else "s"
         return f"cluster {metadata.cluster_id}, {brokers} broker{plural}"
+
+    def limit_faults(self) -> list[str]:
+        """Return our time-outs that the brokers would refuse. Raises KafkaError."""
+        action = "asking for a broker"
+        brokers = cluster_metadata(self._admin, self._clients, action).brokers
+        settings = broker_settings(self._admin, min(brokers))
+        return limit_faults(self._clients, settings)
 
     def topics(
         self, specs: list[TopicSpec], replication_factor: int

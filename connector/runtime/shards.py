@@ -6,7 +6,10 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
+
+from connector.errors import ConnectorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -74,9 +77,13 @@ class Shards:
 
     def failed(self, error: Exception) -> None:
         """Stop the worker: the group's thread has ended."""
-        self._loop.call_soon_threadsafe(
-            self._supervisor.fail_by_defect, "the group's thread ended", error
-        )
+        if isinstance(error, ConnectorError):
+            stop = partial(self._supervisor.fail, str(error), error.exit_code)
+        else:
+            stop = partial(
+                self._supervisor.fail_by_defect, "the group's thread ended", error
+            )
+        self._loop.call_soon_threadsafe(stop)
 
     def _call_in_order(
         self, call: Callable[[list[ShardId]], None], shards: list[ShardId]

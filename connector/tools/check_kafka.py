@@ -35,6 +35,8 @@ def check_kafka(config: Config, report: Report) -> list[str]:
         report.warn("rights", "not tried, nor were the topics: no broker")
         return []
 
+    _check_limits(preflight, report)
+
     # No shard or topic has this name, so that trying it disturbs nothing.
     unused_name = f"{kafka.topic_prefix}.check"
     denied = preflight.denied(unused_name, kafka.group_id)
@@ -95,6 +97,23 @@ def check_registry(config: Config, report: Report) -> bool:
     else:
         report.ok("registry", finding)
     return True
+
+
+def _check_limits(preflight: Preflight, report: Report) -> None:
+    """Compare our time-outs with the limits of the brokers."""
+    try:
+        faults = preflight.limit_faults()
+    except KafkaError as error:
+        report.warn(
+            "limits",
+            f"not tried, the brokers' settings cannot be read: {error}; a worker that "
+            "exceeds a limit ends with exit status 3 and names it",
+        )
+        return
+    for fault in faults:
+        report.fail("limits", fault, EXIT_KAFKA)
+    if not faults:
+        report.ok("limits", "the brokers allow our transactions and group sessions")
 
 
 def _report_absent(

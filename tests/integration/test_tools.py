@@ -124,6 +124,7 @@ def test_check_passes_a_good_setup_and_changes_nothing(
         "service",
         "contract",
         "broker",
+        "limits",
         "topics",
         "rights",
         "registry",

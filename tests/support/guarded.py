@@ -13,6 +13,7 @@ from connector.devkit.local_kafka import LocalKafka
 from connector.devkit.loopback_ports import LOOPBACK, free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from cryptography.hazmat.primitives.serialization import KeySerializationEncryption
@@ -45,7 +46,8 @@ class GuardedKafka:
     localhost. The principal of a certificate is its common name.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, extra: Mapping[str, str] | None = None) -> None:
+        """`extra` has further settings of the broker."""
         authority = trustme.CA()
         client = f"{USER}@client.test"
         server = _issue(folder / "server", authority, LOOPBACK)
@@ -78,6 +80,7 @@ class GuardedKafka:
             # The broker's own connections are anonymous.
             "authorizer.class.name": _AUTHORIZER,
             "super.users": "User:ANONYMOUS",
+            **(extra or {}),
         }
         self.broker = LocalKafka(folder / "broker", port=port, extra=settings)
 

@@ -7,13 +7,15 @@ import itertools
 import confluent_kafka as ck
 import pytest
 
-from connector.config.model import Kafka
+from connector.config.model import REFUSED, Kafka
 from connector.config.secrets import ClientSettings
+from connector.config.values import InvalidValue, refusing
 from connector.errors import (
     AccessDenied,
     ConfigError,
     KafkaError,
     KafkaUnavailable,
+    SetupError,
     ShardFenced,
     Unpublishable,
 )
@@ -25,6 +27,7 @@ from connector.kafka.errors import (
     translate,
     translating,
 )
+from connector.kafka.limits import limit_faults, require_valid_settings
 
 TIMED_OUT = ck.KafkaError(ck.KafkaError._TIMED_OUT, "no answer")
 WRONG_PASSWORD = ck.KafkaError(ck.KafkaError._AUTHENTICATION, "Authentication failed")
@@ -273,6 +276,125 @@ def test_the_consumer_protocol_leaves_the_session_to_the_broker(name: str) -> No
 
     assert settings["group.protocol"] == "consumer"
     assert name not in settings
+
+
+# The broker decides, and librdkafka says so instead of the setting being ignored.
+def test_a_configured_session_is_refused_with_the_consumer_protocol() -> None:
+    clients = clients_with(group_protocol="consumer", session_timeout_ms="9000")
+
+    with pytest.raises(ConfigError, match=r"kafka\.client: .*session\.timeout\.ms"):
+        require_valid_settings(clients)
+
+
+def test_settings_that_are_refused_only_together_are_found_before_the_first_shard() -> (
+    None
+):
+    clients = clients_with(transaction_timeout_ms="30000", message_timeout_ms="40000")
+
+    with pytest.raises(ConfigError, match=r"message\.timeout\.ms.*must be set"):
+        require_valid_settings(clients)
+
+
+def settings_of_every_client(clients: Clients) -> list[dict[str, object]]:
+    return [
+        clients.admin(),
+        clients.group(),
+        clients.reader("read_committed"),
+        clients.producer("id"),
+    ]
+
+
+def names_of_our_settings() -> set[str]:
+    clients = Clients(Kafka(), on_statistics=lambda _: None)
+    return set().union(*settings_of_every_client(clients))
+
+
+@pytest.mark.parametrize("name", sorted(names_of_our_settings()))
+def test_a_configured_setting_counts_or_is_refused(name: str) -> None:
+    check = refusing(REFUSED)
+    try:
+        check(name)
+    except InvalidValue:
+        return
+
+    kafka = Kafka(client=ClientSettings({name: "configured"}))
+    clients = Clients(kafka, on_statistics=lambda _: None)
+    values = [settings.get(name) for settings in settings_of_every_client(clients)]
+    assert "configured" in values
+
+
+BROKER = {
+    "transaction.max.timeout.ms": "30000",
+    "group.min.session.timeout.ms": "10000",
+    "group.max.session.timeout.ms": "20000",
+}
+
+
+def test_each_time_out_beyond_a_limit_is_named_with_the_limit() -> None:
+    transaction, session = limit_faults(Clients(Kafka()), BROKER)
+
+    assert transaction.startswith(
+        "transaction.timeout.ms is 60000, but the brokers allow at most 30000 "
+        "(transaction.max.timeout.ms); set transaction.timeout.ms = 30000"
+    )
+    assert session.startswith(
+        "session.timeout.ms is 6000, but the brokers demand at least 10000 "
+        "(group.min.session.timeout.ms); set session.timeout.ms = 10000"
+    )
+
+
+@pytest.mark.parametrize(
+    ("session_ms", "fault"),
+    [("10000", None), ("20000", None), ("20001", "allow at most 20000")],
+)
+def test_a_session_between_the_limits_fits(session_ms: str, fault: str | None) -> None:
+    clients = clients_with(
+        transaction_timeout_ms="30000", session_timeout_ms=session_ms
+    )
+
+    faults = limit_faults(clients, BROKER)
+
+    if fault is None:
+        assert faults == []
+    else:
+        (found,) = faults
+        assert fault in found
+
+
+def test_limits_that_are_not_known_are_no_fault() -> None:
+    assert limit_faults(Clients(Kafka()), {}) == []
+    # librdkafka reads the digits at the start; we compare plain numbers only.
+    assert limit_faults(clients_with(session_timeout_ms="1 s"), BROKER)[1:] == []
+
+
+def test_the_brokers_decide_about_sessions_of_the_consumer_protocol() -> None:
+    clients = clients_with(group_protocol="consumer", transaction_timeout_ms="30000")
+    assert limit_faults(clients, BROKER) == []
+
+
+def test_only_producers_have_the_time_out_of_transactions() -> None:
+    clients = clients_with(transaction_timeout_ms="9000")
+
+    assert clients.producer("id")["transaction.timeout.ms"] == "9000"
+    # Consumers would log a warning about it.
+    for settings in (clients.group(), clients.reader("read_committed")):
+        assert "transaction.timeout.ms" not in settings
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        ck.KafkaError.INVALID_SESSION_TIMEOUT,
+        ck.KafkaError.INVALID_TRANSACTION_TIMEOUT,
+    ],
+)
+def test_a_limit_of_the_brokers_is_a_fault_of_the_setup(code: int) -> None:
+    error = translate(ck.KafkaError(code, "refused"), "starting", WRONG_PASSWORD)
+
+    assert isinstance(error, SetupError)
+    assert "timeout.ms in kafka.client" in str(error)
+    # An earlier error of the connection does not replace the remedy.
+    assert "sasl.password" not in str(error)
 
 
 def test_only_the_group_has_the_settings_of_a_member() -> None:

@@ -1,0 +1,74 @@
+"""Checks our settings: by librdkafka's rules, and against the brokers' limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import confluent_kafka as ck
+
+from connector.kafka.errors import new_client
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from connector.kafka.clients import Clients, Settings
+
+# The producers of all shards have the same settings, except for their ids.
+_ANY_ID: Final = "settings"
+
+
+def require_valid_settings(clients: Clients) -> None:
+    """Raise ConfigError if librdkafka refuses a setting, or a file that it names.
+
+    Some are refused only together: `message.timeout.ms` may not exceed
+    `transaction.timeout.ms`. Without this, a standby would find out at its first take-over.
+    """
+    # Nothing is sent: a producer waits for `init_transactions`, and a consumer for
+    # `subscribe`.
+    new_client(ck.Producer, clients.producer(_ANY_ID))
+    new_client(ck.Consumer, clients.group())
+
+
+def limit_faults(clients: Clients, broker: Mapping[str, str]) -> list[str]:
+    """Return each of our time-outs that the brokers would refuse, with the remedy.
+
+    `broker` has the settings of a broker. Limits that it does not name are not compared:
+    managed brokers hide some.
+    """
+    # With `group.protocol=consumer` the brokers decide about sessions, so that ours are
+    # absent, and nothing is compared.
+    producer, group = clients.producer(_ANY_ID), clients.group()
+    faults = [
+        _fault(
+            producer, "transaction.timeout.ms", broker, "transaction.max.timeout.ms"
+        ),
+        _fault(group, "session.timeout.ms", broker, "group.min.session.timeout.ms"),
+        _fault(group, "session.timeout.ms", broker, "group.max.session.timeout.ms"),
+    ]
+    return [fault for fault in faults if fault is not None]
+
+
+def _fault(
+    settings: Settings, name: str, broker: Mapping[str, str], limit_name: str
+) -> str | None:
+    """Return the fault if a setting of ours is beyond a limit of the brokers."""
+    ours, limit = _milliseconds(settings, name), _milliseconds(broker, limit_name)
+    if ours is None or limit is None:
+        return None
+    is_minimum = ".min." in limit_name
+    is_beyond = ours < limit if is_minimum else ours > limit
+    if not is_beyond:
+        return None
+    demand = "demand at least" if is_minimum else "allow at most"
+    return (
+        f"{name} is {ours}, but the brokers {demand} {limit} ({limit_name}); set "
+        f"{name} = {limit} in [kafka.client], or change the brokers' limit"
+    )
+
+
+def _milliseconds(settings: Mapping[str, Any], name: str) -> int | None:
+    """Return a setting, or None if it is absent or not a plain number."""
+    try:
+        return int(settings[name])
+    except (KeyError, ValueError):
+        return None

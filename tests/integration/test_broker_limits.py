@@ -1,0 +1,134 @@
+"""Brokers whose limits refuse our default time-outs, as managed clusters have them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.integration.test_rights import NEEDED, grant
+from tests.support.guarded import GuardedKafka
+from tests.support.log_messages import SHARD_OPEN
+from tests.support.processes import (
+    start_simulator,
+    start_worker,
+    variables_for,
+    wait_for_log,
+)
+from tests.support.tools import run_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Names
+    from tests.support.processes import Program
+
+LIMITS = {
+    "transaction.max.timeout.ms": "30000",
+    "group.min.session.timeout.ms": "10000",
+}
+TRANSACTION_REMEDY = "set transaction.timeout.ms = 30000 in [kafka.client]"
+SESSION_REMEDY = "set session.timeout.ms = 10000 in [kafka.client]"
+TRANSACTION_FITS = {"GEX_KAFKA__CLIENT__TRANSACTION_TIMEOUT_MS": "30000"}
+SESSION_FITS = {"GEX_KAFKA__CLIENT__SESSION_TIMEOUT_MS": "10000"}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
+    kafka = GuardedKafka(tmp_path_factory.mktemp("limited"), LIMITS)
+    with kafka.broker:
+        kafka.admit()
+        yield kafka
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Program]:
+    with start_simulator("--limit", "0") as program:
+        yield program
+
+
+@pytest.fixture
+def variables(
+    guarded: GuardedKafka, names: Names, simulator: Program
+) -> dict[str, str]:
+    """Return the variables of a worker that may do everything."""
+    return variables_for(guarded.broker, names, simulator, ["BTCUSDT"])
+
+
+@pytest.fixture
+def least_rights(
+    guarded: GuardedKafka, names: Names, variables: dict[str, str]
+) -> dict[str, str]:
+    """Return the variables of a worker that may not read the brokers' settings."""
+    grant(guarded, names, NEEDED)
+    return {**variables, **guarded.by_password()}
+
+
+def test_check_names_each_limit_with_its_remedy(variables: dict[str, str]) -> None:
+    code, printed = run_tool("check", variables=variables)
+
+    assert code == 3, printed
+    failed = [line for line in printed.splitlines() if line.startswith("FAIL")]
+    assert len(failed) == 2, printed
+    assert TRANSACTION_REMEDY in failed[0]
+    assert SESSION_REMEDY in failed[1]
+
+
+def test_a_worker_that_no_limit_admits_ends_at_once_and_creates_nothing(
+    guarded: GuardedKafka, names: Names, variables: dict[str, str]
+) -> None:
+    with start_worker(variables, wait_ready=False) as worker:
+        assert worker.wait() == 3, worker.log()
+        log = worker.log()
+
+    last_line = log.splitlines()[-1]
+    for expected in ("not started", TRANSACTION_REMEDY, SESSION_REMEDY):
+        assert expected in last_line
+    # Waiting would not help.
+    assert "is not usable yet" not in log
+    topics = guarded.admin().list_topics(timeout=30).topics
+    assert [topic for topic in topics if names.topic_prefix in topic] == []
+
+
+def test_with_the_remedies_check_passes_and_a_worker_publishes(
+    variables: dict[str, str],
+) -> None:
+    settings = {**variables, **TRANSACTION_FITS, **SESSION_FITS}
+
+    code, printed = run_tool("check", variables=settings)
+    assert code == 0, printed
+    assert "ok    limits" in printed
+
+    with start_worker(settings) as worker:
+        wait_for_log(worker, SHARD_OPEN)
+        assert worker.terminate() == 0
+        # Consumers warn about a setting of producers.
+        assert "CONFWARN" not in worker.log()
+
+
+@pytest.mark.parametrize(
+    ("fitting", "remedy"),
+    [
+        (TRANSACTION_FITS, "set session.timeout.ms in kafka.client"),
+        (SESSION_FITS, "set transaction.timeout.ms in kafka.client"),
+    ],
+    ids=["the session does not fit", "the transactions do not fit"],
+)
+def test_a_worker_that_cannot_read_the_limits_ends_by_the_brokers_refusal(
+    least_rights: dict[str, str], fitting: dict[str, str], remedy: str
+) -> None:
+    with start_worker({**least_rights, **fitting}, wait_ready=False) as worker:
+        assert worker.wait() == 3, worker.log()
+        log = worker.log()
+
+    assert remedy in log
+    assert "Traceback" not in log
+
+
+def test_check_says_that_it_could_not_read_the_limits(
+    least_rights: dict[str, str],
+) -> None:
+    code, printed = run_tool("check", variables=least_rights)
+
+    assert code == 0, printed
+    assert "warn  limits         not tried" in printed
