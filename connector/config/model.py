@@ -65,6 +65,13 @@ REFUSED: Final = {
     "its value is a function": ("*_cb", "logger", "on_commit", "on_delivery"),
 }
 
+# Settings of topics that cannot be set, by the reason.
+REFUSED_OF_TOPICS: Final = {
+    "restoring the state depends on it": ("cleanup.policy",),
+    "the time of a record is the time of its observation": ("message.timestamp.type",),
+    "use kafka.retention_days": ("retention.ms",),
+}
+
 ThresholdValue = Annotated[float, Meta(ge=0, le=10**12)]
 
 check_api_key = matching(
@@ -282,6 +289,16 @@ class Kafka(Struct, frozen=True, kw_only=True):
             "Retention of `changes` and `quarantine`, if the connector creates them"
         ),
     ] = 7
+    topic: Annotated[
+        ClientSettings,
+        Option(
+            "Settings of every topic that the connector creates, such as"
+            ' `"segment.ms" = 3600000`. They replace the connector\'s own; an empty text'
+            " leaves a setting to the brokers. Not `cleanup.policy`,"
+            " `message.timestamp.type` and `retention.ms`",
+            check=refusing(REFUSED_OF_TOPICS),
+        ),
+    ] = ClientSettings()
     start_timeout_seconds: Annotated[
         float,
         Meta(gt=0, le=3_600),

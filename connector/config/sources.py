@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from connector.config.option import SHORT_VARIABLES
 from connector.config.secrets import printable
@@ -33,6 +33,9 @@ class RawOption(NamedTuple):
     origin: str
     is_from_environment: bool = False
 
+
+# Options of the tables that are tables of settings themselves.
+_OPTIONS_WITH_SETTINGS: Final = frozenset({"client", "topic"})
 
 Table = dict[str, RawOption | dict[str, RawOption]]
 # The tables by name. `feeds` is a list of tables, unless variables make the only feed.
@@ -150,20 +153,20 @@ def _place_of(variable: str) -> tuple[str, str]:
 
 
 def _put(table: Table, name: str, raw: RawOption) -> None:
-    """Add a variable to its table: an option, a client setting, or all client settings as JSON."""
-    if name == "client":
-        settings = _settings_from_json(raw)
-        # Text that is not a JSON object is kept as a mistake, beside settings of other variables.
-        table[name] = {"": raw} if settings is None else settings
-    elif name.startswith("client__"):
-        # Client settings have dots in their names; variables cannot.
-        name_in_variable = name.removeprefix("client__").replace("__", "_")
-        setting = name_in_variable.replace("_", ".")
-        client = table.setdefault("client", {})
-        if isinstance(client, dict):
-            client[setting] = raw
-    else:
+    """Add a variable to its table: an option, one of its settings, or all of them as JSON."""
+    option, _, setting_in_variable = name.partition("__")
+    if option not in _OPTIONS_WITH_SETTINGS:
         table[name] = raw
+    elif setting_in_variable:
+        # Settings have dots in their names; variables cannot.
+        setting = setting_in_variable.replace("__", "_").replace("_", ".")
+        settings = table.setdefault(option, {})
+        if isinstance(settings, dict):
+            settings[setting] = raw
+    else:
+        from_json = _settings_from_json(raw)
+        # Text that is not a JSON object is kept as a mistake, beside settings of other variables.
+        table[name] = {"": raw} if from_json is None else from_json
 
 
 def _settings_from_json(raw: RawOption) -> dict[str, RawOption] | None:

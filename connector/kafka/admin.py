@@ -7,10 +7,11 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from connector.core.model import Value
 from connector.errors import KafkaError, KafkaUnavailable, SetupError
+from connector.kafka.creation import TopicCreator, combined
 from connector.kafka.errors import (
     kafka_error,
     new_client,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import ClusterMetadata
 
     from connector.config.model import Kafka
+    from connector.config.secrets import Setting
     from connector.kafka.clients import Clients
     from connector.kafka.names import Topics
 
@@ -47,7 +49,6 @@ _LARGE_RECORD_BYTES: Final = 192 * 1024
 
 _DAY_MS: Final = 86_400_000
 _COMPACTION: Final = {
-    "cleanup.policy": "compact",
     # With the brokers' defaults, a restore after a week of 80 symbols reads 1.6 million
     # records.
     "segment.ms": "600000",
@@ -56,18 +57,23 @@ _COMPACTION: Final = {
 }
 
 
+LEFT_OUT: Final = "the cluster refuses a setting; the topic is created without it"
+
+
 class TopicSpec(Value, frozen=True):
     """A topic as the connector needs it.
 
     `partitions_key` is the configuration key of the partition count, None if any count
-    will do. `has_shards` says that the partitions are shards, so that another count would
-    separate symbols from their states.
+    will do. `optional` names the settings of `config` that the topic can do without.
+    `has_shards` says that the partitions are shards, so that another count would separate
+    symbols from their states.
     """
 
     name: str
     partitions: int
     partitions_key: str | None
     config: dict[str, str]
+    optional: frozenset[str] = frozenset()
     has_shards: bool = False
 
 
@@ -95,15 +101,37 @@ def topic_specs(topics: Topics, feeds: Iterable[str], kafka: Kafka) -> list[Topi
         "cleanup.policy": "delete",
         "retention.ms": str(kafka.retention_days * _DAY_MS),
     }
-    specs = [TopicSpec(topics.quarantine, 1, None, retention)]
+    compaction = {"cleanup.policy": "compact"}
+    safety = {}
+    # A replication factor of -1 leaves this setting to the broker, too.
+    if kafka.replication_factor >= _SAFE_REPLICAS:
+        safety["min.insync.replicas"] = "2"
+
+    # The configured settings replace ours.
+    configured = {name: _text(value) for name, value in kafka.topic.items()}
+    kept, optional_kept = _settings(retention, safety, configured)
+    compacted, optional_compacted = _settings(
+        compaction, _COMPACTION | safety, configured
+    )
+    specs = [TopicSpec(topics.quarantine, 1, None, kept, optional_kept)]
     for feed in feeds:
-        changes, current = topics.changes(feed), topics.current(feed)
         specs.append(
-            TopicSpec(changes, kafka.partitions, "kafka.partitions", retention)
+            TopicSpec(
+                topics.changes(feed),
+                kafka.partitions,
+                "kafka.partitions",
+                kept,
+                optional_kept,
+            )
         )
         specs.append(
             TopicSpec(
-                current, kafka.shards, "kafka.shards", _COMPACTION, has_shards=True
+                topics.current(feed),
+                kafka.shards,
+                "kafka.shards",
+                compacted,
+                optional_compacted,
+                has_shards=True,
             )
         )
     return specs
@@ -140,7 +168,7 @@ def prepare_topics(
         raise SetupError("\n".join(faults))
 
     missing = [spec for spec in specs if spec.name not in existing]
-    _create(admin, missing, replication_factor)
+    _create(admin, clients, missing, replication_factor)
 
 
 def broker_settings(admin: AdminClient, broker_id: int) -> dict[str, str]:
@@ -236,34 +264,48 @@ def _known_limit_faults(
 
 
 def _create(
-    admin: AdminClient, specs: list[TopicSpec], replication_factor: int
+    admin: AdminClient,
+    clients: Clients,
+    specs: list[TopicSpec],
+    replication_factor: int,
 ) -> None:
     if not specs:
         return
-    new_topics = []
-    for spec in specs:
-        config = dict(spec.config)
-        # A replication factor of -1 leaves this setting to the broker, too.
-        if replication_factor >= _SAFE_REPLICAS:
-            config["min.insync.replicas"] = "2"
-        new_topics.append(
-            NewTopic(spec.name, spec.partitions, replication_factor, config=config)
-        )
-    futures = admin.create_topics(new_topics, operation_timeout=REQUEST_TIMEOUT_SECONDS)
-    for name, future in futures.items():
-        _wait_created(name, future)
-
-
-def _wait_created(name: str, future: Future[None]) -> None:
-    with translating(f"creating topic {name}"):
-        try:
-            _result(future, f"creating topic {name}")
-        except ck.KafkaException as exception:
-            # Another worker may have been faster.
-            if kafka_error(exception).code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
-                raise
-        else:
+    creator = TopicCreator(admin, clients.servers, replication_factor)
+    failures = []
+    for creation in creator.create(specs):
+        name = creation.spec.name
+        if creation.error is not None:
+            failures.append(creation.error)
+            continue
+        if not creation.existed:
             _log.info("topic created", extra={"topic": name})
+        for setting, value in creation.left_out.items():
+            fields = {"topic": name, "setting": f"{setting}={value}"}
+            _log.warning(LEFT_OUT, extra=fields)
+    if failures:
+        raise combined(failures)
+
+
+def _settings(
+    needed: Mapping[str, str],
+    optional: Mapping[str, str],
+    configured: Mapping[str, str],
+) -> tuple[dict[str, str], frozenset[str]]:
+    """Return a topic's settings, and the names of those that it can do without."""
+    # An empty text leaves a setting to the brokers.
+    config = {
+        name: value
+        for name, value in {**needed, **optional, **configured}.items()
+        if value
+    }
+    # Whoever configures a setting wants to hear that the cluster refuses it.
+    return config, frozenset(optional.keys() - configured.keys())
+
+
+def _text(value: Setting) -> str:
+    """Return a configured value as Kafka writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _check(spec: TopicSpec, config: dict[str, str], size: TopicSize) -> TopicCheck:
@@ -321,9 +363,12 @@ def _warnings(
         remedy = f"{alter} max.message.bytes={_LARGE_RECORD_BYTES}"
         warnings.append(("large records would be refused", remedy))
 
-    compaction = spec.config.keys() & _COMPACTION.keys() - {"cleanup.policy"}
+    compaction = spec.config.keys() & _COMPACTION.keys()
     for name in sorted(compaction):
         if config.get(name) != spec.config[name]:
-            remedy = f"{alter} {name}={spec.config[name]}"
+            remedy = (
+                f"{alter} {name}={spec.config[name]}; if the cluster refuses that, set "
+                f"{name} in [kafka.topic] to the topic's value"
+            )
             warnings.append(("compaction is slower than it should be", remedy))
     return warnings

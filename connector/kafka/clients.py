@@ -96,6 +96,11 @@ class Clients:
         self._on_statistics = on_statistics
         self.last_error: KafkaError | None = None
 
+    @property
+    def servers(self) -> str:
+        """The bootstrap servers."""
+        return self._kafka.bootstrap_servers
+
     def admin(self) -> Settings:
         """Return the settings for topics and metadata."""
         return self._common("admin", _GROUP_ONLY)

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AclOperation, AdminClient, NewTopic
+from confluent_kafka.admin import AclOperation, AdminClient
 
 from connector.core.model import Value
 from connector.errors import AccessDenied, KafkaError, KafkaUnavailable
@@ -23,6 +23,7 @@ from connector.kafka.admin import (
     cluster_metadata,
     wait_unless,
 )
+from connector.kafka.creation import Creation, TopicCreator
 from connector.kafka.errors import kafka_error, new_client, translate, translating
 from connector.kafka.limits import limit_faults, require_valid_settings
 
@@ -46,10 +47,13 @@ _COMMIT_SECONDS: Final = 2 * REQUEST_TIMEOUT_SECONDS
 
 
 class PreflightReport(Value, frozen=True):
-    """Existing topics compared with their specs, missing topics, and missing rights."""
+    """Existing topics compared with their specs, absent topics, and missing rights.
+
+    `absent` has the outcome of creating each one, which is only validated.
+    """
 
     checks: dict[str, TopicCheck]
-    absent: list[str]
+    absent: list[Creation]
     denied: list[str]
 
 
@@ -106,9 +110,12 @@ class Preflight:
             if AclOperation.DESCRIBE_CONFIGS in topic.allowed:
                 sizes[name] = topic.size
 
-        denied += self._denied_creation(absent, replication_factor)
+        creator = TopicCreator(
+            self._admin, self._clients.servers, replication_factor, validate_only=True
+        )
+        creations = creator.create(absent) if absent else []
         checks = check_topics(self._admin, specs, sizes)
-        return PreflightReport(checks, [spec.name for spec in absent], denied)
+        return PreflightReport(checks, creations, denied)
 
     def denied(self, unused_name: str, group_id: str) -> list[str]:
         """Return the missing rights on transactional ids and on the group.
@@ -157,32 +164,6 @@ class Preflight:
                 allowed = frozenset(topic.authorized_operations)
                 described[name] = _Described(size, allowed)
         return described, denied
-
-    def _denied_creation(
-        self, specs: list[TopicSpec], replication_factor: int
-    ) -> list[str]:
-        """Return the refusals of creating topics, which is only validated."""
-        if not specs:
-            return []
-        new_topics = [
-            NewTopic(spec.name, spec.partitions, replication_factor, config=spec.config)
-            for spec in specs
-        ]
-        futures = self._admin.create_topics(
-            new_topics, validate_only=True, request_timeout=REQUEST_TIMEOUT_SECONDS
-        )
-        denied = []
-        for name, future in futures.items():
-            try:
-                wait_unless(
-                    ck.KafkaError.TOPIC_ALREADY_EXISTS,
-                    future,
-                    f"creating topic {name}",
-                    self._clients,
-                )
-            except AccessDenied as error:
-                denied.append(str(error))
-        return denied
 
     def _try_transactions(self, transactional_id: str) -> None:
         """Check the right to write in transactions, with an id that no shard has.

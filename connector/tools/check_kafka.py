@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from connector.errors import EXIT_KAFKA, ConnectorError, KafkaError
-from connector.kafka.admin import topic_specs
+from connector.errors import EXIT_KAFKA, AccessDenied, ConnectorError, KafkaError
+from connector.kafka.admin import LEFT_OUT, topic_specs
 from connector.kafka.clients import Clients
 from connector.kafka.framing import check_schemas
 from connector.kafka.names import Topics
@@ -51,6 +51,9 @@ def check_kafka(config: Config, report: Report) -> list[str]:
         report.fail("topics", str(error), error.exit_code)
     else:
         denied += found.denied
+        for creation in found.absent:
+            if isinstance(creation.error, AccessDenied):
+                denied.append(str(creation.error))
         _report_absent(found, topics, feeds, report)
         _report_existing(found, report)
         for feed in feeds:
@@ -119,7 +122,34 @@ def _check_limits(preflight: Preflight, report: Report) -> None:
 def _report_absent(
     found: PreflightReport, topics: Topics, feeds: list[str], report: Report
 ) -> None:
-    # Topics are created together: one that is absent alone has been deleted.
+    losses = _losses(found, topics, feeds)
+    for creation in found.absent:
+        name = creation.spec.name
+        if name in losses:
+            report.warn(
+                "topics",
+                f"{name}: absent, but others exist: {losses[name]}; the next start "
+                "creates it (operations.md, A topic is gone)",
+            )
+        if creation.left_out:
+            settings = ", ".join(
+                f"{setting}={value}" for setting, value in creation.left_out.items()
+            )
+            report.warn("topics", f"{name}: absent; {LEFT_OUT}: {settings}")
+        # A missing right is reported with the others.
+        if creation.error is not None and not isinstance(creation.error, AccessDenied):
+            report.fail("topics", str(creation.error), creation.error.exit_code)
+
+        is_usual = name not in losses and not creation.left_out
+        if is_usual and creation.error is None:
+            report.ok("topics", f"{name}: absent; the first worker creates it")
+
+
+def _losses(found: PreflightReport, topics: Topics, feeds: list[str]) -> dict[str, str]:
+    """Return the loss with each topic that seems to have been deleted.
+
+    Topics are created together: one that is absent alone was there before.
+    """
     losses = {}
     if found.checks:
         losses[topics.quarantine] = "its records are lost"
@@ -129,16 +159,7 @@ def _report_absent(
             losses[changes] = "its events are lost"
         if changes in found.checks:
             losses[current] = "its states are lost"
-
-    for name in found.absent:
-        if name in losses:
-            report.warn(
-                "topics",
-                f"{name}: absent, but others exist: {losses[name]}; the next start "
-                "creates it (operations.md, A topic is gone)",
-            )
-        else:
-            report.ok("topics", f"{name}: absent; the first worker creates it")
+    return losses
 
 
 def _report_existing(found: PreflightReport, report: Report) -> None:

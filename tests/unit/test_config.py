@@ -888,6 +888,29 @@ def test_client_settings_can_be_one_variable_in_json(write_toml: WriteToml) -> N
     }
 
 
+def test_settings_of_topics_are_a_table_that_variables_override(
+    write_toml: WriteToml,
+) -> None:
+    path = write_toml(
+        '[kafka.topic]\n"segment.ms" = 3600000\nmax.message.bytes = 2000000\n'
+    )
+
+    config = load(path, GEX_KAFKA__TOPIC__SEGMENT_MS="60000")
+
+    assert config.kafka.topic == {"segment.ms": "60000", "max.message.bytes": 2_000_000}
+    # The prefix is another option, although its variable begins alike.
+    assert load(GEX_KAFKA__TOPIC_PREFIX="other").kafka.topic == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["cleanup.policy", "message.timestamp.type", "retention.ms"]
+)
+def test_settings_that_the_topics_depend_on_are_refused(name: str) -> None:
+    fault = only_fault(GEX_KAFKA__TOPIC=f'{{"{name}": "x"}}')
+
+    assert f"'{name}' is refused: " in fault
+
+
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_client_settings_may_choose_the_group_protocol(protocol: str) -> None:
     config = load(GEX_KAFKA__CLIENT__GROUP_PROTOCOL=protocol)
