@@ -24,6 +24,7 @@ from connector.kafka.assignment import Group
 from connector.kafka.avro import Codec
 from connector.kafka.clients import Clients
 from connector.kafka.framing import framing_of, prepare_framing
+from connector.kafka.held_back import HeldBackFinder
 from connector.kafka.limits import require_valid_settings
 from connector.kafka.members import Members
 from connector.kafka.names import ShardId, Topics, partition_of
@@ -35,6 +36,7 @@ from connector.kafka.topic_watch import TopicWatch
 from connector.runtime.clock import Clock
 from connector.runtime.daily_look import DailyLook
 from connector.runtime.health import Health
+from connector.runtime.held_back import PATIENCE_SECONDS, HeldBackWatch
 from connector.runtime.orphaned_feeds import OrphanedFeeds
 from connector.runtime.outage import OutageLook
 from connector.runtime.poller import Poller
@@ -53,12 +55,13 @@ from connector.web.server import Listener
 from connector.web.views import StartedWorker, WorkerView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
     from concurrent.futures import Executor
 
     from connector.config.model import Config, Feed
     from connector.kafka.admin import TopicSpec
     from connector.kafka.avro import Framing
+    from connector.kafka.names import Partition
     from connector.runtime.ports import TransactionalLog
     from connector.runtime.supervisor import Supervisor
     from connector.upstream.api_key import ApiKey
@@ -72,9 +75,9 @@ STOP_SECONDS: Final = 25
 
 _GROUP_LOOP: Final = "group"
 _GROUP_LOOP_LIMIT_SECONDS: Final = 60
-# For the start-up, the status page, the look for orphaned feeds and the look at the topics,
-# which must not wait for a hanging shard.
-_EXTRA_THREADS: Final = 4
+# For the start-up, the status page, and the watches over orphaned feeds, topics and open
+# transactions, none of which must wait for a hanging shard.
+_EXTRA_THREADS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,34 +220,11 @@ async def _work(
         ],
         parts.health,
     )
-    look = DailyLook(
-        parts.client,
-        parts.budget,
-        config.feeds,
-        parts.observer,
-        is_polling=lambda: bool(parts.shards.owned),
-    )
-
-    orphaned_feeds = OrphanedFeeds(
-        prepared.orphan_topics, parts.source, parts.observer, Clock.now, kafka.executor
-    )
-    topic_look = TopicLook(
-        watch,
-        [spec.name for spec in prepared.specs],
-        kafka.executor,
-        parts.observer.topic_checked,
-    )
-
     # Join the group last: from now on shards are assigned, from its thread.
     group.start()
-    loops = [
-        supervisor.watch(parts.poller.run()),
-        supervisor.watch(ticker.run()),
-        supervisor.watch(look.run()),
-        supervisor.watch(orphaned_feeds.run()),
-        supervisor.watch(OutageLook(parts.client, parts.poller.outage).run()),
-        supervisor.watch(topic_look.run()),
-    ]
+    loops = [supervisor.watch(parts.poller.run()), supervisor.watch(ticker.run())]
+    for look in _looks(config, parts, kafka, prepared, watch):
+        loops.append(supervisor.watch(look))
     try:
         await supervisor.until_stopped(
             retry_until_usable(
@@ -259,6 +239,66 @@ async def _work(
         await _stop(loops, group, parts.shards)
         await asyncio.to_thread(prepared.quarantine.close)
         parts.health.unregister(_GROUP_LOOP)
+
+
+def _looks(
+    config: Config,
+    parts: _Parts,
+    kafka: _Kafka,
+    prepared: _Prepared,
+    topic_watch: TopicWatch,
+) -> list[Coroutine[None, None, None]]:
+    """Return the loops that look for trouble, beside the path of the data."""
+    daily_look = DailyLook(
+        parts.client,
+        parts.budget,
+        config.feeds,
+        parts.observer,
+        is_polling=lambda: bool(parts.shards.owned),
+    )
+    orphaned_feeds = OrphanedFeeds(
+        prepared.orphan_topics, parts.source, parts.observer, Clock.now, kafka.executor
+    )
+    topic_look = TopicLook(
+        topic_watch,
+        [spec.name for spec in prepared.specs],
+        kafka.executor,
+        parts.observer.topic_checked,
+    )
+    partitions = partial(
+        _written_partitions, kafka.topics, parts.shards, topic_watch.partitions
+    )
+    held_back = HeldBackWatch(
+        HeldBackFinder(prepared.reader, PATIENCE_SECONDS),
+        partitions,
+        parts.observer.held_back,
+        kafka.clients.servers,
+        kafka.executor,
+    )
+    return [
+        daily_look.run(),
+        OutageLook(parts.client, parts.poller.outage).run(),
+        topic_look.run(),
+        orphaned_feeds.run(),
+        held_back.run(),
+    ]
+
+
+def _written_partitions(
+    topics: Topics, shards: Shards, counts: Callable[[str], int]
+) -> set[Partition]:
+    """Return the partitions with the events and states of our shards.
+
+    `counts` returns the number of partitions of a topic.
+    """
+    written = set()
+    for shard in shards.owned.values():
+        feed = shard.id.feed
+        written.add((topics.current(feed), shard.id.partition))
+        changes = topics.changes(feed)
+        for symbol in shard.symbols:
+            written.add((changes, partition_of(symbol, counts(changes))))
+    return written
 
 
 def _warn_of_unknown_venues(config: Config) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from connector.kafka.avro import Codec
     from connector.kafka.clients import Clients
-    from connector.kafka.names import Topics
+    from connector.kafka.names import Partition, Topics
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -44,9 +44,6 @@ _END_OF_PARTITION: Final = ck.KafkaError._PARTITION_EOF  # noqa: SLF001 -- librd
 
 BEGINNING: Final = ck.OFFSET_BEGINNING
 END: Final = ck.OFFSET_END
-
-# A topic and the number of one of its partitions.
-Partition = tuple[str, int]
 
 
 class Record(Value, frozen=True):

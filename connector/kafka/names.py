@@ -17,6 +17,9 @@ _SEED: Final = 0x9747B28C
 _M: Final = 0x5BD1E995
 _WORD: Final = 0xFFFFFFFF
 
+# A topic and the number of one of its partitions.
+Partition = tuple[str, int]
+
 
 class ShardId(Value, frozen=True, order=True):
     """A partition of a feed's compacted topic: the unit that workers share out."""

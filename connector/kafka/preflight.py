@@ -25,12 +25,15 @@ from connector.kafka.admin import (
 )
 from connector.kafka.creation import Creation, TopicCreator
 from connector.kafka.errors import kafka_error, new_client, translate, translating
+from connector.kafka.held_back import HeldBackFinder
 from connector.kafka.limits import limit_faults, require_valid_settings
+from connector.kafka.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from connector.kafka.clients import Clients
+    from connector.kafka.held_back import HeldBack
 
 _NEEDED_OPERATIONS: Final = (
     AclOperation.READ,
@@ -41,6 +44,9 @@ _LARGEST_INT32: Final = 2**31 - 1
 _MISSING_PARTITION: Final = _LARGEST_INT32
 # Longer than any `transaction.max.timeout.ms`.
 _REFUSED_TIMEOUT_MS: Final = _LARGEST_INT32
+
+# A worker that dies in a transaction is fenced after a session time-out of 6 s.
+_OPEN_TRANSACTION_SECONDS: Final = 10
 
 _POLL_SECONDS: Final = 0.1
 _COMMIT_SECONDS: Final = 2 * REQUEST_TIMEOUT_SECONDS
@@ -116,6 +122,28 @@ class Preflight:
         creations = creator.create(absent) if absent else []
         checks = check_topics(self._admin, specs, sizes)
         return PreflightReport(checks, creations, denied)
+
+    def held_back(self, topics: Collection[str]) -> list[HeldBack]:
+        """Return the partitions in which an open transaction hides records.
+
+        Waits for transactions that are about to end. Raises KafkaUnavailable.
+        """
+        metadata = cluster_metadata(self._admin, self._clients, "listing topics")
+        partitions = [
+            (topic, number)
+            for topic in sorted(topics)
+            for number in sorted(metadata.topics[topic].partitions)
+        ]
+        reader = Reader(self._clients)
+        finder = HeldBackFinder(reader, _OPEN_TRANSACTION_SECONDS)
+        try:
+            found = finder.look(partitions)
+            while finder.suspects and not found:
+                time.sleep(1)
+                found = finder.look(partitions)
+        finally:
+            reader.close()
+        return found
 
     def denied(self, unused_name: str, group_id: str) -> list[str]:
         """Return the missing rights on transactional ids and on the group.

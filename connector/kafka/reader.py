@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping
 
     from connector.kafka.clients import Clients
-
-# A topic and the number of one of its partitions.
-Partition = tuple[str, int]
+    from connector.kafka.names import Partition
 
 _log = logging.getLogger(__name__)
 
@@ -89,19 +87,15 @@ class Reader:
 
         Raises KafkaUnavailable.
         """
-        action = f"asking for the end of {topic}-{partition}"
-        with translating(action):
-            try:
-                offsets = self._watermarks(topic, partition)
-            except ck.KafkaException as exception:
-                if kafka_error(exception).code() != _UNKNOWN_PARTITION:
-                    raise
-                # After an outage librdkafka's metadata can lack partitions for minutes.
-                self._uncommitted.list_topics(topic, timeout=_REQUEST_TIMEOUT_SECONDS)
-                offsets = self._watermarks(topic, partition)
-        if offsets is None:
-            raise KafkaUnavailable(f"{action}: no answer")
-        return int(offsets[1])
+        return _end(self._uncommitted, topic, partition)
+
+    def last_stable_offset(self, topic: str, partition: int) -> int:
+        """Return the offset before which every transaction has ended.
+
+        Raises KafkaUnavailable.
+        """
+        # Needs no lock: nothing is assigned or read.
+        return _end(self._committed, topic, partition)
 
     def ends(self, topic: str, partitions: Iterable[int]) -> dict[Partition, int]:
         """Return the high watermark of each partition that has records.
@@ -183,13 +177,6 @@ class Reader:
             self._committed.close()
             self._uncommitted.close()
 
-    def _watermarks(self, topic: str, partition: int) -> tuple[int, int] | None:
-        return self._uncommitted.get_watermark_offsets(
-            ck.TopicPartition(topic, partition),
-            timeout=_REQUEST_TIMEOUT_SECONDS,
-            cached=False,
-        )
-
     def _read(
         self,
         starts: Mapping[Partition, int],
@@ -261,7 +248,8 @@ class _Progress:
             self._progress_at = now
         if now - self._progress_at > _STALLED_SECONDS:
             raise KafkaUnavailable(
-                f"reading {self.names}: no record for {_STALLED_SECONDS} s"
+                f"reading {self.names}: no record for {_STALLED_SECONDS} s; if `check` "
+                "names an open transaction there, end it"
             )
         if now - self._reported_at > _REPORT_SECONDS:
             self._reported_at = now
@@ -304,6 +292,33 @@ class _Collected:
         return Contents(
             latest, frozenset(self._repeated), self._records, end, self._last_written
         )
+
+
+def _end(consumer: ck.Consumer, topic: str, partition: int) -> int:
+    """Return the offset up to which a consumer can read. Raises KafkaUnavailable."""
+    action = f"asking for the end of {topic}-{partition}"
+    with translating(action):
+        try:
+            offsets = _watermarks(consumer, topic, partition)
+        except ck.KafkaException as exception:
+            if kafka_error(exception).code() != _UNKNOWN_PARTITION:
+                raise
+            # After an outage librdkafka's metadata can lack partitions for minutes.
+            consumer.list_topics(topic, timeout=_REQUEST_TIMEOUT_SECONDS)
+            offsets = _watermarks(consumer, topic, partition)
+    if offsets is None:
+        raise KafkaUnavailable(f"{action}: no answer")
+    return int(offsets[1])
+
+
+def _watermarks(
+    consumer: ck.Consumer, topic: str, partition: int
+) -> tuple[int, int] | None:
+    return consumer.get_watermark_offsets(
+        ck.TopicPartition(topic, partition),
+        timeout=_REQUEST_TIMEOUT_SECONDS,
+        cached=False,
+    )
 
 
 def _kept(message: ck.Message) -> KeptRecord:

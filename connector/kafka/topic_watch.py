@@ -35,7 +35,7 @@ _CREATE_AGAIN: Final = (
 class TopicWatch:
     """Compares the topics with their specs. `faults` has the present fault of each topic.
 
-    Call `look` from one thread at a time. `faults` can be read from any thread.
+    Call `look` from one thread at a time. Anything else can be called from any thread.
     """
 
     def __init__(self, clients: Clients, specs: list[TopicSpec]) -> None:
@@ -44,8 +44,13 @@ class TopicWatch:
         self._clients = clients
         self._specs = specs
         self._admin = new_client(AdminClient, clients.admin())
-        self._partitions: dict[str, int] = {}
+        self._partitions = {spec.name: spec.partitions for spec in specs}
+        self._has_looked = False
         self._drawbacks: set[tuple[str, str]] | None = None
+
+    def partitions(self, topic: str) -> int:
+        """Return the number of partitions that a topic has, or had before it was deleted."""
+        return self._partitions[topic]
 
     def look(self) -> None:
         """Look at the topics once, and log the differences from the last look.
@@ -66,6 +71,7 @@ class TopicWatch:
         self._log_new_partitions(sizes)
         _log_new_faults(self.faults, faults)
         self.faults = faults
+        self._has_looked = True
 
     def _sizes(self, metadata: ClusterMetadata) -> dict[str, TopicSize]:
         sizes = {}
@@ -102,9 +108,10 @@ class TopicWatch:
 
     def _log_new_partitions(self, sizes: Mapping[str, TopicSize]) -> None:
         for name, size in sizes.items():
-            before = self._partitions.get(name, size.partitions)
+            before = self._partitions[name]
             self._partitions[name] = size.partitions
-            if before != size.partitions:
+            # The start has warned of a count that is not the configured one.
+            if before != size.partitions and self._has_looked:
                 fields = {
                     "topic": name,
                     "partitions": size.partitions,

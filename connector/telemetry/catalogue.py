@@ -177,6 +177,11 @@ _UPSTREAM: Final = (
         starts_unknown=True,
     ),
     _gauge(
+        "gex_held_back_partitions",
+        "Partitions of a topic in which a transaction that stays open hides new records.",
+        labels=("topic",),
+    ),
+    _gauge(
         "gex_key_refused",
         "1 while the upstream refuses the API key and polling has stopped.",
     ),

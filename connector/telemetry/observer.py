@@ -180,6 +180,13 @@ class MetricsObserver:
         for feed, count in symbols.items():
             self._metrics.set("gex_orphaned_symbols", count, feed)
 
+    def held_back(self, partitions: Mapping[str, int]) -> None:
+        """Show how many partitions of each topic hide new records from consumers."""
+        # A topic whose shards have moved away must not keep its last figure.
+        self._metrics.clear("gex_held_back_partitions")
+        for topic, count in partitions.items():
+            self._metrics.set("gex_held_back_partitions", count, topic)
+
     def sighted(self, sighting: Sighting) -> None:
         """Show when a symbol was last seen, and record how late a refresh was found."""
         figures = self._symbols.of(sighting.feed, sighting.symbol)

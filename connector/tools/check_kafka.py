@@ -12,7 +12,7 @@ from connector.kafka.names import Topics
 from connector.kafka.preflight import Preflight
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from connector.config.model import Config
     from connector.kafka.preflight import PreflightReport
@@ -56,6 +56,7 @@ def check_kafka(config: Config, report: Report) -> list[str]:
                 denied.append(str(creation.error))
         _report_absent(found, topics, feeds, report)
         _report_existing(found, report)
+        _check_transactions(preflight, found.checks, kafka.bootstrap_servers, report)
         for feed in feeds:
             topic = found.checks.get(topics.current(feed))
             if topic is not None and not topic.faults:
@@ -117,6 +118,29 @@ def _check_limits(preflight: Preflight, report: Report) -> None:
         report.fail("limits", fault, EXIT_KAFKA)
     if not faults:
         report.ok("limits", "the brokers allow our transactions and group sessions")
+
+
+def _check_transactions(
+    preflight: Preflight, topics: Collection[str], servers: str, report: Report
+) -> None:
+    """Look for open transactions that hide the records of our topics."""
+    if not topics:
+        return
+    try:
+        found = preflight.held_back(topics)
+    except KafkaError as error:
+        report.warn("transactions", f"not tried: {error}")
+        return
+    for held in found:
+        report.fail(
+            "transactions",
+            f"{held.topic}-{held.partition}: consumers cannot read the records from "
+            f"offset {held.offset} on, since a transaction stays open; "
+            f"{held.remedy(servers)}",
+            EXIT_KAFKA,
+        )
+    if not found:
+        report.ok("transactions", "none stays open in the topics")
 
 
 def _report_absent(

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from connector.core.model import Event
     from connector.kafka.avro import Codec
-    from connector.kafka.events import Log, Partition
-    from connector.kafka.names import Topics
+    from connector.kafka.events import Log
+    from connector.kafka.names import Partition, Topics
 
 _UNITS: Final = {
     "s": "seconds",

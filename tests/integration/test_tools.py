@@ -272,6 +272,38 @@ def internal_offsets(kafka: LocalKafka) -> dict[tuple[str, int], tuple[int, int]
     return found
 
 
+def test_check_names_a_transaction_that_hides_events(
+    kafka: LocalKafka, published: dict[str, str], names: Names
+) -> None:
+    changes = f"{published['GEX_KAFKA__TOPIC_PREFIX']}.all.changes"
+    foreign = ck.Producer(
+        {
+            "bootstrap.servers": kafka.bootstrap_servers,
+            "transactional.id": names.transactional_id,
+            # Longer than the check, or the broker would end the transaction by itself.
+            "transaction.timeout.ms": 600_000,
+        }
+    )
+    foreign.init_transactions(PATIENCE_SECONDS)
+    foreign.begin_transaction()
+    foreign.produce(changes, b"x", b"BTCUSDT", partition=2)
+    foreign.flush()
+    try:
+        code, printed = run_tool("check", variables=published)
+    finally:
+        foreign.abort_transaction(PATIENCE_SECONDS)
+
+    assert code == 3, printed
+    assert items(printed, "FAIL") == {"transactions"}, printed
+    assert f"{changes}-2: consumers cannot read the records from offset" in printed
+    assert f"abort --topic {changes} --partition 2 --start-offset" in printed
+
+    # The transaction has ended.
+    code, printed = run_tool("check", variables=published)
+    assert_passed(code, printed)
+    assert "transactions" in items(printed, "ok")
+
+
 def test_check_names_a_topic_whose_settings_do_not_fit(
     kafka: LocalKafka, published: dict[str, str], names: Names
 ) -> None:

@@ -14,7 +14,7 @@ from connector.config.model import Kafka
 from connector.core.model import MICROS, Event, State
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
-from connector.kafka.events import Log, Partition
+from connector.kafka.events import Log
 from connector.kafka.names import Topics, partition_of
 from connector.tools.verify import verify
 from tests.support import checker
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from connector.devkit.local_kafka import LocalKafka
+    from connector.kafka.names import Partition
     from tests.conftest import Names
 
 KEY = b"BTCUSDT"
