@@ -1,12 +1,18 @@
-"""Log lines: one per record, text for people or JSON for machines, bounded, without secrets."""
+"""Log lines: one per record, text for people or JSON for machines, bounded, without secrets.
+
+Nobody who logs ever waits for a reader: a thread writes the lines.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
+import os
+import select
 import sys
-from contextlib import suppress
+import threading
+from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -18,6 +24,12 @@ if TYPE_CHECKING:
 MAX_VALUE_CHARACTERS: Final = 2_000
 MAX_MESSAGE_CHARACTERS: Final = 4_000
 MAX_EXCEPTION_CHARACTERS: Final = 16_000
+
+# Lines that wait for a reader. Enough for hours at INFO, and little beside a worker's memory.
+MAX_WAITING_CHARACTERS: Final = 4_000_000
+
+# Wait for a reader when the process ends. A supervisor kills it a few seconds later.
+_FLUSH_SECONDS: Final = 2.0
 
 # Attributes of every log record. All others came in as `extra`.
 _RECORD_ATTRIBUTES: Final = {
@@ -87,14 +99,135 @@ class Bounded:
         return suppressed if is_due else None
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
-        """Report a lost record without its arguments. Logging would print them, key and all."""
-        # The stream itself may be the cause.
-        with suppress(OSError, ValueError):
-            self.stream.write(
-                f"cannot write a log record of {printable(record.name)}\n"
-            )
+def dropped_lines() -> int:
+    """Return how many lines of this process nobody read, so that they were dropped."""
+    total = 0
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler):
+            total += handler.dropped
+    return total
+
+
+class _Handler(logging.Handler):
+    """Writes lines to a stream, in a thread of its own.
+
+    A full pipe, a stopped terminal or a journal that hangs would block the event loop, and
+    the worker would keep its shards without serving them. So only the thread waits. Lines
+    beyond MAX_WAITING_CHARACTERS are dropped and counted.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.dropped = 0
+        self._write_line = _writer(stream)
+        self._changed = threading.Condition()
+        self._lines: deque[str] = deque()
+        """The lines that are not written yet. The first may be in the middle of it."""
+        self._waiting_characters = 0
+        self._gap = 0
+        """Lines dropped since the last one that was kept."""
+        self._closed = False
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a line, or drop it."""
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 -- the record's arguments may be of any kind
+            # Logging would print the record with its arguments, key and all.
+            line = f"cannot write a log record of {printable(record.name)}"
+        with self._changed:
+            # After a gap wait until half the room is free. Otherwise a slow reader would get
+            # a notice about a gap for every other line.
+            room = MAX_WAITING_CHARACTERS
+            if self._gap:
+                room //= 2
+            if self._waiting_characters + len(line) > room:
+                self._gap += 1
+                self.dropped += 1
+                return
+            if self._gap:
+                self._queue(self._notice())
+                self._gap = 0
+            self._queue(line)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until every line is written, but not for long: there may be no reader."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines, _FLUSH_SECONDS)
+
+    def close(self) -> None:
+        """Write the lines that wait, and end the thread."""
+        self.flush()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        super().close()
+
+    def _queue(self, line: str) -> None:
+        self._lines.append(f"{line}\n")
+        self._waiting_characters += len(line) + 1
+
+    def _notice(self) -> str:
+        fields = {
+            "name": __name__,
+            "levelname": "WARNING",
+            "msg": "lines were dropped here: nobody read the log",
+            "lines": self._gap,
+        }
+        return self.format(logging.makeLogRecord(fields))
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines or self._closed)
+                if not self._lines:
+                    return
+                line = self._lines[0]
+            # Without the lock: this may never return.
+            try:
+                self._write_line(line)
+                written = True
+            except (OSError, ValueError):
+                # The reader is gone, the disk is full, or the stream is closed.
+                written = False
+            with self._changed:
+                self._lines.popleft()
+                self._waiting_characters -= len(line)
+                if not written:
+                    self.dropped += 1
+                self._changed.notify_all()
+
+
+def _writer(stream: TextIO) -> Callable[[str], None]:
+    """Return a function that writes a line to a stream, and waits for as long as it takes."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+
+        def write_to_object(line: str) -> None:
+            stream.write(line)
+            stream.flush()
+
+        return write_to_object
+
+    encoding = stream.encoding
+
+    def write(line: str) -> None:
+        # Past the stream's own buffer: while a write hangs, that is locked, and whoever
+        # flushes it at the end of the process hangs as well.
+        data = line.encode(encoding, "backslashreplace")
+        while data:
+            try:
+                written = os.write(descriptor, data)
+            except BlockingIOError:
+                # A parent made the pipe non-blocking.
+                select.select([], [descriptor], [])
+            else:
+                data = data[written:]
+
+    return write
 
 
 class _Formatter(logging.Formatter):

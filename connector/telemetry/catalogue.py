@@ -478,6 +478,11 @@ _PROCESS: Final = (
         labels=("loop",),
         at_scrape=True,
     ),
+    _counter(
+        "gex_log_lines_dropped_total",
+        "Log lines that were dropped because nobody read standard error, or it was closed.",
+        at_scrape=True,
+    ),
 )
 
 METRICS: Final = (

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
+from connector import logs
 from connector.core.model import MICROS
 from connector.telemetry.catalogue import BY_NAME, METRICS
 
@@ -52,6 +53,7 @@ class Metrics:
 
         # A registry of our own has none of the collectors of the global one.
         self.register(_LoopCollector(progressed_at))
+        self.register(_LogCollector())
         prometheus_client.ProcessCollector(registry=self.registry)
         prometheus_client.PlatformCollector(self.registry)
         prometheus_client.GCCollector(self.registry)
@@ -157,6 +159,15 @@ class _LoopCollector:
         family = new_family("gex_loop_progress_timestamp_seconds")
         for loop, at in self._progressed_at().items():
             family.add_metric((loop,), at / MICROS)
+        yield family
+
+
+class _LogCollector:
+    """Collects how much of the log is lost."""
+
+    def collect(self) -> Iterator[Family]:
+        family = new_family("gex_log_lines_dropped_total")
+        family.add_metric((), logs.dropped_lines())
         yield family
 
 

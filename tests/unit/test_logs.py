@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from connector.logs import Bounded, configure
+from connector import logs
+from connector.logs import Bounded, configure, dropped_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +35,8 @@ def _restore_logging() -> Iterator[None]:
     yield
 
     logging.captureWarnings(False)
+    for handler in root.handlers:
+        handler.close()
     root.setLevel(root_level)
     root.handlers[:] = handlers
     ours.setLevel(our_level)
@@ -61,7 +67,14 @@ def logged(
         stream = io.StringIO()
     configure("INFO", stream=stream, json=json, secrets=secrets)
     write()
+    flush()
     return stream.getvalue()
+
+
+def flush() -> None:
+    """Wait until the lines are written, by a thread of their own."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
 
 
 def logged_as_json(write: Callable[[], object]) -> dict[str, Any]:
@@ -312,8 +325,127 @@ def test_a_closed_stream_is_ignored(capsys: pytest.CaptureFixture[str]) -> None:
     stream.close()
 
     LOG.info("into the void")
+    flush()
 
     assert capsys.readouterr() == ("", "")
+    assert dropped_lines() == 1
+
+
+# --- readers that are slow, or gone ---
+
+
+class Pipe:
+    """A pipe that nobody reads until `read`. It holds 64 KiB on Linux."""
+
+    def __init__(self, *, blocking: bool = True) -> None:
+        self._read_end, write_end = os.pipe()
+        os.set_blocking(write_end, blocking)
+        self.stream = os.fdopen(write_end, "w", encoding="utf-8")
+        self._data: list[bytes] = []
+        self._reader = threading.Thread(target=self._read_to_end)
+
+    def fill(self) -> None:
+        """Write empty lines until the pipe is full."""
+        write_end = self.stream.fileno()
+        os.set_blocking(write_end, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(write_end, b"\n")
+        os.set_blocking(write_end, True)
+
+    def read(self) -> None:
+        """Begin to read, and wait until every waiting line is written."""
+        self._reader.start()
+        (handler,) = logging.getLogger().handlers
+        assert isinstance(handler, logs._Handler)
+        while handler._lines:
+            handler.flush()
+
+    def lines(self) -> list[str]:
+        """Close the pipe and return all that was read, except empty lines."""
+        flush()
+        self.stream.close()
+        self._reader.join()
+        os.close(self._read_end)
+        lines = b"".join(self._data).decode().splitlines()
+        return [line for line in lines if line]
+
+    def _read_to_end(self) -> None:
+        while data := os.read(self._read_end, 65_536):
+            self._data.append(data)
+
+
+@pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "non_blocking"])
+def test_nobody_waits_for_a_reader_and_a_slow_one_gets_every_line(
+    blocking: bool,
+) -> None:
+    pipe = Pipe(blocking=blocking)
+    configure("INFO", stream=pipe.stream, json=False, secrets=list)
+
+    # Far more than fits into the pipe.
+    for number in range(200):
+        LOG.info("%d %s", number, "x" * 1_000)
+
+    pipe.read()
+    numbers = [line.split()[3] for line in pipe.lines()]
+    assert numbers == [str(number) for number in range(200)]
+    assert dropped_lines() == 0
+
+
+def test_lines_that_nobody_reads_are_dropped_counted_and_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "MAX_WAITING_CHARACTERS", 50_000)
+    pipe = Pipe()
+    # Otherwise it is chance how many lines fit into the pipe meanwhile.
+    pipe.fill()
+    configure("INFO", stream=pipe.stream, json=True, secrets=list)
+    LOG.info("first")
+    for _ in range(300):
+        LOG.info("x" * 1_000)
+    dropped = dropped_lines()
+    assert dropped > 0
+
+    pipe.read()
+    LOG.info("last")
+    lines = [json.loads(line) for line in pipe.lines()]
+
+    first, *_, notice, last = lines
+    assert first["message"] == "first"
+    assert last["message"] == "last"
+    # The notice stands where the lines are missing.
+    assert notice["message"] == "lines were dropped here: nobody read the log"
+    assert notice["level"] == "WARNING"
+    assert notice["lines"] == dropped
+    assert len(lines) == 301 - dropped + 2
+
+
+def test_a_reader_that_is_gone_stops_nobody() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w", encoding="utf-8") as stream:
+        configure("INFO", stream=stream, secrets=list)
+
+        LOG.info("into the void")
+        flush()
+
+        assert dropped_lines() == 1
+
+
+def test_the_end_of_the_process_does_not_wait_long_for_a_reader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "_FLUSH_SECONDS", 0.01)
+    pipe = Pipe()
+    configure("INFO", stream=pipe.stream, secrets=list)
+    for _ in range(100):
+        LOG.info("x" * 1_000)
+
+    # Returns although nobody reads.
+    flush()
+
+    pipe.read()
+    assert len(pipe.lines()) == 100
 
 
 class TestBounded:
