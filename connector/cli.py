@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import codecs
 import importlib
+import io
+import json
 import logging
 import os
 import signal
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from connector.config.model import Config
 
 _log = logging.getLogger("connector")
+
+_ESCAPE: Final = "connector.escape"
 
 
 class _Command(NamedTuple):
@@ -81,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     if arguments is None:
         arguments = sys.argv[1:]
+    _escape_what_the_terminal_cannot_show()
     options = _parser(arguments).parse_args(arguments)
     try:
         exit_code = int(options.run(options))
@@ -101,6 +107,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
+
+
+def _escape_what_the_terminal_cannot_show() -> None:
+    """Print escapes instead of a traceback, with `LC_ALL=C` or a Latin-1 terminal."""
+    codecs.register_error(_ESCAPE, _escape)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ESCAPE)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    r"""Return \uXXXX for characters that cannot be encoded. JSON has the same escapes."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    escaped = json.dumps(error.object[error.start : error.end])
+    return escaped[1:-1], error.end
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

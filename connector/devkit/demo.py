@@ -27,7 +27,7 @@ from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
 from connector.kafka.events import Events, ReceivedEvent
 from connector.kafka.names import Topics
-from connector.tools.text import text_line
+from connector.tools.text import arrow, text_line
 
 if TYPE_CHECKING:
     import argparse
@@ -109,9 +109,8 @@ def _run_with_kafka(bootstrap_servers: str, folder: Path, seconds: float | None)
         topics = Topics(kafka.topic_prefix)
         codec = Codec(SingleObject())
         events = Events(Clients(kafka), topics, codec, from_beginning=True)
-        print(
-            f"\nKafka      {bootstrap_servers}   topics {', '.join(events.topics)}, …"
-        )
+        names = ", ".join(events.topics)
+        print(f"\nKafka      {bootstrap_servers}   topics {names}, ...")
         print(f"upstream   http://{upstream}/v2")
         print(f"status     http://{http}/status")
         print(f"metrics    http://{http}/metrics")
@@ -165,7 +164,7 @@ def _print_summary(
     if len(delays) > 1:
         p95 = quantiles(delays, n=20)[-1]
         print(
-            f"refresh → consumer median {median(delays):.2f} s, p95 {p95:.2f} s "
+            f"refresh {arrow()} consumer median {median(delays):.2f} s, p95 {p95:.2f} s "
             f"({len(delays)} refreshes)"
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from connector.config.secrets import printable
 from connector.core.model import MICROS, Levels, State
 from connector.kafka.events import BEGINNING, END, Strays
-from connector.tools.text import describe, format_price
+from connector.tools.text import describe, format_price, wants_colour
 
 if TYPE_CHECKING:
     from connector.core.model import Event
@@ -182,6 +182,6 @@ def _line(cells: tuple[str, ...], width: int) -> str:
     text = printable(_ROW_FORMAT.format(*cells))[:width]
     status = cells[_STATUS_COLUMN]
     colour = _COLOURS.get(status)
-    if colour is None:
+    if colour is None or not wants_colour():
         return text
     return text.replace(status, f"\x1b[{colour}m{status}\x1b[0m", 1)

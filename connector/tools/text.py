@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -50,7 +51,7 @@ def text_line(received: ReceivedEvent, *, colour: bool | None = None) -> str:
     """Return moment, symbol, kind, changes and delay. `colour` None asks the terminal."""
     event = received.event
     if colour is None:
-        colour = sys.stdout.isatty()
+        colour = wants_colour()
 
     # Pad before colouring: control sequences take no room on the screen.
     kind = f"{event.kind:<8}"
@@ -72,6 +73,12 @@ def text_line(received: ReceivedEvent, *, colour: bool | None = None) -> str:
     name = event.symbol if event.feed == "all" else f"{event.feed}/{event.symbol}"
     number = f"#{event.sequence:<5}"
     return f"{moment}  {name:<9} {number} {kind}  {describe(event)}{delay}"
+
+
+def wants_colour() -> bool:
+    """Return True if the output is a terminal whose user has not set NO_COLOR."""
+    # https://no-color.org: any value but an empty one.
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def describe(event: Event) -> str:
@@ -96,6 +103,15 @@ def format_price(value: float | None) -> str:
     if abs(value) >= _LARGE_PRICE:
         return f"{value:,.2f}"
     return f"{value:.6g}"
+
+
+def arrow() -> str:
+    """Return an arrow that the terminal can show."""
+    try:
+        "→".encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return "->"
+    return "→"
 
 
 def _main_levels(levels: Levels, reason: str | None) -> str:
@@ -137,4 +153,6 @@ def _changes(event: Event) -> list[str]:
 
 def _change(change: LevelChange) -> str:
     name = change.path.removeprefix("all_expiry.")
-    return f"{name} {format_price(change.before)} → {format_price(change.after)}"
+    return (
+        f"{name} {format_price(change.before)} {arrow()} {format_price(change.after)}"
+    )

@@ -26,6 +26,7 @@ from tests.support import checker
 from tests.support.guarded import GuardedKafka
 from tests.support.processes import (
     Program,
+    start,
     start_simulator,
     start_worker,
     variables_for,
@@ -98,6 +99,38 @@ def guarded_variables(
     """Return the settings of a worker that signs in to the guarded broker."""
     variables = variables_for(guarded.broker, names, simulator, SYMBOLS)
     return variables | guarded.by_password()
+
+
+# terminals
+
+
+# Python takes neither for UTF-8, as it would with `LC_ALL=C` alone.
+TERMINALS = {
+    "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "latin_1": {"PYTHONIOENCODING": "iso-8859-1"},
+}
+
+
+@pytest.mark.parametrize("terminal", TERMINALS.values(), ids=TERMINALS)
+def test_every_command_prints_plain_text_on_a_terminal_without_utf_8(
+    terminal: dict[str, str], published: dict[str, str]
+) -> None:
+    variables = {**published, **terminal}
+
+    _, history = run_tool("history", "BTCUSDT", variables=variables)
+    # Neither terminal has such a character.
+    _, unknown = run_tool("history", "BTC\u20ac", variables=variables)
+    _, checked = run_tool("check", variables={**variables, "GEX_SYMBOLS": "\u20ac"})
+    _, usage = run_tool("watch", "--kind", "\u20ac", variables=variables)
+    verified, proof = run_tool("verify", variables=variables)
+    with start([*CONNECTOR, "watch", "--from-beginning"], variables) as watch:
+        wait_until(lambda: " -> " in watch.log(), "a change", watch)
+        watched = watch.log()
+
+    assert " -> " in history
+    assert verified == 0
+    for printed in (history, unknown, checked, usage, proof, watched):
+        assert printed.isascii()
 
 
 # check

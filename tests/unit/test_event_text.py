@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any, Final
 
 import pytest
@@ -10,11 +11,11 @@ from msgspec.structs import replace
 from connector.core.model import Levels, State, Status
 from connector.core.transition import FeedRules, observe
 from connector.kafka.avro import Codec, SingleObject
-from connector.kafka.events import Record
+from connector.kafka.events import ReceivedEvent, Record
 from connector.kafka.names import Topics
 from connector.tools.reading import EventFilter
 from connector.tools.table import Table
-from connector.tools.text import describe
+from connector.tools.text import describe, text_line
 from tests.support.levels import NOW, SECOND, at, seen
 
 FEED: Final = FeedRules("all")
@@ -44,6 +45,51 @@ def test_another_model_is_shown_with_the_reason_and_the_new_levels() -> None:
     assert "→" not in text
     assert "model std, fallback: flow_tape_empty" in text
     assert text.endswith("(positioning)")
+
+
+class Output(io.TextIOWrapper):
+    """A standard output with an encoding, on a terminal or not."""
+
+    def __init__(self, encoding: str, *, is_terminal: bool = False) -> None:
+        super().__init__(io.BytesIO(), encoding)
+        self._is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+
+@pytest.mark.parametrize(
+    ("encoding", "arrow"),
+    [("utf-8", "→"), ("ascii", "->"), ("iso-8859-1", "->"), ("cp1252", "->")],
+)
+def test_an_arrow_is_one_that_the_terminal_can_show(
+    encoding: str, arrow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", Output(encoding))
+
+    text = described(at("all_expiry.hvl", 100.0), at("all_expiry.hvl", 200.0))
+
+    assert text == f"hvl 100 {arrow} 200"
+
+
+@pytest.mark.parametrize(
+    ("no_color", "is_coloured"), [(None, True), ("", True), ("1", False)]
+)
+def test_no_color_turns_colours_off(
+    no_color: str | None, is_coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", Output("utf-8", is_terminal=True))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color is not None:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    state = observe(None, seen(FLOW), FEED)
+    assert state.event is not None
+
+    line = text_line(ReceivedEvent(state.event, NOW))
+    row = table_rows(state.state)[1]
+
+    assert ("\x1b" in line) is is_coloured
+    assert ("\x1b" in row) is is_coloured
 
 
 def test_a_change_that_stays_stale_is_shown_with_its_reason() -> None:
@@ -96,20 +142,24 @@ class StubReader:
 def test_the_table_has_a_column_for_the_model(
     levels: Levels, status: Status, model: str
 ) -> None:
+    state = observe(None, seen(levels), FEED).state
+    assert state is not None
+
+    header, row = table_rows(replace(state, status=status))
+
+    column = header.index("MODEL")
+    assert row[column:].startswith(model)
+
+
+def table_rows(state: State | None) -> list[str]:
+    """Return the lines of a table with one symbol."""
+    assert state is not None
     # Any: stubs are no `Log` and no `ReaderContext`.
     log: Any = StubLog()
     reader: Any = StubReader()
     table = Table(log, reader, EventFilter())
-    state = observe(None, seen(levels), FEED).state
-    assert state is not None
-    table.take(record_of(replace(state, status=status)))
-
-    header, row = table.lines(NOW, height=10, width=200)
-
-    column = header.index("MODEL")
-    # The colour of the status takes no room on the screen.
-    visible = row.replace("\x1b[32m", "").replace("\x1b[33m", "").replace("\x1b[0m", "")
-    assert visible[column:].startswith(model)
+    table.take(record_of(state))
+    return table.lines(NOW, height=10, width=200)
 
 
 def record_of(state: State) -> Record:
