@@ -41,6 +41,7 @@ from connector.runtime.orphaned_feeds import OrphanedFeeds
 from connector.runtime.outage import OutageLook
 from connector.runtime.poller import Poller
 from connector.runtime.ports import PollerContext, ShardContext, ShardSpec
+from connector.runtime.service_manager import ServiceManager
 from connector.runtime.shard import Shard
 from connector.runtime.shards import CLOSE_SECONDS, Shards
 from connector.runtime.startup import StartupDeadline, retry_until_usable
@@ -211,12 +212,15 @@ async def _work(
     watch = TopicWatch(kafka.clients, prepared.specs)
     parts.health.require(lambda: _why_not_ready(group, parts.shards, parts.poller))
     parts.health.require(lambda: _topic_faults(watch, kafka.topics))
+    manager = ServiceManager(os.environ.get("NOTIFY_SOCKET"), parts.health)
     ticker = Ticker(
         [
             partial(_refresh_key, key, parts.poller),
             parts.shards.tick,
             prepared.reader.serve_callbacks,
             prepared.quarantine.serve_callbacks,
+            kafka.clients.reachability.tick,
+            manager.tick,
         ],
         parts.health,
     )
@@ -234,8 +238,10 @@ async def _work(
                 config.kafka.start_timeout_seconds,
             )
         )
+        manager.started()
         await supervisor.wait_stopped()
     finally:
+        manager.stopping()
         await _stop(loops, group, parts.shards)
         await asyncio.to_thread(prepared.quarantine.close)
         parts.health.unregister(_GROUP_LOOP)
@@ -457,6 +463,7 @@ def _new_group(
         feed_of_topic,
         parts.shards,
         lambda: health.progress(_GROUP_LOOP),
+        clients.reachability.reached,
     )
 
 

@@ -213,11 +213,13 @@ def cluster_metadata(
     """Return the brokers and topics of the cluster. Raises KafkaUnavailable."""
     with translating(action, clients):
         try:
-            return client.list_topics(timeout=timeout_seconds)
+            metadata = client.list_topics(timeout=timeout_seconds)
         except ck.KafkaException:
             # The error callback hears the reason, such as a wrong password.
             serve_callbacks(client)
             raise
+    clients.reachability.reached()
+    return metadata
 
 
 def wait_for(future: Future[_T], action: str, clients: Clients | None = None) -> _T:

@@ -45,6 +45,9 @@ class Listener(Protocol):
     def lost(self, shards: list[ShardId]) -> None:
         """Abandon these shards: other workers already have them."""
 
+    def can_serve(self) -> bool:
+        """Return False if no shard can be served now. Called after every poll."""
+
     def failed(self, error: Exception) -> None:
         """Handle the end of the membership, by a defect or because of the setup."""
 
@@ -52,7 +55,8 @@ class Listener(Protocol):
 class Group:
     """Membership in the group.
 
-    `topics` maps each compacted topic to its feed. `polled` is called after each poll.
+    `topics` maps each compacted topic to its feed. `polled` is called after each poll, and
+    `answered` when a broker has answered.
     """
 
     def __init__(
@@ -61,12 +65,14 @@ class Group:
         topics: Mapping[str, str],
         listener: Listener,
         polled: Callable[[], None],
+        answered: Callable[[], None] = lambda: None,
     ) -> None:
         """Raises ConfigError if librdkafka refuses the settings."""
         self._settings = settings
         self._topics = topics
         self._listener = listener
         self._polled = polled
+        self._answered = answered
         self._stopping = threading.Event()
         self._joined = threading.Event()
         self._last_error: KafkaError | None = None
@@ -110,14 +116,14 @@ class Group:
                 # Leave the group. After an error, join again with a new consumer.
                 self._consumer.close()
                 self._joined.clear()
-                stopping = self._stopping.wait(_RETRY_SECONDS)
-                if not stopping:
+                self._wait_to_join_again()
+                if not self._stopping.is_set():
                     self._consumer = new_client(ck.Consumer, self._settings)
         except Exception as error:  # noqa: BLE001 -- the thread's outermost loop
             self._listener.failed(error)
 
     def _follow(self, consumer: ck.Consumer) -> None:
-        """Follow the assignment until `stop`."""
+        """Follow the assignment until `stop`, or until no shard can be served."""
         consumer.subscribe(
             list(self._topics),
             on_assign=self._on_assign,
@@ -126,6 +132,8 @@ class Group:
         )
         while not self._stopping.is_set():
             self._poll(consumer)
+            if not self._listener.can_serve():
+                return
 
         # A member that leaves before its first join completes leaves its shards without
         # an owner for a session time-out.
@@ -133,6 +141,15 @@ class Group:
             if self._joined.is_set():
                 break
             self._poll(consumer)
+
+    def _wait_to_join_again(self) -> None:
+        """Wait a moment, and until shards can be served. A stop ends the wait."""
+        earliest = time.monotonic() + _RETRY_SECONDS
+        while not self._stopping.wait(_POLL_SECONDS):
+            self._polled()
+            can_serve = self._listener.can_serve()
+            if can_serve and time.monotonic() >= earliest:
+                return
 
     def _poll(self, consumer: ck.Consumer) -> None:
         message = consumer.poll(_POLL_SECONDS)
@@ -164,6 +181,7 @@ class Group:
             consumer.pause(partitions)
         self._listener.assigned(self._shards(partitions))
         self._joined.set()
+        self._answered()
 
     def _on_revoke(
         self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]

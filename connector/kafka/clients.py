@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import KafkaError
 
+from connector.kafka.reachability import Reachability
 from connector.logs import Bounded
 
 if TYPE_CHECKING:
@@ -74,7 +75,11 @@ _MANUAL_COMMIT: Final[Settings] = {
 
 _ALL_BROKERS_DOWN: Final = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 -- librdkafka's name
 _LOG_INTERVAL_SECONDS: Final = 60
-_NUMBERS: Final = re.compile(r"\d+")
+_NAMES_AND_NUMBERS: Final = re.compile(r"\[.*?\]|\d+")
+# librdkafka's name of such lines.
+_CONNECTION_FAILED: Final = "FAIL "
+
+_connector_log = logging.getLogger("connector")
 
 
 class Clients:
@@ -94,6 +99,7 @@ class Clients:
         self._kafka = kafka
         self._on_error = on_error
         self._on_statistics = on_statistics
+        self.reachability = Reachability()
         self.last_error: KafkaError | None = None
 
     @property
@@ -195,24 +201,30 @@ class Clients:
         follows = self.last_error is not None and error.code() == _ALL_BROKERS_DOWN
         if not follows:
             self.last_error = error
+        self.reachability.failed(error)
         self._on_error(error.name())
 
 
-class _OnceAMinute(logging.Filter):
-    """Suppress repeated messages: librdkafka logs every attempt to connect."""
+class _FewLines(logging.Filter):
+    """Suppress lines that say the same: each client logs every attempt to connect."""
 
     def __init__(self) -> None:
         super().__init__()
         self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        without_numbers = _NUMBERS.sub("", record.getMessage())
-        return self._bounded.admit(without_numbers) is not None
+        message = record.getMessage()
+        # Each of these comes as an error, too: see `Reachability`.
+        if message.startswith(_CONNECTION_FAILED):
+            return _connector_log.isEnabledFor(logging.DEBUG)
+        # Clients, threads and brokers differ in names and numbers.
+        same_for_all = _NAMES_AND_NUMBERS.sub("", message)
+        return self._bounded.admit(same_for_all) is not None
 
 
 def _logger() -> logging.Logger:
     logger = logging.getLogger("librdkafka")
-    has_filter = any(isinstance(known, _OnceAMinute) for known in logger.filters)
+    has_filter = any(isinstance(known, _FewLines) for known in logger.filters)
     if not has_filter:
-        logger.addFilter(_OnceAMinute())
+        logger.addFilter(_FewLines())
     return logger

@@ -267,6 +267,7 @@ class Log:
             # `consume` alone would wait for as many messages as it may return.
             first = self._consumer.poll(_POLL_SECONDS)
             if first is None:
+                self._clients.reachability.tick()
                 return []
             messages = [first, *self._consumer.consume(_MAX_MESSAGES, timeout=0)]
         for message in messages:
@@ -274,6 +275,7 @@ class Log:
             if error is not None and error.code() != _END_OF_PARTITION:
                 action = f"reading {message.topic()}"
                 raise translate(error, action, self._clients.last_error)
+        self._clients.reachability.reached()
         return messages
 
 

@@ -186,6 +186,7 @@ class ShardLog:
                 # expired id again inside it.
                 self.abort(fatal=kafka_error(exception).fatal())
                 raise
+        self._clients.reachability.reached()
 
     def abandon(self) -> None:
         """Stop retrying the call in progress. Safe to call from any thread."""
@@ -225,6 +226,7 @@ class ShardLog:
         producer = new_client(ck.Producer, settings)
         with translating(f"opening shard {self._shard_id}", self._clients):
             self._retry(lambda: producer.init_transactions(_CALL_SECONDS))
+        self._clients.reachability.reached()
         return producer
 
     def _produce(self, producer: ck.Producer, transaction: Transaction) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from connector.runtime.responses import Responses
 from connector.schedule.checks import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from connector.runtime.coverage import Coverage, Key
     from connector.runtime.failures import Failures
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from connector.schedule.symbols import ComputedTimes
     from connector.upstream.budget import Permit
     from connector.upstream.client import Client, LevelsAnswer
+
+
+_log = logging.getLogger(__name__)
 
 
 class Checker:
@@ -69,7 +73,7 @@ class Checker:
         keys = [(batch.feed, symbol) for symbol in batch.symbols]
         self._on_the_way.update(keys)
         try:
-            await self._send(batch, permit)
+            await self._send(batch, purpose, permit)
         finally:
             self._on_the_way.subtract(keys)
 
@@ -77,7 +81,7 @@ class Checker:
         """Return True while a request for a symbol waits for its answer."""
         return self._on_the_way[feed, symbol] > 0
 
-    async def _send(self, batch: Batch, permit: Permit) -> None:
+    async def _send(self, batch: Batch, purpose: Purpose, permit: Permit) -> None:
         sent_at = time.monotonic()
         outcome = Outcome.ANSWERED
         label = "ok"
@@ -102,6 +106,9 @@ class Checker:
         for refresh in refreshes:
             self._observer.refresh_found(now - refresh.since)
         self.next_checks.report(batch)
+        if _log.isEnabledFor(logging.DEBUG):
+            delays = [now - refresh.since for refresh in refreshes]
+            _log_check(batch, purpose, label, sent_at, delays)
 
     def _handle_answer(
         self, batch: Batch, answer: LevelsAnswer, sent_at: float
@@ -175,3 +182,27 @@ class Checker:
         if status is not None:
             self.responses.accept_refusal(batch, status, error.request_id, sent_at)
         self._replan()
+
+
+def _log_check(
+    batch: Batch,
+    purpose: Purpose,
+    outcome: str,
+    sent_at: float,
+    refresh_delays: Sequence[float],
+) -> None:
+    """Log why a request was made, and its outcome.
+
+    `refresh_delays` tells of each refresh in it for how long it may have been there.
+    """
+    fields: dict[str, object] = {
+        "feed": batch.feed,
+        "symbols": ",".join(batch.symbols),
+        "purpose": purpose,
+        "outcome": outcome,
+        "seconds": round(time.monotonic() - sent_at, 3),
+        "refreshes": len(refresh_delays),
+    }
+    if refresh_delays:
+        fields["refresh_delay_seconds"] = round(max(refresh_delays), 3)
+    _log.debug("request finished", extra=fields)

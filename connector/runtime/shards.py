@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from connector.errors import ConnectorError
+from connector.runtime.loop_watch import LoopWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -35,8 +36,8 @@ class ShardPoller(Protocol):
 class Shards:
     """Every shard that is configured, and which of them are assigned to this worker.
 
-    The group calls `assigned`, `revoked`, `lost` and `failed` from its own thread. They
-    hand over to the event loop, on which everything else is called.
+    The group calls `assigned`, `revoked`, `lost`, `can_serve` and `failed` from its own
+    thread. They hand over to the event loop, on which everything else is called.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class Shards:
         self._supervisor = supervisor
         self._used_fraction = used_fraction
         self._loop = asyncio.get_running_loop()
+        self._loop_watch = LoopWatch(self._loop)
+        self._stands_by = False
 
     def add(self, shard: Shard) -> None:
         """Add a configured shard. It is served once it is assigned."""
@@ -68,12 +71,20 @@ class Shards:
 
     def revoked(self, shards: list[ShardId]) -> None:
         """Close shards. They go to another worker as soon as this call returns."""
+        if self._loop_watch.has_stalled:
+            # Nobody would close them. Their next owner fences them.
+            self.lost(shards)
+            return
         # Block the group's thread: returning gives the shards away.
         self._wait(self.close(shards, CLOSE_SECONDS), shards)
 
     def lost(self, shards: list[ShardId]) -> None:
         """Abandon shards: they already belong to others."""
         self._call_in_order(self._lose, shards)
+
+    def can_serve(self) -> bool:
+        """Return False if the event loop is stuck, so that no shard is served."""
+        return self._loop_watch.look()
 
     def failed(self, error: Exception) -> None:
         """Stop the worker: the group's thread has ended."""
@@ -180,6 +191,12 @@ class Shards:
             # Owned first: opening the shard updates the polling of all owned shards.
             self.owned[shard_id] = shard
             shard.assign()
+
+        # The group also calls with no shards, and after each rebalance.
+        stands_by = not self.owned
+        if stands_by and not self._stands_by:
+            _log.info("standing by: every shard is another worker's")
+        self._stands_by = stands_by
 
     def _lose(self, shards: Sequence[ShardId]) -> None:
         for shard_id in shards:

@@ -15,6 +15,9 @@ SHARD_OPEN: Final = "shard open"
 SHARD_LOST: Final = "shard lost"
 SHARD_FENCED: Final = "another worker took the shard"
 SHARD_HANDED_OVER: Final = "shard handed over"
+STANDS_BY: Final = "standing by: every shard is another worker's"
+KAFKA_UNREACHABLE: Final = "Kafka is unreachable"
+KAFKA_REACHABLE: Final = "Kafka is reachable again"
 DEFECT: Final = "a defect of the connector"
 OTHER_FLEET: Final = "another fleet uses these topics"
 NOT_USABLE_YET: Final = "is not usable yet"
@@ -26,6 +29,9 @@ WHOLE_MESSAGES: Final = (
     SHARD_LOST,
     SHARD_FENCED,
     SHARD_HANDED_OVER,
+    STANDS_BY,
+    KAFKA_UNREACHABLE,
+    KAFKA_REACHABLE,
 )
 
 # Texts that tests search for anywhere in a log.

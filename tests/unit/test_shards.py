@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from connector.core.model import Source
 from connector.core.transition import FeedRules
 from connector.errors import EXIT_FATAL
 from connector.kafka.names import ShardId
+from connector.runtime import loop_watch
 from connector.runtime import shards as shards_module
 from connector.runtime.clock import Clock
 from connector.runtime.ports import AnswerTimes, Phase, ShardContext, ShardSpec
@@ -24,6 +26,7 @@ from connector.runtime.startup import StartupDeadline
 from connector.runtime.supervisor import Supervisor
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
+from tests.support.log_messages import STANDS_BY
 from tests.support.memory_log import MemoryLog
 
 if TYPE_CHECKING:
@@ -200,6 +203,43 @@ async def test_a_shard_assigned_after_a_revocation_is_owned_though_the_loop_was_
     await asyncio.sleep(0)
     assert FIRST in harness.shards.owned
     assert harness.by_id[FIRST].is_open
+
+
+async def test_a_revocation_does_not_wait_for_a_stuck_event_loop(
+    harness: ShardsHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await harness.assign(FIRST)
+    monkeypatch.setattr(loop_watch, "STALL_SECONDS", 0)
+    # The loop does not turn between the two looks.
+    harness.shards.can_serve()
+    assert not harness.shards.can_serve()
+
+    # Would wait for the event loop, which is the one of this test.
+    harness.shards.revoked([FIRST])
+
+    await harness.wait_owned(FIRST, owned=False)
+    await harness.by_id[FIRST].wait_closed()
+    assert harness.poller.polled == []
+
+
+async def test_a_standby_says_so_once(
+    harness: ShardsHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def lines() -> int:
+        return caplog.messages.count(STANDS_BY)
+
+    # Every rebalance calls, also those that change nothing.
+    harness.shards.assigned([])
+    harness.shards.assigned([])
+    await harness.assign(FIRST)
+    assert lines() == 1
+    harness.shards.assigned([])
+
+    await harness.call_in_group_thread(lambda: harness.shards.revoked([FIRST]))
+    harness.shards.assigned([])
+    await harness.wait_until(lambda: lines() == 2)
 
 
 async def test_an_owned_shard_that_is_not_open_is_a_reason_not_to_be_ready(

@@ -1,0 +1,84 @@
+"""The log of a worker while Kafka is away."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from connector.devkit.local_kafka import LocalKafka
+from tests.support.log_messages import KAFKA_REACHABLE, KAFKA_UNREACHABLE
+from tests.support.processes import (
+    start_simulator,
+    start_worker,
+    variables_for,
+    wait_for_log,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Names
+    from tests.support.processes import Program
+
+
+def lines_of(worker: Program) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in worker.log().splitlines()]
+
+
+def test_the_first_line_of_an_outage_says_that_kafka_is_unreachable(
+    tmp_path: Path, names: Names
+) -> None:
+    with (
+        LocalKafka(tmp_path / "kafka") as broker,
+        start_simulator("--period", "1", "--limit", "0") as simulator,
+        start_worker(variables_for(broker, names, simulator)) as worker,
+    ):
+        before = len(lines_of(worker))
+
+        broker.kill()
+        # The shard tries for a while before it gives up.
+        wait_for_log(worker, "shard closed by an error")
+        lines = lines_of(worker)[before:]
+        broker.start()
+        wait_for_log(worker, KAFKA_REACHABLE)
+        wait_until(worker.ready, "ready", worker)
+
+    warnings = [line for line in lines if line["level"] != "INFO"]
+    first, *others = warnings
+    assert first["message"] == KAFKA_UNREACHABLE
+    # The reason, with the broker's address.
+    assert broker.bootstrap_servers in first["error"]
+    # One line for all clients and their attempts to connect.
+    assert [line for line in others if line["message"] == KAFKA_UNREACHABLE] == []
+    assert [line for line in others if "FAIL" in line["message"]] == []
+
+
+def test_debug_says_why_each_request_was_made_and_a_stale_event_says_why(
+    kafka: LocalKafka, names: Names, tmp_path: Path
+) -> None:
+    config = tmp_path / "impatient.toml"
+    config.write_text(
+        '[[feeds]]\nname = "all"\nsymbols = ["BTCUSDT"]\nstale_after_seconds = 2\n'
+    )
+    arguments = ["--config", str(config), "--log-level", "DEBUG"]
+    with start_simulator("--period", "0.5", "--limit", "0") as simulator:
+        variables = variables_for(kafka, names, simulator)
+        del variables["GEX_SYMBOLS"]
+        with start_worker(variables, arguments=arguments) as worker:
+            wait_for_log(worker, '"refresh_delay_seconds"')
+            simulator.ask("/_control/faults", {"fault": "503"})
+            wait_for_log(worker, '"STALE"')
+            worker.terminate()
+        lines = lines_of(worker)
+
+    requests = [line for line in lines if line["message"] == "request finished"]
+    first = requests[0]
+    assert (first["purpose"], first["outcome"]) == ("first", "ok")
+    assert first["symbols"] == "BTCUSDT"
+    assert first["seconds"] > 0
+    failed = requests[-1]
+    assert (failed["purpose"], failed["outcome"]) == ("retry", "unavailable")
+
+    stale = [line for line in lines if line.get("kind") == "STALE"]
+    assert stale[0]["reason"] == "no_answer"

@@ -1,0 +1,150 @@
+"""One line about an outage of Kafka, of the many errors that clients report."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError
+
+from connector.kafka.clients import _logger
+from connector.kafka.reachability import Reachability
+
+ALL_DOWN = KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down")
+REFUSED = KafkaError(KafkaError._TRANSPORT, "localhost:9092/1: Connection refused")
+FENCED = KafkaError(KafkaError._FENCED, "fenced", fatal=True)
+# 2026-11-27T01:09:41Z
+START = 1_795_741_781.0
+
+
+class FakeClock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.seconds = START
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def reachability(clock: FakeClock) -> Reachability:
+    return Reachability(clock)
+
+
+def tick_for(reachability: Reachability, clock: FakeClock, seconds: int) -> None:
+    for _ in range(seconds):
+        clock.seconds += 1
+        reachability.tick()
+
+
+def fields_of(line: logging.LogRecord) -> dict[str, Any]:
+    return vars(line)
+
+
+def test_an_outage_is_one_line_with_its_begin_and_cause(
+    reachability: Reachability, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    reachability.failed(REFUSED)
+    clock.seconds += 2
+    # Each client says so, again and again.
+    for _ in range(5):
+        reachability.failed(ALL_DOWN)
+        reachability.failed(REFUSED)
+    tick_for(reachability, clock, 30)
+
+    (line,) = caplog.records
+    assert line.getMessage() == "Kafka is unreachable"
+    assert fields_of(line)["since"] == "2026-11-27T01:09:41Z"
+    assert fields_of(line)["error"] == REFUSED.str()
+    assert reachability.unreachable_since == START
+
+
+def test_an_outage_that_lasts_is_named_once_a_minute(
+    reachability: Reachability, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    reachability.failed(REFUSED)
+    reachability.failed(ALL_DOWN)
+
+    tick_for(reachability, clock, 150)
+
+    assert caplog.messages == [
+        "Kafka is unreachable",
+        "Kafka is still unreachable",
+        "Kafka is still unreachable",
+    ]
+
+
+def test_the_end_of_an_outage_is_one_line_with_its_length(
+    reachability: Reachability, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    reachability.failed(REFUSED)
+    reachability.failed(ALL_DOWN)
+    clock.seconds += 36
+
+    reachability.reached()
+    reachability.reached()
+    tick_for(reachability, clock, 100)
+
+    _, line = caplog.records
+    assert line.getMessage() == "Kafka is reachable again"
+    assert fields_of(line)["unreachable_seconds"] == 36
+    assert reachability.unreachable_since is None
+
+
+def test_a_broker_that_others_stand_in_for_is_named_once_a_minute(
+    reachability: Reachability, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(45):
+        reachability.failed(REFUSED)
+        # Commits go on.
+        reachability.reached()
+        tick_for(reachability, clock, 2)
+
+    assert caplog.messages == ["a connection to Kafka failed"] * 2
+    assert reachability.unreachable_since is None
+
+
+def test_a_fenced_producer_is_no_outage(
+    reachability: Reachability, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    reachability.failed(FENCED)
+    tick_for(reachability, clock, 100)
+
+    assert caplog.records == []
+
+
+def test_lines_of_librdkafka_about_connections_need_the_level_debug(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = _logger()
+
+    def log_failures() -> None:
+        # As confluent-kafka calls it: facility, client and text.
+        logger.error("%s [%s] %s", "FAIL", "gex#producer-1", "[thrd:a]: refused")
+
+    log_failures()
+    assert caplog.records == []
+
+    with caplog.at_level(logging.DEBUG, "connector"):
+        log_failures()
+    assert len(caplog.records) == 1
+
+
+def test_other_lines_of_librdkafka_appear_once_for_all_clients(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = _logger()
+    text = "[thrd:main]: unlike any line of another test, timed out after %d ms"
+
+    for number in range(5):
+        client = f"gex#producer-{number}"
+        logger.warning("%s [%s] %s", "REQTMOUT", client, text % number)
+
+    assert len(caplog.records) == 1
