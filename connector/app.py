@@ -29,6 +29,7 @@ from connector.kafka.limits import require_valid_settings
 from connector.kafka.members import Members
 from connector.kafka.names import ShardId, Topics, partition_of
 from connector.kafka.orphans import OrphanTopics
+from connector.kafka.probe import Probe
 from connector.kafka.quarantine import Quarantine
 from connector.kafka.reader import Reader
 from connector.kafka.shard_log import ShardLog
@@ -37,6 +38,7 @@ from connector.runtime.clock import Clock
 from connector.runtime.daily_look import DailyLook
 from connector.runtime.health import Health
 from connector.runtime.held_back import PATIENCE_SECONDS, HeldBackWatch
+from connector.runtime.kafka_watch import KafkaWatch
 from connector.runtime.orphaned_feeds import OrphanedFeeds
 from connector.runtime.outage import OutageLook
 from connector.runtime.poller import Poller
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from connector.kafka.admin import TopicSpec
     from connector.kafka.avro import Framing
     from connector.kafka.names import Partition
+    from connector.kafka.quarantine import Quarantined
     from connector.runtime.ports import TransactionalLog
     from connector.runtime.supervisor import Supervisor
     from connector.upstream.api_key import ApiKey
@@ -76,9 +79,9 @@ STOP_SECONDS: Final = 25
 
 _GROUP_LOOP: Final = "group"
 _GROUP_LOOP_LIMIT_SECONDS: Final = 60
-# For the start-up, the status page, and the watches over orphaned feeds, topics and open
-# transactions, none of which must wait for a hanging shard.
-_EXTRA_THREADS: Final = 5
+# For the start-up, the status page, and the watches over outages, orphaned feeds, topics and
+# open transactions, none of which must wait for a hanging shard.
+_EXTRA_THREADS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class _Kafka:
     topics: Topics
     clients: Clients
     executor: ThreadPoolExecutor
+    watch: KafkaWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +146,15 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
     _log.info("listening", extra=fields)
 
     kafka = _new_kafka(config, parts.metrics)
+    parts.view.kafka_watch = kafka.watch
+    watching = supervisor.watch(kafka.watch.run())
     try:
         prepared = await supervisor.until_stopped(_prepare_kafka(config, kafka, parts))
         if prepared is not None and not supervisor.is_stopping:
             _add_shards(config, parts, prepared, kafka.executor)
             await _work(config, key, supervisor, parts, kafka, prepared)
     finally:
+        watching.cancel()
         await _clean_up(parts.client, api, listener, kafka.executor)
     return supervisor.exit_code
 
@@ -185,13 +192,14 @@ def _new_kafka(config: Config, metrics: Metrics) -> _Kafka:
     """Create the clients, with one thread per shard: each has at most one blocking call."""
     observer = KafkaClientObserver(metrics)
     total_shards = config.kafka.shards * len(config.feeds)
-    return _Kafka(
-        topics=Topics(config.kafka.topic_prefix),
-        clients=Clients(config.kafka, observer.error, observer.statistics),
-        executor=ThreadPoolExecutor(
-            total_shards + _EXTRA_THREADS, thread_name_prefix="kafka"
-        ),
+    topics = Topics(config.kafka.topic_prefix)
+    clients = Clients(config.kafka, observer.error, observer.statistics)
+    executor = ThreadPoolExecutor(
+        total_shards + _EXTRA_THREADS, thread_name_prefix="kafka"
     )
+    probe = Probe(clients, topics.current(config.feeds[0].name))
+    watch = KafkaWatch(probe.ask, clients.reachability, executor)
+    return _Kafka(topics, clients, executor, watch)
 
 
 async def _work(
@@ -209,9 +217,8 @@ async def _work(
         parts.poller, parts.budget, members.now, kafka.executor
     )
     group = _new_group(config, parts, kafka.clients, feed_of_topic)
-    watch = TopicWatch(kafka.clients, prepared.specs)
-    parts.health.require(lambda: _why_not_ready(group, parts.shards, parts.poller))
-    parts.health.require(lambda: _topic_faults(watch, kafka.topics))
+    topic_watch = TopicWatch(kafka.clients, prepared.specs)
+    parts.health.require(lambda: _why_not_ready(kafka, topic_watch, group, parts))
     manager = ServiceManager(os.environ.get("NOTIFY_SOCKET"), parts.health)
     ticker = Ticker(
         [
@@ -227,7 +234,7 @@ async def _work(
     # Join the group last: from now on shards are assigned, from its thread.
     group.start()
     loops = [supervisor.watch(parts.poller.run()), supervisor.watch(ticker.run())]
-    for look in _looks(config, parts, kafka, prepared, watch):
+    for look in _looks(config, parts, kafka, prepared, topic_watch):
         loops.append(supervisor.watch(look))
     try:
         await supervisor.until_stopped(
@@ -386,6 +393,11 @@ def _add_shards(
     config: Config, parts: _Parts, prepared: _Prepared, executor: Executor
 ) -> None:
     """Create every configured shard. Each is served once it is assigned."""
+
+    def quarantine(feed: str, entry: Quarantined) -> None:
+        prepared.quarantine.add(feed, entry)
+        parts.view.quarantined(feed, entry)
+
     startup_ends_at = time.monotonic() + config.kafka.start_timeout_seconds
     context = ShardContext(
         observer=parts.observer,
@@ -398,8 +410,8 @@ def _add_shards(
         used_fraction=partial(_used_fraction, parts.budget),
         silence_reason=parts.poller.silence_reason,
         plan_keeps_fresh=parts.poller.plan_keeps_fresh,
-        quarantine=prepared.quarantine.add,
         published=parts.view.published,
+        quarantine=quarantine,
     )
     for feed in config.feeds:
         for partition in range(config.kafka.shards):
@@ -477,17 +489,17 @@ def _refresh_key(key: ApiKey, poller: Poller) -> None:
         poller.key_changed()
 
 
-def _why_not_ready(group: Group, shards: Shards, poller: Poller) -> list[str]:
-    reasons = []
-    if not group.joined:
-        reasons.append("the group has not been joined yet")
-    reasons += shards.why_not_ready()
-    if poller.key_refused:
-        reasons.append("the upstream refuses the API key")
-    if poller.plan_refused:
-        reasons.append("the upstream refuses the plan of the API key's user")
-    if poller.quota_exhausted:
-        reasons.append("the requests of the month are used up")
+def _why_not_ready(
+    kafka: _Kafka, topic_watch: TopicWatch, group: Group, parts: _Parts
+) -> list[str]:
+    reasons = kafka.watch.why_not_ready()
+    # Without Kafka the group and the shards fail too, which explains nothing.
+    if not reasons:
+        if not group.joined:
+            reasons.append("this worker is not in the consumer group")
+        reasons += _topic_faults(topic_watch, kafka.topics)
+        reasons += parts.shards.why_not_ready()
+    reasons += parts.poller.why_not_ready()
     return reasons
 
 

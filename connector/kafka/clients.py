@@ -55,6 +55,9 @@ _QUARANTINE_TIMEOUT_MS: Final = 300_000
 _QUARANTINE_QUEUE_KIB: Final = 8 * 1024
 _QUARANTINE_METADATA_MS: Final = 10_000
 
+# A broker takes milliseconds. This leaves time for a pause of its garbage collector.
+PROBE_TIMEOUT_SECONDS: Final = 3
+
 # Settings that only a member of a group has.
 _GROUP_ONLY: Final = frozenset(
     {
@@ -147,6 +150,18 @@ class Clients:
             "auto.offset.reset": "error",
             # librdkafka requires a group, which this consumer never joins.
             "group.id": self._kafka.group_id,
+        }
+
+    def probe(self) -> Settings:
+        """Return the settings of a consumer that only asks for metadata."""
+        return {
+            **self._common("probe", _GROUP_ONLY | _PRODUCER_ONLY),
+            **_MANUAL_COMMIT,
+            # librdkafka requires a group, which this consumer never joins.
+            "group.id": self._kafka.group_id,
+            "allow.auto.create.topics": False,
+            # It then leaves a broker that hangs, so that the next question goes to another.
+            "socket.timeout.ms": PROBE_TIMEOUT_SECONDS * 1000,
         }
 
     def producer(self, transactional_id: str) -> Settings:

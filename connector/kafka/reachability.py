@@ -1,4 +1,4 @@
-"""Says in the log when Kafka cannot be reached, and when it can be reached again."""
+"""Knows if Kafka can be reached, and says in the log when that changes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import KafkaError
 
+from connector.core.model import MICROS, Value
 from connector.logs import Bounded
 
 if TYPE_CHECKING:
@@ -22,28 +23,51 @@ _ALL_BROKERS_DOWN: Final = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 -- librd
 _REPEAT_SECONDS: Final = 60
 # If all brokers are away, librdkafka says so right after the error of the last one.
 _PATIENCE_SECONDS: Final = 1
+# A loaded broker may be slow to answer once, and the next question goes to another one.
+_SILENCES_OF_AN_OUTAGE: Final = 2
+
+
+class KafkaOutage(Value, frozen=True):
+    """An outage. `since` is our clock, in microseconds since the epoch."""
+
+    since: int
+    error: str
+
+    @property
+    def begin(self) -> datetime:
+        """Return the moment of `since`, in UTC."""
+        return datetime.fromtimestamp(self.since / MICROS, UTC)
 
 
 class Reachability:
-    """Makes one line of the errors of all clients, brokers and attempts to connect.
+    """Makes one outage of the errors of all clients, brokers and attempts to connect.
 
     Every method may be called from any thread.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """`clock` returns seconds since the epoch."""
-        self.unreachable_since: float | None = None
-        """When the brokers of a client were last reached, None while they can be."""
         self._clock = clock
         self._lock = threading.Lock()
         self._bounded = Bounded(_REPEAT_SECONDS, clock)
         self._failing_since: float | None = None
+        self._silences = 0
+        self._is_away = False
         self._error = ""
         self._reported_at = 0.0
         self._unreported: tuple[float, KafkaError] | None = None
 
+    @property
+    def outage(self) -> KafkaOutage | None:
+        """The present outage, None if a broker has answered since the last one.
+
+        It begins with the first failure, and has the error that was reported last.
+        """
+        with self._lock:
+            return self._outage()
+
     def failed(self, error: KafkaError) -> None:
-        """Note an error that a client reports. Log it if no broker is left."""
+        """Note an error that a client reports. It is an outage if no broker is left."""
         if error.fatal():
             # A fenced producer, most often, which its shard reports.
             return
@@ -54,11 +78,19 @@ class Reachability:
             if error.code() != _ALL_BROKERS_DOWN:
                 self._error = error.str()
                 self._unreported = now, error
-            elif self.unreachable_since is None:
-                # It names no cause. The errors before it do.
-                self._error = self._error or error.str()
-                self.unreachable_since = self._failing_since
-                self._report("Kafka is unreachable", now)
+                return
+            # It names no cause. The errors before it do.
+            self._begin(self._error or error.str(), now)
+
+    def silent(self, error: str, waited_seconds: float) -> None:
+        """Note that no broker has answered a question. It is an outage the second time."""
+        with self._lock:
+            now = self._clock()
+            if self._failing_since is None:
+                self._failing_since = now - waited_seconds
+            self._silences += 1
+            if self._silences >= _SILENCES_OF_AN_OUTAGE:
+                self._begin(self._error or error, now)
 
     def reached(self) -> None:
         """Note that a broker has answered."""
@@ -66,33 +98,49 @@ class Reachability:
         if self._failing_since is None:
             return
         with self._lock:
-            since = self.unreachable_since
-            self.unreachable_since = None
+            outage = self._outage()
             self._failing_since = None
+            self._silences = 0
+            self._is_away = False
             self._error = ""
-            if since is not None:
+            if outage is not None:
                 # It was part of the outage.
                 self._unreported = None
-        if since is not None:
-            fields = {"unreachable_seconds": round(self._clock() - since, 1)}
+        if outage is not None:
+            lasted_seconds = self._clock() - outage.since / MICROS
+            fields = {"unreachable_seconds": round(lasted_seconds, 1)}
             _log.warning("Kafka is reachable again", extra=fields)
 
     def tick(self) -> None:
         """Log what is due. Call it once a second."""
         with self._lock:
             now = self._clock()
-            if self.unreachable_since is not None:
+            if self._is_away:
                 self._unreported = None
                 if now - self._reported_at >= _REPEAT_SECONDS:
                     self._report("Kafka is still unreachable", now)
             elif self._unreported is not None:
                 self._report_broker(now)
 
+    def _outage(self) -> KafkaOutage | None:
+        if not self._is_away or self._failing_since is None:
+            return None
+        return KafkaOutage(round(self._failing_since * MICROS), self._error)
+
+    def _begin(self, error: str, now: float) -> None:
+        """Begin the outage, unless it has begun before."""
+        if self._is_away:
+            return
+        self._is_away = True
+        self._error = error
+        self._report("Kafka is unreachable", now)
+
     def _report(self, message: str, now: float) -> None:
         self._reported_at = now
-        since = datetime.fromtimestamp(self.unreachable_since or now, UTC)
-        fields = {"since": f"{since:%Y-%m-%dT%H:%M:%SZ}", "error": self._error}
-        _log.error(message, extra=fields)
+        outage = self._outage()
+        if outage is not None:
+            since = f"{outage.begin:%Y-%m-%dT%H:%M:%SZ}"
+            _log.error(message, extra={"since": since, "error": outage.error})
 
     def _report_broker(self, now: float) -> None:
         """Log the failure of one broker of several, which the others survive."""

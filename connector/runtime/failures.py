@@ -20,6 +20,8 @@ from connector.errors import (
     WrongVenues,
 )
 from connector.logs import Bounded
+from connector.runtime.clock import Clock
+from connector.runtime.failing_checks import FailingChecks
 from connector.runtime.outage import Outage
 from connector.schedule.checks import SLOW_RETRY_SECONDS
 
@@ -57,6 +59,7 @@ class Failures:
         self.quota_message: str | None = None
         """The vendor's message since the requests of the month are used up."""
         self.outage = Outage()
+        self.failing_checks = FailingChecks(Clock.now)
         self.is_probing = False
         """The last check was refused for a reason that concerns all of them.
 
@@ -76,6 +79,7 @@ class Failures:
         now = time.monotonic()
         self.is_probing = isinstance(error, _CONCERN_ALL_CHECKS)
         self.outage.check_failed(error)
+        self.failing_checks.failed(batch, error)
         if isinstance(error, KeyRefused):
             self._set_key_refused(refused=True)
             # The server looks at the plan only after it has accepted the key.
@@ -116,6 +120,7 @@ class Failures:
         """Note that a check succeeded."""
         self.is_probing = False
         self.outage.end()
+        self.failing_checks.answered(batch)
         self._key_accepted()
         self._plan_accepted()
         self.quota_message = None
@@ -129,6 +134,7 @@ class Failures:
 
     def keep_only(self, covered: Container[tuple[str, str]]) -> None:
         """Forget symbols that others poll now: their next answer never comes here."""
+        self.failing_checks.keep_only(covered)
         for key in list(self._silent):
             if key not in covered:
                 del self._silent[key]

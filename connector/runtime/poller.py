@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from connector.config.model import Config
     from connector.core.decode import RateLimit
+    from connector.runtime.failing_checks import FailingChecks
     from connector.runtime.outage import Outage
     from connector.runtime.ports import PollerContext
     from connector.runtime.shard import Shard
@@ -125,6 +126,11 @@ class Poller:
         return self._failures.outage
 
     @property
+    def failing_checks(self) -> FailingChecks:
+        """Checks that failed since the API last answered for their symbols."""
+        return self._failures.failing_checks
+
+    @property
     def rate_limit(self) -> RateLimit:
         """The quota as the upstream last reported it."""
         return self._checker.responses.rate_limit
@@ -132,6 +138,22 @@ class Poller:
     def next_check_at(self, feed: str, symbol: str) -> int | None:
         """Return when a symbol is checked next (microseconds), as planned after its last check."""
         return self._checker.next_checks.at(feed, symbol)
+
+    def why_not_ready(self) -> list[str]:
+        """Return the reasons against being ready: refusals that somebody has to end."""
+        reasons = []
+        if self.key_refused:
+            reasons.append("the upstream refuses the API key")
+        if self.plan_refused:
+            reasons.append("the upstream refuses the plan of the API key's user")
+        if self.quota_exhausted:
+            reasons.append("the requests of the month are used up")
+        return reasons
+
+    def period_seconds(self, feed: str, symbol: str) -> float | None:
+        """Return the time between two refreshes of a symbol, None until it is learnt."""
+        forecast = self._schedule.forecast(feed, symbol)
+        return None if forecast is None else forecast.period
 
     def silence_reason(self, feed: str, symbol: str) -> str:
         """Return why a symbol has had no answer for long, as the reason of an event.

@@ -52,6 +52,57 @@ class Worker(Body, frozen=True):
     shards_configured: Annotated[int, Meta(description="Shards of all feeds together")]
 
 
+class Trouble(Body, frozen=True):
+    """A cause that keeps levels from being fetched or published."""
+
+    service: Annotated[
+        Literal["kafka", "api", "worker"],
+        Meta(
+            description="Who has the trouble: Kafka, the upstream's API, or this worker"
+        ),
+    ]
+    summary: Annotated[
+        str, Meta(description="For example `Kafka unreachable` or an error of the API")
+    ]
+    detail: Annotated[
+        str | None,
+        Meta(description="The error, or whose trouble it is; null: not known"),
+    ]
+    since: Annotated[
+        OurMoment | None, Meta(description="When it began; null if that is not known")
+    ]
+    failures: Annotated[
+        int | None, Meta(description="Checks that failed in a row, if checks fail")
+    ]
+    next_try_at: Annotated[
+        OurMoment | None,
+        Meta(description="When the next check is sent; null if it is under way"),
+    ]
+    is_waiting: Annotated[
+        bool,
+        Meta(description="True if the API allows no request before `next_try_at`"),
+    ]
+
+
+class QuarantinedEntry(Body, frozen=True):
+    """An entry of the upstream that could not be used."""
+
+    feed: str
+    symbol: str
+    reason: Annotated[str, Meta(description="The label of `gex_quarantined_total`")]
+    fault: Annotated[str, Meta(description="The fault in words")]
+    observed_at: OurMoment
+
+
+class Quarantine(Body, frozen=True):
+    """Entries that this worker has put into quarantine since its start."""
+
+    entries: int
+    last: Annotated[
+        QuarantinedEntry | None, Meta(description="The last one; null if there is none")
+    ]
+
+
 class Budget(Body, frozen=True):
     """Requests to the upstream, per minute."""
 
@@ -116,9 +167,13 @@ class Group(Body, frozen=True):
     id: str
     members: Annotated[
         list[Member] | None,
-        Meta(description="Null until Kafka has answered, and while it does not"),
+        Meta(description="As Kafka last named them, null until it has answered"),
     ]
-    error: Annotated[str | None, Meta(description="Why Kafka's last answer is missing")]
+    as_of: Annotated[OurMoment | None, Meta(description="When Kafka named the members")]
+    error: Annotated[
+        str | None,
+        Meta(description="Why Kafka has not answered since; null if it has"),
+    ]
 
 
 class Symbol(Body, frozen=True):
@@ -160,6 +215,10 @@ class Symbol(Body, frozen=True):
             "null if it had none"
         ),
     ]
+    period_seconds: Annotated[
+        float | None,
+        Meta(description="Time between two refreshes, null until it is learnt"),
+    ]
     next_check_at: Moment | None
 
 
@@ -174,7 +233,12 @@ class StatusAnswer(Body, frozen=True):
             "the age of levels is `upstream_at - computed_at`"
         ),
     ]
+    troubles: Annotated[
+        list[Trouble],
+        Meta(description="Causes, the gravest first; empty if all is well"),
+    ]
     worker: Worker
+    quarantine: Quarantine
     budget: Annotated[Budget | None, Meta(description="Null while the worker starts")]
     group: Group
     symbols: list[Symbol]

@@ -15,9 +15,11 @@ import msgspec
 from connector.core.model import MICROS, Levels
 from connector.errors import KafkaError
 from connector.kafka.names import ShardId, partition_of
+from connector.runtime.clock import Clock
 from connector.web import answers
 from connector.web.events import EventFeed
 from connector.web.schedule_view import schedule_answer
+from connector.web.troubles import api_trouble, kafka_trouble, worker_trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
     from connector.config.model import Config
     from connector.core.model import Event, Source
     from connector.kafka.members import Member
-    from connector.runtime.clock import Clock
+    from connector.kafka.quarantine import Quarantined
     from connector.runtime.health import Health
+    from connector.runtime.kafka_watch import KafkaWatch
     from connector.runtime.poller import Poller
     from connector.runtime.shard import Shard
     from connector.upstream.budget import Budget
@@ -65,7 +68,13 @@ class StartedWorker:
         self.poller = poller
         self.request_budget = request_budget
         self.members: tuple[Member, ...] | None = None
+        """The members as Kafka last named them, None until it has answered."""
+
+        self.members_at: int | None = None
+        """When it named them, by our clock (microseconds)."""
+
         self.error: str | None = None
+        """Why it has not answered since, None if it has."""
         self._list_members = list_members
         self._pool = pool
         self._query: asyncio.Task[None] | None = None
@@ -119,9 +128,9 @@ class StartedWorker:
         loop = asyncio.get_running_loop()
         try:
             self.members = await loop.run_in_executor(self._pool, self._list_members)
+            self.members_at = Clock.now()
             self.error = None
         except KafkaError as error:
-            self.members = None
             self.error = str(error)
         finally:
             self._queried_at = time.monotonic()
@@ -154,6 +163,10 @@ class WorkerView:
         self.live: StartedWorker | None = None
         """None while the worker starts."""
 
+        self.kafka_watch: KafkaWatch | None = None
+        """None until the worker has clients of Kafka."""
+
+        self._quarantine = answers.Quarantine(entries=0, last=None)
         self.shard_ids = _shard_ids(config)
         """The shard of every configured symbol, by feed and symbol."""
 
@@ -161,6 +174,18 @@ class WorkerView:
         """Take note of an event that was committed."""
         self.recent.add(event)
         self._changed_at[event.feed, event.symbol] = event.observed_at
+
+    def quarantined(self, feed: str, entry: Quarantined) -> None:
+        """Take note of an entry that was put into quarantine."""
+        last = answers.QuarantinedEntry(
+            feed=feed,
+            symbol=entry.symbol,
+            reason=entry.reason,
+            fault=entry.message,
+            observed_at=entry.observed_at,
+        )
+        entries = self._quarantine.entries + 1
+        self._quarantine = answers.Quarantine(entries=entries, last=last)
 
     def owned_shard(self, shard_id: ShardId) -> Shard | None:
         """Return the shard, or None if it is another worker's."""
@@ -174,6 +199,9 @@ class WorkerView:
         if query is not None:
             # The query is shared: whoever stops waiting must not cancel it.
             await asyncio.shield(query)
+        if self.live.error is not None:
+            # The shard may have moved since Kafka last answered.
+            return None
         for member in self.live.members or ():
             if shard_id in member.shards:
                 return member.name
@@ -218,11 +246,33 @@ class WorkerView:
         return answers.StatusAnswer(
             at=at,
             upstream_at=self._clock.upstream(at),
+            troubles=self._troubles(at),
             worker=self._worker(now),
+            quarantine=self._quarantine,
             budget=None if self.live is None else self.live.budget(now),
             group=self._group(),
             symbols=symbols,
         )
+
+    def _troubles(self, at: int) -> list[answers.Trouble]:
+        """Return each cause once: Kafka's and the API's have more to say than a reason."""
+        troubles = []
+        explained: list[str] = []
+        if self.kafka_watch is not None:
+            explained += self.kafka_watch.why_not_ready()
+            kafka = kafka_trouble(self.kafka_watch)
+            if kafka is not None:
+                troubles.append(kafka)
+        api = None
+        if self.live is not None:
+            explained += self.live.poller.why_not_ready()
+            api = api_trouble(self.live.poller, at)
+        for reason in self._health.why_not_ready():
+            if reason not in explained:
+                troubles.append(worker_trouble(reason))
+        if api is not None:
+            troubles.append(api)
+        return troubles
 
     def _worker(self, now: float) -> answers.Worker:
         reasons = self._health.why_not_ready()
@@ -243,12 +293,17 @@ class WorkerView:
     def _group(self) -> answers.Group:
         group_id = self._source.group
         if self.live is None:
-            return answers.Group(id=group_id, members=None, error=None)
+            return answers.Group(id=group_id, members=None, as_of=None, error=None)
 
         members = None
         if self.live.members is not None:
             members = [self._member(member) for member in self.live.members]
-        return answers.Group(id=group_id, members=members, error=self.live.error)
+        return answers.Group(
+            id=group_id,
+            members=members,
+            as_of=self.live.members_at,
+            error=self.live.error,
+        )
 
     def _member(self, member: Member) -> answers.Member:
         return answers.Member(
@@ -273,6 +328,7 @@ class WorkerView:
                 computed_at=None,
                 observed_at=None,
                 changed_at=None,
+                period_seconds=None,
                 next_check_at=None,
             )
 
@@ -286,9 +342,10 @@ class WorkerView:
         changed_at = self._changed_at.get((feed, symbol))
         if changed_at is None and state is not None:
             changed_at = state.event_computed_at
-        next_check_at = None
+        next_check_at = period_seconds = None
         if self.live is not None:
             next_check_at = self.live.poller.next_check_at(feed, symbol)
+            period_seconds = self.live.poller.period_seconds(feed, symbol)
         return answers.Symbol(
             feed=feed,
             symbol=symbol,
@@ -301,6 +358,7 @@ class WorkerView:
             computed_at=shard.computed_at(symbol),
             observed_at=shard.observed_at(symbol),
             changed_at=changed_at,
+            period_seconds=period_seconds,
             next_check_at=next_check_at,
         )
 

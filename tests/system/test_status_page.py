@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,12 @@ from selenium.webdriver.support.ui import WebDriverWait
 from connector.devkit.loopback_ports import free_port
 from connector.devkit.simulator.settings import EIGHT_SYMBOLS
 from tests.support import checker
-from tests.support.processes import start_simulator, start_worker, variables_for
+from tests.support.processes import (
+    start_simulator,
+    start_worker,
+    variables_for,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,8 +32,9 @@ if TYPE_CHECKING:
     from tests.support.processes import Program
 
 TOKEN = "a-token-that-nobody-knows"
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 60
 POLL_SECONDS = 0.1
+AGE_COLUMN = 3
 # Width and height in pixels.
 DESKTOP = (1100, 720)
 PHONE = (360, 800)
@@ -122,6 +129,38 @@ class Page:
 
     def all_live(self) -> bool:
         return set(self.statuses().values()) == {"● LIVE"}
+
+    def troubles(self) -> list[str]:
+        """Return the causes that the page shows, without their details."""
+        found: list[str] = self.script(
+            "return [...document.querySelectorAll('#troubles:not([hidden]) .pill')]"
+            ".map(line => line.textContent)"
+        )
+        return found
+
+    def wait_for_trouble(self, *words: str) -> None:
+        """Wait until the page shows one cause, and its line contains all the words."""
+
+        def is_shown() -> bool:
+            found = self.troubles()
+            return len(found) == 1 and all(word in found[0] for word in words)
+
+        self.wait(is_shown, f"one trouble with {words}")
+
+    def wait_for_no_trouble(self) -> None:
+        def is_over() -> bool:
+            return not self.troubles() and self.text("ready") == "● ready"
+
+        self.wait(is_over, "no trouble")
+
+    def classes(self, column: int) -> set[str]:
+        """Return the classes of the cells in a column of the table of symbols."""
+        found: list[str] = self.script(
+            "return [...document.querySelectorAll('#symbols tbody tr:not([hidden])')]"
+            ".filter(row => row.children.length > 1)"
+            f".map(row => row.children[{column}].className)"
+        )
+        return set(found)
 
     def ages_in_seconds(self) -> set[str]:
         # Ages of minutes tick too rarely for a test.
@@ -277,7 +316,8 @@ def test_data_is_shown_as_text(
         # In one script: the page's next look at the worker would replace the row.
         rows = page.script(
             f"latest.symbols.push({json.dumps(row_of(evil))});"
-            f"latest.group.error = {json.dumps(evil)}; show();"
+            f"latest.group.error = {json.dumps(evil)};"
+            f"latest.troubles.push({json.dumps(trouble_of(evil))}); show();"
             f"{ROWS}"
         )
         rows_with_evil = [row for row in rows if evil in row]
@@ -318,8 +358,86 @@ def row_of(text: str) -> dict[str, Any]:
         "computed_at": 1,
         "observed_at": 1,
         "changed_at": 1,
+        "period_seconds": 1,
         "next_check_at": 1,
     }
+
+
+def trouble_of(text: str) -> dict[str, Any]:
+    return {
+        "service": text,
+        "summary": text,
+        "detail": text,
+        "since": 1,
+        "failures": 1,
+        "next_try_at": 1,
+        "is_waiting": False,
+    }
+
+
+def test_an_outage_of_the_api_is_named_with_the_next_try(
+    simulator: Program,
+    variables: dict[str, str],
+    browser: webdriver.Chrome,
+    pictures: Path,
+) -> None:
+    def arm(fault: str, **parameters: Any) -> None:
+        simulator.ask("/_control/faults", {"fault": fault, **parameters})
+
+    with start_worker(variables) as worker:
+        page = Page(browser, worker)
+        page.look(DESKTOP, "light")
+        page.wait(page.all_live, "the table")
+
+        def periods_are_learnt() -> bool:
+            symbols = worker.ask("/api/status")["symbols"]
+            return all(symbol["period_seconds"] for symbol in symbols)
+
+        wait_until(periods_are_learnt, "the periods", worker)
+
+        arm("503", for_seconds=3600)
+        page.wait_for_trouble("API: HTTP 503: UPSTREAM_ERROR", " since ", " in a row")
+        # Kafka and the shards are well, so the worker is ready: but not just "ready".
+        page.wait_for_text("ready", "with trouble")
+
+        def ages_are_amber() -> bool:
+            return page.classes(AGE_COLUMN) == {"warn"}
+
+        page.wait_for_trouble("next try in ")
+        page.wait(ages_are_amber, "late levels")
+        browser.save_screenshot(str(pictures / "status-api-503.png"))
+        clear_faults(simulator)
+        page.wait_for_no_trouble()
+
+        arm("429", retry_after_seconds=5, count=1)
+        page.wait_for_trouble("API: HTTP 429", " waiting until ", " UTC")
+        page.wait_for_no_trouble()
+
+        arm("401", for_seconds=3600)
+        page.wait_for_trouble("API: API key refused since ", "next try in ")
+        page.wait_for_text("ready", "not ready")
+        worker.terminate()
+
+
+def test_quarantined_entries_are_counted_with_the_last_reason(
+    simulator: Program, variables: dict[str, str], browser: webdriver.Chrome
+) -> None:
+    with start_worker(variables) as worker:
+        page = Page(browser, worker)
+        page.wait(page.all_live, "the table")
+        page.wait_for_text("worker", "Quarantined entries0")
+
+        fault = {"fault": "wrong_types", "symbols": ["BTCUSDT"], "variant": "entry"}
+        simulator.ask("/_control/faults", fault)
+        page.wait_for_text("worker", "Last quarantinedBTCUSDT, ")
+        worker.terminate()
+
+
+def clear_faults(simulator: Program) -> None:
+    request = urllib.request.Request(
+        simulator.url + "/_control/faults", method="DELETE"
+    )
+    urllib.request.urlopen(request).close()
 
 
 def test_off_loopback_the_page_asks_for_the_token(

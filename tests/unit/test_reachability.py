@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
+from connector.core.model import MICROS
 from connector.kafka.clients import _logger
-from connector.kafka.reachability import Reachability
+from connector.kafka.reachability import KafkaOutage, Reachability
 
 ALL_DOWN = KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down")
 REFUSED = KafkaError(KafkaError._TRANSPORT, "localhost:9092/1: Connection refused")
 FENCED = KafkaError(KafkaError._FENCED, "fenced", fatal=True)
 # 2026-11-27T01:09:41Z
 START = 1_795_741_781.0
+SINCE = round(START * MICROS)
+SILENCE_SECONDS = 3.0
+TIMED_OUT = "Local: Timed out"
 
 
 class FakeClock:
@@ -63,7 +67,7 @@ def test_an_outage_is_one_line_with_its_begin_and_cause(
     assert line.getMessage() == "Kafka is unreachable"
     assert fields_of(line)["since"] == "2026-11-27T01:09:41Z"
     assert fields_of(line)["error"] == REFUSED.str()
-    assert reachability.unreachable_since == START
+    assert reachability.outage == KafkaOutage(SINCE, REFUSED.str())
 
 
 def test_an_outage_that_lasts_is_named_once_a_minute(
@@ -95,7 +99,7 @@ def test_the_end_of_an_outage_is_one_line_with_its_length(
     _, line = caplog.records
     assert line.getMessage() == "Kafka is reachable again"
     assert fields_of(line)["unreachable_seconds"] == 36
-    assert reachability.unreachable_since is None
+    assert reachability.outage is None
 
 
 def test_a_broker_that_others_stand_in_for_is_named_once_a_minute(
@@ -108,7 +112,42 @@ def test_a_broker_that_others_stand_in_for_is_named_once_a_minute(
         tick_for(reachability, clock, 2)
 
     assert caplog.messages == ["a connection to Kafka failed"] * 2
-    assert reachability.unreachable_since is None
+    assert reachability.outage is None
+
+
+def test_brokers_that_hang_are_an_outage_after_two_questions(
+    reachability: Reachability, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock.seconds = START + SILENCE_SECONDS
+    reachability.silent(TIMED_OUT, SILENCE_SECONDS)
+    # A loaded broker may be slow to answer once.
+    assert caplog.messages == []
+
+    clock.seconds += 5
+    reachability.silent(TIMED_OUT, SILENCE_SECONDS)
+
+    assert reachability.outage == KafkaOutage(SINCE, TIMED_OUT)
+    assert caplog.messages == ["Kafka is unreachable"]
+
+
+def test_an_answer_between_two_silences_means_that_there_is_no_outage(
+    reachability: Reachability,
+) -> None:
+    for _ in range(5):
+        reachability.silent(TIMED_OUT, SILENCE_SECONDS)
+        reachability.reached()
+
+    assert reachability.outage is None
+
+
+def test_silences_after_an_error_are_an_outage_with_that_cause(
+    reachability: Reachability,
+) -> None:
+    reachability.failed(REFUSED)
+    for _ in range(2):
+        reachability.silent(TIMED_OUT, SILENCE_SECONDS)
+
+    assert reachability.outage == KafkaOutage(SINCE, REFUSED.str())
 
 
 def test_a_fenced_producer_is_no_outage(

@@ -1,4 +1,4 @@
-"""The worker's views: the reason for the next check, the group, and symbols of other workers."""
+"""The worker's views: reasons for checks, the group, troubles, and symbols of others."""
 
 from __future__ import annotations
 
@@ -14,11 +14,23 @@ import pytest
 from connector.app import rules_of
 from connector.config.load import load
 from connector.core.model import MICROS, Source
-from connector.errors import KafkaUnavailable
+from connector.errors import (
+    KafkaUnavailable,
+    KeyRefused,
+    PlanRefused,
+    QuotaExhausted,
+    RateLimited,
+    RequestRefused,
+    UpstreamError,
+    UpstreamUnavailable,
+)
 from connector.kafka.members import Member
 from connector.kafka.names import ShardId
+from connector.kafka.quarantine import Quarantined
+from connector.kafka.reachability import Reachability
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
+from connector.runtime.kafka_watch import KafkaWatch
 from connector.runtime.open_shard import OpenShard
 from connector.runtime.poller import Poller
 from connector.runtime.ports import Phase, PollerContext, ShardContext, ShardSpec
@@ -38,6 +50,7 @@ from tests.support.memory_log import MemoryLog
 ME = Source("test", "group", "me")
 SHARD = ShardId("all", 0)
 BATCH = Batch("all", ("BTC", "ETH"))
+SINCE = 1_800_000_000 * MICROS
 
 
 class Group:
@@ -72,6 +85,13 @@ class Bench:
         self.shards: dict[ShardId, Shard] = {SHARD: self.shard}
         self.poller = self._new_poller()
         self.poller.cover([self.shard])
+        self.live = StartedWorker(
+            self.poller, self.budget, self.group.list_members, self.pool
+        )
+        self.reachability = Reachability(lambda: SINCE / MICROS)
+        self.kafka_watch = KafkaWatch(lambda: None, self.reachability, self.pool)
+        # Ready, as no check has anything to object.
+        self.health.require(list)
         self.view = self._new_view()
 
     def _new_poller(self) -> Poller:
@@ -108,9 +128,8 @@ class Bench:
             clock=self.clock,
             shards=self.shards,
         )
-        view.live = StartedWorker(
-            self.poller, self.budget, self.group.list_members, self.pool
-        )
+        view.live = self.live
+        view.kafka_watch = self.kafka_watch
         return view
 
     def schedule(self) -> Any:
@@ -132,6 +151,10 @@ class Bench:
 
     def start_check(self, at: float) -> None:
         self.poller.schedule.start_check(BATCH, at)
+
+    def fail(self, error: UpstreamError) -> None:
+        """Let a check of the batch fail."""
+        self.poller._failures.check_failed(BATCH, error)
 
     def fail_check(self, at: float) -> None:
         self.start_check(at)
@@ -236,13 +259,14 @@ async def test_the_group_is_queried_in_the_background_and_its_answer_is_kept(
 ) -> None:
     bench.group.members = [member("me"), member("other", SHARD)]
     # Nobody waits for the answer to the first question.
-    unknown = {"id": "group", "members": None, "error": None}
+    unknown = {"id": "group", "members": None, "as_of": None, "error": None}
     assert bench.status()["group"] == unknown
 
     assert await bench.view.owner_of(SHARD) == "other"
 
-    members = bench.status()["group"]["members"]
-    assert members == [
+    group = bench.status()["group"]
+    assert group["as_of"] == pytest.approx(Clock.now(), abs=60 * MICROS)
+    assert group["members"] == [
         {"name": "me", "host": "h", "me": True, "shards": []},
         {"name": "other", "host": "h", "me": False, "shards": ["all-0"]},
     ]
@@ -268,6 +292,157 @@ async def test_a_group_that_cannot_be_described_shows_the_error(bench: Bench) ->
     group = bench.status()["group"]
     assert group["members"] is None
     assert group["error"] == "describing the group: no answer"
+
+
+async def test_members_of_the_past_are_shown_as_such(bench: Bench) -> None:
+    bench.group.members = [member("other", SHARD)]
+    await bench.view.owner_of(SHARD)
+    known_at = bench.status()["group"]["as_of"]
+
+    bench.group.error = KafkaUnavailable("describing the group: no answer")
+    bench.live._queried_at = -math.inf
+    # The shard may have moved meanwhile, so nobody is sent to the old owner.
+    assert await bench.view.owner_of(SHARD) is None
+
+    group = bench.status()["group"]
+    assert [shown["name"] for shown in group["members"]] == ["other"]
+    assert group["as_of"] == known_at
+    assert group["error"] == "describing the group: no answer"
+
+
+# --- the troubles ---
+
+
+async def test_there_is_no_trouble_without_a_cause(bench: Bench) -> None:
+    assert bench.status()["troubles"] == []
+
+
+async def test_an_outage_of_kafka_is_one_trouble(bench: Bench) -> None:
+    # The shards fail in consequence, which must not hide the cause.
+    bench.health.require(
+        lambda: [*bench.kafka_watch.why_not_ready(), "topic t is gone"]
+    )
+    for _ in range(2):
+        bench.reachability.silent("Connection refused", 0)
+
+    kafka, worker = bench.status()["troubles"]
+
+    assert kafka == {
+        "service": "kafka",
+        "summary": "Kafka unreachable",
+        "detail": "Connection refused",
+        "since": SINCE,
+        "failures": None,
+        "next_try_at": None,
+        "is_waiting": False,
+    }
+    assert worker["service"] == "worker"
+    assert worker["summary"] == "topic t is gone"
+
+
+async def test_failed_checks_are_one_trouble_that_counts_them(bench: Bench) -> None:
+    for _ in range(8):
+        bench.fail(UpstreamUnavailable("HTTP 503: UPSTREAM_ERROR: down"))
+    now = time.monotonic()
+    bench.start_check(now)
+    bench.poller.schedule.finish_check(BATCH, Outcome.FAILED, now + 100, now + 100)
+
+    (trouble,) = bench.status()["troubles"]
+
+    assert trouble["service"] == "api"
+    assert trouble["summary"] == "HTTP 503: UPSTREAM_ERROR: down"
+    assert trouble["failures"] == 8
+    assert trouble["since"] == pytest.approx(Clock.now(), abs=60 * MICROS)
+    assert trouble["next_try_at"] > bench.status()["at"]
+    assert trouble["is_waiting"] is False
+
+    bench.poller._failures.check_answered(BATCH)
+    assert bench.status()["troubles"] == []
+
+
+async def test_a_429_waits_until_the_api_allows_the_next_request(bench: Bench) -> None:
+    bench.budget.pause(time.monotonic() + 30)
+    bench.fail(RateLimited("HTTP 429: RATE_LIMITED"))
+
+    (trouble,) = bench.status()["troubles"]
+
+    assert trouble["summary"] == "HTTP 429: RATE_LIMITED"
+    assert trouble["is_waiting"] is True
+    expected = pytest.approx(Clock.now() + 30 * MICROS, abs=20 * MICROS)
+    assert trouble["next_try_at"] == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "summary"),
+    [
+        (KeyRefused("HTTP 401: UNAUTHORIZED"), "API key refused"),
+        (PlanRefused("HTTP 403: FORBIDDEN"), "plan of the API key's user refused"),
+    ],
+)
+async def test_a_refusal_is_one_trouble_although_it_is_a_reason_too(
+    bench: Bench, error: UpstreamError, summary: str
+) -> None:
+    bench.health.require(bench.poller.why_not_ready)
+    bench.fail(error)
+
+    (trouble,) = bench.status()["troubles"]
+
+    assert trouble["summary"] == summary
+    assert trouble["detail"] == str(error)
+    assert trouble["next_try_at"] > bench.status()["at"]
+    assert len(bench.status()["worker"]["reasons"]) == 1
+
+
+async def test_a_used_up_month_says_when_it_is_tried_again(bench: Bench) -> None:
+    bench.fail(QuotaExhausted("HTTP 429: the cap of 10000 is used up"))
+    bench.poller.schedule.pause_for_month(time.monotonic() + 1800)
+
+    (trouble,) = bench.status()["troubles"]
+
+    assert trouble["summary"] == "the requests of the month are used up"
+    assert trouble["detail"] == "HTTP 429: the cap of 10000 is used up"
+    assert trouble["is_waiting"] is True
+    assert trouble["next_try_at"] > bench.status()["at"]
+
+
+async def test_a_refused_symbol_is_no_trouble_of_the_api(bench: Bench) -> None:
+    bench.fail(RequestRefused("HTTP 422: VALIDATION_ERROR"))
+
+    assert bench.status()["troubles"] == []
+
+
+async def test_the_failures_of_other_workers_symbols_are_forgotten(
+    bench: Bench,
+) -> None:
+    bench.fail(UpstreamUnavailable("HTTP 503"))
+
+    bench.poller.cover([])
+
+    assert bench.status()["troubles"] == []
+
+
+# --- the quarantine ---
+
+
+async def test_quarantined_entries_are_counted_with_the_last_reason(
+    bench: Bench,
+) -> None:
+    assert bench.status()["quarantine"] == {"entries": 0, "last": None}
+
+    for symbol in ("BTC", "ETH"):
+        entry = Quarantined(symbol, b"{}", "wrong_type", "hvl is a text", SINCE, None)
+        bench.view.quarantined("all", entry)
+
+    assert bench.status()["quarantine"] == {
+        "entries": 2,
+        "last": {
+            "feed": "all",
+            "symbol": "ETH",
+            "reason": "wrong_type",
+            "fault": "hvl is a text",
+            "observed_at": SINCE,
+        },
+    }
 
 
 # --- the symbols ---
