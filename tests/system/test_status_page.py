@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from connector.devkit.local_kafka import LocalKafka
 from connector.devkit.loopback_ports import free_port
 from connector.devkit.simulator.settings import EIGHT_SYMBOLS
 from tests.support import checker
@@ -27,13 +29,13 @@ from tests.support.processes import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
     from tests.support.processes import Program
 
 TOKEN = "a-token-that-nobody-knows"
 PATIENCE_SECONDS = 60
 POLL_SECONDS = 0.1
+STATUS_COLUMN = 1
 AGE_COLUMN = 3
 # Width and height in pixels.
 DESKTOP = (1100, 720)
@@ -373,6 +375,55 @@ def trouble_of(text: str) -> dict[str, Any]:
         "next_try_at": 1,
         "is_waiting": False,
     }
+
+
+@pytest.mark.parametrize("is_frozen", [False, True], ids=["ended", "frozen"])
+def test_an_outage_of_kafka_is_named_and_what_was_known_before_is_marked(
+    is_frozen: bool,
+    tmp_path: Path,
+    names: Names,
+    simulator: Program,
+    browser: webdriver.Chrome,
+    pictures: Path,
+) -> None:
+    with LocalKafka(tmp_path / "kafka") as kafka:
+        variables = variables_for(kafka, names, simulator)
+        with start_worker(variables) as first, start_worker(variables) as second:
+            owner, standby = second, first
+            if first.ask("/api/status")["worker"]["shards"]:
+                owner, standby = first, second
+            page = Page(browser, owner)
+            page.look(DESKTOP, "dark")
+            page.wait(page.all_live, "the table")
+            page.wait_for_text("members", "(this worker)")
+            page.wait_for_text("as-of", "As of ")
+
+            if is_frozen:
+                os.kill(kafka.pid, signal.SIGSTOP)
+            else:
+                kafka.stop()
+            page.wait_for_trouble("Kafka unreachable since ", " UTC")
+            page.wait_for_text("ready", "not ready")
+            # The group as it was, and a LIVE of the past.
+            page.wait_for_text("as-of", "Kafka has not answered since: ")
+            assert "(this worker)" in page.text("members")
+            assert page.classes(STATUS_COLUMN) == {"status warn"}
+            browser.save_screenshot(str(pictures / "status-kafka-away.png"))
+
+            def standby_is_not_ready() -> bool:
+                return not standby.ready()
+
+            wait_until(standby_is_not_ready, "the standby is not ready", standby)
+            (reason,) = standby.ask("/api/status")["worker"]["reasons"]
+            assert reason.startswith("Kafka unreachable since ")
+
+            if is_frozen:
+                os.kill(kafka.pid, signal.SIGCONT)
+            else:
+                kafka.start()
+            wait_until(standby.ready, "the standby is ready again", standby)
+            wait_until(owner.ready, "the owner is ready again", owner)
+            page.wait_for_no_trouble()
 
 
 def test_an_outage_of_the_api_is_named_with_the_next_try(
