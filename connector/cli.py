@@ -61,6 +61,10 @@ _COMMANDS: Final = {
         "connector.tools.verify",
         "read both topics and prove that events and states agree",
     ),
+    "quarantine": _Command(
+        "connector.tools.quarantine",
+        "list, show and follow the entries that could not be used",
+    ),
     "simulate": _Command(
         "connector.devkit.simulator.command",
         "run the simulated upstream API",

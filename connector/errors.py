@@ -69,7 +69,8 @@ class UpstreamError(ConnectorError):
 
     `outcome` is the label of `gex_upstream_request_duration_seconds`. `retry_after_seconds` is the
     server's request to wait, if it made one. `request_id` identifies the request to the vendor's
-    support.
+    support. `is_from_api` is True if the body is the API's own error, not that of a gateway,
+    proxy or firewall on the way.
     """
 
     outcome = "error"
@@ -83,6 +84,7 @@ class UpstreamError(ConnectorError):
         retry_after_seconds: float | None = None,
     ) -> None:
         self.status = status
+        self.is_from_api = False
         self.request_id = request_id
         self.retry_after_seconds = retry_after_seconds
         super().__init__(message)

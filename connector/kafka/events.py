@@ -47,14 +47,20 @@ END: Final = ck.OFFSET_END
 
 
 class Record(Value, frozen=True):
-    """A record of a topic. `is_ours` is True if a connector wrote it."""
+    """A record of a topic. `timestamp_ms` is in milliseconds since the epoch."""
 
     topic: str
     partition: int
     offset: int
     key: bytes
     value: bytes
-    is_ours: bool
+    timestamp_ms: int = 0
+    headers: dict[str, str | bytes | None] = msgspec.field(default_factory=dict)
+
+    @property
+    def is_ours(self) -> bool:
+        """Return True if a connector wrote the record, of whatever version."""
+        return is_ours(self.headers)
 
     @property
     def place(self) -> str:
@@ -122,19 +128,21 @@ class Log:
 
         # Feeds are known by their topics: the configuration may not list them here.
         self.partitions = {}
-        self.feeds = []
+        all_feeds = []
         for name, topic in sorted(metadata.topics.items()):
             self.partitions[name] = len(topic.partitions)
             if topics.is_changes(name):
-                found_feed = topics.feed_of_changes(name)
-                if feed is None or found_feed == feed:
-                    self.feeds.append(found_feed)
+                all_feeds.append(topics.feed_of_changes(name))
+        self.feeds = [name for name in all_feeds if feed in {None, name}]
         if not self.feeds:
             name = topics.changes(feed or "*")
-            raise KafkaUnavailable(
-                f"cannot find a topic called {name}: check that a connector has run "
-                "with this kafka.topic_prefix, and that we may read the topic"
+            remedy = (
+                "check that a connector has run with this kafka.topic_prefix, and that "
+                "we may read the topic"
             )
+            if all_feeds:
+                remedy = f"the feeds here are {', '.join(all_feeds)}"
+            raise KafkaUnavailable(f"cannot find a topic called {name}: {remedy}")
 
     def partitions_of(self, *topics: str) -> list[Partition]:
         """Return every partition of these topics.
@@ -280,18 +288,20 @@ class Log:
 
 
 def _record(message: ck.Message) -> Record:
+    _, timestamp_ms = message.timestamp()
     return Record(
         str(message.topic()),
         int(message.partition() or 0),
         int(message.offset() or 0),
         bytes(message.key() or b""),
         bytes(message.value() or b""),
-        is_ours(dict(message.headers() or {})),
+        timestamp_ms,
+        dict(message.headers() or {}),
     )
 
 
 class Events:
-    """The events of one feed, or of every feed."""
+    """The events of one feed, or of every feed. `log` has their topics."""
 
     def __init__(
         self,
@@ -305,10 +315,10 @@ class Events:
         """Raises KafkaUnavailable if the cluster does not answer or has no topic."""
         self._codec = codec
         self._strays = Strays()
-        self._log = Log(clients, topics, feed)
-        self.topics = [topics.changes(name) for name in self._log.feeds]
+        self.log = Log(clients, topics, feed)
+        self.topics = [topics.changes(name) for name in self.log.feeds]
         start = BEGINNING if from_beginning else END
-        partitions = self._log.partitions_of(*self.topics)
+        partitions = self.log.partitions_of(*self.topics)
         self._starts = dict.fromkeys(partitions, start)
 
     def until(self, stopped: Callable[[], bool]) -> Iterator[ReceivedEvent | None]:
@@ -319,7 +329,7 @@ class Events:
 
         Yields None if nothing came for 0.2 s. Skips strays. Raises KafkaUnavailable.
         """
-        for record in self._log.follow(self._starts, stopped):
+        for record in self.log.follow(self._starts, stopped):
             if record is None:
                 yield None
                 continue
@@ -329,4 +339,4 @@ class Events:
 
     def close(self) -> None:
         """Close the consumer."""
-        self._log.close()
+        self.log.close()

@@ -30,6 +30,10 @@ _LOOK_INTERVAL_SECONDS: Final = 600
 # Something else than the API may have answered, or nothing at all.
 _NOT_FROM_THE_API: Final = (UpstreamUnavailable, BadResponse, Intercepted)
 
+_ANSWERED_BY_THE_API: Final = (
+    "the API itself answers with the error: wait, or ask the vendor"
+)
+
 
 class Outage:
     """Counts checks without an answer of the API, and keeps the vendor's word about it."""
@@ -39,6 +43,8 @@ class Outage:
         """Set while too many checks in a row have failed."""
         self.explanation: str | None = None
         """Whose trouble it is, according to `/health`. None: no outage, or not known yet."""
+        self.is_from_api = False
+        """The API itself has answered the last check, with an error."""
         self._failures = 0
 
     def check_failed(self, error: UpstreamError) -> None:
@@ -47,6 +53,7 @@ class Outage:
             self.end()
             return
         self._failures += 1
+        self.is_from_api = error.is_from_api
         if self._failures >= _FAILURES_IN_A_ROW:
             self.began.set()
 
@@ -86,6 +93,9 @@ class OutageLook:
             explanation = "/health does not answer either: look at the network first"
         else:
             explanation = _explain(health)
+        # Then the way to it is in order, whatever /health says.
+        if self._outage.is_from_api:
+            explanation = _ANSWERED_BY_THE_API
         # An answer may have come while we asked.
         if self._outage.began.is_set():
             self._outage.explanation = explanation

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from connector.config.load import load
@@ -30,6 +29,11 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object with all findings at the end",
+    )
     parser.epilog = (
         "exit status: 0 nothing failed, 2 invalid configuration, "
         "3 Kafka or the registry failed, 4 a topic holds a record that ends a worker, "
@@ -41,18 +45,21 @@ def run(options: argparse.Namespace) -> int:
     """Check the setup of the configuration file and the environment."""
     # The report has everything the clients would log.
     logging.disable()
-    return check(options.config, os.environ)
+    return check(options.config, os.environ, as_json=options.json)
 
 
-def check(path: Path | None, environ: Mapping[str, str]) -> int:
+def check(
+    path: Path | None, environ: Mapping[str, str], *, as_json: bool = False
+) -> int:
     """Print a finding for everything tried, and return the exit status."""
-    report = Report()
+    report = Report(as_json=as_json)
     try:
         config = load(path, environ)
     except ConfigError as error:
         for fault in error.faults:
             report.fail("configuration", fault, EXIT_CONFIG)
         report.warn("other checks", "not tried: the configuration has errors")
+        report.end(requests_sent=0)
         return report.exit_code
 
     report.secrets = config.secrets()
@@ -69,7 +76,7 @@ def check(path: Path | None, environ: Mapping[str, str]) -> int:
     if check_registry(config, report):
         check_states(config, readable_feeds, report)
 
-    sys.stdout.write(f"{requests} request(s) sent upstream; nothing was changed\n")
+    report.end(requests)
     return report.exit_code
 
 

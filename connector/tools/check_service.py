@@ -39,21 +39,27 @@ async def check_service(
         report.warn("service", "no request is left this minute for /status, /changelog")
 
 
-async def explain_outage(client: Client, report: Report) -> None:
+async def explain_outage(
+    client: Client, failure: UpstreamError, report: Report
+) -> None:
     """Tell an outage of the vendor from one of the way to it.
+
+    `failure` is the error of the request for levels.
 
     `/health` needs no key and counts against no budget.
     """
     try:
         health = read_health(await client.fetch_health())
     except UpstreamError as error:
+        report.warn("service", f"no answer from /health either: {_unreachable(error)}")
+        return
+    if failure.is_from_api:
         report.warn(
             "service",
-            f"no answer from /health either: {error}; probably our side: check "
-            "upstream.base_url, DNS, proxy and firewall, then ask the vendor",
+            f"/health says {health or 'nothing known'}, and the API answers: nothing on "
+            "the way to it is at fault",
         )
-        return
-    if is_good(health):
+    elif is_good(health):
         report.warn(
             "service",
             f"/health says {health}: the vendor sees no trouble; check proxies and firewalls "
@@ -65,6 +71,16 @@ async def explain_outage(client: Client, report: Report) -> None:
             f"/health says {health or 'nothing known'}: the trouble is on the vendor's side; "
             "wait, or ask the vendor",
         )
+
+
+def _unreachable(error: UpstreamError) -> str:
+    """Return the error, and whose side it points to."""
+    if error.is_from_api:
+        return f"{error}; the vendor's side: wait, or ask the vendor"
+    return (
+        f"{error}; probably our side: check upstream.base_url, DNS, proxy and firewall, "
+        "then ask the vendor"
+    )
 
 
 async def _check_status(

@@ -15,6 +15,7 @@ from connector.core.model import MICROS, Status
 from connector.errors import (
     Intercepted,
     KeyRefused,
+    NothingFound,
     PlanRefused,
     QuotaExhausted,
     RateLimited,
@@ -115,23 +116,19 @@ async def _check(
         untried = "key, clock"
         report.warn("quota", _used_up(error.retry_after_seconds))
     except RequestRefused as error:
-        report.fail(
-            "request",
-            f"{error}; check upstream.base_url, and include and exchanges of feed "
-            f"{feed.name}",
-        )
+        report.fail("request", f"{error}; {_remedy_of_refusal(error, feed.name)}")
     except Intercepted as error:
         report.fail(
             "upstream",
             f"{error}; ask who runs the firewall or proxy between this machine and "
             "upstream.base_url",
         )
-        await explain_outage(client, report)
+        await explain_outage(client, error, report)
         report.warn("key", _NOTHING_TRIED)
         return
     except UpstreamError as error:
-        report.fail("upstream", _outage(error))
-        await explain_outage(client, report)
+        report.fail("upstream", f"{error}; {_remedy_of_outage(error)}")
+        await explain_outage(client, error, report)
         report.warn("key", _NOTHING_TRIED)
         return
 
@@ -152,11 +149,30 @@ async def _check(
         await check_service(config, client, budget, report)
 
 
-def _outage(error: UpstreamError) -> str:
-    # A 5xx has come from somewhere: /health tells whose fault it is.
-    if isinstance(error, UpstreamUnavailable) and error.status is not None:
-        return str(error)
-    return f"{error}; check upstream.base_url and the network"
+def _remedy_of_refusal(error: RequestRefused, feed: str) -> str:
+    """Return the settings to check: the address is right if the API itself has refused."""
+    if isinstance(error, NothingFound):
+        return f"check the symbols of feed {feed}"
+    if error.is_from_api:
+        return f"check include, exchanges and positioning of feed {feed}"
+    return f"check upstream.base_url, and include and exchanges of feed {feed}"
+
+
+def _remedy_of_outage(error: UpstreamError) -> str:
+    """Return what to do about an error, by whoever has answered."""
+    if error.is_from_api:
+        reference = ""
+        if error.request_id:
+            reference = f" with the request id {quote(error.request_id)}"
+        return (
+            "their side: the API itself answers so. Workers retry; wait, or ask the "
+            f"vendor{reference}"
+        )
+    if error.status is None:
+        return "check upstream.base_url and the network"
+    if isinstance(error, UpstreamUnavailable):
+        return "answered by a gateway, not by the API; the next line says whose"
+    return "not an answer of the API: check that upstream.base_url is its address"
 
 
 def _used_up(retry_after_seconds: float | None) -> str:

@@ -18,6 +18,7 @@ from connector.core.model import MICROS
 from connector.errors import ConfigError
 from connector.kafka.events import END, ReceivedEvent, Strays
 from connector.kafka.names import partition_of
+from connector.tools.known_symbols import warn_of_unknown_symbols
 from connector.tools.reading import open_reader
 from connector.tools.text import json_line, text_line
 
@@ -85,7 +86,10 @@ def run(options: argparse.Namespace) -> int:
     period = since, until
     symbols = symbols_typed(options.symbol)
     events = read_events(log, reader.topics, reader.codec, symbols, period)
-    return history(events, options.form)
+    if history(events, options.form) == 0:
+        sys.stderr.write("no events of this symbol in this period\n")
+        warn_of_unknown_symbols(log, reader.topics, [options.symbol])
+    return 0
 
 
 def parse_moment(text: str, option: str) -> int:
@@ -108,15 +112,13 @@ def check_period(since: int, until: int | None) -> None:
 
 
 def history(events: Iterator[Event], form: str) -> int:
-    """Print events as `table`, `csv` or `json`, the keys of `_FORMS`."""
+    """Print events as `table`, `csv` or `json`, the keys of `_FORMS`. Return their number."""
     show = _FORMS[form]()
-    found = False
+    found = 0
     for event in events:
         show(event)
-        found = True
-    if not found:
-        sys.stderr.write("no events of this symbol in this period\n")
-    return 0
+        found += 1
+    return found
 
 
 def read_events(

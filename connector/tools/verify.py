@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import msgspec
+
 from connector.config.secrets import printable, quote
 from connector.core.diff import Rules, compare
 from connector.errors import ShardCorrupt
@@ -61,6 +63,9 @@ _DEFAULT_IGNORED: Final = ("spot_price",)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument("--feed", help="verify this feed only")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object at the end"
+    )
     parser.epilog = (
         "exit status: 0 no faults, 1 faults found, 2 invalid configuration, "
         "3 Kafka is not usable"
@@ -71,17 +76,22 @@ def run(options: argparse.Namespace) -> int:
     """Verify the topics. Raises ConfigError and KafkaUnavailable."""
     reader = open_reader(options.config, os.environ)
     ignored = ignored_paths(options.config, os.environ)
-    return verify(reader.log(options.feed), reader.topics, reader.codec, ignored)
+    log = reader.log(options.feed)
+    totals = Totals(as_json=options.json)
+    return verify(log, reader.topics, reader.codec, ignored, totals)
 
 
 def verify(
-    log: Log, topics: Topics, codec: Codec, ignored: Mapping[str, tuple[str, ...]]
+    log: Log,
+    topics: Topics,
+    codec: Codec,
+    ignored: Mapping[str, tuple[str, ...]],
+    totals: Totals,
 ) -> int:
     """Print the faults found and a summary. Return 1 if there are faults, else 0.
 
     `ignored` has the `ignore` list of each feed, if it is known. Raises KafkaUnavailable.
     """
-    totals = Totals()
     for feed in log.feeds:
         # Without thresholds: those decide what is published, and the records must agree exactly.
         rules = Rules.of(ignored.get(feed, _DEFAULT_IGNORED)).exact()
@@ -91,38 +101,59 @@ def verify(
         if ignored and feed not in ignored:
             verifier.check_orphaned()
 
-    totals.print_summary(len(log.feeds))
+    totals.print_summary(log.feeds)
     return 1 if totals.faults else 0
 
 
 @dataclass(slots=True)
 class Totals:
-    """Counts of the records read and the faults found in all feeds."""
+    """Counts of the records read and the faults found in all feeds.
+
+    With `as_json`, the first faults are kept for the summary instead of printed.
+    """
 
     events: int = 0
     states: int = 0
     symbols: int = 0
     faults: int = 0
     strays: int = 0
+    as_json: bool = False
+    first_faults: list[str] = field(default_factory=list)
+    first_strays: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add_fault(self, fault: str) -> None:
-        """Count a fault, and print it if it is among the first."""
+        """Count a fault, and print or keep it if it is among the first."""
         self.faults += 1
-        if self.faults <= _MAX_PRINTED_FAULTS:
+        if self.faults > _MAX_PRINTED_FAULTS:
+            return
+        if self.as_json:
+            self.first_faults.append(printable(fault))
+        else:
             sys.stdout.write(f"{printable(fault)}\n")
 
     def add_stray(self, stray: str) -> None:
-        """Count a record of another program, and print it if it is among the first."""
+        """Count a record of another program, and print or keep it if it is among the first."""
         self.strays += 1
-        if self.strays <= _MAX_PRINTED_FAULTS:
+        if self.strays > _MAX_PRINTED_FAULTS:
+            return
+        if self.as_json:
+            self.first_strays.append(printable(stray))
+        else:
             sys.stdout.write(f"stray record: {printable(stray)}\n")
 
-    def print_note(self, note: str) -> None:
-        """Print a finding that is no fault."""
-        sys.stdout.write(f"note: {printable(note)}\n")
+    def add_note(self, note: str) -> None:
+        """Print or keep a finding that is no fault."""
+        if self.as_json:
+            self.notes.append(printable(note))
+        else:
+            sys.stdout.write(f"note: {printable(note)}\n")
 
-    def print_summary(self, feeds: int) -> None:
-        """Print the verdict and the counts on the last line."""
+    def print_summary(self, feeds: list[str]) -> None:
+        """Print the verdict and the counts: the last line, or one JSON object."""
+        if self.as_json:
+            self._print_json(feeds)
+            return
         hidden = self.faults - _MAX_PRINTED_FAULTS
         if hidden > 0:
             sys.stdout.write(f"... and {hidden} more\n")
@@ -136,9 +167,24 @@ class Totals:
         if self.strays:
             strays = f", {self.strays} stray records (operations, Stray records)"
         sys.stdout.write(
-            f"{verdict}: {records} of {self.symbols} symbols in {feeds} feed(s); "
+            f"{verdict}: {records} of {self.symbols} symbols in {len(feeds)} feed(s); "
             f"{self.faults} faults{strays}\n"
         )
+
+    def _print_json(self, feeds: list[str]) -> None:
+        summary = {
+            "ok": self.faults == 0,
+            "feeds": feeds,
+            "events": self.events,
+            "states": self.states,
+            "symbols": self.symbols,
+            "faults": self.faults,
+            "first_faults": self.first_faults,
+            "strays": self.strays,
+            "first_strays": self.first_strays,
+            "notes": self.notes,
+        }
+        sys.stdout.write(f"{msgspec.json.encode(summary).decode()}\n")
 
 
 @dataclass(slots=True)
@@ -349,7 +395,7 @@ class _FeedVerifier:
             return
         symbols = sorted({symbol for symbol, _ in self._moved})
         counts = " and ".join(map(str, earlier))
-        self._totals.print_note(
+        self._totals.add_note(
             f"topic {topic} has {partitions} partitions and seems to have had {counts} "
             f"before; symbols that have moved: {', '.join(symbols)}"
         )

@@ -7,8 +7,11 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from connector.config.secrets import printable
 from connector.config.values import symbols_typed
 from connector.core.model import Kind, Status
+from connector.errors import ConfigError
+from connector.tools.known_symbols import warn_of_unknown_symbols
 from connector.tools.reading import EventFilter, open_reader
 from connector.tools.table import Table
 from connector.tools.text import json_line, text_line
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     import argparse
 
     from connector.kafka.events import Events
+    from connector.tools.reading import ReaderContext
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,12 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument(
         "--table",
         action="store_true",
-        help="on a terminal: keep one row per symbol up to date",
+        help="keep one row per symbol up to date; needs a terminal",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show events until Ctrl-C or SIGTERM."""
+    """Show events until Ctrl-C or SIGTERM. Raises ConfigError and KafkaUnavailable."""
+    # Lines in place of the table would surprise the program that reads them.
+    if options.table and not sys.stdout.isatty():
+        raise ConfigError(
+            ["watch: --table needs a terminal; leave it out, or use --json"]
+        )
+
     # A shell starts background jobs with SIGINT ignored, so set its handler as well.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -75,10 +85,16 @@ def run(options: argparse.Namespace) -> int:
         kinds=frozenset(options.kind),
         statuses=frozenset(options.status),
     )
-    if options.table and sys.stdout.isatty():
-        return Table(reader.log(options.feed), reader, wanted).show()
+    if options.table:
+        log = reader.log(options.feed)
+        warn_of_unknown_symbols(log, reader.topics, options.symbol)
+        return Table(log, reader, wanted).show()
 
     events = reader.events(options.feed, from_beginning=options.from_beginning)
+    warn_of_unknown_symbols(events.log, reader.topics, options.symbol)
+    # Programs that read JSON know what they asked for.
+    if not options.json:
+        sys.stderr.write(f"{_following(events, reader, options)}\n")
     return watch(events, wanted, as_json=options.json)
 
 
@@ -93,3 +109,19 @@ def watch(events: Events, wanted: EventFilter, *, as_json: bool) -> int:
             sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
     return 0
+
+
+def _following(
+    events: Events, reader: ReaderContext, options: argparse.Namespace
+) -> str:
+    """Return which topics are followed, from where on, and which events are hidden."""
+    topics = ", ".join(events.topics)
+    start = "new events only (--from-beginning: all)"
+    if options.from_beginning:
+        start = "from the beginning"
+    parts = [f"watching {topics} on {reader.clients.servers}", start]
+    for name in ("symbol", "kind", "status"):
+        values = getattr(options, name)
+        if values:
+            parts.append(f"{name} {' or '.join(values)}")
+    return printable("; ".join([*parts, "Ctrl-C ends"]))

@@ -271,7 +271,9 @@ def _error_with_envelope(
     shown = _shown_details(refusal)
     reason = f"{refusal.code}: {refusal.message} {shown}".rstrip()
     request_id = _request_id_of(reply) or _request_id_in(meta, key)
-    return _new_error(reply, kind, reason, request_id, key, refusal.details)
+    error = _new_error(reply, kind, reason, request_id, key, refusal.details)
+    error.is_from_api = True
+    return error
 
 
 def _error_without_envelope(reply: Reply, fault: str, key: str) -> UpstreamError:

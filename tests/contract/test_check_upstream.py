@@ -263,20 +263,83 @@ async def test_a_server_without_a_changelog_is_a_warning(
         ("unhealthy", "/health says unhealthy: the trouble is on the vendor's side"),
     ],
 )
-async def test_an_outage_is_explained_by_the_vendors_own_health(
+async def test_a_gateways_outage_is_explained_by_the_vendors_own_health(
     simulator: Simulator, check: Check, health: str, expected: str
 ) -> None:
     simulator.change(health=health)
-    simulator.add_fault("503")
+    simulator.add_fault("html", status=503)
 
     await check.run()
 
     (failure,) = check.findings("FAIL", "upstream")
-    assert failure.startswith("HTTP 503: UPSTREAM_ERROR")
+    assert failure.startswith("HTTP 503: 502 Bad Gateway; answered by a gateway")
     (finding,) = check.findings("warn", "service")
     assert finding.startswith(expected)
     # For levels and for /health.
     assert check.requests == 2
+
+
+@pytest.mark.parametrize("health", ["ok", "unhealthy"])
+@pytest.mark.parametrize("fault", ["500", "502", "503", "504"])
+async def test_an_outage_that_the_api_itself_reports_is_never_blamed_on_our_side(
+    simulator: Simulator, check: Check, fault: str, health: str
+) -> None:
+    simulator.change(health=health)
+    simulator.add_fault(fault)
+
+    await check.run()
+
+    (failure,) = check.findings("FAIL", "upstream")
+    assert failure.startswith(f"HTTP {fault}: ")
+    assert "their side: the API itself answers so" in failure
+    # The vendor finds the request by its id.
+    assert "with the request id '" in failure
+    (finding,) = check.findings("warn", "service")
+    assert finding.startswith(f"/health says {health}, and the API answers")
+    for our_side in ("base_url", "network", "proxies", "firewall"):
+        assert our_side not in check.printed
+
+
+@pytest.mark.parametrize(
+    ("fault", "parameters", "remedy", "wrong_remedy"),
+    [
+        ("422", {}, "check include, exchanges and positioning of feed all", "base_url"),
+        ("404", {}, "check the symbols of feed all", "base_url"),
+        (
+            "framework_error",
+            {"status": 404},
+            "check upstream.base_url, and include",
+            "their side",
+        ),
+    ],
+)
+async def test_the_remedy_of_a_refusal_fits_whoever_has_refused(
+    simulator: Simulator,
+    check: Check,
+    fault: str,
+    parameters: dict[str, int],
+    remedy: str,
+    wrong_remedy: str,
+) -> None:
+    simulator.add_fault(fault, **parameters)
+
+    await check.run()
+
+    (failure,) = check.findings("FAIL", "request")
+    assert remedy in failure
+    assert wrong_remedy not in failure
+
+
+@pytest.mark.parametrize("fault", ["redirect", "empty"])
+async def test_an_answer_of_another_site_points_to_the_address(
+    simulator: Simulator, check: Check, fault: str
+) -> None:
+    simulator.add_fault(fault)
+
+    await check.run()
+
+    (failure,) = check.findings("FAIL", "upstream")
+    assert "check that upstream.base_url is its address" in failure
 
 
 async def test_no_answer_at_all_points_to_our_side(

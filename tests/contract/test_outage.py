@@ -100,6 +100,25 @@ async def test_the_vendor_says_whose_trouble_it_is(
     assert vars(record)["health"] == health
 
 
+@pytest.mark.parametrize("health", ["ok", "unhealthy"])
+async def test_an_error_of_the_api_itself_is_never_blamed_on_the_network(
+    bench: Bench, caplog: pytest.LogCaptureFixture, health: str
+) -> None:
+    bench.simulator.change(health=health)
+    error = UpstreamUnavailable("HTTP 503: UPSTREAM_ERROR", status=503)
+    error.is_from_api = True
+
+    bench.fail(error=error)
+    await bench.until_looked()
+
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "checks fail; the API itself answers with the error: wait, or ask the vendor"
+    )
+    assert bench.outage.explanation is not None
+    assert "network" not in bench.outage.explanation
+
+
 async def test_no_answer_at_all_points_to_the_network(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

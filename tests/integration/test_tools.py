@@ -230,6 +230,51 @@ def test_check_names_each_fault_with_its_remedy_and_tries_the_rest(
         assert {"key", "broker", "topics"} - {fault.item} <= tried
 
 
+@pytest.mark.parametrize(
+    ("variables", "exit_status", "failed"),
+    [
+        ({}, 0, set()),
+        ({"GEX_SYMBOLS": "BTCUSDT,ETHUSTD"}, 1, {"symbols"}),
+        ({"GEX_KAFKA__SHARDS": "many"}, 2, {"configuration"}),
+        ({"GEX_KAFKA__BOOTSTRAP_SERVERS": f"{LOOPBACK}:1"}, 3, {"broker"}),
+    ],
+)
+def test_check_prints_one_json_object_with_all_findings(
+    published: dict[str, str],
+    variables: dict[str, str],
+    exit_status: int,
+    failed: set[str],
+) -> None:
+    code, printed = run_tool("check", "--json", variables={**published, **variables})
+
+    (report,) = json_lines(printed)
+    assert code == report["exit_status"] == exit_status
+    by_result: dict[str, set[str]] = {"ok": set(), "warn": set(), "fail": set()}
+    for finding in report["findings"]:
+        assert finding["finding"]
+        by_result[finding["result"]].add(finding["item"])
+    assert by_result["fail"] == failed
+    if "configuration" in failed:
+        assert report["requests_sent"] == 0
+    else:
+        assert report["requests_sent"] > 0
+        assert "key" in by_result["ok"]
+
+
+def test_verify_prints_one_json_object(published: dict[str, str]) -> None:
+    code, printed = run_tool("verify", "--json", variables=published)
+
+    (summary,) = json_lines(printed)
+    assert code == 0
+    assert summary["ok"] is True
+    assert summary["feeds"] == ["all"]
+    assert summary["symbols"] == len(SYMBOLS)
+    assert summary["faults"] == 0
+    assert summary["first_faults"] == []
+    assert summary["events"] > 0
+    assert summary["states"] > 0
+
+
 def test_check_says_why_it_could_not_try_something_and_counts_requests_sent(
     kafka: LocalKafka, names: Names
 ) -> None:
@@ -540,6 +585,212 @@ def test_the_table_has_a_row_for_each_symbol_on_a_terminal(
         process.kill()
         process.wait()
         os.close(terminal)
+
+
+def test_the_table_refuses_to_be_written_anywhere_but_a_terminal(
+    published: dict[str, str],
+) -> None:
+    code, printed = run_tool("watch", "--table", variables=published)
+
+    assert code == 2
+    assert printed == (
+        "configuration: watch: --table needs a terminal; leave it out, or use --json\n"
+    )
+
+
+def test_watch_says_at_once_what_it_follows(published: dict[str, str]) -> None:
+    prefix = published["GEX_KAFKA__TOPIC_PREFIX"]
+    servers = published["GEX_KAFKA__BOOTSTRAP_SERVERS"]
+    # No worker runs, so that nothing else is printed.
+    command = [*CONNECTOR, "watch", "--kind", "stale"]
+    with tempfile.TemporaryFile() as log:
+        program = Program(command, published, log)
+
+        def has_printed() -> bool:
+            return program.log().endswith("\n")
+
+        wait_until(has_printed, "a line", program)
+        program.signal(signal.SIGINT)
+        assert program.wait() == 0
+        printed = program.log()
+
+    assert printed == (
+        f"watching {prefix}.all.changes on {servers}; new events only "
+        "(--from-beginning: all); kind STALE; Ctrl-C ends\n"
+    )
+
+
+def test_watch_names_an_unknown_symbol_and_goes_on(published: dict[str, str]) -> None:
+    command = [*CONNECTOR, "watch", "--from-beginning"]
+    # One is a typing mistake, and one is as people type it.
+    command += ["--symbol", "ethustd", "--symbol", "btcusdt"]
+    with tempfile.TemporaryFile() as log:
+        program = Program(command, published, log)
+
+        def has_printed_events() -> bool:
+            return "SNAPSHOT" in program.log()
+
+        wait_until(has_printed_events, "events", program)
+        program.signal(signal.SIGINT)
+        assert program.wait() == 0
+        first, second, *_ = program.log().splitlines()
+
+    assert first == ("'ethustd': no events so far in feed all; did you mean ETHUSDT?")
+    assert second.startswith("watching ")
+
+
+def test_history_suggests_the_symbol_that_was_meant(published: dict[str, str]) -> None:
+    code, printed = run_tool("history", "ETHUSTD", variables=published)
+
+    assert code == 0
+    assert "no events of this symbol in this period" in printed
+    assert "did you mean ETHUSDT" in printed
+
+
+def test_an_unknown_feed_is_answered_with_the_known_ones(
+    published: dict[str, str],
+) -> None:
+    code, printed = run_tool("watch", "--feed", "al", variables=published)
+
+    assert code == 3
+    assert "al.changes: the feeds here are all" in printed
+
+
+# quarantine
+
+
+@pytest.fixture(scope="module")
+def quarantined(kafka: LocalKafka, published: dict[str, str]) -> dict[str, str]:
+    """Variables of a worker whose quarantine has two entries, and a foreign record."""
+    prefix = published["GEX_KAFKA__TOPIC_PREFIX"]
+    producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    with start_simulator("--period", "1", "--limit", "0") as upstream:
+        variables = {**published, "GEX_UPSTREAM__BASE_URL": f"{upstream.url}/v2"}
+        with start_worker(variables) as worker:
+            for symbol, fault in (("BTCUSDT", "nan"), ("ETHUSDT", "wrong_types")):
+                fault_table = {"fault": fault, "symbols": [symbol], "count": 1}
+                upstream.ask("/_control/faults", fault_table)
+
+                def is_logged(symbol: str = symbol) -> bool:
+                    return any(
+                        "entry quarantined" in line and symbol in line
+                        for line in worker.log().splitlines()
+                    )
+
+                wait_until(is_logged, f"{symbol} in quarantine", worker)
+            assert worker.terminate() == 0
+    # Whoever may write to the topic can write anything.
+    producer.produce(f"{prefix}.quarantine", b"\x1b[2J\xff", b"STRAY")
+    assert producer.flush(PATIENCE_SECONDS) == 0
+    return published
+
+
+def test_quarantine_lists_every_entry_with_its_reason(
+    quarantined: dict[str, str],
+) -> None:
+    code, printed = run_tool("quarantine", "list", variables=quarantined)
+
+    assert code == 0
+    first, second, stray = printed.splitlines()
+    assert "all/BTCUSDT" in first
+    assert "malformed: " in first
+    assert "all/ETHUSDT" in second
+    assert "wrong_type: " in second
+    assert "/STRAY" in stray
+
+
+def test_quarantine_list_selects_by_symbol_and_prints_json(
+    quarantined: dict[str, str],
+) -> None:
+    options = ("--symbol", "ethusdt", "--feed", "all", "--json")
+    code, printed = run_tool("quarantine", "list", *options, variables=quarantined)
+
+    (entry,) = json_lines(printed)
+    assert code == 0
+    assert entry["symbol"] == "ETHUSDT"
+    assert entry["reason"] == "wrong_type"
+    assert entry["request_id"]
+    assert entry["size"] == len(entry["entry"])
+    # The bytes as they came.
+    assert "all_expiry" in json.loads(entry["entry"])
+
+
+def test_quarantine_shows_all_of_an_entry(quarantined: dict[str, str]) -> None:
+    newest = run_tool("quarantine", "show", "--feed", "all", variables=quarantined)
+    _, listed = run_tool(
+        "quarantine", "list", "--symbol", "BTCUSDT", "--json", variables=quarantined
+    )
+    (entry,) = json_lines(listed)
+    place = f"{entry['partition']}:{entry['offset']}"
+
+    code, printed = run_tool("quarantine", "show", place, variables=quarantined)
+    _, raw = run_tool("quarantine", "show", place, "--raw", variables=quarantined)
+
+    assert code == newest[0] == 0
+    assert "symbol      ETHUSDT" in newest[1]
+    assert f"request id  {entry['request_id']}" in printed
+    assert "reason      malformed" in printed
+    assert raw == entry["entry"]
+    assert printed.endswith(f"\n\n{raw}\n")
+    assert "NaN" in raw
+
+
+def test_quarantine_shows_a_foreign_record_without_controlling_the_terminal(
+    quarantined: dict[str, str],
+) -> None:
+    options = ("show", "--symbol", "STRAY")
+    code, printed = run_tool("quarantine", *options, variables=quarantined)
+
+    assert code == 0
+    assert "\x1b" not in printed
+    assert "\\x1b[2J\\xff" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("show", "0:999999"), 1, "no such entry in quarantine"),
+        (("show", "newest"), 2, "expected PARTITION:OFFSET"),
+        (("list", "0:0"), 2, "takes no record"),
+        (("list", "--symbol", "NONEUSDT"), 0, "no entries in "),
+    ],
+)
+def test_quarantine_says_what_it_did_not_find_or_understand(
+    quarantined: dict[str, str], arguments: tuple[str, ...], code: int, text: str
+) -> None:
+    done, printed = run_tool("quarantine", *arguments, variables=quarantined)
+
+    assert done == code, printed
+    assert text in printed
+
+
+def test_quarantine_follows_new_entries(
+    kafka: LocalKafka, quarantined: dict[str, str]
+) -> None:
+    topic = f"{quarantined['GEX_KAFKA__TOPIC_PREFIX']}.quarantine"
+    producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    with tempfile.TemporaryFile() as log:
+        program = Program(
+            [*CONNECTOR, "quarantine", "follow", "--json"], quarantined, log
+        )
+
+        def has_printed_an_entry() -> bool:
+            # It starts at the end, and may still be starting: write until it is there.
+            headers: list[tuple[str, str | bytes | None]] = [
+                ("where", b"all/NEWUSDT/"),
+                ("why", b"malformed: x"),
+            ]
+            producer.produce(topic, b"{}", b"NEWUSDT", headers=headers)
+            producer.flush(PATIENCE_SECONDS)
+            return program.log().endswith("\n")
+
+        wait_until(has_printed_an_entry, "an entry", program)
+        program.signal(signal.SIGINT)
+        assert program.wait() == 0
+        entries = json_lines(program.log())
+
+    assert {entry["symbol"] for entry in entries} == {"NEWUSDT"}
+    assert {entry["reason"] for entry in entries} == {"malformed"}
 
 
 @pytest.mark.parametrize(

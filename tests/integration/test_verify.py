@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
 from connector.kafka.events import Log
 from connector.kafka.names import Topics, partition_of
-from connector.tools.verify import verify
+from connector.tools.verify import Totals, verify
 from tests.support import checker
 from tests.support.processes import (
     Program,
@@ -217,7 +218,7 @@ def test_verify_reads_the_states_of_events_that_arrive_meanwhile(
     topics = Topics(writer.prefix)
     log = BusyLog(Clients(kafka_settings), topics, write_second)
 
-    code = verify(log, topics, writer.codec, {})
+    code = verify(log, topics, writer.codec, {}, Totals())
     log.close()
 
     printed = capsys.readouterr().out
@@ -353,8 +354,18 @@ def test_verify_finds_records_with_wrong_content_or_in_the_wrong_place(
     assert "offset 3: a value begins with 6e6f74206176726f" in printed
     assert "a tombstone under b'BTCUSDT'" in printed
     # And no more than these: no fault may be reported twice.
-    summary = printed.splitlines()[-1]
+    *shown, summary = printed.splitlines()
     assert f"; {len(faults)} faults, 2 stray records" in summary, printed
+
+    code, printed = run_tool("verify", "--json", variables=variables)
+
+    document = json.loads(printed)
+    assert code == 1
+    assert document["ok"] is False
+    assert document["faults"] == len(faults)
+    assert document["strays"] == 2
+    strays = [f"stray record: {stray}" for stray in document["first_strays"]]
+    assert sorted(document["first_faults"] + strays) == sorted(shown)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +398,7 @@ def test_verify_names_a_feed_that_is_not_configured(
     )
     log = Log(Clients(kafka_settings), Topics(writer.prefix))
 
-    found = verify(log, Topics(writer.prefix), writer.codec, configured)
+    found = verify(log, Topics(writer.prefix), writer.codec, configured, Totals())
     log.close()
 
     printed = capsys.readouterr().out

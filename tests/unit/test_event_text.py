@@ -165,4 +165,4 @@ def table_rows(state: State | None) -> list[str]:
 def record_of(state: State) -> Record:
     topic = StubReader.topics.current("all")
     value = StubReader.codec.encode_state(topic, state)
-    return Record(topic, 0, 0, state.symbol.encode(), value, is_ours=True)
+    return Record(topic, 0, 0, state.symbol.encode(), value)
