@@ -18,15 +18,14 @@ from connector.config.model import (
     Feed,
     Http,
     Kafka,
-    Schedule,
     SchemaRegistry,
     ThresholdValue,
-    Upstream,
     check_api_key,
 )
 from connector.config.option import DeclaredOption, declared_options, describe_type
 from connector.config.proxy import proxy_from_environment
 from connector.config.secrets import (
+    MIN_SECRET_CHARACTERS,
     ClientSettings,
     Secret,
     Setting,
@@ -49,7 +48,7 @@ from connector.core.diff import Threshold
 from connector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -61,9 +60,6 @@ _THRESHOLD_KEYS: Final = tuple(
     for path in THRESHOLD_PATHS
     for field in Threshold.__struct_fields__
 )
-# Shorter texts cannot be secrets, and masking them would make the faults unreadable.
-_MIN_SECRET_CHARACTERS: Final = 8
-
 # Longer keys are cut before the search for a similar one, which takes quadratic time.
 _MAX_KEY_CHARACTERS: Final = 100
 
@@ -89,11 +85,11 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
             tables[name] = loader.build(name, struct)
     feeds = loader.build_feeds()
 
-    # Checks of several options together. A table that was not built has a fault already.
-    _check_base_url(loader, tables["upstream"])
-    _check_intervals(loader, tables["schedule"])
+    # Checks of several options together, whatever else is wrong with their tables.
+    _check_base_url(loader)
+    _check_intervals(loader)
     _check_feed_names(loader, feeds)
-    _check_listen(loader, tables["http"])
+    _check_listen(loader)
     if loader.faults:
         raise loader.error()
     return Config(**tables, feeds=_all_built(feeds))
@@ -114,6 +110,8 @@ def load_kafka(
 def load_feeds(path: Path | None, environ: Mapping[str, str]) -> tuple[Feed, ...]:
     """Load the feeds, if any are configured. Raises ConfigError as `load` does."""
     loader = _Loader(path, environ)
+    if not loader.is_file_read:
+        raise loader.error()
     if not loader.has_feeds:
         return ()
     feeds = loader.build_feeds()
@@ -152,9 +150,18 @@ class _Loader:
     """
 
     def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
-        """Read both sources. Raises ConfigError if the file cannot be read."""
+        """Read both sources. A file that cannot be read is a fault like any other."""
         self.faults = faults_of_environment(environ)
-        sources = (read_file(path), read_environment(environ))
+        self.is_file_read = True
+        # The valid value of each option that was built, by label and name.
+        self._valid: dict[tuple[str, str], Any] = {}
+        try:
+            file = read_file(path)
+        except ConfigError as error:
+            self.faults += error.faults
+            self.is_file_read = False
+            file = {}
+        sources = (file, read_environment(environ))
         # Check before the merge, so that a misspelt key is found even if it is overridden.
         for source in sources:
             for label, table in _labelled(source):
@@ -169,10 +176,12 @@ class _Loader:
 
     def build(self, label: str, struct: type[S]) -> S | None:
         """Build the struct of a table, or return None if the table has faults."""
-        faults_before = len(self.faults)
+        faults_at_start = len(self.faults)
+        is_complete = True
         table = self._tables.setdefault(label, {})
         values: dict[str, Any] = {}
         for name, option in _options_of(label).items():
+            faults_before = len(self.faults)
             # First, since the file of a secret takes the place of its value.
             if option.type is Secret:
                 self._resolve_secret(label, name, option)
@@ -181,9 +190,13 @@ class _Loader:
             is_in_file = bool(table.get(f"{name}_file"))
             if raw:
                 values[name] = self._value(label, option, raw)
-            elif option.is_required and not is_in_file:
-                self._report_missing(label, option)
-        if len(self.faults) > faults_before:
+            elif option.is_required:
+                is_complete = False
+                if not is_in_file:
+                    self._report_missing(label, option)
+            if len(self.faults) == faults_before:
+                self._valid[label, name] = values.get(name, option.default)
+        if not is_complete or len(self.faults) > faults_at_start:
             return None
         return struct(**values)
 
@@ -205,6 +218,13 @@ class _Loader:
             feeds[label] = feed
         return feeds
 
+    def valid(self, label: str, name: str) -> Any:
+        """Return the value or the default of an option, or None if it is not known.
+
+        It is not known if it has a fault, or if it may be in a file that cannot be read.
+        """
+        return self._valid.get((label, name)) if self.is_file_read else None
+
     def report(self, label: str, name: str, problem: str) -> None:
         """Add a fault of an option of a table."""
         option = _options_of(label)[name]
@@ -215,9 +235,7 @@ class _Loader:
     def error(self) -> ConfigError:
         """Return the faults as one error. No line shows a secret."""
         # A user may have put the key in place of another option.
-        secrets = [
-            text for text in self._secrets if len(text) >= _MIN_SECRET_CHARACTERS
-        ]
+        secrets = [text for text in self._secrets if len(text) >= MIN_SECRET_CHARACTERS]
         shown = []
         for fault in self.faults:
             redacted = redact(fault, secrets)
@@ -229,6 +247,8 @@ class _Loader:
         self.faults.append(f"{key}: {found}; {problem}; from {raw.origin}")
 
     def _report_missing(self, label: str, option: DeclaredOption) -> None:
+        if not self.is_file_read:
+            return
         _, _, name = option.key.partition(".")
         way = "set it in the file"
         # Variables cannot reach the feeds of the file.
@@ -251,7 +271,8 @@ class _Loader:
                 if _exists(label, name, inner):
                     continue
                 key = ".".join(part for part in (label, name, inner) if part)
-                problem = f"unknown, did you mean {_most_similar(key, raw)}?"
+                suggestion = _similar_threshold(name, inner) or _most_similar(key, raw)
+                problem = f"unknown, did you mean {suggestion}?"
                 self._add(quote(key), raw, problem, hide=True)
 
     def _apply_proxy_variables(
@@ -386,6 +407,18 @@ def _exists(label: str, name: str, inner: str) -> bool:
     return True
 
 
+def _similar_threshold(name: str, inner: str) -> str | None:
+    """Return the key of a threshold that lacks its section, such as `hvl.absolute`."""
+    if name != "thresholds" or not inner:
+        return None
+    for key in _THRESHOLD_KEYS:
+        path, _, _ = key.rpartition(".")
+        # The field may be missing as well: `hvl = 5`.
+        if f".{key}".endswith(f".{inner}") or f".{path}".endswith(f".{inner}"):
+            return f"feeds.thresholds.{key}"
+    return None
+
+
 def _most_similar(key: str, raw: RawOption) -> str:
     """Return the key, or the variable, that was probably meant."""
     known: dict[str, str] = {}
@@ -433,10 +466,12 @@ def _converted(raw: RawOption, annotation: Any, expected: str) -> Any:
         raise InvalidValue(f"expected {expected}") from None
 
 
-def _check_base_url(loader: _Loader, upstream: Upstream | None) -> None:
-    if upstream is None or upstream.allow_plain_http:
+def _check_base_url(loader: _Loader) -> None:
+    base_url = loader.valid("upstream", "base_url")
+    is_plain_allowed = loader.valid("upstream", "allow_plain_http")
+    if base_url is None or is_plain_allowed is not False:
         return
-    url = urlsplit(upstream.base_url)
+    url = urlsplit(base_url)
     if url.scheme == "http" and url.hostname not in _LOCAL_HOSTS:
         loader.report(
             "upstream",
@@ -445,30 +480,37 @@ def _check_base_url(loader: _Loader, upstream: Upstream | None) -> None:
         )
 
 
-def _check_intervals(loader: _Loader, schedule: Schedule | None) -> None:
-    if schedule is None:
+def _check_intervals(loader: _Loader) -> None:
+    shortest = loader.valid("schedule", "min_interval_seconds")
+    longest = loader.valid("schedule", "max_interval_seconds")
+    if shortest is None or longest is None:
         return
-    longest = schedule.max_interval_seconds
-    if schedule.min_interval_seconds > longest:
+    if shortest > longest:
         problem = f"expected at most max_interval_seconds, {longest}"
         loader.report("schedule", "min_interval_seconds", problem)
 
 
-def _check_listen(loader: _Loader, http: Http | None) -> None:
-    if http is None or http.is_local or http.token:
+def _check_listen(loader: _Loader) -> None:
+    listen = loader.valid("http", "listen")
+    token = loader.valid("http", "token")
+    if listen is None or token is None or token:
         return
-    loader.report(
-        "http", "listen", "expected a loopback address, or a token: set http.token_file"
-    )
+    if not Http(listen=listen).is_local:
+        loader.report(
+            "http",
+            "listen",
+            "expected a loopback address, or a token: set http.token_file",
+        )
 
 
-def _check_feed_names(loader: _Loader, feeds: Mapping[str, Feed | None]) -> None:
+def _check_feed_names(loader: _Loader, labels: Iterable[str]) -> None:
     names: set[str] = set()
-    for label, feed in feeds.items():
-        if feed is None:
+    for label in labels:
+        found = loader.valid(label, "name")
+        if found is None:
             continue
         # Kafka's metrics replace dots by underscores, so such topics would collide.
-        name = feed.name.replace("_", ".")
+        name = found.replace("_", ".")
         if name in names:
             problem = "expected a name unlike those of other feeds ('.' equals '_')"
             loader.report(label, "name", problem)

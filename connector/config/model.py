@@ -11,7 +11,7 @@ from msgspec.structs import fields
 
 from connector.config.option import Option
 from connector.config.proxy import check_proxy, proxy_secrets
-from connector.config.secrets import ClientSettings, Secret
+from connector.config.secrets import MIN_SECRET_CHARACTERS, ClientSettings, Secret
 from connector.config.values import (
     HOST,
     PORT,
@@ -74,9 +74,10 @@ REFUSED_OF_TOPICS: Final = {
 
 ThresholdValue = Annotated[float, Meta(ge=0, le=10**12)]
 
+# A shorter key is a mistake, and masking it would make logs unreadable.
 check_api_key = matching(
-    r"\s*[\x21-\x7e]{1,4096}\s*",
-    "1 to 4096 visible ASCII characters without blanks between them",
+    rf"\s*[\x21-\x7e]{{{MIN_SECRET_CHARACTERS},4096}}\s*",
+    f"{MIN_SECRET_CHARACTERS} to 4096 visible ASCII characters without blanks between them",
 )
 
 _check_token = matching(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import UserDict
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ _MAX_SHOWN_CHARACTERS: Final = 64
 # Larger values are not shown: they are mistakes, and may be secrets in the wrong place.
 _MAX_SHOWN_BITS: Final = 64
 
+# Shorter secrets are masked as whole words only: `k` is a part of "worker".
+MIN_SECRET_CHARACTERS: Final = 8
+
 # The start of every API key of the vendor.
 _API_KEY_PREFIX: Final = "bq_"
 
@@ -26,6 +30,9 @@ _API_KEY_PREFIX: Final = "bq_"
 _SENSITIVE_NAME: Final = re.compile(
     r"password|secret|token|user\.info|credential|oauthbearer\.config|jaas|pem|proxy"
 )
+
+
+_WORD_CHARACTER: Final = re.compile(r"\w")
 
 
 class Secret:
@@ -89,19 +96,34 @@ class ClientSettings(UserDict[str, Setting]):
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """Replace every secret in `text` with `***`, including its escaped forms."""
-    forms = set()
+    """Replace every secret in `text` with `***`, including its escaped forms.
+
+    A short secret, such as the password `k`, is replaced where it is a whole word.
+    """
+    forms: dict[str, bool] = {}
     for secret in secrets:
-        forms.add(secret)
+        is_short = len(secret) < MIN_SECRET_CHARACTERS
+        forms[secret] = is_short
         # The text may have been quoted before it came here; cut off the quotes.
         for quoted in (repr(secret), ascii(secret), json.dumps(secret)):
-            forms.add(quoted[1:-1])
+            forms[quoted[1:-1]] = is_short
     # Replacing the empty text would put a mask between all characters.
-    forms.discard("")
+    forms.pop("", None)
     # The longest first: a secret may contain another one.
     for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, MASK)
+        if forms[form]:
+            text = _whole_word(form).sub(MASK, text)
+        else:
+            text = text.replace(form, MASK)
     return text
+
+
+@lru_cache(maxsize=100)
+def _whole_word(form: str) -> re.Pattern[str]:
+    """Return a pattern for a text that does not continue a word before or after it."""
+    before = r"(?<!\w)" if _WORD_CHARACTER.match(form[0]) else ""
+    after = r"(?!\w)" if _WORD_CHARACTER.match(form[-1]) else ""
+    return re.compile(f"{before}{re.escape(form)}{after}")
 
 
 def printable(text: str) -> str:

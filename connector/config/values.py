@@ -5,6 +5,7 @@ A check takes a value and returns it cleaned, or raises InvalidValue.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 from fnmatch import fnmatchcase
@@ -13,13 +14,16 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from connector.config.secrets import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 T = TypeVar("T", str, int)
 
 # All patterns are matched with re.ASCII: `\d` and `\w` mean no digits and letters of other scripts.
 HOST: Final = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 PORT: Final = r"(6553[0-5]|655[0-2]\d|65[0-4]\d{2}|6[0-4]\d{3}|[0-5]?\d{1,4})"
+
+# Longer texts are cut before the search for a similar one.
+_MAX_COMPARED_CHARACTERS: Final = 100
 
 # The most items of a list that an error names, so that it stays one readable line.
 _MAX_ITEMS_SHOWN: Final = 10
@@ -54,11 +58,12 @@ def each(
     expected: str,
     clean: Callable[[str], str] = str,
     max_items: int | None = None,
+    known: tuple[str, ...] = (),
 ) -> Callable[[Iterable[str]], tuple[str, ...]]:
     """Accept lists of texts that match the pattern, ignoring case and outer blanks.
 
-    Two texts must differ in more than case.
-    `max_items` limits the length of the list.
+    Two texts must differ in more than case. `max_items` limits the length of the list, and
+    `known` has the texts to suggest for a misspelt one.
     """
 
     def is_valid(text: str) -> bool:
@@ -77,13 +82,43 @@ def each(
             # `btc` and `BTC` are the same symbol.
             is_repeated = folded.count(text.casefold()) > 1
             if is_repeated or not is_valid(text):
-                rejected.append(quote(text))
+                rejected.append(text)
         if rejected:
-            shown = ", ".join(rejected[:_MAX_ITEMS_SHOWN])
-            raise InvalidValue(f"expected {expected}, each once, not {shown}")
+            shown = rejected[:_MAX_ITEMS_SHOWN]
+            names = ", ".join(quote(text) for text in shown)
+            problem = f"expected {expected}, each once, not {names}"
+            raise InvalidValue(f"{problem}{_suggestion(shown, texts, known)}")
         return tuple(cleaned)
 
     return check
+
+
+def _suggestion(
+    rejected: Sequence[str], texts: Sequence[str], known: Sequence[str]
+) -> str:
+    """Return the known names that the rejected texts may mean, less those in `texts`."""
+    suggested = []
+    for text in rejected:
+        similar = closest(text, known)
+        if similar is not None and similar not in texts:
+            suggested.append(similar)
+    if not suggested:
+        return ""
+    return f"; did you mean {', '.join(suggested)}?"
+
+
+def closest(text: str, known: Sequence[str]) -> str | None:
+    """Return the known name that was probably meant, or None.
+
+    The end of a name comes first: `hvl` means `all_expiry.hvl`, however long that is.
+    """
+    # The search takes quadratic time.
+    name = text[:_MAX_COMPARED_CHARACTERS].lower()
+    for candidate in known:
+        if candidate.endswith(f".{name}"):
+            return candidate
+    similar = difflib.get_close_matches(name, known, n=1)
+    return similar[0] if similar else None
 
 
 def clean_symbol(text: str) -> str:
@@ -104,7 +139,7 @@ def among(known: tuple[str, ...]) -> Callable[[Iterable[str]], tuple[str, ...]]:
     """Accept lists of different known names, and return them in lower case."""
     pattern = "|".join(re.escape(name) for name in known)
     expected = f"some of {', '.join(known)}"
-    return each(pattern, expected, clean=str.lower)
+    return each(pattern, expected, clean=str.lower, known=known)
 
 
 def one_of(known: tuple[str, ...]) -> Callable[[str], str]:

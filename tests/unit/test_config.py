@@ -13,7 +13,7 @@ import pytest
 from connector.config.load import load as load_config
 from connector.config.load import load_feeds, load_kafka, read_key_file
 from connector.config.model import Config, Feed, Kafka, SchemaRegistry
-from connector.config.secrets import ClientSettings, Secret
+from connector.config.secrets import ClientSettings, Secret, redact
 from connector.core.diff import Threshold
 from connector.core.venues import unknown_venues
 from connector.errors import EXIT_CONFIG, ConfigError
@@ -114,6 +114,83 @@ def test_an_unknown_key_is_a_fault_even_if_its_table_is_overridden(
     fault = only_fault(path, GEX_SYMBOLS="BTCUSDT")
 
     assert "'feeds[0].includes'" in fault
+
+
+@pytest.mark.parametrize(
+    ("fault", "variables"),
+    [
+        (
+            "upstream.base_url: str of length 17; expected https",
+            {"GEX_UPSTREAM__BASE_URL": "http://levels.xyz"},
+        ),
+        (
+            "http.listen: str of length 12 '0.0.0.0:9464'; expected a loopback address",
+            {"GEX_HTTP__LISTEN": "0.0.0.0:9464"},
+        ),
+        (
+            "schedule.min_interval_seconds: str of length 2 '90'; expected at most",
+            {"GEX_SCHEDULE__MIN_INTERVAL_SECONDS": "90"},
+        ),
+    ],
+)
+def test_a_fault_of_several_options_is_reported_beside_any_other_of_the_table(
+    fault: str, variables: dict[str, str]
+) -> None:
+    others = {
+        "GEX_UPSTREAM__API_KEY": "two words-of-it",
+        "GEX_UPSTREAM__TIMEOUT_SECONDS": "soon",
+        "GEX_HTTP__LEVEL_SYMBOLS": "many",
+        "GEX_SCHEDULE__TARGET_DELAY_SECONDS": "-1",
+    }
+
+    found = faults(None, **variables, **others)
+
+    # One fault for each of the others, and this one.
+    assert len(found) == len(others) + 1
+    assert any(text.startswith(fault) for text in found), found
+
+
+def test_a_token_with_a_fault_is_not_reported_as_missing(write_toml: WriteToml) -> None:
+    path = write_toml('[http]\ntoken_file = "/does/not/exist"\n')
+
+    fault = only_fault(path, GEX_HTTP__LISTEN="0.0.0.0:9464")
+
+    assert fault.startswith("http.token_file: ")
+
+
+def test_feeds_with_one_name_are_reported_beside_their_other_faults(
+    write_toml: WriteToml,
+) -> None:
+    path = write_toml(f'{FEED}include = ["x"]\n{FEED}')
+
+    found = faults(path, GEX_SYMBOLS="")
+
+    assert len(found) == 2
+    assert found[0].startswith("feeds[0].include: ")
+    assert found[1].startswith("feeds[1].name: ")
+
+
+def test_the_faults_of_the_environment_are_reported_beside_an_unreadable_file(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "none.toml"
+
+    with pytest.raises(ConfigError) as raised:
+        load_config(path, {"GEX_KAFKA__SHARDS": "many", "GEX_HTTP__LISTEN": "[::]:1"})
+
+    # Neither the key and the symbols nor the token are missing: the file may have them.
+    found = raised.value.faults
+    assert len(found) == 2
+    assert found[0] == f"'{path}': cannot be read: No such file or directory"
+    assert found[1].startswith("kafka.shards: ")
+
+
+@pytest.mark.parametrize("load_part", [load_kafka, load_feeds])
+def test_every_part_of_the_configuration_needs_the_file(
+    load_part: Callable[[Path, dict[str, str]], object], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_part(tmp_path / "none.toml", {})
 
 
 def test_an_empty_variable_counts_as_not_set(write_toml: WriteToml) -> None:
@@ -328,6 +405,15 @@ def test_a_malformed_key_is_a_fault_that_does_not_show_it(key: str) -> None:
         assert start not in value_part
 
 
+@pytest.mark.parametrize("key", ["k", "letter7"])
+def test_a_key_that_is_too_short_is_refused(key: str) -> None:
+    # Masking the key "k" would make "wor***er" of "worker".
+    fault = only_fault(GEX_UPSTREAM__API_KEY=key)
+
+    expected = "expected 8 to 4096 visible ASCII characters"
+    assert fault.startswith(f"upstream.api_key: str of length {len(key)}; {expected}")
+
+
 def test_a_key_that_is_a_number_is_not_shown(write_toml: WriteToml) -> None:
     path = write_toml("[upstream]\napi_key = 12345678\n")
 
@@ -402,9 +488,9 @@ def test_a_key_and_a_key_file_in_the_same_place_are_a_fault() -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "expected 1 to 4096 visible ASCII characters"),
-        (b" \n", "expected 1 to 4096 visible ASCII characters"),
-        (b"x" * 4_097, "expected 1 to 4096 visible ASCII characters"),
+        (b"", "expected 8 to 4096 visible ASCII characters"),
+        (b" \n", "expected 8 to 4096 visible ASCII characters"),
+        (b"x" * 4_097, "expected 8 to 4096 visible ASCII characters"),
         (b"secret one", "without blanks between them"),
         (b"secret\xffone", "can't decode byte 0xff in position 6"),
     ],
@@ -729,6 +815,26 @@ def test_symbols_that_kafka_or_a_url_would_reject_are_a_fault(symbols: str) -> N
     [
         ("symbols = []", "list of length 0; expected list of str with at least 1 item"),
         ('ignore = ["odte.hvll"]', "expected some of all_expiry, odte, max_pain"),
+        ('ignore = ["odte.hvll"]', "not 'odte.hvll'; did you mean odte.hvl?"),
+        # Most people mean the level over all expiries.
+        (
+            'ignore = ["spot_price", "hvl"]',
+            "each once, not 'hvl'; did you mean all_expiry.hvl?",
+        ),
+        (
+            "thresholds.hvl = { absolute = 5 }",
+            (
+                "'feeds[0].thresholds.hvl.absolute': int;"
+                " unknown, did you mean feeds.thresholds.all_expiry.hvl.absolute?"
+            ),
+        ),
+        (
+            "thresholds = { absolute = 5 }",
+            (
+                "'feeds[0].thresholds.absolute': int;"
+                " unknown, did you mean feeds.thresholds.all_expiry.absolute?"
+            ),
+        ),
         # Only numbers can have a threshold.
         (
             "thresholds.zones = { absolute = 1 }",
@@ -753,7 +859,7 @@ def test_symbols_that_kafka_or_a_url_would_reject_are_a_fault(symbols: str) -> N
             "thresholds.odte = 1",
             (
                 "'feeds[0].thresholds.odte': int;"
-                " unknown, did you mean feeds.thresholds?"
+                " unknown, did you mean feeds.thresholds.odte.absolute?"
             ),
         ),
         (
@@ -1170,3 +1276,27 @@ def test_one_of_the_folders_of_certificates_must_exist(tmp_path: Path) -> None:
 def test_commands_that_only_read_need_the_files_too(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="SSL_CERT_FILE"):
         load_kafka(None, {"SSL_CERT_FILE": str(tmp_path / "missing.pem")})
+
+
+# --- masking ---
+
+
+@pytest.mark.parametrize(
+    ("text", "secret", "masked"),
+    [
+        # A short password is a part of many words.
+        ("worker k of kafka", "k", "worker *** of kafka"),
+        ("sasl.password=k, next", "k", "sasl.password=***, next"),
+        ("'k' \"k\" k", "k", "'***' \"***\" ***"),
+        ("a\\nb a\nb", "a\nb", "*** ***"),
+        ("x-$1-y and $1", "$1", "x-***-y and ***"),
+        ("hunter7 hunter77", "hunter7", "*** hunter77"),
+        # A long one is masked wherever it is: part of a URL, for example.
+        ("https://x/?key=hunter-22x", "hunter-22", "https://x/?key=***x"),
+        ("abchunter-22def", "hunter-22", "abc***def"),
+    ],
+)
+def test_a_short_secret_is_masked_as_a_whole_word_and_a_long_one_everywhere(
+    text: str, secret: str, masked: str
+) -> None:
+    assert redact(text, [secret]) == masked
