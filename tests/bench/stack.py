@@ -184,6 +184,8 @@ def upstream(folder: Path) -> Iterator[Upstream]:
     port = free_port()
     command = ["simulate", "--listen", f"127.0.0.1:{port}", "--limit", "0"]
     command += ["--symbols", ",".join(MANY_SYMBOLS)]
+    # A log of its requests would cost time that is not the worker's.
+    command.append("--quiet")
     with process(command, {}, folder / "simulator.log"):
         served = Upstream(f"http://127.0.0.1:{port}")
         _wait_for(f"{served.address}/_control/stats")

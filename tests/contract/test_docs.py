@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -22,8 +26,10 @@ from connector.config.secrets import Secret
 from connector.core.diff import Threshold
 from connector.devkit.reference.__main__ import PAGES, main
 from connector.devkit.simulator.catalogue import FAULTS
+from connector.devkit.simulator.faults import parse_fault
 from connector.devkit.simulator.settings import Settings
 from connector.telemetry.catalogue import METRICS
+from tests.support.processes import start_simulator
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "config.toml"
@@ -143,3 +149,72 @@ def test_the_page_of_the_simulator_describes_every_setting_and_every_fault() -> 
     for name in names:
         description = rows[f"`{name}`"][-1]
         assert " " in description, name
+
+
+FIRE_DRILL = ROOT / "docs" / "fire-drill.md"
+FIRE_DRILL_SCRIPT = ROOT / "examples" / "fire_drill.sh"
+
+
+def test_the_orders_of_the_fire_drill_are_valid() -> None:
+    text = FIRE_DRILL.read_text("utf-8")
+    faults = []
+    for body, path in re.findall(
+        r"^curl -d '(.+)' \S+/_control/(\w+)$", text, re.MULTILINE
+    ):
+        if path == "faults":
+            faults.append(parse_fault(json.loads(body), now=0).fault)
+
+    # Every drill of the two tables with faults has an order.
+    drills = re.findall(r"^\| (?!drill|---)[^|]+(?:\|[^|]+){4}\|$", text, re.MULTILINE)
+    spent_minute = 1
+    assert len(faults) + spent_minute == len(drills)
+
+
+def test_the_fire_drill_quotes_messages_and_alerts_that_exist() -> None:
+    text = FIRE_DRILL.read_text("utf-8")
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    code = "".join(
+        path.read_text("utf-8") for path in (ROOT / "connector").rglob("*.py")
+    )
+    operations = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    rules = (ROOT / "deploy" / "prometheus" / "rules.yml").read_text("utf-8")
+
+    for quoted in re.findall(r'"([^"`]+)"', re.sub(r"`[^`]*`", "", prose)):
+        words = quoted.removesuffix("...").strip()
+        assert words in code or words in operations or words.startswith("no response")
+    for alert in re.findall(r"\*(Gex\w+)\*", prose):
+        assert f"alert: {alert}\n" in rules
+
+
+def test_the_fire_drill_arms_its_faults_and_leaves_none_behind() -> None:
+    with start_simulator() as simulator:
+        control = {**os.environ, "CONTROL": f"{simulator.url}/_control"}
+        control |= {"PAUSE": "0", "SETTLE": "0"}
+        done = subprocess.run(
+            ["sh", str(FIRE_DRILL_SCRIPT)],
+            env=control,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert simulator.ask("/_control/stats")["faults_active"] == []
+        log = simulator.log()
+
+    armed = re.findall(r'POST /_control/faults  200  \d+ ms  \{"fault": "(\w+)"', log)
+    assert armed == re.findall(r"^== (\w+): ", done.stdout, re.MULTILINE)
+    assert set(armed) <= set(FAULTS)
+    assert len(armed) > 5
+
+
+def test_an_unknown_drill_is_refused() -> None:
+    with start_simulator() as simulator:
+        control = {**os.environ, "CONTROL": f"{simulator.url}/_control"}
+        command = ["sh", str(FIRE_DRILL_SCRIPT), "gremlins"]
+        done = subprocess.run(
+            command, env=control, capture_output=True, timeout=60, check=False
+        )
+
+    assert done.returncode == 2
+    assert b"unknown: gremlins" in done.stderr

@@ -16,8 +16,10 @@ import httpx
 import msgspec
 import pytest
 
+from connector.devkit.simulator.catalogue import FAULTS
 from connector.devkit.simulator.command import (
     add_arguments,
+    run,
     run_simulator,
     settings_from,
 )
@@ -758,7 +760,7 @@ def test_an_unusable_script_ends_the_command_with_2(
 ) -> None:
     script = tmp_path / "script.toml"
     script.write_text('[[faults]]\nfault = "gremlins"\n', "utf-8")
-    assert run_simulator(Settings(), "127.0.0.1", 0, script) == 2
+    assert run_simulator(Simulator(Settings()), "127.0.0.1", 0, script) == 2
     assert "gremlins" in capsys.readouterr().err
 
 
@@ -797,3 +799,73 @@ def test_the_venues_are_those_that_the_vendor_documents() -> None:
 
 def _code(response: httpx.Response) -> Any:
     return response.json()["error"]["code"]
+
+
+# --- the command's lists and log ---
+
+
+def test_the_command_lists_every_fault_and_how_to_arm_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = parser.parse_args(["--list-faults", "--listen", "127.0.0.1:8181"])
+
+    assert run(options) == 0
+
+    printed = capsys.readouterr().out
+    for name in FAULTS:
+        assert re.search(rf"^{name} +\S", printed, re.MULTILINE), name
+    assert "retry_after_seconds (float; 30.0)" in printed
+    assert "curl -X DELETE http://127.0.0.1:8181/_control/faults" in printed
+
+
+async def test_each_request_is_logged_with_its_faults_and_without_its_key() -> None:
+    lines: list[str] = []
+    async with Simulator(STEADY, log=lines.append) as simulator:
+        client = Client(simulator)
+        async with client.http:
+            simulator.add_fault("503", count=1)
+            await client.get("BTCUSDT")
+            await client.get("BTCUSDT")
+
+    first, second = lines
+    assert re.fullmatch(
+        r"GET /v2/multi/gex/levels\?symbols=BTCUSDT  503  \d+ ms  faults: 503", first
+    )
+    assert re.fullmatch(
+        r"GET /v2/multi/gex/levels\?symbols=BTCUSDT  200  \d+ ms", second
+    )
+    assert not any(DEFAULT_KEY in line for line in lines)
+
+
+async def test_orders_are_logged_with_their_content_and_looks_are_not() -> None:
+    lines: list[str] = []
+    async with Simulator(STEADY, log=lines.append) as simulator:
+        client = Client(simulator)
+        control = f"{client.root}/_control"
+        async with client.http as http:
+            await http.post(f"{control}/faults", content='{"fault":\n"503"}')
+            await http.post(f"{control}/faults", content='{"fault": "gremlins"}')
+            await http.get(f"{control}/stats")
+
+    # Without the time that each of them took.
+    orders = [re.sub(r"\d+ ms", "", line) for line in lines]
+    assert orders == [
+        'POST /_control/faults  200    {"fault": "503"}',
+        'POST /_control/faults  400    {"fault": "gremlins"}',
+    ]
+
+
+async def test_a_request_that_gets_no_answer_is_logged_as_broken_off() -> None:
+    lines: list[str] = []
+    async with Simulator(STEADY, log=lines.append) as simulator:
+        client = Client(simulator)
+        simulator.add_fault("drop")
+        async with client.http:
+            with pytest.raises(httpx.HTTPError):
+                await client.get("BTCUSDT")
+
+    (line,) = lines
+    assert "  broken off  " in line
+    assert line.endswith("faults: drop")

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from typing import TYPE_CHECKING, Any, Final, get_type_hints
+from typing import Any, Final, get_type_hints
 
 import msgspec
 
-from connector.devkit.simulator.catalogue import FAULTS
 from connector.devkit.simulator.command import OPTIONS
+from connector.devkit.simulator.fault_list import listed_faults
 from connector.devkit.simulator.faults import FIRST_ENTRY_ONLY
 from connector.devkit.simulator.hints import describe_hint
 from connector.devkit.simulator.plans import PLANS
 from connector.devkit.simulator.settings import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Options with a form of their own.
 _MORE_OPTIONS: Final = {"symbols": "--symbols", "keys": "--key"}
@@ -57,7 +53,9 @@ curl -X DELETE http://127.0.0.1:8080/_control/faults
 curl -d '{"requests": 9990, "budget": "month"}' http://127.0.0.1:8080/_control/spend
 ```
 
-`set`, `faults` and `spend` answer with what `stats` shows.
+`set`, `faults` and `spend` answer with what `stats` shows. The simulator logs each request with status, duration and the faults
+that struck it, and each order of `/_control`; `--quiet` leaves that out. [The fire drill](fire-drill.md) shows what a worker makes
+of the faults.
 
 ## Plans
 
@@ -74,7 +72,7 @@ Set them with an option of the command, with `--set NAME=VALUE` (JSON or a text)
 _FAULTS: Final = """\
 ## Faults
 
-Every fault takes `for_seconds`, `count`, `probability`, `symbols` (strike requests for one of them, and spoil only
+`gex-connector simulate --list-faults` prints this table. Every fault takes `for_seconds`, `count`, `probability`, `symbols` (strike requests for one of them, and spoil only
 their entries) and `endpoint` (default `levels`). In the file of `--script`, each table `[[faults]]` can also have
 `at_seconds`. Faults can be combined; they are applied in the order of this table. Without `symbols`, the faults
 {first_only} spoil only the first entry.
@@ -132,20 +130,6 @@ def _description(hint: Any) -> str:
 def _faults() -> str:
     first_only = ", ".join(f"`{name}`" for name in sorted(FIRST_ENTRY_ONLY))
     rows = [_FAULTS.format(first_only=first_only)]
-    for name, function in FAULTS.items():
-        words = (inspect.getdoc(function) or "").split()
-        effect = " ".join(words)
-        rows.append(f"| `{name}` | {_parameters(function)} | {effect} |")
+    for fault in listed_faults("`"):
+        rows.append(f"| `{fault.name}` | {fault.parameters} | {fault.effect} |")
     return "\n".join(rows)
-
-
-def _parameters(function: Callable[..., Any]) -> str:
-    """Return a fault's parameters with their values and defaults."""
-    shown = []
-    for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        if parameter.kind is not parameter.KEYWORD_ONLY:
-            continue
-        default = json.dumps(parameter.default)
-        choices = describe_hint(parameter.annotation, "`")
-        shown.append(f"`{parameter.name}` ({choices}; `{default}`)")
-    return ", ".join(shown)

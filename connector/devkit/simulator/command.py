@@ -6,11 +6,13 @@ import asyncio
 import errno
 import signal
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from connector.devkit.simulator.fault_list import fault_table
 from connector.devkit.simulator.faults import read_script
 from connector.devkit.simulator.server import Simulator
 from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, Settings
@@ -40,6 +42,15 @@ OPTIONS: Final = {
 }
 
 
+_HOW_TO_ARM: Final = """\
+Each one also takes for_seconds, count, probability, symbols and endpoint. Arm, look, disarm:
+  curl -d '{{"fault": "503", "for_seconds": 90}}' http://{0}/_control/faults
+  curl http://{0}/_control/stats
+  curl -X DELETE http://{0}/_control/faults
+docs/simulator.md has the other orders, and docs/fire-drill.md what a worker makes of faults.
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument(
@@ -47,6 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="127.0.0.1:8080",
         metavar="HOST:PORT",
         help="address to listen on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--list-faults",
+        action="store_true",
+        help="print all faults with their parameters, and the request that arms one",
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="do not log requests to standard output"
     )
     parser.add_argument(
         "--script",
@@ -91,6 +110,9 @@ def _default_of(setting: str) -> object:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM. Raises ConfigError for options that do not fit."""
+    if options.list_faults:
+        sys.stdout.write(f"{fault_table()}\n\n{_HOW_TO_ARM.format(options.listen)}")
+        return 0
     try:
         settings = settings_from(options)
     except ValueError as error:
@@ -101,7 +123,8 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             [f"simulate: --listen {options.listen[:40]!r}, expected HOST:PORT"]
         )
-    return run_simulator(settings, host, int(port), options.script)
+    simulator = Simulator(settings, log=None if options.quiet else _log)
+    return run_simulator(simulator, host, int(port), options.script)
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
@@ -130,12 +153,19 @@ def _value_of(name: str, text: str) -> object:
         return text
 
 
-def run_simulator(settings: Settings, host: str, port: int, script: Path | None) -> int:
+def _log(line: str) -> None:
+    moment = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]  # milliseconds
+    sys.stdout.write(f"{moment}  {line}\n")
+    sys.stdout.flush()
+
+
+def run_simulator(
+    simulator: Simulator, host: str, port: int, script: Path | None
+) -> int:
     """Serve until SIGINT or SIGTERM and return 0.
 
     Return 2 if the script cannot be read or the port cannot be used.
     """
-    simulator = Simulator(settings)
     try:
         if script is not None:
             simulator.add_script(read_script(script))

@@ -29,19 +29,27 @@ _LEVELS: Final = "/multi/gex/levels"
 _CONTROL: Final = "/_control/"
 _JSON: Final = {"Content-Type": "application/json"}
 
+# The part of an order that the log shows.
+_MAX_LOGGED_BYTES: Final = 300
+
 
 class Simulator:
     """A simulated upstream on a port of its own.
 
     `clock` returns Unix time in seconds and drives the market, the quota and the times of
     faults; only `slow` and `hang` wait in real time. A stopped simulator refuses
-    connections, and keeps its state until it is started again.
+    connections, and keeps its state until it is started again. `log` gets a line for each
+    request of a client, and for each order of `/_control`.
     """
 
     def __init__(
-        self, settings: Settings, clock: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+        log: Callable[[str], None] | None = None,
     ) -> None:
         self._service = Service(settings, clock)
+        self._log = log
         self._runner: web.ServerRunner | None = None
         self._released = asyncio.Event()
         self.url = ""
@@ -53,7 +61,7 @@ class Simulator:
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen, and set `url`, which includes `/v2`. Raises OSError."""
-        server = web.Server(self._handle, handler_cancellation=True, access_log=None)
+        server = web.Server(self._serve, handler_cancellation=True, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=1)
         await self._runner.setup()
         try:
@@ -108,21 +116,53 @@ class Simulator:
         """Return counts since the start, and the faults in force."""
         return self._service.stats()
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        started_at = time.monotonic()
+        outcome = "broken off"
+        notes: list[str] = []
+        try:
+            response = await self._handle(request, notes)
+            transport = request.transport
+            if transport is not None and not transport.is_closing():
+                outcome = str(response.status)
+            return response
+        finally:
+            # Reading `/_control` is not worth a line.
+            if request.method != "GET" or _CONTROL not in request.path:
+                milliseconds = (time.monotonic() - started_at) * 1000
+                notes.insert(0, f"{milliseconds:.0f} ms")
+                self._log_request(request, outcome, notes)
+
+    def _log_request(
+        self, request: web.BaseRequest, outcome: str, notes: list[str]
+    ) -> None:
+        """Log a request without its headers: one of them is the key."""
+        if self._log is not None:
+            parts = [f"{request.method} {request.path_qs}", outcome, *notes]
+            self._log(_on_one_line("  ".join(parts)))
+
+    async def _handle(
+        self, request: web.BaseRequest, notes: list[str]
+    ) -> web.StreamResponse:
+        """Answer a request, and add notes about it for its line in the log."""
         path = request.path.removeprefix("/v2")
         key = request.headers.get("X-API-Key", "")
         if path.startswith(_CONTROL):
-            return await self._control(request, path.removeprefix(_CONTROL))
+            return await self._control(request, path.removeprefix(_CONTROL), notes)
         if path == _LEVELS and request.method == "GET":
-            return await self._levels(request, key)
+            return await self._levels(request, key, notes)
 
         name = path.removeprefix("/")
         reply = self._service.sibling(name, key, request.remote or "")
         await self._delay(reply)
         return await _respond(request, reply)
 
-    async def _levels(self, request: web.BaseRequest, key: str) -> web.StreamResponse:
+    async def _levels(
+        self, request: web.BaseRequest, key: str, notes: list[str]
+    ) -> web.StreamResponse:
         reply = self._service.answer(key, request.query)
+        if reply.answer is not None and reply.answer.faults:
+            notes.append(f"faults: {', '.join(reply.answer.faults)}")
         # The log has status 0 unless the whole response went out.
         status = 0
         try:
@@ -146,10 +186,12 @@ class Simulator:
         self._released = asyncio.Event()
 
     async def _control(
-        self, request: web.BaseRequest, resource: str
+        self, request: web.BaseRequest, resource: str, notes: list[str]
     ) -> web.StreamResponse:
         try:
             body = await request.read()
+            if body:
+                notes.append(body[:_MAX_LOGGED_BYTES].decode(errors="replace"))
             order = msgspec.json.decode(body) if body else {}
             command = f"{request.method} {resource}"
             result = self._execute(command, order, request.query)
@@ -176,6 +218,11 @@ class Simulator:
             case _:
                 return None
         return {"settings": self.settings, **self.stats()}
+
+
+def _on_one_line(text: str) -> str:
+    """Return a text from outside without characters that break lines or steer a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _json_response(status: int, content: Any) -> web.Response:
