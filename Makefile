@@ -18,7 +18,7 @@ UNFENCED ?=
 AUDIT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check chaos audit sbom fuzz bench docs lock
+.PHONY: help install demo test test-all check chaos audit sbom fuzz bench docs runbooks lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -77,6 +77,11 @@ docs: install ## write the generated pages and dashboards
 	$(BIN)/python deploy/grafana/generate.py
 	cd deploy && { printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: gex-connector\nspec:\n'; \
 		sed 's/^./  &/' prometheus/rules.yml; } > kubernetes/components/monitoring/prometheusrule.yaml
+
+runbooks: ## set the address of the runbooks in the alerts (URL=https://git.example.org/gex/docs/runbooks.md)
+	@test -n "$(URL)" || { echo 'set URL=https://...' >&2; exit 2; }
+	sed -i -E 's|(runbook_url: )[^#]*#|\1$(URL)#|' deploy/prometheus/rules.yml deploy/prometheus/tests/*.yml \
+		deploy/kubernetes/components/monitoring/prometheusrule.yaml
 
 lock: ## pin the packages of pyproject.toml (UPGRADE=--upgrade: newest versions)
 	$(LOCK) --all-extras --group test --group check --group bench --group build --group deploy pyproject.toml -o requirements/dev.txt $(UPGRADE)

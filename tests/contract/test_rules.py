@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import math
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,13 @@ yaml: Any = importlib.import_module("yaml")  # PyYAML has no types
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RUNBOOKS = ROOT / "docs" / "runbooks.md"
+# A site sets its own: `make runbooks`.
+RUNBOOKS_URL = "https://example.com/gex-levels-connector/docs/runbooks.md"
+FILES_WITH_RUNBOOKS = [
+    PROMETHEUS / "rules.yml",
+    *sorted(PROMETHEUS.glob("tests/*.yml")),
+    ROOT / "deploy/kubernetes/components/monitoring/prometheusrule.yaml",
+]
 OPERATIONS = ROOT / "docs" / "operations.md"
 
 
@@ -237,9 +246,38 @@ def test_an_alert_has_a_severity_a_measured_value_and_a_runbook(
     assert annotations.keys() == {"summary", "description", "runbook_url"}
     assert "$value" in annotations["description"]
 
-    # GitHub makes the anchor from the heading, in lower case.
+    # GitHub makes the anchor from the heading, in lower case. A relative address is dead on
+    # a pager.
     section = rule["alert"].lower()
-    assert annotations["runbook_url"] == f"docs/runbooks.md#{section}"
+    assert annotations["runbook_url"] == f"{RUNBOOKS_URL}#{section}"
+
+
+def test_the_address_of_the_runbooks_is_set_for_all_alerts_at_once(
+    tmp_path: Path,
+) -> None:
+    copy = tmp_path / "deploy"
+    for path in FILES_WITH_RUNBOOKS:
+        target = copy / path.relative_to(ROOT / "deploy")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    address = "https://git.example.org/gex/docs/runbooks.md"
+
+    # Twice, since an address may change again.
+    for url in ("https://elsewhere.example.org/x.md", address):
+        done = subprocess.run(
+            ["make", "-f", ROOT / "Makefile", "runbooks", f"URL={url}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    for path in FILES_WITH_RUNBOOKS:
+        original = path.read_text("utf-8")
+        changed = (copy / path.relative_to(ROOT / "deploy")).read_text("utf-8")
+        assert changed == original.replace(RUNBOOKS_URL, address)
+        assert address in changed or RUNBOOKS_URL not in original
 
 
 def test_every_alert_has_one_runbook_section_below_its_highest_severity() -> None:
@@ -347,3 +385,24 @@ def test_the_rules_are_loaded_and_cover_the_scraped_job() -> None:
     (pattern,) = patterns
     assert re.fullmatch(pattern, scrape["job_name"])
     assert config["rule_files"] == ["rules.yml"]
+
+
+def test_the_example_for_alertmanager_routes_each_severity_and_names_real_alerts() -> (
+    None
+):
+    config = read(PROMETHEUS / "alertmanager.yml")
+
+    receivers = {receiver["name"] for receiver in config["receivers"]}
+    routes = [config["route"], *config["route"]["routes"]]
+    assert {route["receiver"] for route in routes} == receivers
+    assert config["route"]["routes"][0]["matchers"] == ['severity="page"']
+
+    alerts = {rule["alert"] for rule in ALERTS}
+    for rule in config["inhibit_rules"]:
+        for matcher in (*rule["source_matchers"], *rule["target_matchers"]):
+            name, _, pattern = matcher.replace("=~", "=").partition("=")
+            if name == "alertname":
+                regex = re.compile(pattern.strip('"'))
+                matched = {alert for alert in alerts if regex.fullmatch(alert)}
+                # A name that no alert has would inhibit nothing, without an error.
+                assert len(matched) == pattern.count("|") + 1

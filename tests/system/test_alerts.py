@@ -46,8 +46,8 @@ SPEED_UP = 30
 # A rule that waits longer waits this long: it would last, and prove nothing more.
 LONGEST_WAIT_SECONDS = 30 * 60
 
-# The range of a selector, such as [5m], or the value of `for`.
-RANGE = r"(?<=\[)(\d+)([mhd])(?=\])"
+# The range or offset of a selector, such as [5m], or the value of `for`.
+RANGE = r"(?:(?<=\[)|(?<= offset ))(\d+)([mhd])(?=[\])])"
 FOR = r"(?<= for: )(\d+)([mhd])$"
 DURATION = re.compile(f"{RANGE}|{FOR}", re.MULTILINE)
 SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
