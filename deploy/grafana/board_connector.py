@@ -514,6 +514,15 @@ _KAFKA: Final = (
         kind="bars",
     ),
     Panel(
+        "Partitions with hidden records",
+        {"{{topic}}": "max by (topic) (gex_held_back_partitions) > 0"},
+        shows="Partitions in which a transaction stays open. Empty if all is well.",
+        bad="Any topic: consumers cannot read what is published after it began.",
+        do='Search the log for "consumers cannot read new records"; it has the command.',
+        see="runbooks.md#gexeventsheldback",
+        kind="bars",
+    ),
+    Panel(
         "Kafka errors",
         {"{{code}}": per_minute("gex_kafka_errors_total", "code")},
         unit=units.EventsPerMinute,
@@ -664,7 +673,16 @@ _PROCESS: Final = (
         see="runbooks.md#gexworkerstuck",
         # Twice the poller's limit: the supervisor should have restarted the worker.
         steps={0: "transparent", 60: RED},
-        width=10,
+        width=6,
+    ),
+    Panel(
+        "Log lines dropped",
+        {"{{instance}}": "60 * rate(gex_log_lines_dropped_total[$__rate_interval])"},
+        unit=units.EventsPerMinute,
+        bad="Above 0: nobody reads the worker's standard error.",
+        do="Check the program that collects the log.",
+        see="runbooks.md#gexloglinesdropped",
+        width=4,
     ),
     Panel(
         "Versions",
