@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 _GONE: Final = " is gone"
 _CREATE_AGAIN: Final = (
-    "restart one worker, which creates them again, or create them by hand (operations.md, "
+    "restart one worker, which creates them again, or create them by hand (operations, "
     "A topic is gone)"
 )
 

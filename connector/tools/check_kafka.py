@@ -153,7 +153,7 @@ def _report_absent(
             report.warn(
                 "topics",
                 f"{name}: absent, but others exist: {losses[name]}; the next start "
-                "creates it (operations.md, A topic is gone)",
+                "creates it (operations, A topic is gone)",
             )
         if creation.left_out:
             settings = ", ".join(
