@@ -26,6 +26,7 @@ from tests.support.tools import create_topics, run_tool
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from connector.core.model import Event
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
     from tests.support.processes import Program, Variables
@@ -145,6 +146,40 @@ def test_a_broker_that_is_away_changes_no_verdict(
     watch.faults = {topics.changes: "a fault"}
     watch.look()
     assert watch.faults == {topics.changes: "a fault"}
+
+
+def test_sequences_continue_after_the_states_were_deleted(
+    kafka: LocalKafka, names: Names, variables: Variables
+) -> None:
+    current = f"{names.topic_prefix}.all.current"
+    client = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+
+    def events_of_btc() -> list[Event]:
+        events = checker.events(kafka, names.topic_prefix)
+        return [event for event in events if event.symbol == "BTCUSDT"]
+
+    def is_gone() -> bool:
+        return current not in client.list_topics(timeout=PATIENCE_SECONDS).topics
+
+    with start_worker(variables) as worker:
+        wait_until(lambda: len(events_of_btc()) > 2, "events", worker)
+        assert worker.terminate() == 0
+    before = len(events_of_btc())
+    delete(kafka, current)
+    wait_until(is_gone, "the topic is gone")
+
+    _, printed = run_tool("check", variables=variables)
+    assert f"{current}: absent, but others exist: its states are lost" in printed
+    with start_worker(variables) as worker:
+        wait_until(lambda: len(events_of_btc()) > before + 2, "events", worker)
+        assert worker.terminate() == 0
+
+    events = events_of_btc()
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    # What is between the two cannot be known.
+    assert events[before].kind is Kind.SNAPSHOT
+    code, printed = run_tool("verify", variables=variables)
+    assert code == 0, printed
 
 
 def test_a_worker_names_a_deleted_topic_and_publishes_again_when_it_is_back(
