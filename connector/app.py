@@ -288,6 +288,8 @@ def _looks(
         kafka.clients.servers,
         kafka.executor,
     )
+    parts.view.topic_watch = topic_watch
+    parts.view.held_back = held_back
     return [
         daily_look.run(),
         OutageLook(parts.client, parts.poller.outage).run(),

@@ -50,7 +50,8 @@ class HeldBackWatch:
         self._servers = servers
         self._executor = executor
         self._sleep = sleep
-        self._reported: set[Partition] = set()
+        self.found: list[HeldBack] = []
+        """The partitions that the last look found."""
 
     async def run(self) -> None:
         """Look every few seconds, until cancelled."""
@@ -71,32 +72,37 @@ class HeldBackWatch:
             _log.debug("cannot ask for stable offsets", extra={"error": str(error)})
             return
         self._log_changes(found, watched)
+        self.found = found
 
         counts = Counter(dict.fromkeys((topic for topic, _ in watched), 0))
         counts.update(held.topic for held in found)
         self._report(counts)
 
+    def remedy(self, held: HeldBack) -> str:
+        """Return how to end the transaction."""
+        return held.remedy(self._servers)
+
     def _log_changes(
         self, found: Collection[HeldBack], watched: Collection[Partition]
     ) -> None:
-        held = {(one.topic, one.partition) for one in found}
-        for one in found:
-            if (one.topic, one.partition) in self._reported:
+        known = {(held.topic, held.partition) for held in self.found}
+        present = {(held.topic, held.partition) for held in found}
+        for held in found:
+            if (held.topic, held.partition) in known:
                 continue
             fields = {
-                "topic": one.topic,
-                "partition": one.partition,
-                "from_offset": one.offset,
-                "records": one.records,
-                "remedy": one.remedy(self._servers),
+                "topic": held.topic,
+                "partition": held.partition,
+                "from_offset": held.offset,
+                "records": held.records,
+                "remedy": self.remedy(held),
             }
             _log.error(
                 "consumers cannot read new records: a transaction stays open",
                 extra=fields,
             )
-        for topic, partition in sorted(self._reported - held):
+        for topic, partition in sorted(known - present):
             # A partition that moved to another worker is reported there.
             if (topic, partition) in watched:
                 fields = {"topic": topic, "partition": partition}
                 _log.info("consumers can read new records again", extra=fields)
-        self._reported = held

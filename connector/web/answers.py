@@ -56,9 +56,10 @@ class Trouble(Body, frozen=True):
     """A cause that keeps levels from being fetched or published."""
 
     service: Annotated[
-        Literal["kafka", "api", "worker"],
+        Literal["kafka", "topic", "api", "worker"],
         Meta(
-            description="Who has the trouble: Kafka, the upstream's API, or this worker"
+            description="Who has the trouble: Kafka, a topic of the connector, the "
+            "upstream's API, or this worker"
         ),
     ]
     summary: Annotated[

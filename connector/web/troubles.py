@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from connector.core.model import MICROS
 from connector.errors import KeyRefused, PlanRefused, QuotaExhausted, RateLimited
 from connector.web import answers
 
 if TYPE_CHECKING:
+    from connector.kafka.held_back import HeldBack
     from connector.runtime.failing_checks import FailedChecks
+    from connector.runtime.held_back import HeldBackWatch
     from connector.runtime.kafka_watch import KafkaWatch
     from connector.runtime.poller import Poller
 
@@ -34,12 +36,33 @@ def kafka_trouble(watch: KafkaWatch) -> answers.Trouble | None:
     )
 
 
+def topic_trouble(fault: str) -> answers.Trouble:
+    """Return the trouble of a topic that is gone or does not fit."""
+    return _lasting("topic", fault)
+
+
+def held_back_trouble(watch: HeldBackWatch, held: HeldBack) -> answers.Trouble:
+    """Return the trouble of consumers that cannot read a partition to its end."""
+    summary = (
+        f"consumers cannot read new records of {held.topic}-{held.partition}: "
+        "a transaction stays open"
+    )
+    return _lasting("topic", summary, watch.remedy(held))
+
+
 def worker_trouble(reason: str) -> answers.Trouble:
-    """Return a reason against being ready that is not an outage of Kafka or the API."""
+    """Return a reason against being ready that nothing else explains."""
+    return _lasting("worker", reason)
+
+
+def _lasting(
+    service: Literal["topic", "worker"], summary: str, detail: str | None = None
+) -> answers.Trouble:
+    """Return a trouble of which only its presence is known."""
     return answers.Trouble(
-        service="worker",
-        summary=reason,
-        detail=None,
+        service=service,
+        summary=summary,
+        detail=detail,
         since=None,
         failures=None,
         next_try_at=None,

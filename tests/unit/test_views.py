@@ -7,7 +7,7 @@ import json
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,12 +24,14 @@ from connector.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
+from connector.kafka.held_back import HeldBackFinder
 from connector.kafka.members import Member
 from connector.kafka.names import ShardId
 from connector.kafka.quarantine import Quarantined
 from connector.kafka.reachability import Reachability
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
+from connector.runtime.held_back import HeldBackWatch
 from connector.runtime.kafka_watch import KafkaWatch
 from connector.runtime.open_shard import OpenShard
 from connector.runtime.poller import Poller
@@ -46,6 +48,9 @@ from connector.upstream.budget import Budget
 from connector.upstream.client import Client
 from connector.web.views import StartedWorker, WorkerView
 from tests.support.memory_log import MemoryLog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ME = Source("test", "group", "me")
 SHARD = ShardId("all", 0)
@@ -168,8 +173,8 @@ class Bench:
         self.poller.schedule.finish_check(BATCH, Outcome.ANSWERED, at, at, times)
 
 
-def ignore() -> None:
-    """Do nothing about a change of the polled symbols."""
+def ignore(*_: object) -> None:
+    """Do nothing about a change of the polled symbols, or about a look at Kafka."""
 
 
 def member(name: str, *shards: ShardId) -> Member:
@@ -338,6 +343,50 @@ async def test_an_outage_of_kafka_is_one_trouble(bench: Bench) -> None:
     }
     assert worker["service"] == "worker"
     assert worker["summary"] == "topic t is gone"
+
+
+class LostTopics:
+    """Topics of which one is gone, as the watch of them found."""
+
+    faults: Mapping[str, str] = {"t": "topic t is gone"}
+
+    def look(self) -> None:
+        pass
+
+
+async def test_a_topic_that_is_gone_is_one_trouble(bench: Bench) -> None:
+    bench.health.require(lambda: ["topic t is gone", "shard all-0 is opening"])
+    bench.view.topic_watch = LostTopics()
+
+    topic, worker = bench.status()["troubles"]
+
+    assert (topic["service"], topic["summary"]) == ("topic", "topic t is gone")
+    assert worker["summary"] == "shard all-0 is opening"
+
+
+class HeldBackPartition:
+    """Offsets of a partition in which another program's transaction is open."""
+
+    def last_stable_offset(self, topic: str, partition: int) -> int:
+        del topic, partition
+        return 40
+
+    def high_watermark(self, topic: str, partition: int) -> int:
+        del topic, partition
+        return 45
+
+
+async def test_records_that_consumers_cannot_read_are_a_trouble(bench: Bench) -> None:
+    finder = HeldBackFinder(HeldBackPartition(), patience_seconds=0)
+    watch = HeldBackWatch(finder, lambda: [("t", 3)], ignore, "kafka:9092", bench.pool)
+    bench.view.held_back = watch
+
+    await watch.look()
+    (trouble,) = bench.status()["troubles"]
+
+    assert trouble["service"] == "topic"
+    assert trouble["summary"].startswith("consumers cannot read new records of t-3: ")
+    assert "abort --topic t --partition 3 --start-offset 40" in trouble["detail"]
 
 
 async def test_failed_checks_are_one_trouble_that_counts_them(bench: Bench) -> None:
