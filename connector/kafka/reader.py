@@ -114,11 +114,17 @@ class Reader:
 
         Raises KafkaUnavailable.
         """
-        with translating(f"asking for the partitions of {topic}"):
+        action = f"asking for the partitions of {topic}"
+        with translating(action):
             metadata = self._uncommitted.list_topics(
                 topic, timeout=_REQUEST_TIMEOUT_SECONDS
             )
-        return len(metadata.topics[topic].partitions)
+        found = metadata.topics[topic]
+        # Without the right to describe a topic, it seems to have no partitions.
+        error = found.error
+        if error is not None and error.code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise translate(error, action)
+        return len(found.partitions)
 
     def topics(self) -> dict[str, int]:
         """Return the number of partitions of every topic. Raises KafkaUnavailable."""
@@ -145,7 +151,8 @@ class Reader:
         """Call `take` with each committed record of some keys, in order per partition.
 
         Each partition is read up to its end in `ends`. Waits for the transactions that
-        are open before it. Raises KafkaUnavailable if they stay open.
+        are open before it. Raises KafkaUnavailable if they stay open, even if records
+        come in other partitions meanwhile.
         """
 
         def add(messages: list[ck.Message]) -> None:
@@ -212,16 +219,17 @@ class Reader:
             records = []
             for message in messages:
                 error = message.error()
-                if error is None:
+                if error is None and not _is_after_end(message, ends):
                     records.append(message)
                     continue
-                if error.code() != _END_OF_PARTITION:
+                if error is not None and error.code() != _END_OF_PARTITION:
                     raise translate(error, f"reading {progress.names}")
                 # `position()` would stop at the last record: commit markers have
                 # offsets, too.
                 end = message.offset() or 0
                 partition = (str(message.topic()), message.partition() or 0)
-                # The end is reported again when an open transaction has ended.
+                # The end is reported again when an open transaction has ended. In a busy
+                # partition it may never be reported, but later records come.
                 if end >= ends.get(partition, 0):
                     unfinished.discard(partition)
                 if not unfinished:
@@ -292,6 +300,14 @@ class _Collected:
         return Contents(
             latest, frozenset(self._repeated), self._records, end, self._last_written
         )
+
+
+def _is_after_end(message: ck.Message, ends: Mapping[Partition, int]) -> bool:
+    """Return True if a record is not wanted, because it came later than the end."""
+    if not ends:
+        return False
+    end = ends.get((str(message.topic()), message.partition() or 0))
+    return end is not None and (message.offset() or 0) >= end
 
 
 def _end(consumer: ck.Consumer, topic: str, partition: int) -> int:

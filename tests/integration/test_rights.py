@@ -15,10 +15,13 @@ import confluent_kafka.admin as admin_api
 import pytest
 
 from connector.config.model import Kafka
+from connector.config.secrets import ClientSettings
 from connector.devkit.simulator.settings import DEFAULT_KEY
+from connector.errors import AccessDenied
 from connector.kafka import admin
 from connector.kafka.clients import Clients
 from connector.kafka.names import Topics
+from connector.kafka.reader import Reader
 from tests.support import checker
 from tests.support.guarded import KEY_PASSWORD, PASSWORD, USER, GuardedKafka
 from tests.support.processes import (
@@ -172,6 +175,22 @@ def test_a_certificate_without_rights_opens_nothing(
     with start_worker(settings, wait_ready=False) as worker:
         assert worker.wait() == 3, worker.log()
         assert "README, Rights" in worker.log()
+
+
+def test_a_topic_that_may_not_be_described_is_not_taken_for_an_absent_one(
+    guarded: GuardedKafka, names: Names
+) -> None:
+    # A shard whose events seem to be gone would start its sequences again.
+    create_topics(guarded, names)
+    settings = {}
+    for name, value in guarded.by_certificate().items():
+        if name.startswith(CLIENT):
+            settings[name.removeprefix(CLIENT).lower().replace("_", ".")] = value
+    kafka = Kafka(bootstrap_servers=guarded.mutual, client=ClientSettings(settings))
+    reader = Reader(Clients(kafka))
+    with pytest.raises(AccessDenied, match="README, Rights"):
+        reader.partition_count(Topics(names.topic_prefix).changes("all"))
+    reader.close()
 
 
 def unknown_server_name(kafka: GuardedKafka) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from connector.core.model import MICROS, Observation, State, Status
 from connector.core.transition import RECENT_REFRESHES_KEPT, FeedRules, observe
 from connector.errors import KafkaUnavailable, SetupError, ShardCorrupt, ShardFenced
 from connector.kafka import admin
+from connector.kafka import reader as reader_module
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
 from connector.kafka.names import ShardId, Topics, partition_of
@@ -440,6 +442,40 @@ class TestShardLog(LogStatements):
             restored = opening.result(TIMEOUT_SECONDS)
 
         assert restored.states["BTCUSDT"].sequence == 1
+
+    def test_a_transaction_that_stays_open_does_not_block_the_reader_for_good(
+        self, shard: BrokerShard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(reader_module, "_STALLED_SECONDS", 2)
+        count = len(shard.partitions_of(shard.changes))
+        held_back = partition_of("BTCUSDT", count)
+        foreign = shard.producer(transactional_id=shard.topics.prefix)
+        foreign.init_transactions(TIMEOUT_SECONDS)
+        foreign.begin_transaction()
+        foreign.produce(shard.changes, b"x", b"BTCUSDT", partition=held_back)
+        foreign.flush()
+        busy = shard.producer()
+        stopped = threading.Event()
+
+        # Records that come in another partition are no progress.
+        def write_elsewhere() -> None:
+            while not stopped.wait(0.01):
+                elsewhere = (held_back + 1) % count
+                busy.produce(shard.changes, b"x", b"y", partition=elsewhere)
+                busy.flush()
+
+        shard.write(shard.changes, b"x", b"y", partition=(held_back + 1) % count)
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write_elsewhere)
+            try:
+                with pytest.raises(KafkaUnavailable, match="no record for 2 s"):
+                    shard.new_log().open(["BTCUSDT"])
+            finally:
+                stopped.set()
+            writing.result(TIMEOUT_SECONDS)
+
+        foreign.abort_transaction(TIMEOUT_SECONDS)
+        assert shard.new_log().open(["BTCUSDT"]).states == {}
 
     def test_a_state_of_ours_that_cannot_be_read_is_refused_by_name(
         self, shard: BrokerShard
