@@ -6,8 +6,8 @@ ends only one request.
 
 Standard input is a JSON object: `settings` for librdkafka, `group_id` and
 `request_seconds`. The settings hold secrets, and nobody else can read a pipe. Standard
-output is a JSON object: `members`, and `error` with librdkafka's `code` and `text`, or
-null.
+output is a JSON object: `members`, the `state` of the group, and `error` with
+librdkafka's `code` and `text`, or null.
 
 Import nothing of the connector: that would double the CPU time of a start.
 """
@@ -49,12 +49,13 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
         asked = admin.describe_consumer_groups(
             [group_id], request_timeout=question["request_seconds"]
         )
-        members = asked[group_id].result().members
+        group = asked[group_id].result()
     except ck.KafkaException as exception:
         error = exception.args[0]
         described = {"code": error.code(), "text": error.str()}
-        return {"members": [], "error": described}
-    return {"members": [_described(member) for member in members], "error": None}
+        return {"members": [], "state": "", "error": described}
+    members = [_described(member) for member in group.members]
+    return {"members": members, "state": group.state.name, "error": None}
 
 
 def _described(member: Any) -> dict[str, Any]:

@@ -31,6 +31,9 @@ _CHILD_SECONDS: Final = 5.0
 
 _STDERR_CHARACTERS: Final = 500
 
+# In every other state, a member may seem to have no shards.
+_STABLE: Final = "STABLE"
+
 
 class Member(Value, frozen=True):
     """A worker and its shards.
@@ -60,9 +63,10 @@ class _Error(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """The answer of the child process: the members, or an error."""
+    """The answer of the child process: members and state of the group, or an error."""
 
     members: list[_Described]
+    state: str
     error: _Error | None
 
 
@@ -92,9 +96,24 @@ class Members:
     def now(self) -> tuple[Member, ...]:
         """Return the members, sorted by name. Blocks for a few seconds at most.
 
-        Raises KafkaUnavailable.
+        During a rebalance they may have no shards. Raises KafkaUnavailable.
+        """
+        return self._members_of(self._ask())
+
+    def settled(self) -> tuple[Member, ...]:
+        """Return the members as `now` does, but not during a rebalance.
+
+        Raises KafkaUnavailable, also if the group is rebalancing.
         """
         answer = self._ask()
+        members = self._members_of(answer)
+        if answer.state != _STABLE:
+            raise KafkaUnavailable(
+                f"{_DOING}: the owners of shards are not known in state {answer.state}"
+            )
+        return members
+
+    def _members_of(self, answer: _Answer) -> tuple[Member, ...]:
         if answer.error is not None:
             error = ck.KafkaError(answer.error.code, answer.error.text)
             raise translate(error, _DOING)

@@ -13,7 +13,8 @@ from connector.core.model import MICROS, Status, Value
 from connector.errors import ShardCorrupt
 from connector.kafka.avro import Codec
 from connector.kafka.members import Members
-from connector.kafka.names import ShardId
+from connector.kafka.names import ShardId, partition_of
+from connector.kafka.reader import Reader
 from connector.kafka.restore import StateReader
 from connector.kafka.shard_log import ShardLog
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from connector.kafka.avro import Framing
     from connector.kafka.clients import Clients
     from connector.kafka.names import Topics
-    from connector.kafka.reader import Reader
 
 # Longer than a restart of the worker that still has the feed: somebody may be changing the
 # configuration of one worker after the other.
@@ -43,6 +43,11 @@ class OrphanedFeed(Value, frozen=True):
     symbols: tuple[str, ...]
     group: str
     idle_seconds: float
+
+    @property
+    def partitions(self) -> list[int]:
+        """Return the shards that have one of the symbols."""
+        return sorted({partition_of(symbol, self.shards) for symbol in self.symbols})
 
     @property
     def is_idle(self) -> bool:
@@ -80,10 +85,7 @@ def find_orphans(
     Nothing is written or fenced. Raises KafkaUnavailable.
     """
     found = []
-    for topic, count in reader.topics().items():
-        feed = topics.feed_of_current(topic)
-        if feed is None or feed in configured:
-            continue
+    for feed, count in _unconfigured(configured, topics, reader):
         states: list[State] = []
         for partition in range(count):
             shard = StateReader(
@@ -102,6 +104,22 @@ def find_orphans(
         orphan = orphaned_feed(feed, count, states)
         if orphan is not None:
             found.append(orphan)
+    return found
+
+
+def _unconfigured(
+    configured: Collection[str], topics: Topics, reader: Reader
+) -> list[tuple[str, int]]:
+    """Return the name and the shards of each feed with topics, but no configuration."""
+    existing = reader.topics()
+    found = []
+    for topic, count in existing.items():
+        feed = topics.feed_of_current(topic)
+        if feed is None or feed in configured:
+            continue
+        # Another program's topic may end in ".current", too, and can be of any size.
+        if topics.changes(feed) in existing:
+            found.append((feed, count))
     return found
 
 
@@ -127,18 +145,25 @@ class OrphanTopics:
 
     def find(self) -> list[OrphanedFeed]:
         """Return the feeds that have symbols left. Raises KafkaUnavailable."""
-        codec = Codec(self._framing)
-        return find_orphans(self._configured, self._topics, self._reader, codec)
+        if not _unconfigured(self._configured, self._topics, self._reader):
+            return []
+        # Not the workers' reader: a shard's restore would wait for it.
+        reader = Reader(self._clients)
+        try:
+            codec = Codec(self._framing)
+            return find_orphans(self._configured, self._topics, reader, codec)
+        finally:
+            reader.close()
 
     def owned(self, feeds: Collection[str]) -> set[str]:
         """Return the feeds of which a member of our group has a shard.
 
-        Raises KafkaUnavailable.
+        Raises KafkaUnavailable, also during a rebalance.
         """
         feed_of_topic = {self._topics.current(feed): feed for feed in feeds}
         members = Members(self._clients.admin(), self._group_id, feed_of_topic)
         owned: set[str] = set()
-        for member in members.now():
+        for member in members.settled():
             owned.update(shard.feed for shard in member.shards)
         return owned
 

@@ -27,6 +27,12 @@ _log = logging.getLogger(__name__)
 # The restore of a worker's own shards comes first.
 _FIRST_LOOK_SECONDS: Final = 15.0
 _LOOK_SECONDS: Final = 60.0
+# Nothing to do but to wait for an operator.
+_REPORTED_LOOK_SECONDS: Final = 3600.0
+
+# A feed without a worker is removed at the third look in a row. The worker that has it may
+# be restarting, and its states tell nothing at night, when nobody refreshes them.
+_LOOKS_WITHOUT_OWNER: Final = 3
 
 # The default of `feeds.ignore`: the rules of the feed went with its configuration.
 _DEFAULT_IGNORED: Final = ("spot_price",)
@@ -41,20 +47,20 @@ class FeedsInKafka(Protocol):
     def owned(self, feeds: Collection[str]) -> Collection[str]:
         """Return the feeds of which a member of our group has a shard.
 
-        Raises KafkaUnavailable.
+        Raises KafkaUnavailable, also during a rebalance.
         """
 
     def log(self, feed: str, shards: int, partition: int) -> TransactionalLog:
-        """Return the log of one shard of a feed with so many shards."""
+        """Return the log of one shard of a feed. `shards` is the number of all."""
 
 
 class OrphanedFeeds:
-    """Takes leave of the symbols that nobody is going to poll any more.
+    """Removes the symbols that nobody is going to poll any more.
 
     A worker looks when it starts, and each minute while there is something left. It removes
-    the symbols of a feed that its own group has written, if no member of the group has one
-    of its shards and its states have not been refreshed for two minutes. A feed of another
-    group is only reported: it may be another fleet's.
+    the symbols of a feed that its own group has written, if for two minutes no member of
+    the group has had one of its shards, and its states have not been refreshed. A feed of
+    another group is only reported: it may be another fleet's.
 
     Several workers may do so at once. Opening a shard fences the others, and a symbol that
     is REMOVED already causes no event.
@@ -77,13 +83,15 @@ class OrphanedFeeds:
         self._executor = executor
         self._sleep = sleep
         self._left: list[OrphanedFeed] = []
+        self._without_owner: dict[str, int] = {}
+        """For how many looks in a row each feed has had no worker."""
         self._reported: set[str] = set()
 
     async def run(self) -> None:
         """Look each minute until no symbol is left."""
         await self._sleep(_FIRST_LOOK_SECONDS)
         while await self.look():
-            await self._sleep(_LOOK_SECONDS)
+            await self._sleep(self._pause_seconds())
 
     async def look(self) -> bool:
         """Remove what can be removed now. Return True if another look is needed."""
@@ -91,6 +99,8 @@ class OrphanedFeeds:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._executor, self._remove_orphans)
         except KafkaError as error:
+            self._left = []
+            self._without_owner = {}
             fields = {"error": str(error)}
             _log.warning("cannot look for feeds that are not configured", extra=fields)
             return True
@@ -99,6 +109,13 @@ class OrphanedFeeds:
         for orphan in self._left:
             self._report(orphan)
         return bool(self._left)
+
+    def _pause_seconds(self) -> float:
+        groups = {orphan.group for orphan in self._left}
+        # There is no group after a look that failed.
+        if groups and self._source.group not in groups:
+            return _REPORTED_LOOK_SECONDS
+        return _LOOK_SECONDS
 
     def _report(self, orphan: OrphanedFeed) -> None:
         if orphan.name in self._reported:
@@ -127,12 +144,28 @@ class OrphanedFeeds:
             return
 
         owned = self._feeds.owned([orphan.name for orphan in ours])
+        without_owner = {}
         for orphan in ours:
             if orphan.name in owned or not orphan.is_idle:
                 self._left.append(orphan)
                 continue
-            for partition in range(orphan.shards):
+            looks = self._without_owner.get(orphan.name, 0) + 1
+            without_owner[orphan.name] = looks
+            if looks < _LOOKS_WITHOUT_OWNER:
+                self._left.append(orphan)
+                continue
+            self._remove(orphan)
+        self._without_owner = without_owner
+
+    def _remove(self, orphan: OrphanedFeed) -> None:
+        try:
+            for partition in orphan.partitions:
                 self._remove_symbols(orphan, partition)
+        except KafkaError as error:
+            # Go on with the other feeds, and try this one again.
+            self._left.append(orphan)
+            fields = {"feed": orphan.name, "error": str(error)}
+            _log.warning("cannot remove the symbols of a feed", extra=fields)
 
     def _remove_symbols(self, orphan: OrphanedFeed, partition: int) -> None:
         """Open a shard of a feed, which fences its former owner, and publish REMOVED."""

@@ -48,9 +48,11 @@ class Child:
         settings = Clients(Kafka(client=client)).admin()
         return Members(settings, "group", {TOPIC: "all"})
 
-    def answering(self, *members: Json, error: Json | None = None) -> Members:
+    def answering(
+        self, *members: Json, state: str = "STABLE", error: Json | None = None
+    ) -> Members:
         """Return the members of a group that a script with this answer describes."""
-        return self.running(answer(*members, error=error))
+        return self.running(answer(*members, state=state, error=error))
 
     def wrote(self, name: str) -> str:
         """Return the content of a file that the script wrote."""
@@ -62,9 +64,9 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Child:
     return Child(tmp_path, monkeypatch)
 
 
-def answer(*members: Json, error: Json | None = None) -> str:
+def answer(*members: Json, state: str = "STABLE", error: Json | None = None) -> str:
     """Return a script that stores the question and prints this answer."""
-    text = json.dumps({"members": members, "error": error})
+    text = json.dumps({"members": members, "state": state, "error": error})
     return f"cat > question\ncat << 'END'\n{text}\nEND"
 
 
@@ -85,6 +87,22 @@ def test_members_are_sorted_and_have_only_shards_of_our_topics(child: Child) -> 
 
     shards = (ShardId("all", 0), ShardId("all", 1))
     assert found == (Member("a", "10.0.0.1", ()), Member("b", "10.0.0.2", shards))
+
+
+# Between two assignments the brokers know of no owner. That must not look like a shard that
+# nobody has.
+def test_the_members_of_a_group_that_rebalances_are_not_settled(child: Child) -> None:
+    member = {"client_id": "a", "host": "10.0.0.1", "partitions": []}
+    expected = (Member("a", "10.0.0.1", ()),)
+    assert child.answering(member).settled() == expected
+
+    rebalancing = child.answering(member, state="PREPARING_REBALANCING")
+
+    assert rebalancing.now() == expected
+    with pytest.raises(
+        KafkaUnavailable, match="not known in state PREPARING_REBALANCING"
+    ):
+        rebalancing.settled()
 
 
 # Any user of the host can read the arguments of a process.

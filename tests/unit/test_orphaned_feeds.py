@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from connector.core.model import MICROS, Kind, Source, Status
 from connector.errors import KafkaUnavailable
 from connector.kafka.orphans import IDLE_SECONDS, OrphanedFeed, orphaned_feed
-from connector.runtime.orphaned_feeds import OrphanedFeeds
+from connector.runtime.orphaned_feeds import _LOOKS_WITHOUT_OWNER, OrphanedFeeds
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
 from tests.support.log_statements import ME as WRITER
@@ -35,6 +35,7 @@ class Feeds:
         self.orphan = IDLE
         self.owners: set[str] = set()
         self.error: KafkaUnavailable | None = None
+        self.unusable: list[OrphanedFeed] = []
         self.shard.open()
         first = changed(None, 1)
         (state,), (event,) = first.states, first.events
@@ -49,13 +50,15 @@ class Feeds:
         if self.error is not None:
             raise self.error
         if self.shard.states["BTCUSDT"].status is Status.REMOVED:
-            return []
-        return [self.orphan]
+            return self.unusable
+        return [*self.unusable, self.orphan]
 
     def owned(self, feeds: Collection[str]) -> set[str]:
         return self.owners & set(feeds)
 
     def log(self, feed: str, shards: int, partition: int) -> MemoryLog:
+        if feed in {orphan.name for orphan in self.unusable}:
+            raise KafkaUnavailable("no such topic")
         assert (feed, shards, partition) == ("old", 1, 0)
         return MemoryLog(self.shard.topic)
 
@@ -79,6 +82,13 @@ class Harness:
         if len(self.slept) > 2:
             self.feeds.owners.clear()
 
+    async def look_until_removed(self) -> bool:
+        """Look as often as a feed must have no owner before it is removed."""
+        for _ in range(_LOOKS_WITHOUT_OWNER - 1):
+            assert await self.orphaned.look()
+        assert self.feeds.kinds() == [Kind.SNAPSHOT]
+        return await self.orphaned.look()
+
     def symbols_left(self) -> float | None:
         return self.metrics.registry.get_sample_value(
             "gex_orphaned_symbols", {"feed": "old"}
@@ -94,7 +104,7 @@ def harness() -> Iterator[Harness]:
 async def test_the_symbols_of_an_idle_feed_of_our_group_become_removed(
     harness: Harness,
 ) -> None:
-    assert not await harness.orphaned.look()
+    assert not await harness.look_until_removed()
 
     assert harness.feeds.kinds() == [Kind.SNAPSHOT, Kind.REMOVED]
     removed = harness.feeds.shard.events[-1]
@@ -114,13 +124,37 @@ async def test_a_feed_that_a_worker_of_our_group_has_is_left_alone(
     assert harness.symbols_left() == 1
 
 
+async def test_a_feed_whose_worker_restarts_between_two_looks_is_left_alone(
+    harness: Harness,
+) -> None:
+    for _ in range(2 * _LOOKS_WITHOUT_OWNER):
+        harness.feeds.owners = set()
+        assert await harness.orphaned.look()
+        harness.feeds.owners = {"old"}
+        assert await harness.orphaned.look()
+
+    assert harness.feeds.kinds() == [Kind.SNAPSHOT]
+
+
+async def test_a_feed_that_cannot_be_removed_does_not_keep_the_others(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.feeds.unusable = [replace(IDLE, name="unusable")]
+
+    assert await harness.look_until_removed()
+
+    assert harness.feeds.kinds() == [Kind.SNAPSHOT, Kind.REMOVED]
+    assert "cannot remove the symbols of a feed" in caplog.messages
+
+
 async def test_a_feed_that_was_refreshed_a_moment_ago_is_left_alone(
     harness: Harness,
 ) -> None:
     # Its worker may be restarting.
     harness.feeds.orphan = replace(IDLE, idle_seconds=IDLE_SECONDS - 1)
 
-    assert await harness.orphaned.look()
+    for _ in range(2 * _LOOKS_WITHOUT_OWNER):
+        assert await harness.orphaned.look()
 
     assert harness.feeds.kinds() == [Kind.SNAPSHOT]
 
@@ -132,7 +166,8 @@ async def test_a_feed_of_another_group_is_only_reported_and_only_if_idle(
     another = replace(IDLE, group="another", idle_seconds=idle_seconds)
     harness.feeds.orphan = another
 
-    await harness.orphaned.look()
+    for _ in range(2 * _LOOKS_WITHOUT_OWNER):
+        await harness.orphaned.look()
 
     assert harness.feeds.kinds() == [Kind.SNAPSHOT]
     assert harness.symbols_left() == left
@@ -147,7 +182,8 @@ async def test_it_looks_until_the_last_worker_with_the_feed_has_stopped(
         await harness.orphaned.run()
 
     assert harness.feeds.kinds() == [Kind.SNAPSHOT, Kind.REMOVED]
-    assert len(harness.slept) == 3
+    # Before two looks with an owner, and as many without as are needed.
+    assert len(harness.slept) == 2 + _LOOKS_WITHOUT_OWNER
     # One line about the feed, and one about its end.
     messages = [record.getMessage() for record in caplog.records]
     assert messages == [
@@ -161,7 +197,7 @@ async def test_a_look_that_fails_is_repeated(harness: Harness) -> None:
     assert await harness.orphaned.look()
 
     harness.feeds.error = None
-    assert not await harness.orphaned.look()
+    assert not await harness.look_until_removed()
 
 
 def test_a_feed_whose_symbols_are_removed_is_no_orphan() -> None:
