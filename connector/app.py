@@ -217,7 +217,7 @@ async def _work(
         parts.poller, parts.budget, members.now, kafka.executor
     )
     group = _new_group(config, parts, kafka.clients, feed_of_topic)
-    topic_watch = TopicWatch(kafka.clients, prepared.specs)
+    topic_watch = TopicWatch(kafka.clients, prepared.reader, prepared.specs)
     parts.health.require(lambda: _why_not_ready(kafka, topic_watch, group, parts))
     manager = ServiceManager(os.environ.get("NOTIFY_SOCKET"), parts.health)
     ticker = Ticker(
@@ -226,6 +226,7 @@ async def _work(
             parts.shards.tick,
             prepared.reader.serve_callbacks,
             prepared.quarantine.serve_callbacks,
+            topic_watch.serve_callbacks,
             kafka.clients.reachability.tick,
             manager.tick,
         ],

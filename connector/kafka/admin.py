@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from concurrent.futures import Future
 
-    from confluent_kafka.admin import ClusterMetadata
+    from confluent_kafka.admin import ClusterMetadata, TopicMetadata
 
     from connector.config.model import Kafka
     from connector.config.secrets import Setting
@@ -150,13 +150,12 @@ def prepare_topics(
     metadata = cluster_metadata(admin, clients, "listing topics", _FIRST_ANSWER_SECONDS)
     faults = _known_limit_faults(admin, clients, min(metadata.brokers))
 
-    existing = metadata.topics
     sizes = {}
     for spec in specs:
-        if spec.name in existing:
-            partitions = existing[spec.name].partitions
-            replicas = partitions[0].replicas
-            sizes[spec.name] = TopicSize(len(partitions), len(replicas))
+        topic = metadata.topics.get(spec.name)
+        size = None if topic is None else size_of(topic)
+        if size is not None:
+            sizes[spec.name] = size
     checks = check_topics(admin, specs, sizes)
 
     # Report every fault at once.
@@ -167,12 +166,21 @@ def prepare_topics(
     if faults:
         raise SetupError("\n".join(faults))
 
-    missing = [spec for spec in specs if spec.name not in existing]
+    missing = [spec for spec in specs if spec.name not in sizes]
     _create(admin, clients, missing, replication_factor)
 
 
+def size_of(topic: TopicMetadata) -> TopicSize | None:
+    """Return the size of a topic, None if there is no such topic."""
+    replicas = [len(partition.replicas) for partition in topic.partitions.values()]
+    return TopicSize(len(replicas), min(replicas)) if replicas else None
+
+
 def broker_settings(admin: AdminClient, broker_id: int) -> dict[str, str]:
-    """Return the settings of a broker. Raises KafkaError, often for want of a right."""
+    """Return the settings of a broker.
+
+    Raises KafkaError, and AccessDenied without the right to read them.
+    """
     resource = ConfigResource(ResourceType.BROKER, str(broker_id))
     described = admin.describe_configs(
         [resource], request_timeout=REQUEST_TIMEOUT_SECONDS
@@ -210,7 +218,10 @@ def cluster_metadata(
     action: str,
     timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
 ) -> ClusterMetadata:
-    """Return the brokers and topics of the cluster. Raises KafkaUnavailable."""
+    """Return the brokers and topics of the cluster. Raises KafkaUnavailable.
+
+    On a large cluster this costs megabytes: do not call it again and again.
+    """
     with translating(action, clients):
         try:
             metadata = client.list_topics(timeout=timeout_seconds)
@@ -219,6 +230,9 @@ def cluster_metadata(
             serve_callbacks(client)
             raise
     clients.reachability.reached()
+    if not metadata.brokers:
+        # While the cluster starts.
+        raise KafkaUnavailable(f"{action}: the cluster has no broker yet")
     return metadata
 
 

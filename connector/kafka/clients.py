@@ -150,6 +150,8 @@ class Clients:
             "auto.offset.reset": "error",
             # librdkafka requires a group, which this consumer never joins.
             "group.id": self._kafka.group_id,
+            # Looking for a deleted topic must not create it.
+            "allow.auto.create.topics": False,
         }
 
     def probe(self) -> Settings:

@@ -11,6 +11,7 @@ import confluent_kafka as ck
 
 from connector.core.model import Value
 from connector.errors import KafkaUnavailable
+from connector.kafka.admin import size_of
 from connector.kafka.errors import (
     kafka_error,
     new_client,
@@ -23,6 +24,7 @@ from connector.kafka.records import is_ours
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping
 
+    from connector.kafka.admin import TopicSize
     from connector.kafka.clients import Clients
     from connector.kafka.names import Partition
 
@@ -114,6 +116,14 @@ class Reader:
 
         Raises KafkaUnavailable.
         """
+        size = self.size(topic)
+        return 0 if size is None else size.partitions
+
+    def size(self, topic: str) -> TopicSize | None:
+        """Return the size of a topic, None if there is no such topic.
+
+        Raises KafkaUnavailable.
+        """
         action = f"asking for the partitions of {topic}"
         with translating(action):
             metadata = self._uncommitted.list_topics(
@@ -124,7 +134,7 @@ class Reader:
         error = found.error
         if error is not None and error.code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise translate(error, action)
-        return len(found.partitions)
+        return size_of(found)
 
     def topics(self) -> dict[str, int]:
         """Return the number of partitions of every topic. Raises KafkaUnavailable."""

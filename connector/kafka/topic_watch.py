@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Final
 from confluent_kafka.admin import AdminClient
 
 from connector.errors import AccessDenied, KafkaError
-from connector.kafka.admin import TopicSize, check_topics, cluster_metadata
+from connector.kafka.admin import check_topics
 from connector.kafka.errors import new_client, serve_callbacks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from confluent_kafka.admin import ClusterMetadata
-
-    from connector.kafka.admin import TopicSpec
+    from connector.kafka.admin import TopicSize, TopicSpec
     from connector.kafka.clients import Clients
+    from connector.kafka.reader import Reader
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +37,12 @@ class TopicWatch:
     Call `look` from one thread at a time. Anything else can be called from any thread.
     """
 
-    def __init__(self, clients: Clients, specs: list[TopicSpec]) -> None:
+    def __init__(
+        self, clients: Clients, reader: Reader, specs: list[TopicSpec]
+    ) -> None:
         """Raises ConfigError if librdkafka refuses the settings."""
         self.faults: Mapping[str, str] = {}
-        self._clients = clients
+        self._reader = reader
         self._specs = specs
         self._admin = new_client(AdminClient, clients.admin())
         self._partitions = {spec.name: spec.partitions for spec in specs}
@@ -58,36 +59,42 @@ class TopicWatch:
         Blocks. Never raises: if Kafka is away, the shards report it, and the last faults
         remain.
         """
+        sizes: dict[str, TopicSize] = {}
+        faults: dict[str, str] = {}
         try:
-            metadata = cluster_metadata(self._admin, self._clients, "watching topics")
-            sizes = self._sizes(metadata)
-            faults = self._gone(sizes)
+            # One by one: the metadata of all topics is large on a large cluster.
+            for spec in self._specs:
+                self._look_at(spec.name, sizes, faults)
             faults |= self._misfits(sizes)
         except KafkaError as error:
             _log.debug("cannot watch the topics", extra={"error": str(error)})
             return
-        finally:
-            serve_callbacks(self._admin)
-        self._log_new_partitions(sizes)
-        _log_new_faults(self.faults, faults)
+        before = self.faults
         self.faults = faults
+        self._log_new_partitions(sizes)
+        _log_new_faults(before, faults)
         self._has_looked = True
 
-    def _sizes(self, metadata: ClusterMetadata) -> dict[str, TopicSize]:
-        sizes = {}
-        for spec in self._specs:
-            topic = metadata.topics.get(spec.name)
-            if topic is not None:
-                replicas = [len(one.replicas) for one in topic.partitions.values()]
-                sizes[spec.name] = TopicSize(len(replicas), min(replicas, default=0))
-        return sizes
+    def serve_callbacks(self) -> None:
+        """Run the callbacks that wait in the client. Call every second.
 
-    def _gone(self, sizes: Mapping[str, TopicSize]) -> dict[str, str]:
-        faults = {}
-        for spec in self._specs:
-            if spec.name not in sizes:
-                faults[spec.name] = f"topic {spec.name}{_GONE}"
-        return faults
+        An error that is told late would look like another outage.
+        """
+        serve_callbacks(self._admin)
+
+    def _look_at(
+        self, topic: str, sizes: dict[str, TopicSize], faults: dict[str, str]
+    ) -> None:
+        """Add the size of a topic, or its fault if it is gone."""
+        try:
+            size = self._reader.size(topic)
+        except AccessDenied:
+            # The right was taken away after the start. Nobody knows if it is gone.
+            return
+        if size is None:
+            faults[topic] = f"topic {topic}{_GONE}"
+        else:
+            sizes[topic] = size
 
     def _misfits(self, sizes: Mapping[str, TopicSize]) -> dict[str, str]:
         """Return the faults of existing topics, and log new drawbacks."""

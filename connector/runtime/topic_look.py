@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from concurrent.futures import Executor
 
-# A look takes two requests. A fault is named within a minute, even if one look fails.
+# A look takes a request per topic. A fault is named within a minute, even if one look fails.
 _INTERVAL_SECONDS: Final = 20
 
 

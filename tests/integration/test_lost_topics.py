@@ -12,6 +12,7 @@ from connector.core.model import Kind
 from connector.kafka import admin
 from connector.kafka.clients import Clients
 from connector.kafka.names import Topics
+from connector.kafka.reader import Reader
 from connector.kafka.topic_watch import TopicWatch
 from tests.support import checker
 from tests.support.processes import (
@@ -49,7 +50,8 @@ class WatchedTopics:
         self._specs = admin.topic_specs(topics, ["all"], settings)
         clients = Clients(settings)
         admin.prepare_topics(clients, self._specs, 1)
-        self.watch = TopicWatch(clients, self._specs)
+        self.reader = Reader(clients)
+        self.watch = TopicWatch(clients, self.reader, self._specs)
 
     def create(self, topic: str, partitions: int, **config: str) -> None:
         create_topics(
@@ -67,10 +69,11 @@ class WatchedTopics:
 
 
 @pytest.fixture
-def topics(kafka: LocalKafka, names: Names) -> WatchedTopics:
+def topics(kafka: LocalKafka, names: Names) -> Iterator[WatchedTopics]:
     watched = WatchedTopics(kafka, names)
     watched.wait_for_faults()
-    return watched
+    yield watched
+    watched.reader.close()
 
 
 @pytest.fixture
@@ -142,10 +145,13 @@ def test_a_broker_that_is_away_changes_no_verdict(
     topics: WatchedTopics, names: Names
 ) -> None:
     nowhere = Kafka(bootstrap_servers="127.0.0.1:1", topic_prefix=names.topic_prefix)
-    watch = TopicWatch(Clients(nowhere), topics._specs)
+    clients = Clients(nowhere)
+    reader = Reader(clients)
+    watch = TopicWatch(clients, reader, topics._specs)
     watch.faults = {topics.changes: "a fault"}
     watch.look()
     assert watch.faults == {topics.changes: "a fault"}
+    reader.close()
 
 
 def test_sequences_continue_after_the_states_were_deleted(
