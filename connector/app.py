@@ -250,8 +250,7 @@ async def _work(
         await supervisor.wait_stopped()
     finally:
         manager.stopping()
-        await _stop(loops, group, parts.shards)
-        await asyncio.to_thread(prepared.quarantine.close)
+        await _stop(loops, group, parts.shards, prepared.quarantine)
         parts.health.unregister(_GROUP_LOOP)
 
 
@@ -425,17 +424,25 @@ def _add_shards(
             parts.shards.add(Shard(spec, new_log, context))
 
 
-async def _stop(loops: list[asyncio.Task[None]], group: Group, shards: Shards) -> None:
+async def _stop(
+    loops: list[asyncio.Task[None]],
+    group: Group,
+    shards: Shards,
+    quarantine: Quarantine,
+) -> None:
     """Stop polling, finish transactions, close shards and leave the group, in time."""
     deadline = time.monotonic() + STOP_SECONDS
     _log.info("stopping")
     for loop in loops:
         loop.cancel()
     await asyncio.wait(loops)
+    # The loops have ended, and with them the entries that are to be quarantined.
+    closing = asyncio.create_task(asyncio.to_thread(quarantine.close))
     # Leaving revokes the shards, which closes them.
     left = await asyncio.to_thread(group.stop, STOP_SECONDS - CLOSE_SECONDS / 2)
     remaining_seconds = max(deadline - time.monotonic(), 0.1)
     await shards.close(list(shards.owned), remaining_seconds)
+    await closing
     level = logging.INFO if left else logging.WARNING
     _log.log(level, "stopped", extra={"group_left_in_time": left})
 

@@ -53,6 +53,8 @@ _TOPIC_PROPAGATION_MS: Final = 5_000
 # Rejected entries wait this long for Kafka, in at most this much memory.
 _QUARANTINE_TIMEOUT_MS: Final = 300_000
 _QUARANTINE_QUEUE_KIB: Final = 8 * 1024
+# Small entries take a kilobyte each, which librdkafka does not count.
+_QUARANTINE_QUEUE_MESSAGES: Final = 10_000
 _QUARANTINE_METADATA_MS: Final = 10_000
 
 # A broker takes milliseconds. This leaves time for a pause of its garbage collector.
@@ -194,6 +196,7 @@ class Clients:
             **self._common("quarantine", _GROUP_ONLY),
             "message.timeout.ms": _QUARANTINE_TIMEOUT_MS,
             "queue.buffering.max.kbytes": _QUARANTINE_QUEUE_KIB,
+            "queue.buffering.max.messages": _QUARANTINE_QUEUE_MESSAGES,
             "acks": "all",
             "partitioner": "murmur2_random",
         }

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import confluent_kafka as ck
+from msgspec.structs import replace
 
 from connector.core.model import Value
 from connector.kafka.errors import kafka_error, new_client, serve_callbacks, translate
@@ -35,6 +36,8 @@ _MAX_LOGGED_BYTES: Final = 2_000
 _LOG_INTERVAL_SECONDS: Final = 60
 
 _CLOSE_SECONDS: Final = 3
+# librdkafka gives the entries back at once. This only bounds the wait for it.
+_PURGE_SECONDS: Final = 1
 
 
 class Quarantined(Value, frozen=True):
@@ -73,12 +76,14 @@ class Quarantine:
             ("why", f"{entry.reason}: {entry.message}"),
             ("size", str(len(entry.raw))),
         ]
+        # Entries may be large, and thousands may wait: keep what the log would show of them.
+        kept = replace(entry, raw=entry.raw[:_MAX_LOGGED_BYTES])
         try:
             self._producer.produce(
                 self._topic,
                 entry.raw[:_MAX_RECORD_BYTES],
                 entry.symbol.encode(),
-                on_delivery=partial(self._on_delivery, feed, entry),
+                on_delivery=partial(self._on_delivery, feed, kept),
                 timestamp=entry.observed_at // 1000,
                 headers=headers,
             )
@@ -94,8 +99,11 @@ class Quarantine:
         serve_callbacks(self._producer)
 
     def close(self) -> None:
-        """Wait a few seconds for the entries that are not written yet."""
-        self._producer.flush(_CLOSE_SECONDS)
+        """Wait a few seconds for the entries that are not written yet, and log the others."""
+        left = self._producer.flush(_CLOSE_SECONDS)
+        if left:
+            self._producer.purge()
+            self._producer.flush(_PURGE_SECONDS)
 
     def _on_delivery(
         self, feed: str, entry: Quarantined, error: ck.KafkaError | None, _: ck.Message

@@ -8,6 +8,7 @@ import confluent_kafka.admin
 import pytest
 
 from connector.config.model import Kafka
+from connector.kafka import quarantine as quarantine_module
 from connector.kafka.clients import Clients
 from connector.kafka.names import Topics
 from connector.kafka.quarantine import Quarantine, Quarantined
@@ -23,6 +24,7 @@ from tests.support.processes import (
 from tests.support.tools import create_topics
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Iterator
 
     from connector.devkit.local_kafka import LocalKafka
@@ -77,6 +79,12 @@ def fixture(kafka: LocalKafka, names: Names) -> Iterator[Fixture]:
     fixture.quarantine.close()
 
 
+def lines_about_entries(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return the log records of the quarantine. librdkafka may log something, too."""
+    name = quarantine_module.__name__
+    return [record for record in caplog.records if record.name == name]
+
+
 def delete_topic(kafka: LocalKafka, topic: str) -> None:
     admin = confluent_kafka.admin.AdminClient(
         {"bootstrap.servers": kafka.bootstrap_servers}
@@ -101,7 +109,8 @@ def test_an_entry_keeps_its_bytes_and_the_reason(
     assert record.headers["why"] == b"too_large: 70019 bytes"
     assert record.headers["where"] == b"all/BTCUSDT/r-1"
     assert record.timestamp_ms == NOW // 1000
-    assert [message.message for message in caplog.records] == ["entry quarantined"]
+    (line,) = lines_about_entries(caplog)
+    assert line.message == "entry quarantined"
     assert fixture.failures == 0
 
 
@@ -120,7 +129,7 @@ def test_entries_are_logged_while_the_topic_is_gone_and_written_when_it_is_back(
         return fixture.failures > 0
 
     wait_until(is_refused, "an entry is not written")
-    failure = caplog.records[-1]
+    failure = lines_about_entries(caplog)[-1]
     assert failure.message == NOT_WRITTEN
     assert fixture.topic in vars(failure)["error"]
     # The log is the only place that has the entry now.
@@ -143,7 +152,27 @@ def test_an_entry_that_the_topic_does_not_take_is_counted(
     large = Quarantined("BTCUSDT", b"x" * 2000, "malformed", "no JSON", NOW, None)
     fixture.quarantine.add("all", large)
     fixture.wait_until_failed()
-    assert "MSG_SIZE_TOO_LARGE" in vars(caplog.records[-1])["error"]
+    (failure,) = lines_about_entries(caplog)
+    assert "MSG_SIZE_TOO_LARGE" in vars(failure)["error"]
+
+
+def test_entries_that_are_not_written_by_the_end_are_logged(
+    names: Names, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine_module, "_CLOSE_SECONDS", 0.1)
+    failures: list[None] = []
+    nowhere = Kafka(bootstrap_servers="127.0.0.1:1", topic_prefix=names.topic_prefix)
+    quarantine = Quarantine(
+        Clients(nowhere), Topics(names.topic_prefix), lambda: failures.append(None)
+    )
+    quarantine.add("all", BAD)
+
+    quarantine.close()
+
+    assert len(failures) == 1
+    (failure,) = lines_about_entries(caplog)
+    assert failure.message == NOT_WRITTEN
+    assert vars(failure)["entry"] == "{"
 
 
 def test_a_worker_publishes_good_symbols_while_the_topic_is_gone(
