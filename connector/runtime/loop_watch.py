@@ -56,6 +56,9 @@ class LoopWatch:
 
     def look(self) -> bool:
         """Return False if the event loop is stuck. End the process if it stays so."""
+        if self._loop.is_closed():
+            # The worker has ended, and this thread will soon.
+            return True
         now = self._clock()
         step_seconds = min(now - self._looked_at, _MAX_STEP_SECONDS)
         self._looked_at = now
@@ -80,7 +83,7 @@ class LoopWatch:
         self.has_stalled = False
         self._silent_seconds = 0.0
         self._answered.clear()
-        # The loop is closed when the process ends.
+        # The loop may be closed at any moment.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._answered.set)
 

@@ -6,6 +6,8 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from connector.config.secrets import printable
+
 if TYPE_CHECKING:
     from connector.runtime.health import Health
 
@@ -37,7 +39,8 @@ class ServiceManager:
         status = "; ".join(self._health.why_not_ready()) or _READY
         if status != self._status:
             self._status = status
-            self._send(f"STATUS={status}")
+            # A line break would begin another report.
+            self._send(f"STATUS={printable(status)}")
 
     def stopping(self) -> None:
         """Report that the worker stops because it was asked to, or has failed."""
@@ -46,8 +49,11 @@ class ServiceManager:
     def _send(self, assignment: str) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            # Never wait for systemd. Without it there is nobody to tell.
+        # Without systemd, or without a free descriptor, there is nobody to tell.
+        with (
+            suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+        ):
+            # Never wait for systemd.
             sender.setblocking(False)
-            with suppress(OSError):
-                sender.sendto(assignment.encode(), self._address)
+            sender.sendto(assignment.encode(errors="replace"), self._address)

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class Harness:
-    """A watch of the test's own event loop, which turns only while the test awaits."""
+    """A watch of a loop, by default the test's own: it turns only while the test awaits."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.now = 100.0
         self.ends = 0
-        loop = asyncio.get_running_loop()
-        self.watch = LoopWatch(loop, lambda: self.now, self._end)
+        self.loop = loop or asyncio.get_running_loop()
+        self.watch = LoopWatch(self.loop, lambda: self.now, self._end)
         # The first look asks the loop, and the others wait for its answer.
         assert self.watch.look()
 
@@ -91,8 +91,8 @@ async def test_a_loop_that_stays_stuck_ends_the_process() -> None:
 
 async def test_a_closed_loop_is_ignored() -> None:
     # The group's thread may outlive the loop while the process ends.
-    loop = asyncio.new_event_loop()
-    watch = LoopWatch(loop)
-    loop.close()
+    harness = Harness(asyncio.new_event_loop())
+    harness.loop.close()
 
-    assert watch.look()
+    assert harness.look_for(2 * HOPELESS_SECONDS)
+    assert harness.ends == 0
