@@ -129,16 +129,20 @@ class Preflight:
         Waits for transactions that are about to end. Raises KafkaUnavailable.
         """
         metadata = cluster_metadata(self._admin, self._clients, "listing topics")
-        partitions = [
-            (topic, number)
-            for topic in sorted(topics)
-            for number in sorted(metadata.topics[topic].partitions)
-        ]
+        partitions = []
+        for topic in sorted(topics):
+            # It may have been deleted a moment ago.
+            found_topic = metadata.topics.get(topic)
+            if found_topic is not None:
+                numbers = sorted(found_topic.partitions)
+                partitions += [(topic, number) for number in numbers]
         reader = Reader(self._clients)
         finder = HeldBackFinder(reader, _OPEN_TRANSACTION_SECONDS)
+        # On a busy cluster, some transaction has always begun a moment ago.
+        deadline = time.monotonic() + 2 * _OPEN_TRANSACTION_SECONDS
         try:
             found = finder.look(partitions)
-            while finder.suspects and not found:
+            while finder.suspects and not found and time.monotonic() < deadline:
                 time.sleep(1)
                 found = finder.look(partitions)
         finally:

@@ -112,10 +112,12 @@ class StateReader:
 
         states: dict[str, State] = {}
         reasons: dict[bytes, str] = {}
+        # Read at most once each, however many states were copied from them.
+        others: dict[int, Contents] = {}
         for key, record in contents.latest.items():
             try:
                 state = self._state_of(record)
-                self._check_partition(state)
+                self._check_partition(state, others)
             except _NotOurs as stray:
                 reasons[key] = str(stray)
             else:
@@ -162,8 +164,8 @@ class StateReader:
             raise _NotOurs(f"the state of {state.feed}/{state.symbol}")
         return state
 
-    def _check_partition(self, state: State) -> None:
-        """Accept a state of this partition.
+    def _check_partition(self, state: State, others: dict[int, Contents]) -> None:
+        """Accept a state of this partition. `others` keeps what is read of the others.
 
         Raises _NotOurs for a copy of a state that the right partition has as well, and
         ShardCorrupt if it does not have it.
@@ -171,7 +173,7 @@ class StateReader:
         partition = partition_of(state.symbol, self._shard_count)
         if partition == self._shard_id.partition:
             return
-        if self._has_state(partition, state):
+        if self._has_state(partition, state, others):
             raise _NotOurs(f"a copy of a state that partition {partition} has")
         # Skipping it would let the sequence start again at 1 in the right partition.
         raise ShardCorrupt(
@@ -180,13 +182,16 @@ class StateReader:
             "the topic? Use another kafka.topic_prefix"
         )
 
-    def _has_state(self, partition: int, state: State) -> bool:
+    def _has_state(
+        self, partition: int, state: State, others: dict[int, Contents]
+    ) -> bool:
         """Return True if a partition has the same state or a later one."""
-        if partition >= self._reader.partition_count(self._current):
-            return False
-        high_watermark = self._reader.high_watermark(self._current, partition)
-        contents = self._reader.contents(self._current, partition, high_watermark)
-        record = contents.latest.get(state.symbol.encode())
+        if partition not in others:
+            if partition >= self._reader.partition_count(self._current):
+                return False
+            end = self._reader.high_watermark(self._current, partition)
+            others[partition] = self._reader.contents(self._current, partition, end)
+        record = others[partition].latest.get(state.symbol.encode())
         if record is None or record.value is None:
             return False
         try:
