@@ -35,12 +35,10 @@ class Systemd:
         self._socket.bind(address)
         self._socket.settimeout(PATIENCE_SECONDS)
 
-    def wait_for(self, report: str) -> None:
-        """Wait for a report. Raises TimeoutError."""
-        while True:
+    def wait_for(self, report: str, count: int = 1) -> None:
+        """Wait until a report has come `count` times. Raises TimeoutError."""
+        while self.received.count(report) < count:
             self.received.append(self._socket.recv(10_000).decode())
-            if self.received[-1] == report:
-                return
 
     def read_all(self) -> list[str]:
         """Return every report so far. Call it after the end of the worker."""
@@ -87,9 +85,7 @@ def test_systemd_hears_of_the_start_the_life_and_the_stop(
     with start_worker(variables, wait_ready=False) as worker:
         systemd.wait_for("READY=1")
         systemd.wait_for("STATUS=ready")
-        # More than once.
-        systemd.wait_for("WATCHDOG=1")
-        systemd.wait_for("WATCHDOG=1")
+        systemd.wait_for("WATCHDOG=1", count=2)
         assert worker.terminate() == 0
 
     received = systemd.read_all()
