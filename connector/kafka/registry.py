@@ -111,7 +111,11 @@ class Registry:
     def _learn_versions(self, subject: str) -> None:
         """Look up the schemas of other versions of the connector in a subject."""
         try:
-            for version in self._client.versions(subject):
+            versions = self._client.versions(subject)
+            if len(versions) == 1:
+                # It is ours, which was found a moment ago.
+                return
+            for version in versions:
                 schema_id, text = self._client.version(subject, version)
                 prefix = _prefix(schema_id)
                 if prefix not in self._schemas:
