@@ -12,13 +12,13 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from confluent_kafka import KafkaError
-
 from connector.kafka.reachability import Reachability
 from connector.logs import Bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from confluent_kafka import KafkaError
 
     from connector.config.model import Kafka
 
@@ -78,7 +78,6 @@ _MANUAL_COMMIT: Final[Settings] = {
     "enable.auto.offset.store": False,
 }
 
-_ALL_BROKERS_DOWN: Final = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 -- librdkafka's name
 _LOG_INTERVAL_SECONDS: Final = 60
 _NAMES_AND_NUMBERS: Final = re.compile(r"\[.*?\]|\d+")
 # librdkafka's name of such lines.
@@ -105,7 +104,11 @@ class Clients:
         self._on_error = on_error
         self._on_statistics = on_statistics
         self.reachability = Reachability()
-        self.last_error: KafkaError | None = None
+
+    @property
+    def last_error(self) -> KafkaError | None:
+        """The error that explains why no broker answers, None if one has answered since."""
+        return self.reachability.last_error
 
     @property
     def servers(self) -> str:
@@ -216,11 +219,6 @@ class Clients:
         return settings
 
     def _report(self, error: KafkaError) -> None:
-        # "All brokers are down" follows the error that explains it, such as a wrong
-        # password.
-        follows = self.last_error is not None and error.code() == _ALL_BROKERS_DOWN
-        if not follows:
-            self.last_error = error
         self.reachability.failed(error)
         self._on_error(error.name())
 

@@ -54,6 +54,7 @@ class Reachability:
         self._silences = 0
         self._is_away = False
         self._error = ""
+        self._last_error: KafkaError | None = None
         self._reported_at = 0.0
         self._unreported: tuple[float, KafkaError] | None = None
 
@@ -66,6 +67,11 @@ class Reachability:
         with self._lock:
             return self._outage()
 
+    @property
+    def last_error(self) -> KafkaError | None:
+        """The last error, of those that name a cause. None if a broker has answered since."""
+        return self._last_error
+
     def failed(self, error: KafkaError) -> None:
         """Note an error that a client reports. It is an outage if no broker is left."""
         if error.fatal():
@@ -76,10 +82,13 @@ class Reachability:
             if self._failing_since is None:
                 self._failing_since = now
             if error.code() != _ALL_BROKERS_DOWN:
+                self._last_error = error
                 self._error = error.str()
                 self._unreported = now, error
                 return
-            # It names no cause. The errors before it do.
+            # It names no cause, such as a wrong password. The errors before it do.
+            if self._last_error is None:
+                self._last_error = error
             self._begin(self._error or error.str(), now)
 
     def silent(self, error: str, waited_seconds: float) -> None:
@@ -103,6 +112,7 @@ class Reachability:
             self._silences = 0
             self._is_away = False
             self._error = ""
+            self._last_error = None
             if outage is not None:
                 # It was part of the outage.
                 self._unreported = None

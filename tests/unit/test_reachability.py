@@ -150,6 +150,18 @@ def test_silences_after_an_error_are_an_outage_with_that_cause(
     assert reachability.outage == KafkaOutage(SINCE, REFUSED.str())
 
 
+def test_an_error_before_the_last_answer_explains_nothing(
+    reachability: Reachability,
+) -> None:
+    reachability.failed(REFUSED)
+    reachability.failed(ALL_DOWN)
+    assert reachability.last_error is REFUSED
+
+    reachability.reached()
+
+    assert reachability.last_error is None
+
+
 def test_a_fenced_producer_is_no_outage(
     reachability: Reachability, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
