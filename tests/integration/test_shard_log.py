@@ -422,8 +422,13 @@ class TestShardLog(LogStatements):
         assert states["BTCUSDT"].sequence == len(steps) + 1
 
     def test_an_event_behind_an_open_transaction_is_found(
-        self, shard: BrokerShard
+        self,
+        shard: BrokerShard,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
+        caplog.set_level("INFO")
+        monkeypatch.setattr(reader_module, "_REPORT_SECONDS", 0)
         log = shard.new_log()
         log.open()
         # Another shard's worker: its events share the partitions of `changes`.
@@ -435,9 +440,14 @@ class TestShardLog(LogStatements):
         another.flush()
         log.publish(Transaction(events=changed(None, 1).events))
 
+        def is_reading_events() -> bool:
+            lines = [str(vars(record).get("partition")) for record in caplog.records]
+            return any(shard.changes in line for line in lines)
+
         heir = shard.new_log()
         with ThreadPoolExecutor(1) as pool:
             opening = pool.submit(heir.open, ["BTCUSDT"])
+            wait_until(is_reading_events, "the events are being read")
             another.abort_transaction(TIMEOUT_SECONDS)
             restored = opening.result(TIMEOUT_SECONDS)
 
