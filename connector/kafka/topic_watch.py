@@ -89,7 +89,9 @@ class TopicWatch:
         try:
             size = self._reader.size(topic)
         except AccessDenied:
-            # The right was taken away after the start. Nobody knows if it is gone.
+            # The right was taken away after the start. The last verdict remains.
+            if topic in self.faults:
+                faults[topic] = self.faults[topic]
             return
         if size is None:
             faults[topic] = f"topic {topic}{_GONE}"
@@ -98,12 +100,15 @@ class TopicWatch:
 
     def _misfits(self, sizes: Mapping[str, TopicSize]) -> dict[str, str]:
         """Return the faults of existing topics, and log new drawbacks."""
+        faults: dict[str, str] = {}
         try:
             checks = check_topics(self._admin, self._specs, sizes)
         except AccessDenied:
-            # The right was taken away after the start. Topics that are gone still show.
-            return {}
-        faults = {}
+            # As above. But a topic that is back is not gone any more.
+            for name, fault in self.faults.items():
+                if name in sizes and not fault.endswith(_GONE):
+                    faults[name] = fault
+            return faults
         drawbacks = set()
         for name, check in checks.items():
             if check.faults:
