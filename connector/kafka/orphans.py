@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from connector.core.model import MICROS, Status, Value
 from connector.errors import ShardCorrupt
 from connector.kafka.avro import Codec
+from connector.kafka.framing import prepare_framing
 from connector.kafka.members import Members
 from connector.kafka.names import ShardId, partition_of
 from connector.kafka.reader import Reader
@@ -168,7 +169,12 @@ class OrphanTopics:
         return owned
 
     def log(self, feed: str, shards: int, partition: int) -> ShardLog:
-        """Return the log of a shard. Opening it fences the worker that still has it."""
+        """Return the log of a shard. Opening it fences the worker that still has it.
+
+        Raises SetupError, KafkaUnavailable.
+        """
+        # The start has prepared the topics of the configured feeds only.
+        prepare_framing(self._framing, self._topics, [feed])
         return ShardLog(
             ShardId(feed, partition),
             shards,

@@ -51,7 +51,10 @@ class FeedsInKafka(Protocol):
         """
 
     def log(self, feed: str, shards: int, partition: int) -> TransactionalLog:
-        """Return the log of one shard of a feed. `shards` is the number of all."""
+        """Return the log of one shard of a feed. `shards` is the number of all.
+
+        Raises SetupError, KafkaUnavailable.
+        """
 
 
 class OrphanedFeeds:

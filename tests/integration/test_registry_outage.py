@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
+from connector.config.model import Kafka
 from connector.errors import AccessDenied, KafkaUnavailable, ShardCorrupt
+from connector.kafka import admin
 from connector.kafka.avro import EVENT, STATE, schema
+from connector.kafka.clients import Clients
+from connector.kafka.names import Topics
+from connector.kafka.orphans import OrphanTopics
+from connector.kafka.reader import Reader
 from connector.kafka.registry import Registry
+from connector.kafka.shard_log import Transaction
 from tests.support.log_messages import NOT_USABLE_YET, SHARD_OPEN
+from tests.support.log_statements import changed
 from tests.support.processes import (
     start_simulator,
     start_worker,
     variables_for,
     wait_for_log,
+    wait_until,
 )
 from tests.support.registry_front import STRANGE, Answer, RegistryFront
 from tests.support.tools import run_tool
@@ -162,6 +173,47 @@ def test_a_registry_that_shows_no_other_versions_can_be_used(
     framing.prepare(names.topic_prefix, STATE)
 
     assert framing.prefix(names.topic_prefix, STATE)[0] == 0
+
+
+def test_a_feed_that_is_not_configured_can_be_written_with_a_registry(
+    kafka: LocalKafka, framing: Registry, names: Names
+) -> None:
+    topics = Topics(names.topic_prefix)
+    settings = Kafka(
+        bootstrap_servers=kafka.bootstrap_servers, topic_prefix=names.topic_prefix
+    )
+    clients = Clients(settings)
+    admin.prepare_topics(clients, admin.topic_specs(topics, ["old"], settings), 1)
+    reader = Reader(clients)
+    orphans = OrphanTopics(
+        ["all"],
+        names.group_id,
+        topics=topics,
+        clients=clients,
+        reader=reader,
+        framing=framing,
+    )
+    (state,) = changed(None, 1).states
+    log = orphans.log("old", 1, 0)
+
+    def is_open() -> bool:
+        # Right after a topic was created, it may not be usable.
+        with suppress(KafkaUnavailable):
+            log.open()
+            return True
+        return False
+
+    wait_until(is_open, "the shard is open")
+    log.publish(Transaction(states=(replace(state, feed="old"),)))
+
+    (orphan,) = orphans.find()
+    assert (orphan.name, orphan.symbols, orphan.partitions) == (
+        "old",
+        ("BTCUSDT",),
+        [0],
+    )
+    log.abort()
+    reader.close()
 
 
 # --- the worker ---
