@@ -26,6 +26,16 @@ _log = logging.getLogger(__name__)
 _PREFIX_BYTES: Final = 5
 _MAX_ERROR_CHARACTERS: Final = 300
 
+# A registry also has schemas of other kinds. fastavro does not check JSON Schema's form.
+_PARSE_ERRORS: Final = (
+    AttributeError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    fastavro.schema.SchemaParseException,
+)
+
 
 class Registry:
     """Framing with a registry. `prepare` every topic before writing to it."""
@@ -141,7 +151,7 @@ def _prefix(schema_id: int) -> bytes:
 def _parse(schema_id: int, text: str) -> Schema:
     try:
         parsed: Schema = fastavro.schema.parse_schema(json.loads(text), _force=True)
-    except (ValueError, TypeError, fastavro.schema.SchemaParseException) as error:
+    except _PARSE_ERRORS as error:
         reason = str(error)[:_MAX_ERROR_CHARACTERS]
         raise ShardCorrupt(
             f"cannot parse schema {schema_id} of the schema registry: {reason}"

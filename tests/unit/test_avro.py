@@ -36,6 +36,7 @@ from connector.core.model import (
 from connector.errors import ShardCorrupt
 from connector.kafka.avro import EVENT, STATE, Codec, SingleObject, schema
 from connector.kafka.names import partition_of
+from connector.kafka.registry import _parse
 from tests.support.levels import ME, NOW, any_levels, at
 from tests.support.profiles import cases
 
@@ -461,6 +462,25 @@ def test_a_key_is_in_the_partition_that_javas_clients_choose(
 
 
 # --- threads ---
+
+
+# Another program may write to our topics with a schema of the same registry.
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"title": "JSON Schema", "properties": {}}',
+        '{"type": "array"}',
+        '{"type": "object"}',
+        'syntax = "proto3"; message Other {}',
+        "null",
+    ],
+)
+def test_a_schema_of_another_kind_makes_a_value_unreadable(text: str) -> None:
+    with pytest.raises(
+        ShardCorrupt, match="cannot parse schema 7 of the schema registry"
+    ):
+        _parse(7, text)
+
 
 DECODE_IN_EIGHT_THREADS: Final = """
 import sys, threading
