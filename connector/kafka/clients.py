@@ -142,6 +142,7 @@ class Clients:
         # the group, and its shards would wait for a session time-out.
         settings |= _MANUAL_COMMIT
         settings["group.id"] = self._kafka.group_id
+        settings["error_cb"] = self._report
         return settings
 
     def reader(self, isolation: str) -> Settings:
@@ -159,6 +160,10 @@ class Clients:
             "allow.auto.create.topics": False,
         }
 
+    def follower(self) -> Settings:
+        """Return the settings of a consumer that reads all the time."""
+        return {**self.reader("read_committed"), "error_cb": self._report}
+
     def probe(self) -> Settings:
         """Return the settings of a consumer that only asks for metadata."""
         return {
@@ -169,6 +174,7 @@ class Clients:
             "allow.auto.create.topics": False,
             # It then leaves a broker that hangs, so that the next question goes to another.
             "socket.timeout.ms": PROBE_TIMEOUT_SECONDS * 1000,
+            "error_cb": self._report,
         }
 
     def producer(self, transactional_id: str) -> Settings:
@@ -215,11 +221,17 @@ class Clients:
                 settings[name] = value
         settings["bootstrap.servers"] = self._kafka.bootstrap_servers
         settings["logger"] = _logger()
-        settings["error_cb"] = self._report
+        settings["error_cb"] = self._report_of_idle
         return settings
 
     def _report(self, error: KafkaError) -> None:
+        """Note an error of a client that is always in use."""
         self.reachability.failed(error)
+        self._on_error(error.name())
+
+    def _report_of_idle(self, error: KafkaError) -> None:
+        """Note an error of a client that may be idle for hours."""
+        self.reachability.failed(error, is_in_use=False)
         self._on_error(error.name())
 
 

@@ -123,7 +123,7 @@ class Log:
     ) -> None:
         """Raises KafkaUnavailable if the cluster does not answer or has no topic."""
         self._clients = clients
-        self._consumer = new_client(ck.Consumer, clients.reader("read_committed"))
+        self._consumer = new_client(ck.Consumer, clients.follower())
         metadata = cluster_metadata(self._consumer, clients, "listing topics")
 
         # Feeds are known by their topics: the configuration may not list them here.

@@ -72,8 +72,12 @@ class Reachability:
         """The last error, of those that name a cause. None if a broker has answered since."""
         return self._last_error
 
-    def failed(self, error: KafkaError) -> None:
-        """Note an error that a client reports. It is an outage if no broker is left."""
+    def failed(self, error: KafkaError, *, is_in_use: bool = True) -> None:
+        """Note an error that a client reports. It is an outage if no broker is left.
+
+        Of a client that is not in use, that only means that its idle connections were
+        closed, by brokers or by the network.
+        """
         if error.fatal():
             # A fenced producer, most often, which its shard reports.
             return
@@ -89,7 +93,8 @@ class Reachability:
             # It names no cause, such as a wrong password. The errors before it do.
             if self._last_error is None:
                 self._last_error = error
-            self._begin(self._error or error.str(), now)
+            if is_in_use:
+                self._begin(self._error or error.str(), now)
 
     def silent(self, error: str, waited_seconds: float) -> None:
         """Note that no broker has answered a question. It is an outage the second time."""

@@ -120,6 +120,25 @@ def test_that_all_brokers_are_down_does_not_hide_the_reason() -> None:
     assert reported == ["_ALL_BROKERS_DOWN", "_AUTHENTICATION", "_ALL_BROKERS_DOWN"]
 
 
+# Brokers, load balancers and NAT close idle connections, which looks the same to a client.
+def test_only_clients_that_are_always_in_use_tell_of_an_outage() -> None:
+    clients = Clients(Kafka())
+    may_be_idle = [
+        clients.admin(),
+        clients.reader("read_committed"),
+        clients.producer("id"),
+        clients.quarantine_producer(),
+    ]
+    for settings in may_be_idle:
+        settings["error_cb"](BROKERS_DOWN)
+        assert clients.reachability.outage is None
+
+    for settings in (clients.group(), clients.probe(), clients.follower()):
+        settings["error_cb"](BROKERS_DOWN)
+        assert clients.reachability.outage is not None
+        clients.reachability.reached()
+
+
 def test_a_refused_setting_is_a_fault_of_the_configuration() -> None:
     with pytest.raises(ConfigError, match=r"kafka\.client: .*no\.such\.setting"):
         new_client(ck.Producer, {"no.such.setting": "1"})
