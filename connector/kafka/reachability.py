@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 _ALL_BROKERS_DOWN: Final = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 -- librdkafka's name
 # An outage, or a failing broker, is named again after this time.
 _REPEAT_SECONDS: Final = 60
-# If all brokers are away, librdkafka says so right after the error of the last one.
-_PATIENCE_SECONDS: Final = 1
+# An outage is known by then: the probe waits for two answers, 5 s each.
+_PATIENCE_SECONDS: Final = 12
 # A loaded broker may be slow to answer once, and the next question goes to another one.
 _SILENCES_OF_AN_OUTAGE: Final = 2
 
@@ -88,7 +88,8 @@ class Reachability:
             if error.code() != _ALL_BROKERS_DOWN:
                 self._last_error = error
                 self._error = error.str()
-                self._unreported = now, error
+                failed_at = now if self._unreported is None else self._unreported[0]
+                self._unreported = failed_at, error
                 return
             # It names no cause, such as a wrong password. The errors before it do.
             if self._last_error is None:
