@@ -55,7 +55,7 @@ class Quarantine:
     """Writes rejected entries, and logs each of them with the outcome.
 
     No call raises, and only `close` blocks. `on_failed` is called for each entry that could
-    not be written. Call everything from one thread.
+    not be written. Make one call at a time.
     """
 
     def __init__(
