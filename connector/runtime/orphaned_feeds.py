@@ -27,8 +27,8 @@ _log = logging.getLogger(__name__)
 # The restore of a worker's own shards comes first.
 _FIRST_LOOK_SECONDS: Final = 15.0
 _LOOK_SECONDS: Final = 60.0
-# Nothing to do but to wait for an operator.
-_REPORTED_LOOK_SECONDS: Final = 3600.0
+# Nothing to do but to wait for an operator, whom the alert should not outlast by much.
+_REPORTED_LOOK_SECONDS: Final = 600.0
 
 # A feed without a worker is removed at the third look in a row. The worker that has it may
 # be restarting, and its states tell nothing at night, when nobody refreshes them.
