@@ -7,9 +7,11 @@ say "no such file" without the path.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from connector.config.secrets import quote_path
 from connector.config.sources import reason_of
 from connector.config.values import InvalidValue
 
@@ -21,7 +23,8 @@ _FILE_SETTINGS: Final = (".location", ".file")
 # librdkafka then looks for the system's certificates by itself.
 _PROBE: Final = "probe"
 
-_PEM: Final = b"-----BEGIN "
+# OpenSSL knows three names. A private key alone is no certificate.
+_PEM_CERTIFICATE: Final = re.compile(rb"-----BEGIN (X509 |TRUSTED )?CERTIFICATE-----")
 
 
 def check_client_file(name: str, value: object) -> None:
@@ -32,9 +35,9 @@ def check_client_file(name: str, value: object) -> None:
     try:
         is_readable = os.access(Path(value).resolve(strict=True), os.R_OK)
     except (OSError, ValueError) as error:
-        raise InvalidValue(f"'{value}': {reason_of(error)}") from None
+        raise InvalidValue(f"{quote_path(value)}: {reason_of(error)}") from None
     if not is_readable:
-        raise InvalidValue(f"'{value}': Permission denied")
+        raise InvalidValue(f"{quote_path(value)}: Permission denied")
 
 
 def faults_of_environment(environ: Mapping[str, str]) -> list[str]:
@@ -64,4 +67,6 @@ def _problem_of(file: str) -> str | None:
     except (OSError, ValueError) as error:
         return reason_of(error)
     # Parsing all of them would take 30 ms of every start.
-    return None if _PEM in content else "holds no certificate in PEM format"
+    if _PEM_CERTIFICATE.search(content) is None:
+        return "holds no certificate in PEM format"
+    return None

@@ -31,6 +31,7 @@ from connector.config.secrets import (
     Setting,
     printable,
     quote,
+    quote_path,
     redact,
     shape,
 )
@@ -140,7 +141,7 @@ def _read_secret_file(path: str | Path, check: Callable[[Any], Any] | None) -> S
             text = check(text)
         return Secret(text)
     except (OSError, ValueError) as error:
-        raise InvalidValue(f"'{path}': {reason_of(error)}") from None
+        raise InvalidValue(f"{quote_path(str(path))}: {reason_of(error)}") from None
 
 
 class _Loader:

@@ -26,11 +26,13 @@ MIN_SECRET_CHARACTERS: Final = 8
 # The start of every API key of the vendor.
 _API_KEY_PREFIX: Final = "bq_"
 
+# The start of a path. A secret in place of one, such as a key in PEM format, has none of them.
+_PATH_STARTS: Final = ("/", "./", "../")
+
 # Matches too much rather than too little: a mask in a log costs less than a secret in it.
 _SENSITIVE_NAME: Final = re.compile(
     r"password|secret|token|user\.info|credential|oauthbearer\.config|jaas|pem|proxy"
 )
-
 
 _WORD_CHARACTER: Final = re.compile(r"\w")
 
@@ -144,6 +146,13 @@ def quote(value: object) -> str:
     # A user may have put the key in place of another option.
     may_be_key = _API_KEY_PREFIX in text
     return MASK if is_long or may_be_key else text
+
+
+def quote_path(path: str) -> str:
+    """Return the path of a secret file quoted, or masked if it may be the secret itself."""
+    if path.startswith(_PATH_STARTS):
+        return f"'{path}'"
+    return f"{MASK} (begins neither with / nor with ./)"
 
 
 def shape(value: object, *, hide: bool) -> str:

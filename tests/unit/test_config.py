@@ -1234,6 +1234,35 @@ def test_a_missing_file_of_a_client_is_named_with_variable_and_path(
     )
 
 
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "GEX_KAFKA__CLIENT__SSL_KEY_LOCATION",
+        "GEX_UPSTREAM__API_KEY_FILE",
+        "GEX_HTTP__TOKEN_FILE",
+    ],
+)
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg\n-----END PRIVATE KEY-----",
+        "bq_live_0123456789abcdef",
+        "a0b1c2d3e4f5a6b7c8d9",
+    ],
+)
+def test_a_secret_in_place_of_a_path_is_not_shown(variable: str, secret: str) -> None:
+    variables = {"GEX_UPSTREAM__API_KEY": "", variable: secret}
+    if variable != "GEX_UPSTREAM__API_KEY_FILE":
+        del variables["GEX_UPSTREAM__API_KEY"]
+
+    fault = only_fault(None, **variables)
+
+    reason = "*** (begins neither with / nor with ./): No such file or directory"
+    assert f"{reason}; from environment {variable}" in fault
+    assert secret not in fault
+    assert "MIIEvQ" not in fault
+
+
 def test_existing_files_of_a_client_are_accepted(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.touch()
@@ -1260,6 +1289,8 @@ def test_a_file_without_certificates_is_named(tmp_path: Path) -> None:
     fault = only_fault(SSL_CERT_FILE=str(empty))
 
     assert f"'{empty}': holds no certificate in PEM format" in fault
+    empty.write_text("-----BEGIN PRIVATE KEY-----\n")
+    assert "holds no certificate" in only_fault(SSL_CERT_FILE=str(empty))
     # A folder cannot be read as a file.
     assert f"'{tmp_path}': Is a directory" in only_fault(SSL_CERT_FILE=str(tmp_path))
 
