@@ -15,6 +15,7 @@ from connector.config.load import load
 from connector.config.proxy import describe_route
 from connector.errors import EXIT_CONFIG, ConfigError
 from connector.tools.check_kafka import check_kafka, check_registry
+from connector.tools.check_listen import check_listen
 from connector.tools.check_states import check_states
 from connector.tools.check_upstream import check_upstream, requests_per_pass
 from connector.tools.report import Report
@@ -70,11 +71,16 @@ def check(
         f"{requests_per_pass(config)} request(s) cover all symbols once",
     )
 
+    asyncio.run(check_listen(config.http, report))
     report.ok("proxy", _routes(config))
     requests = asyncio.run(check_upstream(config, report))
     readable_feeds = check_kafka(config, report)
-    if check_registry(config, report):
+    is_registry_usable = check_registry(config, report)
+    # Without a broker, `check_kafka` has said so.
+    if readable_feeds is not None and is_registry_usable:
         check_states(config, readable_feeds, report)
+    elif readable_feeds is not None:
+        report.warn("states", "not tried, nor were the feeds: no registry")
 
     report.end(requests)
     return report.exit_code

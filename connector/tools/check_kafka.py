@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 _DAY_MS: Final = 86_400_000
 
 
-def check_kafka(config: Config, report: Report) -> list[str]:
+def check_kafka(config: Config, report: Report) -> list[str] | None:
     """Check the broker, the topics and the rights on them.
 
-    Return the feeds whose states can be read.
+    Return the feeds whose states can be read, or None if no broker answers.
     """
     kafka = config.kafka
     try:
@@ -32,8 +32,8 @@ def check_kafka(config: Config, report: Report) -> list[str]:
         report.ok("broker", preflight.cluster())
     except ConnectorError as error:
         report.fail("broker", str(error), error.exit_code)
-        report.warn("rights", "not tried, nor were the topics: no broker")
-        return []
+        report.warn("rights", "not tried, nor were topics and states: no broker")
+        return None
 
     _check_limits(preflight, report)
 

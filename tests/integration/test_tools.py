@@ -141,6 +141,7 @@ def test_check_passes_a_good_setup_and_changes_nothing(
 ) -> None:
     variables = variables_for(kafka, names, simulator, SYMBOLS)
     variables["GEX_SCHEMA_REGISTRY__URL"] = registry.url
+    variables["GEX_HTTP__LISTEN"] = f"{LOOPBACK}:0"
 
     code, printed = run_tool("check", variables=variables)
 
@@ -148,6 +149,7 @@ def test_check_passes_a_good_setup_and_changes_nothing(
     assert items(printed, "warn") == set(), printed
     assert items(printed, "ok") == {
         "configuration",
+        "listen",
         "proxy",
         "key",
         "quota",
@@ -225,6 +227,8 @@ def test_check_names_each_fault_with_its_remedy_and_tries_the_rest(
     assert items(printed, "FAIL") == {fault.item}, printed
     assert fault.text in printed
     # Without a configuration there is nothing to try.
+    if fault.item == "registry":
+        assert "states         not tried" in printed
     if fault.item != "configuration":
         tried = items(printed, "ok") | items(printed, "warn") | {"topics"}
         assert {"key", "broker", "topics"} - {fault.item} <= tried
@@ -237,6 +241,8 @@ def test_check_names_each_fault_with_its_remedy_and_tries_the_rest(
         ({"GEX_SYMBOLS": "BTCUSDT,ETHUSTD"}, 1, {"symbols"}),
         ({"GEX_KAFKA__SHARDS": "many"}, 2, {"configuration"}),
         ({"GEX_KAFKA__BOOTSTRAP_SERVERS": f"{LOOPBACK}:1"}, 3, {"broker"}),
+        # A worker reads the setting before it connects to Kafka.
+        ({"GEX_KAFKA__CLIENT__NO_SUCH_SETTING": "1"}, 2, {"broker"}),
     ],
 )
 def test_check_prints_one_json_object_with_all_findings(
