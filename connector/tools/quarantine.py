@@ -95,10 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="entries of this symbol only; repeatable",
     )
-    parser.add_argument(
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
         "--json", action="store_true", help="print one JSON object a line"
     )
-    parser.add_argument(
+    form.add_argument(
         "--raw", action="store_true", help="show: print the bytes alone, unchanged"
     )
     parser.epilog = (
@@ -109,11 +110,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print entries. Raises ConfigError and KafkaUnavailable."""
-    place = None
-    if options.record is not None:
-        if options.action != "show":
-            raise ConfigError([f"quarantine {options.action}: takes no record"])
-        place = _parse_place(options.record)
+    _check_options(options)
+    place = None if options.record is None else _parse_place(options.record)
     # A shell starts background jobs with SIGINT ignored, so set its handler as well.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -132,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
         return _list(log, topic, wanted, as_json=options.json)
     entry = _find(log, topic, wanted, place)
     if entry is None:
-        sys.stderr.write("no such entry in quarantine\n")
+        sys.stderr.write(f"no such entry in {topic}\n")
         return _EXIT_NOT_FOUND
     if options.raw:
         sys.stdout.buffer.write(entry.raw)
@@ -141,9 +139,27 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_options(options: argparse.Namespace) -> None:
+    """Raise ConfigError for options that would have no effect."""
+    if options.action != "show":
+        if options.record is not None:
+            raise ConfigError([f"quarantine {options.action}: takes no record"])
+        if options.raw:
+            raise ConfigError([f"quarantine {options.action}: --raw is for show only"])
+    elif options.record is not None and (options.feed or options.symbol):
+        raise ConfigError(
+            ["quarantine show: takes a record, or --feed and --symbol, not both"]
+        )
+
+
 class _Filter(Value, frozen=True):
     feed: str | None
     symbols: frozenset[str]
+
+    @property
+    def is_open(self) -> bool:
+        """True if every entry matches."""
+        return self.feed is None and not self.symbols
 
     def matches(self, entry: Entry) -> bool:
         if self.feed is not None and entry.feed != self.feed:
@@ -201,7 +217,8 @@ def _list(log: Log, topic: str, wanted: _Filter, *, as_json: bool) -> int:
             _write(_line(entry, as_json=as_json))
             found = True
     if not found:
-        sys.stderr.write(f"no entries in {topic}\n")
+        kind = "entries" if wanted.is_open else "such entries"
+        sys.stderr.write(f"no {kind} in {topic}\n")
     return 0
 
 

@@ -755,10 +755,13 @@ def test_quarantine_shows_a_foreign_record_without_controlling_the_terminal(
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (("show", "0:999999"), 1, "no such entry in quarantine"),
+        (("show", "0:999999"), 1, "no such entry in "),
         (("show", "newest"), 2, "expected PARTITION:OFFSET"),
         (("list", "0:0"), 2, "takes no record"),
-        (("list", "--symbol", "NONEUSDT"), 0, "no entries in "),
+        (("list", "--raw"), 2, "--raw is for show only"),
+        (("show", "0:0", "--symbol", "BTCUSDT"), 2, "not both"),
+        (("show", "--raw", "--json"), 2, "not allowed with argument"),
+        (("list", "--symbol", "NONEUSDT"), 0, "no such entries in "),
     ],
 )
 def test_quarantine_says_what_it_did_not_find_or_understand(
