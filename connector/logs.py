@@ -158,8 +158,9 @@ class _Handler(logging.Handler):
             self._changed.wait_for(lambda: not self._lines, _FLUSH_SECONDS)
 
     def close(self) -> None:
-        """Write the lines that wait, and end the thread."""
-        self.flush()
+        """End the thread once it has written the lines that wait. Does not wait for that."""
+        # `logging.shutdown` has called `flush` before: without a reader, waiting again would
+        # only delay the end of the process.
         with self._changed:
             self._closed = True
             self._changed.notify_all()
