@@ -271,8 +271,9 @@ class StateReader:
         except (ShardCorrupt, msgspec.ValidationError) as error:
             raise ShardCorrupt(
                 f"{self._changes}-{record.partition}, offset {record.offset}, key "
-                f"{_shown(record.key)}: "
-                f"a connector wrote an event that this version cannot read: {error}"
+                f"{_shown(record.key)}: a connector wrote an event that this version "
+                f"cannot read: {error}; start the newer version (operations, Stray "
+                "records)"
             ) from None
 
 

@@ -5,13 +5,14 @@ They also name the feeds that have states but are not configured any more.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from connector.errors import KafkaError, ShardCorrupt
 from connector.kafka.avro import Codec
 from connector.kafka.clients import Clients
 from connector.kafka.framing import framing_of
-from connector.kafka.names import ShardId, Topics
+from connector.kafka.names import ShardId, Topics, partition_of
 from connector.kafka.orphans import find_orphans
 from connector.kafka.reader import Reader
 from connector.kafka.restore import StateReader
@@ -19,7 +20,7 @@ from connector.kafka.restore import StateReader
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from connector.config.model import Config
+    from connector.config.model import Config, Feed
     from connector.kafka.restore import Stray
     from connector.tools.report import Report
 
@@ -34,8 +35,9 @@ def check_states(config: Config, feeds: Collection[str], report: Report) -> None
     reader = Reader(Clients(config.kafka))
     codec = Codec(framing_of(config.schema_registry))
     try:
-        for feed in feeds:
-            _check_feed(feed, config, reader, codec, report)
+        for feed in config.feeds:
+            if feed.name in feeds:
+                _check_feed(feed, config, reader, codec, report)
         _check_orphans(config, reader, codec, report)
     finally:
         reader.close()
@@ -66,22 +68,29 @@ def _check_orphans(
 
 
 def _check_feed(
-    feed: str, config: Config, reader: Reader, codec: Codec, report: Report
+    feed: Feed, config: Config, reader: Reader, codec: Codec, report: Report
 ) -> None:
     topics = Topics(config.kafka.topic_prefix)
-    topic = topics.current(feed)
+    topic = topics.current(feed.name)
+    shards = config.kafka.shards
+    symbols: dict[int, list[str]] = defaultdict(list)
+    for symbol in feed.symbols:
+        symbols[partition_of(symbol, shards)].append(symbol)
+
     states = 0
     strays: list[tuple[int, Stray]] = []
-    for partition in range(config.kafka.shards):
+    for partition in range(shards):
         shard = StateReader(
-            ShardId(feed, partition),
-            config.kafka.shards,
+            ShardId(feed.name, partition),
+            shards,
             topics=topics,
             reader=reader,
             codec=codec,
         )
         try:
-            found = shard.read((), is_fenced=False)
+            # With the symbols: those without a state continue from their last event, which
+            # can end a worker as well.
+            found = shard.read(symbols[partition], is_fenced=False)
         except ShardCorrupt as error:
             report.fail("states", str(error), error.exit_code)
             return
@@ -92,10 +101,13 @@ def _check_feed(
         strays += [(partition, stray) for stray in found.strays]
 
     for partition, stray in strays[:_MAX_NAMED_STRAYS]:
+        outcome = "workers skip it"
+        if stray.is_recovered:
+            outcome = "workers find the symbol's state behind it"
         report.warn(
             "states",
             f"{topic}-{partition}, offset {stray.offset}, key {stray.key}: {stray.reason}; "
-            f"workers skip it ({_SEE})",
+            f"{outcome} ({_SEE})",
         )
     hidden = len(strays) - _MAX_NAMED_STRAYS
     if hidden > 0:

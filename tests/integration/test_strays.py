@@ -23,7 +23,7 @@ from tests.support.processes import (
 from tests.support.tools import SYMBOLS, publish_events, run_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from connector.core.model import Event
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # Partitions of `changes` by default.
 PARTITIONS = 6
 TIMEOUT_SECONDS = 30
+NO_HEADERS: Mapping[str, bytes] = {}
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +58,11 @@ class Topics:
     def write_state(self, key: bytes, value: bytes | None) -> None:
         self._write(f"{self.prefix}.all.current", key, value, 0)
 
-    def write_event(self, key: bytes, value: bytes | None) -> None:
+    def write_event(
+        self, key: bytes, value: bytes | None, headers: Mapping[str, bytes] = NO_HEADERS
+    ) -> None:
         partition = partition_of(key.decode(), PARTITIONS)
-        self._write(f"{self.prefix}.all.changes", key, value, partition)
+        self._write(f"{self.prefix}.all.changes", key, value, partition, headers)
 
     def events(self, symbol: str) -> list[Event]:
         events = checker.events(self._kafka, self.prefix)
@@ -69,11 +72,16 @@ class Topics:
         return [event.sequence for event in self.events(symbol)]
 
     def _write(
-        self, topic: str, key: bytes, value: bytes | None, partition: int
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes | None,
+        partition: int,
+        headers: Mapping[str, bytes] = NO_HEADERS,
     ) -> None:
         settings = {"bootstrap.servers": self._kafka.bootstrap_servers}
         producer = ck.Producer(settings)
-        producer.produce(topic, value, key, partition=partition)
+        producer.produce(topic, value, key, partition=partition, headers=dict(headers))
         assert producer.flush(TIMEOUT_SECONDS) == 0
 
 
@@ -117,6 +125,23 @@ def test_strays_in_current_neither_end_a_worker_nor_restart_a_sequence(
     code, printed = run_tool("check", variables=published)
     assert printed.count("warn  states") == 1, printed
     assert "key some other key" in printed
+
+
+def test_check_names_an_event_of_a_newer_version_that_would_end_a_worker(
+    kafka: LocalKafka, published: dict[str, str]
+) -> None:
+    topics = Topics(kafka, published)
+    # It has no state, so a worker looks for its last event.
+    topics.write_event(b"SOLUSDT", b"of a later schema", {"worker": b"w"})
+    variables = {**published, "GEX_SYMBOLS": ",".join([*SYMBOLS, "SOLUSDT"])}
+
+    code, printed = run_tool("check", variables=variables)
+
+    assert code == 4, printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("FAIL")]
+    assert line.startswith("FAIL  states")
+    assert "key SOLUSDT: a connector wrote an event" in line
+    assert "start the newer version" in line
 
 
 def test_readers_skip_and_name_strays_in_changes(
