@@ -22,7 +22,12 @@ from connector.config.values import (
     one_of,
     refusing,
 )
-from connector.core.diff import LIST_PATHS, NUMBER_PATHS, Threshold
+from connector.core.diff import (
+    DEFAULT_IGNORE,
+    LIST_PATHS,
+    NUMBER_PATHS,
+    Threshold,
+)
 from connector.core.venues import VENUES
 
 POSITIONINGS: Final = ("flow", "std")
@@ -230,7 +235,7 @@ class Feed(Struct, frozen=True, kw_only=True):
     ignore: Annotated[
         tuple[str, ...],
         Option("[Paths](#paths) whose changes are not published", among(IGNORE_PATHS)),
-    ] = ("spot_price",)
+    ] = DEFAULT_IGNORE
     thresholds: Annotated[
         dict[str, Threshold],
         Option(

@@ -44,6 +44,10 @@ LIST_PATHS: Final = (
     "zones",
 )
 
+# The paths whose changes do not count unless the configuration says otherwise: the price
+# changes with every refresh.
+DEFAULT_IGNORE: Final = ("spot_price",)
+
 
 class Threshold(Value, frozen=True, forbid_unknown_fields=True):
     """The distance a number must move to count as changed.

@@ -210,7 +210,8 @@ class Log:
             if time.monotonic() - progress_at > _STALLED_SECONDS:
                 topic, number = min(unfinished)
                 raise KafkaUnavailable(
-                    f"reading {topic}-{number}: no record for {_STALLED_SECONDS} s"
+                    f"reading {topic}-{number}: no record for {_STALLED_SECONDS} s; if "
+                    "`check` names an open transaction there, end it"
                 )
 
     def follow(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
-from connector.core.diff import Rules
+from connector.core.diff import DEFAULT_IGNORE, Rules
 from connector.core.transition import FeedRules
 from connector.errors import KafkaError
 from connector.kafka.names import ShardId
@@ -33,9 +33,6 @@ _REPORTED_LOOK_SECONDS: Final = 600.0
 # A feed without a worker is removed at the third look in a row. The worker that has it may
 # be restarting, and its states tell nothing at night, when nobody refreshes them.
 _LOOKS_WITHOUT_OWNER: Final = 3
-
-# The default of `feeds.ignore`: the rules of the feed went with its configuration.
-_DEFAULT_IGNORED: Final = ("spot_price",)
 
 
 class FeedsInKafka(Protocol):
@@ -173,7 +170,8 @@ class OrphanedFeeds:
     def _remove_symbols(self, orphan: OrphanedFeed, partition: int) -> None:
         """Open a shard of a feed, which fences its former owner, and publish REMOVED."""
         log = self._feeds.log(orphan.name, orphan.shards, partition)
-        rules = FeedRules(orphan.name, rules=Rules.of(_DEFAULT_IGNORED))
+        # The rules of the feed went with its configuration.
+        rules = FeedRules(orphan.name, rules=Rules.of(DEFAULT_IGNORE))
         try:
             opened = OpenShard(log.open(), rules, self._source, 0.0)
             removals = opened.removals((), self._now())

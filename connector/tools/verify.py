@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from connector.config.secrets import printable, quote
-from connector.core.diff import Rules, compare
+from connector.core.diff import DEFAULT_IGNORE, Rules, compare
 from connector.errors import ShardCorrupt
 from connector.kafka.events import BEGINNING, END
 from connector.kafka.names import partition_of
@@ -55,9 +55,6 @@ _WRONG_BEFORE: Final = "`before` differs from the levels published last"
 
 # Partitions are added rarely: at most so often within the retention of the events.
 _MAX_ADDITIONS: Final = 2
-
-# The default of `feeds.ignore`, for feeds that this configuration does not have.
-_DEFAULT_IGNORED: Final = ("spot_price",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +91,8 @@ def verify(
     """
     for feed in log.feeds:
         # Without thresholds: those decide what is published, and the records must agree exactly.
-        rules = Rules.of(ignored.get(feed, _DEFAULT_IGNORED)).exact()
+        # A feed that this configuration does not have probably had the default.
+        rules = Rules.of(ignored.get(feed, DEFAULT_IGNORE)).exact()
         verifier = _FeedVerifier(feed, log, codec, rules, totals)
         verifier.verify(topics)
         # Without feeds, this configuration says nothing about them.
