@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +26,7 @@ from connector.schedule.batches import MAX_SYMBOLS
 from connector.tools.check_month import check_month, stale_between_checks
 from connector.tools.check_service import check_service, explain_outage
 from connector.tools.check_venues import check_venues
+from connector.tools.suggestion import did_you_mean
 from connector.upstream.api_key import ApiKey
 from connector.upstream.budget import Budget, Month
 from connector.upstream.budget.other_clients import PLANNED_FRACTION
@@ -35,7 +35,7 @@ from connector.upstream.budget.units import MINUTE_SECONDS
 from connector.upstream.client import Client, LevelsRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from connector.config.model import Config
     from connector.tools.report import Report
@@ -321,7 +321,7 @@ async def _check_symbols(
 
     unknown = [symbol for symbol in checked if is_unknown(symbol)]
     for symbol in unknown:
-        hint = _suggestion(symbol, known.difference(unknown))
+        hint = did_you_mean(symbol, known.difference(unknown))
         report.fail("symbols", f"{symbol}: unknown to the upstream{hint}")
 
     if answer is not None:
@@ -345,10 +345,3 @@ def _report_missing(answer: LevelsAnswer, report: Report) -> None:
             f"{symbol}: the upstream has levels of {quote(name)} instead; "
             "nothing is published from them, configure that name if it is meant",
         )
-
-
-def _suggestion(symbol: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(symbol, sorted(known), n=3)
-    if not close:
-        return ""
-    return f"; did you mean {' or '.join(close)}?"

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from connector.config.secrets import printable, quote
 from connector.config.values import symbols_typed
 from connector.errors import KafkaUnavailable
 from connector.kafka.events import BEGINNING, END
+from connector.tools.suggestion import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from connector.kafka.events import Log
     from connector.kafka.names import Topics
-
-_MAX_SUGGESTIONS: Final = 3
 
 
 def warn_of_unknown_symbols(log: Log, topics: Topics, typed: Iterable[str]) -> None:
@@ -55,7 +53,4 @@ def _finding(text: str, known: set[str], feeds: list[str]) -> str:
     _, *cleaned = symbols_typed(text)
     wanted = cleaned[0] if cleaned else text
     finding = f"{quote(text)}: no events so far in feed {', '.join(feeds)}"
-    close = difflib.get_close_matches(wanted, sorted(known), n=_MAX_SUGGESTIONS)
-    if close:
-        finding += f"; did you mean {' or '.join(close)}?"
-    return printable(finding)
+    return printable(finding + did_you_mean(wanted, known))

@@ -91,10 +91,10 @@ def run(options: argparse.Namespace) -> int:
         return Table(log, reader, wanted).show()
 
     events = reader.events(options.feed, from_beginning=options.from_beginning)
-    warn_of_unknown_symbols(events.log, reader.topics, options.symbol)
     # Programs that read JSON know what they asked for.
     if not options.json:
         sys.stderr.write(f"{_following(events, reader, options)}\n")
+    warn_of_unknown_symbols(events.log, reader.topics, options.symbol)
     return watch(events, wanted, as_json=options.json)
 
 
