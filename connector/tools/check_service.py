@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 # The budget may wait for the next minute, and a person waits for the answer.
 _TIMEOUT_SECONDS: Final = 10.0
 
+_THEIR_SIDE: Final = "the vendor's side: wait, or ask the vendor"
+_OUR_SIDE: Final = (
+    "probably our side: check upstream.base_url, DNS, proxy and firewall, then ask the "
+    "vendor"
+)
+
 
 async def check_service(
     config: Config, client: Client, budget: Budget, report: Report
@@ -44,14 +50,16 @@ async def explain_outage(
 ) -> None:
     """Tell an outage of the vendor from one of the way to it.
 
-    `failure` is the error of the request for levels.
-
-    `/health` needs no key and counts against no budget.
+    `failure` is the error of the request for levels. `/health` needs no key and counts
+    against no budget.
     """
     try:
         health = read_health(await client.fetch_health())
     except UpstreamError as error:
-        report.warn("service", f"no answer from /health either: {_unreachable(error)}")
+        side = _OUR_SIDE
+        if failure.is_from_api or error.is_from_api:
+            side = _THEIR_SIDE
+        report.warn("service", f"no answer from /health either: {error}; {side}")
         return
     if failure.is_from_api:
         report.warn(
@@ -68,19 +76,8 @@ async def explain_outage(
     else:
         report.warn(
             "service",
-            f"/health says {health or 'nothing known'}: the trouble is on the vendor's side; "
-            "wait, or ask the vendor",
+            f"/health says {health or 'nothing known'}: {_THEIR_SIDE}",
         )
-
-
-def _unreachable(error: UpstreamError) -> str:
-    """Return the error, and whose side it points to."""
-    if error.is_from_api:
-        return f"{error}; the vendor's side: wait, or ask the vendor"
-    return (
-        f"{error}; probably our side: check upstream.base_url, DNS, proxy and firewall, "
-        "then ask the vendor"
-    )
 
 
 async def _check_status(

@@ -260,7 +260,7 @@ async def test_a_server_without_a_changelog_is_a_warning(
     ("health", "expected"),
     [
         ("ok", "/health says ok: the vendor sees no trouble; check proxies"),
-        ("unhealthy", "/health says unhealthy: the trouble is on the vendor's side"),
+        ("unhealthy", "/health says unhealthy: the vendor's side"),
     ],
 )
 async def test_a_gateways_outage_is_explained_by_the_vendors_own_health(
@@ -340,6 +340,19 @@ async def test_an_answer_of_another_site_points_to_the_address(
 
     (failure,) = check.findings("FAIL", "upstream")
     assert "check that upstream.base_url is its address" in failure
+
+
+async def test_an_outage_of_the_api_is_its_own_although_its_health_does_not_answer(
+    simulator: Simulator, check: Check
+) -> None:
+    simulator.add_fault("503")
+    simulator.add_fault("drop", endpoint="health")
+
+    await check.run()
+
+    (finding,) = check.findings("warn", "service")
+    assert finding.startswith("no answer from /health either")
+    assert finding.endswith("the vendor's side: wait, or ask the vendor")
 
 
 async def test_no_answer_at_all_points_to_our_side(

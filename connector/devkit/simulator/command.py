@@ -6,6 +6,7 @@ import asyncio
 import errno
 import signal
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -155,8 +156,10 @@ def _value_of(name: str, text: str) -> object:
 
 def _log(line: str) -> None:
     moment = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]  # milliseconds
-    sys.stdout.write(f"{moment}  {line}\n")
-    sys.stdout.flush()
+    # If nobody reads any more, the clients must still get their answers.
+    with suppress(BrokenPipeError):
+        sys.stdout.write(f"{moment}  {line}\n")
+        sys.stdout.flush()
 
 
 def run_simulator(
