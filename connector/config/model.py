@@ -316,7 +316,8 @@ class Kafka(Struct, frozen=True, kw_only=True):
     client: Annotated[
         ClientSettings,
         Option(
-            "Options passed to librdkafka. Only their names are ever shown",
+            "Options passed to librdkafka. Of their values, only the paths of files that"
+            " cannot be read are ever shown",
             check=refusing(REFUSED),
         ),
     ] = ClientSettings()
@@ -335,7 +336,8 @@ class SchemaRegistry(Struct, frozen=True, kw_only=True):
     client: Annotated[
         ClientSettings,
         Option(
-            "Options passed to the registry client. Only their names are ever shown",
+            "Options passed to the registry client. Of their values, only the paths of files"
+            " that cannot be read are ever shown",
             check=refusing({"it is an option of [schema_registry]": ("url", "proxy")}),
         ),
     ] = ClientSettings()

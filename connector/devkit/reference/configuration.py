@@ -26,7 +26,7 @@ variables are errors. All errors are reported at once (exit status 2).
 `GEX_SYMBOLS`, with `GEX_KEEP_LOWER_CASE`, `GEX_EXCHANGES`, `GEX_INCLUDE` and `GEX_POSITIONING`, defines one feed called `all`, which replaces
 every `[[feeds]]` table of the file. Set a single client option with a variable such as `GEX_KAFKA__CLIENT__SASL_PASSWORD` (for
 `sasl.password`), or several as a JSON object: `GEX_SCHEMA_REGISTRY__CLIENT={"timeout": 5}`. In JSON, write numbers
-as numbers.
+as numbers. `GEX_KAFKA__TOPIC` works in the same way.
 
 `api_key` and `api_key_file` exclude each other. If the file sets one and the environment the other, the environment
 wins.
