@@ -19,6 +19,7 @@ from connector.config.values import (
     each,
     is_loopback,
     matching,
+    matching_address,
     one_of,
     refusing,
 )
@@ -89,12 +90,12 @@ _check_token = matching(
     r"\s*[\x21-\x7e]{16,4096}\s*",
     "16 to 4096 visible ASCII characters without blanks between them",
 )
-_check_url = matching(
+_check_url = matching_address(
     rf"https?://{HOST}(:(?!0){PORT})?(/[^?#@\\\x00-\x20\x7f-\U0010ffff]*)?",
     "http://host or https://host, optionally with a port from 1 to 65535 and a path,"
     " no user:password@, blanks, '?', '#' and '\\'",
 )
-_check_listen = matching(f"{HOST}:{PORT}", "host:port, port 0 to 65535")
+_check_listen = matching_address(f"{HOST}:{PORT}", "host:port, port 0 to 65535")
 _check_servers = matching(
     r"[\w.:/\[\]-]+(,[\w.:/\[\]-]+)*",
     "host:port, several separated by commas, no blanks",

@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
-from connector.config.values import HOST, PORT, is_loopback, matching
+from connector.config.values import HOST, PORT, is_loopback, matching_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 _NO_PROXY_AT_ALL: Final = "none"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
-_check_form = matching(
-    rf"none|(http://)?([^@/\s]+@)?{HOST}(:(?!0){PORT})?/?",
-    "http://host:port, optionally with user:password@, or none",
+# Other characters of user and password must be percent-encoded: `#` would end the address.
+_USER_INFO: Final = r"[^@/?#\[\]\\\x00-\x20\x7f]+@"
+_check_form = matching_address(
+    rf"none|(http://)?({_USER_INFO})?{HOST}(:(?!0){PORT})?/?",
+    "http://host:port, optionally with user:password@ ('#' as %23, and so on), or none",
 )
 _entry_with_port: Final = re.compile(r"(\[.*\]|[^:]*):(\d+)")
 

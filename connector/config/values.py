@@ -20,6 +20,7 @@ T = TypeVar("T", str, int)
 
 # All patterns are matched with re.ASCII: `\d` and `\w` mean no digits and letters of other scripts.
 HOST: Final = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
+_BRACKETED_HOST: Final = re.compile(r"(?:\w+://)?(?:[^/@]*@)?\[([^\]]*)\]")
 PORT: Final = r"(6553[0-5]|655[0-2]\d|65[0-4]\d{2}|6[0-4]\d{3}|[0-5]?\d{1,4})"
 
 # Longer texts are cut before the search for a similar one.
@@ -48,6 +49,24 @@ def matching(pattern: str, expected: str) -> Callable[[T], T]:
     def check(value: T) -> T:
         if not re.fullmatch(pattern, str(value), re.ASCII):
             raise InvalidValue(f"expected {expected}")
+        return value
+
+    return check
+
+
+def matching_address(pattern: str, expected: str) -> Callable[[str], str]:
+    """Accept texts as `matching` does. An address in brackets must be an IPv6 address."""
+    check_form = matching(pattern, expected)
+
+    def check(value: str) -> str:
+        check_form(value)
+        bracketed = _BRACKETED_HOST.match(value)
+        if bracketed is not None:
+            try:
+                ipaddress.IPv6Address(bracketed[1])
+            except ValueError:
+                # Parsers of URLs raise errors of their own for it.
+                raise InvalidValue(f"expected {expected}") from None
         return value
 
     return check

@@ -546,7 +546,7 @@ def test_a_key_file_with_an_impossible_path_is_a_fault() -> None:
         "https://api.example.com/v2/",
         "http://127.0.0.1:8080",
         "http://localhost",
-        "http://[::1]:1/x",
+        "http://[::1]:1/x[y]",
     ],
 )
 def test_a_base_url_may_be_https_or_on_this_machine(url: str) -> None:
@@ -561,6 +561,8 @@ def test_a_base_url_may_be_https_or_on_this_machine(url: str) -> None:
         ("ftp://example.com", "expected http://host or https://host"),
         ("https://", "expected http://host or https://host"),
         ("https://[::1", "expected http://host or https://host"),
+        ("https://[:::]", "expected http://host or https://host"),
+        ("https://[1.2.3.4]", "expected http://host or https://host"),
         ("https://example.com:99999", "a port from 1 to 65535"),
         ("https://example.com:0", "a port from 1 to 65535"),
         ("https://exa\nmple.com", "no user:password@, blanks,"),
@@ -624,6 +626,7 @@ def test_listen_has_a_host_and_a_port(listen: str, host: str, port: int) -> None
         # An Arabic one, which Python counts as a digit.
         "a:\u0661",
         "[]:1",
+        "[:::]:1",
     ],
 )
 def test_a_malformed_listen_is_a_fault(listen: str) -> None:

@@ -106,7 +106,21 @@ def test_a_proxy_is_an_address_with_or_without_scheme(value: str, cleaned: str) 
 
 
 @pytest.mark.parametrize(
-    "value", ["socks5://proxy:1080", "https://proxy", "proxy:0", "a b", "http://", "@"]
+    "value",
+    [
+        "socks5://proxy:1080",
+        "https://proxy",
+        "proxy:0",
+        "a b",
+        "http://",
+        "@",
+        "http://[:::]:3128",
+        # Parsers end the address there, and errors would show the rest.
+        "http://me:p#ss@proxy:3128",
+        "http://me:p?ss@proxy:3128",
+        "http://me:p[ss@proxy:3128",
+        "http://me:p\x01ss@proxy:3128",
+    ],
 )
 def test_other_proxies_are_refused(value: str) -> None:
     with pytest.raises(InvalidValue, match="expected http://host:port"):
