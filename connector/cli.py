@@ -44,6 +44,11 @@ class _Command(NamedTuple):
 
 
 _RUN_ABOUT: Final = "poll, compare and publish until SIGTERM or SIGINT"
+_RUN_STATUSES: Final = (
+    "exit status: 0 stopped as asked, 2 invalid configuration, 3 Kafka or the registry was "
+    "not usable in time, or a topic does not fit, 4 a topic holds a record of another "
+    "version, or another unrecoverable error"
+)
 _COMMANDS: Final = {
     "check": _Command(
         "connector.tools.check",
@@ -142,8 +147,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     command.set_defaults(run=_run)
     _add_config_argument(command)
     command.add_argument(
-        "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
+        "--log-level",
+        default="INFO",
+        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
+        help="the least severe lines of the log (default: %(default)s)",
     )
+    command.epilog = _RUN_STATUSES
 
     for name, (module, about, takes_config) in _COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about)
