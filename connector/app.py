@@ -146,7 +146,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
     _log.info("listening", extra=fields)
 
     kafka = _new_kafka(config, parts.metrics)
-    parts.view.kafka_watch = kafka.watch
+    parts.view.troubles.kafka = kafka.watch
     watching = supervisor.watch(kafka.watch.run())
     try:
         prepared = await supervisor.until_stopped(_prepare_kafka(config, kafka, parts))
@@ -288,8 +288,8 @@ def _looks(
         kafka.clients.servers,
         kafka.executor,
     )
-    parts.view.topic_watch = topic_watch
-    parts.view.held_back = held_back
+    parts.view.troubles.topics = topic_watch
+    parts.view.troubles.held_back = held_back
     return [
         daily_look.run(),
         OutageLook(parts.client, parts.poller.outage).run(),

@@ -10,21 +10,72 @@ from connector.errors import KeyRefused, PlanRefused, QuotaExhausted, RateLimite
 from connector.web import answers
 
 if TYPE_CHECKING:
-    from connector.kafka.held_back import HeldBack
+    from connector.kafka.reachability import KafkaOutage
     from connector.runtime.failing_checks import FailedChecks
+    from connector.runtime.health import Health
     from connector.runtime.held_back import HeldBackWatch
     from connector.runtime.kafka_watch import KafkaWatch
     from connector.runtime.poller import Poller
+    from connector.runtime.topic_look import WatchedTopics
 
 # A month that was used up before this worker's start has no failed check.
 _MONTH_USED_UP = "the requests of the month are used up"
 
 
-def kafka_trouble(watch: KafkaWatch) -> answers.Trouble | None:
-    """Return the trouble with Kafka, or None if it answers."""
-    outage = watch.outage
-    if outage is None:
-        return None
+class Troubles:
+    """Finds the causes. Each watch is None until the worker has it."""
+
+    def __init__(self, health: Health) -> None:
+        self.kafka: KafkaWatch | None = None
+        self.topics: WatchedTopics | None = None
+        self.held_back: HeldBackWatch | None = None
+        self._health = health
+
+    def now(self, poller: Poller | None, at: int) -> list[answers.Trouble]:
+        """Return each cause once: Kafka, the topics and the API say more than a reason.
+
+        `poller` is None while the worker starts. `at` is our clock, in microseconds since
+        the epoch.
+        """
+        troubles = self._kafka_troubles()
+        explained = [trouble.summary for trouble in troubles]
+        if self.kafka is not None:
+            explained += self.kafka.why_not_ready()
+        api = None
+        if poller is not None:
+            explained += poller.why_not_ready()
+            api = _api_trouble(poller, at)
+        for reason in self._health.why_not_ready():
+            if reason not in explained:
+                troubles.append(_lasting("worker", reason))
+        if api is not None:
+            troubles.append(api)
+        return troubles
+
+    def _kafka_troubles(self) -> list[answers.Trouble]:
+        """Return the outage of Kafka, or else the troubles with the topics.
+
+        In an outage nobody knows if those go on.
+        """
+        outage = None if self.kafka is None else self.kafka.outage
+        if outage is not None:
+            return [_outage(outage)]
+        troubles = []
+        if self.topics is not None:
+            for fault in self.topics.faults.values():
+                troubles.append(_lasting("topic", fault))
+        if self.held_back is not None:
+            for held in self.held_back.found:
+                summary = (
+                    f"consumers cannot read new records of {held.topic}-"
+                    f"{held.partition}: a transaction stays open"
+                )
+                remedy = self.held_back.remedy(held)
+                troubles.append(_lasting("topic", summary, remedy))
+        return troubles
+
+
+def _outage(outage: KafkaOutage) -> answers.Trouble:
     return answers.Trouble(
         service="kafka",
         summary="Kafka unreachable",
@@ -34,25 +85,6 @@ def kafka_trouble(watch: KafkaWatch) -> answers.Trouble | None:
         next_try_at=None,
         is_waiting=False,
     )
-
-
-def topic_trouble(fault: str) -> answers.Trouble:
-    """Return the trouble of a topic that is gone or does not fit."""
-    return _lasting("topic", fault)
-
-
-def held_back_trouble(watch: HeldBackWatch, held: HeldBack) -> answers.Trouble:
-    """Return the trouble of consumers that cannot read a partition to its end."""
-    summary = (
-        f"consumers cannot read new records of {held.topic}-{held.partition}: "
-        "a transaction stays open"
-    )
-    return _lasting("topic", summary, watch.remedy(held))
-
-
-def worker_trouble(reason: str) -> answers.Trouble:
-    """Return a reason against being ready that nothing else explains."""
-    return _lasting("worker", reason)
 
 
 def _lasting(
@@ -70,7 +102,7 @@ def _lasting(
     )
 
 
-def api_trouble(poller: Poller, now: int) -> answers.Trouble | None:
+def _api_trouble(poller: Poller, now: int) -> answers.Trouble | None:
     """Return the trouble with the API, or None if it answers every check.
 
     `now` is our clock, in microseconds since the epoch.

@@ -19,13 +19,7 @@ from connector.runtime.clock import Clock
 from connector.web import answers
 from connector.web.events import EventFeed
 from connector.web.schedule_view import schedule_answer
-from connector.web.troubles import (
-    api_trouble,
-    held_back_trouble,
-    kafka_trouble,
-    topic_trouble,
-    worker_trouble,
-)
+from connector.web.troubles import Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,11 +30,8 @@ if TYPE_CHECKING:
     from connector.kafka.members import Member
     from connector.kafka.quarantine import Quarantined
     from connector.runtime.health import Health
-    from connector.runtime.held_back import HeldBackWatch
-    from connector.runtime.kafka_watch import KafkaWatch
     from connector.runtime.poller import Poller
     from connector.runtime.shard import Shard
-    from connector.runtime.topic_look import WatchedTopics
     from connector.upstream.budget import Budget
 
 # Maximum age of the group's members on the status page.
@@ -171,13 +162,7 @@ class WorkerView:
         self.live: StartedWorker | None = None
         """None while the worker starts."""
 
-        self.kafka_watch: KafkaWatch | None = None
-        """None until the worker has clients of Kafka."""
-
-        self.topic_watch: WatchedTopics | None = None
-        self.held_back: HeldBackWatch | None = None
-        """None while the worker starts, as `topic_watch`."""
-
+        self.troubles = Troubles(health)
         self._quarantine = answers.Quarantine(entries=0, last=None)
         self.shard_ids = _shard_ids(config)
         """The shard of every configured symbol, by feed and symbol."""
@@ -255,49 +240,17 @@ class WorkerView:
             self._symbol(feed, symbol, shard_id)
             for (feed, symbol), shard_id in self.shard_ids.items()
         ]
+        poller = None if self.live is None else self.live.poller
         return answers.StatusAnswer(
             at=at,
             upstream_at=self._clock.upstream(at),
-            troubles=self._troubles(at),
+            troubles=self.troubles.now(poller, at),
             worker=self._worker(now),
             quarantine=self._quarantine,
             budget=None if self.live is None else self.live.budget(now),
             group=self._group(),
             symbols=symbols,
         )
-
-    def _troubles(self, at: int) -> list[answers.Trouble]:
-        """Return each cause once: Kafka's and the API's have more to say than a reason."""
-        troubles = []
-        explained: list[str] = []
-        if self.kafka_watch is not None:
-            explained += self.kafka_watch.why_not_ready()
-            kafka = kafka_trouble(self.kafka_watch)
-            if kafka is not None:
-                troubles.append(kafka)
-        api = None
-        if self.live is not None:
-            explained += self.live.poller.why_not_ready()
-            api = api_trouble(self.live.poller, at)
-        for trouble in self._topic_troubles():
-            explained.append(trouble.summary)
-            troubles.append(trouble)
-        for reason in self._health.why_not_ready():
-            if reason not in explained:
-                troubles.append(worker_trouble(reason))
-        if api is not None:
-            troubles.append(api)
-        return troubles
-
-    def _topic_troubles(self) -> list[answers.Trouble]:
-        troubles = []
-        if self.topic_watch is not None:
-            for fault in self.topic_watch.faults.values():
-                troubles.append(topic_trouble(fault))
-        if self.held_back is not None:
-            for held in self.held_back.found:
-                troubles.append(held_back_trouble(self.held_back, held))
-        return troubles
 
     def _worker(self, now: float) -> answers.Worker:
         reasons = self._health.why_not_ready()

@@ -134,7 +134,7 @@ class Bench:
             shards=self.shards,
         )
         view.live = self.live
-        view.kafka_watch = self.kafka_watch
+        view.troubles.kafka = self.kafka_watch
         return view
 
     def schedule(self) -> Any:
@@ -356,12 +356,25 @@ class LostTopics:
 
 async def test_a_topic_that_is_gone_is_one_trouble(bench: Bench) -> None:
     bench.health.require(lambda: ["topic t is gone", "shard all-0 is opening"])
-    bench.view.topic_watch = LostTopics()
+    bench.view.troubles.topics = LostTopics()
 
     topic, worker = bench.status()["troubles"]
 
     assert (topic["service"], topic["summary"]) == ("topic", "topic t is gone")
     assert worker["summary"] == "shard all-0 is opening"
+
+
+async def test_in_an_outage_of_kafka_nobody_knows_the_faults_of_topics(
+    bench: Bench,
+) -> None:
+    bench.health.require(bench.kafka_watch.why_not_ready)
+    bench.view.troubles.topics = LostTopics()
+    for _ in range(2):
+        bench.reachability.silent("Connection refused", 0)
+
+    (trouble,) = bench.status()["troubles"]
+
+    assert trouble["service"] == "kafka"
 
 
 class HeldBackPartition:
@@ -379,7 +392,7 @@ class HeldBackPartition:
 async def test_records_that_consumers_cannot_read_are_a_trouble(bench: Bench) -> None:
     finder = HeldBackFinder(HeldBackPartition(), patience_seconds=0)
     watch = HeldBackWatch(finder, lambda: [("t", 3)], ignore, "kafka:9092", bench.pool)
-    bench.view.held_back = watch
+    bench.view.troubles.held_back = watch
 
     await watch.look()
     (trouble,) = bench.status()["troubles"]
