@@ -20,25 +20,23 @@ after the other within a partition, and the runs are joined in the end.
 from __future__ import annotations
 
 import os
-import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import msgspec
-
-from connector.config.secrets import printable, quote
+from connector.config.secrets import quote
 from connector.core.diff import DEFAULT_IGNORE, Rules, compare
 from connector.errors import ShardCorrupt
 from connector.kafka.events import BEGINNING, END
 from connector.kafka.names import partition_of
 from connector.kafka.orphans import orphaned_feed
+from connector.tools.moved_symbols import MovedSymbols
 from connector.tools.reading import ignored_paths, open_reader
+from connector.tools.verify_report import Totals
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     from connector.core.model import Event, Levels, State
     from connector.kafka.avro import Codec
@@ -47,14 +45,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# A systematic fault shows in the first few; the rest are counted only.
-_MAX_PRINTED_FAULTS: Final = 20
-
 _MISPLACED: Final = "the record is in the wrong partition"
 _WRONG_BEFORE: Final = "`before` differs from the levels published last"
-
-# Partitions are added rarely: at most so often within the retention of the events.
-_MAX_ADDITIONS: Final = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,88 +96,6 @@ def verify(
 
 
 @dataclass(slots=True)
-class Totals:
-    """Counts of the records read and the faults found in all feeds.
-
-    With `as_json`, the first faults are kept for the summary instead of printed.
-    """
-
-    events: int = 0
-    states: int = 0
-    symbols: int = 0
-    faults: int = 0
-    strays: int = 0
-    as_json: bool = False
-    first_faults: list[str] = field(default_factory=list)
-    first_strays: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def add_fault(self, fault: str) -> None:
-        """Count a fault, and print or keep it if it is among the first."""
-        self.faults += 1
-        if self.faults > _MAX_PRINTED_FAULTS:
-            return
-        if self.as_json:
-            self.first_faults.append(printable(fault))
-        else:
-            sys.stdout.write(f"{printable(fault)}\n")
-
-    def add_stray(self, stray: str) -> None:
-        """Count a record of another program, and print or keep it if it is among the first."""
-        self.strays += 1
-        if self.strays > _MAX_PRINTED_FAULTS:
-            return
-        if self.as_json:
-            self.first_strays.append(printable(stray))
-        else:
-            sys.stdout.write(f"stray record: {printable(stray)}\n")
-
-    def add_note(self, note: str) -> None:
-        """Print or keep a finding that is no fault."""
-        if self.as_json:
-            self.notes.append(printable(note))
-        else:
-            sys.stdout.write(f"note: {printable(note)}\n")
-
-    def print_summary(self, feeds: list[str]) -> None:
-        """Print the verdict and the counts: the last line, or one JSON object."""
-        if self.as_json:
-            self._print_json(feeds)
-            return
-        hidden = self.faults - _MAX_PRINTED_FAULTS
-        if hidden > 0:
-            sys.stdout.write(f"... and {hidden} more\n")
-        hidden = self.strays - _MAX_PRINTED_FAULTS
-        if hidden > 0:
-            sys.stdout.write(f"... and {hidden} more stray records\n")
-
-        verdict = "FAULTY" if self.faults else "ok"
-        records = f"{self.events} events and {self.states} states"
-        strays = ""
-        if self.strays:
-            strays = f", {self.strays} stray records (operations, Stray records)"
-        sys.stdout.write(
-            f"{verdict}: {records} of {self.symbols} symbols in {len(feeds)} feed(s); "
-            f"{self.faults} faults{strays}\n"
-        )
-
-    def _print_json(self, feeds: list[str]) -> None:
-        summary = {
-            "ok": self.faults == 0,
-            "feeds": feeds,
-            "events": self.events,
-            "states": self.states,
-            "symbols": self.symbols,
-            "faults": self.faults,
-            "first_faults": self.first_faults,
-            "strays": self.strays,
-            "first_strays": self.first_strays,
-            "notes": self.notes,
-        }
-        sys.stdout.write(f"{msgspec.json.encode(summary).decode()}\n")
-
-
-@dataclass(slots=True)
 class _Run:
     """Events of a symbol that follow each other in one partition.
 
@@ -193,6 +103,7 @@ class _Run:
     record.
     """
 
+    partition: int
     place: str
     first: Event
     last: Event
@@ -200,8 +111,15 @@ class _Run:
     computed_at: int
 
     @classmethod
-    def of(cls, event: Event, place: str) -> _Run:
-        return cls(place, event, event, _published(event), event.computed_at or 0)
+    def of(cls, event: Event, record: Record) -> _Run:
+        return cls(
+            record.partition,
+            record.place,
+            first=event,
+            last=event,
+            published=_published(event),
+            computed_at=event.computed_at or 0,
+        )
 
     def add(self, event: Event) -> None:
         self.last = event
@@ -237,9 +155,7 @@ class _FeedVerifier:
         self._rules = rules
         self._totals = totals
         self._symbols: dict[str, _Symbol] = defaultdict(_Symbol)
-        # Each symbol and partition of `changes` that do not belong together, and the first
-        # event there.
-        self._moved: dict[tuple[str, int], str] = {}
+        self._moved = MovedSymbols()
 
     def verify(self, topics: Topics) -> None:
         """Read both topics in the three steps of the module's description."""
@@ -259,8 +175,8 @@ class _FeedVerifier:
         changes_end = log.offsets(changes, END)
         for record in log.read(dict.fromkeys(changes, BEGINNING), changes_end):
             self._take_event(record)
-        for symbol in self._symbols.values():
-            self._join(symbol)
+        for name, symbol in self._symbols.items():
+            self._join(name, symbol)
         self._judge_moved(changes_topic, len(changes))
 
         # Step 3: the states that were written meanwhile, among them those of all events.
@@ -324,8 +240,8 @@ class _FeedVerifier:
         if not self._is_home(record, event):
             # Judged in the end: partitions may have been added since.
             name = f"{event.feed}/{event.symbol} #{event.sequence}"
-            place = event.symbol, record.partition
-            self._moved.setdefault(place, f"{name}: {_MISPLACED} ({record.place})")
+            fault = f"{name}: {_MISPLACED} ({record.place})"
+            self._moved.add(event.symbol, record.partition, fault)
         event_id = f"{self._feed}/{event.symbol}/{event.sequence}"
         if event.event_id != event_id:
             faults.append(f"event_id is {quote(event.event_id)}, expected {event_id}")
@@ -351,15 +267,17 @@ class _FeedVerifier:
             return run, faults
 
         # The first one here, or after a gap that events of another partition may fill.
-        run = _Run.of(event, record.place)
+        run = _Run.of(event, record)
         symbol.runs.append(run)
         symbol.open_runs[record.partition] = run
         return run, []
 
-    def _join(self, symbol: _Symbol) -> None:
+    def _join(self, name: str, symbol: _Symbol) -> None:
         """Check that the runs of a symbol follow each other, and find its last event."""
         last: _Run | None = None
-        for run in sorted(symbol.runs, key=lambda run: run.first.sequence):
+        runs = sorted(symbol.runs, key=lambda run: run.first.sequence)
+        self._moved.set_path(name, [run.partition for run in runs])
+        for run in runs:
             first = run.first
             faults = []
             if last is not None and first.sequence == last.last.sequence + 1:
@@ -384,19 +302,15 @@ class _FeedVerifier:
 
     def _judge_moved(self, topic: str, partitions: int) -> None:
         """Tell symbols that moved when partitions were added from misplaced records."""
-        if not self._moved:
-            return
-        earlier = earlier_counts(self._moved, partitions)
-        if earlier is None:
-            for fault in self._moved.values():
-                self._totals.add_fault(fault)
-            return
-        symbols = sorted({symbol for symbol, _ in self._moved})
-        counts = " and ".join(map(str, earlier))
-        self._totals.add_note(
-            f"topic {topic} has {partitions} partitions and seems to have had {counts} "
-            f"before; symbols that have moved: {', '.join(symbols)}"
-        )
+        judgement = self._moved.judge(partitions)
+        for fault in judgement.faults:
+            self._totals.add_fault(fault)
+        if judgement.moved:
+            counts = " and ".join(map(str, judgement.earlier))
+            self._totals.add_note(
+                f"topic {topic} has {partitions} partitions and seems to have had {counts} "
+                f"before; symbols that have moved: {', '.join(judgement.moved)}"
+            )
 
     def _decoded(self, record: Record, decode: Callable[[bytes], _T]) -> _T | None:
         """Return the decoded value, or None after reporting that there is none."""
@@ -462,29 +376,6 @@ def _state_regressions(last: State | None, state: State) -> list[str]:
     if (state.computed_at or 0) < computed_before:
         faults.append("computed_at goes back")
     return faults
-
-
-def earlier_counts(
-    moved: Collection[tuple[str, int]], partitions: int
-) -> tuple[int, ...] | None:
-    """Return the earlier partition counts that explain where symbols were, or None.
-
-    Each item is a symbol and a partition that the present count does not explain.
-    """
-    explained: dict[int, set[tuple[str, int]]] = {}
-    for count in range(1, partitions):
-        explained[count] = set()
-        for symbol, partition in moved:
-            if partition_of(symbol, count) == partition:
-                explained[count].add((symbol, partition))
-
-    # The fewest additions, and the latest counts, are the most likely ones.
-    latest_first = sorted(explained, reverse=True)
-    for additions in range(1, _MAX_ADDITIONS + 1):
-        for counts in combinations(latest_first, additions):
-            if set().union(*(explained[count] for count in counts)) == set(moved):
-                return tuple(sorted(counts))
-    return None
 
 
 def _published(event: Event) -> Levels | None:

@@ -14,7 +14,6 @@ import pytest
 
 from connector.devkit.simulator.settings import EIGHT_SYMBOLS
 from connector.kafka.names import partition_of
-from connector.tools.verify import earlier_counts
 from tests.conftest import Names
 from tests.support import checker
 from tests.support.processes import (
@@ -206,17 +205,3 @@ def test_history_has_the_events_of_both_partitions_in_order(grown: Grown) -> Non
         assert sequences[0] == 1
         assert sequences[-1] == grown.watched[symbol][-1]
         assert_contiguous(sequences)
-
-
-def test_earlier_counts_explain_one_or_two_additions_but_not_any_place() -> None:
-    symbols = [f"S{number}" for number in range(30)]
-    once = {(symbol, partition_of(symbol, 6)) for symbol in symbols}
-    assert earlier_counts(once, 12) == (6,)
-
-    for number, symbol in enumerate(symbols):
-        if number % 2:
-            once.add((symbol, partition_of(symbol, 9)))
-    assert earlier_counts(once, 12) == (6, 9)
-
-    anywhere = {(symbol, number % 12) for number, symbol in enumerate(symbols)}
-    assert earlier_counts(anywhere, 12) is None

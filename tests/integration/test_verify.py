@@ -17,7 +17,8 @@ from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
 from connector.kafka.events import Log
 from connector.kafka.names import Topics, partition_of
-from connector.tools.verify import Totals, verify
+from connector.tools.verify import verify
+from connector.tools.verify_report import Totals
 from tests.support import checker
 from tests.support.processes import (
     Program,
