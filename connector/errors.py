@@ -6,6 +6,7 @@
     ------------------------------  -----------------------------------  ---------------------------
     ConnectorError
     ├── ConfigError                 the configuration; exit 2            no
+    ├── UsageError                  arguments of a command; exit 2       no
     ├── UpstreamError               a check brought no observations
     │   ├── KeyRefused              401                                  when the key changes, or
     │   │                                                                after a long wait
@@ -37,14 +38,14 @@ No message contains the API key, nor a value from outside at full length.
 
 from __future__ import annotations
 
-# The configuration is not valid. A restart does not help.
+# The configuration or an argument is not valid. A restart does not help.
 EXIT_CONFIG = 2
 
 # Kafka or the schema registry was not usable in time, or does not fit. A restart may
 # help.
 EXIT_KAFKA = 3
 
-# A topic holds data that is not ours, or the connector has a defect.
+# A topic holds a record of another version, or the connector has a defect.
 EXIT_FATAL = 4
 
 
@@ -62,6 +63,12 @@ class ConfigError(ConnectorError):
     def __init__(self, faults: list[str]) -> None:
         self.faults = faults
         super().__init__("\n".join(faults))
+
+
+class UsageError(ConnectorError):
+    """The arguments of a command do not fit."""
+
+    exit_code = EXIT_CONFIG
 
 
 class UpstreamError(ConnectorError):

@@ -22,7 +22,7 @@ from connector.core.model import MICROS
 from connector.devkit.local_kafka import LocalKafka
 from connector.devkit.loopback_ports import LOOPBACK, free_port
 from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
-from connector.errors import ConfigError, KafkaUnavailable
+from connector.errors import KafkaUnavailable, UsageError
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
 from connector.kafka.events import Events, ReceivedEvent
@@ -54,10 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the demo. Raises ConfigError for a duration that is none."""
+    """Run the demo. Raises UsageError for a duration that is none."""
     seconds = options.seconds
     if seconds is not None and not 0 < seconds < math.inf:
-        raise ConfigError([f"demo: --seconds {seconds}, expected more than 0"])
+        raise UsageError(f"demo: --seconds {seconds}, expected more than 0")
     return demo(seconds)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 from connector.devkit import jars
 from connector.devkit.java import STOP_TIMEOUT_SECONDS, JavaProcess
 from connector.devkit.loopback_ports import LOOPBACK, free_port, is_free
-from connector.errors import ConfigError, SetupError
+from connector.errors import SetupError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -197,9 +197,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run a broker until SIGINT or SIGTERM. Raises ConfigError for a bad port."""
+    """Run a broker until SIGINT or SIGTERM. Raises UsageError for a bad port."""
     if not 0 <= options.port <= _MAX_PORT:
-        raise ConfigError([f"kafka: --port {options.port}, expected 0 to {_MAX_PORT}"])
+        raise UsageError(f"kafka: --port {options.port}, expected 0 to {_MAX_PORT}")
     return run_kafka(options.port, options.data)
 
 

@@ -15,7 +15,7 @@ from connector.config.secrets import quote
 from connector.config.values import symbols_typed
 from connector.core.diff import NUMBER_PATHS
 from connector.core.model import MICROS
-from connector.errors import ConfigError
+from connector.errors import UsageError
 from connector.kafka.events import END, ReceivedEvent, Strays
 from connector.kafka.names import partition_of
 from connector.tools.known_symbols import warn_of_unknown_symbols
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the events of a symbol. Raises ConfigError and KafkaUnavailable."""
+    """Print the events of a symbol. Raises UsageError, ConfigError and KafkaUnavailable."""
     since = parse_moment(options.since, "--since")
     until = None
     if options.until is not None:
@@ -95,20 +95,20 @@ def run(options: argparse.Namespace) -> int:
 def parse_moment(text: str, option: str) -> int:
     """Return microseconds since the epoch for `2h` (ago) or an ISO 8601 moment.
 
-    Units are s, m, h, d and w. A moment without a zone is UTC. Raises ConfigError.
+    Units are s, m, h, d and w. A moment without a zone is UTC. Raises UsageError.
     """
     try:
         return round(_parse(text.strip()).timestamp() * MICROS)
     except (ValueError, OverflowError):
-        raise ConfigError(
-            [f"history: {option} {quote(text)}, expected 2h, 3d or 2026-01-31T12:00Z"]
+        raise UsageError(
+            f"history: {option} {quote(text)}, expected 2h, 3d or 2026-01-31T12:00Z"
         ) from None
 
 
 def check_period(since: int, until: int | None) -> None:
-    """Raise ConfigError if the period ends before it begins."""
+    """Raise UsageError if the period ends before it begins."""
     if until is not None and since > until:
-        raise ConfigError(["history: expected --since to be before --until"])
+        raise UsageError("history: expected --since to be before --until")
 
 
 def history(events: Iterator[Event], form: str) -> int:

@@ -13,7 +13,7 @@ import msgspec
 from connector.config.secrets import printable, quote
 from connector.config.values import symbols_typed
 from connector.core.model import Value
-from connector.errors import ConfigError
+from connector.errors import UsageError
 from connector.kafka.events import BEGINNING, END
 from connector.tools.reading import open_reader
 
@@ -109,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print entries. Raises ConfigError and KafkaUnavailable."""
+    """Print entries. Raises UsageError, ConfigError and KafkaUnavailable."""
     _check_options(options)
     place = None if options.record is None else _parse_place(options.record)
     # A shell starts background jobs with SIGINT ignored, so set its handler as well.
@@ -140,15 +140,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Raise ConfigError for options that would have no effect."""
+    """Raise UsageError for options that would have no effect."""
     if options.action != "show":
         if options.record is not None:
-            raise ConfigError([f"quarantine {options.action}: takes no record"])
+            raise UsageError(f"quarantine {options.action}: takes no record")
         if options.raw:
-            raise ConfigError([f"quarantine {options.action}: --raw is for show only"])
+            raise UsageError(f"quarantine {options.action}: --raw is for show only")
     elif options.record is not None and (options.feed or options.symbol):
-        raise ConfigError(
-            ["quarantine show: takes a record, or --feed and --symbol, not both"]
+        raise UsageError(
+            "quarantine show: takes a record, or --feed and --symbol, not both"
         )
 
 
@@ -258,13 +258,13 @@ def _entries(log: Log, topic: str) -> Iterator[Entry]:
 
 
 def _parse_place(text: str) -> tuple[int, int]:
-    """Return partition and offset. Raises ConfigError."""
+    """Return partition and offset. Raises UsageError."""
     # The topic has one partition unless somebody else has created it.
     partition, _, offset = text.rpartition(":")
     partition = partition or "0"
     if not (partition.isdecimal() and offset.isdecimal()):
-        raise ConfigError(
-            [f"quarantine: record {quote(text)}, expected PARTITION:OFFSET, as listed"]
+        raise UsageError(
+            f"quarantine: record {quote(text)}, expected PARTITION:OFFSET, as listed"
         )
     return int(partition), int(offset)
 

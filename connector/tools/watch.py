@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from connector.config.secrets import printable
 from connector.config.values import symbols_typed
 from connector.core.model import Kind, Status
-from connector.errors import ConfigError
+from connector.errors import UsageError
 from connector.tools.known_symbols import warn_of_unknown_symbols
 from connector.tools.reading import EventFilter, open_reader
 from connector.tools.table import Table
@@ -65,12 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show events until Ctrl-C or SIGTERM. Raises ConfigError and KafkaUnavailable."""
+    """Show events until Ctrl-C or SIGTERM. Raises UsageError, ConfigError and KafkaUnavailable."""
     # Lines in place of the table would surprise the program that reads them.
     if options.table and not sys.stdout.isatty():
-        raise ConfigError(
-            ["watch: --table needs a terminal; leave it out, or use --json"]
-        )
+        raise UsageError("watch: --table needs a terminal; leave it out, or use --json")
 
     # A shell starts background jobs with SIGINT ignored, so set its handler as well.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -599,9 +599,7 @@ def test_the_table_refuses_to_be_written_anywhere_but_a_terminal(
     code, printed = run_tool("watch", "--table", variables=published)
 
     assert code == 2
-    assert printed == (
-        "configuration: watch: --table needs a terminal; leave it out, or use --json\n"
-    )
+    assert printed == ("watch: --table needs a terminal; leave it out, or use --json\n")
 
 
 def test_watch_says_at_once_what_it_follows(published: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ from connector.devkit.simulator.fault_list import fault_table
 from connector.devkit.simulator.faults import read_script
 from connector.devkit.simulator.server import Simulator
 from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, Settings
-from connector.errors import ConfigError
+from connector.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -110,19 +110,19 @@ def _default_of(setting: str) -> object:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM. Raises ConfigError for options that do not fit."""
+    """Serve until SIGINT or SIGTERM. Raises UsageError for options that do not fit."""
     if options.list_faults:
         sys.stdout.write(f"{fault_table()}\n\n{_HOW_TO_ARM.format(options.listen)}")
         return 0
     try:
         settings = settings_from(options)
     except ValueError as error:
-        raise ConfigError([f"simulate: {error}"]) from None
+        raise UsageError(f"simulate: {error}") from None
 
     host, _, port = options.listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > _MAX_PORT:
-        raise ConfigError(
-            [f"simulate: --listen {options.listen[:40]!r}, expected HOST:PORT"]
+        raise UsageError(
+            f"simulate: --listen {options.listen[:40]!r}, expected HOST:PORT"
         )
     simulator = Simulator(settings, log=None if options.quiet else _log)
     return run_simulator(simulator, host, int(port), options.script)
