@@ -119,9 +119,14 @@ class Log:
     """
 
     def __init__(
-        self, clients: Clients, topics: Topics, feed: str | None = None
+        self,
+        clients: Clients,
+        topics: Topics,
+        feed: str | None = None,
+        *,
+        needs_feed: bool = True,
     ) -> None:
-        """Raises KafkaUnavailable if the cluster does not answer or has no topic."""
+        """Raises KafkaUnavailable if the cluster does not answer or lacks the feed."""
         self._clients = clients
         self._consumer = new_client(ck.Consumer, clients.follower())
         metadata = cluster_metadata(self._consumer, clients, "listing topics")
@@ -134,7 +139,7 @@ class Log:
             if topics.is_changes(name):
                 all_feeds.append(topics.feed_of_changes(name))
         self.feeds = [name for name in all_feeds if feed in {None, name}]
-        if not self.feeds:
+        if not self.feeds and needs_feed:
             name = topics.changes(feed or "*")
             remedy = (
                 "check that a connector has run with this kafka.topic_prefix, and that "

@@ -117,7 +117,8 @@ def run(options: argparse.Namespace) -> int:
         signal.signal(number, signal.default_int_handler)
 
     reader = open_reader(options.config, os.environ)
-    log = reader.log(None)
+    # The topic can be read although the others are gone.
+    log = reader.quarantine_log()
     topic = reader.topics.quarantine
     symbols: set[str] = set()
     for typed in options.symbol:

@@ -29,6 +29,13 @@ class ReaderContext(Value, frozen=True):
         """Return the topics of one feed, or of all. Raises KafkaUnavailable."""
         return Log(self.clients, self.topics, feed)
 
+    def quarantine_log(self) -> Log:
+        """Return the topics below the prefix, which may be none of a feed.
+
+        Raises KafkaUnavailable.
+        """
+        return Log(self.clients, self.topics, needs_feed=False)
+
     def events(self, feed: str | None, *, from_beginning: bool) -> Events:
         """Return the events of one feed, or of all. Raises KafkaUnavailable."""
         return Events(

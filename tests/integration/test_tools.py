@@ -771,6 +771,25 @@ def test_quarantine_says_what_it_did_not_find_or_understand(
     assert text in printed
 
 
+def test_quarantine_can_be_read_although_the_topics_of_the_feeds_are_gone(
+    kafka: LocalKafka, names: Names, published: dict[str, str]
+) -> None:
+    topic = f"{names.topic_prefix}.quarantine"
+    variables = {**published, "GEX_KAFKA__TOPIC_PREFIX": names.topic_prefix}
+
+    missing, printed = run_tool("quarantine", "list", variables=variables)
+    assert missing == 3
+    assert f"cannot find topic {topic}" in printed
+
+    create_topics(kafka, admin_api.NewTopic(topic, 1, 1))
+    producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    producer.produce(topic, b"{}", b"BTCUSDT")
+    producer.flush(PATIENCE_SECONDS)
+    code, printed = run_tool("quarantine", "list", variables=variables)
+    assert code == 0
+    assert "/BTCUSDT" in printed
+
+
 def test_quarantine_follows_new_entries(
     kafka: LocalKafka, quarantined: dict[str, str]
 ) -> None:
