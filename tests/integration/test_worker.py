@@ -83,11 +83,13 @@ class Published:
         states = checker.states(self._kafka, self._prefix)
         return checker.violations(self.events(), states)
 
-    def wait_for(self, kind: Kind, worker: Program) -> list[Event]:
-        """Wait for an event of BTCUSDT."""
+    def wait_for(
+        self, kind: Kind, worker: Program, symbol: str = "BTCUSDT"
+    ) -> list[Event]:
+        """Wait for an event of a symbol, and return all of its kind."""
 
         def found() -> list[Event]:
-            return self.of_kind(kind)
+            return self.of_kind(kind, symbol)
 
         return wait_until(found, f"an event {kind}", worker)
 
@@ -168,6 +170,33 @@ def served_refreshes(simulator: Program) -> dict[str, list[str]]:
             if computed_at not in served[symbol]:
                 served[symbol].append(computed_at)
     return served
+
+
+def impatient_feed(folder: Path) -> list[str]:
+    """Return the arguments of a worker whose levels are stale after seconds, not minutes.
+
+    It is a setting of a feed, so it needs a file.
+    """
+    config = folder / "impatient.toml"
+    symbols = json.dumps(SYMBOLS)
+    config.write_text(
+        f'[[feeds]]\nname = "all"\nsymbols = {symbols}\nstale_after_seconds = 3\n'
+        # Restored levels are not stale before an answer had twice this time to come.
+        "[upstream]\ntimeout_seconds = 2\n"
+    )
+    return ["--config", str(config)]
+
+
+def publish_live_levels(published: Published, variables: Variables) -> None:
+    """Let a worker with the usual patience publish levels of each symbol, and stop it.
+
+    Arm a fault, and start an impatient worker afterwards. On a slow machine, the levels of
+    one that runs already could become stale before the fault is armed.
+    """
+    with start_worker(variables) as worker:
+        for symbol in SYMBOLS:
+            published.wait_for(Kind.SNAPSHOT, worker, symbol)
+        assert worker.terminate() == 0
 
 
 def assert_live_but_not_ready(worker: Program) -> None:
@@ -278,21 +307,17 @@ def test_a_used_up_month_stops_requests_until_a_new_key_is_there(
     variables: Variables,
     tmp_path: Path,
 ) -> None:
-    config = tmp_path / "month.toml"
-    symbols = json.dumps(SYMBOLS)
-    config.write_text(
-        f'[[feeds]]\nname = "all"\nsymbols = {symbols}\nstale_after_seconds = 3\n'
-    )
     key_file = tmp_path / "key"
     key_file.write_text(DEFAULT_KEY)
     settings = without(without(variables, "GEX_SYMBOLS"), "GEX_UPSTREAM__API_KEY")
     settings["GEX_UPSTREAM__API_KEY_FILE"] = str(key_file)
-    with start_worker(settings, arguments=["--config", str(config)]) as worker:
-        published.wait_for(Kind.CHANGED, worker)
+    publish_live_levels(published, variables)
 
-        cap = 1_000_000
-        simulator.ask("/_control/set", {"limit_per_month": cap})
-        simulator.ask("/_control/spend", {"requests": cap, "budget": "month"})
+    cap = 1_000_000
+    simulator.ask("/_control/set", {"limit_per_month": cap})
+    simulator.ask("/_control/spend", {"requests": cap, "budget": "month"})
+    impatient = impatient_feed(tmp_path)
+    with start_worker(settings, arguments=impatient, wait_ready=False) as worker:
         stale = published.wait_for(Kind.STALE, worker)[0]
         assert stale.reason == "quota"
         assert not worker.ready()
@@ -326,24 +351,17 @@ def test_levels_become_stale_without_answers_and_fresh_again(
     variables: Variables,
     tmp_path: Path,
 ) -> None:
-    # The default age is minutes. It is a setting of a feed, so it needs a file.
-    config = tmp_path / "stale.toml"
-    symbols = json.dumps(SYMBOLS)
-    config.write_text(
-        f'[[feeds]]\nname = "all"\nsymbols = {symbols}\nstale_after_seconds = 3\n'
-    )
     settings = without(variables, "GEX_SYMBOLS")
-    settings["GEX_UPSTREAM__TIMEOUT_SECONDS"] = "1"
-    with start_worker(settings, arguments=["--config", str(config)]) as worker:
-        published.wait_for(Kind.CHANGED, worker)
+    publish_live_levels(published, variables)
 
-        set_fault(simulator, "503")
+    set_fault(simulator, "503")
+    with start_worker(settings, arguments=impatient_feed(tmp_path)) as worker:
         stale = published.wait_for(Kind.STALE, worker)[0]
         assert stale.status is Status.STALE
         assert stale.reason == "no_answer"
-        wait_for_log(worker, "checks fail; the vendor says it is healthy")
+        wait_for_log(worker, "checks fail; the API itself answers with the error")
         outage = worker.ask("/api/status")["budget"]["outage"]
-        assert outage.startswith("the vendor says it is healthy")
+        assert outage.startswith("the API itself answers with the error")
         # An outage upstream is no fault of the worker: a restart would not help.
         assert worker.ask("/health/live")["ok"]
         assert worker.ready()
