@@ -61,7 +61,7 @@ test-all: test ## run also long chaos scenes, and tests that need prometheus, ch
 chaos: install ## inject seeded faults into brokers, workers, network and upstream, and judge the events (MINUTES=20 SEED=1)
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(UNFENCED)
 
-fuzz: install ## try more inputs for decoder, diff and state machine than `test`; prints its seed (MINUTES=10 SEED=)
+fuzz: install ## try more inputs for the property tests than `test`; prints its seed (MINUTES=10 SEED=)
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 bench: install ## benchmark schedules and worker in ten minutes (BENCH=--quick: two); not tests.bench.capacity, .month_live and .outage
