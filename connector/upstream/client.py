@@ -18,15 +18,17 @@ from connector.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
+from connector.upstream.headers import (
+    has_fallback_limit,
+    quota,
+    rate_limit,
+    server_time,
+)
 from connector.upstream.reply import (
     decode_levels,
     decode_report,
     decode_symbols,
-    has_fallback_limit,
     pause_seconds,
-    quota,
-    rate_limit,
-    server_time,
 )
 from connector.upstream.sender import Sender
 from connector.upstream.service import HEALTH_PATH

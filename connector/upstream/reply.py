@@ -1,23 +1,18 @@
-"""Decode HTTP replies: compression, refusals, and the figures in headers.
+"""Decode HTTP replies into levels, other documents, or errors.
 
-Everything in a reply is untrusted. It may be of any size, and it may repeat the API key,
-which is removed from every text that leaves this module.
+Everything in a reply is untrusted. It may repeat the API key, which is removed from every
+text that leaves this module.
 """
 
 from __future__ import annotations
 
-import re
-import time
-import zlib
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
-from connector.config.secrets import MASK
-from connector.core.decode import Quota, RateLimit, Refusal, Response, decode_response
-from connector.core.model import MICROS, Value
+from connector.core.decode import Refusal, Response, decode_response
+from connector.core.model import Value
 from connector.errors import (
     BadResponse,
     Intercepted,
@@ -31,53 +26,25 @@ from connector.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
+from connector.upstream.headers import quota, retry_after_seconds
+from connector.upstream.redaction import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from connector.core.decode import ResponseMeta
 
-# A server that asks for more is probably mistaken: try again after an hour.
-_MAX_RETRY_AFTER_SECONDS: Final = 3600
-
 # Pause after a 429 without Retry-After. Short, as the server counts by the minute.
 _PAUSE_AFTER_429_SECONDS: Final = 5.0
 
-# Date is in whole seconds, and a proxy may write it. A window of requests has 60.
-_MAX_DISAGREEMENT_SECONDS: Final = 5
-
-# Enough for Unix seconds. Python refuses to convert thousands of digits.
-_MAX_DIGITS: Final = 12
-
 # Texts from outside are cut before they reach logs, errors and events.
-_MAX_MESSAGE_CHARACTERS: Final = 500
 _MAX_DETAILS_CHARACTERS: Final = 200
 _MAX_REQUEST_ID_CHARACTERS: Final = 200
-_MAX_ENCODING_CHARACTERS: Final = 40
 _MAX_REASON_CHARACTERS: Final = 200
 _MAX_SHOWN_ERRORS: Final = 3
 
 # A page's title is near its beginning; the rest is not searched.
 _MAX_TITLE_SEARCH_BYTES: Final = 16 * 1024
-
-# A cut text may end within the key. A part this long is worth hiding.
-_REVEALING_CHARACTERS: Final = 8
-
-# zlib's code for "expect a gzip header".
-_GZIP: Final = 16 + zlib.MAX_WBITS
-
-# The first bytes of every gzip member (RFC 1952, section 2.3.1).
-_GZIP_MAGIC: Final = b"\x1f\x8b"
-
-# More members are an attack: each costs a copy of the rest of the body.
-_MAX_GZIP_MEMBERS: Final = 100
-
-# Two proxies may each have compressed the body. More than a few layers are an attack.
-_MAX_GZIP_LAYERS: Final = 4
-
-# Values that leave the body as it is. `utf-8` is not an encoding, but servers send it.
-_NO_ENCODING: Final = frozenset({"", "identity", "utf-8", "utf8", "none"})
-_GZIP_ENCODING: Final = frozenset({"gzip", "x-gzip"})
 
 _OK: Final = 200
 _CLIENT_ERRORS: Final = range(400, 500)
@@ -127,7 +94,6 @@ _WITHOUT_PAUSE: Final = (
 
 # Members of a JSON body that hold a text for people, the most telling first.
 _REASON_MEMBERS: Final = ("detail", "message", "msg", "error", "title", "reason")
-_PERIOD: Final = re.compile(r"[0-9]{6}")
 
 
 class Reply(Value, frozen=True):
@@ -140,105 +106,6 @@ class Reply(Value, frozen=True):
     headers: dict[str, str]
     body: bytes
     fault: str | None = None
-
-
-def clean_headers(headers: Mapping[str, str], key: str) -> dict[str, str]:
-    """Return the headers by lower-case name, without the API key.
-
-    A server may repeat the key, and its words end up in logs, errors and events.
-    """
-    cleaned = {}
-    for name, value in headers.items():
-        cleaned[name.lower()] = value.replace(key, MASK)
-    return cleaned
-
-
-def clean_body(body: bytes, key: str) -> bytes:
-    """Return the decompressed body without the API key, also if JSON escapes hide it.
-
-    Texts of the body end up in events, labels and logs, where the escapes are gone.
-    """
-    cleaned = body.replace(key.encode(), MASK.encode())
-    # Nearly all bodies have no escape at all.
-    if b"\\" not in cleaned:
-        return cleaned
-    return _escaped_in_json(key).sub(MASK.encode(), cleaned)
-
-
-def _escaped_in_json(key: str) -> re.Pattern[bytes]:
-    """Return a pattern for the key with any of its characters escaped."""
-    characters = []
-    for char in key:
-        spellings = [re.escape(char), rf"\\u(?i:{ord(char):04x})"]
-        # RFC 8259, section 7: these three can also follow a backslash.
-        if char in '"\\/':
-            spellings.append(re.escape(f"\\{char}"))
-        characters.append(f"(?:{'|'.join(spellings)})")
-    return re.compile("".join(characters).encode())
-
-
-def clean_text(text: str, key: str) -> str:
-    """Return a text from outside, bounded and without the API key.
-
-    If a part of the key remains, the text was cut within the key: hide all of it.
-    """
-    text = text.replace(key, MASK)
-    for start in range(len(key) - _REVEALING_CHARACTERS + 1):
-        if key[start : start + _REVEALING_CHARACTERS] in text:
-            return MASK
-    return text[:_MAX_MESSAGE_CHARACTERS]
-
-
-def decompress(body: bytes, encoding: str, limit: int) -> bytes:
-    """Undo the Content-Encoding, without ever holding more than `limit` bytes.
-
-    Caches and proxies send headers that do not fit their bodies, so the body decides: one
-    that begins like JSON is not compressed, whatever the header says.
-
-    Raises:
-        BadResponse: if the encoding is not supported, or the body is damaged or larger.
-    """
-    names = [name.strip() for name in encoding.lower().split(",")]
-    compressions = [name for name in names if name not in _NO_ENCODING]
-    begins_like_json = body.lstrip()[:1] in {b"{", b"["}
-    if begins_like_json or not compressions:
-        return body
-    if not _GZIP_ENCODING.issuperset(compressions):
-        shown = encoding[:_MAX_ENCODING_CHARACTERS]
-        raise BadResponse(f"unsupported Content-Encoding {shown!r} (requested gzip)")
-
-    for _ in compressions[:_MAX_GZIP_LAYERS]:
-        # A proxy may have undone one of them already.
-        if body.startswith(_GZIP_MAGIC):
-            body = _gunzip(body, limit)
-    return body
-
-
-def _gunzip(body: bytes, limit: int) -> bytes:
-    """Decompress all members of a gzip body: a body may be several, one after another."""
-    decompressed = bytearray()
-    rest = body
-    members = 0
-    while rest.startswith(_GZIP_MAGIC):
-        members += 1
-        if members > _MAX_GZIP_MEMBERS:
-            raise BadResponse(f"body has more than {_MAX_GZIP_MEMBERS} gzip members")
-        decompressor = zlib.decompressobj(_GZIP)
-        # One byte more than allowed is enough to know, however well the rest is packed.
-        room = limit + 1 - len(decompressed)
-        try:
-            decompressed += decompressor.decompress(rest, room)
-        except zlib.error as error:
-            raise BadResponse(f"cannot decompress the body: {error}") from None
-        if len(decompressed) > limit:
-            raise BadResponse(too_large(limit))
-        rest = decompressor.unused_data
-    return bytes(decompressed)
-
-
-def too_large(limit: int) -> str:
-    """Return the fault of a body above the limit."""
-    return f"body is larger than {limit} bytes (upstream.max_response_bytes)"
 
 
 def decode_levels(
@@ -297,7 +164,7 @@ def _new_error(
         clean_text(f"HTTP {reply.status}: {reason}", key),
         status=reply.status,
         request_id=request_id,
-        retry_after_seconds=_retry_after_seconds(reply.headers, details),
+        retry_after_seconds=retry_after_seconds(reply.headers, details),
     )
 
 
@@ -421,58 +288,6 @@ def decode_report(path: str, reply: Reply, key: str) -> object:
         return BadResponse(clean_text(f"{path} returned no JSON: {error}", key))
 
 
-def rate_limit(headers: Mapping[str, str], meta: ResponseMeta | None) -> RateLimit:
-    """Return the server's figures, each from its header or else from the body."""
-    in_body = RateLimit() if meta is None else meta.rate_limit
-    limit = _whole_number(headers.get("x-ratelimit-limit"))
-    if limit is None:
-        limit = in_body.limit
-    remaining = _whole_number(headers.get("x-ratelimit-remaining"))
-    if remaining is None:
-        remaining = in_body.remaining
-    reset_at: float | None = _whole_number(headers.get("x-ratelimit-reset"))
-    if reset_at is None:
-        reset_at = in_body.reset_at_seconds
-    return RateLimit(limit, remaining, reset_at)
-
-
-def has_fallback_limit(headers: Mapping[str, str]) -> bool:
-    """Return True if a stricter counter stands in for the server's usual one."""
-    return headers.get("x-ratelimit-fallback", "").strip().lower() == "true"
-
-
-def quota(headers: Mapping[str, str]) -> Quota:
-    """Return the server's figures of the month.
-
-    Plans without a cap send none, or a text such as `unlimited`.
-    """
-    limit = _whole_number(headers.get("x-quota-limit"))
-    used = _whole_number(headers.get("x-quota-used"))
-    remaining = _whole_number(headers.get("x-quota-remaining"))
-    if remaining is None and limit is not None and used is not None:
-        # A server that has counted beyond the limit may show less than nothing.
-        remaining = max(limit - used, 0)
-
-    period = headers.get("x-quota-period", "")
-    is_period = _PERIOD.fullmatch(period) is not None
-    return Quota(limit, used, remaining, period if is_period else None)
-
-
-def server_time(headers: Mapping[str, str], meta: ResponseMeta | None) -> float | None:
-    """Return the server's clock (Unix seconds) from the body or the Date header.
-
-    If they disagree, one of two servers has a wrong clock: the one closer to ours is right.
-    """
-    in_header = _http_date(headers.get("date", ""))
-    if meta is None or not meta.server_at:
-        return in_header
-    in_body = meta.server_at / MICROS
-    if in_header is None or abs(in_header - in_body) <= _MAX_DISAGREEMENT_SECONDS:
-        return in_body
-    ours = time.time()
-    return min(in_body, in_header, key=lambda moment: abs(moment - ours))
-
-
 def pause_seconds(error: UpstreamError) -> float:
     """Return how long all requests have to wait after an error.
 
@@ -496,48 +311,6 @@ def _error_of_status(status: int) -> type[UpstreamError]:
 def _shown_details(refusal: Refusal) -> str:
     errors = refusal.details.get("errors")
     return str(errors)[:_MAX_DETAILS_CHARACTERS] if errors else ""
-
-
-def _retry_after_seconds(
-    headers: Mapping[str, str], details: Mapping[str, Any]
-) -> float | None:
-    """Return the seconds to wait: the smaller of those in the header and the refusal.
-
-    The header holds seconds or a date (RFC 9110, section 10.2.3). If both are present and
-    differ, a proxy has often rewritten one; asking too early costs a request, waiting too
-    long costs levels.
-    """
-    text = headers.get("retry-after", "")
-    in_header: float | None = _whole_number(text)
-    if in_header is None:
-        until = _http_date(text)
-        if until is not None:
-            # The server's clock counts: ours may be wrong by more than the wait.
-            server_at = _http_date(headers.get("date", ""))
-            in_header = until - (time.time() if server_at is None else server_at)
-
-    waits = [] if in_header is None else [in_header]
-    in_body = details.get("retry_after_seconds")
-    if isinstance(in_body, int | float):
-        waits.append(in_body)
-    if not waits:
-        return None
-    return float(min(max(min(waits), 0), _MAX_RETRY_AFTER_SECONDS))
-
-
-def _whole_number(text: str | None) -> int | None:
-    if text is None or len(text) > _MAX_DIGITS:
-        return None
-    # `int` alone accepts signs, underscores and digits of other scripts.
-    has_only_digits = text.isascii() and text.isdigit()
-    return int(text) if has_only_digits else None
-
-
-def _http_date(text: str) -> float | None:
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def _texts(document: object) -> Iterator[str]:

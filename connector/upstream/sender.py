@@ -17,15 +17,10 @@ import httpx
 from connector import __version__
 from connector.config.proxy import proxy_url
 from connector.errors import BadResponse, UpstreamUnavailable
+from connector.upstream.compression import decompress, too_large
 from connector.upstream.connections import Connections, Pool
-from connector.upstream.reply import (
-    Reply,
-    clean_body,
-    clean_headers,
-    clean_text,
-    decompress,
-    too_large,
-)
+from connector.upstream.redaction import clean_body, clean_headers, clean_text
+from connector.upstream.reply import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
