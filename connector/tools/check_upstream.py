@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _TIMEOUT_SECONDS: Final = 10.0
 
 _NOT_TRIED: Final = "not tried, nor were clock and symbols"
+_NO_LEVELS: Final = "not tried: the upstream returned no levels"
 _NOTHING_TRIED: Final = (
     "not tried, nor were quota, clock and symbols: no answer from the upstream"
 )
@@ -90,15 +91,55 @@ async def _check(
         feed.symbols[:MAX_SYMBOLS], feed.exchanges, feed.include, feed.positioning
     )
     answer: LevelsAnswer | None = None
-    untried = "quota, clock"
     try:
         async with budget.request() as permit:
             answer = await client.fetch_levels(request, permit)
-    except KeyRefused as error:
+    except (KeyRefused, PlanRefused, QuotaExhausted) as error:
+        _report_refused_user(error, report)
+        return
+    except RateLimited as error:
+        report.warn("quota", _used_up(error.retry_after_seconds))
+        # A 429 does not prove that the key is good.
+        report.warn("key, clock", _NO_LEVELS)
+    except RequestRefused as error:
+        report.fail("request", f"{error}; {_remedy_of_refusal(error, feed.name)}")
+        report.warn("quota, clock", _NO_LEVELS)
+    except UpstreamError as error:
+        report.fail("upstream", f"{error}; {_remedy_of_outage(error)}")
+        await explain_outage(client, error, report)
+        report.warn("key", _NOTHING_TRIED)
+        return
+
+    if answer is not None:
+        await _check_answer(config, client, budget, answer, report)
+    await _check_symbols(config, client, budget, answer, report)
+    if answer is not None:
+        await check_service(config, client, budget, report)
+
+
+async def _check_answer(
+    config: Config, client: Client, budget: Budget, answer: LevelsAnswer, report: Report
+) -> None:
+    """Report on key, quotas, clock and venues, by the answer to the first request."""
+    report.ok("key", "accepted")
+    _check_quota(config, answer, report)
+    batches = requests_per_pass(config)
+    target = config.schedule.target_delay_seconds
+    needed = _requests_needed(batches, target) if target else 0.0
+    spending = budget.spending(time.monotonic())
+    check_month(config, spending, batches, needed * PLANNED_FRACTION, report)
+    _check_clock(answer, report)
+    await check_venues(config, client, budget, answer, report)
+
+
+def _report_refused_user(
+    error: KeyRefused | PlanRefused | QuotaExhausted, report: Report
+) -> None:
+    """Report that the upstream answers no request of this key or its user."""
+    if isinstance(error, KeyRefused):
         report.fail("key", f"{error}; check upstream.api_key or its file")
         report.warn("quota", f"{_NOT_TRIED}: the upstream refuses the key")
-        return
-    except PlanRefused as error:
+    elif isinstance(error, PlanRefused):
         report.ok("key", "accepted")
         report.fail(
             "plan",
@@ -106,47 +147,9 @@ async def _check(
             "the plan in the vendor's account (another key does not help)",
         )
         report.warn("quota", f"{_NOT_TRIED}: the upstream refuses the plan")
-        return
-    except QuotaExhausted as error:
+    else:
         report.fail("month", f"{error}; wait for the next month, or get a larger plan")
         report.warn("key", f"{_NOT_TRIED}: no request is left")
-        return
-    except RateLimited as error:
-        # A 429 does not prove that the key is good.
-        untried = "key, clock"
-        report.warn("quota", _used_up(error.retry_after_seconds))
-    except RequestRefused as error:
-        report.fail("request", f"{error}; {_remedy_of_refusal(error, feed.name)}")
-    except Intercepted as error:
-        report.fail(
-            "upstream",
-            f"{error}; ask who runs the firewall or proxy between this machine and "
-            "upstream.base_url",
-        )
-        await explain_outage(client, error, report)
-        report.warn("key", _NOTHING_TRIED)
-        return
-    except UpstreamError as error:
-        report.fail("upstream", f"{error}; {_remedy_of_outage(error)}")
-        await explain_outage(client, error, report)
-        report.warn("key", _NOTHING_TRIED)
-        return
-
-    if answer is None:
-        report.warn(untried, "not tried: the upstream returned no levels")
-    else:
-        report.ok("key", "accepted")
-        _check_quota(config, answer, report)
-        batches = requests_per_pass(config)
-        target = config.schedule.target_delay_seconds
-        needed = _requests_needed(batches, target) if target else 0.0
-        spending = budget.spending(time.monotonic())
-        check_month(config, spending, batches, needed * PLANNED_FRACTION, report)
-        _check_clock(answer, report)
-        await check_venues(config, client, budget, answer, report)
-    await _check_symbols(config, client, budget, answer, report)
-    if answer is not None:
-        await check_service(config, client, budget, report)
 
 
 def _remedy_of_refusal(error: RequestRefused, feed: str) -> str:
@@ -160,6 +163,11 @@ def _remedy_of_refusal(error: RequestRefused, feed: str) -> str:
 
 def _remedy_of_outage(error: UpstreamError) -> str:
     """Return what to do about an error, by whoever has answered."""
+    if isinstance(error, Intercepted):
+        return (
+            "ask who runs the firewall or proxy between this machine and "
+            "upstream.base_url"
+        )
     if error.is_from_api:
         reference = ""
         if error.request_id:
