@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from connector.devkit.local_kafka import LocalKafka
 from tests.chaos.scene import FAST, FAST_REFRESHES, EventCount, refreshes_of
 from tests.support import checker
@@ -36,7 +34,6 @@ def requests(simulator: Program) -> int:
     return int(simulator.ask("/_control/stats")["requests_total"])
 
 
-@pytest.mark.timeout(240)
 def test_a_broker_killed_in_the_middle_loses_and_duplicates_nothing(
     tmp_path: Path, names: Names
 ) -> None:

@@ -41,7 +41,6 @@ def wait_until_they_share(one: Program, other: Program) -> None:
     wait_until(share, "the workers share the shards", one)
 
 
-@pytest.mark.timeout(240)
 def test_a_frozen_worker_does_no_harm_when_it_wakes_and_a_stopped_one_hands_over(
     kafka: LocalKafka, names: Names
 ) -> None:
@@ -97,7 +96,6 @@ def expect_warning(worker: Program, group: str) -> None:
     assert "gex_shard_fenced_total 0.0" not in worker.text("/metrics")
 
 
-@pytest.mark.timeout(240)
 def test_two_fleets_on_the_same_topics_name_each_other_and_break_no_sequence(
     kafka: LocalKafka, names: Names
 ) -> None:
@@ -115,7 +113,6 @@ def test_two_fleets_on_the_same_topics_name_each_other_and_break_no_sequence(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
 def test_workers_are_replaced_one_by_one_by_others_with_more_symbols(
     kafka: LocalKafka, names: Names
 ) -> None:
@@ -152,7 +149,6 @@ def statuses(kafka: LocalKafka, names: Names) -> dict[str, str]:
     return found
 
 
-@pytest.mark.timeout(120)
 def test_a_standby_is_ready_and_takes_over(kafka: LocalKafka, names: Names) -> None:
     with start_simulator("--period", "1", "--limit", "0") as simulator:
         variables = variables_for(kafka, names, simulator, SYMBOLS)

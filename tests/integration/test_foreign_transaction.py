@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
-import pytest
 
 from connector.kafka.names import partition_of
 from tests.support import checker
@@ -26,10 +25,10 @@ TIMEOUT_SECONDS = 30
 # Longer than the test, or the broker would end the transaction by itself.
 FOREIGN_TIMEOUT_MS = 600_000
 HELD_BACK = "gex_held_back_partitions"
+# The real program waits for half a minute before it calls a transaction foreign.
+HASTY_WORKER = "tests.support.hasty_worker"
 
 
-# The worker waits for half a minute before it calls a transaction foreign.
-@pytest.mark.timeout(300)
 def test_a_foreign_open_transaction_is_named_until_it_ends(
     kafka: LocalKafka, names: Names
 ) -> None:
@@ -41,7 +40,9 @@ def test_a_foreign_open_transaction_is_named_until_it_ends(
 
     with (
         start_simulator("--period", "1", "--limit", "0") as simulator,
-        start_worker(variables_for(kafka, names, simulator, ["BTCUSDT"])) as worker,
+        start_worker(
+            variables_for(kafka, names, simulator, ["BTCUSDT"]), module=HASTY_WORKER
+        ) as worker,
     ):
         wait_until(count_events, "an event", worker)
         foreign = ck.Producer(
@@ -61,7 +62,7 @@ def test_a_foreign_open_transaction_is_named_until_it_ends(
         log = worker.log()
         assert f"abort --topic {changes} --partition {partition}" in log
         # The worker itself goes on: nothing else would show it.
-        assert worker.ready()
+        wait_until(worker.ready, "ready", worker)
         visible = count_events()
 
         foreign.abort_transaction(TIMEOUT_SECONDS)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 30
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
+# It looks at the topics each second.
+HASTY_WORKER = "tests.support.hasty_worker"
 
 
 class WatchedTopics:
@@ -203,7 +205,7 @@ def test_a_worker_names_a_deleted_topic_and_publishes_again_when_it_is_back(
         events = checker.events(kafka, names.topic_prefix)
         return any(event.kind is Kind.CHANGED for event in events)
 
-    with start_worker(variables) as worker:
+    with start_worker(variables, module=HASTY_WORKER) as worker:
         wait_until(has_changed, "an event", worker)
         last = max(sequences())
         delete(kafka, changes, quarantine)

@@ -73,7 +73,11 @@ class Fixture:
 
 
 @pytest.fixture
-def fixture(kafka: LocalKafka, names: Names) -> Iterator[Fixture]:
+def fixture(
+    kafka: LocalKafka, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Fixture]:
+    # Broker and machine may be slow. A worker that ends would not wait for so long.
+    monkeypatch.setattr(quarantine_module, "_CLOSE_SECONDS", 60)
     fixture = Fixture(kafka, names)
     yield fixture
     fixture.quarantine.close()

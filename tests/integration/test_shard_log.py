@@ -389,6 +389,25 @@ class TestShardLog(LogStatements):
         assert event.sequence == lost.sequence + 1
         assert event.before == lost.last_published
 
+    def test_events_are_not_read_if_every_symbol_has_a_state(
+        self, shard: BrokerShard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log = shard.new_log()
+        log.open()
+        first = changed(None, 1)
+        log.publish(first)
+
+        # There may be years of them, and a take-over must not wait.
+        def refuse(*_: object) -> None:
+            raise AssertionError("the events are read")
+
+        monkeypatch.setattr(Reader, "records_of", refuse)
+        restored = shard.new_log().open(["BTCUSDT"])
+
+        assert restored.states == {"BTCUSDT": first.states[0]}
+        with pytest.raises(AssertionError, match="the events are read"):
+            shard.new_log().open(["BTCUSDT", "ETHUSDT"])
+
     def test_the_last_event_of_a_symbol_that_has_moved_is_found(
         self, shard: BrokerShard
     ) -> None:
@@ -456,7 +475,6 @@ class TestShardLog(LogStatements):
     def test_a_transaction_that_stays_open_does_not_block_the_reader_for_good(
         self, shard: BrokerShard, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(reader_module, "_STALLED_SECONDS", 2)
         count = len(shard.partitions_of(shard.changes))
         held_back = partition_of("BTCUSDT", count)
         foreign = shard.producer(transactional_id=shard.topics.prefix)
@@ -478,8 +496,10 @@ class TestShardLog(LogStatements):
         with ThreadPoolExecutor(1) as pool:
             writing = pool.submit(write_elsewhere)
             try:
-                with pytest.raises(KafkaUnavailable, match="no record for 2 s"):
-                    shard.new_log().open(["BTCUSDT"])
+                with monkeypatch.context() as impatient:
+                    impatient.setattr(reader_module, "_STALLED_SECONDS", 2)
+                    with pytest.raises(KafkaUnavailable, match="no record for 2 s"):
+                        shard.new_log().open(["BTCUSDT"])
             finally:
                 stopped.set()
             writing.result(TIMEOUT_SECONDS)

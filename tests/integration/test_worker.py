@@ -359,6 +359,7 @@ def test_levels_become_stale_without_answers_and_fresh_again(
         stale = published.wait_for(Kind.STALE, worker)[0]
         assert stale.status is Status.STALE
         assert stale.reason == "no_answer"
+        wait_for_log(worker, '"status": "STALE", "reason": "no_answer"')
         wait_for_log(worker, "checks fail; the API itself answers with the error")
         outage = worker.ask("/api/status")["budget"]["outage"]
         assert outage.startswith("the API itself answers with the error")

@@ -1,7 +1,8 @@
 """`gex-connector` in a world where months last hours and days last seconds.
 
-For tests of facts that the connector learns from a month's pace, or on its daily look, and of
-feeds that nobody has refreshed for a while. Only these durations differ from the real program.
+For tests of facts that the connector learns from a month's pace, or on its daily look, of
+feeds that nobody has refreshed for a while, and of topics and transactions that it looks at
+now and then. Only these durations differ from the real program.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from unittest.mock import patch
 
 from connector import app, cli
 from connector.kafka import orphans
-from connector.runtime import orphaned_feeds
+from connector.runtime import held_back, orphaned_feeds, topic_look
 from connector.runtime.daily_look import DailyLook
 from connector.upstream.budget import Month
 from connector.upstream.budget.month import Period
@@ -30,6 +31,8 @@ _BEGUN_BEFORE_SECONDS: Final = 60.0
 _DAY_SECONDS: Final = 5.0
 # States of the simulator are refreshed each second.
 _IDLE_SECONDS: Final = 8.0
+# Longer than any transaction of a worker takes.
+_TRANSACTION_SECONDS: Final = 8.0
 _LOOK_SECONDS: Final = 1.0
 
 
@@ -55,6 +58,9 @@ def short_months_and_days() -> Iterator[None]:
             (orphans, "IDLE_SECONDS", _IDLE_SECONDS),
             (orphaned_feeds, "_FIRST_LOOK_SECONDS", _LOOK_SECONDS),
             (orphaned_feeds, "_LOOK_SECONDS", _LOOK_SECONDS),
+            (app, "PATIENCE_SECONDS", _TRANSACTION_SECONDS),
+            (held_back, "_LOOK_INTERVAL_SECONDS", _LOOK_SECONDS),
+            (topic_look, "_INTERVAL_SECONDS", _LOOK_SECONDS),
         ):
             stack.enter_context(patch.object(module, name, seconds))
         yield

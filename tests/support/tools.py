@@ -23,7 +23,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 
 # For each symbol a SNAPSHOT and several CHANGED, so that there are events to tamper with.
 _MIN_EVENTS = 13
-_TIMEOUT_SECONDS = 90
+_TIMEOUT_SECONDS = 180
 
 
 def run_tool(*arguments: str, variables: Mapping[str, str]) -> tuple[int, str]:

@@ -23,8 +23,10 @@ LOG = logging.getLogger("connector.test")
 
 
 @pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
+def _restore_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Undo everything that `configure` changes."""
+    # A flush ends with the last line. On a slow machine it must not end before.
+    monkeypatch.setattr(logs, "_FLUSH_SECONDS", 60)
     root = logging.getLogger()
     ours = logging.getLogger("connector")
     root_level = root.level
