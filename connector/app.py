@@ -139,10 +139,10 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
 
     # Listen before anything that takes time, so that the probes are answered.
     api = Api(config.http, parts.view)
-    host, port = config.http.host, config.http.port
-    listener = Listener(parts.metrics, parts.health, host, port, api.routes())
+    addresses = config.http.addresses
+    listener = Listener(parts.metrics, parts.health, addresses, api.routes())
     await listener.start()
-    fields = {"url": listener.url, "worker": parts.source.worker}
+    fields = {"url": " ".join(listener.urls), "worker": parts.source.worker}
     _log.info("listening", extra=fields)
 
     kafka = _new_kafka(config, parts.metrics)

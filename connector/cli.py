@@ -70,6 +70,10 @@ _COMMANDS: Final = {
         "connector.tools.quarantine",
         "list, show and follow the entries that could not be used",
     ),
+    "health": _Command(
+        "connector.tools.health",
+        "ask the worker of this machine if it is alive, or ready",
+    ),
     "simulate": _Command(
         "connector.devkit.simulator.command",
         "run the simulated upstream API",

@@ -108,6 +108,15 @@ def load_kafka(
     return kafka, registry
 
 
+def load_http(path: Path | None, environ: Mapping[str, str]) -> Http:
+    """Load where a worker listens. Raises ConfigError as `load` does."""
+    loader = _Loader(path, environ)
+    http = loader.build("http", Http)
+    if loader.faults or http is None:
+        raise loader.error()
+    return http
+
+
 def load_feeds(path: Path | None, environ: Mapping[str, str]) -> tuple[Feed, ...]:
     """Load the feeds, if any are configured. Raises ConfigError as `load` does."""
     loader = _Loader(path, environ)

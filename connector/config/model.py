@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 from msgspec.structs import fields
 
+from connector.config.listen import Address, addresses_of, check_addresses
 from connector.config.option import Option
 from connector.config.proxy import check_proxy, proxy_secrets
 from connector.config.secrets import MIN_SECRET_CHARACTERS, ClientSettings, Secret
@@ -17,7 +18,6 @@ from connector.config.values import (
     PORT,
     among,
     each,
-    is_loopback,
     matching,
     matching_address,
     one_of,
@@ -95,7 +95,6 @@ _check_url = matching_address(
     "http://host or https://host, optionally with a port from 1 to 65535 and a path,"
     " no user:password@, blanks, '?', '#' and '\\'",
 )
-_check_listen = matching_address(f"{HOST}:{PORT}", "host:port, port 0 to 65535")
 _check_servers = matching(
     r"[\w.:/\[\]-]+(,[\w.:/\[\]-]+)*",
     "host:port, several separated by commas, no blanks",
@@ -384,9 +383,10 @@ class Http(Struct, frozen=True, kw_only=True):
     listen: Annotated[
         str,
         Option(
-            "`host:port` or `[address]:port`. Port 0 picks a free one. An address"
-            " that other machines can reach needs a token",
-            check=_check_listen,
+            "`host:port` or `[address]:port`, several separated by commas. `[::]:port`"
+            " alone is every address of the machine, IPv4 and IPv6. Port 0 picks a free"
+            " one. An address that other machines can reach needs a token",
+            check=check_addresses,
         ),
     ] = "127.0.0.1:9464"
     token: Annotated[
@@ -408,19 +408,14 @@ class Http(Struct, frozen=True, kw_only=True):
     ] = 50
 
     @property
-    def host(self) -> str:
-        """The host in `listen`; an IPv6 address without its brackets."""
-        return self.listen.rpartition(":")[0].strip("[]")
-
-    @property
-    def port(self) -> int:
-        """The port in `listen`."""
-        return int(self.listen.rpartition(":")[2])
+    def addresses(self) -> tuple[Address, ...]:
+        """The addresses in `listen`."""
+        return addresses_of(self.listen)
 
     @property
     def is_local(self) -> bool:
         """True if no other machine can connect."""
-        return is_loopback(self.host)
+        return all(address.is_local for address in self.addresses)
 
 
 class Config(Struct, frozen=True, kw_only=True):

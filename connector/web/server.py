@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import socket
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -17,10 +18,11 @@ from connector.errors import ConfigError
 from connector.web import answers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from aiohttp.typedefs import Handler
 
+    from connector.config.listen import Address
     from connector.runtime.health import Health
     from connector.telemetry.metrics import Metrics
 
@@ -49,15 +51,13 @@ class Listener:
         self,
         metrics: Metrics,
         health: Health,
-        host: str,
-        port: int,
+        addresses: Sequence[Address],
         routes: Iterable[web.AbstractRouteDef] = (),
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
-        """Port 0 takes a free port, which `url` then names."""
+        """Port 0 takes a free port, which `urls` then name."""
         self._metrics = metrics
-        self._host = host
-        self._port = port
+        self._addresses = addresses
         self._request_seconds = request_seconds
 
         app = web.Application(
@@ -78,23 +78,37 @@ class Listener:
             # A client that disconnects frees its stream at once.
             handler_cancellation=True,
         )
-        self.url = _url(host, port)
+        self.urls = [address.url for address in addresses]
         """Where it listens, without a path."""
 
     async def start(self) -> None:
-        """Listen. Raises ConfigError if the address is in use or not this machine's."""
+        """Listen. Raises ConfigError if an address is in use or not this machine's."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port)
-        try:
-            await site.start()
-        except (OSError, UnicodeError) as error:  # the latter for a name like "a..b"
-            await self.stop()
-            fault = f"http.listen: cannot listen on {self.url}: {error}"
-            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-                fault += "; set another address, or port 0 for any free port"
-            raise ConfigError([fault]) from error
-        _, port, *_ = self._runner.addresses[0]
-        self.url = _url(self._host, port)
+        urls = []
+        for address in self._addresses:
+            try:
+                port = await self._listen_on(address)
+            except (OSError, UnicodeError) as error:  # the latter for names like "a..b"
+                await self.stop()
+                fault = f"http.listen: cannot listen on {address.url}: {error}"
+                if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                    fault += "; set another address, or port 0 for any free port"
+                raise ConfigError([fault]) from error
+            urls.append(address._replace(port=port).url)
+        self.urls = urls
+
+    async def _listen_on(self, address: Address) -> int:
+        """Listen on one more address, and return its port."""
+        before = len(self._runner.addresses)
+        is_alone = len(self._addresses) == 1
+        site: web.BaseSite
+        if is_alone and address.is_every_of_ipv6:
+            site = web.SockSite(self._runner, both_families_socket(address.port))
+        else:
+            site = web.TCPSite(self._runner, address.host, address.port)
+        await site.start()
+        _, port, *_ = self._runner.addresses[before]
+        return int(port)
 
     async def stop(self) -> None:
         """Finish the requests in progress and stop listening. Safe to call twice."""
@@ -178,5 +192,14 @@ async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def both_families_socket(port: int) -> socket.socket:
+    """Return a socket that listens on every address of this machine. Raises OSError.
+
+    asyncio would take connections over IPv6 only.
+    """
+    if not socket.has_dualstack_ipv6():
+        # The kernel has no IPv6.
+        return socket.create_server(("0.0.0.0", port))
+    return socket.create_server(
+        ("::", port), family=socket.AF_INET6, dualstack_ipv6=True
+    )

@@ -18,6 +18,7 @@ import aiohttp
 import jsonschema  # type: ignore[import-untyped]  # it has no stubs
 import pytest
 
+from connector.config.listen import Address
 from connector.config.load import load
 from connector.core.model import Event, Kind, Source, Status
 from connector.core.transition import FeedRules
@@ -112,8 +113,7 @@ class Stack:
         self.listener = Listener(
             self.metrics,
             self.health,
-            "127.0.0.1",
-            0,
+            [Address("127.0.0.1", 0)],
             self.api.routes(),
             request_seconds,
         )
@@ -144,7 +144,7 @@ class Stack:
 
     @property
     def url(self) -> str:
-        return self.listener.url
+        return self.listener.urls[0]
 
 
 @asynccontextmanager

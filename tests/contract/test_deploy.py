@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,31 @@ def test_every_selector_matches_the_pods(kubectl: Path, kustomization: str) -> N
         assert constraint["labelSelector"] == SELECTOR
     account = found["ServiceAccount"]["metadata"]["name"]
     assert pod["spec"]["serviceAccountName"] == account
+
+
+def test_the_network_policy_permits_the_api_over_ipv4_and_ipv6(
+    production: Manifests,
+) -> None:
+    permitted = []
+    for rule in production["NetworkPolicy"]["spec"]["egress"]:
+        for peer in rule.get("to", []):
+            if "ipBlock" in peer:
+                permitted.append((peer["ipBlock"]["cidr"], rule["ports"]))
+
+    https = [{"protocol": "TCP", "port": 443}]
+    assert permitted == [("0.0.0.0/0", https), ("::/0", https)]
+
+
+def test_every_deployment_listens_on_ipv4_and_ipv6(kubectl: Path) -> None:
+    listens = []
+    for kustomization in KUSTOMIZATIONS:
+        config = rendered(kubectl, kustomization)["ConfigMap"]["data"]["connector.toml"]
+        listens.append(tomllib.loads(config)["http"]["listen"])
+    for profile, name in (("live", "connector"), ("simulator", "connector-simulated")):
+        service = composed(profile)["services"][name]
+        listens.append(service["environment"]["GEX_HTTP__LISTEN"])
+
+    assert set(listens) == {"[::]:9464"}
 
 
 @pytest.mark.parametrize("kustomization", KUSTOMIZATIONS)

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from prometheus_client.openmetrics import parser as openmetrics
 
+from connector.config.listen import Address
 from connector.errors import ConfigError
 from connector.runtime.health import Health
 from connector.schedule.batches import Batch
@@ -55,7 +56,8 @@ class Worker:
         request_seconds: float = REQUEST_SECONDS,
     ) -> Listener:
         """Return a listener that has not been started."""
-        return Listener(self.metrics, self.health, host, port, routes, request_seconds)
+        addresses = [Address(host, port)]
+        return Listener(self.metrics, self.health, addresses, routes, request_seconds)
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ async def serving(
     """Serve further routes, and yield the listener's URL."""
     listener = worker.listener(*routes, request_seconds=request_seconds)
     await listener.start()
-    yield listener.url
+    yield listener.urls[0]
     await listener.stop()
 
 
@@ -364,7 +366,7 @@ async def test_the_url_has_the_chosen_port_and_brackets_ipv6(
     assert not url.endswith(":0")
 
     ipv6 = worker.listener(host="::1", port=DEFAULT_PORT)
-    assert ipv6.url == "http://[::1]:9464"
+    assert ipv6.urls == ["http://[::1]:9464"]
 
 
 async def test_a_stopped_listener_does_not_answer_and_can_be_stopped_again(
@@ -377,7 +379,7 @@ async def test_a_stopped_listener_does_not_answer_and_can_be_stopped_again(
     await listener.stop()
 
     with pytest.raises(aiohttp.ClientConnectorError):
-        await client.get(listener.url)
+        await client.get(listener.urls[0])
 
 
 async def test_a_listener_that_never_started_can_be_stopped(worker: Worker) -> None:

@@ -19,7 +19,9 @@ async def checked(listen: str, capsys: pytest.CaptureFixture[str]) -> tuple[int,
     return report.exit_code, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:0"])
+@pytest.mark.parametrize(
+    "listen", ["127.0.0.1:0", "localhost:0", "0.0.0.0:0", "[::]:0"]
+)
 async def test_a_free_address_is_named(
     listen: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -27,6 +29,17 @@ async def test_a_free_address_is_named(
 
     assert code == 0
     assert line == f"ok    listen         {listen} is free\n"
+
+
+async def test_each_of_several_addresses_is_tried(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, lines = await checked("127.0.0.1:0,192.0.2.1:9464", capsys)
+
+    assert code == EXIT_CONFIG
+    good, bad = lines.splitlines()
+    assert good == "ok    listen         127.0.0.1:0 is free"
+    assert bad.startswith("FAIL  listen         cannot listen on 192.0.2.1:9464: ")
 
 
 async def test_an_address_in_use_is_a_warning_since_a_worker_may_have_it(

@@ -71,8 +71,7 @@ def test_a_key_and_symbols_are_enough() -> None:
     feed = Feed(name="all", symbols=("BTCUSDT",))
     assert config.feeds == (feed,)
     # By default no other machine can connect.
-    assert config.http.host == "127.0.0.1"
-    assert config.http.port == 9464
+    assert config.http.addresses == (("127.0.0.1", 9464),)
 
 
 def test_a_missing_key_and_missing_symbols_are_reported_together() -> None:
@@ -228,7 +227,8 @@ def test_all_faults_are_reported_at_once_with_their_origins(
         f"upstream.timeout_seconds: int -1; expected float > 0, <= 600; from {path}",
         f"kafka.shards: str of length 3 'two'; expected int > 0, <= 1000; from {path}",
         (
-            "http.listen: str of length 1 'x'; expected host:port, port 0 to 65535;"
+            "http.listen: str of length 1 'x'; expected host:port or [address]:port,"
+            " several separated by commas, port 0 to 65535;"
             " from environment GEX_HTTP__LISTEN"
         ),
         (
@@ -597,19 +597,21 @@ def test_http_to_another_machine_must_be_allowed_explicitly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "host", "port"),
+    ("listen", "addresses"),
     [
-        ("0.0.0.0:0", "0.0.0.0", 0),
-        ("localhost:65535", "localhost", 65535),
-        ("[::1]:9464", "::1", 9464),
+        ("0.0.0.0:0", [("0.0.0.0", 0)]),
+        ("localhost:65535", [("localhost", 65535)]),
+        ("[::1]:9464", [("::1", 9464)]),
+        ("127.0.0.1:1, [::1]:1", [("127.0.0.1", 1), ("::1", 1)]),
     ],
 )
-def test_listen_has_a_host_and_a_port(listen: str, host: str, port: int) -> None:
+def test_listen_has_one_or_several_addresses(
+    listen: str, addresses: list[tuple[str, int]]
+) -> None:
     # With a token any address is allowed.
     http = load(GEX_HTTP__LISTEN=listen, GEX_HTTP__TOKEN=TOKEN).http
 
-    assert http.host == host
-    assert http.port == port
+    assert list(http.addresses) == addresses
 
 
 @pytest.mark.parametrize(
@@ -627,6 +629,8 @@ def test_listen_has_a_host_and_a_port(listen: str, host: str, port: int) -> None
         "a:\u0661",
         "[]:1",
         "[:::]:1",
+        "a:1,",
+        "a:1,a:1",
     ],
 )
 def test_a_malformed_listen_is_a_fault(listen: str) -> None:
@@ -637,7 +641,13 @@ def test_a_malformed_listen_is_a_fault(listen: str) -> None:
 
 @pytest.mark.parametrize(
     "listen",
-    ["0.0.0.0:9464", "[::]:9464", "192.0.2.1:9464", "gex.example.com:9464"],
+    [
+        "0.0.0.0:9464",
+        "[::]:9464",
+        "192.0.2.1:9464",
+        "gex.example.com:9464",
+        "127.0.0.1:9464,192.0.2.1:9464",
+    ],
 )
 def test_listen_beyond_this_machine_needs_a_token(listen: str, tmp_path: Path) -> None:
     fault = only_fault(GEX_HTTP__LISTEN=listen)
@@ -652,7 +662,14 @@ def test_listen_beyond_this_machine_needs_a_token(listen: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "listen", ["127.0.0.1:0", "127.9.9.9:1", "[::1]:9464", "localhost:9464"]
+    "listen",
+    [
+        "127.0.0.1:0",
+        "127.9.9.9:1",
+        "[::1]:9464",
+        "localhost:9464",
+        "127.0.0.1:9464,[::1]:9464",
+    ],
 )
 def test_listen_on_loopback_needs_no_token(listen: str) -> None:
     http = load(GEX_HTTP__LISTEN=listen).http
