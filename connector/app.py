@@ -164,7 +164,7 @@ def _new_parts(config: Config, key: ApiKey, supervisor: Supervisor) -> _Parts:
     source = Source(__version__, config.kafka.group_id, _worker_name())
     clock = Clock()
     health = Health(time.monotonic, Clock.now)
-    metrics = _new_metrics(config, health)
+    metrics = _new_metrics(config, health, source)
     observer = MetricsObserver(metrics, config.http.level_symbols)
     month = Month(config.upstream.max_requests_per_month)
     budget = Budget(config.upstream.max_requests_per_minute, month=month)
@@ -329,11 +329,11 @@ def _warn_of_unknown_venues(config: Config) -> None:
             _log.warning("the feed names unknown venues", extra=fields)
 
 
-def _new_metrics(config: Config, health: Health) -> Metrics:
+def _new_metrics(config: Config, health: Health, source: Source) -> Metrics:
     """Create the metrics, with those that never change."""
     feeds = [feed.name for feed in config.feeds]
     metrics = Metrics(feeds, health.progressed_at)
-    metrics.set("gex_build_info", 1, __version__)
+    metrics.set("gex_build_info", 1, source.version, source.worker)
     for feed in feeds:
         metrics.set("gex_shards", config.kafka.shards, feed)
     return metrics

@@ -469,8 +469,8 @@ _KAFKA: Final = (
 _PROCESS: Final = (
     _gauge(
         "gex_build_info",
-        "Always 1; the label is the running version.",
-        labels=("version",),
+        "Always 1; the labels are the running version, and the worker's name in log and records.",
+        labels=("version", "worker"),
     ),
     _gauge(
         "gex_loop_progress_timestamp_seconds",

@@ -202,6 +202,46 @@ _HEALTH: Final = (
         steps={0: GREEN, 30: ORANGE, 60: RED},
         decimals=0,
     ),
+    Panel(
+        "Freshness",
+        {
+            "median": "quantile(0.5, time() - gex_symbol_computed_timestamp_seconds)",
+            "oldest": "max(time() - gex_symbol_computed_timestamp_seconds)",
+            "longest wait for an answer": "max(time() - gex_symbol_observed_timestamp_seconds)",
+        },
+        unit=units.Seconds,
+        shows="Age of the levels, and time since the last answer for a symbol.",
+        bad=(
+            "The oldest levels are above 90 s: STALE. If all lines climb together,"
+            " the API or the workers are down."
+        ),
+        do="The dashboard GEX levels shows the symbols.",
+        see="runbooks.md#gexfreshnessburn",
+        # `stale_after_seconds`, unless a feed configures another value.
+        steps={0: "transparent", 90: RED},
+        width=HALF,
+    ),
+    Panel(
+        "Requests by outcome",
+        {
+            # Without the many outcomes that did not happen.
+            "{{outcome}}": (
+                per_minute("gex_upstream_request_duration_seconds_count", "outcome")
+                + " > 0"
+            )
+        },
+        unit=units.RequestsPerMinute,
+        shows="Requests by result: ok, or the class of the error.",
+        bad=(
+            "Any other outcome than ok for more than a minute. key_refused, plan_refused "
+            "and quota_exhausted stop polling; rate_limited waits as long as the "
+            "upstream asks."
+        ),
+        do="For each outcome see",
+        see="operations.md#the-api",
+        kind="bars",
+        width=HALF,
+    ),
 )
 
 _DELAY: Final = (
@@ -240,6 +280,7 @@ _DELAY: Final = (
         ),
         do="Check transactions, round trips and producer queues below.",
         see="runbooks.md#gexpublishslow",
+        width=HALF,
     ),
     Panel(
         "Uncertainty and visibility lag",
@@ -253,24 +294,7 @@ _DELAY: Final = (
         ),
         do="Compare with the clock correction.",
         see="operations.md#budget",
-    ),
-    Panel(
-        "Freshness",
-        {
-            "median": "quantile(0.5, time() - gex_symbol_computed_timestamp_seconds)",
-            "oldest": "max(time() - gex_symbol_computed_timestamp_seconds)",
-            "longest wait for an answer": "max(time() - gex_symbol_observed_timestamp_seconds)",
-        },
-        unit=units.Seconds,
-        shows="Age of the levels, and time since the last answer for a symbol.",
-        bad=(
-            "The oldest levels are above 90 s: STALE. If all lines climb together,"
-            " the API or the workers are down."
-        ),
-        do="The dashboard GEX levels shows the symbols.",
-        see="runbooks.md#gexfreshnessburn",
-        # `stale_after_seconds`, unless a feed configures another value.
-        steps={0: "transparent", 90: RED},
+        width=HALF,
     ),
 )
 
@@ -304,7 +328,7 @@ _UPSTREAM: Final = (
     ),
     Panel(
         "Price of a request",
-        {"{{instance}}": "gex_request_price_seconds"},
+        {"{{worker}}": "gex_request_price_seconds"},
         unit=units.Seconds,
         bad=(
             "Far above a few seconds: the budget, not the target, determines the delay."
@@ -315,7 +339,7 @@ _UPSTREAM: Final = (
     ),
     Panel(
         "Clock correction",
-        {"{{instance}}": "gex_clock_correction_seconds"},
+        {"{{worker}}": "gex_clock_correction_seconds"},
         unit=units.Seconds,
         bad="Far from 0: one of the two clocks is wrong.",
         do="Check the worker's clock (NTP) first.",
@@ -355,24 +379,6 @@ _UPSTREAM: Final = (
         do="Stop other programs of the user, or get a larger plan.",
         see="runbooks.md#gexquotarunsout",
         width=HALF,
-    ),
-    Panel(
-        "Requests by outcome",
-        {
-            "{{outcome}}": per_minute(
-                "gex_upstream_request_duration_seconds_count", "outcome"
-            )
-        },
-        unit=units.RequestsPerMinute,
-        shows="Requests by result: ok, or the class of the error.",
-        bad=(
-            "Any other outcome than ok for more than a minute. key_refused, plan_refused "
-            "and quota_exhausted stop polling; rate_limited waits as long as the "
-            "upstream asks."
-        ),
-        do="For each outcome see",
-        see="operations.md#the-api",
-        kind="bars",
     ),
     Panel(
         "Requests by purpose",
@@ -425,6 +431,7 @@ _UPSTREAM: Final = (
         do="The dashboard GEX levels shows which.",
         see="operations.md#the-api",
         kind="bars",
+        width=HALF,
     ),
     Panel(
         "Quarantine and contradictions",
@@ -454,6 +461,7 @@ _UPSTREAM: Final = (
         ),
         see="runbooks.md#gexquarantinegrowing",
         kind="bars",
+        width=HALF,
     ),
 )
 
@@ -469,7 +477,7 @@ _KAFKA: Final = (
     ),
     Panel(
         "Producer queues",
-        {"{{instance}}": "gex_kafka_queue_messages"},
+        {"{{worker}}": "gex_kafka_queue_messages"},
         bad="Growing: Kafka is too slow or unreachable.",
         do="Check the brokers.",
         see="operations.md#kafka-is-away",
@@ -491,7 +499,7 @@ _KAFKA: Final = (
     ),
     Panel(
         "Round trip to the brokers, p99",
-        {"{{broker}}, {{instance}}": "gex_kafka_broker_rtt_seconds"},
+        {"{{broker}}, {{worker}}": "gex_kafka_broker_rtt_seconds"},
         unit=units.Seconds,
         bad="Much longer than usual: publishing takes several round trips.",
         do="Check that broker and the network. Long polls count too.",
@@ -499,7 +507,7 @@ _KAFKA: Final = (
     ),
     Panel(
         "Connected brokers",
-        {"{{instance}}": "gex_kafka_brokers_up"},
+        {"{{worker}}": "gex_kafka_brokers_up"},
         bad="0: this worker cannot reach Kafka.",
         do="Restore Kafka. Do not restart the worker.",
         see="operations.md#kafka-is-away",
@@ -544,7 +552,7 @@ _SHARDS: Final = (
     Panel(
         "Assignment",
         {
-            "{{feed}} {{shard}}, {{instance}}": (
+            "{{feed}} {{shard}}, {{worker}}": (
                 "max by (feed, shard, instance) (gex_shard_open)"
             )
         },
@@ -565,7 +573,7 @@ _SHARDS: Final = (
     Panel(
         "Shards owned",
         {
-            "{{instance}}": "sum by (instance) (gex_shards_owned)",
+            "{{worker}}": "sum by (instance) (gex_shards_owned)",
             "owned": "sum(gex_shards_owned)",
             "all": CONFIGURED_SHARDS,
         },
@@ -580,7 +588,7 @@ _SHARDS: Final = (
     ),
     Panel(
         "Shards taken by others",
-        {"{{instance}}": f"increase(gex_shard_fenced_total[{INTERVAL}])"},
+        {"{{worker}}": f"increase(gex_shard_fenced_total[{INTERVAL}])"},
         bad=(
             "Repeatedly in two groups of workers: another fleet uses the same topics."
         ),
@@ -595,7 +603,7 @@ _SHARDS: Final = (
         "Restore duration, mean since the start",
         {
             # Restores are too rare for a rate: take all since the start.
-            "{{instance}}": (
+            "{{worker}}": (
                 "gex_restore_duration_seconds_sum / gex_restore_duration_seconds_count"
             )
         },
@@ -611,7 +619,7 @@ _SHARDS: Final = (
     Panel(
         "Records read in a restore",
         {
-            "{{instance}}": "gex_restore_records_total / gex_restore_duration_seconds_count"
+            "{{worker}}": "gex_restore_records_total / gex_restore_duration_seconds_count"
         },
         bad="Many more than the shard has symbols: compaction lags.",
         do="Check the log cleaner of the brokers.",
@@ -638,7 +646,7 @@ _SHARDS: Final = (
 _PROCESS: Final = (
     Panel(
         "Memory",
-        {"{{instance}}": "process_resident_memory_bytes"},
+        {"{{worker}}": "process_resident_memory_bytes"},
         unit=units.BytesIEC,
         shows="Resident memory of each worker.",
         bad="Growing for hours. It stays flat even while Kafka is unreachable.",
@@ -648,7 +656,7 @@ _PROCESS: Final = (
     ),
     Panel(
         "CPU",
-        {"{{instance}}": f"rate(process_cpu_seconds_total[{INTERVAL}])"},
+        {"{{worker}}": f"rate(process_cpu_seconds_total[{INTERVAL}])"},
         unit=units.PercentUnit,
         shows="CPU of each worker; 100 % is one core.",
         bad="Close to 100 %: checks are late.",
@@ -659,7 +667,7 @@ _PROCESS: Final = (
     Panel(
         "Loops",
         {
-            "{{loop}}, {{instance}}": (
+            "{{loop}}, {{worker}}": (
                 "time() - max by (loop, instance) (gex_loop_progress_timestamp_seconds)"
             ),
         },
@@ -677,7 +685,7 @@ _PROCESS: Final = (
     ),
     Panel(
         "Log lines dropped",
-        {"{{instance}}": "60 * rate(gex_log_lines_dropped_total[$__rate_interval])"},
+        {"{{worker}}": "60 * rate(gex_log_lines_dropped_total[$__rate_interval])"},
         unit=units.EventsPerMinute,
         bad="Above 0: nobody reads the worker's standard error.",
         do="Check the program that collects the log.",
@@ -705,7 +713,8 @@ _PROCESS: Final = (
     ),
 )
 
-# The rows of the dashboard by their title, from top to bottom.
+# The rows of the dashboard by their title, from top to bottom. All but the first open
+# collapsed.
 ROWS: Final = {
     "Health": _HEALTH,
     "Delay": _DELAY,

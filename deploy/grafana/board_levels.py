@@ -185,6 +185,30 @@ _OVERVIEW: Final = (
         width=HALF,
     ),
     Panel(
+        "Age of the levels",
+        {"{{symbol}}": age("computed")},
+        unit=units.Seconds,
+        shows=(
+            "Time since each symbol's levels were computed. The line drops at "
+            "every refresh."
+        ),
+        bad=(
+            "A line that keeps climbing: the symbol is no longer refreshed, or no "
+            "worker requests it."
+        ),
+        do=(
+            "If all lines climb, check the API and the workers. If one line "
+            "climbs, contact the vendor."
+        ),
+        see="runbooks.md#gexfreshnessburn",
+        # `stale_after_seconds`, unless the feed configures another value.
+        steps={0: "transparent", 90: RED},
+        width=HALF,
+    ),
+)
+
+_HISTORY: Final = (
+    Panel(
         "Model of the levels",
         {
             "{{symbol}}: {{positioning}}": (
@@ -205,27 +229,6 @@ _OVERVIEW: Final = (
         do="Wait, or ask for `std` if the fallback lasts.",
         see="runbooks.md#gexpositioningfallback",
         kind="bars",
-        width=HALF,
-    ),
-    Panel(
-        "Age of the levels",
-        {"{{symbol}}": age("computed")},
-        unit=units.Seconds,
-        shows=(
-            "Time since each symbol's levels were computed. The line drops at "
-            "every refresh."
-        ),
-        bad=(
-            "A line that keeps climbing: the symbol is no longer refreshed, or no "
-            "worker requests it."
-        ),
-        do=(
-            "If all lines climb, check the API and the workers. If one line "
-            "climbs, contact the vendor."
-        ),
-        see="runbooks.md#gexfreshnessburn",
-        # `stale_after_seconds`, unless the feed configures another value.
-        steps={0: "transparent", 90: RED},
         width=HALF,
     ),
     Panel(
@@ -288,8 +291,10 @@ _LEVELS_OF_EACH_SYMBOL: Final = (
     ),
 )
 
-# The rows of the dashboard by their title, from top to bottom.
+# The rows of the dashboard by their title, from top to bottom. All but the first open
+# collapsed.
 ROWS: Final = {
     "": _OVERVIEW,
+    "Models, events and checks": _HISTORY,
     "Levels of each symbol": _LEVELS_OF_EACH_SYMBOL,
 }

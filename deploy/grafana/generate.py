@@ -71,6 +71,12 @@ SERIES_SUFFIX: Final = re.compile("_(bucket|sum|count)$")
 VARIABLE_MATCHERS: Final = {"feed": 'feed="$feed"', "symbol": 'symbol=~"$symbol"'}
 
 
+# A worker's name, instead of the address at which it was scraped. A join of PromQL:
+# https://prometheus.io/docs/prometheus/latest/querying/operators/#group-modifiers
+WORKER_LABEL: Final = "{{worker}}"
+WORKER_NAMES: Final = "on (instance) group_left (worker) gex_build_info"
+
+
 def _metric_of(series: str) -> Metric | None:
     """Return the catalogue's metric of a series, or None for one of the process."""
     return BY_NAME.get(series) or BY_NAME.get(SERIES_SUFFIX.sub("", series))
@@ -97,6 +103,13 @@ def _scoped(expression: str, variables: Container[str]) -> str:
         return f"{name}{{{', '.join(matchers)}}}"
 
     return SERIES.sub(with_selector, expression)
+
+
+def _named(expression: str, legend: str) -> str:
+    """Return the expression with the workers' names as a label, if the legend shows them."""
+    if WORKER_LABEL not in legend:
+        return expression
+    return f"({expression}) * {WORKER_NAMES}"
 
 
 def _description(panel: Panel) -> str:
@@ -292,7 +305,7 @@ def _build_panel(panel: Panel, panel_id: int, variables: Container[str]) -> Any:
         query = (
             prometheus.Dataquery()
             .ref_id(ref)
-            .expr(_scoped(expression, variables))
+            .expr(_scoped(_named(expression, legend), variables))
             .datasource(DATASOURCE)
             .legend_format(legend)
             .format(format_)
@@ -310,6 +323,7 @@ def _dashboard(
     rows: Mapping[str, tuple[Panel, ...]],
     *variables: Builder[d.VariableModel],
 ) -> dashboard.Dashboard:
+    """Return a dashboard of these rows, of which only the first is open."""
     # Follow a link with the same time range and variables.
     links = (
         dashboard.DashboardLink("Dashboards")
@@ -336,11 +350,18 @@ def _dashboard(
     # Grafana wants a unique number for each row and panel.
     names = {variable.build().name for variable in variables}
     ids = itertools.count(1)
-    for row, panels in rows.items():
-        if row:
-            board.with_row(dashboard.Row(row).id(next(ids)))
+    for place, (heading, panels) in enumerate(rows.items()):
+        if place == 0:
+            if heading:
+                board.with_row(dashboard.Row(heading).id(next(ids)))
+            for panel in panels:
+                board.with_panel(_build_panel(panel, next(ids), names))
+            continue
+        # Grafana queries the panels of a collapsed row only when the row is opened.
+        row = dashboard.Row(heading).id(next(ids)).collapsed(collapsed=True)
         for panel in panels:
-            board.with_panel(_build_panel(panel, next(ids), names))
+            row.with_panel(_build_panel(panel, next(ids), names))
+        board.with_row(row)
     return board
 
 

@@ -28,6 +28,8 @@ with warnings.catch_warnings():
 DOCS = Path(__file__).parents[2] / "docs"
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 GRID_WIDTH = 24
+# About two screens.
+MOST_OPEN_PANELS = 14
 
 
 def read_boards() -> dict[str, dict[str, Any]]:
@@ -71,20 +73,25 @@ NOT_SHOWN = {"gex_rate_limit_reset_timestamp_seconds"}
 METRIC_NAME = re.compile(r"\b(?:gex|process)_\w+")
 SELECTOR = re.compile(r"\b((?:gex|process)_\w+)\{([^}]*)\}")
 MATCHED_LABEL = re.compile(r"(\w+)\s*(?:=~|!=|!~|=)\s*\"")
-GROUPING = re.compile(r"\b(?:by|on|ignoring)\s*\(([^)]*)\)")
+GROUPING = re.compile(r"\b(?:by|on|ignoring|group_left)\s*\(([^)]*)\)")
 LEGEND_LABEL = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 
 Panel = dict[str, Any]
 
 
-def panels(board: dict[str, Any]) -> list[Panel]:
-    """Return the panels that show data: a row is only a heading."""
+def rows_and_panels(board: dict[str, Any]) -> list[Panel]:
+    """Return all rows and panels. A collapsed row has its panels inside."""
     found = []
     for panel in board["panels"]:
-        if panel["type"] != "row":
-            found.append(panel)
+        found.append(panel)
+        found += panel.get("panels", [])
     return found
+
+
+def panels(board: dict[str, Any]) -> list[Panel]:
+    """Return the panels that show data: a row is only a heading."""
+    return [panel for panel in rows_and_panels(board) if panel["type"] != "row"]
 
 
 @dataclass(frozen=True)
@@ -223,7 +230,7 @@ def test_grafanas_types_read_a_dashboard_without_loss(name: str) -> None:
 @pytest.mark.parametrize("key", ["id", "title"])
 def test_a_panels_id_and_title_are_unique(key: str, name: str) -> None:
     # Links to a panel hold its id; runbooks name it by its title.
-    values = [panel[key] for panel in BOARDS[name]["panels"]]
+    values = [panel[key] for panel in rows_and_panels(BOARDS[name])]
 
     assert len(set(values)) == len(values)
 
@@ -259,7 +266,7 @@ def test_a_panel_has_a_unit_colours_and_rising_thresholds(name: str) -> None:
 def test_panels_do_not_overlap_and_stay_within_the_grid(name: str) -> None:
     # Grafana moves panels that overlap, and so changes the dashboard on its first save.
     taken = set[tuple[int, int]]()
-    for panel in BOARDS[name]["panels"]:
+    for panel in rows_and_panels(BOARDS[name]):
         place = panel["gridPos"]
         left, top = place["x"], place["y"]
         right = left + place["w"]
@@ -268,6 +275,24 @@ def test_panels_do_not_overlap_and_stay_within_the_grid(name: str) -> None:
         assert right <= GRID_WIDTH, panel["title"]
         assert not cells & taken, panel["title"]
         taken |= cells
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_only_the_overview_is_open(name: str) -> None:
+    # Grafana queries open panels every 30 s, and a page with all of them says nothing.
+    rows = [panel for panel in BOARDS[name]["panels"] if panel["type"] == "row"]
+    collapsed = [row for row in rows if row["collapsed"]]
+
+    assert len(collapsed) >= len(rows) - 1
+    for row in collapsed:
+        assert row["panels"], row["title"]
+    open_panels = [panel for panel in BOARDS[name]["panels"] if panel["type"] != "row"]
+    assert len(open_panels) <= MOST_OPEN_PANELS
+
+
+def test_a_legend_has_the_names_of_workers_not_their_addresses() -> None:
+    for query in QUERIES:
+        assert "instance" not in query.legend, query.panel
 
 
 def id_of(query: Query) -> str:

@@ -432,17 +432,20 @@ def test_the_operator_scrapes_the_service(
     assert port["targetPort"] in names
 
 
-def test_the_operator_gives_each_namespace_a_job_of_its_own(
+def test_the_operator_names_each_namespaces_job_and_the_pods(
     production: Manifests,
 ) -> None:
-    # The rules group by job, and the operator would give all namespaces the same one.
     monitor = production["ServiceMonitor"]["spec"]
     (endpoint,) = monitor["endpoints"]
 
-    (relabelling,) = endpoint["relabelings"]
-    assert relabelling["sourceLabels"] == ["__meta_kubernetes_namespace"]
-    assert relabelling["targetLabel"] == "job"
-    assert relabelling["replacement"] == "gex-connector-$1"
+    job, instance = endpoint["relabelings"]
+    # The rules group by job, and the operator would give all namespaces the same one.
+    assert job["sourceLabels"] == ["__meta_kubernetes_namespace"]
+    assert job["targetLabel"] == "job"
+    assert job["replacement"] == "gex-connector-$1"
+    # Alerts name the instance, which would be an address.
+    assert instance["sourceLabels"] == ["__meta_kubernetes_pod_name"]
+    assert instance["targetLabel"] == "instance"
 
 
 def test_the_operator_loads_the_rules_of_prometheus(

@@ -54,6 +54,8 @@ class Shown:
     panel: Json
     title: str
     series: Sequence[Series]
+    is_hidden: bool
+    """True in a row that opens collapsed."""
 
     def empty(self) -> list[str]:
         """Return the letters of the queries without results."""
@@ -145,31 +147,35 @@ class Prometheus:
         return found
 
     def shown(self, board: Json, window: Window) -> list[Shown]:
-        """Return every panel of a dashboard as it opens.
+        """Return every panel of a dashboard, also those of collapsed rows.
 
         Variables have their first value, or all of them if several can be chosen.
         """
         chosen, options = self._choose(board["templating"]["list"], window)
         shown = []
-        for panel in board["panels"]:
+        for panel, is_hidden in panels_of(board):
             repeated = panel.get("repeat")
             if not repeated:
-                shown.append(self._show_panel(panel, chosen, window))
+                shown.append(self._show_panel(panel, chosen, window, is_hidden))
                 continue
             for value in options[repeated]:
                 variables = {**chosen, repeated: value}
-                shown.append(self._show_panel(panel, variables, window))
+                shown.append(self._show_panel(panel, variables, window, is_hidden))
         return shown
 
     def _show_panel(
-        self, panel: Json, variables: Mapping[str, str], window: Window
+        self,
+        panel: Json,
+        variables: Mapping[str, str],
+        window: Window,
+        is_hidden: bool,
     ) -> Shown:
         series: list[Series] = []
         # A heading between rows of panels has no queries.
         for target in panel.get("targets", []):
             series += self.series(target, variables, window)
         title = filled(panel["title"], variables)
-        return Shown(panel, title, series)
+        return Shown(panel, title, series, is_hidden)
 
     def _choose(
         self, variables: Sequence[Json], window: Window
@@ -191,6 +197,15 @@ class Prometheus:
             elif variable["type"] == "textbox":
                 chosen[name] = variable["query"]
         return chosen, options
+
+
+def panels_of(board: Json) -> Iterator[tuple[Json, bool]]:
+    """Yield each panel and row from top to bottom, and True if its row is collapsed."""
+    for panel in board["panels"]:
+        yield panel, False
+        # The panels of an open row are not in it, but follow it.
+        for hidden in panel.get("panels", []):
+            yield hidden, True
 
 
 def numbers(samples: Sequence[tuple[float, str]]) -> list[Point]:

@@ -1,7 +1,11 @@
 """Draw dashboards from their queries' results, about as Grafana does.
 
-`python -m tests.system.pictures FOLDER` makes the pictures of docs/dashboards, in about
-five minutes.
+The pictures of docs/dashboards:
+
+`python -m tests.system.pictures calm FOLDER` draws both dashboards as they open, after an
+hour in which all is well.
+`python -m tests.system.pictures faults FOLDER` draws them with all rows open, after five
+minutes in which everything fails.
 """
 
 from __future__ import annotations
@@ -24,14 +28,21 @@ from PIL import Image
 
 from connector.devkit.local_kafka import LocalKafka
 from tests.conftest import Names
-from tests.system.scene import Pace, watched
+from tests.system.scene import Pace, calm_hour, watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from matplotlib.axes import Axes
 
-    from tests.system.grafana import Json, Point, Series, Shown
+    from tests.system.grafana import (
+        Json,
+        Point,
+        Prometheus,
+        Series,
+        Shown,
+        Window,
+    )
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 # Long enough for a symbol to become STALE.
@@ -378,6 +389,9 @@ def usual_step(points: Sequence[Point]) -> float:
 
 def draw_graph(axes: Axes, shown: Shown) -> None:
     """Draw the series as lines or stacked bars."""
+    if not shown.series:
+        draw_no_data(axes)
+        return
     look = defaults(shown.panel)
     unit = look["unit"]
     custom = look["custom"]
@@ -409,6 +423,21 @@ def draw_graph(axes: Axes, shown: Shown) -> None:
     axes.yaxis.set_major_formatter(format_tick)
     if names:
         draw_legend(axes, names)
+
+
+def draw_no_data(axes: Axes) -> None:
+    """Write what Grafana shows for queries without results."""
+    axes.axis("off")
+    axes.text(
+        0.5,
+        0.5,
+        "No data",
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        color=FAINT,
+        fontsize=TITLE_POINTS,
+    )
 
 
 def has_values(series: Series) -> bool:
@@ -542,10 +571,16 @@ KINDS = {
 }
 
 
-def with_places(shown: Sequence[Shown]) -> Iterator[tuple[Shown, Mapping[str, int]]]:
-    """Yield each panel and its place. Repeats go side by side, then into further rows."""
+def with_places(
+    shown: Sequence[Shown], *, opened: bool
+) -> Iterator[tuple[Shown, Mapping[str, int]]]:
+    """Yield each panel and its place. Repeats go side by side, then into further rows.
+
+    The places in the file are those of a dashboard whose rows are all `opened`.
+    """
     number = 0
     previous_id = None
+    saved_height = 0
     for one in shown:
         # Repeats of a panel follow each other and share its id.
         if one.panel["id"] == previous_id:
@@ -554,16 +589,35 @@ def with_places(shown: Sequence[Shown]) -> Iterator[tuple[Shown, Mapping[str, in
             number = 0
         previous_id = one.panel["id"]
         place = dict(one.panel["gridPos"])
+        place["y"] -= saved_height
         if one.panel.get("repeat"):
             row, column = divmod(number, one.panel["maxPerRow"])
             place["x"] = column * place["w"]
             place["y"] += row * place["h"]
+        if not opened:
+            saved_height += height_of(one.panel.get("panels", []))
         yield one, place
 
 
-def draw(title: str, shown: Sequence[Shown], path: Path) -> None:
-    """Write the dashboard as PNG."""
-    places = list(with_places(shown))
+def height_of(panels: Sequence[Json]) -> int:
+    """Return the height of the panels of a row."""
+    if not panels:
+        return 0
+    tops = []
+    ends = []
+    for panel in panels:
+        place = panel["gridPos"]
+        tops.append(place["y"])
+        ends.append(place["y"] + place["h"])
+    height: int = max(ends) - min(tops)
+    return height
+
+
+def draw(title: str, shown: Sequence[Shown], path: Path, *, opened: bool) -> None:
+    """Write the dashboard as PNG: as it opens, or with all rows `opened`."""
+    if not opened:
+        shown = [one for one in shown if not one.is_hidden]
+    places = list(with_places(shown, opened=opened))
     ends = [place["y"] + place["h"] for _, place in places]
     # One more row for the heading.
     rows = 1 + max(ends)
@@ -584,20 +638,26 @@ def draw(title: str, shown: Sequence[Shown], path: Path) -> None:
         height = place["h"] / rows
         # The first row of the picture is its heading, and matplotlib counts from below.
         bottom = 1 - (place["y"] + place["h"] + 1) / rows
-        draw_panel(figure, one, Area(left, bottom, width, height), rows)
+        area = Area(left, bottom, width, height)
+        if one.panel["type"] == "row":
+            is_closed = one.panel["collapsed"] and not opened
+            draw_row(figure, one.title, area, is_closed=is_closed)
+        else:
+            draw_panel(figure, one, area, rows)
     save(figure, path)
+
+
+def draw_row(figure: Figure, title: str, area: Area, *, is_closed: bool) -> None:
+    """Draw the heading of a row."""
+    mark = ">" if is_closed else "⌄"
+    left = area.left + TITLE_LEFT
+    text = f"{mark} {title}"
+    figure.text(left, area.middle, text, color=INK, fontsize=ROW_POINTS, va="center")
 
 
 def draw_panel(figure: Figure, shown: Shown, area: Area, rows: int) -> None:
     """Draw a panel with its title and background. `rows` is the picture's height."""
     left = area.left + TITLE_LEFT
-    if shown.panel["type"] == "row":
-        text = f"⌄ {shown.title}"
-        figure.text(
-            left, area.middle, text, color=INK, fontsize=ROW_POINTS, va="center"
-        )
-        return
-
     inner = area.without_margins(0.1 / GRID_WIDTH, 0.1 / rows)
     corner = (inner.left, inner.bottom)
     # Behind everything, or it would cover the panel's content.
@@ -663,26 +723,37 @@ def save(figure: Figure, path: Path) -> None:
     small.save(path, optimize=True)
 
 
-def main(folder: Path) -> None:
-    """Run the scene and draw both dashboards."""
+def main(scene: str, folder: Path) -> None:
+    """Run a scene and draw both dashboards."""
     # Before the scene, whose minutes would be lost.
     folder.mkdir(parents=True, exist_ok=True)
-    boards = {}
-    for path in GRAFANA.glob("*.json"):
-        boards[path.stem] = json.loads(path.read_text("utf-8"))
     names = Names(uuid.uuid4().hex[:12])
-    shown = {}
     with (
         tempfile.TemporaryDirectory() as scratch,
         LocalKafka(Path(scratch) / "kafka") as kafka,
-        watched(kafka, names, Path(scratch), PACE) as (prometheus, window),
     ):
         # Prometheus ends with the block: ask for everything before.
-        for name, board in boards.items():
-            shown[name] = prometheus.shown(board, window)
-    for name, panels in shown.items():
-        draw(boards[name]["title"], panels, folder / f"{name}.png")
+        if scene == "calm":
+            with calm_hour(kafka, names, Path(scratch)) as (prometheus, window):
+                draw_boards(prometheus, window, folder, opened=False)
+        else:
+            with watched(kafka, names, Path(scratch), PACE) as (prometheus, window):
+                draw_boards(prometheus, window, folder, opened=True)
+
+
+def draw_boards(
+    prometheus: Prometheus, window: Window, folder: Path, *, opened: bool
+) -> None:
+    """Draw every dashboard: as it opens, or with all rows opened."""
+    ending = "-faults" if opened else ""
+    for path in sorted(GRAFANA.glob("*.json")):
+        board = json.loads(path.read_text("utf-8"))
+        shown = prometheus.shown(board, window)
+        picture = folder / f"{path.stem}{ending}.png"
+        draw(board["title"], shown, picture, opened=opened)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) != 3 or sys.argv[1] not in {"calm", "faults"}:
+        sys.exit(__doc__)
+    main(sys.argv[1], Path(sys.argv[2]))

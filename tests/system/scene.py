@@ -55,12 +55,65 @@ def faults(pace: Pace) -> list[dict[str, Any]]:
     ]
 
 
+# Fleets and figures of the last minutes need some time before a picture is calm.
+WARM_UP_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A worker that owns the shard, a standby, their upstream, and Prometheus."""
+
+    simulator: Program
+    owner: Program
+    standby: Program
+    prometheus: Prometheus
+
+
+# The pace of the real API and of deploy/prometheus.
+CALM_PACE = Pace(refresh=30, scrape=15, calm=3600, fault=0)
+
+
+@contextmanager
+def calm_hour(
+    kafka: LocalKafka, names: Names, folder: Path
+) -> Iterator[tuple[Prometheus, Window]]:
+    """Yield Prometheus and the hour it has seen, in which nothing fails."""
+    with _fleet(kafka, names, folder, CALM_PACE) as fleet:
+        Event().wait(WARM_UP_SECONDS)
+        start = time.time()
+        Event().wait(CALM_PACE.calm)
+        yield fleet.prometheus, Window(start, time.time(), CALM_PACE.scrape)
+
+
 @contextmanager
 def watched(
     kafka: LocalKafka, names: Names, folder: Path, pace: Pace
 ) -> Iterator[tuple[Prometheus, Window]]:
     """Yield Prometheus and the time it has seen, after every fault and its recovery."""
     pause = Event().wait
+    # Nothing listens on the second address. Clients report that, and use the first.
+    more_servers = f",127.0.0.1:{free_port()}"
+    with _fleet(kafka, names, folder, pace, more_servers) as fleet:
+        start = time.time()
+        pause(pace.calm)
+
+        fleet.simulator.ask("/_control/faults", faults(pace))
+        # Another client spends requests, twice: nobody notices those at a minute's end.
+        # The faults end within the first pause, and the symbols recover in the second.
+        for seconds in (2 * pace.fault, pace.calm):
+            fleet.simulator.ask("/_control/spend", {"requests": 60})
+            pause(seconds)
+
+        _fail_over(fleet.owner, fleet.standby)
+        pause(pace.calm)
+        yield fleet.prometheus, Window(start, time.time(), pace.scrape)
+
+
+@contextmanager
+def _fleet(
+    kafka: LocalKafka, names: Names, folder: Path, pace: Pace, more_servers: str = ""
+) -> Iterator[Fleet]:
+    """Run two workers with their upstream, and a Prometheus that scrapes them."""
     with ExitStack() as stack:
         simulator = stack.enter_context(
             start_simulator(
@@ -71,26 +124,13 @@ def watched(
             )
         )
         variables = variables_for(kafka, names, simulator)
-        # Nothing listens on the second address. Clients report that, and use the first.
-        variables["GEX_KAFKA__BOOTSTRAP_SERVERS"] += f",127.0.0.1:{free_port()}"
+        variables["GEX_KAFKA__BOOTSTRAP_SERVERS"] += more_servers
         owner = stack.enter_context(start_worker(variables))
         standby = stack.enter_context(start_worker(variables))
         prometheus = stack.enter_context(
             start_scraping(folder, [owner, standby], pace.scrape)
         )
-        start = time.time()
-        pause(pace.calm)
-
-        simulator.ask("/_control/faults", faults(pace))
-        # Another client spends requests, twice: nobody notices those at a minute's end.
-        # The faults end within the first pause, and the symbols recover in the second.
-        for seconds in (2 * pace.fault, pace.calm):
-            simulator.ask("/_control/spend", {"requests": 60})
-            pause(seconds)
-
-        _fail_over(owner, standby)
-        pause(pace.calm)
-        yield prometheus, Window(start, time.time(), pace.scrape)
+        yield Fleet(simulator, owner, standby, prometheus)
 
 
 def _fail_over(owner: Program, standby: Program) -> None:
