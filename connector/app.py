@@ -47,7 +47,7 @@ from connector.runtime.service_manager import ServiceManager
 from connector.runtime.shard import Shard
 from connector.runtime.shards import CLOSE_SECONDS, Shards
 from connector.runtime.startup import StartupDeadline, retry_until_usable
-from connector.runtime.ticker import Ticker
+from connector.runtime.ticker import InBackground, Ticker
 from connector.runtime.topic_look import TopicLook
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import KafkaClientObserver, MetricsObserver
@@ -79,9 +79,9 @@ STOP_SECONDS: Final = 25
 
 _GROUP_LOOP: Final = "group"
 _GROUP_LOOP_LIMIT_SECONDS: Final = 60
-# For the start-up, the status page, and the watches over outages, orphaned feeds, topics and
-# open transactions, none of which must wait for a hanging shard.
-_EXTRA_THREADS: Final = 6
+# For the start-up, the status page, the reader's callbacks, and the watches over outages,
+# orphaned feeds, topics and open transactions, none of which must wait for a hanging shard.
+_EXTRA_THREADS: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ async def _work(
         [
             partial(_refresh_key, key, parts.poller),
             parts.shards.tick,
-            prepared.reader.serve_callbacks,
+            InBackground(prepared.reader.serve_callbacks, kafka.executor),
             prepared.quarantine.serve_callbacks,
             topic_watch.serve_callbacks,
             kafka.clients.reachability.tick,

@@ -180,7 +180,10 @@ class Reader:
         self._read(start, {}, _Collected().add, high_watermark)
 
     def serve_callbacks(self) -> None:
-        """Run the callbacks that wait in the consumers. Call every few seconds."""
+        """Run the callbacks that wait in the consumers. Call every few seconds.
+
+        Blocks while another thread waits for an answer to the read_uncommitted one.
+        """
         # While a restore holds the lock, its calls run the callbacks.
         if self._committed_lock.acquire(blocking=False):
             try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor, Future
 
     from connector.runtime.health import Health
 
@@ -31,3 +32,21 @@ class Ticker:
             self._health.progress(_LOOP)
             for call in self._calls:
                 call()
+
+
+class InBackground:
+    """Makes a call in a thread, unless the previous call has not returned yet.
+
+    While brokers hang, polling a client waits for the request that another thread has made
+    with it. The event loop must not wait as well.
+    """
+
+    def __init__(self, call: Callable[[], object], executor: Executor) -> None:
+        self._call = call
+        self._executor = executor
+        self._running: Future[object] | None = None
+
+    def __call__(self) -> None:
+        """Make the call, if the previous one has returned."""
+        if self._running is None or self._running.done():
+            self._running = self._executor.submit(self._call)
