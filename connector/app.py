@@ -23,6 +23,7 @@ from connector.kafka import admin
 from connector.kafka.assignment import Group
 from connector.kafka.avro import Codec
 from connector.kafka.clients import Clients
+from connector.kafka.credentials import Credentials
 from connector.kafka.framing import framing_of, prepare_framing
 from connector.kafka.held_back import HeldBackFinder
 from connector.kafka.limits import require_valid_settings
@@ -34,7 +35,9 @@ from connector.kafka.quarantine import Quarantine
 from connector.kafka.reader import Reader
 from connector.kafka.shard_log import ShardLog
 from connector.kafka.topic_watch import TopicWatch
+from connector.kafka.validity import client_certificate_end
 from connector.runtime.clock import Clock
+from connector.runtime.credential_watch import CredentialWatch
 from connector.runtime.daily_look import DailyLook
 from connector.runtime.health import Health
 from connector.runtime.held_back import PATIENCE_SECONDS, HeldBackWatch
@@ -80,8 +83,9 @@ STOP_SECONDS: Final = 25
 _GROUP_LOOP: Final = "group"
 _GROUP_LOOP_LIMIT_SECONDS: Final = 60
 # For the start-up, the status page, the reader's callbacks, and the watches over outages,
-# orphaned feeds, topics and open transactions, none of which must wait for a hanging shard.
-_EXTRA_THREADS: Final = 7
+# credentials, orphaned feeds, topics and open transactions, none of which must wait for a hanging
+# shard.
+_EXTRA_THREADS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ class _Kafka:
 
     topics: Topics
     clients: Clients
+    credentials: Credentials
     executor: ThreadPoolExecutor
     watch: KafkaWatch
 
@@ -147,14 +152,24 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
 
     kafka = _new_kafka(config, parts.metrics)
     parts.view.troubles.kafka = kafka.watch
-    watching = supervisor.watch(kafka.watch.run())
+    credential_watch = CredentialWatch(
+        kafka.credentials.are_replaced,
+        supervisor.restart,
+        lambda: kafka.watch.outage is not None,
+        kafka.executor,
+    )
+    watches = [
+        supervisor.watch(kafka.watch.run()),
+        supervisor.watch(credential_watch.run()),
+    ]
     try:
         prepared = await supervisor.until_stopped(_prepare_kafka(config, kafka, parts))
         if prepared is not None and not supervisor.is_stopping:
             _add_shards(config, parts, prepared, kafka.executor)
             await _work(config, key, supervisor, parts, kafka, prepared)
     finally:
-        watching.cancel()
+        for watch in watches:
+            watch.cancel()
         await _clean_up(parts.client, api, listener, kafka.executor)
     return supervisor.exit_code
 
@@ -193,13 +208,19 @@ def _new_kafka(config: Config, metrics: Metrics) -> _Kafka:
     observer = KafkaClientObserver(metrics)
     total_shards = config.kafka.shards * len(config.feeds)
     topics = Topics(config.kafka.topic_prefix)
+    any_topic = topics.current(config.feeds[0].name)
+    credentials = Credentials(config.kafka, any_topic)
+    certificate_end = client_certificate_end(config.kafka)
+    if certificate_end is not None:
+        seconds = certificate_end.timestamp()
+        metrics.set("gex_kafka_certificate_expiry_timestamp_seconds", seconds)
     clients = Clients(config.kafka, observer.error, observer.statistics)
     executor = ThreadPoolExecutor(
         total_shards + _EXTRA_THREADS, thread_name_prefix="kafka"
     )
-    probe = Probe(clients, topics.current(config.feeds[0].name))
+    probe = Probe(clients, any_topic)
     watch = KafkaWatch(probe.ask, clients.reachability, executor)
-    return _Kafka(topics, clients, executor, watch)
+    return _Kafka(topics, clients, credentials, executor, watch)
 
 
 async def _work(

@@ -47,7 +47,8 @@ _RUN_ABOUT: Final = "poll, compare and publish until SIGTERM or SIGINT"
 _RUN_STATUSES: Final = (
     "exit status: 0 stopped as asked, 2 invalid configuration, 3 Kafka or the registry was "
     "not usable in time, or a topic does not fit, 4 a topic holds a record of another "
-    "version, or another unrecoverable error"
+    "version, or another unrecoverable error, 5 the credentials of Kafka were replaced: start "
+    "again"
 )
 _COMMANDS: Final = {
     "check": _Command(

@@ -48,6 +48,9 @@ EXIT_KAFKA = 3
 # A topic holds a record of another version, or the connector has a defect.
 EXIT_FATAL = 4
 
+# Everything is in order, but a new process is needed: Kafka's credentials were replaced.
+EXIT_RESTART = 5
+
 
 class ConnectorError(Exception):
     """Base of the tree. `exit_code` is the exit status of a process that ends with it."""

@@ -27,17 +27,25 @@ _PROBE: Final = "probe"
 _PEM_CERTIFICATE: Final = re.compile(rb"-----BEGIN (X509 |TRUSTED )?CERTIFICATE-----")
 
 
-def check_client_file(name: str, value: object) -> None:
-    """Raise InvalidValue if a client setting names a file that cannot be read."""
+def file_of(name: str, value: object) -> str | None:
+    """Return the file or folder that a client setting names, None if it names none."""
     is_file_setting = name.endswith(_FILE_SETTINGS)
     if not is_file_setting or not isinstance(value, str) or value == _PROBE:
+        return None
+    return value
+
+
+def check_client_file(name: str, value: object) -> None:
+    """Raise InvalidValue if a client setting names a file that cannot be read."""
+    file = file_of(name, value)
+    if file is None:
         return
     try:
-        is_readable = os.access(Path(value).resolve(strict=True), os.R_OK)
+        is_readable = os.access(Path(file).resolve(strict=True), os.R_OK)
     except (OSError, ValueError) as error:
-        raise InvalidValue(f"{quote_path(value)}: {reason_of(error)}") from None
+        raise InvalidValue(f"{quote_path(file)}: {reason_of(error)}") from None
     if not is_readable:
-        raise InvalidValue(f"{quote_path(value)}: Permission denied")
+        raise InvalidValue(f"{quote_path(file)}: Permission denied")
 
 
 def faults_of_environment(environ: Mapping[str, str]) -> list[str]:

@@ -21,6 +21,7 @@ from connector.config.model import (
     SchemaRegistry,
     ThresholdValue,
     check_api_key,
+    check_password,
 )
 from connector.config.option import DeclaredOption, declared_options, describe_type
 from connector.config.proxy import proxy_from_environment
@@ -91,6 +92,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     _check_intervals(loader)
     _check_feed_names(loader, feeds)
     _check_listen(loader)
+    _check_password_is_set_once(loader)
     if loader.faults:
         raise loader.error()
     return Config(**tables, feeds=_all_built(feeds))
@@ -103,6 +105,7 @@ def load_kafka(
     loader = _Loader(path, environ)
     kafka = loader.build("kafka", Kafka)
     registry = loader.build("schema_registry", SchemaRegistry)
+    _check_password_is_set_once(loader)
     if loader.faults or kafka is None or registry is None:
         raise loader.error()
     return kafka, registry
@@ -136,6 +139,14 @@ def read_key_file(path: str | Path) -> Secret:
         return _read_secret_file(path, check_api_key)
     except InvalidValue as error:
         raise ConfigError([printable(f"upstream.api_key_file: {error}")]) from None
+
+
+def read_password_file(path: str | Path) -> Secret:
+    """Read Kafka's password from a file. Raises ConfigError if the file does not hold one."""
+    try:
+        return _read_secret_file(path, check_password)
+    except InvalidValue as error:
+        raise ConfigError([printable(f"kafka.sasl_password_file: {error}")]) from None
 
 
 def _all_built(feeds: Mapping[str, Feed | None]) -> tuple[Feed, ...]:
@@ -511,6 +522,14 @@ def _check_listen(loader: _Loader) -> None:
             "listen",
             "expected a loopback address, or a token: set http.token_file",
         )
+
+
+def _check_password_is_set_once(loader: _Loader) -> None:
+    password = loader.valid("kafka", "sasl_password")
+    client = loader.valid("kafka", "client")
+    if password and client is not None and "sasl.password" in client:
+        problem = "expected either this or sasl.password in kafka.client"
+        loader.report("kafka", "sasl_password", problem)
 
 
 def _check_feed_names(loader: _Loader, labels: Iterable[str]) -> None:

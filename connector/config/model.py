@@ -86,6 +86,8 @@ check_api_key = matching(
     f"{MIN_SECRET_CHARACTERS} to 4096 visible ASCII characters without blanks between them",
 )
 
+check_password = matching(r"(?s).*\S.*", "a text that is not blank")
+
 _check_token = matching(
     r"\s*[\x21-\x7e]{16,4096}\s*",
     "16 to 4096 visible ASCII characters without blanks between them",
@@ -313,6 +315,20 @@ class Kafka(Struct, frozen=True, kw_only=True):
             " up with exit status 3"
         ),
     ] = 60.0
+    sasl_password: Annotated[
+        Secret,
+        Option(
+            "The password of `sasl.username`. Set it here, in `client` or in a file",
+            check=check_password,
+        ),
+    ] = Secret("")
+    sasl_password_file: Annotated[
+        str | None,
+        Option(
+            "A file with the password, instead of `sasl_password`. A worker ends with exit"
+            " status 5 once it holds another one that Kafka accepts"
+        ),
+    ] = None
     client: Annotated[
         ClientSettings,
         Option(
@@ -321,6 +337,11 @@ class Kafka(Struct, frozen=True, kw_only=True):
             check=refusing(REFUSED),
         ),
     ] = ClientSettings()
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return every text that must not be shown."""
+        password = (self.sasl_password.reveal(),) if self.sasl_password else ()
+        return (*password, *self.client.secrets())
 
 
 class SchemaRegistry(Struct, frozen=True, kw_only=True):
@@ -441,7 +462,7 @@ class Config(Struct, frozen=True, kw_only=True):
         return (
             *own,
             *proxy_secrets(self.upstream.proxy),
-            *self.kafka.client.secrets(),
+            *self.kafka.secrets(),
             *self.schema_registry.secrets(),
         )
 

@@ -219,6 +219,8 @@ class Clients:
         for name, value in self._kafka.client.items():
             if name not in foreign:
                 settings[name] = value
+        if self._kafka.sasl_password:
+            settings["sasl.password"] = self._kafka.sasl_password.reveal()
         settings["bootstrap.servers"] = self._kafka.bootstrap_servers
         settings["logger"] = _logger()
         settings["error_cb"] = self._report_of_idle

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import confluent_kafka as ck
 
 from connector import errors
+from connector.kafka.refusals import refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,7 +56,6 @@ _TLS_HANDSHAKE: Final = "in state SSL_HANDSHAKE"
 _CHECK_LISTENER: Final = (
     "the TLS handshake was not completed: connecting to a PLAINTEXT broker listener?"
 )
-_CHECK_PASSWORD: Final = "check sasl.mechanism, sasl.username and sasl.password"  # noqa: S105 -- names of settings
 _CHECK_TOPIC: Final = "check that the topic was not deleted"
 _GRANT_TOPIC: Final = "grant the missing right on the topic (README, Rights)"
 _GRANT_CLUSTER: Final = "grant the missing right on the cluster (README, Rights)"
@@ -66,8 +66,6 @@ _REMEDIES: Final = {
     ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED: _GRANT_CLUSTER,
     ck.KafkaError.GROUP_AUTHORIZATION_FAILED: _GRANT_GROUP,
     ck.KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: _GRANT_IDS,
-    ck.KafkaError.SASL_AUTHENTICATION_FAILED: _CHECK_PASSWORD,
-    ck.KafkaError._AUTHENTICATION: _CHECK_PASSWORD,  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError._SSL: "check security.protocol and ssl.* in kafka.client",  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError._RESOLVE: "check kafka.bootstrap_servers",  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError._TRANSPORT: _CHECK_ADDRESS,  # noqa: SLF001 -- librdkafka's name
@@ -120,7 +118,11 @@ def translate(
     # A missing right or a limit needs no other explanation.
     is_explained = code in _DENIED or code in _BEYOND_LIMITS
     cause = error if last_error is None or is_explained else last_error
-    remedy = _REMEDIES.get(cause.code()) or _REMEDIES.get(code)
+    refusal = refusal_of(cause)
+    if refusal is not None:
+        remedy: str | None = refusal.remedy
+    else:
+        remedy = _REMEDIES.get(cause.code()) or _REMEDIES.get(code)
     parts = [f"{action}: {error.name()}: {error.str()}"]
     if last_error is not None:
         parts.append(last_error.str())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from confluent_kafka import KafkaError
 
 from connector.core.model import MICROS, Value
+from connector.kafka.refusals import Refusal, refusal_of
 from connector.logs import Bounded
 
 if TYPE_CHECKING:
@@ -28,10 +29,19 @@ _SILENCES_OF_AN_OUTAGE: Final = 2
 
 
 class KafkaOutage(Value, frozen=True):
-    """An outage. `since` is our clock, in microseconds since the epoch."""
+    """An outage. `since` is our clock, in microseconds since the epoch.
+
+    With a `refusal`, brokers do answer, but one side refuses to authenticate the other.
+    """
 
     since: int
     error: str
+    refusal: Refusal | None = None
+
+    @property
+    def summary(self) -> str:
+        """Return the outage in a few words."""
+        return "Kafka unreachable" if self.refusal is None else self.refusal.summary
 
     @property
     def begin(self) -> datetime:
@@ -55,6 +65,7 @@ class Reachability:
         self._is_away = False
         self._error = ""
         self._last_error: KafkaError | None = None
+        self._is_refusal_reported = False
         self._reported_at = 0.0
         self._unreported: tuple[float, KafkaError] | None = None
 
@@ -90,6 +101,10 @@ class Reachability:
                 self._error = error.str()
                 failed_at = now if self._unreported is None else self._unreported[0]
                 self._unreported = failed_at, error
+                is_news = self._is_away and not self._is_refusal_reported
+                if is_news and refusal_of(error) is not None:
+                    # Nobody should wait for the end of such an outage.
+                    self._report(now)
                 return
             # It names no cause, such as a wrong password. The errors before it do.
             if self._last_error is None:
@@ -117,6 +132,7 @@ class Reachability:
             self._failing_since = None
             self._silences = 0
             self._is_away = False
+            self._is_refusal_reported = False
             self._error = ""
             self._last_error = None
             if outage is not None:
@@ -134,14 +150,15 @@ class Reachability:
             if self._is_away:
                 self._unreported = None
                 if now - self._reported_at >= _REPEAT_SECONDS:
-                    self._report("Kafka is still unreachable", now)
+                    self._report(now, "Kafka is still unreachable")
             elif self._unreported is not None:
                 self._report_broker(now)
 
     def _outage(self) -> KafkaOutage | None:
         if not self._is_away or self._failing_since is None:
             return None
-        return KafkaOutage(round(self._failing_since * MICROS), self._error)
+        refusal = None if self._last_error is None else refusal_of(self._last_error)
+        return KafkaOutage(round(self._failing_since * MICROS), self._error, refusal)
 
     def _begin(self, error: str, now: float) -> None:
         """Begin the outage, unless it has begun before."""
@@ -149,14 +166,21 @@ class Reachability:
             return
         self._is_away = True
         self._error = error
-        self._report("Kafka is unreachable", now)
+        self._report(now)
 
-    def _report(self, message: str, now: float) -> None:
+    def _report(self, now: float, message: str = "Kafka is unreachable") -> None:
+        """Log the outage, by its `message` if it is no refusal."""
         self._reported_at = now
         outage = self._outage()
-        if outage is not None:
-            since = f"{outage.begin:%Y-%m-%dT%H:%M:%SZ}"
-            _log.error(message, extra={"since": since, "error": outage.error})
+        if outage is None:
+            return
+        since = f"{outage.begin:%Y-%m-%dT%H:%M:%SZ}"
+        fields = {"since": since, "error": outage.error}
+        if outage.refusal is not None:
+            self._is_refusal_reported = True
+            message = outage.refusal.summary
+            fields["remedy"] = outage.refusal.remedy
+        _log.error(message, extra=fields)
 
     def _report_broker(self, now: float) -> None:
         """Log the failure of one broker of several, which the others survive."""
@@ -166,6 +190,12 @@ class Reachability:
         if now - failed_at < _PATIENCE_SECONDS:
             return
         self._unreported = None
-        if self._bounded.admit(error.code()) is not None:
-            fields = {"error": error.str()}
+        refusal = refusal_of(error)
+        if self._bounded.admit((error.code(), refusal)) is None:
+            return
+        fields = {"error": error.str()}
+        if refusal is None:
             _log.warning("a connection to Kafka failed", extra=fields)
+            return
+        fields["remedy"] = refusal.remedy
+        _log.error("a new connection failed: %s", refusal.summary, extra=fields)

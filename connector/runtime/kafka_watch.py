@@ -50,4 +50,4 @@ class KafkaWatch:
         if outage is None:
             return []
         moment = f"{outage.begin:%Y-%m-%d %H:%M:%S} UTC"
-        return [f"Kafka unreachable since {moment}: {outage.error}"]
+        return [f"{outage.summary} since {moment}: {outage.error}"]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
-from connector.errors import EXIT_FATAL, ConnectorError
+from connector.errors import EXIT_FATAL, EXIT_RESTART, ConnectorError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -30,6 +30,14 @@ class Supervisor:
 
     def stop(self) -> None:
         """Stop, as asked: the exit status is 0 unless something has failed."""
+        self._stopping.set()
+
+    def restart(self, reason: str) -> None:
+        """Stop, so that the supervisor of the process starts it again."""
+        if self.is_stopping:
+            return
+        _log.warning("ending, to be started again", extra={"reason": reason})
+        self.exit_code = EXIT_RESTART
         self._stopping.set()
 
     def fail(self, reason: str, exit_code: int = EXIT_FATAL) -> None:

@@ -459,6 +459,11 @@ _KAFKA: Final = (
         "Brokers the group's client is connected to; 0 while Kafka is unreachable.",
         starts_unknown=True,
     ),
+    _gauge(
+        "gex_kafka_certificate_expiry_timestamp_seconds",
+        "When the client certificate expires that this worker shows to Kafka.",
+        starts_unknown=True,
+    ),
     _counter(
         "gex_kafka_errors_total",
         "Errors reported by the Kafka clients, by librdkafka's error name.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from connector.errors import EXIT_KAFKA, AccessDenied, ConnectorError, KafkaError
@@ -10,15 +11,18 @@ from connector.kafka.clients import Clients
 from connector.kafka.framing import check_schemas
 from connector.kafka.names import Topics
 from connector.kafka.preflight import Preflight
+from connector.kafka.validity import client_certificate_end
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from connector.config.model import Config
+    from connector.config.model import Config, Kafka
     from connector.kafka.preflight import PreflightReport
     from connector.tools.report import Report
 
 _DAY_MS: Final = 86_400_000
+# As the alert GexKafkaCertificateExpires.
+_FEW_DAYS: Final = 7
 
 
 def check_kafka(config: Config, report: Report) -> list[str] | None:
@@ -27,6 +31,7 @@ def check_kafka(config: Config, report: Report) -> list[str] | None:
     Return the feeds whose states can be read, or None if no broker answers.
     """
     kafka = config.kafka
+    _check_certificate(kafka, report)
     try:
         preflight = Preflight(Clients(kafka))
         report.ok("broker", preflight.cluster())
@@ -101,6 +106,24 @@ def check_registry(config: Config, report: Report) -> bool:
     else:
         report.ok("registry", finding)
     return True
+
+
+def _check_certificate(kafka: Kafka, report: Report) -> None:
+    """Say when the client certificate expires, if there is one."""
+    end = client_certificate_end(kafka)
+    if end is None:
+        return
+    left = end - datetime.now(UTC)
+    moment = f"{end:%Y-%m-%d %H:%M} UTC"
+    finding = f"the client certificate expires in {left.days} days, at {moment}"
+    remedy = "replace the files of ssl.certificate.location and ssl.key.location"
+    if left < timedelta(0):
+        finding = f"the client certificate expired at {moment}; {remedy}"
+        report.fail("certificate", finding, EXIT_KAFKA)
+    elif left.days < _FEW_DAYS:
+        report.warn("certificate", f"{finding}; {remedy}")
+    else:
+        report.ok("certificate", finding)
 
 
 def _check_limits(preflight: Preflight, report: Report) -> None:

@@ -55,7 +55,7 @@ def open_reader(path: Path | None, environ: Mapping[str, str]) -> ReaderContext:
     kafka, registry = load_kafka(path, environ)
 
     def secrets() -> tuple[str, ...]:
-        return (*kafka.client.secrets(), *registry.secrets())
+        return (*kafka.secrets(), *registry.secrets())
 
     # Only warnings: the output of the command is the point, and goes to the same terminal.
     configure("WARNING", secrets=secrets)

@@ -76,10 +76,13 @@ class Troubles:
 
 
 def _outage(outage: KafkaOutage) -> answers.Trouble:
+    detail = outage.error
+    if outage.refusal is not None:
+        detail = f"{outage.refusal.remedy}: {outage.error}"
     return answers.Trouble(
         service="kafka",
-        summary="Kafka unreachable",
-        detail=outage.error,
+        summary=outage.summary,
+        detail=detail,
         since=outage.since,
         failures=None,
         next_try_at=None,

@@ -66,8 +66,12 @@ TARGET_LABELS = {"job", "instance"}
 PROCESS_METRICS = process_metrics()
 UNITS = known_units()
 
-# The end of the upstream's minute tells a reader nothing.
-NOT_SHOWN = {"gex_rate_limit_reset_timestamp_seconds"}
+# The end of the upstream's minute tells a reader nothing, and the end of a certificate has an
+# alert.
+NOT_SHOWN = {
+    "gex_rate_limit_reset_timestamp_seconds",
+    "gex_kafka_certificate_expiry_timestamp_seconds",
+}
 
 # Just enough of PromQL for our own queries.
 METRIC_NAME = re.compile(r"\b(?:gex|process)_\w+")

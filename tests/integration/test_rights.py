@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import http.client
 import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
@@ -218,6 +220,17 @@ def untrusted_certificate(kafka: GuardedKafka) -> dict[str, str]:
     }
 
 
+def expired_certificate(kafka: GuardedKafka) -> dict[str, str]:
+    folder = Path(kafka.files.certificate).parent.with_name("expired")
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    expired = kafka.issue(folder, until=yesterday)
+    return {
+        **kafka.by_certificate(),
+        f"{CLIENT}SSL_CERTIFICATE_LOCATION": expired.certificate,
+        f"{CLIENT}SSL_KEY_LOCATION": expired.key,
+    }
+
+
 def untrusted_server(kafka: GuardedKafka) -> dict[str, str]:
     return {f"{CLIENT}SSL_CA_LOCATION": kafka.stranger.authority}
 
@@ -226,7 +239,7 @@ def constant(name: str, value: str) -> Callable[[GuardedKafka], dict[str, str]]:
     return lambda _: {f"{CLIENT}{name}": value}
 
 
-UNTRUSTED = ("certificate verify failed", "ssl.*")
+UNTRUSTED = ("certificate verify failed", "ssl.ca.location")
 # The settings that are wrong, and the reasons that the worker's last line names.
 WRONG: dict[str, tuple[Callable[[GuardedKafka], dict[str, str]], tuple[str, ...]]] = {
     "a wrong password": (
@@ -252,10 +265,17 @@ WRONG: dict[str, tuple[Callable[[GuardedKafka], dict[str, str]], tuple[str, ...]
         plaintext_listener,
         ("PLAINTEXT broker listener?", "security.protocol"),
     ),
-    "no client certificate": (no_certificate, ("certificate required", "ssl.*")),
+    "no client certificate": (
+        no_certificate,
+        ("certificate required", "ssl.certificate.location"),
+    ),
     "a client certificate of another authority": (
         untrusted_certificate,
-        ("certificate required", "ssl.*"),
+        ("certificate required", "ssl.certificate.location"),
+    ),
+    "a client certificate that has expired": (
+        expired_certificate,
+        ("SSL alert", "ssl.certificate.location", "expires"),
     ),
 }
 

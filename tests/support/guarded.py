@@ -14,6 +14,7 @@ from connector.devkit.loopback_ports import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
     from pathlib import Path
 
     from cryptography.hazmat.primitives.serialization import KeySerializationEncryption
@@ -23,6 +24,7 @@ USER = "gex"
 PASSWORD = "scram-pass-7f3a9c"
 KEY_PASSWORD = "key-pass-51d2e8"
 
+_CLIENT = f"{USER}@client.test"
 _PROTOCOLS = "CLIENT:PLAINTEXT,SCRAM:SASL_SSL,MUTUAL:SSL,CONTROLLER:PLAINTEXT"
 # The broker itself needs no user, so this has no user name.
 _SCRAM_LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
@@ -48,13 +50,12 @@ class GuardedKafka:
 
     def __init__(self, folder: Path, extra: Mapping[str, str] | None = None) -> None:
         """`extra` has further settings of the broker."""
-        authority = trustme.CA()
-        client = f"{USER}@client.test"
+        authority = self._authority = trustme.CA()
         server = _issue(folder / "server", authority, LOOPBACK)
-        self.files = _issue(folder / "client", authority, client, KEY_PASSWORD)
+        self.files = self.issue(folder / "client")
         # A client with the same name, whose authority the broker does not trust.
         unknown = trustme.CA()
-        self.stranger = _issue(folder / "stranger", unknown, client, KEY_PASSWORD)
+        self.stranger = _issue(folder / "stranger", unknown, _CLIENT, KEY_PASSWORD)
         port = free_port()
         addresses = {"CLIENT": f"{LOOPBACK}:{port}"}
         for name in ("SCRAM", "MUTUAL", "CONTROLLER"):
@@ -84,13 +85,17 @@ class GuardedKafka:
         }
         self.broker = LocalKafka(folder / "broker", port=port, extra=settings)
 
-    def admit(self) -> None:
-        """Create the user. The broker must run."""
+    def issue(self, folder: Path, until: datetime | None = None) -> Files:
+        """Write another certificate of our user, by default for years."""
+        return _issue(folder, self._authority, _CLIENT, KEY_PASSWORD, until)
+
+    def admit(self, password: str = PASSWORD) -> None:
+        """Create the user, or change its password. The broker must run."""
         mechanism = admin_api.ScramCredentialInfo(
             admin_api.ScramMechanism.SCRAM_SHA_512, 4096
         )
         credential = admin_api.UserScramCredentialUpsertion(
-            USER, mechanism, PASSWORD.encode()
+            USER, mechanism, password.encode()
         )
         # A client that is dropped cancels its requests: keep it.
         admin = self.admin()
@@ -126,11 +131,17 @@ class GuardedKafka:
         }
 
 
-def _issue(folder: Path, authority: trustme.CA, name: str, password: str = "") -> Files:
+def _issue(
+    folder: Path,
+    authority: trustme.CA,
+    name: str,
+    password: str = "",
+    until: datetime | None = None,
+) -> Files:
     """Write a certificate for `name`, and its key in PKCS #8 with the certificate."""
     folder.mkdir()
     common_name, _, _ = name.partition("@")
-    issued = authority.issue_cert(name, common_name=common_name)
+    issued = authority.issue_cert(name, common_name=common_name, not_after=until)
     encryption: KeySerializationEncryption = serialization.NoEncryption()
     if password:
         encryption = serialization.BestAvailableEncryption(password.encode())

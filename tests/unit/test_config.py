@@ -1351,3 +1351,31 @@ def test_a_short_secret_is_masked_as_a_whole_word_and_a_long_one_everywhere(
     text: str, secret: str, masked: str
 ) -> None:
     assert redact(text, [secret]) == masked
+
+
+def test_the_password_of_kafka_can_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("hunter22\n")
+    config = load(GEX_KAFKA__SASL_PASSWORD_FILE=str(file))
+
+    assert config.kafka.sasl_password.reveal() == "hunter22"
+    assert config.kafka.sasl_password_file == str(file)
+    assert "hunter22" in config.secrets()
+    assert "hunter22" not in repr(config)
+
+
+def test_a_file_without_a_password_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("\n")
+    fault = only_fault(GEX_KAFKA__SASL_PASSWORD_FILE=str(file))
+
+    assert fault.startswith(f"kafka.sasl_password_file: '{file}': expected a text")
+
+
+def test_the_password_of_kafka_is_set_once() -> None:
+    fault = only_fault(
+        GEX_KAFKA__SASL_PASSWORD="hunter22", GEX_KAFKA__CLIENT__SASL_PASSWORD="hunter33"
+    )
+
+    assert "expected either this or sasl.password in kafka.client" in fault
+    assert "hunter" not in fault

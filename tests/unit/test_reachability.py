@@ -199,3 +199,100 @@ def test_other_lines_of_librdkafka_appear_once_for_all_clients(
         logger.warning("%s [%s] %s", "REQTMOUT", client, text % number)
 
     assert len(caplog.records) == 1
+
+
+PASSWORD_REFUSED = KafkaError(
+    KafkaError._AUTHENTICATION,
+    "sasl_ssl://127.0.0.1:9093/bootstrap: SASL authentication error: Authentication failed "
+    "during authentication due to invalid credentials with SASL mechanism SCRAM-SHA-512",
+)
+TOKEN_REFUSED = KafkaError(
+    KafkaError._AUTHENTICATION,
+    "sasl_plaintext://127.0.0.1:9093/1: SASL authentication error: "
+    '{"status":"invalid_token"} (after 3ms in state AUTH_REQ), OAUTHBEARER',
+)
+# Java's answer to an expired certificate.
+CERTIFICATE_REFUSED = KafkaError(
+    KafkaError._TRANSPORT,
+    "ssl://127.0.0.1:9093/bootstrap: Receive failed: error:0A000416:SSL routines::ssl/tls "
+    "alert certificate unknown: SSL alert number 46 (after 45ms in state APIVERSION_QUERY)",
+)
+BROKER_UNTRUSTED = KafkaError(
+    KafkaError._SSL,
+    "ssl://127.0.0.1:9093/bootstrap: SSL handshake failed: error:0A000086:SSL routines::"
+    "certificate verify failed: broker certificate could not be verified",
+)
+CREDENTIALS = "Kafka refuses the credentials"
+
+
+@pytest.mark.parametrize(
+    ("error", "summary", "remedy"),
+    [
+        (PASSWORD_REFUSED, CREDENTIALS, "sasl.password"),
+        (TOKEN_REFUSED, CREDENTIALS, "kafka.oauth_cb"),
+        (CERTIFICATE_REFUSED, CREDENTIALS, "ssl.certificate.location"),
+        (
+            BROKER_UNTRUSTED,
+            "the certificate of Kafka is not trusted",
+            "ssl.ca.location",
+        ),
+    ],
+)
+def test_a_failed_authentication_is_not_called_unreachable(
+    reachability: Reachability,
+    caplog: pytest.LogCaptureFixture,
+    error: KafkaError,
+    summary: str,
+    remedy: str,
+) -> None:
+    reachability.failed(error)
+    reachability.failed(ALL_DOWN)
+
+    (line,) = caplog.records
+    assert line.getMessage() == summary
+    assert remedy in fields_of(line)["remedy"]
+    outage = reachability.outage
+    assert outage is not None
+    assert outage.summary == summary
+    assert outage.error == error.str()
+
+
+def test_an_outage_that_turns_into_a_refusal_is_named_at_once_and_once_a_minute(
+    reachability: Reachability, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The brokers restart, and do not accept the credentials any more.
+    reachability.failed(REFUSED)
+    reachability.failed(ALL_DOWN)
+    clock.seconds += 5
+    for _ in range(3):
+        reachability.failed(PASSWORD_REFUSED)
+
+    assert caplog.messages == ["Kafka is unreachable", CREDENTIALS]
+    tick_for(reachability, clock, 70)
+    assert caplog.messages[2:] == [CREDENTIALS]
+
+
+def test_the_next_refusal_is_named_again(
+    reachability: Reachability, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        reachability.failed(REFUSED)
+        reachability.failed(ALL_DOWN)
+        reachability.failed(PASSWORD_REFUSED)
+        reachability.reached()
+
+    assert caplog.messages.count(CREDENTIALS) == 2
+
+
+def test_a_refused_connection_beside_others_is_an_error_with_the_remedy(
+    reachability: Reachability, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    reachability.failed(PASSWORD_REFUSED)
+    reachability.reached()
+    tick_for(reachability, clock, 30)
+
+    (line,) = caplog.records
+    assert line.getMessage() == f"a new connection failed: {CREDENTIALS}"
+    assert line.levelno == logging.ERROR
+    assert "sasl.password" in fields_of(line)["remedy"]
+    assert reachability.outage is None
