@@ -39,6 +39,8 @@ BETWEEN_WORKERS_AND_KAFKA = frozenset(
         "network cut",
         "network stall",
         "network delay",
+        # Without a topic for its event, no state is committed either.
+        "changes topic",
     }
 )
 

@@ -18,10 +18,14 @@ from tests.support.log_messages import LISTENING, SHARD_HANDED_OVER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import TypeAlias
 
     from connector.core.model import Event, Levels, State
     from tests.chaos.fleet import Life
     from tests.support.checker import Record
+
+    # For each partition of `current` the offsets and states of all its records, in order.
+    States: TypeAlias = Mapping[int, Sequence[tuple[int, State]]]
 
 SECTIONS = ("all_expiry", "odte")
 
@@ -59,18 +63,20 @@ class Evidence:
     Attributes:
         answers: the upstream's truth log.
         contents: each entry that an answer held, by its SHA-256.
-        current: for each partition the offsets and states of all its records, in order.
+        events: of all topics that `changes` has been.
         troubles: when something stood between the workers and Kafka, in Unix seconds.
+        stand_ins: the number of events that nobody has read before their topic was deleted.
     """
 
     answers: Sequence[Mapping[str, Any]]
     contents: Mapping[str, str]
     events: Sequence[Event]
-    current: Mapping[int, Sequence[tuple[int, State]]]
+    current: States
     quarantined: Sequence[Record]
     lives: Sequence[Life]
     shards: int
     troubles: Sequence[tuple[float, float]] = ()
+    stand_ins: int = 0
 
 
 @dataclass(frozen=True, slots=True)

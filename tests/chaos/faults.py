@@ -7,14 +7,19 @@ which faults come, though not their consequences.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests.chaos.armed import POINTS
 from tests.chaos.fleet import SLOTS, Life, is_frozen
+from tests.chaos.topic_faults import (
+    changes_topic,
+    foreign_transaction,
+    quarantine_topic,
+)
+from tests.support.registry_front import STRANGE
 
 if TYPE_CHECKING:
     import random
@@ -23,11 +28,14 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from connector.devkit.local_kafka import LocalKafka
+    from connector.kafka.names import Topics
     from tests.chaos.cluster import Cluster
+    from tests.chaos.deleted_events import DeletedTopic
+    from tests.chaos.feed_records import FeedRecords
     from tests.chaos.fleet import Fleet
     from tests.chaos.proxy import Proxy
     from tests.support.processes import Program
-    from tests.support.registry import LocalRegistry
+    from tests.support.registry_front import RegistryFront
 
     Fault: TypeAlias = Iterator[float]
 
@@ -40,20 +48,33 @@ _POINT_REACHED_SECONDS = 6.0
 
 _BROKER_START_SECONDS = 120.0
 
+# Timestamps further ahead than an hour are refused (`message.timestamp.after.max.ms`).
+_REFUSED_AHEAD_SECONDS = 3_700.0
+
+# A worker gives its shards up after 10 s, and ends itself after 60 s.
+_STUCK_SECONDS = 35.0
+
 
 @dataclass(slots=True)
 class World:
-    """Everything that faults can harm."""
+    """Everything that faults can harm.
+
+    `deleted` has the topics of events that were deleted so far, in order.
+    """
 
     cluster: Cluster
     fleet: Fleet
     simulator: Program
-    registry: LocalRegistry | None
+    registry: RegistryFront | None
+    names: Topics
+    records: FeedRecords
     symbols: tuple[str, ...]
     shards: int
     threads: ThreadPoolExecutor
     points: tuple[str, ...] = POINTS
     are_brokers_down: bool = False
+    is_topic_deleted: bool = False
+    deleted: list[DeletedTopic] = field(default_factory=list)
 
     def victim(self, part: float) -> Life | None:
         """Return a running worker, chosen by `part` between 0 and 1."""
@@ -228,19 +249,68 @@ def clock(world: World, chance: random.Random) -> Fault:
         world.fleet.order(life, "clock", str(seconds))
 
 
-def registry(world: World, chance: random.Random) -> Fault:
-    """Freeze the schema registry, and kill a worker, which must start without it."""
+def clock_ahead(world: World, chance: random.Random) -> Fault:
+    """Set a worker's wall clock further ahead than brokers accept, for a while."""
     part = chance.random()
+    ahead_seconds = chance.uniform(_REFUSED_AHEAD_SECONDS, 3 * _REFUSED_AHEAD_SECONDS)
+    seconds = chance.uniform(3, 20)
+    yield 0
+    life = world.victim(part)
+    if life is not None:
+        world.fleet.order(life, "clock", str(ahead_seconds))
+        yield seconds
+        world.fleet.withdraw(life, "clock")
+
+
+def registry(world: World, chance: random.Random) -> Fault:
+    """Let the registry be silent or answer as something else, and kill a worker.
+
+    Another one takes over, and a new one starts meanwhile.
+    """
+    part = chance.random()
+    answer = chance.choice([None, *STRANGE.values()])
     seconds = chance.uniform(2, 12)
     yield 0
     if world.registry is None:
         return
-    os.kill(world.registry.pid, signal.SIGSTOP)
+    world.registry.answer = answer
+    world.registry.silent = answer is None
     life = world.victim(part)
     if life is not None:
         life.program.kill()
     yield seconds
-    os.kill(world.registry.pid, signal.SIGCONT)
+    world.registry.answer = None
+    world.registry.silent = False
+
+
+def unread_log(world: World, chance: random.Random) -> Fault:
+    """Let nobody read a worker's log, so that its pipe is full."""
+    part = chance.random()
+    seconds = chance.uniform(3, 30)
+    yield 0
+    life = world.victim(part)
+    if life is not None:
+        world.fleet.order(life, "unread", "")
+        yield seconds
+        world.fleet.withdraw(life, "unread")
+
+
+def stuck_loop(world: World, chance: random.Random) -> Fault:
+    """Let a worker's event loop be stuck in a call, while its other threads go on."""
+    part = chance.random()
+    seconds = chance.choice([chance.uniform(1, 10), chance.uniform(10, _STUCK_SECONDS)])
+    yield 0
+    life = world.victim(part)
+    if life is not None:
+        began_at = time.time()
+        life.is_stuck = True
+        world.fleet.order(life, "stuck", "")
+        yield seconds
+        world.fleet.withdraw(life, "stuck")
+        # It looks every tenth of a second.
+        yield 2 * _TURN_SECONDS
+        life.is_stuck = False
+        life.frozen.append((began_at, time.time()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +337,13 @@ FAULTS = {
     "network delay": FaultKind(network_delay, 1.5),
     "upstream": FaultKind(upstream, 3),
     "clock": FaultKind(clock, 1.5),
-    "registry": FaultKind(registry, 1),
+    "clock ahead": FaultKind(clock_ahead, 1),
+    "registry": FaultKind(registry, 1.5),
+    "quarantine topic": FaultKind(quarantine_topic, 1),
+    "changes topic": FaultKind(changes_topic, 1),
+    "foreign transaction": FaultKind(foreign_transaction, 1),
+    "unread log": FaultKind(unread_log, 1),
+    "stuck loop": FaultKind(stuck_loop, 1.5),
 }
 
 

@@ -32,7 +32,8 @@ class Life:
     """A process of a slot.
 
     Moments are Unix seconds of the machine, whatever the worker's own clock is set to.
-    `frozen` holds when the process was frozen, and when it was woken.
+    `frozen` holds when the process or its event loop was frozen, and when it was woken.
+    `is_stuck` is True while its event loop is frozen, but not the process.
     """
 
     slot: int
@@ -43,6 +44,7 @@ class Life:
     ended_at: float | None = None
     status: int | None = None
     frozen: list[tuple[float, float]] = field(default_factory=list)
+    is_stuck: bool = False
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of its log, without output that is no JSON."""
@@ -110,9 +112,13 @@ class Fleet:
         """Return whether an order for a point is not carried out yet."""
         return (self._orders(life.slot) / "point").exists()
 
-    def withdraw(self, life: Life) -> None:
-        """Take back an order for a point that is not carried out."""
-        (self._orders(life.slot) / "point").unlink(missing_ok=True)
+    def withdraw(self, life: Life, name: str = "point") -> None:
+        """Take back an order, by default the one for a point if it is not carried out.
+
+        Orders for a process that has ended are gone already.
+        """
+        if life.ended_at is None:
+            (self._orders(life.slot) / name).unlink(missing_ok=True)
 
     def ready(self) -> bool:
         """Return whether as many workers as are wanted run and are ready."""

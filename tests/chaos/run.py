@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING
 from connector.config.model import SchemaRegistry
 from connector.kafka.avro import Codec
 from connector.kafka.framing import framing_of
+from connector.kafka.names import Topics
 from tests.chaos.armed import POINTS
 from tests.chaos.cluster import Cluster
+from tests.chaos.deleted_events import all_events
 from tests.chaos.director import Director, StateCounter
 from tests.chaos.evidence import Evidence
 from tests.chaos.faults import FAULTS, World
+from tests.chaos.feed_records import FeedRecords
 from tests.chaos.fleet import KEYS, Fleet
 from tests.chaos.verdict import Verdict, judge
 from tests.chaos.viewer import Viewer
-from tests.support import checker
 from tests.support.processes import start_simulator
 from tests.support.registry import LocalRegistry
+from tests.support.registry_front import RegistryFront
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +39,8 @@ WORKERS = 3
 SHARDS = 4
 SYMBOLS = tuple(f"SYM{number:02d}USDT" for number in range(16))
 PREFIX = "chaos"
+# Three brokers may start while topics are deleted and foreign transactions end.
+THREADS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,8 @@ class Outcome:
 
     Attributes:
         recoveries_seconds: the time from the end of all faults until all was well, for
-        each calm. looks: answers of status pages to the viewer.
+        each calm. looks: answers of status pages to the viewer. deletions: how often
+        the topic of events was deleted; an open transaction can prevent it.
     """
 
     plan: Plan
@@ -74,6 +80,7 @@ class Outcome:
     recoveries_seconds: list[float] = field(default_factory=list)
     seconds: float = 0.0
     looks: int = 0
+    deletions: int = 0
 
     def text(self) -> str:
         kinds = []
@@ -86,7 +93,8 @@ class Outcome:
             f"{self.verdict.text()}\n"
             f"well again after calm: {len(self.recoveries_seconds)} times, "
             f"slowest {slowest:.1f} s; "
-            f"answered looks at status pages: {self.looks}"
+            f"answered looks at status pages: {self.looks}; "
+            f"topics of events deleted: {self.deletions}"
         )
 
 
@@ -94,31 +102,33 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
     """Carry out a plan and judge it. Everything that is written goes to `folder`."""
     with ExitStack() as stack:
         # The world that can be harmed.
+        names = Topics(PREFIX)
         cluster = stack.enter_context(Cluster(folder))
-        registry = None
+        registry, front = None, None
         if plan.with_registry:
             registry = stack.enter_context(LocalRegistry(folder / "registry"))
+            front = stack.enter_context(RegistryFront(registry).running())
         simulator = stack.enter_context(start_simulator(*_simulated(plan)))
         # The truth log tells by the key which worker saw an answer.
         simulator.ask("/_control/set", {"keys": KEYS})
-        variables = _variables(plan, cluster, simulator, registry)
+        variables = _variables(plan, cluster, simulator, front)
         fleet = stack.enter_context(Fleet(variables, folder, WORKERS))
         viewer = stack.enter_context(Viewer(fleet))
         world = World(
             cluster=cluster,
             fleet=fleet,
             simulator=simulator,
-            registry=registry,
+            registry=front,
+            names=names,
+            records=FeedRecords(cluster, names, "all", _codec(registry)),
             symbols=SYMBOLS,
             shards=SHARDS,
-            threads=stack.enter_context(ThreadPoolExecutor(4)),
+            threads=stack.enter_context(ThreadPoolExecutor(THREADS)),
             points=plan.points,
         )
 
         # Start, harm and stop it.
-        states = StateCounter(
-            cluster.bootstrap_servers, f"{PREFIX}.all.current", SHARDS
-        )
+        states = StateCounter(cluster.bootstrap_servers, names.current("all"), SHARDS)
         director = Director(plan, world, states, random.Random(plan.seed), say)
         director.begin()
         began_at = time.monotonic()
@@ -139,6 +149,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
             recoveries_seconds=director.recoveries_seconds,
             seconds=seconds,
             looks=viewer.answers,
+            deletions=len(world.deleted),
         )
 
 
@@ -158,7 +169,7 @@ def _simulated(plan: Plan) -> list[str]:
 
 
 def _variables(
-    plan: Plan, cluster: Cluster, simulator: Program, registry: LocalRegistry | None
+    plan: Plan, cluster: Cluster, simulator: Program, registry: RegistryFront | None
 ) -> dict[str, str]:
     """Return the workers' configuration: fast refreshes, and Kafka behind the bad network."""
     variables = {
@@ -180,6 +191,14 @@ def _variables(
     if not plan.fenced:
         variables["CHAOS_UNFENCED"] = "1"
     return variables
+
+
+def _codec(registry: LocalRegistry | None) -> Codec:
+    """Return the codec of the judge, which asks the registry behind every fault."""
+    settings = SchemaRegistry()
+    if registry is not None:
+        settings = SchemaRegistry(url=registry.url)
+    return Codec(framing_of(settings))
 
 
 def _save(path: Path, director: Director, fleet: Fleet) -> None:
@@ -206,24 +225,16 @@ def _save(path: Path, director: Director, fleet: Fleet) -> None:
 
 
 def _evidence(world: World, director: Director) -> Evidence:
-    registry = SchemaRegistry()
-    if world.registry is not None:
-        registry = SchemaRegistry(url=world.registry.url)
-    codec = Codec(framing_of(registry))
-    current = defaultdict(list)
-    for record in checker.records(world.cluster, f"{PREFIX}.all.current"):
-        state = codec.decode_state(record.value)
-        current[record.partition].append((record.offset, state))
-    events = []
-    for record in checker.records(world.cluster, f"{PREFIX}.all.changes"):
-        events.append(codec.decode_event(record.value))
+    current = world.records.states()
+    events = all_events(world.deleted, world.records.events(), current)
     return Evidence(
         answers=director.truth.answers,
         contents=director.truth.contents,
-        events=events,
+        events=events.events,
         current=current,
-        quarantined=checker.records(world.cluster, f"{PREFIX}.quarantine"),
+        quarantined=world.records.quarantined(),
         lives=world.fleet.lives,
         shards=SHARDS,
         troubles=director.troubles,
+        stand_ins=events.stand_ins,
     )

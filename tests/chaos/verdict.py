@@ -47,9 +47,10 @@ class Verdict:
         shown: refreshes that the upstream showed. published: refreshes that have an
         event. without_event: refreshes that have none, by excuse. absences_shown: turns
         of absence in the upstream's answers. absences_published: events of an absence.
-        A short absence may be over before it is published. oldest_in_hand_seconds: how
-        long the oldest observation that died with a worker had waited there. It is
-        long only while Kafka is away.
+        A short absence may be over before it is published. stand_ins: events whose topic
+        was deleted before anybody read them. oldest_in_hand_seconds: how long the oldest
+        observation that died with a worker had waited there. It is long only while Kafka
+        is away.
     """
 
     shown: int = 0
@@ -63,6 +64,7 @@ class Verdict:
     absences_shown: int = 0
     absences_published: int = 0
     without_event: Counter[str] = field(default_factory=Counter)
+    stand_ins: int = 0
     oldest_in_hand_seconds: float = 0.0
 
     @property
@@ -81,7 +83,8 @@ class Verdict:
             excuses.append(f"{excuse} {count}")
         return (
             f"refreshes shown {self.shown}, with an event {self.published}, "
-            f"events {self.events}; absences shown {self.absences_shown}, "
+            f"events {self.events} ({self.stand_ins} deleted unread); "
+            f"absences shown {self.absences_shown}, "
             f"published {self.absences_published}\n"
             f"without an event of their own: {', '.join(excuses) or 'none'} "
             f"(oldest in hand {self.oldest_in_hand_seconds:.1f} s)\n"
@@ -93,7 +96,7 @@ class Verdict:
 
 def judge(evidence: Evidence) -> Verdict:
     """Check all invariants against the evidence of a run."""
-    verdict = Verdict(events=len(evidence.events))
+    verdict = Verdict(events=len(evidence.events), stand_ins=evidence.stand_ins)
     logs = WorkerLogs(evidence.lives)
     by_symbol = checker.by_symbol(evidence.events)
     last_states = _last_states(evidence)

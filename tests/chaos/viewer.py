@@ -47,7 +47,7 @@ class Viewer:
                 self._look_at(life)
 
     def _look_at(self, life: Life) -> None:
-        if is_frozen(life):
+        if is_frozen(life) or life.is_stuck:
             self._silent_since.pop(life.program.pid, None)
         elif _has_answered(life):
             self.answers += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -132,8 +132,10 @@ def _handler_of(front: RegistryFront) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Location", "https://login.example/")
             if answer.status != http.client.NO_CONTENT:
                 self.send_header("Content-Length", str(len(answer.body)))
-            self.end_headers()
-            self.wfile.write(answer.body)
+            # The client may have been killed meanwhile.
+            with suppress(ConnectionError):
+                self.end_headers()
+                self.wfile.write(answer.body)
 
         do_GET = do_POST = do_PUT = _handle  # noqa: N815 -- the names of http.server
 

@@ -12,10 +12,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Observation, Source, Status
 from connector.core.transition import FeedRules, observe_all
+from tests.chaos.deleted_events import DeletedTopic, all_events, covers
 from tests.chaos.evidence import Evidence
 from tests.chaos.fleet import KEYS, Life
 from tests.chaos.verdict import judge
@@ -94,6 +96,20 @@ def source(slot: int) -> Source:
 
 
 @dataclass
+class Deletion:
+    """A deletion of `changes`, by numbers of events and offsets in `current`, from 0 on.
+
+    Events before `read_until` were read before the deletion, and those from `next_from` on
+    are in the next topic. `since` and `until` are those of `DeletedTopic`.
+    """
+
+    read_until: int
+    next_from: int
+    since: int
+    until: int
+
+
+@dataclass
 class Case:
     """Two workers in slots 0 and 1; the upstream shows refresh `n`, computed at second `n`."""
 
@@ -101,6 +117,9 @@ class Case:
     answers: list[dict[str, Any]] = field(default_factory=list)
     contents: dict[str, str] = field(default_factory=dict)
     observations: list[Observation] = field(default_factory=list)
+    deletion: Deletion | None = None
+    joined: set[int] = field(default_factory=set)
+    """Numbers of events that are in one transaction with the next, which has the state."""
 
     def start(self, slot: int, status: int = STOPPED_CLEANLY) -> Life:
         """Start a worker at the first second. `status` is its exit status at the end."""
@@ -152,27 +171,38 @@ class Case:
         )
         self.observations.append(observation)
 
-    def judge(self) -> Verdict:
-        """Judge the events that the connector's own rules make of the observations."""
+    def evidence(self) -> Evidence:
+        """Return the events that the connector's own rules make of the observations."""
         events = []
         current: list[tuple[int, State]] = []
-        for step in observe_all({}, self.observations, RULES):
+        for number, step in enumerate(observe_all({}, self.observations, RULES)):
             assert step.event is not None
             assert step.state is not None
             events.append(step.event)
-            offset = len(current)
-            current.append((offset, step.state))
+            if number not in self.joined:
+                offset = len(current)
+                current.append((offset, step.state))
 
-        evidence = Evidence(
+        deleted = []
+        if self.deletion is not None:
+            cut = self.deletion
+            read = events[: cut.read_until]
+            deleted.append(DeletedTopic(read, {0: cut.since}, {0: cut.until}))
+            events = events[cut.next_from :]
+        found = all_events(deleted, events, {0: current})
+        return Evidence(
             answers=self.answers,
             contents=self.contents,
-            events=events,
+            events=found.events,
             current={0: current},
             quarantined=[],
             lives=self.lives,
             shards=1,
+            stand_ins=found.stand_ins,
         )
-        return judge(evidence)
+
+    def judge(self) -> Verdict:
+        return judge(self.evidence())
 
 
 def killed_case(ended_at: float) -> tuple[Case, Life]:
@@ -368,6 +398,104 @@ def test_a_refresh_that_came_and_went_and_that_no_event_counts_is_lost() -> None
     verdict = case.judge()
 
     assert len(verdict.lost) == 1
+
+
+# --- a deleted topic of events ---
+
+
+def deleted_case(read_until: int, next_from: int, since: int, until: int) -> Case:
+    """Return a run of five events, numbers 0 to 4, in which `changes` is deleted."""
+    case = Case()
+    life = case.start(0)
+    case.open(life, 1, end=0)
+    for number in (5, 10, 15, 20, 25):
+        case.publish(0, number)
+    case.deletion = Deletion(read_until, next_from, since, until)
+    return case
+
+
+def test_events_deleted_before_anybody_read_them_are_excused() -> None:
+    # Numbers 2 and 3 were committed between the reading and the deletion.
+    verdict = deleted_case(read_until=2, next_from=4, since=2, until=4).judge()
+
+    assert verdict.violations == []
+    assert verdict.stand_ins == 2
+    assert verdict.published == 5
+
+
+def test_an_event_that_was_committed_before_the_reading_is_lost() -> None:
+    # The state of number 2 was there when everything was read, so its event was not.
+    verdict = deleted_case(read_until=2, next_from=4, since=3, until=4).judge()
+
+    assert verdict.lost
+    assert verdict.stand_ins == 1
+
+
+def test_a_state_that_was_committed_without_its_event_is_lost() -> None:
+    # The state of number 3 came after the deletion, so the next topic must have its event.
+    verdict = deleted_case(read_until=2, next_from=4, since=2, until=3).judge()
+
+    assert verdict.lost
+    assert verdict.stand_ins == 1
+
+
+def test_an_event_that_both_topics_have_is_a_duplicate() -> None:
+    verdict = deleted_case(read_until=3, next_from=2, since=3, until=3).judge()
+
+    assert verdict.duplicated
+    assert verdict.stand_ins == 0
+
+
+def test_a_sequence_that_starts_again_in_the_next_topic_is_a_violation() -> None:
+    evidence = deleted_case(read_until=2, next_from=2, since=2, until=2).evidence()
+    events = list(evidence.events[:2])
+    for sequence, event in enumerate(evidence.events[2:], 1):
+        event_id = f"all/{SYMBOL}/{sequence}"
+        events.append(replace(event, sequence=sequence, event_id=event_id))
+    evidence.events = events
+
+    verdict = judge(evidence)
+
+    assert verdict.duplicated
+    assert verdict.out_of_order
+
+
+def test_each_event_of_a_deleted_transaction_excuses_one_refresh() -> None:
+    case = deleted_case(read_until=2, next_from=4, since=2, until=3)
+    # Only the state of number 3 is in `current`.
+    case.joined.add(2)
+
+    verdict = case.judge()
+
+    assert verdict.violations == []
+    assert verdict.stand_ins == 2
+    assert sum(verdict.without_event.values()) == 1
+
+
+def test_a_deleted_transaction_excuses_no_further_refresh() -> None:
+    case = deleted_case(read_until=2, next_from=4, since=2, until=3)
+    case.joined.add(2)
+    case.show(0, 17)
+
+    verdict = case.judge()
+
+    assert len(verdict.lost) == 1
+
+
+def test_a_refresh_that_no_state_shows_is_lost_also_if_the_topic_was_deleted() -> None:
+    case = deleted_case(read_until=2, next_from=4, since=2, until=4)
+    case.show(0, 17)
+
+    verdict = case.judge()
+
+    assert len(verdict.lost) == 1
+
+
+def test_events_cover_the_states_only_if_each_symbol_has_its_last_event() -> None:
+    evidence = deleted_case(read_until=5, next_from=5, since=5, until=5).evidence()
+
+    assert covers(evidence.events, evidence.current)
+    assert not covers(evidence.events[:4], evidence.current)
 
 
 # --- other violations ---
