@@ -17,7 +17,7 @@ from tests.chaos.fleet import KEYS
 from tests.support.log_messages import LISTENING, SHARD_HANDED_OVER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from connector.core.model import Event, Levels, State
@@ -40,6 +40,14 @@ class Refresh:
     symbol: str
     computed_at: int
     numbers: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class BadEntry:
+    """An entry that cannot be used."""
+
+    symbol: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,8 @@ class Evidence:
         events: of all topics that `changes` has been.
         troubles: when something stood between the workers and Kafka, in Unix seconds.
         stand_ins: the number of events that nobody has read before their topic was deleted.
+        quarantined: also what was read before the quarantine was deleted.
+        quarantine_gone: the times from such a reading until the topic was back.
     """
 
     answers: Sequence[Mapping[str, Any]]
@@ -77,6 +87,7 @@ class Evidence:
     shards: int
     troubles: Sequence[tuple[float, float]] = ()
     stand_ins: int = 0
+    quarantine_gone: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +134,10 @@ class WorkerLogs:
 def showings_of(evidence: Evidence) -> dict[Refresh, list[Showing]]:
     """Return for each refresh the first and the last answer that showed it to each process."""
     by_life: dict[Refresh, dict[int, list[Showing]]] = defaultdict(dict)
-    for answer in complete_answers(evidence.answers):
-        # Other keys are not a worker's.
-        if answer["key"] not in KEYS:
-            continue
-        requested_at = answer["received_at"] / MICROS
-        answered_at = answer["answered_at"] / MICROS
-        life = _alive(evidence.lives, KEYS.index(answer["key"]), requested_at)
-        if life is None:
-            continue
-        for symbol, shown in answer["shown"].items():
-            refresh = _refresh_shown(symbol, shown, evidence.contents)
-            if refresh is None:
-                continue
-            showing = Showing(requested_at, answered_at, life, shown["sha256"])
-            showings = by_life[refresh].setdefault(id(life), [])
+    for symbol, shown, showing in _entries_shown(evidence):
+        refresh = _refresh_shown(symbol, shown, evidence.contents)
+        if refresh is not None:
+            showings = by_life[refresh].setdefault(id(showing.life), [])
             # Keep the first, and replace the last one: those in between add nothing.
             showings[1:] = [showing]
     found: dict[Refresh, list[Showing]] = {}
@@ -146,6 +146,19 @@ def showings_of(evidence: Evidence) -> dict[Refresh, list[Showing]]:
             showing for showings in lives.values() for showing in showings
         ]
     return found
+
+
+def bad_entries_of(evidence: Evidence) -> dict[BadEntry, list[Showing]]:
+    """Return for each bad entry the first answer that showed it to each process."""
+    by_life: dict[BadEntry, dict[int, Showing]] = defaultdict(dict)
+    for symbol, shown, showing in _entries_shown(evidence):
+        if (
+            shown is not None
+            and _numbers_in(evidence.contents[shown["sha256"]]) is None
+        ):
+            entry = BadEntry(symbol, shown["sha256"])
+            by_life[entry].setdefault(id(showing.life), showing)
+    return {entry: list(lives.values()) for entry, lives in by_life.items()}
 
 
 def refresh_of(event: Event) -> Refresh | None:
@@ -174,6 +187,24 @@ def complete_answers(
     # The truth log has them in the order in which the requests came.
     complete.sort(key=lambda answer: answer["answered_at"])
     return complete
+
+
+def _entries_shown(
+    evidence: Evidence,
+) -> Iterator[tuple[str, Mapping[str, Any] | None, Showing]]:
+    """Yield symbol, entry and showing for each symbol of each answer to a worker."""
+    for answer in complete_answers(evidence.answers):
+        # Other keys are not a worker's.
+        if answer["key"] not in KEYS:
+            continue
+        requested_at = answer["received_at"] / MICROS
+        answered_at = answer["answered_at"] / MICROS
+        life = _alive(evidence.lives, KEYS.index(answer["key"]), requested_at)
+        if life is None:
+            continue
+        for symbol, shown in answer["shown"].items():
+            sha256 = "" if shown is None else shown["sha256"]
+            yield symbol, shown, Showing(requested_at, answered_at, life, sha256)
 
 
 def _refresh_shown(

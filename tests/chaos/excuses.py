@@ -23,7 +23,7 @@ from tests.support.log_messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from connector.core.model import Event, State
     from tests.chaos.evidence import (
@@ -149,9 +149,9 @@ class WorkerExcuses:
             ):
                 return "in hand of a worker that was fenced"
             # A worker takes answers only from an opening to the end of its ownership.
-            if message.text in CHANGED_HANDS and _is_during(message, showing):
+            if message.text in CHANGED_HANDS and is_during(message, showing):
                 return "under way when its shard was opened, lost or handed over"
-        if _was_frozen_during(showing):
+        if was_frozen_during(showing):
             return "under way to a worker that was frozen"
         if is_last_word:
             return self._excuse_in_its_end(refresh, showing)
@@ -163,7 +163,11 @@ class WorkerExcuses:
         # not end.
         has_ended = life.ended_at is not None
         was_asked_to_stop = life.stopping_at is not None
-        if has_ended and was_asked_to_stop and self._was_in_trouble(showing):
+        if (
+            has_ended
+            and was_asked_to_stop
+            and was_in_trouble(showing, self._evidence.troubles)
+        ):
             return "in hand of a worker that was stopped while Kafka was away"
         # If it gave the shard up before its end, its end explains nothing.
         for message in self._messages(refresh, life):
@@ -172,7 +176,9 @@ class WorkerExcuses:
         # A crash takes along the observation in hand, but not one that waited for longer.
         if has_ended and life.status not in {0, None}:
             waited_seconds = seconds_awake(life, showing.answered_at)
-            if waited_seconds < IN_HAND_SECONDS or self._was_in_trouble(showing):
+            if waited_seconds < IN_HAND_SECONDS or was_in_trouble(
+                showing, self._evidence.troubles
+            ):
                 self.oldest_in_hand_seconds = max(
                     self.oldest_in_hand_seconds, waited_seconds
                 )
@@ -184,15 +190,6 @@ class WorkerExcuses:
     def _messages(self, refresh: Refresh, life: Life) -> Sequence[ShardMessage]:
         partition = partition_of(refresh.symbol, self._evidence.shards)
         return self._logs.of_shard(life, f"all-{partition}")
-
-    def _was_in_trouble(self, showing: Showing) -> bool:
-        """Return whether the worker could not reach Kafka between the showing and its end."""
-        ended_at = showing.life.ended_at
-        assert ended_at is not None
-        for began_at, over_at in self._evidence.troubles:
-            if began_at < ended_at and showing.answered_at < over_at + RECOVERY_SECONDS:
-                return True
-        return False
 
     def _others_wrote(
         self, refresh: Refresh, following: Event | None, life: Life
@@ -262,6 +259,16 @@ def seconds_awake(life: Life, since: float) -> float:
     return seconds
 
 
+def was_in_trouble(showing: Showing, troubles: Iterable[tuple[float, float]]) -> bool:
+    """Return whether the worker could not write to Kafka between the showing and its end."""
+    ended_at = showing.life.ended_at
+    assert ended_at is not None
+    for began_at, over_at in troubles:
+        if began_at < ended_at and showing.answered_at < over_at + RECOVERY_SECONDS:
+            return True
+    return False
+
+
 def _newest_shown(
     showings: Mapping[Refresh, Sequence[Showing]],
 ) -> dict[str, tuple[list[float], list[int]]]:
@@ -295,13 +302,15 @@ def _index_of_sequence(states: Sequence[State], symbol: str, sequence: int) -> i
     return len(states)
 
 
-def _is_during(message: ShardMessage, showing: Showing) -> bool:
+def is_during(message: ShardMessage, showing: Showing) -> bool:
+    """Return whether a shard changed while an answer was under way."""
     earliest = showing.requested_at - BEFORE_REQUEST_SECONDS
     latest = showing.answered_at + AFTER_ANSWER_SECONDS
     return earliest <= message.at and message.began_at <= latest
 
 
-def _was_frozen_during(showing: Showing) -> bool:
+def was_frozen_during(showing: Showing) -> bool:
+    """Return whether the worker was frozen for so long that it discarded the answer."""
     for began_at, over_at in showing.life.frozen:
         is_long = over_at - began_at > REQUEST_TIMEOUT_SECONDS
         earliest = began_at - BEFORE_REQUEST_SECONDS

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tests.chaos.feed_records import FeedRecords
     from tests.chaos.fleet import Fleet
     from tests.chaos.proxy import Proxy
+    from tests.support.checker import Record
     from tests.support.processes import Program
     from tests.support.registry_front import RegistryFront
 
@@ -59,7 +60,8 @@ _STUCK_SECONDS = 35.0
 class World:
     """Everything that faults can harm.
 
-    `deleted` has the topics of events that were deleted so far, in order.
+    `deleted` has the topics of events that were deleted so far, in order, and `quarantined`
+    the entries of deleted quarantines.
     """
 
     cluster: Cluster
@@ -74,7 +76,10 @@ class World:
     points: tuple[str, ...] = POINTS
     are_brokers_down: bool = False
     is_topic_deleted: bool = False
+    is_quarantine_deleted: bool = False
     deleted: list[DeletedTopic] = field(default_factory=list)
+    quarantined: list[Record] = field(default_factory=list)
+    quarantine_gone: list[tuple[float, float]] = field(default_factory=list)
 
     def victim(self, part: float) -> Life | None:
         """Return a running worker, chosen by `part` between 0 and 1."""

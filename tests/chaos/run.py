@@ -232,9 +232,10 @@ def _evidence(world: World, director: Director) -> Evidence:
         contents=director.truth.contents,
         events=events.events,
         current=current,
-        quarantined=world.records.quarantined(),
+        quarantined=[*world.quarantined, *world.records.quarantined()],
         lives=world.fleet.lives,
         shards=SHARDS,
         troubles=director.troubles,
         stand_ins=events.stand_ins,
+        quarantine_gone=world.quarantine_gone,
     )

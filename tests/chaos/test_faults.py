@@ -17,9 +17,27 @@ if TYPE_CHECKING:
 # Another seed in each run; a failure names it, and the variable repeats it.
 SEED = int(os.environ.get("GEX_TEST_SEED", random.randrange(2**32)))
 
+# With other kinds, a seed draws other faults.
+FIRST_KINDS = (
+    "kill",
+    "kill at a point",
+    "freeze",
+    "freeze at a point",
+    "hiccup",
+    "restart",
+    "scale",
+    "broker",
+    "coordinator",
+    "all brokers",
+    "network cut",
+    "network stall",
+    "network delay",
+    "upstream",
+    "clock",
+)
 FAILED_ONCE = (
     # A client's metadata lacked partitions for minutes; clocks were set.
-    Plan(seed=2, faults=12, pause_seconds=2.5),
+    Plan(seed=2, faults=12, pause_seconds=2.5, kinds=FIRST_KINDS),
 )
 
 

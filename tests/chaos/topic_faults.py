@@ -49,13 +49,22 @@ def quarantine_topic(world: World, chance: random.Random) -> Fault:
     seconds = chance.uniform(2, 15)
     back = _Return(chance)
     yield 0
+    if world.is_quarantine_deleted:
+        return
+    world.is_quarantine_deleted = True
     name = world.names.quarantine
-    yield from _in_thread(world, lambda: topics.delete(world.cluster, name))
-    world.simulator.ask(
-        "/_control/faults", {**bad, "probability": 0.7, "for_seconds": seconds}
-    )
-    yield seconds
-    yield from back.create(world, name)
+    began_at = time.time()
+    entries = yield from _in_thread(world, lambda: _readable(world.records.quarantined))
+    if entries is not None:
+        world.quarantined += entries
+        yield from _in_thread(world, lambda: topics.delete(world.cluster, name))
+        world.simulator.ask(
+            "/_control/faults", {**bad, "probability": 0.7, "for_seconds": seconds}
+        )
+        yield seconds
+        yield from back.create(world, name)
+        world.quarantine_gone.append((began_at, time.time()))
+    world.is_quarantine_deleted = False
 
 
 def changes_topic(world: World, chance: random.Random) -> Fault:
@@ -120,12 +129,10 @@ class _Return:
 
 def _read_and_delete(world: World) -> DeletedTopic | None:
     """Delete `changes`, and return its events. None: they could not be read in time."""
-    try:
-        states = world.records.states()
-        events = _events_of(states, world)
-    except (ck.KafkaException, AssertionError, KeyError):
-        # Brokers are dead, or do not know the topic yet.
+    states = _readable(world.records.states)
+    if states is None:
         return None
+    events = _events_of(states, world)
     if events is None:
         return None
     since = dict.fromkeys(range(world.shards), 0)
@@ -145,12 +152,20 @@ def _events_of(states: States, world: World) -> list[Event] | None:
     """Return all events, once those of the states are among them. None: not in time."""
     until = time.monotonic() + _READING_SECONDS
     while time.monotonic() < until:
-        events = world.records.events()
-        if covers(events, states):
+        events = _readable(world.records.events)
+        if events is not None and covers(events, states):
             return events
         # An open transaction of any program hides events whose states can be read.
         time.sleep(_READING_PAUSE_SECONDS)
     return None
+
+
+def _readable(read: Callable[[], T]) -> T | None:
+    """Return what was read, None if brokers are dead or do not know the topic yet."""
+    try:
+        return read()
+    except (ck.KafkaException, AssertionError, KeyError):
+        return None
 
 
 def _in_thread(world: World, call: Callable[[], T]) -> Generator[float, None, T]:

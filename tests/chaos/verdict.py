@@ -24,6 +24,7 @@ from tests.chaos.evidence import (
 )
 from tests.chaos.excuses import ContentExcuses, WorkerExcuses
 from tests.chaos.fleet import ENDED_AS_ASKED
+from tests.chaos.quarantined import missing_entries
 from tests.support import checker
 from tests.support.log_messages import DEFECT, SHARD_OPEN
 
@@ -109,6 +110,7 @@ def judge(evidence: Evidence) -> Verdict:
     _check_processes(evidence.lives, verdict)
     _check_absences(evidence.answers, by_symbol, verdict)
     _check_last_states(showings, last_states, verdict)
+    verdict.lost += missing_entries(evidence, logs)
 
     # Events and refreshes must match in both directions, but for the excuses.
     published = _published(evidence.events)

@@ -6,6 +6,7 @@ notice.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from tests.chaos.deleted_events import DeletedTopic, all_events, covers
 from tests.chaos.evidence import Evidence
 from tests.chaos.fleet import KEYS, Life
 from tests.chaos.verdict import judge
+from tests.support.checker import Record
 from tests.support.log_messages import (
     LISTENING,
     SHARD_HANDED_OVER,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 START = 1_795_446_000.0
 SYMBOL = "BTCUSDT"
 RULES = FeedRules("all")
+
+BAD_ENTRY = b'{"all_expiry":{"hvl":NaN}}'
 
 # Exit statuses of a process, as `subprocess` shows them.
 STOPPED_CLEANLY = 0
@@ -120,6 +124,9 @@ class Case:
     deletion: Deletion | None = None
     joined: set[int] = field(default_factory=set)
     """Numbers of events that are in one transaction with the next, which has the state."""
+    troubles: list[tuple[float, float]] = field(default_factory=list)
+    quarantined: list[Record] = field(default_factory=list)
+    quarantine_gone: list[tuple[float, float]] = field(default_factory=list)
 
     def start(self, slot: int, status: int = STOPPED_CLEANLY) -> Life:
         """Start a worker at the first second. `status` is its exit status at the end."""
@@ -147,6 +154,18 @@ class Case:
         refresh = {"computed_at": iso(number), "sha256": digest}
         with_refresh = answer(slot, number, shown={SYMBOL: refresh})
         self.answers.append(with_refresh)
+
+    def show_bad(self, slot: int, at: int) -> None:
+        """Show an entry that cannot be used."""
+        digest = hashlib.sha256(BAD_ENTRY).hexdigest()
+        self.contents[digest] = BAD_ENTRY.decode()
+        bad = {"computed_at": iso(at), "sha256": digest}
+        self.answers.append(answer(slot, at, shown={SYMBOL: bad}))
+
+    def quarantine(self) -> None:
+        """Write that entry to the quarantine."""
+        record = Record(SYMBOL.encode(), BAD_ENTRY, {}, 0, 0, 0)
+        self.quarantined.append(record)
 
     def show_again(self, slot: int, number: int, at: int) -> None:
         """Show the levels of refresh `number` to a slot in a refresh computed at `at`."""
@@ -195,10 +214,12 @@ class Case:
             contents=self.contents,
             events=found.events,
             current={0: current},
-            quarantined=[],
+            quarantined=self.quarantined,
             lives=self.lives,
             shards=1,
+            troubles=self.troubles,
             stand_ins=found.stand_ins,
+            quarantine_gone=self.quarantine_gone,
         )
 
     def judge(self) -> Verdict:
@@ -291,6 +312,78 @@ def test_a_worker_woken_long_before_it_died_has_no_excuse() -> None:
     first.frozen = [(START + 10.5, START + 12)]
 
     verdict = case.judge()
+
+    assert len(verdict.lost) == 1
+
+
+def stopped_case(trouble: tuple[float, float]) -> Case:
+    """Return a run in which slot 0 is shown refresh 10, and is stopped 10 s later.
+
+    Kafka could not be written to for a while.
+    """
+    case, first = killed_case(ended_at=28)
+    first.status = STOPPED_CLEANLY
+    first.stopping_at = START + 20
+    began_at, over_at = trouble
+    case.troubles.append((START + began_at, START + over_at))
+    return case
+
+
+def test_a_refresh_that_could_not_be_written_before_the_stop_is_excused() -> None:
+    # For example, the topic of events was deleted.
+    verdict = stopped_case(trouble=(9, 27)).judge()
+
+    assert verdict.violations == []
+    reason = "in hand of a worker that was stopped while Kafka was away"
+    assert verdict.without_event == {reason: 1}
+
+
+def test_a_trouble_long_before_or_after_the_stop_is_no_excuse() -> None:
+    over_before = stopped_case(trouble=(-60, -40)).judge()
+    began_after = stopped_case(trouble=(29, 40)).judge()
+
+    assert len(over_before.lost) == 1
+    assert len(began_after.lost) == 1
+
+
+def test_a_trouble_is_no_excuse_for_a_worker_that_goes_on() -> None:
+    case = Case()
+    life = case.start(0)
+    case.open(life, 1, end=0)
+    case.publish(0, 5)
+    case.show(0, 10)
+    case.publish(0, 40)
+    case.publish(0, 45)
+    case.troubles.append((START + 9, START + 27))
+
+    verdict = case.judge()
+
+    assert len(verdict.lost) == 1
+
+
+def stuck_case(seconds: float) -> Case:
+    """Return a run in which the worker's event loop is stuck when refresh 10 is shown."""
+    case = Case()
+    life = case.start(0)
+    case.open(life, 1, end=0)
+    case.publish(0, 5)
+    case.show(0, 10)
+    life.frozen.append((START + 10, START + 10 + seconds))
+    case.publish(0, 30)
+    case.publish(0, 35)
+    return case
+
+
+def test_an_answer_to_a_worker_that_is_stuck_for_long_is_excused() -> None:
+    # The worker gives the request up by its time-out.
+    verdict = stuck_case(seconds=6).judge()
+
+    assert verdict.violations == []
+    assert verdict.without_event == {"under way to a worker that was frozen": 1}
+
+
+def test_an_answer_to_a_worker_that_is_stuck_for_a_moment_is_lost() -> None:
+    verdict = stuck_case(seconds=3).judge()
 
     assert len(verdict.lost) == 1
 
@@ -496,6 +589,65 @@ def test_events_cover_the_states_only_if_each_symbol_has_its_last_event() -> Non
 
     assert covers(evidence.events, evidence.current)
     assert not covers(evidence.events[:4], evidence.current)
+
+
+# --- the quarantine ---
+
+
+def bad_entry_case() -> tuple[Case, Life]:
+    """Return a run in which slot 0 is shown a bad entry at second 10."""
+    case = Case()
+    life = case.start(0)
+    case.open(life, 1, end=0)
+    case.publish(0, 5)
+    case.show_bad(0, 10)
+    case.publish(0, 30)
+    return case, life
+
+
+def test_a_bad_entry_that_is_in_the_quarantine_is_no_violation() -> None:
+    case, _ = bad_entry_case()
+    case.quarantine()
+
+    assert case.judge().violations == []
+
+
+def test_a_bad_entry_that_is_not_in_the_quarantine_is_lost() -> None:
+    case, _ = bad_entry_case()
+
+    assert len(case.judge().lost) == 1
+
+
+def test_a_bad_entry_is_excused_while_the_quarantine_is_gone() -> None:
+    case, _ = bad_entry_case()
+    case.quarantine_gone.append((START + 9, START + 20))
+
+    assert case.judge().violations == []
+
+
+def test_a_quarantine_gone_at_another_time_is_no_excuse() -> None:
+    before, _ = bad_entry_case()
+    before.quarantine_gone.append((START - 30, START - 10))
+    after, _ = bad_entry_case()
+    after.quarantine_gone.append((START + 14, START + 20))
+
+    assert len(before.judge().lost) == 1
+    assert len(after.judge().lost) == 1
+
+
+def test_a_bad_entry_in_hand_of_a_worker_killed_at_once_is_excused() -> None:
+    # It is no part of a transaction, so nobody else writes it.
+    case, _ = killed_case(ended_at=12)
+    case.show_bad(0, 11)
+
+    assert case.judge().violations == []
+
+
+def test_a_bad_entry_that_a_worker_had_for_long_before_it_died_is_lost() -> None:
+    case, _ = killed_case(ended_at=12)
+    case.show_bad(0, 6)
+
+    assert len(case.judge().lost) == 1
 
 
 # --- other violations ---
