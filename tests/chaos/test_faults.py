@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.chaos.faults import FAULTS
 from tests.chaos.run import SYMBOLS, Plan, run
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ FIRST_KINDS = (
     "upstream",
     "clock",
 )
+OTHER_KINDS = tuple(kind for kind in FAULTS if kind not in FIRST_KINDS)
+
 FAILED_ONCE = (
     # A client's metadata lacked partitions for minutes; clocks were set.
     Plan(seed=2, faults=12, pause_seconds=2.5, kinds=FIRST_KINDS),
@@ -47,8 +50,14 @@ def long_plan(plan: Plan, name: str) -> Any:
 
 
 PLANS = [
-    pytest.param(Plan(SEED, faults=5, pause_seconds=2.0), id="five faults"),
+    pytest.param(
+        Plan(SEED, faults=5, pause_seconds=2.0, kinds=FIRST_KINDS), id="five faults"
+    ),
     long_plan(Plan(SEED, faults=12, pause_seconds=2.5), "twelve faults"),
+    long_plan(
+        Plan(SEED, faults=10, pause_seconds=4, kinds=OTHER_KINDS, with_registry=True),
+        "ten other faults",
+    ),
 ]
 for failed in FAILED_ONCE:
     PLANS.append(long_plan(failed, f"seed {failed.seed}"))
