@@ -58,7 +58,7 @@ test: install ## run unit, property, contract and integration tests and a short 
 test-all: test ## run also long chaos scenes, and tests that need prometheus, chromium and chromium-driver
 	$(BIN)/pytest -m 'system or long' $(IN_PARALLEL) 3
 
-chaos: install ## inject seeded faults into brokers, workers, network and upstream, and judge the events (MINUTES=20 SEED=1)
+chaos: install ## inject seeded faults into brokers, topics, workers, network, registry and upstream, and judge the events (MINUTES=20 SEED=1)
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(UNFENCED)
 
 fuzz: install ## try more inputs for the property tests than `test`; prints its seed (MINUTES=10 SEED=)

@@ -163,11 +163,7 @@ class WorkerExcuses:
         # not end.
         has_ended = life.ended_at is not None
         was_asked_to_stop = life.stopping_at is not None
-        if (
-            has_ended
-            and was_asked_to_stop
-            and was_in_trouble(showing, self._evidence.troubles)
-        ):
+        if has_ended and was_asked_to_stop and self._was_in_trouble(showing):
             return "in hand of a worker that was stopped while Kafka was away"
         # If it gave the shard up before its end, its end explains nothing.
         for message in self._messages(refresh, life):
@@ -176,9 +172,7 @@ class WorkerExcuses:
         # A crash takes along the observation in hand, but not one that waited for longer.
         if has_ended and life.status not in {0, None}:
             waited_seconds = seconds_awake(life, showing.answered_at)
-            if waited_seconds < IN_HAND_SECONDS or was_in_trouble(
-                showing, self._evidence.troubles
-            ):
+            if waited_seconds < IN_HAND_SECONDS or self._was_in_trouble(showing):
                 self.oldest_in_hand_seconds = max(
                     self.oldest_in_hand_seconds, waited_seconds
                 )
@@ -190,6 +184,12 @@ class WorkerExcuses:
     def _messages(self, refresh: Refresh, life: Life) -> Sequence[ShardMessage]:
         partition = partition_of(refresh.symbol, self._evidence.shards)
         return self._logs.of_shard(life, f"all-{partition}")
+
+    def _was_in_trouble(self, showing: Showing) -> bool:
+        """Return whether the worker could not reach Kafka between the showing and its end."""
+        ended_at = showing.life.ended_at
+        assert ended_at is not None
+        return was_in_trouble(showing.answered_at, ended_at, self._evidence.troubles)
 
     def _others_wrote(
         self, refresh: Refresh, following: Event | None, life: Life
@@ -259,12 +259,12 @@ def seconds_awake(life: Life, since: float) -> float:
     return seconds
 
 
-def was_in_trouble(showing: Showing, troubles: Iterable[tuple[float, float]]) -> bool:
-    """Return whether the worker could not write to Kafka between the showing and its end."""
-    ended_at = showing.life.ended_at
-    assert ended_at is not None
+def was_in_trouble(
+    since: float, until: float, troubles: Iterable[tuple[float, float]]
+) -> bool:
+    """Return whether Kafka could not be written to in a time, or had not recovered."""
     for began_at, over_at in troubles:
-        if began_at < ended_at and showing.answered_at < over_at + RECOVERY_SECONDS:
+        if began_at < until and since < over_at + RECOVERY_SECONDS:
             return True
     return False
 

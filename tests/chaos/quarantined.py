@@ -22,7 +22,7 @@ from tests.chaos.excuses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from tests.chaos.evidence import BadEntry, Evidence, Showing, WorkerLogs
 
@@ -51,7 +51,7 @@ def missing_entries(evidence: Evidence, logs: WorkerLogs) -> Iterator[str]:
 def _is_excused(
     entry: BadEntry, showing: Showing, evidence: Evidence, logs: WorkerLogs
 ) -> bool:
-    if _was_topic_gone(showing, evidence.quarantine_gone):
+    if _was_topic_gone(showing, evidence):
         return True
     # The worker took no answers at that moment.
     shard = f"all-{partition_of(entry.symbol, evidence.shards)}"
@@ -63,12 +63,15 @@ def _is_excused(
     return _ended_with_it(showing, evidence)
 
 
-def _was_topic_gone(showing: Showing, gone: Iterable[tuple[float, float]]) -> bool:
+def _was_topic_gone(showing: Showing, evidence: Evidence) -> bool:
     """Return whether the record was not accepted, or deleted before anybody read it."""
-    for began_at, over_at in gone:
-        is_before = showing.answered_at + IN_HAND_SECONDS < began_at
-        is_after = showing.answered_at > over_at + _BACK_SECONDS
-        if not is_before and not is_after:
+    shown_at = showing.answered_at
+    for began_at, over_at in evidence.quarantine_gone:
+        if shown_at > over_at + _BACK_SECONDS:
+            continue
+        # It was written before the reading, unless Kafka was away.
+        is_before = shown_at + IN_HAND_SECONDS < began_at
+        if not is_before or was_in_trouble(shown_at, began_at, evidence.troubles):
             return True
     return False
 
@@ -78,7 +81,7 @@ def _ended_with_it(showing: Showing, evidence: Evidence) -> bool:
     life = showing.life
     if life.ended_at is None:
         return False
-    if was_in_trouble(showing, evidence.troubles):
+    if was_in_trouble(showing.answered_at, life.ended_at, evidence.troubles):
         return True
     if life.stopping_at is not None:
         # A worker that stops waits for its records, but takes no more answers.
