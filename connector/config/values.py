@@ -151,7 +151,10 @@ def clean_symbol(text: str) -> str:
 
 def symbols_typed(text: str) -> tuple[str, ...]:
     """Return the symbols that a person may mean: the text, and what configuration makes of it."""
-    return tuple(dict.fromkeys((text, clean_symbol(text))))
+    # An argument's bytes that the terminal's encoding does not have are lone surrogates,
+    # which cannot be encoded. Symbols are UTF-8.
+    typed = text.encode(errors="surrogateescape").decode(errors="replace")
+    return tuple(dict.fromkeys((typed, clean_symbol(typed))))
 
 
 def among(known: tuple[str, ...]) -> Callable[[Iterable[str]], tuple[str, ...]]:

@@ -37,7 +37,7 @@ def run_tool(*arguments: str, variables: Mapping[str, str]) -> tuple[int, str]:
         timeout=_TIMEOUT_SECONDS,
         check=False,
     )
-    assert "Traceback" not in done.stdout
+    assert "Traceback" not in done.stdout, done.stdout
     assert variables.get("GEX_UPSTREAM__API_KEY", "no key") not in done.stdout
     return done.returncode, done.stdout
 
