@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
 from typing import TYPE_CHECKING, Final
 
 import confluent_kafka as ck
@@ -20,6 +17,7 @@ from connector.kafka.errors import (
     translating,
 )
 from connector.kafka.records import is_ours
+from connector.kafka.shared_consumer import SharedConsumer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping
@@ -28,17 +26,7 @@ if TYPE_CHECKING:
     from connector.kafka.clients import Clients
     from connector.kafka.names import Partition
 
-_log = logging.getLogger(__name__)
-
 _REQUEST_TIMEOUT_SECONDS: Final = 10
-# Without a record for this long, the restore fails and is tried again.
-_STALLED_SECONDS: Final = 30
-_REPORT_SECONDS: Final = 5
-_MAX_MESSAGES: Final = 10_000
-# `consume` always waits this long, unless it gets all the messages it may return.
-_CONSUME_SECONDS: Final = 0.05
-
-_END_OF_PARTITION: Final = ck.KafkaError._PARTITION_EOF  # noqa: SLF001 -- librdkafka's name
 _UNKNOWN_PARTITION: Final = ck.KafkaError._UNKNOWN_PARTITION  # noqa: SLF001 -- librdkafka's name
 
 
@@ -80,8 +68,8 @@ class Reader:
     """
 
     def __init__(self, clients: Clients) -> None:
-        self._committed_lock = threading.Lock()
-        self._committed = new_client(ck.Consumer, clients.reader("read_committed"))
+        committed = new_client(ck.Consumer, clients.reader("read_committed"))
+        self._committed = SharedConsumer(committed)
         self._uncommitted = new_client(ck.Consumer, clients.reader("read_uncommitted"))
 
     def high_watermark(self, topic: str, partition: int) -> int:
@@ -96,8 +84,8 @@ class Reader:
 
         Raises KafkaUnavailable.
         """
-        # Needs no lock: nothing is assigned or read.
-        return _end(self._committed, topic, partition)
+        # Needs no turn: nothing is assigned or read.
+        return _end(self._committed.consumer, topic, partition)
 
     def ends(self, topic: str, partitions: Iterable[int]) -> dict[Partition, int]:
         """Return the high watermark of each partition that has records.
@@ -149,7 +137,7 @@ class Reader:
         """
         collected = _Collected()
         start = {(topic, partition): ck.OFFSET_BEGINNING}
-        end = self._read(start, {}, collected.add, high_watermark)
+        end = self._committed.read(start, {}, collected.add, high_watermark)
         return collected.contents(end)
 
     def records_of(
@@ -171,115 +159,26 @@ class Reader:
                     take(_kept(message))
 
         starts = dict.fromkeys(ends, ck.OFFSET_BEGINNING)
-        self._read(starts, ends, add, sum(ends.values()))
+        self._committed.read(starts, ends, add, sum(ends.values()))
 
     def warm_up(self, topic: str) -> None:
         """Make the slow first use of both consumers. Raises KafkaUnavailable."""
         high_watermark = self.high_watermark(topic, 0)
         start = {(topic, 0): ck.OFFSET_END}
-        self._read(start, {}, _Collected().add, high_watermark)
+        self._committed.read(start, {}, _Collected().add, high_watermark)
 
     def serve_callbacks(self) -> None:
         """Run the callbacks that wait in the consumers. Call every few seconds.
 
         Blocks while another thread waits for an answer to the read_uncommitted one.
         """
-        # While a restore holds the lock, its calls run the callbacks.
-        if self._committed_lock.acquire(blocking=False):
-            try:
-                serve_callbacks(self._committed, self._uncommitted)
-            finally:
-                self._committed_lock.release()
+        self._committed.serve_callbacks()
+        serve_callbacks(self._uncommitted)
 
     def close(self) -> None:
         """Close both consumers."""
-        with self._committed_lock:
-            self._committed.close()
-            self._uncommitted.close()
-
-    def _read(
-        self,
-        starts: Mapping[Partition, int],
-        ends: Mapping[Partition, int],
-        add: Callable[[list[ck.Message]], None],
-        records_expected: int,
-    ) -> int:
-        """Read partitions, and return the offset of the end that was reported last.
-
-        Without an entry in `ends`, a partition ends before its first open transaction.
-        """
-        names = ", ".join(f"{topic}-{number}" for topic, number in starts)
-        assignment = []
-        for (topic, number), offset in starts.items():
-            assignment.append(ck.TopicPartition(topic, number, offset))
-        with self._committed_lock, translating(f"reading {names}"):
-            try:
-                self._committed.assign(assignment)
-                progress = _Progress(names, records_expected)
-                return self._read_to_ends(set(starts), ends, add, progress)
-            finally:
-                self._committed.unassign()
-
-    def _read_to_ends(
-        self,
-        unfinished: set[Partition],
-        ends: Mapping[Partition, int],
-        add: Callable[[list[ck.Message]], None],
-        progress: _Progress,
-    ) -> int:
-        while True:
-            messages = self._committed.consume(_MAX_MESSAGES, timeout=_CONSUME_SECONDS)
-            records = []
-            for message in messages:
-                error = message.error()
-                if error is None and not _is_after_end(message, ends):
-                    records.append(message)
-                    continue
-                if error is not None and error.code() != _END_OF_PARTITION:
-                    raise translate(error, f"reading {progress.names}")
-                # `position()` would stop at the last record: commit markers have
-                # offsets, too.
-                end = message.offset() or 0
-                partition = (str(message.topic()), message.partition() or 0)
-                # The end is reported again when an open transaction has ended. In a busy
-                # partition it may never be reported, but later records come.
-                if end >= ends.get(partition, 0):
-                    unfinished.discard(partition)
-                if not unfinished:
-                    add(records)
-                    return end
-            add(records)
-            progress.note(len(records))
-
-
-class _Progress:
-    """Logs the progress of a long restore, and ends one that stalls."""
-
-    def __init__(self, names: str, records_expected: int) -> None:
-        self.names = names
-        self._records_expected = records_expected
-        self._records = 0
-        self._progress_at = self._reported_at = time.monotonic()
-
-    def note(self, records: int) -> None:
-        """Note that records were read. Raises KafkaUnavailable after a long pause."""
-        self._records += records
-        now = time.monotonic()
-        if records:
-            self._progress_at = now
-        if now - self._progress_at > _STALLED_SECONDS:
-            raise KafkaUnavailable(
-                f"reading {self.names}: no record for {_STALLED_SECONDS} s; if `check` "
-                "names an open transaction there, end it"
-            )
-        if now - self._reported_at > _REPORT_SECONDS:
-            self._reported_at = now
-            progress = {
-                "partition": self.names,
-                "records": self._records,
-                "of_about": self._records_expected,
-            }
-            _log.info("restoring", extra=progress)
+        self._committed.close()
+        self._uncommitted.close()
 
 
 class _Collected:
@@ -313,14 +212,6 @@ class _Collected:
         return Contents(
             latest, frozenset(self._repeated), self._records, end, self._last_written
         )
-
-
-def _is_after_end(message: ck.Message, ends: Mapping[Partition, int]) -> bool:
-    """Return True if a record is not wanted, because it came later than the end."""
-    if not ends:
-        return False
-    end = ends.get((str(message.topic()), message.partition() or 0))
-    return end is not None and (message.offset() or 0) >= end
 
 
 def _end(consumer: ck.Consumer, topic: str, partition: int) -> int:

@@ -210,7 +210,7 @@ class StateReader:
         found: dict[str, State] = {}
         partition = self._shard_id.partition
 
-        # The reader is locked meanwhile: `take` must not use it.
+        # Runs while the consumer is locked: it must not read.
         def take(record: KeptRecord) -> None:
             try:
                 state = self._state_of(record)

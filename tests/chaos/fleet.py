@@ -19,7 +19,7 @@ from connector.devkit.loopback_ports import LOOPBACK, free_port
 from tests.support.processes import Program, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 SLOTS = 5
 KEYS = tuple("bq_live_" + f"chaos{slot}".ljust(32, "0") for slot in range(SLOTS))
@@ -54,7 +54,7 @@ class Life:
 
 
 class Fleet:
-    """Workers in slots 0 to `wanted` - 1, each `python -m module run`."""
+    """Workers in slots 0 to `wanted` - 1, each `python -m module run`, with `arguments`."""
 
     def __init__(
         self,
@@ -62,10 +62,11 @@ class Fleet:
         folder: Path,
         wanted: int,
         module: str = "tests.chaos.armed",
+        arguments: Sequence[str] = (),
     ) -> None:
         self.wanted = wanted
         self.lives: list[Life] = []
-        self._module = module
+        self._command = [sys.executable, "-m", module, "run", *arguments]
         self._variables = dict(variables)
         self._folder = folder
         self._now: list[Life | None] = [None] * SLOTS
@@ -169,8 +170,7 @@ class Fleet:
         # A file for each process: the judge tells them apart.
         path = self._folder / f"worker-{len(self.lives)}-slot-{slot}.log"
         log = self._files.enter_context(path.open("w+b"))
-        command = [sys.executable, "-m", self._module, "run"]
-        program = Program(command, variables, log, f"http://{listen}")
+        program = Program(self._command, variables, log, f"http://{listen}")
         life = Life(slot, program, log, time.time())
         self.lives.append(life)
         self._now[slot] = life

@@ -17,8 +17,7 @@ from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Observation, State, Status
 from connector.core.transition import RECENT_REFRESHES_KEPT, FeedRules, observe
 from connector.errors import KafkaUnavailable, SetupError, ShardCorrupt, ShardFenced
-from connector.kafka import admin
-from connector.kafka import reader as reader_module
+from connector.kafka import admin, shared_consumer
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
 from connector.kafka.names import ShardId, Topics, partition_of
@@ -447,7 +446,7 @@ class TestShardLog(LogStatements):
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         caplog.set_level("INFO")
-        monkeypatch.setattr(reader_module, "_REPORT_SECONDS", 0)
+        monkeypatch.setattr(shared_consumer, "_REPORT_SECONDS", 0)
         log = shard.new_log()
         log.open()
         # Another shard's worker: its events share the partitions of `changes`.
@@ -497,7 +496,7 @@ class TestShardLog(LogStatements):
             writing = pool.submit(write_elsewhere)
             try:
                 with monkeypatch.context() as impatient:
-                    impatient.setattr(reader_module, "_STALLED_SECONDS", 2)
+                    impatient.setattr(shared_consumer, "_STALLED_SECONDS", 2)
                     with pytest.raises(KafkaUnavailable, match="no record for 2 s"):
                         shard.new_log().open(["BTCUSDT"])
             finally:
