@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from connector import __version__
 from connector.core.diff import Rules
@@ -61,7 +61,7 @@ from connector.web.server import Listener
 from connector.web.views import StartedWorker, WorkerView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Executor
 
     from connector.config.model import Config, Feed
@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     NewLog = Callable[[ShardId], TransactionalLog]
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 # Deadline of a graceful stop. Kubernetes kills a container after 30 s by default.
 STOP_SECONDS: Final = 25
@@ -126,6 +127,8 @@ class _Prepared:
     new_log: NewLog
     reader: Reader
     quarantine: Quarantine
+    topic_watch: TopicWatch
+    group: Group
     specs: list[TopicSpec]
     orphan_topics: OrphanTopics
 
@@ -237,8 +240,7 @@ async def _work(
     parts.view.live = StartedWorker(
         parts.poller, parts.budget, members.now, kafka.executor
     )
-    group = _new_group(config, parts, kafka.clients, feed_of_topic)
-    topic_watch = TopicWatch(kafka.clients, prepared.reader, prepared.specs)
+    group, topic_watch = prepared.group, prepared.topic_watch
     parts.health.require(lambda: _why_not_ready(kafka, topic_watch, group, parts))
     manager = ServiceManager(os.environ.get("NOTIFY_SOCKET"), parts.health)
     ticker = Ticker(
@@ -254,9 +256,10 @@ async def _work(
         parts.health,
     )
     # Join the group last: from now on shards are assigned, from its thread.
+    parts.health.register(_GROUP_LOOP, _GROUP_LOOP_LIMIT_SECONDS)
     group.start()
     loops = [supervisor.watch(parts.poller.run()), supervisor.watch(ticker.run())]
-    for look in _looks(config, parts, kafka, prepared, topic_watch):
+    for look in _looks(config, parts, kafka, prepared):
         loops.append(supervisor.watch(look))
     try:
         await supervisor.until_stopped(
@@ -280,7 +283,6 @@ def _looks(
     parts: _Parts,
     kafka: _Kafka,
     prepared: _Prepared,
-    topic_watch: TopicWatch,
 ) -> list[Coroutine[None, None, None]]:
     """Return the loops that look for trouble, beside the path of the data."""
     daily_look = DailyLook(
@@ -293,6 +295,7 @@ def _looks(
     orphaned_feeds = OrphanedFeeds(
         prepared.orphan_topics, parts.source, parts.observer, Clock.now, kafka.executor
     )
+    topic_watch = prepared.topic_watch
     topic_look = TopicLook(
         topic_watch,
         [spec.name for spec in prepared.specs],
@@ -384,11 +387,19 @@ async def _prepare_kafka(config: Config, kafka: _Kafka, parts: _Parts) -> _Prepa
         reader.warm_up(topics.current(next(iter(rules))))
         return reader
 
+    async def usable(call: Callable[[], _T]) -> _T:
+        # Even to create a client may take a while: it may have to wait for a token.
+        return await retry_until_usable("Kafka", call, executor, limit_seconds)
+
     loop = asyncio.get_running_loop()
     framing = await loop.run_in_executor(executor, check_settings)
     await retry_until_usable("the registry", prepare_registry, executor, limit_seconds)
-    await retry_until_usable("Kafka", prepare_topics, executor, limit_seconds)
-    reader = await retry_until_usable("Kafka", warm_up_reader, executor, limit_seconds)
+    await usable(prepare_topics)
+    reader = await usable(warm_up_reader)
+    quarantine_failed = parts.observer.quarantine_failed
+    quarantine = await usable(partial(Quarantine, clients, topics, quarantine_failed))
+    topic_watch = await usable(partial(TopicWatch, clients, reader, specs))
+    group = await usable(partial(_new_group, config, parts, clients, topics))
 
     def new_log(shard: ShardId) -> TransactionalLog:
         return ShardLog(
@@ -408,8 +419,9 @@ async def _prepare_kafka(config: Config, kafka: _Kafka, parts: _Parts) -> _Prepa
         reader=reader,
         framing=framing,
     )
-    quarantine = Quarantine(clients, topics, parts.observer.quarantine_failed)
-    return _Prepared(new_log, reader, quarantine, specs, orphan_topics)
+    return _Prepared(
+        new_log, reader, quarantine, topic_watch, group, specs, orphan_topics
+    )
 
 
 def _add_shards(
@@ -494,18 +506,16 @@ def _new_group(
     config: Config,
     parts: _Parts,
     clients: Clients,
-    feed_of_topic: Mapping[str, str],
+    topics: Topics,
 ) -> Group:
-    """Create the membership in the consumer group, whose thread is watched."""
-    health = parts.health
-    health.register(_GROUP_LOOP, _GROUP_LOOP_LIMIT_SECONDS)
+    """Create the membership in the consumer group."""
     # The client id shows which worker owns which shard.
     client_id = config.kafka.client.get("client.id", parts.source.worker)
     return Group(
         clients.group() | {"client.id": client_id},
-        feed_of_topic,
+        {topics.current(feed): feed for feed in parts.rules},
         parts.shards,
-        lambda: health.progress(_GROUP_LOOP),
+        lambda: parts.health.progress(_GROUP_LOOP),
         clients.reachability.reached,
     )
 

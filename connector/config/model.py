@@ -86,6 +86,9 @@ check_api_key = matching(
     f"{MIN_SECRET_CHARACTERS} to 4096 visible ASCII characters without blanks between them",
 )
 
+_check_function = matching(
+    r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", "module:function"
+)
 check_password = matching(r"(?s).*\S.*", "a text that is not blank")
 
 _check_token = matching(
@@ -327,6 +330,15 @@ class Kafka(Struct, frozen=True, kw_only=True):
         Option(
             "A file with the password, instead of `sasl_password`. A worker ends with exit"
             " status 5 once it holds another one that Kafka accepts"
+        ),
+    ] = None
+    oauth_cb: Annotated[
+        str | None,
+        Option(
+            "`module:function` that returns a token for `sasl.mechanism` OAUTHBEARER, as"
+            " Amazon MSK with IAM needs it ([example](operations.md#tokens)). Not for"
+            " `sasl.oauthbearer.method` `oidc`",
+            check=_check_function,
         ),
     ] = None
     client: Annotated[

@@ -116,9 +116,7 @@ class Group:
                 # Leave the group. After an error, join again with a new consumer.
                 self._consumer.close()
                 self._joined.clear()
-                self._wait_to_join_again()
-                if not self._stopping.is_set():
-                    self._consumer = new_client(ck.Consumer, self._settings)
+                self._join_again()
         except Exception as error:  # noqa: BLE001 -- the thread's outermost loop
             self._listener.failed(error)
 
@@ -141,6 +139,21 @@ class Group:
             if self._joined.is_set():
                 break
             self._poll(consumer)
+
+    def _join_again(self) -> None:
+        """Wait, and create a new consumer. A stop ends the wait."""
+        while True:
+            self._wait_to_join_again()
+            if self._stopping.is_set():
+                return
+            try:
+                self._consumer = new_client(ck.Consumer, self._settings)
+            except KafkaUnavailable as error:
+                # There is no token for it at the moment.
+                self._last_error = error
+                _log.warning("cannot join the group again", extra={"error": str(error)})
+            else:
+                return
 
     def _wait_to_join_again(self) -> None:
         """Wait a moment, and until shards can be served. A stop ends the wait."""

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from connector.kafka.reachability import Reachability
+from connector.kafka.tokens import Tokens
 from connector.logs import Bounded
 
 if TYPE_CHECKING:
@@ -100,9 +101,13 @@ class Clients:
         on_error: Callable[[str], None] = lambda _: None,
         on_statistics: Callable[[str], None] | None = None,
     ) -> None:
+        """Raises ConfigError if the function of `kafka.oauth_cb` cannot be imported."""
         self._kafka = kafka
         self._on_error = on_error
         self._on_statistics = on_statistics
+        self._tokens: Tokens | None = None
+        if kafka.oauth_cb is not None:
+            self._tokens = Tokens(kafka.oauth_cb)
         self.reachability = Reachability()
 
     @property
@@ -221,6 +226,8 @@ class Clients:
                 settings[name] = value
         if self._kafka.sasl_password:
             settings["sasl.password"] = self._kafka.sasl_password.reveal()
+        if self._tokens is not None:
+            settings["oauth_cb"] = self._tokens
         settings["bootstrap.servers"] = self._kafka.bootstrap_servers
         settings["logger"] = _logger()
         settings["error_cb"] = self._report_of_idle

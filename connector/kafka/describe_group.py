@@ -4,16 +4,17 @@
 for the coordinator (https://github.com/confluentinc/librdkafka/issues/4605). Here that
 ends only one request.
 
-Standard input is a JSON object: `settings` for librdkafka, `group_id` and
-`request_seconds`. The settings hold secrets, and nobody else can read a pipe. Standard
-output is a JSON object: `members`, the `state` of the group, and `error` with
-librdkafka's `code` and `text`, or null.
+Standard input is a JSON object: `settings` for librdkafka, `oauth_cb` (`module:function`,
+or null), `group_id` and `request_seconds`. The settings hold secrets, and nobody else can
+read a pipe. Standard output is a JSON object: `members`, the `state` of the group, and
+`error` with librdkafka's `code` and `text`, or null.
 
 Import nothing of the connector: that would double the CPU time of a start.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -44,8 +45,13 @@ def main() -> None:
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
     group_id = question["group_id"]
+    settings = question["settings"]
+    if question["oauth_cb"] is not None:
+        # The worker has imported it, too.
+        module, _, name = question["oauth_cb"].partition(":")
+        settings["oauth_cb"] = getattr(importlib.import_module(module), name)
     try:
-        admin = AdminClient(question["settings"])
+        admin = AdminClient(settings)
         asked = admin.describe_consumer_groups(
             [group_id], request_timeout=question["request_seconds"]
         )

@@ -148,11 +148,19 @@ def kafka_error(exception: ck.KafkaException) -> ck.KafkaError:
 
 
 def new_client(kind: Callable[[Settings], _T], settings: Settings) -> _T:
-    """Return a new client. Raises ConfigError if librdkafka refuses a setting."""
+    """Return a new client. With `kafka.oauth_cb` this takes a second, and ten if that fails.
+
+    Raises:
+        ConfigError: librdkafka refuses a setting.
+        KafkaUnavailable: there is no token.
+    """
     try:
         return kind(settings)
     except ck.KafkaException as exception:
-        reason = kafka_error(exception).str()
+        error = kafka_error(exception)
+        if error.code() == ck.KafkaError.SASL_AUTHENTICATION_FAILED:
+            raise translate(error, "waiting for a token") from None
+        reason = error.str()
     except (TypeError, ValueError) as error:
         reason = str(error)
     raise errors.ConfigError([f"kafka.client: {reason}"])

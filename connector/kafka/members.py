@@ -15,6 +15,7 @@ from connector.errors import KafkaUnavailable
 from connector.kafka import describe_group
 from connector.kafka.errors import translate
 from connector.kafka.names import ShardId
+from connector.kafka.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,8 +87,11 @@ class Members:
     ) -> None:
         """`topics` maps each compacted topic to its feed."""
         self._topics = topics
+        tokens = settings.get("oauth_cb")
         question = {
             "settings": _portable(settings),
+            # Functions cannot be sent, but their names can.
+            "oauth_cb": tokens.path if isinstance(tokens, Tokens) else None,
             "group_id": group_id,
             "request_seconds": _REQUEST_SECONDS,
         }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
 
+from connector.errors import KafkaUnavailable
 from connector.kafka.clients import PROBE_TIMEOUT_SECONDS
 from connector.kafka.errors import kafka_error, new_client, serve_callbacks
 
@@ -30,10 +31,15 @@ class Probe:
 
     def ask(self) -> None:
         """Ask, and tell the clients' `reachability`. Blocks for a few seconds at most."""
+        asked_at = time.monotonic()
         if self._consumer is None:
             # Not at the start, which has no time to spare.
-            self._consumer = new_client(ck.Consumer, self._clients.probe())
-        asked_at = time.monotonic()
+            try:
+                self._consumer = new_client(ck.Consumer, self._clients.probe())
+            except KafkaUnavailable as unavailable:
+                waited_seconds = time.monotonic() - asked_at
+                self._clients.reachability.silent(str(unavailable), waited_seconds)
+                return
         try:
             self._consumer.list_topics(self._topic, timeout=PROBE_TIMEOUT_SECONDS)
         except ck.KafkaException as exception:

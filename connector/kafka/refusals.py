@@ -13,8 +13,8 @@ _AUTHENTICATION: Final = {
     KafkaError._AUTHENTICATION,  # noqa: SLF001 -- librdkafka's name
     KafkaError.SASL_AUTHENTICATION_FAILED,
 }
-# librdkafka's errors of tokens and of the mechanism have this word.
-_OAUTH: Final = "OAUTHBEARER"
+# Errors of tokens and of their mechanism have this word, in one case or the other.
+_OAUTH: Final = "OAUTH"
 
 # The broker's refusals of a client certificate, from `bad_certificate` to `access_denied`, and
 # `certificate_required`: RFC 8446, section 6. Java says `certificate_unknown` if it has expired.
@@ -56,7 +56,7 @@ def refusal_of(error: KafkaError) -> Refusal | None:
     """Return the refusal that an error means, None if it is no failed authentication."""
     text = error.str()
     if error.code() in _AUTHENTICATION:
-        return _TOKEN if _OAUTH in text else _PASSWORD
+        return _TOKEN if _OAUTH in text.upper() else _PASSWORD
     if _CERTIFICATE_ALERT.search(text):
         return _CERTIFICATE
     if _UNTRUSTED_BROKER in text:
