@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from confluent_kafka import KafkaError
 
 from connector.app import rules_of
 from connector.config.load import load
@@ -343,6 +344,20 @@ async def test_an_outage_of_kafka_is_one_trouble(bench: Bench) -> None:
     }
     assert worker["service"] == "worker"
     assert worker["summary"] == "topic t is gone"
+
+
+async def test_a_refused_password_is_not_called_unreachable(bench: Bench) -> None:
+    reason = "Authentication failed"
+    bench.reachability.failed(KafkaError(KafkaError._AUTHENTICATION, reason))
+    bench.reachability.failed(KafkaError(KafkaError._ALL_BROKERS_DOWN, "all down"))
+
+    (kafka,) = bench.status()["troubles"]
+
+    assert kafka["summary"] == "Kafka refuses the credentials"
+    assert kafka["detail"].startswith("check sasl.mechanism")
+    assert reason in kafka["detail"]
+    (not_ready,) = bench.kafka_watch.why_not_ready()
+    assert not_ready.startswith("Kafka refuses the credentials since ")
 
 
 class LostTopics:
