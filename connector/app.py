@@ -22,6 +22,7 @@ from connector.core.venues import VENUES, unknown_venues
 from connector.kafka import admin
 from connector.kafka.assignment import Group
 from connector.kafka.avro import Codec
+from connector.kafka.broker_clock import BrokerClock
 from connector.kafka.clients import Clients
 from connector.kafka.credentials import Credentials
 from connector.kafka.framing import framing_of, prepare_framing
@@ -37,6 +38,7 @@ from connector.kafka.shard_log import ShardLog
 from connector.kafka.topic_watch import TopicWatch
 from connector.kafka.validity import client_certificate_end
 from connector.runtime.clock import Clock
+from connector.runtime.clock_watch import ClockWatch
 from connector.runtime.credential_watch import CredentialWatch
 from connector.runtime.daily_look import DailyLook
 from connector.runtime.health import Health
@@ -62,7 +64,6 @@ from connector.web.views import StartedWorker, WorkerView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from concurrent.futures import Executor
 
     from connector.config.model import Config, Feed
     from connector.kafka.admin import TopicSpec
@@ -84,9 +85,9 @@ STOP_SECONDS: Final = 25
 _GROUP_LOOP: Final = "group"
 _GROUP_LOOP_LIMIT_SECONDS: Final = 60
 # For the start-up, the status page, the reader's callbacks, and the watches over outages,
-# credentials, orphaned feeds, topics and open transactions, none of which must wait for a hanging
-# shard.
-_EXTRA_THREADS: Final = 8
+# credentials, orphaned feeds, topics, open transactions and our clock, none of which must wait
+# for a hanging shard.
+_EXTRA_THREADS: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class _Kafka:
     credentials: Credentials
     executor: ThreadPoolExecutor
     watch: KafkaWatch
+    clock_watch: ClockWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
     fields = {"url": " ".join(listener.urls), "worker": parts.source.worker}
     _log.info("listening", extra=fields)
 
-    kafka = _new_kafka(config, parts.metrics)
+    kafka = _new_kafka(config, parts)
     parts.view.troubles.kafka = kafka.watch
     credential_watch = CredentialWatch(
         kafka.credentials.are_replaced,
@@ -168,7 +170,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
     try:
         prepared = await supervisor.until_stopped(_prepare_kafka(config, kafka, parts))
         if prepared is not None and not supervisor.is_stopping:
-            _add_shards(config, parts, prepared, kafka.executor)
+            _add_shards(config, parts, prepared, kafka)
             await _work(config, key, supervisor, parts, kafka, prepared)
     finally:
         for watch in watches:
@@ -180,7 +182,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
 def _new_parts(config: Config, key: ApiKey, supervisor: Supervisor) -> _Parts:
     """Create the parts that work without Kafka."""
     source = Source(__version__, config.kafka.group_id, _worker_name())
-    clock = Clock()
+    clock = Clock(has_witness=True)
     health = Health(time.monotonic, Clock.now)
     metrics = _new_metrics(config, health, source)
     observer = MetricsObserver(metrics, config.http.level_symbols)
@@ -206,9 +208,9 @@ def _new_parts(config: Config, key: ApiKey, supervisor: Supervisor) -> _Parts:
     )
 
 
-def _new_kafka(config: Config, metrics: Metrics) -> _Kafka:
+def _new_kafka(config: Config, parts: _Parts) -> _Kafka:
     """Create the clients, with one thread per shard: each has at most one blocking call."""
-    observer = KafkaClientObserver(metrics)
+    observer = KafkaClientObserver(parts.metrics)
     total_shards = config.kafka.shards * len(config.feeds)
     topics = Topics(config.kafka.topic_prefix)
     any_topic = topics.current(config.feeds[0].name)
@@ -216,14 +218,22 @@ def _new_kafka(config: Config, metrics: Metrics) -> _Kafka:
     certificate_end = client_certificate_end(config.kafka)
     if certificate_end is not None:
         seconds = certificate_end.timestamp()
-        metrics.set("gex_kafka_certificate_expiry_timestamp_seconds", seconds)
+        parts.metrics.set("gex_kafka_certificate_expiry_timestamp_seconds", seconds)
     clients = Clients(config.kafka, observer.error, observer.statistics)
     executor = ThreadPoolExecutor(
         total_shards + _EXTRA_THREADS, thread_name_prefix="kafka"
     )
     probe = Probe(clients, any_topic)
     watch = KafkaWatch(probe.ask, clients.reachability, executor)
-    return _Kafka(topics, clients, credentials, executor, watch)
+    clock_watch = ClockWatch(
+        BrokerClock(clients, topics),
+        parts.clock,
+        executor,
+        parts.observer.clock_judged,
+        parts.shards.clock_corrected,
+    )
+    parts.shards.is_clock_wrong = lambda: clock_watch.is_wrong
+    return _Kafka(topics, clients, credentials, executor, watch, clock_watch)
 
 
 async def _work(
@@ -320,6 +330,7 @@ def _looks(
         topic_look.run(),
         orphaned_feeds.run(),
         held_back.run(),
+        kafka.clock_watch.run(),
     ]
 
 
@@ -425,7 +436,7 @@ async def _prepare_kafka(config: Config, kafka: _Kafka, parts: _Parts) -> _Prepa
 
 
 def _add_shards(
-    config: Config, parts: _Parts, prepared: _Prepared, executor: Executor
+    config: Config, parts: _Parts, prepared: _Prepared, kafka: _Kafka
 ) -> None:
     """Create every configured shard. Each is served once it is assigned."""
 
@@ -437,7 +448,7 @@ def _add_shards(
     context = ShardContext(
         observer=parts.observer,
         clock=parts.clock,
-        executor=executor,
+        executor=kafka.executor,
         source=parts.source,
         grace_seconds=2 * config.upstream.timeout_seconds,
         polling_changed=parts.shards.update_polling,
@@ -447,6 +458,7 @@ def _add_shards(
         plan_keeps_fresh=parts.poller.plan_keeps_fresh,
         published=parts.view.published,
         quarantine=quarantine,
+        clock_explains_refusal=kafka.clock_watch.explains_refusal,
     )
     for feed in config.feeds:
         for partition in range(config.kafka.shards):
@@ -533,8 +545,9 @@ def _refresh_key(key: ApiKey, poller: Poller) -> None:
 def _why_not_ready(
     kafka: _Kafka, topic_watch: TopicWatch, group: Group, parts: _Parts
 ) -> list[str]:
-    reasons = kafka.watch.why_not_ready()
-    # Without Kafka the group and the shards fail too, which explains nothing.
+    # Without Kafka, or with a wrong clock, the group and the shards fail too, which explains
+    # nothing.
+    reasons = kafka.watch.why_not_ready() + kafka.clock_watch.why_not_ready()
     if not reasons:
         if not group.joined:
             reasons.append("this worker is not in the consumer group")

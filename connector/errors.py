@@ -28,6 +28,8 @@
         ├── SetupError              a topic, permission, credential      no; exit 3
         │                           or schema does not fit
         ├── Unpublishable           the broker refuses a record          no: give it up, go on
+        │   └── TimeRefused         because of its time                  yes, if our clock is wrong:
+        │                                                                once it is right
         ├── ShardFenced             another worker opened the shard      open the shard again, if
         │                                                                it is still assigned to us
         └── ShardCorrupt            a record of ours that this version   no; exit 4
@@ -205,6 +207,13 @@ class AccessDenied(KafkaUnavailable):
 
 class Unpublishable(KafkaError):
     """The broker refuses a record because of its content, and would refuse it again."""
+
+
+class TimeRefused(Unpublishable):
+    """The broker refuses the time of a record: too far from its own clock.
+
+    Most often our clock is wrong. Then the record is published once that is right.
+    """
 
 
 class SetupError(KafkaError):

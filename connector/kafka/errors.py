@@ -43,7 +43,6 @@ _BEYOND_LIMITS: Final = {
 _UNPUBLISHABLE: Final = {
     ck.KafkaError.MSG_SIZE_TOO_LARGE,
     ck.KafkaError.INVALID_RECORD,
-    ck.KafkaError.INVALID_TIMESTAMP,
 }
 
 _CHECK_ADDRESS: Final = (
@@ -79,6 +78,10 @@ _REMEDIES: Final = {
     ck.KafkaError.INVALID_TRANSACTION_TIMEOUT: (
         "set transaction.timeout.ms in kafka.client to at most the brokers' "
         "transaction.max.timeout.ms"
+    ),
+    ck.KafkaError.INVALID_TIMESTAMP: (
+        "check this machine's clock, then message.timestamp.before.max.ms and "
+        "message.timestamp.after.max.ms of the topic"
     ),
     ck.KafkaError.INVALID_REPLICATION_FACTOR: (
         "set kafka.replication_factor to at most the number of brokers"
@@ -132,6 +135,8 @@ def translate(
         parts.append(remedy)
     message = "; ".join(parts)
 
+    if code == ck.KafkaError.INVALID_TIMESTAMP:
+        return errors.TimeRefused(message)
     if code in _UNPUBLISHABLE:
         return errors.Unpublishable(message)
     if code in _DENIED:

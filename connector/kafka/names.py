@@ -67,6 +67,14 @@ class Topics(Value, frozen=True):
         """Return the topic of rejected entries, as they came."""
         return f"{self.prefix}.quarantine"
 
+    @property
+    def clock_id(self) -> str:
+        """Return the transactional id of the transactions that ask for the brokers' time.
+
+        All workers share it: the brokers remember each id for days.
+        """
+        return f"{self.prefix}.clock"
+
 
 def partition_of(key: str, count: int) -> int:
     """Return the partition of `key` in a topic of `count` partitions."""

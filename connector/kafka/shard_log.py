@@ -167,6 +167,7 @@ class ShardLog:
         Raises:
             ShardFenced: another worker has opened the shard.
             Unpublishable: the broker refuses one of the records.
+            TimeRefused: the broker refuses the time of one of them.
             KafkaUnavailable: anything else.
         """
         producer = self._producer

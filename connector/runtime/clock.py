@@ -42,21 +42,60 @@ class _Sample(NamedTuple):
 class Clock:
     """Wall time in microseconds since the epoch, by our clock and by the upstream's."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_witness: bool = False) -> None:
+        """`has_witness` says that somebody compares our clock with a third one."""
         self.correction = 0
         """Estimated upstream clock minus ours, in microseconds."""
         self._samples: deque[_Sample] = deque(maxlen=_SAMPLES)
         self._ahead = self._ahead_of_monotonic()
         self._timestamps = Timestamps()
         self._is_doubted = False
+        self._has_witness = has_witness
+        self._is_ours_confirmed = not has_witness
 
     @property
     def needs_confirmation(self) -> bool:
-        """True if the clocks seem to differ by much, and too few responses say so yet."""
-        if not self._samples or len(self._samples) >= _MIN_SAMPLES:
+        """True if the clocks seem to differ by much, and it is not known yet which is wrong.
+
+        More responses confirm a difference that is corrected. A larger one waits for the
+        brokers' clock.
+        """
+        if not self._samples:
+            return False
+        if self.needs_witness:
+            return True
+        if len(self._samples) >= _MIN_SAMPLES:
             return False
         offset_seconds = abs(self._samples[-1].offset) / MICROS
-        return _MAX_UNCONFIRMED_SECONDS < offset_seconds <= MAX_CORRECTION_SECONDS
+        if offset_seconds > MAX_CORRECTION_SECONDS:
+            return not self._is_ours_confirmed
+        return offset_seconds > _MAX_UNCONFIRMED_SECONDS
+
+    @property
+    def needs_witness(self) -> bool:
+        """True if the upstream's clock is not believed, and no third clock has confirmed ours."""
+        return self._is_doubted and not self._is_ours_confirmed
+
+    def confirm(self) -> None:
+        """Take note that a third clock agrees with ours, or that none can be asked."""
+        self._is_ours_confirmed = True
+
+    @property
+    def offset_seconds(self) -> float | None:
+        """The upstream's clock minus ours in the last response, None before the first."""
+        if not self._samples:
+            return None
+        return self._samples[-1].offset / MICROS
+
+    @property
+    def ahead(self) -> int:
+        """Our clock minus one that nobody steps, in microseconds. See `step_since`."""
+        return self._ahead_of_monotonic()
+
+    def step_since(self, ahead: int) -> int:
+        """Return by how much our clock was stepped since it was `ahead` (microseconds)."""
+        step = self._ahead_of_monotonic() - ahead
+        return 0 if abs(step) < _MIN_STEP_MICROS else step
 
     @staticmethod
     def now() -> int:
@@ -141,6 +180,7 @@ class Clock:
             )
         elif self._is_doubted and not doubted:
             self._is_doubted = False
+            self._is_ours_confirmed = not self._has_witness
             _log.info("upstream clock is believed again")
 
     def _ahead_of_monotonic(self) -> int:
@@ -155,6 +195,7 @@ class Clock:
         if abs(step) < _MIN_STEP_MICROS:
             return
         self._ahead = ahead
+        self._is_ours_confirmed = not self._has_witness
         shifted = []
         for sample in self._samples:
             shifted.append(_Sample(sample.server_at, sample.offset - step))

@@ -169,6 +169,26 @@ class Inbox:
         self._put_back(attempt.work)
         return None
 
+    def shift(self, micros: int) -> None:
+        """Correct the times of everything that waits: our clock was wrong by so much.
+
+        Call it only if nothing of it was committed.
+        """
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            self._put_back(attempt.work)
+        for symbol, waiting in self._observations.items():
+            shifted = []
+            for observation in waiting:
+                shifted.append(
+                    replace(
+                        observation,
+                        observed_at=observation.observed_at + micros,
+                        upstream_at=observation.upstream_at + micros,
+                    )
+                )
+            self._observations[symbol] = shifted
+
     def clear(self) -> int:
         """Forget everything. Return the number of observations that were lost."""
         lost = sum(len(waiting) for waiting in self._observations.values())

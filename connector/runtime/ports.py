@@ -17,7 +17,7 @@ from connector.core.transition import REASON_NO_ANSWER
 from connector.runtime.backoff import BACKOFF, FENCED_BACKOFF
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
     from concurrent.futures import Executor
 
     from connector.core.decode import RateLimit
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from connector.upstream.budget import MonthFigures
 
 _T = TypeVar("_T")
+
+
+async def _is_never_explained() -> bool:
+    return False
 
 
 class TransactionalLog(Protocol):
@@ -273,6 +277,8 @@ class ShardContext:
     """Keep an entry that could not be decoded. Called with its feed, too."""
     published: Callable[[Event], object] = lambda _: None
     """Called with every committed event."""
+    clock_explains_refusal: Callable[[], Awaitable[bool]] = _is_never_explained
+    """Return True if our clock is the reason why brokers refuse the time of a record."""
     backoff: Backoff = BACKOFF
     fenced_backoff: Backoff = FENCED_BACKOFF
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from connector.core.transition import observe_all
-from connector.errors import KafkaError, Unpublishable
+from connector.errors import KafkaError, TimeRefused, Unpublishable
 from connector.kafka.shard_log import Transaction
 from connector.runtime.inbox import Attempt, Work
 
@@ -182,7 +182,11 @@ class Publisher:
             await self._context.in_thread(partial(log.publish, transaction))
         except KafkaError as error:
             self._context.observer.aborted()
-            if isinstance(error, Unpublishable):
+            is_refused = isinstance(error, Unpublishable)
+            # With a wrong clock, every record would be refused.
+            if isinstance(error, TimeRefused):
+                is_refused = not await self._context.clock_explains_refusal()
+            if is_refused:
                 # A refused record keeps the whole transaction from being committed.
                 self._isolate(attempt, error)
             else:
@@ -196,7 +200,7 @@ class Publisher:
             self._context.polling_changed()
         self._reports.report(attempt)
 
-    def _isolate(self, attempt: Attempt, error: Unpublishable) -> None:
+    def _isolate(self, attempt: Attempt, error: KafkaError) -> None:
         """Narrow down the records that the broker refuses to take.
 
         A symbol that was alone in its transaction is given up. Otherwise each is tried alone

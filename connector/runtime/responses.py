@@ -34,12 +34,16 @@ _MAX_WAITS: Final = 4
 
 
 class _Accepted(Value, frozen=True):
-    """An answer to a batch, with MISSING for entries without levels, and when it was asked for."""
+    """An answer to a batch, with MISSING for entries without levels, and when it was asked for.
+
+    `clock_ahead` tells if our clock was stepped since.
+    """
 
     batch: Batch
     answer: LevelsAnswer
     answers: dict[str, bytes | Status]
     sent_at: float
+    clock_ahead: int
 
 
 class Responses:
@@ -81,20 +85,32 @@ class Responses:
         )
         self._context.observer.response_decoded(report)
 
-        accepted = _Accepted(batch, answer, answers, sent_at)
-        if clock.needs_confirmation and self._waits_left:
-            self._waits_left -= 1
+        accepted = _Accepted(batch, answer, answers, sent_at, clock.ahead)
+        if self._waits():
             self._log_clock_difference(answer)
             self._unconfirmed.append(accepted)
             return None
-        # None is left out: each may show another refresh.
+        # None is left out: each may show another refresh. But those that came before our
+        # clock was corrected have wrong times.
         for earlier in self._unconfirmed:
-            self._give_to_shards(earlier)
+            if clock.step_since(earlier.clock_ahead) == 0:
+                self._give_to_shards(earlier)
         self._unconfirmed.clear()
         computed_at = self._give_to_shards(accepted)
         return ComputedTimes(
             computed_at, self.upstream_minus_monotonic_seconds(), is_copy=is_copy
         )
+
+    def _waits(self) -> bool:
+        """Return True if an answer has to wait, since one of the clocks is wrong."""
+        clock = self._context.clock
+        # That ends by itself: the brokers' clock is asked at once.
+        if clock.needs_witness:
+            return True
+        if not clock.needs_confirmation or not self._waits_left:
+            return False
+        self._waits_left -= 1
+        return True
 
     def _give_to_shards(self, accepted: _Accepted) -> dict[str, int]:
         """Give an answer's entries and absences to the shards.

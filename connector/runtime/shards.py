@@ -56,6 +56,8 @@ class Shards:
         self._used_fraction = used_fraction
         self._loop = asyncio.get_running_loop()
         self._loop_watch = LoopWatch(self._loop)
+        self.is_clock_wrong: Callable[[], bool] = lambda: False
+        """Return True if our clock is wrong. Called from the group's thread."""
         self._stands_by = False
 
     def add(self, shard: Shard) -> None:
@@ -83,8 +85,8 @@ class Shards:
         self._call_in_order(self._lose, shards)
 
     def can_serve(self) -> bool:
-        """Return False if the event loop is stuck, so that no shard is served."""
-        return self._loop_watch.look()
+        """Return False if no shard can be served: the loop is stuck, or our clock wrong."""
+        return self._loop_watch.look() and not self.is_clock_wrong()
 
     def failed(self, error: Exception) -> None:
         """Stop the worker: the group's thread has ended."""
@@ -162,6 +164,11 @@ class Shards:
             shard.tick()
             waiting += shard.waiting
         self._observer.queue_length(waiting)
+
+    def clock_corrected(self, micros: int) -> None:
+        """Correct the times of the observations that wait. Call it while none is owned."""
+        for shard in self._configured.values():
+            shard.inbox.shift(micros)
 
     def why_not_ready(self) -> list[str]:
         """Return each reason against being ready."""

@@ -243,6 +243,15 @@ _UPSTREAM: Final = (
         "gex_clock_correction_seconds",
         "Estimated upstream clock minus this machine's; near 0 if both are right.",
     ),
+    _gauge(
+        "gex_clock_wrong",
+        "1 while this machine's clock is wrong, so that the worker has left the group.",
+    ),
+    _gauge(
+        "gex_broker_clock_difference_seconds",
+        "The brokers' clock minus this machine's, as of the last time that one was in doubt.",
+        starts_unknown=True,
+    ),
 )
 
 _SYMBOLS: Final = (

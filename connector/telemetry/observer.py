@@ -144,6 +144,12 @@ class MetricsObserver:
         """Show whether a topic of the connector is gone or does not fit."""
         self._metrics.set("gex_topic_fault", is_faulty, topic)
 
+    def clock_judged(self, is_wrong: bool, difference_seconds: float | None) -> None:
+        """Show whether our clock is wrong, and the brokers' clock minus ours."""
+        self._metrics.set("gex_clock_wrong", is_wrong)
+        if difference_seconds is not None:
+            self._metrics.set("gex_broker_clock_difference_seconds", difference_seconds)
+
     # --- shards ---
 
     def shard_changed(

@@ -339,7 +339,10 @@ _UPSTREAM: Final = (
     ),
     Panel(
         "Clock correction",
-        {"{{worker}}": "gex_clock_correction_seconds"},
+        {
+            "{{worker}}, the API's": "gex_clock_correction_seconds",
+            "{{worker}}, the brokers'": "gex_broker_clock_difference_seconds",
+        },
         unit=units.Seconds,
         bad="Far from 0: one of the two clocks is wrong.",
         do="Check the worker's clock (NTP) first.",
@@ -519,6 +522,15 @@ _KAFKA: Final = (
         bad="Any topic: nothing may be published, or a restart may fail.",
         do='Search the log for "topics are gone" and "a topic does not fit".',
         see="operations.md#a-topic-is-gone",
+        kind="bars",
+    ),
+    Panel(
+        "Workers with a wrong clock",
+        {"{{worker}}": "gex_clock_wrong == 1"},
+        shows="Workers that have left the group because of their clock. Empty if all is well.",
+        bad="Any worker: it cannot take over if another one fails.",
+        do="Correct the clock of its machine (NTP). It then joins by itself.",
+        see="runbooks.md#gexclockwrong",
         kind="bars",
     ),
     Panel(

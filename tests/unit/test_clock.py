@@ -150,6 +150,47 @@ def test_a_difference_that_changes_little_or_is_not_believed_needs_no_confirmati
     assert not clock.needs_confirmation
 
 
+@pytest.mark.parametrize("seconds", [-3600, 302, 3600])
+def test_a_difference_that_is_not_believed_waits_for_the_witness(seconds: int) -> None:
+    clock = Clock(has_witness=True)
+    waiting = []
+    for _ in range(MIN_SAMPLES):
+        learn(clock, (0, 100_000, seconds * SECOND))
+        waiting.append((clock.needs_confirmation, clock.needs_witness))
+    clock.confirm()
+
+    assert waiting == [(True, False), (True, False), (True, True)]
+    assert not clock.needs_confirmation
+    assert not clock.needs_witness
+
+
+def test_a_bogus_timestamp_needs_no_witness() -> None:
+    clock = Clock(has_witness=True)
+    for _ in range(MIN_SAMPLES):
+        learn(clock, (0, 100_000, 0))
+    learn(clock, (0, 100_000, -(10**15)))
+    assert not clock.needs_witness
+    assert not clock.needs_confirmation
+
+
+def test_a_step_of_our_clock_needs_the_witness_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(has_witness=True)
+    for _ in range(MIN_SAMPLES):
+        learn(clock, (0, 100_000, 3600 * SECOND))
+    clock.confirm()
+    ahead = clock.ahead
+    assert clock.step_since(ahead) == 0
+
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + 60 * 10**9)
+
+    clock.moment()
+    assert clock.needs_witness
+    assert clock.step_since(ahead) == pytest.approx(60 * SECOND, abs=SECOND)
+
+
 def test_a_cached_response_is_not_asked_for_again_and_again() -> None:
     clock = Clock()
     learn(clock, (0, 100_000, -20 * SECOND))

@@ -303,3 +303,20 @@ def test_clearing_forgets_everything_and_returns_the_number_of_observations() ->
     inbox.add(shown(2))
     assert inbox.clear() == 2
     assert not inbox
+
+
+def test_a_correction_of_our_clock_corrects_everything_that_waits() -> None:
+    inbox = CountingInbox()
+    kept, waiting = shown(1), shown(2)
+    inbox.keep(Attempt(Work((kept,))))
+    inbox.add(waiting)
+
+    inbox.shift(-1000)
+
+    expected = []
+    for observation in (kept, waiting):
+        at, upstream_at = observation.observed_at, observation.upstream_at
+        expected.append(
+            replace(observation, observed_at=at - 1000, upstream_at=upstream_at - 1000)
+        )
+    assert inbox.take().observations == tuple(expected)

@@ -17,6 +17,7 @@ from connector.errors import (
     KafkaUnavailable,
     SetupError,
     ShardFenced,
+    TimeRefused,
     Unpublishable,
 )
 from connector.kafka.clients import Clients
@@ -58,6 +59,7 @@ def clients_with(**settings: str | bool) -> Clients:
         (ck.KafkaError.TOPIC_AUTHORIZATION_FAILED, AccessDenied),
         (ck.KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, AccessDenied),
         (ck.KafkaError.MSG_SIZE_TOO_LARGE, Unpublishable),
+        (ck.KafkaError.INVALID_TIMESTAMP, TimeRefused),
         (ck.KafkaError._TIMED_OUT, KafkaUnavailable),
         # A topic that was just created is unknown to some brokers for a while.
         (ck.KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaUnavailable),

@@ -420,6 +420,7 @@ def eventful() -> Metrics:
     observer.restored(ShardId("all", 0), Restored({}, records=1, seconds=0.1))
     observer.orphans_found({"old": 1})
     observer.held_back({"gex.levels.all.changes": 1})
+    observer.clock_judged(True, -7200.0)
     telemetry.clients.statistics(statistics())
     telemetry.clients.error("_TRANSPORT")
     observer.topic_checked("gex.levels.all.changes", is_faulty=True)

@@ -25,6 +25,7 @@ from connector.errors import (
     SetupError,
     ShardCorrupt,
     ShardFenced,
+    TimeRefused,
     Unpublishable,
 )
 from connector.kafka.names import ShardId
@@ -132,6 +133,7 @@ class ShardHarness:
         self.log = FaultyLog()
         self.logs_created = 0
         self.quarantined: list[Quarantined] = []
+        self.is_clock_wrong = False
         self.metrics = Metrics(["all"])
         self.observer = RecordingObserver(self.metrics)
         self.pool = ThreadPoolExecutor(2)
@@ -146,10 +148,14 @@ class ShardHarness:
             quarantine=lambda _feed, entry: self.quarantined.append(entry),
             backoff=AT_ONCE,
             fenced_backoff=fenced_backoff,
+            clock_explains_refusal=self._clock_explains_refusal,
         )
         spec = ShardSpec(SHARD, FeedRules("all"), frozenset({"BTC", "ETH"}))
         self.shard = Shard(spec, self._new_log, context)
         self.task = asyncio.create_task(self.shard.run())
+
+    async def _clock_explains_refusal(self) -> bool:
+        return self.is_clock_wrong
 
     def _new_log(self) -> FaultyLog:
         self.logs_created += 1
@@ -784,6 +790,39 @@ async def test_a_refused_record_takes_no_other_symbol_along(
     [event] = harness.log.events
     assert event.symbol == "ETH"
     assert event.kind is Kind.SNAPSHOT
+    assert harness.dropped("unpublishable") == 1
+
+
+async def test_a_record_is_kept_if_our_clock_explains_why_its_time_is_refused(
+    harness: ShardHarness,
+) -> None:
+    harness.is_clock_wrong = True
+    harness.log.errors = [
+        TimeRefused("two hours ahead"),
+        TimeRefused("two hours ahead"),
+    ]
+    harness.answer({"spot_price": 1})
+    await harness.wait_until(lambda: harness.log.opened == 3)
+    await harness.wait_settled()
+
+    [event] = harness.log.events
+    assert event.after is not None
+    assert event.after.spot_price == 1.0
+    assert harness.dropped("unpublishable") == 0
+
+
+async def test_a_record_is_given_up_if_its_time_is_refused_and_our_clock_is_right(
+    harness: ShardHarness,
+) -> None:
+    harness.log.errors = [TimeRefused("observed too long ago")]
+    harness.answer({"spot_price": 1})
+    await harness.wait_reopened()
+    harness.answer({"spot_price": 2})
+    await harness.wait_settled()
+
+    [event] = harness.log.events
+    assert event.after is not None
+    assert event.after.spot_price == 2.0
     assert harness.dropped("unpublishable") == 1
 
 

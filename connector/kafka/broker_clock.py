@@ -1,0 +1,117 @@
+"""Measures the brokers' clock against ours."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import confluent_kafka as ck
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from connector.core.model import Value
+from connector.errors import KafkaUnavailable
+from connector.kafka.admin import REQUEST_TIMEOUT_SECONDS, wait_for
+from connector.kafka.errors import new_client, translating
+
+if TYPE_CHECKING:
+    from connector.kafka.clients import Clients
+    from connector.kafka.names import Topics
+
+_ACTION: Final = "asking for the brokers' time"
+_VALUE: Final = b"gex-levels-connector compares clocks; this transaction is aborted"
+# The oldest time that a record can have. Whether it is accepted makes no difference.
+_OLDEST_MS: Final = 1
+# The end of a transaction is written after the request for it was answered.
+_MARKER_SECONDS: Final = 5
+_LOOK_SECONDS: Final = 0.05
+
+
+class _Newest(Value, frozen=True):
+    """The record with the latest time. The offset is -1 if there are no records."""
+
+    offset: int
+    timestamp_ms: int
+
+
+class BrokerClock:
+    """Asks the brokers for their time. Use it from one thread at a time.
+
+    No request of Kafka's protocol returns the time. But the brokers stamp one kind of record
+    themselves: the end of a transaction. So this aborts a transaction in the quarantine
+    topic, which readers with read_committed do not see.
+    """
+
+    def __init__(self, clients: Clients, topics: Topics) -> None:
+        self._clients = clients
+        self._partition = ck.TopicPartition(topics.quarantine, 0)
+        self._transactional_id = topics.clock_id
+
+    def difference_seconds(self) -> float:
+        """Return the brokers' clock minus ours. Blocks.
+
+        Raises KafkaError, also if it cannot be measured: records of another program
+        have later times than the brokers.
+        """
+        admin = new_client(AdminClient, self._clients.admin())
+        before = self._newest(admin)
+        sent_at = time.time()
+        record_offset = self._abort_transaction()
+
+        # Looked at by the monotonic clock: ours may be stepped meanwhile.
+        deadline = time.monotonic() + _MARKER_SECONDS
+        while time.monotonic() < deadline:
+            newest = self._newest(admin)
+            received_at = time.time()
+            if newest.offset not in {before.offset, record_offset}:
+                broker_at = newest.timestamp_ms / 1000
+                return _difference(broker_at, sent_at, received_at)
+            time.sleep(_LOOK_SECONDS)
+        raise KafkaUnavailable(
+            f"{_ACTION}: topic {self._partition.topic} has records with later times"
+        )
+
+    def _newest(self, admin: AdminClient) -> _Newest:
+        newest = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call] # no type
+        request = {self._partition: newest}
+        with translating(_ACTION, self._clients):
+            futures = admin.list_offsets(
+                request, request_timeout=REQUEST_TIMEOUT_SECONDS
+            )
+        found = wait_for(futures[self._partition], _ACTION, self._clients)
+        return _Newest(found.offset, found.timestamp)
+
+    def _abort_transaction(self) -> int | None:
+        """Begin a transaction and abort it.
+
+        Return the offset of the record in it, None if the brokers refuse the record.
+        """
+        settings = self._clients.producer(self._transactional_id)
+        producer = new_client(ck.Producer, settings)
+        offsets: list[int | None] = []
+
+        def delivered(error: ck.KafkaError | None, message: ck.Message) -> None:
+            if error is None:
+                offsets.append(message.offset())
+
+        with translating(_ACTION, self._clients):
+            producer.init_transactions(REQUEST_TIMEOUT_SECONDS)
+            producer.begin_transaction()
+            # Without a record the transaction would have no end in the topic.
+            producer.produce(
+                self._partition.topic,
+                _VALUE,
+                partition=self._partition.partition,
+                timestamp=_OLDEST_MS,
+                on_delivery=delivered,
+            )
+            producer.flush(REQUEST_TIMEOUT_SECONDS)
+            producer.abort_transaction(REQUEST_TIMEOUT_SECONDS)
+        return offsets[0] if offsets else None
+
+
+def _difference(broker_at: float, sent_at: float, received_at: float) -> float:
+    """Return the smallest difference that the time between the two moments permits."""
+    smallest, largest = broker_at - received_at, broker_at - sent_at
+    if smallest <= 0 <= largest:
+        return 0.0
+    return min(smallest, largest, key=abs)
