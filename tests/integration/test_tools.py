@@ -409,7 +409,7 @@ def test_check_names_a_topic_whose_settings_do_not_fit(
 
 
 # Seven checks, of which the missing right on the group takes 15 s.
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_check_names_each_missing_right_and_does_not_fence_a_worker(
     tmp_path: Path, simulator: Program, names: Names
 ) -> None:
