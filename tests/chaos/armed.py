@@ -17,6 +17,7 @@ fences nobody: the control.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -82,6 +83,10 @@ class Orders:
             if self._clock.exists():
                 self._ahead_ns = round(float(self._clock.read_text()) * 1e9)
         return _real_time_ns() + self._ahead_ns
+
+    def time(self) -> float:
+        """Return the same in seconds."""
+        return self.time_ns() / 1e9
 
 
 class StuckLoop:
@@ -167,6 +172,12 @@ def _look_for_orders(stuck: StuckLoop, log: LogWithoutReader) -> None:
         time.sleep(_LOOK_EVERY_SECONDS)
 
 
+def _record_with_true_time(*arguments: Any, **fields: Any) -> logging.LogRecord:
+    record = logging.LogRecord(*arguments, **fields)
+    record.created = _real_time_ns() / 1e9
+    return record
+
+
 def _armed_producer(orders: Orders) -> type[ck.Producer]:
     class ArmedProducer(ck.Producer):
         def init_transactions(self, *arguments: Any) -> None:
@@ -199,8 +210,11 @@ def arm() -> None:
         return new_client(kind, settings)
 
     shard_log.new_client = new_armed_client
-    # The connector reads the wall clock of events and levels by this function.
+    # By the one the connector reads the time of events and levels, and by the other it
+    # compares itself with the brokers. The judge needs true times in the logs.
     time.time_ns = orders.time_ns
+    time.time = orders.time
+    logging.setLogRecordFactory(_record_with_true_time)
     stuck = StuckLoop(folder / "stuck")
     log = LogWithoutReader(folder / "unread")
     threading.Thread(target=_look_for_orders, args=(stuck, log), daemon=True).start()

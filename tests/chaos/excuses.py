@@ -55,6 +55,9 @@ RECOVERY_SECONDS = 35.0
 # answer.
 REQUEST_TIMEOUT_SECONDS = 4.0
 
+# Longest doubt of a worker which clock is wrong. It measures that of the brokers meanwhile.
+CLOCK_DOUBT_SECONDS = 15.0
+
 BEFORE_REQUEST_SECONDS = 0.05
 # Allowance for the way between worker and upstream, whose clocks mark a request.
 AFTER_ANSWER_SECONDS = 0.25
@@ -151,6 +154,8 @@ class WorkerExcuses:
             # A worker takes answers only from an opening to the end of its ownership.
             if message.text in CHANGED_HANDS and is_during(message, showing):
                 return "under way when its shard was opened, lost or handed over"
+            if message.text in GIVEN_UP and _gave_up_for_its_clock(message, showing):
+                return "in hand of a worker whose clock was wrong"
         if was_frozen_during(showing):
             return "under way to a worker that was frozen"
         if is_last_word:
@@ -315,6 +320,20 @@ def was_frozen_during(showing: Showing) -> bool:
         is_long = over_at - began_at > REQUEST_TIMEOUT_SECONDS
         earliest = began_at - BEFORE_REQUEST_SECONDS
         if is_long and earliest < showing.requested_at < over_at:
+            return True
+    return False
+
+
+def _gave_up_for_its_clock(message: ShardMessage, showing: Showing) -> bool:
+    """Return whether a worker with a wrong clock gave up the shard soon after a showing.
+
+    It asks several times before it knows which clock is wrong, and drops the answers of
+    that time, since their ages are wrong.
+    """
+    waited_seconds = message.at - showing.requested_at
+    for began_at, over_at in showing.life.clock_ahead:
+        is_wrong = began_at < showing.answered_at < over_at + AFTER_ANSWER_SECONDS
+        if is_wrong and 0 <= waited_seconds < CLOCK_DOUBT_SECONDS:
             return True
     return False
 

@@ -258,13 +258,16 @@ def clock_ahead(world: World, chance: random.Random) -> Fault:
     """Set a worker's wall clock further ahead than brokers accept, for a while."""
     part = chance.random()
     ahead_seconds = chance.uniform(_REFUSED_AHEAD_SECONDS, 3 * _REFUSED_AHEAD_SECONDS)
-    seconds = chance.uniform(3, 20)
+    # Long enough for the worker to find out.
+    seconds = chance.uniform(10, 25)
     yield 0
     life = world.victim(part)
     if life is not None:
+        began_at = time.time()
         world.fleet.order(life, "clock", str(ahead_seconds))
         yield seconds
         world.fleet.withdraw(life, "clock")
+        life.clock_ahead.append((began_at, time.time()))
 
 
 def registry(world: World, chance: random.Random) -> Fault:

@@ -33,7 +33,8 @@ class Life:
 
     Moments are Unix seconds of the machine, whatever the worker's own clock is set to.
     `frozen` holds when the process or its event loop was frozen, and when it was woken.
-    `is_stuck` is True while its event loop is frozen, but not the process.
+    `clock_ahead` holds when its clock was set further ahead than brokers accept, and when
+    it was set right again. `is_stuck` is True while its event loop is frozen, but not the process.
     """
 
     slot: int
@@ -44,6 +45,7 @@ class Life:
     ended_at: float | None = None
     status: int | None = None
     frozen: list[tuple[float, float]] = field(default_factory=list)
+    clock_ahead: list[tuple[float, float]] = field(default_factory=list)
     is_stuck: bool = False
 
     def lines(self) -> Iterator[dict[str, Any]]:

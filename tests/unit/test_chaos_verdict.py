@@ -429,6 +429,34 @@ def test_an_answer_that_came_well_before_a_hand_over_is_lost() -> None:
     assert len(verdict.lost) == 1
 
 
+def wrong_clock_case(span: tuple[float, float], over_at: float) -> Case:
+    """Return a hand-over by a worker whose clock was wrong for a while, shown refresh 10."""
+    case = handed_over_case(over_at=over_at, seconds=0)
+    case.lives[0].clock_ahead.append((START + span[0], START + span[1]))
+    return case
+
+
+def test_an_answer_to_a_worker_that_gives_up_for_its_clock_is_excused() -> None:
+    verdict = wrong_clock_case(span=(8, 19), over_at=14).judge()
+
+    assert verdict.violations == []
+    assert verdict.without_event == {"in hand of a worker whose clock was wrong": 1}
+
+
+def test_a_wrong_clock_is_no_excuse_before_it_was_wrong_or_after() -> None:
+    wrong_after = wrong_clock_case(span=(12, 19), over_at=14).judge()
+    wrong_before = wrong_clock_case(span=(1, 8), over_at=14).judge()
+
+    assert len(wrong_after.lost) == 1
+    assert len(wrong_before.lost) == 1
+
+
+def test_a_wrong_clock_is_no_excuse_long_before_the_shard_is_given_up() -> None:
+    verdict = wrong_clock_case(span=(8, 49), over_at=26).judge()
+
+    assert len(verdict.lost) == 1
+
+
 # --- collapsed ---
 
 
