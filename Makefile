@@ -55,7 +55,7 @@ sbom: install ## write dist/sbom.cdx.json: the production packages with versions
 test: install ## run unit, property, contract and integration tests and a short chaos run, with real Kafka and registry
 	$(BIN)/pytest -m 'not system and not long' $(IN_PARALLEL) $(JOBS)
 
-test-all: test ## run also long chaos scenes, and tests that need prometheus, chromium and chromium-driver
+test-all: test ## run also long chaos scenes, and tests that need root and the packages of .ci/run
 	$(BIN)/pytest -m 'system or long' $(IN_PARALLEL) 3
 
 chaos: install ## inject seeded faults into brokers, topics, workers, network, registry and upstream, and judge the events (MINUTES=20 SEED=1)
