@@ -62,8 +62,8 @@ class Troubles:
             return [_outage(outage)]
         troubles = []
         if self.topics is not None:
-            for fault in self.topics.faults.values():
-                troubles.append(_lasting("topic", fault))
+            for topic, fault in self.topics.faults.items():
+                troubles.append(_lasting("topic", fault, _way_back(topic, fault)))
         if self.held_back is not None:
             for held in self.held_back.found:
                 summary = (
@@ -87,6 +87,19 @@ def _outage(outage: KafkaOutage) -> answers.Trouble:
         failures=None,
         next_try_at=None,
         is_waiting=False,
+    )
+
+
+def _way_back(topic: str, fault: str) -> str | None:
+    """Return what is lost without a topic that is gone, and how it comes back."""
+    if not fault.endswith(" is gone"):
+        # The fault itself has the command.
+        return None
+    loss = "nothing is published"
+    if topic.endswith(".quarantine"):
+        loss = "events go on; entries that cannot be used are only logged"
+    return (
+        f"{loss}. Restart one worker, which creates it: operations.md, A topic is gone"
     )
 
 
@@ -124,12 +137,8 @@ def _api_trouble(poller: Poller, now: int) -> answers.Trouble | None:
     if failed is None:
         return None
 
-    summary = _summary(failed, poller)
+    summary, detail = _describe(failed, poller)
     is_waiting = _is_error(failed, RateLimited)
-    detail: str | None = _text(failed)
-    if detail == summary:
-        # The error is the summary. Whose fault it is comes a moment later.
-        detail = poller.outage.explanation
     return answers.Trouble(
         service="api",
         summary=summary,
@@ -145,18 +154,24 @@ def _is_error(failed: FailedChecks | None, kind: type[Exception]) -> bool:
     return failed is not None and isinstance(failed.error, kind)
 
 
-def _summary(failed: FailedChecks, poller: Poller) -> str:
-    """Return what is wrong: the remedy if there is one, otherwise the error itself."""
+def _describe(failed: FailedChecks, poller: Poller) -> tuple[str, str | None]:
+    """Return what is wrong as the beginning of a line, and the details, if there are any."""
+    text = str(failed.error).rstrip(".")
     if _is_error(failed, KeyRefused) or poller.key_refused:
-        return "API key refused"
+        return "API key refused", text
     if _is_error(failed, PlanRefused) or poller.plan_refused:
-        return "plan of the API key's user refused"
-    return _text(failed)
-
-
-def _text(failed: FailedChecks) -> str:
-    """Return the error as the beginning of a line, which goes on with its moment."""
-    return str(failed.error).rstrip(".")
+        return "plan of the API key's user refused", text
+    details = []
+    status, *code_and_words = text.split(": ", 2)
+    if failed.error.is_from_api and len(code_and_words) > 1:
+        # The API's words can be whole sentences, so they cannot go on with the moment.
+        code, words = code_and_words
+        text = f"{status}: {code}"
+        details.append(words)
+    if poller.outage.explanation:
+        # Whose fault it is comes a moment after the error.
+        details.append(poller.outage.explanation)
+    return text, "; ".join(details) or None
 
 
 def _next_try_at(poller: Poller) -> float | None:

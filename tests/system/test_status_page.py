@@ -302,7 +302,17 @@ def expect_a_phone_shows_all(page: Page, picture: Path) -> None:
         ".every(head => head.offsetHeight < 40)"
     )
     assert on_one_line, "a symbol is broken into lines"
+    expect_the_table_fits(page)
     page.browser.save_screenshot(str(picture))
+
+
+def expect_the_table_fits(page: Page) -> None:
+    """Check that the table of symbols ends within its card."""
+    table, card = page.script(
+        "const table = document.getElementById('symbols');"
+        "return [table, table.parentElement].map(it => it.getBoundingClientRect().right)"
+    )
+    assert table <= card
 
 
 def test_data_is_shown_as_text(
@@ -462,6 +472,9 @@ def test_an_outage_of_the_api_is_named_with_the_next_try(
         page.wait_for_trouble("next try in ")
         page.wait(ages_are_amber, "late levels")
         browser.save_screenshot(str(pictures / "status-api-503.png"))
+        # Ages have more digits now, and the status may be a longer word.
+        page.look(PHONE, "light")
+        expect_the_table_fits(page)
         clear_faults(simulator)
         page.wait_for_no_trouble()
 

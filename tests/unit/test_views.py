@@ -361,7 +361,7 @@ async def test_a_refused_password_is_not_called_unreachable(bench: Bench) -> Non
 
 
 class LostTopics:
-    """Topics of which one is gone, as the watch of them found."""
+    """Topics of which one has a fault, as the watch of them found."""
 
     faults: Mapping[str, str] = {"t": "topic t is gone"}
 
@@ -376,7 +376,18 @@ async def test_a_topic_that_is_gone_is_one_trouble(bench: Bench) -> None:
     topic, worker = bench.status()["troubles"]
 
     assert (topic["service"], topic["summary"]) == ("topic", "topic t is gone")
+    assert topic["detail"].startswith("nothing is published. Restart one worker, ")
     assert worker["summary"] == "shard all-0 is opening"
+
+
+async def test_without_a_quarantine_events_go_on(bench: Bench) -> None:
+    lost = LostTopics()
+    lost.faults = {"p.quarantine": "topic p.quarantine is gone"}
+    bench.view.troubles.topics = lost
+
+    (topic,) = bench.status()["troubles"]
+
+    assert topic["detail"].startswith("events go on; ")
 
 
 async def test_in_an_outage_of_kafka_nobody_knows_the_faults_of_topics(
@@ -435,6 +446,17 @@ async def test_failed_checks_are_one_trouble_that_counts_them(bench: Bench) -> N
 
     bench.poller._failures.check_answered(BATCH)
     assert bench.status()["troubles"] == []
+
+
+async def test_the_apis_own_words_are_the_detail_of_its_error(bench: Bench) -> None:
+    error = RateLimited("HTTP 429: RATE_LIMITED: Too many. Try again in 9 seconds.")
+    error.is_from_api = True
+    bench.fail(error)
+
+    (trouble,) = bench.status()["troubles"]
+
+    assert trouble["summary"] == "HTTP 429: RATE_LIMITED"
+    assert trouble["detail"] == "Too many. Try again in 9 seconds"
 
 
 async def test_a_429_waits_until_the_api_allows_the_next_request(bench: Bench) -> None:
