@@ -67,7 +67,9 @@ class Trouble(Body, frozen=True):
     ]
     detail: Annotated[
         str | None,
-        Meta(description="The error, or whose trouble it is; null: not known"),
+        Meta(
+            description="The error, whose trouble it is, or the remedy; null: not known"
+        ),
     ]
     since: Annotated[
         OurMoment | None, Meta(description="When it began; null if that is not known")
@@ -82,6 +84,10 @@ class Trouble(Body, frozen=True):
     is_waiting: Annotated[
         bool,
         Meta(description="True if the API allows no request before `next_try_at`"),
+    ]
+    stops_feeds: Annotated[
+        list[str],
+        Meta(description="Feeds of which no event can be published meanwhile"),
     ]
 
 

@@ -25,11 +25,12 @@ _MONTH_USED_UP = "the requests of the month are used up"
 class Troubles:
     """Finds the causes. Each watch is None until the worker has it."""
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: Health, feeds: list[str]) -> None:
         self.kafka: KafkaWatch | None = None
         self.topics: WatchedTopics | None = None
         self.held_back: HeldBackWatch | None = None
         self._health = health
+        self._feeds = feeds
 
     def now(self, poller: Poller | None, at: int) -> list[answers.Trouble]:
         """Return each cause once: Kafka, the topics and the API say more than a reason.
@@ -59,11 +60,11 @@ class Troubles:
         """
         outage = None if self.kafka is None else self.kafka.outage
         if outage is not None:
-            return [_outage(outage)]
+            return [_outage(outage, self._feeds)]
         troubles = []
         if self.topics is not None:
             for topic, fault in self.topics.faults.items():
-                troubles.append(_lasting("topic", fault, _way_back(topic, fault)))
+                troubles.append(self._topic_trouble(topic, fault))
         if self.held_back is not None:
             for held in self.held_back.found:
                 summary = (
@@ -74,8 +75,23 @@ class Troubles:
                 troubles.append(_lasting("topic", summary, remedy))
         return troubles
 
+    def _topic_trouble(self, topic: str, fault: str) -> answers.Trouble:
+        """Return a topic's fault, with the way back of a topic that is gone."""
+        if not fault.endswith(" is gone"):
+            # The fault itself has the command.
+            return _lasting("topic", fault)
+        stopped = []
+        for feed in self._feeds:
+            if topic.endswith((f".{feed}.changes", f".{feed}.current")):
+                stopped.append(feed)
+        loss = "entries that cannot be used are only logged; events go on"
+        if stopped:
+            loss = "nothing is published"
+        remedy = "Restart one worker, which creates it: operations.md, A topic is gone"
+        return _lasting("topic", fault, f"{loss}. {remedy}", stopped)
 
-def _outage(outage: KafkaOutage) -> answers.Trouble:
+
+def _outage(outage: KafkaOutage, feeds: list[str]) -> answers.Trouble:
     detail = outage.error
     if outage.refusal is not None:
         detail = f"{outage.refusal.remedy}: {outage.error}"
@@ -87,24 +103,15 @@ def _outage(outage: KafkaOutage) -> answers.Trouble:
         failures=None,
         next_try_at=None,
         is_waiting=False,
-    )
-
-
-def _way_back(topic: str, fault: str) -> str | None:
-    """Return what is lost without a topic that is gone, and how it comes back."""
-    if not fault.endswith(" is gone"):
-        # The fault itself has the command.
-        return None
-    loss = "nothing is published"
-    if topic.endswith(".quarantine"):
-        loss = "events go on; entries that cannot be used are only logged"
-    return (
-        f"{loss}. Restart one worker, which creates it: operations.md, A topic is gone"
+        stops_feeds=feeds,
     )
 
 
 def _lasting(
-    service: Literal["topic", "worker"], summary: str, detail: str | None = None
+    service: Literal["topic", "worker"],
+    summary: str,
+    detail: str | None = None,
+    stops_feeds: list[str] | None = None,
 ) -> answers.Trouble:
     """Return a trouble of which only its presence is known."""
     return answers.Trouble(
@@ -115,6 +122,7 @@ def _lasting(
         failures=None,
         next_try_at=None,
         is_waiting=False,
+        stops_feeds=stops_feeds or [],
     )
 
 
@@ -133,6 +141,7 @@ def _api_trouble(poller: Poller, now: int) -> answers.Trouble | None:
             failures=None,
             next_try_at=_wall(poller.schedule.month_paused_until, now),
             is_waiting=True,
+            stops_feeds=[],
         )
     if failed is None:
         return None
@@ -147,6 +156,7 @@ def _api_trouble(poller: Poller, now: int) -> answers.Trouble | None:
         failures=failed.count,
         next_try_at=_wall(_next_try_at(poller), now),
         is_waiting=is_waiting,
+        stops_feeds=[],
     )
 
 

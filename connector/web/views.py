@@ -162,7 +162,7 @@ class WorkerView:
         self.live: StartedWorker | None = None
         """None while the worker starts."""
 
-        self.troubles = Troubles(health)
+        self.troubles = Troubles(health, [feed.name for feed in config.feeds])
         self._quarantine = answers.Quarantine(entries=0, last=None)
         self.shard_ids = _shard_ids(config)
         """The shard of every configured symbol, by feed and symbol."""

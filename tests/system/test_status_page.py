@@ -386,6 +386,7 @@ def trouble_of(text: str) -> dict[str, Any]:
         "failures": 1,
         "next_try_at": 1,
         "is_waiting": False,
+        "stops_feeds": [text],
     }
 
 

@@ -341,6 +341,7 @@ async def test_an_outage_of_kafka_is_one_trouble(bench: Bench) -> None:
         "failures": None,
         "next_try_at": None,
         "is_waiting": False,
+        "stops_feeds": ["all"],
     }
     assert worker["service"] == "worker"
     assert worker["summary"] == "topic t is gone"
@@ -376,8 +377,18 @@ async def test_a_topic_that_is_gone_is_one_trouble(bench: Bench) -> None:
     topic, worker = bench.status()["troubles"]
 
     assert (topic["service"], topic["summary"]) == ("topic", "topic t is gone")
-    assert topic["detail"].startswith("nothing is published. Restart one worker, ")
     assert worker["summary"] == "shard all-0 is opening"
+
+
+async def test_without_its_changes_nothing_of_a_feed_is_published(bench: Bench) -> None:
+    lost = LostTopics()
+    lost.faults = {"p.all.changes": "topic p.all.changes is gone"}
+    bench.view.troubles.topics = lost
+
+    (topic,) = bench.status()["troubles"]
+
+    assert topic["detail"].startswith("nothing is published. Restart one worker, ")
+    assert topic["stops_feeds"] == ["all"]
 
 
 async def test_without_a_quarantine_events_go_on(bench: Bench) -> None:
@@ -387,7 +398,8 @@ async def test_without_a_quarantine_events_go_on(bench: Bench) -> None:
 
     (topic,) = bench.status()["troubles"]
 
-    assert topic["detail"].startswith("events go on; ")
+    assert topic["detail"].startswith("entries that cannot be used are only logged; ")
+    assert topic["stops_feeds"] == []
 
 
 async def test_in_an_outage_of_kafka_nobody_knows_the_faults_of_topics(
