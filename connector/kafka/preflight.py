@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AclOperation, AdminClient
+from confluent_kafka.admin import AclOperation, AdminClient, OffsetSpec
 
 from connector.core.model import Value
 from connector.errors import AccessDenied, KafkaError, KafkaUnavailable
@@ -21,6 +21,7 @@ from connector.kafka.admin import (
     broker_settings,
     check_topics,
     cluster_metadata,
+    wait_for,
     wait_unless,
 )
 from connector.kafka.creation import Creation, TopicCreator
@@ -148,6 +149,35 @@ class Preflight:
         finally:
             reader.close()
         return found
+
+    def latest(self, topics: Collection[str]) -> tuple[str, float] | None:
+        """Return the topic with the latest record, and its time in seconds since the epoch.
+
+        The end of a transaction counts as a record, with the brokers' time. Return None if
+        there are no records. Raises KafkaError.
+        """
+        action = "asking for the latest records"
+        metadata = cluster_metadata(self._admin, self._clients, action)
+        newest = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call] # no type
+        request = {}
+        for topic in topics:
+            found_topic = metadata.topics.get(topic)
+            if found_topic is not None:
+                for number in found_topic.partitions:
+                    request[ck.TopicPartition(topic, number)] = newest
+        if not request:
+            return None
+        with translating(action, self._clients):
+            futures = self._admin.list_offsets(
+                request, request_timeout=REQUEST_TIMEOUT_SECONDS
+            )
+        latest: tuple[str, float] | None = None
+        for partition, future in futures.items():
+            found = wait_for(future, action, self._clients)
+            at = found.timestamp / 1000
+            if found.offset >= 0 and (latest is None or at > latest[1]):
+                latest = partition.topic, at
+        return latest
 
     def denied(self, unused_name: str, group_id: str) -> list[str]:
         """Return the missing rights on transactional ids and on the group.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from connector.tools.report import Report
 
 _DAY_MS: Final = 86_400_000
+
+# NTP keeps clocks within a second.
+_MAX_AHEAD_SECONDS: Final = 60
 # As the alert GexKafkaCertificateExpires.
 _FEW_DAYS: Final = 7
 
@@ -62,6 +66,7 @@ def check_kafka(config: Config, report: Report) -> list[str] | None:
         _report_absent(found, topics, feeds, report)
         _report_existing(found, report)
         _check_transactions(preflight, found.checks, kafka.bootstrap_servers, report)
+        _check_clock(preflight, found.checks, report)
         for feed in feeds:
             topic = found.checks.get(topics.current(feed))
             if topic is not None and not topic.faults:
@@ -164,6 +169,26 @@ def _check_transactions(
         )
     if not found:
         report.ok("transactions", "none stays open in the topics")
+
+
+def _check_clock(preflight: Preflight, topics: Collection[str], report: Report) -> None:
+    """Compare our clock with the latest record: no request tells the brokers' time."""
+    try:
+        latest = preflight.latest(topics)
+    except KafkaError as error:
+        report.warn("clock", f"not compared with the topics' records: {error}")
+        return
+    if latest is None:
+        return
+    topic, at = latest
+    seconds = at - time.time()
+    if seconds > _MAX_AHEAD_SECONDS:
+        report.fail(
+            "clock",
+            f"topic {topic} has a record that is {seconds:.0f} s later than this "
+            "machine's clock: set the clock of this machine (NTP), or of the one that "
+            "wrote the record",
+        )
 
 
 def _report_absent(

@@ -268,7 +268,9 @@ def _check_clock(answer: LevelsAnswer, report: Report) -> None:
     offset = f"the upstream clock is {abs(seconds):.1f} s {direction} ours"
     if abs(seconds) > _CLOCK_FAIL_SECONDS:
         report.fail(
-            "clock", f"{offset}; workers ignore such an offset: set our clock (NTP)"
+            "clock",
+            f"{offset}; set our clock (NTP): if the brokers' clock differs from it as "
+            "well, a worker leaves the group, and otherwise it ignores the offset",
         )
     elif abs(seconds) > _CLOCK_WARN_SECONDS:
         report.warn(

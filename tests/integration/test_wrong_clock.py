@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 from connector.core.model import MICROS, Event, Kind, Status
 from tests.support import checker
 from tests.support.processes import (
+    start,
     start_simulator,
     start_worker,
     variables_for,
@@ -163,3 +165,30 @@ def test_refused_observations_are_published_once_the_clock_is_right(
     assert {event.kind for event in first} == {Kind.SNAPSHOT}
     assert_times_are_right(first)
     assert dropped == 0
+
+
+def test_check_names_a_clock_that_is_behind_the_records(
+    kafka: LocalKafka, names: Names, tmp_path: Path
+) -> None:
+    with start_simulator(*REFRESHES) as simulator:
+        variables = variables_for(kafka, names, simulator, SYMBOLS)
+        with start_worker(variables):
+            wait_until(
+                lambda: checker.events(kafka, names.topic_prefix), "an event is there"
+            )
+        # Only the records contradict the clock.
+        simulator.ask(
+            "/_control/faults", {"fault": "clock_step", "seconds": -2 * HOURS}
+        )
+        set_clock(tmp_path / "skew", -2 * HOURS)
+        command = [sys.executable, "-m", "tests.support.skewed_worker", "check"]
+        settings = {**variables, SKEW_FILE: str(tmp_path / "skew")}
+        with start(command, settings) as check:
+            exit_status = check.wait()
+            findings = check.log()
+
+    assert exit_status == 1
+    failures = [line for line in findings.splitlines() if line.startswith("FAIL")]
+    [failure] = failures
+    assert failure.split()[1] == "clock"
+    assert "s later than this machine's clock" in failure
