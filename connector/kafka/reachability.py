@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _ALL_BROKERS_DOWN: Final = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 -- librdkafka's name
+# The line about an outage waits this long for its cause.
+_CAUSE_SECONDS: Final = 2
 # An outage, or a failing broker, is named again after this time.
 _REPEAT_SECONDS: Final = 60
 # An outage is known by then: the probe waits for two answers, 5 s each.
@@ -65,6 +67,7 @@ class Reachability:
         self._is_away = False
         self._error = ""
         self._last_error: KafkaError | None = None
+        self._is_reported = False
         self._is_refusal_reported = False
         self._reported_at = 0.0
         self._unreported: tuple[float, KafkaError] | None = None
@@ -101,16 +104,20 @@ class Reachability:
                 self._error = error.str()
                 failed_at = now if self._unreported is None else self._unreported[0]
                 self._unreported = failed_at, error
-                is_news = self._is_away and not self._is_refusal_reported
-                if is_news and refusal_of(error) is not None:
-                    # Nobody should wait for the end of such an outage.
+                # Nobody should wait for the end of an outage that is a refusal.
+                is_refused = refusal_of(error) is not None
+                is_news = is_refused and not self._is_refusal_reported
+                if self._is_away and (is_news or not self._is_reported):
                     self._report(now)
                 return
             # It names no cause, such as a wrong password. The errors before it do.
             if self._last_error is None:
                 self._last_error = error
             if is_in_use:
-                self._begin(self._error or error.str(), now)
+                is_cause_known = bool(self._error)
+                self._begin(
+                    self._error or error.str(), now, is_cause_known=is_cause_known
+                )
 
     def silent(self, error: str, waited_seconds: float) -> None:
         """Note that no broker has answered a question. It is an outage the second time."""
@@ -138,7 +145,7 @@ class Reachability:
             if outage is not None:
                 # It was part of the outage.
                 self._unreported = None
-        if outage is not None:
+        if outage is not None and self._is_reported:
             lasted_seconds = self._clock() - outage.since / MICROS
             fields = {"unreachable_seconds": round(lasted_seconds, 1)}
             _log.warning("Kafka is reachable again", extra=fields)
@@ -149,7 +156,10 @@ class Reachability:
             now = self._clock()
             if self._is_away:
                 self._unreported = None
-                if now - self._reported_at >= _REPEAT_SECONDS:
+                waited_seconds = now - self._reported_at
+                if not self._is_reported and waited_seconds >= _CAUSE_SECONDS:
+                    self._report(now)
+                elif waited_seconds >= _REPEAT_SECONDS:
                     self._report(now, "Kafka is still unreachable")
             elif self._unreported is not None:
                 self._report_broker(now)
@@ -160,17 +170,22 @@ class Reachability:
         refusal = None if self._last_error is None else refusal_of(self._last_error)
         return KafkaOutage(round(self._failing_since * MICROS), self._error, refusal)
 
-    def _begin(self, error: str, now: float) -> None:
+    def _begin(self, error: str, now: float, *, is_cause_known: bool = True) -> None:
         """Begin the outage, unless it has begun before."""
         if self._is_away:
             return
         self._is_away = True
+        self._is_reported = False
+        self._reported_at = now
         self._error = error
-        self._report(now)
+        # Otherwise another client tells the cause in a moment.
+        if is_cause_known:
+            self._report(now)
 
     def _report(self, now: float, message: str = "Kafka is unreachable") -> None:
         """Log the outage, by its `message` if it is no refusal."""
         self._reported_at = now
+        self._is_reported = True
         outage = self._outage()
         if outage is None:
             return

@@ -296,3 +296,38 @@ def test_a_refused_connection_beside_others_is_an_error_with_the_remedy(
     assert line.levelno == logging.ERROR
     assert "sasl.password" in fields_of(line)["remedy"]
     assert reachability.outage is None
+
+
+def test_the_line_about_an_outage_waits_for_its_cause(
+    reachability: Reachability, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    reachability.failed(ALL_DOWN)
+    assert reachability.outage is not None
+    assert caplog.messages == []
+
+    clock.seconds += 1
+    reachability.failed(REFUSED)
+    (line,) = caplog.records
+    assert line.getMessage() == "Kafka is unreachable"
+    assert fields_of(line)["error"] == REFUSED.str()
+    tick_for(reachability, clock, 30)
+    assert len(caplog.records) == 1
+
+
+def test_an_outage_without_a_cause_is_named_a_moment_later(
+    reachability: Reachability, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    reachability.failed(ALL_DOWN)
+    tick_for(reachability, clock, 3)
+
+    assert caplog.messages == ["Kafka is unreachable"]
+
+
+def test_an_outage_that_was_over_before_it_was_named_is_not_named(
+    reachability: Reachability, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    reachability.failed(ALL_DOWN)
+    reachability.reached()
+    tick_for(reachability, clock, 3)
+
+    assert caplog.messages == []
