@@ -32,9 +32,14 @@ _PIP_CONF = f"[global]\\ncert = {_CERTIFICATES}/ca-certificates.crt\\n"
 _PACKAGES = ("python3", "python3-venv")
 _NEVER_READ = ("doc", "locale", "man")
 
-# The files and processes that a container's user may have; the host's limits may be
-# higher than root may set.
-_LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000")
+_RUN = (
+    # Debian's default, crun, does not run on every machine.
+    *("--runtime", "runc", "--cgroup-manager", "cgroupfs", "run"),
+    # The broker and the simulator listen on loopback.
+    *("--network", "host"),
+    # podman's defaults may be higher than root may set.
+    *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"),
+)
 
 
 def why_no_containers() -> str | None:
@@ -106,6 +111,14 @@ class Containers:
             *("--tag", IMAGE, "."),
         )
 
+    def why_not_even_the_base(self) -> str | None:
+        """Return why this machine cannot run a program of Debian, or None if it can."""
+        command = self._podman(*_RUN, "--rm", BASE, "true")
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return None
+        return f"this machine cannot run Debian in a container: {done.stderr.strip()}"
+
     def size(self, image: str) -> int:
         """Return the bytes of an image, with those of its base."""
         (found,) = json.loads(output(*self._podman("image", "inspect", image)))
@@ -125,12 +138,7 @@ class Containers:
         for variable, value in variables.items():
             environment += ["--env", f"{variable}={value}"]
         return self._podman(
-            # Debian's default, crun, does not run on every machine.
-            *("--runtime", "runc", "--cgroup-manager", "cgroupfs"),
-            *("run", "--name", name),
-            # The broker and the simulator listen on loopback.
-            *("--network", "host"),
-            *_LIMITS,
+            *(*_RUN, "--name", name),
             *_limits_of_compose(),
             *environment,
             *(IMAGE, *arguments),

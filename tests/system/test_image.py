@@ -68,6 +68,10 @@ def built(request: pytest.FixtureRequest) -> Iterator[Built]:
     packages = ["systemd"] if suite == WITH_SYSTEMD else []
     with Containers() as containers:
         containers.build(suite, *packages)
+        # Our image is not at fault if nothing runs.
+        problem = containers.why_not_even_the_base()
+        if problem is not None:
+            pytest.skip(problem)
         yield Built(suite, containers)
 
 
