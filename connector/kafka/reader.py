@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from connector.kafka.names import Partition
 
 _REQUEST_TIMEOUT_SECONDS: Final = 10
+# Brokers answer in milliseconds. A NAT may have forgotten a connection that was idle: the
+# request that times out closes it.
+_FIRST_ANSWER_SECONDS: Final = 1
+_TIMED_OUT: Final = ck.KafkaError._TIMED_OUT  # noqa: SLF001 -- librdkafka's name
 _UNKNOWN_PARTITION: Final = ck.KafkaError._UNKNOWN_PARTITION  # noqa: SLF001 -- librdkafka's name
 
 
@@ -219,24 +223,26 @@ def _end(consumer: ck.Consumer, topic: str, partition: int) -> int:
     action = f"asking for the end of {topic}-{partition}"
     with translating(action):
         try:
-            offsets = _watermarks(consumer, topic, partition)
+            offsets = _watermarks(consumer, topic, partition, _FIRST_ANSWER_SECONDS)
         except ck.KafkaException as exception:
-            if kafka_error(exception).code() != _UNKNOWN_PARTITION:
+            code = kafka_error(exception).code()
+            if code not in {_TIMED_OUT, _UNKNOWN_PARTITION}:
                 raise
-            # After an outage librdkafka's metadata can lack partitions for minutes.
-            consumer.list_topics(topic, timeout=_REQUEST_TIMEOUT_SECONDS)
-            offsets = _watermarks(consumer, topic, partition)
+            if code == _UNKNOWN_PARTITION:
+                # After an outage librdkafka's metadata can lack partitions for minutes.
+                consumer.list_topics(topic, timeout=_REQUEST_TIMEOUT_SECONDS)
+            offsets = _watermarks(consumer, topic, partition, _REQUEST_TIMEOUT_SECONDS)
     if offsets is None:
         raise KafkaUnavailable(f"{action}: no answer")
     return int(offsets[1])
 
 
 def _watermarks(
-    consumer: ck.Consumer, topic: str, partition: int
+    consumer: ck.Consumer, topic: str, partition: int, timeout_seconds: float
 ) -> tuple[int, int] | None:
     return consumer.get_watermark_offsets(
         ck.TopicPartition(topic, partition),
-        timeout=_REQUEST_TIMEOUT_SECONDS,
+        timeout=timeout_seconds,
         cached=False,
     )
 

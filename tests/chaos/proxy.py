@@ -1,4 +1,4 @@
-"""A bad network: TCP proxies that delay, stall and cut connections to brokers."""
+"""A bad network: TCP proxies that delay, stall, cut and forget connections to brokers."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Proxy:
         self._flowing.set()
         self._is_refusing = False
         self._writers: set[asyncio.StreamWriter] = set()
+        self._forgotten: set[asyncio.StreamWriter] = set()
 
     async def serve(self) -> None:
         """Accept connections until cancelled."""
@@ -53,6 +54,13 @@ class Proxy:
         self._is_refusing = refused
         if refused:
             self.cut()
+
+    def forget(self) -> None:
+        """Drop what comes on the present connections, as a NAT does after a while.
+
+        Neither side is told.
+        """
+        self._forgotten |= self._writers
 
     def cut(self) -> None:
         """Close every connection, once."""
@@ -79,6 +87,7 @@ class Proxy:
                 both_ways.create_task(self._pass(target_reader, writer))
         finally:
             self._writers -= {writer, target_writer}
+            self._forgotten -= {writer, target_writer}
 
     async def _pass(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -86,6 +95,8 @@ class Proxy:
         """Pass data on until either side closes."""
         with suppress(OSError):
             while chunk := await reader.read(_CHUNK_BYTES):
+                if writer in self._forgotten:
+                    continue
                 if self._delay_seconds:
                     await asyncio.sleep(self._delay_seconds)
                 await self._flowing.wait()
