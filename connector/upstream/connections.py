@@ -24,6 +24,10 @@ _MAX_CONNECTIONS: Final = 64
 # Longer than `schedule.max_interval_seconds` (60 s unless set): connections are reused.
 _KEEP_ALIVE_SECONDS: Final = 120
 
+# Gateways and firewalls add long headers, such as a Content-Security-Policy. aiohttp's own
+# limit of 8 KiB would fail every check. This one bounds memory, and nothing reads them.
+MAX_HEADER_BYTES: Final = 128 * 1024
+
 # A new connection costs one handshake, and looks the name up again.
 MAX_AGE_SECONDS: Final = 300.0
 MAX_FAILURES_IN_A_ROW: Final = 3
@@ -94,7 +98,10 @@ def _session() -> aiohttp.ClientSession:
     )
     # It does not trust the environment: `connector.config.proxy` decides on the proxy.
     session = aiohttp.ClientSession(
-        connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
     )
     # aiohttp repeats a GET by itself if the server drops the connection. That request
     # would bypass the budget, and there is no public switch for it.

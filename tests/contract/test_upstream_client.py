@@ -436,6 +436,15 @@ class TestBrokenReply:
 
         assert isinstance(error, UpstreamError)
 
+    async def test_a_long_header_of_a_gateway_does_no_harm(
+        self, server: Server, fetcher: Fetcher
+    ) -> None:
+        server.handler = replying(headers={"Content-Security-Policy": "x" * 64 * 1024})
+
+        answer = await fetcher.fetch()
+
+        assert answer.response.answers
+
     @pytest.mark.parametrize(
         "header",
         [b"a\0b", b"a\rb", b"a\r\n\r\n{}", b"z" * 2**20],
