@@ -182,12 +182,13 @@ class Clients:
             "error_cb": self._report,
         }
 
-    def producer(self, transactional_id: str) -> Settings:
+    def producer(self, transactional_id: str, *, in_batches: bool = True) -> Settings:
         """Return the settings of a shard's producer.
 
-        Its transactional id fences the shard's previous owners.
+        Its transactional id fences the shard's previous owners. Unless it may send records
+        `in_batches`, each record is a batch of its own.
         """
-        return {
+        settings = {
             # A commit flushes: waiting for a fuller batch would only delay it.
             "linger.ms": 0,
             "retry.backoff.ms": _RETRY_BACKOFF_MS,
@@ -200,6 +201,9 @@ class Clients:
             "acks": "all",
             "partitioner": "murmur2_random",
         }
+        if not in_batches:
+            settings["batch.num.messages"] = 1
+        return settings
 
     def quarantine_producer(self) -> Settings:
         """Return the settings of the producer of rejected entries."""

@@ -71,6 +71,9 @@ _REMEDIES: Final = {
     ck.KafkaError._ALL_BROKERS_DOWN: _CHECK_ADDRESS,  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError._UNKNOWN_TOPIC: _CHECK_TOPIC,  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError.UNKNOWN_TOPIC_OR_PART: _CHECK_TOPIC,
+    ck.KafkaError.MSG_SIZE_TOO_LARGE: (
+        "raise max.message.bytes of the topic, or request fewer sections (include)"
+    ),
     ck.KafkaError.INVALID_SESSION_TIMEOUT: (
         "set session.timeout.ms in kafka.client to a value from the brokers' "
         "group.min.session.timeout.ms to their group.max.session.timeout.ms"

@@ -118,6 +118,9 @@ class ShardLog:
         )
         self._writer = RecordWriter(shard_id, topics, codec)
         self._producer: ck.Producer | None = None
+        # A topic's limit, `max.message.bytes`, is that of a batch. librdkafka does not know
+        # it: a batch can be refused although each of its records is small enough.
+        self._sends_batches = True
         self._abandoned = False
 
     @property
@@ -179,13 +182,16 @@ class ShardLog:
                 producer.begin_transaction()
                 self._produce(producer, transaction)
                 self._retry(lambda: producer.commit_transaction(_CALL_SECONDS))
-            except BufferError as error:
+            except BufferError as full:
                 self.abort()
-                raise KafkaUnavailable(f"{action}: {error}") from None
+                raise KafkaUnavailable(f"{action}: {full}") from None
             except ck.KafkaException as exception:
                 # Never go on after a successful abort: librdkafka may have acquired an
                 # expired id again inside it.
-                self.abort(fatal=kafka_error(exception).fatal())
+                error = kafka_error(exception)
+                if error.code() == ck.KafkaError.MSG_SIZE_TOO_LARGE:
+                    self._sends_batches = False
+                self.abort(fatal=error.fatal())
                 raise
         self._clients.reachability.reached()
 
@@ -223,7 +229,9 @@ class ShardLog:
 
     def _fence(self) -> ck.Producer:
         """Return a producer that has fenced all others of this shard."""
-        settings = self._clients.producer(self.transactional_id)
+        settings = self._clients.producer(
+            self.transactional_id, in_batches=self._sends_batches
+        )
         producer = new_client(ck.Producer, settings)
         with translating(f"opening shard {self._shard_id}", self._clients):
             self._retry(lambda: producer.init_transactions(_CALL_SECONDS))

@@ -13,10 +13,17 @@ import pytest
 from msgspec.structs import replace
 
 from connector.config.model import Kafka
+from connector.config.secrets import ClientSettings
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Observation, State, Status
 from connector.core.transition import RECENT_REFRESHES_KEPT, FeedRules, observe
-from connector.errors import KafkaUnavailable, SetupError, ShardCorrupt, ShardFenced
+from connector.errors import (
+    KafkaUnavailable,
+    SetupError,
+    ShardCorrupt,
+    ShardFenced,
+    Unpublishable,
+)
 from connector.kafka import admin, shared_consumer
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
@@ -275,6 +282,34 @@ class TestShardLog(LogStatements):
 
         # librdkafka would crash if a request failed while the producer is destroyed.
         assert len(producer) == 0
+
+    def test_a_batch_that_is_too_large_is_sent_record_by_record(
+        self, kafka: LocalKafka, names: Names
+    ) -> None:
+        # Larger than any record, and smaller than all of them.
+        limit = ClientSettings({"max.message.bytes": 3000})
+        settings = Kafka(
+            bootstrap_servers=kafka.bootstrap_servers,
+            topic_prefix=names.topic_prefix,
+            topic=limit,
+        )
+        changes = [changed(None, 1, f"SYMBOL{number}") for number in range(20)]
+        together = Transaction(
+            tuple(change.events[0] for change in changes),
+            tuple(change.states[0] for change in changes),
+        )
+        with made_topics(kafka, settings) as shard:
+            log = shard.new_log()
+            log.open()
+            with pytest.raises(Unpublishable, match="raise max"):
+                log.publish(together)
+
+            # Each record is small enough, so nothing must keep them from being published.
+            assert log.open().states == {}
+            log.publish(together)
+
+            assert len(log.open().states) == len(changes)
+            assert len(shard.committed()) == len(changes)
 
     def test_a_foreign_writer_in_the_middle_of_a_transaction_is_refused(
         self, shard: BrokerShard
