@@ -6,8 +6,6 @@ import asyncio
 import hashlib
 import logging
 import os
-import secrets
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from connector.kafka.avro import Codec
 from connector.kafka.broker_clock import BrokerClock
 from connector.kafka.clients import Clients
 from connector.kafka.credentials import Credentials
+from connector.kafka.foreign_members import worker_name
 from connector.kafka.framing import framing_of, prepare_framing
 from connector.kafka.held_back import HeldBackFinder
 from connector.kafka.limits import require_valid_settings
@@ -41,6 +40,7 @@ from connector.runtime.clock import Clock
 from connector.runtime.clock_watch import ClockWatch
 from connector.runtime.credential_watch import CredentialWatch
 from connector.runtime.daily_look import DailyLook
+from connector.runtime.foreign_members import ForeignMembersWatch
 from connector.runtime.health import Health
 from connector.runtime.held_back import PATIENCE_SECONDS, HeldBackWatch
 from connector.runtime.kafka_watch import KafkaWatch
@@ -85,9 +85,9 @@ STOP_SECONDS: Final = 25
 _GROUP_LOOP: Final = "group"
 _GROUP_LOOP_LIMIT_SECONDS: Final = 60
 # For the start-up, the status page, the reader's callbacks, and the watches over outages,
-# credentials, orphaned feeds, topics, open transactions and our clock, none of which must wait
-# for a hanging shard.
-_EXTRA_THREADS: Final = 9
+# credentials, orphaned feeds, topics, open transactions, the group and our clock, none of which
+# must wait for a hanging shard.
+_EXTRA_THREADS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
 
 def _new_parts(config: Config, key: ApiKey, supervisor: Supervisor) -> _Parts:
     """Create the parts that work without Kafka."""
-    source = Source(__version__, config.kafka.group_id, _worker_name())
+    source = Source(__version__, config.kafka.group_id, worker_name())
     clock = Clock(has_witness=True)
     health = Health(time.monotonic, Clock.now)
     metrics = _new_metrics(config, health, source)
@@ -269,7 +269,7 @@ async def _work(
     parts.health.register(_GROUP_LOOP, _GROUP_LOOP_LIMIT_SECONDS)
     group.start()
     loops = [supervisor.watch(parts.poller.run()), supervisor.watch(ticker.run())]
-    for look in _looks(config, parts, kafka, prepared):
+    for look in _looks(config, parts, kafka, prepared, members):
         loops.append(supervisor.watch(look))
     try:
         await supervisor.until_stopped(
@@ -293,6 +293,7 @@ def _looks(
     parts: _Parts,
     kafka: _Kafka,
     prepared: _Prepared,
+    members: Members,
 ) -> list[Coroutine[None, None, None]]:
     """Return the loops that look for trouble, beside the path of the data."""
     daily_look = DailyLook(
@@ -322,8 +323,10 @@ def _looks(
         kafka.clients.servers,
         kafka.executor,
     )
+    foreign_members = _new_foreign_members_watch(config, parts, kafka, members)
     parts.view.troubles.topics = topic_watch
     parts.view.troubles.held_back = held_back
+    parts.view.troubles.foreign_members = foreign_members
     return [
         daily_look.run(),
         OutageLook(parts.client, parts.poller.outage).run(),
@@ -331,7 +334,21 @@ def _looks(
         orphaned_feeds.run(),
         held_back.run(),
         kafka.clock_watch.run(),
+        foreign_members.run(),
     ]
+
+
+def _new_foreign_members_watch(
+    config: Config, parts: _Parts, kafka: _Kafka, members: Members
+) -> ForeignMembersWatch:
+    total_shards = config.kafka.shards * len(config.feeds)
+    return ForeignMembersWatch(
+        members.now,
+        lambda: len(parts.shards.owned) == total_shards,
+        config.kafka.group_id,
+        config.kafka.client.get("client.id"),
+        kafka.executor,
+    )
 
 
 def _written_partitions(
@@ -565,11 +582,6 @@ def _topic_faults(watch: TopicWatch, topics: Topics) -> list[str]:
         if name != topics.quarantine:
             reasons.append(fault)
     return reasons
-
-
-def _worker_name() -> str:
-    """Return a name that no other process has, however often a pod is recreated."""
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 def rules_of(feed: Feed) -> FeedRules:

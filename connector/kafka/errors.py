@@ -74,6 +74,13 @@ _REMEDIES: Final = {
     ck.KafkaError.MSG_SIZE_TOO_LARGE: (
         "raise max.message.bytes of the topic, or request fewer sections (include)"
     ),
+    ck.KafkaError.INCONSISTENT_GROUP_PROTOCOL: (
+        "another program is in the group kafka.group_id, with other settings: give each "
+        "program a group of its own, and all workers the same group.protocol"
+    ),
+    ck.KafkaError.GROUP_MAX_SIZE_REACHED: (
+        "stop a member of the group, or raise the brokers' group.max.size"
+    ),
     ck.KafkaError.INVALID_SESSION_TIMEOUT: (
         "set session.timeout.ms in kafka.client to a value from the brokers' "
         "group.min.session.timeout.ms to their group.max.session.timeout.ms"

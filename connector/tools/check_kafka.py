@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Final
 from connector.errors import EXIT_KAFKA, AccessDenied, ConnectorError, KafkaError
 from connector.kafka.admin import LEFT_OUT, topic_specs
 from connector.kafka.clients import Clients
+from connector.kafka.foreign_members import REMEDY, foreign_members, summary
 from connector.kafka.framing import check_schemas
+from connector.kafka.members import Members
 from connector.kafka.names import Topics
 from connector.kafka.preflight import Preflight
 from connector.kafka.validity import client_certificate_end
@@ -72,6 +74,7 @@ def check_kafka(config: Config, report: Report) -> list[str] | None:
             if topic is not None and not topic.faults:
                 readable_feeds.append(feed)
 
+    _check_group(config, feeds, report)
     for finding in denied:
         report.fail("rights", finding, EXIT_KAFKA)
     if not denied:
@@ -189,6 +192,26 @@ def _check_clock(preflight: Preflight, topics: Collection[str], report: Report) 
             "machine's clock: set the clock of this machine (NTP), or of the one that "
             "wrote the record",
         )
+
+
+def _check_group(config: Config, feeds: list[str], report: Report) -> None:
+    """Look for programs in the consumer group that are no workers."""
+    kafka = config.kafka
+    topics = Topics(kafka.topic_prefix)
+    feed_of_topic = {topics.current(feed): feed for feed in feeds}
+    members = Members(Clients(kafka).admin(), kafka.group_id, feed_of_topic)
+    try:
+        found = members.now()
+    except KafkaError as error:
+        report.warn("group", f"not tried: {error}")
+        return
+    foreign = foreign_members(found, kafka.client.get("client.id"))
+    for member in foreign:
+        finding = f"{summary(member, kafka.group_id)}; {REMEDY}"
+        report.fail("group", finding, EXIT_KAFKA)
+    if not foreign:
+        workers = "worker" if len(found) == 1 else "workers"
+        report.ok("group", f"{len(found)} {workers}, and no other program")
 
 
 def _report_absent(

@@ -12,6 +12,7 @@ from connector.web import answers
 if TYPE_CHECKING:
     from connector.kafka.reachability import KafkaOutage
     from connector.runtime.failing_checks import FailedChecks
+    from connector.runtime.foreign_members import ForeignMembersWatch
     from connector.runtime.health import Health
     from connector.runtime.held_back import HeldBackWatch
     from connector.runtime.kafka_watch import KafkaWatch
@@ -29,6 +30,7 @@ class Troubles:
         self.kafka: KafkaWatch | None = None
         self.topics: WatchedTopics | None = None
         self.held_back: HeldBackWatch | None = None
+        self.foreign_members: ForeignMembersWatch | None = None
         self._health = health
         self._feeds = feeds
 
@@ -54,7 +56,7 @@ class Troubles:
         return troubles
 
     def _kafka_troubles(self) -> list[answers.Trouble]:
-        """Return the outage of Kafka, or else the troubles with the topics.
+        """Return the outage of Kafka, or else the troubles with topics and group.
 
         In an outage nobody knows if those go on.
         """
@@ -73,6 +75,11 @@ class Troubles:
                 )
                 remedy = self.held_back.remedy(held)
                 troubles.append(_lasting("topic", summary, remedy))
+        if self.foreign_members is not None:
+            for member in self.foreign_members.found:
+                summary = self.foreign_members.summary(member)
+                remedy = self.foreign_members.remedy
+                troubles.append(_lasting("worker", summary, remedy))
         return troubles
 
     def _topic_trouble(self, topic: str, fault: str) -> answers.Trouble:

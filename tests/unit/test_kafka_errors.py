@@ -98,6 +98,18 @@ def test_a_missing_right_needs_no_other_explanation() -> None:
     assert "grant READ on the group" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (ck.KafkaError.MSG_SIZE_TOO_LARGE, "raise max.message.bytes of the topic"),
+        (ck.KafkaError.INCONSISTENT_GROUP_PROTOCOL, "another program is in the group"),
+        (ck.KafkaError.GROUP_MAX_SIZE_REACHED, "raise the brokers' group.max.size"),
+    ],
+)
+def test_a_refusal_names_its_remedy(code: int, remedy: str) -> None:
+    assert remedy in str(translate(ck.KafkaError(code, "reason"), "working"))
+
+
 def test_translating_adds_the_error_that_the_clients_reported() -> None:
     clients = Clients(Kafka())
     clients._report(WRONG_PASSWORD)
