@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from contextlib import suppress
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("connector")
 
 _ESCAPE: Final = "connector.escape"
+
+# A shard takes nine, three brokers assumed.
+_OPEN_FILES: Final = 65_536
 
 
 class _Command(NamedTuple):
@@ -180,8 +184,26 @@ def _add_config_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def allow_open_files() -> None:
+    """Raise the limit of open files, as far as we may.
+
+    The usual 1,024 are those of a hundred shards. Without a free one, a worker can neither
+    connect to anything nor be asked why.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(hard, _OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    # A sandbox may forbid the change.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _run(options: argparse.Namespace) -> int:
     config = load(options.config, os.environ)
+    allow_open_files()
     return asyncio.run(_work(config, options.log_level))
 
 

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import socket
+import time
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ from aiohttp import hdrs, web
 from msgspec import UNSET, UnsetType
 
 from connector.errors import ConfigError
+from connector.logs import Bounded
 from connector.web import answers
 
 if TYPE_CHECKING:
@@ -41,6 +43,12 @@ _KEEPALIVE_SECONDS: Final = 75.0
 # Time to read the rest of a rejected body, so that the client sees the answer.
 _LINGERING_SECONDS: Final = 1.0
 
+# Open connections at most: each takes a file descriptor, which checks and Kafka need, too.
+# Probes, Prometheus and all readers of events need far fewer.
+MAX_CONNECTIONS: Final = 100
+_CONNECTIONS_LOOK_SECONDS: Final = 1.0
+_LOG_INTERVAL_SECONDS: Final = 60
+
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +67,8 @@ class Listener:
         self._metrics = metrics
         self._addresses = addresses
         self._request_seconds = request_seconds
+        self._closing: asyncio.Task[None] | None = None
+        self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
 
         app = web.Application(
             middlewares=[self._limit_time], client_max_size=BODY_BYTES
@@ -96,6 +106,7 @@ class Listener:
                 raise ConfigError([fault]) from error
             urls.append(address._replace(port=port).url)
         self.urls = urls
+        self._closing = asyncio.create_task(self._close_surplus())
 
     async def _listen_on(self, address: Address) -> int:
         """Listen on one more address, and return its port."""
@@ -112,7 +123,26 @@ class Listener:
 
     async def stop(self) -> None:
         """Finish the requests in progress and stop listening. Safe to call twice."""
+        if self._closing is not None:
+            self._closing.cancel()
         await self._runner.cleanup()
+
+    async def _close_surplus(self) -> None:
+        """Close the oldest connections while there are too many, until cancelled.
+
+        Those in use open again: pages, Prometheus and probes connect anew.
+        """
+        while self._runner.server is not None:
+            await asyncio.sleep(_CONNECTIONS_LOOK_SECONDS)
+            connections = self._runner.server.connections
+            surplus = connections[:-MAX_CONNECTIONS]
+            for connection in surplus:
+                connection.force_close()
+            if surplus and self._bounded.admit("connections") is not None:
+                fields = {"connections": len(connections), "limit": MAX_CONNECTIONS}
+                _log.warning(
+                    "too many HTTP connections; closing the oldest", extra=fields
+                )
 
     @web.middleware
     async def _limit_time(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -20,7 +20,12 @@ from connector.schedule.batches import Batch
 from connector.schedule.checks import Purpose
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
-from connector.web.server import BODY_BYTES, REQUEST_SECONDS, Listener
+from connector.web.server import (
+    BODY_BYTES,
+    MAX_CONNECTIONS,
+    REQUEST_SECONDS,
+    Listener,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -330,6 +335,26 @@ async def test_a_large_body_is_refused(
         client.post(f"{url}/echo", data=body) as response,
     ):
         assert response.status == status
+
+
+async def test_the_oldest_of_too_many_connections_are_closed(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    connections = []
+    for _ in range(MAX_CONNECTIONS + 20):
+        # None of them ever sends a request.
+        connections.append(await asyncio.open_connection(LOOPBACK, port_of(url)))
+
+    for reader, _ in connections[:20]:
+        assert await reader.read() == b""
+    reader, writer = connections[-1]
+    writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    assert "too many HTTP connections; closing the oldest" in caplog.text
+    for _, writer in connections:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_an_address_in_use_is_a_configuration_error(
