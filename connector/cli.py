@@ -17,6 +17,7 @@ import os
 import resource
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -47,7 +48,7 @@ class _Command(NamedTuple):
     takes_config: bool = True
 
 
-_RUN_ABOUT: Final = "poll, compare and publish until SIGTERM or SIGINT"
+_RUN_ABOUT: Final = "poll, compare and publish until SIGTERM, SIGINT or SIGHUP"
 _RUN_STATUSES: Final = (
     "exit status: 0 stopped as asked, 2 invalid configuration, 3 Kafka or the registry was "
     "not usable in time, or a topic does not fit, 4 a topic holds a record of another "
@@ -184,6 +185,28 @@ def _add_config_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask a worker to stop.
+
+    SIGHUP comes when a terminal closes. Without a handler it ends the process at once, and
+    the shards wait for a session time-out. `nohup` has it ignored.
+    """
+    signals = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
+    return signals
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads for which nobody waits at the end: one may hang while it resolves a name.
+
+    `asyncio.run` waits up to five minutes for those of its own.
+    """
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 -- the base class has them
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+
+
 def allow_open_files() -> None:
     """Raise the limit of open files, as far as we may.
 
@@ -221,8 +244,10 @@ async def _work(config: Config, log_level: str) -> int:
         return (*config.secrets(), key.secret.reveal())
 
     configure(log_level, secrets=secrets)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(_Threads())
+    for number in _stop_signals():
+        loop.add_signal_handler(number, supervisor.stop)
     try:
         return await run_worker(config, key, supervisor)
     except ConnectorError as error:

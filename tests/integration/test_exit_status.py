@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import confluent_kafka
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 # Nothing listens on port 1.
 NO_BROKER = {"GEX_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+RESOLVES_NO_NAME = "tests.support.unresolving_worker"
 # By default a worker waits for a minute: its dependencies may start after it.
 SHORT_START = {"GEX_KAFKA__START_TIMEOUT_SECONDS": "2"}
 
@@ -50,9 +54,54 @@ def assert_no_traceback(log: str) -> None:
     assert "Traceback" not in log
 
 
-def test_stopped_as_asked_is_0(variables: Variables) -> None:
+# A terminal that closes sends SIGHUP.
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_stopped_as_asked_is_0(variables: Variables, number: signal.Signals) -> None:
     with start_worker(variables) as worker:
+        worker.signal(number)
+        assert worker.wait() == 0
+        assert '"stopped"' in worker.log()
+
+
+def test_a_worker_under_nohup_outlives_its_terminal(variables: Variables) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        # The worker inherits that the signal is ignored.
+        with start_worker(variables) as worker:
+            worker.signal(signal.SIGHUP)
+            wait_for_log(worker, SHARD_OPEN)
+            assert worker.ready()
+            assert worker.terminate() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stop_does_not_wait_for_a_name_that_is_being_resolved(
+    variables: Variables,
+) -> None:
+    unresolved = {
+        **variables,
+        "GEX_UPSTREAM__BASE_URL": "https://unresolved.invalid/v2",
+        "GEX_UPSTREAM__TIMEOUT_SECONDS": "1",
+    }
+    with start_worker(unresolved, module=RESOLVES_NO_NAME) as worker:
+        wait_for_log(worker, "a check failed: unavailable")
         assert worker.terminate() == 0
+
+
+def test_a_worker_raises_its_limit_of_open_files() -> None:
+    # systemd's limit is 1,024, with a much higher one that a process may ask for.
+    code = """
+import resource
+from connector.cli import allow_open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512))
+allow_open_files()
+print(resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert printed.strip() == "(512, 512)"
 
 
 def test_a_faulty_configuration_is_2_with_every_fault(
