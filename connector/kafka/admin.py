@@ -379,6 +379,10 @@ def _warnings(
         remedy = f"{alter} max.message.bytes={_LARGE_RECORD_BYTES}"
         warnings.append(("large records would be refused", remedy))
 
+    if config.get("message.timestamp.type") == "LogAppendTime":
+        remedy = f"{alter} message.timestamp.type=CreateTime"
+        warnings.append(("records have the broker's time, not their own", remedy))
+
     compaction = spec.config.keys() & _COMPACTION.keys()
     for name in sorted(compaction):
         if config.get(name) != spec.config[name]:

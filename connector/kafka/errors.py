@@ -69,6 +69,9 @@ _REMEDIES: Final = {
     ck.KafkaError._RESOLVE: "check kafka.bootstrap_servers",  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError._TRANSPORT: _CHECK_ADDRESS,  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError._ALL_BROKERS_DOWN: _CHECK_ADDRESS,  # noqa: SLF001 -- librdkafka's name
+    ck.KafkaError._AUTO_OFFSET_RESET: (  # noqa: SLF001 -- librdkafka's name
+        "the records were deleted while they were read; run the command again"
+    ),
     ck.KafkaError._UNKNOWN_TOPIC: _CHECK_TOPIC,  # noqa: SLF001 -- librdkafka's name
     ck.KafkaError.UNKNOWN_TOPIC_OR_PART: _CHECK_TOPIC,
     ck.KafkaError.MSG_SIZE_TOO_LARGE: (

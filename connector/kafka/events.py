@@ -41,6 +41,8 @@ _PARTITION_LOOK_SECONDS: Final = 10
 _LOOK_TIMEOUT_SECONDS: Final = 3
 
 _END_OF_PARTITION: Final = ck.KafkaError._PARTITION_EOF  # noqa: SLF001 -- librdkafka's name
+# The broker has deleted the records from this offset on, or the topic was created again.
+_OFFSET_IS_GONE: Final = ck.KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001 -- librdkafka's name
 
 BEGINNING: Final = ck.OFFSET_BEGINNING
 END: Final = ck.OFFSET_END
@@ -224,7 +226,8 @@ class Log:
     ) -> Iterator[Record | None]:
         """Yield all records from `starts` on until `stopped()`.
 
-        Partitions that are added to the topics meanwhile are read from their beginning.
+        Partitions that are added to the topics meanwhile are read from their beginning. If
+        records are deleted before they are read, that is logged, and the next ones follow.
         Yields None if nothing came for 0.2 s. Raises KafkaUnavailable.
         """
         self._assign(starts)
@@ -235,7 +238,7 @@ class Log:
                 self._follow_new_partitions(topics)
                 looked_at = time.monotonic()
             idle = True
-            for message in self._messages():
+            for message in self._messages(skips_deleted=True):
                 if message.error() is None:
                     idle = False
                     yield _record(message)
@@ -275,7 +278,16 @@ class Log:
         if added:
             self._consumer.incremental_assign(added)
 
-    def _messages(self) -> list[ck.Message]:
+    def _skip_deleted(self, message: ck.Message) -> None:
+        """Go on with the first record that is left in the partition of an error."""
+        topic, partition = str(message.topic()), int(message.partition() or 0)
+        fields = {"topic": topic, "partition": partition}
+        _log.warning("records were deleted before they were read", extra=fields)
+        begin = [ck.TopicPartition(topic, partition, BEGINNING)]
+        self._consumer.incremental_unassign(begin)
+        self._consumer.incremental_assign(begin)
+
+    def _messages(self, *, skips_deleted: bool = False) -> list[ck.Message]:
         """Wait for a message, and return all that are there, ends of partitions too."""
         with translating("reading", self._clients):
             # `consume` alone would wait for as many messages as it may return.
@@ -286,9 +298,13 @@ class Log:
             messages = [first, *self._consumer.consume(_MAX_MESSAGES, timeout=0)]
         for message in messages:
             error = message.error()
-            if error is not None and error.code() != _END_OF_PARTITION:
-                action = f"reading {message.topic()}"
-                raise translate(error, action, self._clients.last_error)
+            if error is None or error.code() == _END_OF_PARTITION:
+                continue
+            if skips_deleted and error.code() == _OFFSET_IS_GONE:
+                self._skip_deleted(message)
+                continue
+            action = f"reading {message.topic()}"
+            raise translate(error, action, self._clients.last_error)
         self._clients.reachability.reached()
         return messages
 

@@ -104,6 +104,7 @@ def test_a_missing_right_needs_no_other_explanation() -> None:
         (ck.KafkaError.MSG_SIZE_TOO_LARGE, "raise max.message.bytes of the topic"),
         (ck.KafkaError.INCONSISTENT_GROUP_PROTOCOL, "another program is in the group"),
         (ck.KafkaError.GROUP_MAX_SIZE_REACHED, "raise the brokers' group.max.size"),
+        (ck.KafkaError._AUTO_OFFSET_RESET, "run the command again"),
     ],
 )
 def test_a_refusal_names_its_remedy(code: int, remedy: str) -> None:
