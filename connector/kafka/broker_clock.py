@@ -62,7 +62,7 @@ class BrokerClock:
         while time.monotonic() < deadline:
             newest = self._newest(admin)
             received_at = time.time()
-            if newest.offset not in {before.offset, record_offset}:
+            if _is_end(newest, {before.offset, record_offset}):
                 broker_at = newest.timestamp_ms / 1000
                 return _difference(broker_at, sent_at, received_at)
             time.sleep(_LOOK_SECONDS)
@@ -107,6 +107,16 @@ class BrokerClock:
             producer.flush(REQUEST_TIMEOUT_SECONDS)
             producer.abort_transaction(REQUEST_TIMEOUT_SECONDS)
         return offsets[0] if offsets else None
+
+
+def _is_end(newest: _Newest, others: set[int | None]) -> bool:
+    """Return True if the newest record is the end of our transaction.
+
+    `others` are the offsets of the record that was the newest before, and of ours.
+    """
+    # Ours may have been written although that was never confirmed. Then its offset is not
+    # known, but its time is.
+    return newest.timestamp_ms > _OLDEST_MS and newest.offset not in others
 
 
 def _difference(broker_at: float, sent_at: float, received_at: float) -> float:
