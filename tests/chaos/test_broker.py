@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from connector.devkit.local_kafka import LocalKafka
@@ -17,12 +18,15 @@ from tests.support.processes import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import Names
     from tests.support.processes import Program
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
+# Several times longer than the symbols' own intervals.
+_PAUSE_SECONDS = 4.0
 
 
 def shown(simulator: Program) -> set[tuple[str, int]]:
@@ -32,6 +36,17 @@ def shown(simulator: Program) -> set[tuple[str, int]]:
 
 def requests(simulator: Program) -> int:
     return int(simulator.ask("/_control/stats")["requests_total"])
+
+
+def pauses(simulator: Program) -> Callable[[], bool]:
+    """Return a check that is True once no request came for a few seconds."""
+
+    def is_pausing() -> bool:
+        before = requests(simulator)
+        time.sleep(_PAUSE_SECONDS)
+        return requests(simulator) == before
+
+    return is_pausing
 
 
 def test_a_broker_killed_in_the_middle_loses_and_duplicates_nothing(
@@ -56,9 +71,10 @@ def test_a_broker_killed_in_the_middle_loses_and_duplicates_nothing(
             in_hand = shown(simulator)
             # A restart of the worker would lose what it has in hand.
             assert worker.ask("/health/live")["ok"]
+            # Symbols that cannot be published are checked seldom.
+            wait_until(pauses(simulator), "no request for seconds", worker)
             requests_before = requests(simulator)
             wait_for_log(worker, SHARD_LOST)
-            # Symbols that cannot be published are checked seldom.
             assert requests(simulator) - requests_before <= 2
 
             kafka.start()

@@ -406,7 +406,7 @@ class TestBrokenReply:
         self, server: Server, fetcher: Fetcher
     ) -> None:
         # The HTTP library quotes such headers in its error.
-        server.handler = replying(headers={"X-Large": KEY * 2_000})
+        server.handler = replying(headers={"X-Large": KEY * 20_000})
 
         error = await fetcher.fail()
 
