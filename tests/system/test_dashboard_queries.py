@@ -46,6 +46,8 @@ def lines(shown: Iterable[Shown], title: str) -> dict[str, Series]:
 MAY_BE_EMPTY = {
     ("connector", "Versions"): {"B", "C"},
     ("connector", "The month's end"): {"B"},
+    ("connector", "Clock correction"): {"B"},
+    ("connector", "Workers with a wrong clock"): {"A"},
     ("connector", "Topics with a fault"): {"A"},
     ("connector", "Partitions with hidden records"): {"A"},
     ("connector", "Records of other programs"): {"A"},
