@@ -161,6 +161,7 @@ def test_check_passes_a_good_setup_and_changes_nothing(
         "broker",
         "limits",
         "topics",
+        "group",
         "rights",
         "registry",
     }
