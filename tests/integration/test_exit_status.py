@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import confluent_kafka
@@ -54,26 +55,34 @@ def assert_no_traceback(log: str) -> None:
     assert "Traceback" not in log
 
 
+@contextmanager
+def inherited(number: signal.Signals, handler: signal.Handlers) -> Iterator[None]:
+    """Let the programs that are started inherit the handling of a signal."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 # A terminal that closes sends SIGHUP.
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_stopped_as_asked_is_0(variables: Variables, number: signal.Signals) -> None:
-    with start_worker(variables) as worker:
+    # The tests may run under nohup.
+    hangup = inherited(signal.SIGHUP, signal.SIG_DFL)
+    with hangup, start_worker(variables) as worker:
         worker.signal(number)
         assert worker.wait() == 0
         assert '"stopped"' in worker.log()
 
 
 def test_a_worker_under_nohup_outlives_its_terminal(variables: Variables) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        # The worker inherits that the signal is ignored.
-        with start_worker(variables) as worker:
-            worker.signal(signal.SIGHUP)
-            wait_for_log(worker, SHARD_OPEN)
-            assert worker.ready()
-            assert worker.terminate() == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    nohup = inherited(signal.SIGHUP, signal.SIG_IGN)
+    with nohup, start_worker(variables) as worker:
+        worker.signal(signal.SIGHUP)
+        wait_for_log(worker, SHARD_OPEN)
+        assert worker.ready()
+        assert worker.terminate() == 0
 
 
 def test_a_stop_does_not_wait_for_a_name_that_is_being_resolved(

@@ -424,7 +424,8 @@ def eventful() -> Metrics:
     telemetry.clients.statistics(statistics())
     telemetry.clients.error("_TRANSPORT")
     observer.topic_checked("gex.levels.all.changes", is_faulty=True)
-    telemetry.metrics.set("gex_build_info", 1, "1.2.3")
+    telemetry.metrics.set("gex_build_info", 1, "1.2.3", "host-1-ab")
+    telemetry.metrics.set("gex_kafka_certificate_expiry_timestamp_seconds", 1.8e9)
     telemetry.progressed_at["poller"] = 1
     return telemetry.metrics
 
@@ -941,14 +942,14 @@ def test_gauges_show_the_present_value(
     observer.shards_owned("all", 2)
     observer.queue_length(3)
     metrics.set("gex_shards", 4, "all")
-    metrics.set("gex_build_info", 1, "1.2.3")
+    metrics.set("gex_build_info", 1, "1.2.3", "host-1-ab")
 
     expected = {
         "gex_clock_correction_seconds": -0.25,
         'gex_shards{feed="all"}': 4,
         'gex_shards_owned{feed="all"}': 2,
         "gex_kafka_queue_messages": 3,
-        'gex_build_info{version="1.2.3"}': 1,
+        'gex_build_info{version="1.2.3",worker="host-1-ab"}': 1,
     }
     assert_shown(metrics, expected)
 
