@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 # Timeout of one librdkafka call. Retriable errors repeat it for up to _RETRY_SECONDS.
 _CALL_SECONDS: Final = 10
 _RETRY_SECONDS: Final = 30
+# A broker that answers at all nearly always takes less.
+_CONNECT_SECONDS: Final = 1
 # Short: if the abort fails, the next owner aborts the transaction.
 _ABORT_SECONDS: Final = 5
 # A broker's thread takes longer than this only while it resolves a name.
@@ -233,6 +235,10 @@ class ShardLog:
             self.transactional_id, in_batches=self._sends_batches
         )
         producer = new_client(ck.Producer, settings)
+        # Any request that connects. Without a connection librdkafka looks for the
+        # coordinator, fails, and looks again after half a second.
+        with suppress(ck.KafkaException):
+            producer.list_topics(self._current, timeout=_CONNECT_SECONDS)
         with translating(f"opening shard {self._shard_id}", self._clients):
             self._retry(lambda: producer.init_transactions(_CALL_SECONDS))
         self._clients.reachability.reached()
