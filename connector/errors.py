@@ -201,6 +201,10 @@ class KafkaUnavailable(KafkaError):
     """Kafka or the registry is not usable at the moment. Back off and retry."""
 
 
+class UnusableFile(KafkaUnavailable):
+    """A certificate or key cannot be used now. Retry: somebody may be replacing it."""
+
+
 class AccessDenied(KafkaUnavailable):
     """A permission is missing. Retry: an administrator may grant it."""
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 KINDS = ("unit", "property", "contract", "integration", "chaos", "system")
 TESTS = Path(__file__).parent
-# Building the image takes longest, so it must start first.
-LONGEST = TESTS / "system" / "test_image.py"
+# These take longest, so they must start first.
+LONGEST = (TESTS / "system" / "test_budget.py", TESTS / "system" / "test_image.py")
 RAN = ("passed", "failed", "xfailed", "xpassed")
 
 
@@ -78,7 +78,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if kind := kind_of(item.path):
             item.add_marker(kind)
-    items.sort(key=lambda item: item.path != LONGEST)
+    items.sort(key=lambda item: item.path not in LONGEST)
 
 
 def pytest_terminal_summary(

@@ -149,7 +149,7 @@ class Group:
             try:
                 self._consumer = new_client(ck.Consumer, self._settings)
             except KafkaUnavailable as error:
-                # There is no token for it at the moment.
+                # There is no token for it at the moment, or its certificate is being replaced.
                 self._last_error = error
                 _log.warning("cannot join the group again", extra={"error": str(error)})
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -49,6 +50,8 @@ _CHECK_ADDRESS: Final = (
     "check that the broker runs, its address, and security.protocol and ssl.* in "
     "kafka.client"
 )
+# librdkafka names the setting if it cannot use its file, or if key and certificate differ.
+_FILE_SETTING: Final = re.compile(r"\bssl\.\w+\.location\b")
 # librdkafka's words for a connection that ends during the TLS handshake, unless OpenSSL
 # sees the end first. Then its own message asks the same question.
 _TLS_HANDSHAKE: Final = "in state SSL_HANDSHAKE"
@@ -170,6 +173,7 @@ def new_client(kind: Callable[[Settings], _T], settings: Settings) -> _T:
 
     Raises:
         ConfigError: librdkafka refuses a setting.
+        UnusableFile: it cannot use a file that a setting names.
         KafkaUnavailable: there is no token.
     """
     try:
@@ -179,6 +183,8 @@ def new_client(kind: Callable[[Settings], _T], settings: Settings) -> _T:
         if error.code() == ck.KafkaError.SASL_AUTHENTICATION_FAILED:
             raise translate(error, "waiting for a token") from None
         reason = error.str()
+        if _FILE_SETTING.search(reason):
+            raise errors.UnusableFile(f"kafka.client: {reason}") from None
     except (TypeError, ValueError) as error:
         reason = str(error)
     raise errors.ConfigError([f"kafka.client: {reason}"])

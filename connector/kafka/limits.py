@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import confluent_kafka as ck
 
+from connector.errors import ConfigError, UnusableFile
 from connector.kafka.errors import new_client
 
 if TYPE_CHECKING:
@@ -29,8 +30,12 @@ def require_valid_settings(clients: Clients) -> None:
     for settings in (producer, group):
         # A client waits for its first token.
         settings.pop("oauth_cb", None)
-    new_client(ck.Producer, producer)
-    new_client(ck.Consumer, group)
+    try:
+        new_client(ck.Producer, producer)
+        new_client(ck.Consumer, group)
+    except UnusableFile as error:
+        # At the start nobody is replacing it.
+        raise ConfigError([str(error)]) from None
 
 
 def limit_faults(clients: Clients, broker: Mapping[str, str]) -> list[str]:

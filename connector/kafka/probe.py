@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
 
-from connector.errors import KafkaUnavailable
+from connector.errors import KafkaUnavailable, UnusableFile
 from connector.kafka.clients import PROBE_TIMEOUT_SECONDS
 from connector.kafka.errors import kafka_error, new_client, serve_callbacks
 
@@ -36,6 +36,9 @@ class Probe:
             # Not at the start, which has no time to spare.
             try:
                 self._consumer = new_client(ck.Consumer, self._clients.probe())
+            except UnusableFile:
+                # This says nothing about Kafka. Clients that exist go on.
+                return
             except KafkaUnavailable as unavailable:
                 waited_seconds = time.monotonic() - asked_at
                 self._clients.reachability.silent(str(unavailable), waited_seconds)

@@ -157,6 +157,8 @@ def _consumer(brokers: Brokers, isolation: str) -> ck.Consumer:
 
 def _end(consumer: ck.Consumer, topic: str, partition: int) -> int:
     """Return the offset up to which a consumer can read. Raises KafkaException."""
+    # After an outage librdkafka's metadata can lack partitions for minutes.
+    consumer.list_topics(topic, timeout=_REQUEST_SECONDS)
     where = ck.TopicPartition(topic, partition)
     offsets = consumer.get_watermark_offsets(where, timeout=_REQUEST_SECONDS)
     if offsets is None:

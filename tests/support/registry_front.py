@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -109,11 +109,11 @@ class RegistryFront:
             self._target.hostname, self._target.port, timeout=_FORWARD_SECONDS
         )
         headers = {"Content-Type": _JSON, "Accept": _JSON}
-        connection.request(method, path, body or None, headers)
-        response = connection.getresponse()
-        answer = Answer(response.status, response.read(), _JSON)
-        connection.close()
-        return answer
+        # The registry may be away, too.
+        with closing(connection):
+            connection.request(method, path, body or None, headers)
+            response = connection.getresponse()
+            return Answer(response.status, response.read(), _JSON)
 
 
 def _handler_of(front: RegistryFront) -> type[BaseHTTPRequestHandler]:

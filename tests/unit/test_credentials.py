@@ -7,12 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import confluent_kafka as ck
 import pytest
 import trustme
 
 from connector.config.model import Kafka
 from connector.config.secrets import ClientSettings
-from connector.errors import EXIT_KAFKA, EXIT_RESTART
+from connector.errors import EXIT_KAFKA, EXIT_RESTART, ConfigError, UnusableFile
+from connector.kafka.clients import Clients
+from connector.kafka.errors import new_client
+from connector.kafka.limits import require_valid_settings
+from connector.kafka.probe import Probe
 from connector.kafka.validity import client_certificate_end
 from connector.runtime.credential_watch import CredentialWatch
 from connector.runtime.supervisor import Supervisor
@@ -33,6 +38,37 @@ def certificate(folder: Path, *ends: datetime) -> Kafka:
     file = folder / "certificate.pem"
     file.write_bytes(pem)
     return Kafka(client=ClientSettings({"ssl.certificate.location": str(file)}))
+
+
+def test_a_certificate_without_its_new_key_ends_no_worker_that_runs(
+    tmp_path: Path,
+) -> None:
+    """A rotation may replace one file after the other."""
+    authority = trustme.CA()
+    certificate_file, key_file = tmp_path / "tls.crt", tmp_path / "tls.key"
+    authority.issue_cert("gex@client.test").cert_chain_pems[0].write_to_path(
+        certificate_file
+    )
+    authority.issue_cert("gex@client.test").private_key_pem.write_to_path(key_file)
+    client = ClientSettings(
+        {
+            "security.protocol": "SSL",
+            "ssl.certificate.location": str(certificate_file),
+            "ssl.key.location": str(key_file),
+        }
+    )
+    clients = Clients(Kafka(client=client))
+
+    with pytest.raises(UnusableFile, match="key values mismatch"):
+        new_client(ck.Producer, clients.producer("shard"))
+    # It says nothing about Kafka.
+    probe = Probe(clients, "topic")
+    for _ in range(3):
+        probe.ask()
+    assert clients.reachability.outage is None
+    # But at the start it is a fault of the configuration.
+    with pytest.raises(ConfigError, match="key values mismatch"):
+        require_valid_settings(clients)
 
 
 @pytest.mark.parametrize("year", [2031, 2049, 2050, 2077])
