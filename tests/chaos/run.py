@@ -11,10 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from connector.config.model import SchemaRegistry
-from connector.kafka.avro import Codec
-from connector.kafka.framing import framing_of
+from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.names import Topics
+from connector.kafka.registry import Registry
 from tests.chaos.armed import POINTS
 from tests.chaos.cluster import Cluster
 from tests.chaos.deleted_events import all_events
@@ -120,7 +119,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
             simulator=simulator,
             registry=front,
             names=names,
-            records=FeedRecords(cluster, names, "all", _codec(registry)),
+            records=FeedRecords(cluster, names, "all", _codec(registry, stack)),
             symbols=SYMBOLS,
             shards=SHARDS,
             threads=stack.enter_context(ThreadPoolExecutor(THREADS)),
@@ -193,12 +192,13 @@ def _variables(
     return variables
 
 
-def _codec(registry: LocalRegistry | None) -> Codec:
+def _codec(registry: LocalRegistry | None, stack: ExitStack) -> Codec:
     """Return the codec of the judge, which asks the registry behind every fault."""
-    settings = SchemaRegistry()
-    if registry is not None:
-        settings = SchemaRegistry(url=registry.url)
-    return Codec(framing_of(settings))
+    if registry is None:
+        return Codec(SingleObject())
+    client = Registry(registry.url, {})
+    stack.callback(client.close)
+    return Codec(client)
 
 
 def _save(path: Path, director: Director, fleet: Fleet) -> None:
