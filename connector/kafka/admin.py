@@ -7,7 +7,12 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigResource,
+    OffsetSpec,
+    ResourceType,
+)
 
 from connector.core.model import Value
 from connector.errors import KafkaError, KafkaUnavailable, SetupError
@@ -24,12 +29,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from concurrent.futures import Future
 
-    from confluent_kafka.admin import ClusterMetadata, TopicMetadata
+    from confluent_kafka.admin import (
+        ClusterMetadata,
+        ListOffsetsResultInfo,
+        TopicMetadata,
+    )
 
     from connector.config.model import Kafka
     from connector.config.secrets import Setting
     from connector.kafka.clients import Clients
-    from connector.kafka.names import Topics
+    from connector.kafka.names import Partition, Topics
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -234,6 +243,35 @@ def cluster_metadata(
         # While the cluster starts.
         raise KafkaUnavailable(f"{action}: the cluster has no broker yet")
     return metadata
+
+
+def offsets_of(
+    partitions: Iterable[Partition],
+    spec: OffsetSpec,
+    action: str,
+    admin: AdminClient,
+    clients: Clients,
+) -> dict[Partition, ListOffsetsResultInfo]:
+    """Return the offset that `spec` asks for, of each partition, with its record's time.
+
+    Raises KafkaError, whose message begins with `action`.
+    """
+    request = {ck.TopicPartition(*partition): spec for partition in partitions}
+    with translating(action, clients):
+        futures = admin.list_offsets(request, request_timeout=REQUEST_TIMEOUT_SECONDS)
+    found = {}
+    for asked, future in futures.items():
+        found[asked.topic, asked.partition] = wait_for(future, action, clients)
+    return found
+
+
+def newest_record() -> OffsetSpec:
+    """Return the question for the record with the latest time.
+
+    The offset is -1 if there are no records. The end of a transaction counts as a record.
+    """
+    newest: OffsetSpec = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call] # the library has no type
+    return newest
 
 
 def wait_for(future: Future[_T], action: str, clients: Clients | None = None) -> _T:

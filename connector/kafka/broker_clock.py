@@ -6,16 +6,20 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
 
 from connector.core.model import Value
 from connector.errors import KafkaUnavailable
-from connector.kafka.admin import REQUEST_TIMEOUT_SECONDS, wait_for
+from connector.kafka.admin import (
+    REQUEST_TIMEOUT_SECONDS,
+    newest_record,
+    offsets_of,
+)
 from connector.kafka.errors import new_client, translating
 
 if TYPE_CHECKING:
     from connector.kafka.clients import Clients
-    from connector.kafka.names import Topics
+    from connector.kafka.names import Partition, Topics
 
 _ACTION: Final = "asking for the brokers' time"
 _VALUE: Final = b"gex-levels-connector compares clocks; this transaction is aborted"
@@ -43,7 +47,7 @@ class BrokerClock:
 
     def __init__(self, clients: Clients, topics: Topics) -> None:
         self._clients = clients
-        self._partition = ck.TopicPartition(topics.quarantine, 0)
+        self._partition: Partition = (topics.quarantine, 0)
         self._transactional_id = topics.clock_id
 
     def difference_seconds(self) -> float:
@@ -67,17 +71,13 @@ class BrokerClock:
                 return _difference(broker_at, sent_at, received_at)
             time.sleep(_LOOK_SECONDS)
         raise KafkaUnavailable(
-            f"{_ACTION}: topic {self._partition.topic} has records with later times"
+            f"{_ACTION}: topic {self._partition[0]} has records with later times"
         )
 
     def _newest(self, admin: AdminClient) -> _Newest:
-        newest = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call] # no type
-        request = {self._partition: newest}
-        with translating(_ACTION, self._clients):
-            futures = admin.list_offsets(
-                request, request_timeout=REQUEST_TIMEOUT_SECONDS
-            )
-        found = wait_for(futures[self._partition], _ACTION, self._clients)
+        partition = self._partition
+        newest = offsets_of([partition], newest_record(), _ACTION, admin, self._clients)
+        found = newest[partition]
         return _Newest(found.offset, found.timestamp)
 
     def _abort_transaction(self) -> int | None:
@@ -85,6 +85,7 @@ class BrokerClock:
 
         Return the offset of the record in it, None if the brokers refuse the record.
         """
+        topic, number = self._partition
         settings = self._clients.producer(self._transactional_id)
         producer = new_client(ck.Producer, settings)
         offsets: list[int | None] = []
@@ -98,9 +99,9 @@ class BrokerClock:
             producer.begin_transaction()
             # Without a record the transaction would have no end in the topic.
             producer.produce(
-                self._partition.topic,
+                topic,
                 _VALUE,
-                partition=self._partition.partition,
+                partition=number,
                 timestamp=_OLDEST_MS,
                 on_delivery=delivered,
             )

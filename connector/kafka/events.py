@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from connector.core.model import Event, Value
 from connector.errors import KafkaUnavailable, ShardCorrupt
-from connector.kafka.admin import REQUEST_TIMEOUT_SECONDS, cluster_metadata, wait_for
+from connector.kafka.admin import cluster_metadata, offsets_of
 from connector.kafka.errors import new_client, translate, translating
 from connector.kafka.records import is_ours
 
@@ -180,16 +180,8 @@ class Log:
         action = "asking for offsets"
         # The protocol has BEGINNING and END as the moments -2 and -1.
         spec = OffsetSpec.for_timestamp(moment)
-        request = {ck.TopicPartition(*partition): spec for partition in partitions}
-        with translating(action, self._clients):
-            futures = self._admin.list_offsets(
-                request, request_timeout=REQUEST_TIMEOUT_SECONDS
-            )
-        found = {}
-        for partition, future in futures.items():
-            result = wait_for(future, action, self._clients)
-            found[partition.topic, partition.partition] = result.offset
-        return found
+        found = offsets_of(partitions, spec, action, self._admin, self._clients)
+        return {partition: result.offset for partition, result in found.items()}
 
     def read(
         self, starts: Mapping[Partition, int], ends: Mapping[Partition, int]

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AclOperation, AdminClient, OffsetSpec
+from confluent_kafka.admin import AclOperation, AdminClient
 
 from connector.core.model import Value
 from connector.errors import AccessDenied, KafkaError, KafkaUnavailable
@@ -21,7 +21,8 @@ from connector.kafka.admin import (
     broker_settings,
     check_topics,
     cluster_metadata,
-    wait_for,
+    newest_record,
+    offsets_of,
     wait_unless,
 )
 from connector.kafka.creation import Creation, TopicCreator
@@ -158,25 +159,21 @@ class Preflight:
         """
         action = "asking for the latest records"
         metadata = cluster_metadata(self._admin, self._clients, action)
-        newest = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call] # no type
-        request = {}
+        partitions = []
         for topic in topics:
             found_topic = metadata.topics.get(topic)
             if found_topic is not None:
-                for number in found_topic.partitions:
-                    request[ck.TopicPartition(topic, number)] = newest
-        if not request:
+                partitions += [(topic, number) for number in found_topic.partitions]
+        if not partitions:
             return None
-        with translating(action, self._clients):
-            futures = self._admin.list_offsets(
-                request, request_timeout=REQUEST_TIMEOUT_SECONDS
-            )
+        newest = offsets_of(
+            partitions, newest_record(), action, self._admin, self._clients
+        )
         latest: tuple[str, float] | None = None
-        for partition, future in futures.items():
-            found = wait_for(future, action, self._clients)
+        for (topic, _), found in newest.items():
             at = found.timestamp / 1000
             if found.offset >= 0 and (latest is None or at > latest[1]):
-                latest = partition.topic, at
+                latest = topic, at
         return latest
 
     def denied(self, unused_name: str, group_id: str) -> list[str]:

@@ -83,5 +83,5 @@ class ForeignMembersWatch:
 
     @property
     def remedy(self) -> str:
-        """How to end that."""
+        """Return how to end that."""
         return REMEDY
