@@ -1,4 +1,4 @@
-"""A fleet grows from one worker to five and shrinks again, under load."""
+"""A fleet grows from one worker to five and shrinks again and again, under load."""
 
 from __future__ import annotations
 
@@ -54,9 +54,11 @@ def test_one_worker_becomes_five_and_one_again_and_no_refresh_is_missed(
 
         wait_until(has_settled, "one worker has all shards")
         began_at = time.time()
-        for wanted in (*UP, *DOWN):
-            fleet.wanted = wanted
-            wait_until(has_settled, f"{wanted} workers have all shards")
+        # Refreshes of the first period do not count, so that at least two periods do.
+        while time.time() < began_at + 3 * PERIOD_SECONDS:
+            for wanted in (*UP, *DOWN):
+                fleet.wanted = wanted
+                wait_until(has_settled, f"{wanted} workers have all shards")
         ended_at = time.time()
 
         def last_refreshes_are_seen() -> bool:
@@ -81,7 +83,7 @@ def test_one_worker_becomes_five_and_one_again_and_no_refresh_is_missed(
     record_property("missed", len(computed - published))
     record_property("seconds", round(ended_at - began_at))
     assert computed - published == set()
-    assert len(computed) > len(SYMBOLS) / 4
+    assert len(computed) > len(SYMBOLS)
     assert checker.violations(events, states) == []
     # Every worker that was stopped ended in good order.
     assert statuses == {0}
