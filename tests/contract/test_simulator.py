@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from connector.devkit.simulator.settings import (
     Settings,
 )
 from connector.devkit.simulator.truth import Truth
+from connector.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -780,6 +782,32 @@ def test_the_command_prints_its_address_and_ends_with_0_on_a_signal(
     )
 
 
+def test_the_command_listens_on_an_ipv6_address() -> None:
+    if not _has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    command = [sys.executable, "-m", "connector", "simulate", "--listen=[::1]:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[3]
+        assert re.fullmatch(r"http://\[::1\]:\d+/v2", url)
+        assert httpx.get(f"{url}/health", trust_env=False, timeout=20).is_success
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize(
+    "listen",
+    ["localhost", ":8080", "::1:8080", "[::1]", "[localhost]:8080", "[::1]:65536"],
+)
+def test_a_wrong_address_is_a_wrong_option(listen: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = parser.parse_args([f"--listen={listen}"])
+
+    with pytest.raises(UsageError, match=re.escape(f"--listen {listen!r}, expected")):
+        run(options)
+
+
 def test_the_default_key_has_the_form_of_a_real_key() -> None:
     assert re.fullmatch(r"bq_live_\w{32}", DEFAULT_KEY)
 
@@ -795,6 +823,14 @@ def test_the_venues_are_those_that_the_vendor_documents() -> None:
         "delta_india",
         "delta",
     )
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
 
 
 def _code(response: httpx.Response) -> Any:

@@ -25,7 +25,7 @@ _INTRODUCTION: Final = """\
 `gex-connector simulate --listen 127.0.0.1:8080` answers as the vendor's API does, contract 2.10 or 2.0: `/multi/gex/levels`,
 `/symbols`, `/status`, `/meta`, `/changelog`, `/health` and `/openapi.json`, with or without `/v2`. Send the key in
 the header `X-API-Key`. There is no WebSocket and there are no past levels. Chance is seeded, so the same settings show the same
-market.
+market. `--listen '[::1]:8080'` listens on an IPv6 address.
 
 ```
 curl -H "X-API-Key: bq_live_simulator00000000000000000000000" 'http://127.0.0.1:8080/v2/multi/gex/levels?symbols=BTCUSDT'

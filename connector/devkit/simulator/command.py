@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 EXIT_USAGE: Final = 2
 _MAX_PORT: Final = 65_535
+# An IPv6 address needs brackets: its last part looks like a port.
+_ADDRESS: Final = (
+    r"(?:(?P<host>[\w.-]+)|\[(?P<address>[0-9A-Fa-f:.]+)\]):(?P<port>\d{1,5})"
+)
 
 # Setting, then option, type and help text.
 OPTIONS: Final = {
@@ -58,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--listen",
         default="127.0.0.1:8080",
         metavar="HOST:PORT",
-        help="address to listen on (default: %(default)s)",
+        help="address to listen on, such as [::1]:8080 (default: %(default)s)",
     )
     parser.add_argument(
         "--list-faults",
@@ -119,13 +124,20 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(f"simulate: {error}") from None
 
-    host, _, port = options.listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > _MAX_PORT:
-        raise UsageError(
-            f"simulate: --listen {options.listen[:40]!r}, expected HOST:PORT"
-        )
+    host, port = _address_of(options.listen)
     simulator = Simulator(settings, log=None if options.quiet else _log)
-    return run_simulator(simulator, host, int(port), options.script)
+    return run_simulator(simulator, host, port, options.script)
+
+
+def _address_of(listen: str) -> tuple[str, int]:
+    """Return host and port. An IPv6 address loses its brackets. Raises UsageError."""
+    match = re.fullmatch(_ADDRESS, listen, re.ASCII)
+    if match is None or int(match["port"]) > _MAX_PORT:
+        raise UsageError(
+            f"simulate: --listen {listen[:40]!r}, expected HOST:PORT or [ADDRESS]:PORT "
+            f"(IPv6), port 0 to {_MAX_PORT}"
+        )
+    return match["host"] or match["address"], int(match["port"])
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
@@ -176,7 +188,7 @@ def run_simulator(
     except (OSError, ValueError) as error:
         problem = str(error)
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            problem = f"{host}:{port} is in use: choose another address (--listen)"
+            problem = f"{host} port {port} is in use: choose another address (--listen)"
         sys.stderr.write(f"upstream simulator: {problem}\n")
         return EXIT_USAGE
     return 0

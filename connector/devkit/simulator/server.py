@@ -69,7 +69,9 @@ class Simulator:
         except OSError:
             await self.stop()
             raise
-        self.url = f"http://{host}:{self._runner.addresses[0][1]}/v2"
+        # A URL needs brackets around an IPv6 address.
+        host_in_url = f"[{host}]" if ":" in host else host
+        self.url = f"http://{host_in_url}:{self._runner.addresses[0][1]}/v2"
 
     async def stop(self) -> None:
         """Close the port and every connection."""
