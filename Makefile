@@ -18,7 +18,7 @@ UNFENCED ?=
 AUDIT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check chaos audit sbom fuzz bench docs runbooks lock
+.PHONY: help install demo test test-all check chaos audit sbom fuzz bench docs site runbooks lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,13 +35,13 @@ $(STAMP): requirements/dev.txt pyproject.toml
 demo: install ## run a local Kafka, the simulator and a connector, and print the events (SECONDS=30 ends by itself)
 	@$(BIN)/gex-connector demo $(if $(SECONDS),--seconds $(SECONDS))
 
-check: install sbom ## check style, types, layers, generated pages, schemas, installed packages and known vulnerabilities
+check: install sbom ## check style, types, layers, pages and their links, schemas, installed packages and known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy deploy/grafana/generate.py
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest -q -p no:cacheprovider tests/contract/test_schemas.py tests/contract/test_docs.py tests/contract/test_metric_names.py tests/contract/test_dashboards.py tests/contract/test_rules.py
+	$(BIN)/pytest -q -p no:cacheprovider tests/contract/test_schemas.py tests/contract/test_docs.py tests/contract/test_site.py tests/contract/test_metric_names.py tests/contract/test_dashboards.py tests/contract/test_rules.py
 	$(BIN)/pip check
 	$(BIN)/python -m tests.support.audit $(AUDIT)
 
@@ -70,20 +70,24 @@ bench: install ## benchmark schedules and worker in ten minutes (BENCH=--quick: 
 	$(BIN)/python -m tests.bench --json bench.json $(BENCH)
 
 docs: install ## write the generated pages and dashboards
-	$(BIN)/python -m connector.devkit.reference configuration > docs/configuration.md
-	$(BIN)/python -m connector.devkit.reference metrics > docs/metrics.md
-	$(BIN)/python -m connector.devkit.reference simulator > docs/simulator.md
+	$(BIN)/python -m connector.devkit.reference configuration > docs/reference/configuration.md
+	$(BIN)/python -m connector.devkit.reference metrics > docs/reference/metrics.md
+	$(BIN)/python -m connector.devkit.reference simulator > docs/reference/simulator.md
 	$(BIN)/python -m connector.devkit.reference openapi > connector/web/page/openapi.json
 	$(BIN)/python deploy/grafana/generate.py
 	cd deploy && { printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: gex-connector\nspec:\n'; \
 		sed 's/^./  &/' prometheus/rules.yml; } > kubernetes/components/monitoring/prometheusrule.yaml
 
-runbooks: ## set the address of the runbooks in the alerts (URL=https://git.example.org/gex/docs/runbooks.md)
+site: install ## build the documentation site in build/site; a warning or a link to nowhere is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/site
+	@echo 'open build/site/index.html'
+
+runbooks: ## set the address of the runbooks in the alerts (URL=https://git.example.org/gex/docs/how-to/runbooks.md)
 	@test -n "$(URL)" || { echo 'set URL=https://...' >&2; exit 2; }
 	sed -i -E 's|(runbook_url: )[^#]*#|\1$(URL)#|' deploy/prometheus/rules.yml deploy/prometheus/tests/*.yml \
 		deploy/kubernetes/components/monitoring/prometheusrule.yaml
 
 lock: ## pin the packages of pyproject.toml (UPGRADE=--upgrade: newest versions)
-	$(LOCK) --all-extras --group test --group check --group bench --group build --group deploy pyproject.toml -o requirements/dev.txt $(UPGRADE)
+	$(LOCK) --all-extras --group test --group check --group bench --group build --group deploy --group docs pyproject.toml -o requirements/dev.txt $(UPGRADE)
 	$(LOCK) --extra registry --constraint requirements/dev.txt pyproject.toml -o requirements/run.txt
 	echo hatchling | $(LOCK) --constraint requirements/dev.txt - -o deploy/build.txt

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A fire drill: arms faults of the simulator one after another, and says what to look at.
-# docs/fire-drill.md has the set-up and the whole list.
+# docs/how-to/fire-drill.md has the set-up and the whole list.
 #
 #   sh examples/fire_drill.sh                       ten faults, each for 30 s
 #   PAUSE=100 sh examples/fire_drill.sh 503 hang    two of them, long enough for STALE

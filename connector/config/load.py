@@ -73,7 +73,7 @@ _LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     """Load the configuration from a TOML file (None: only defaults) and environment variables.
 
-    docs/configuration.md describes both.
+    docs/reference/configuration.md describes both.
 
     Raises:
         ConfigError: All faults at once, one line each: the key, the shape of its value, the

@@ -1,6 +1,6 @@
 """The options: their types, bounds, checks, defaults and meaning.
 
-docs/configuration.md is generated from this module (`make docs`).
+docs/reference/configuration.md is generated from this module (`make docs`).
 """
 
 from collections.abc import Mapping
@@ -336,7 +336,7 @@ class Kafka(Struct, frozen=True, kw_only=True):
         str | None,
         Option(
             "`module:function` that returns a token for `sasl.mechanism` OAUTHBEARER, as"
-            " Amazon MSK with IAM needs it ([example](operations.md#tokens)). Not for"
+            " Amazon MSK with IAM needs it ([example](../how-to/operations.md#tokens)). Not for"
             " `sasl.oauthbearer.method` `oidc`",
             check=_check_function,
         ),

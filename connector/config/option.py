@@ -36,8 +36,9 @@ _TYPE_NAMES: Final[dict[Any, str]] = {
 class Option:
     """The part of an annotation that Python's types cannot express.
 
-    `help` goes into docs/configuration.md. `check` takes a value of the right type and returns it
-    cleaned, or raises InvalidValue; for client settings it checks the name of each one.
+    `help` goes into docs/reference/configuration.md. `check` takes a value of the right type
+    and returns it cleaned, or raises InvalidValue. For client settings it checks the name of
+    each one.
     """
 
     help: str

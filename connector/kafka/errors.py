@@ -59,10 +59,12 @@ _CHECK_LISTENER: Final = (
     "the TLS handshake was not completed: connecting to a PLAINTEXT broker listener?"
 )
 _CHECK_TOPIC: Final = "check that the topic was not deleted"
-_GRANT_TOPIC: Final = "grant the missing right on the topic (README, Rights)"
-_GRANT_CLUSTER: Final = "grant the missing right on the cluster (README, Rights)"
-_GRANT_GROUP: Final = "grant READ on the group (README, Rights)"
-_GRANT_IDS: Final = "grant WRITE on the transactional ids (README, Rights)"
+_GRANT_TOPIC: Final = "grant the missing right on the topic (docs/reference/rights.md)"
+_GRANT_CLUSTER: Final = (
+    "grant the missing right on the cluster (docs/reference/rights.md)"
+)
+_GRANT_GROUP: Final = "grant READ on the group (docs/reference/rights.md)"
+_GRANT_IDS: Final = "grant WRITE on the transactional ids (docs/reference/rights.md)"
 _REMEDIES: Final = {
     ck.KafkaError.TOPIC_AUTHORIZATION_FAILED: _GRANT_TOPIC,
     ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED: _GRANT_CLUSTER,

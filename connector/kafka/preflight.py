@@ -287,4 +287,7 @@ def _missing_rights(topic: str, allowed: Collection[Any]) -> list[str]:
     missing = [
         operation.name for operation in _NEEDED_OPERATIONS if operation not in allowed
     ]
-    return [f"topic {topic}: {name} is missing (README, Rights)" for name in missing]
+    return [
+        f"topic {topic}: {name} is missing (docs/reference/rights.md)"
+        for name in missing
+    ]

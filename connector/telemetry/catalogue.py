@@ -1,6 +1,6 @@
 """Every metric: its name, type, labels and meaning. Data only.
 
-`metrics.py` builds the metrics from this list, and `docs/metrics.md` is generated from it.
+`metrics.py` builds the metrics from this list. `docs/reference/metrics.md` is generated from it.
 Durations are seconds, moments (`_timestamp_seconds`) seconds since the Unix epoch, and
 counts end in `_total`.
 """

@@ -55,7 +55,7 @@ _CLOCK_WARN_SECONDS: Final = 2
 _CLOCK_FAIL_SECONDS: Final = 300
 
 # Requests per minute and batch for a mean delay of 0.4 s, by the number of batches from
-# which they apply, largest first. Measured: docs/capacity.md.
+# which they apply, largest first. Measured: docs/explanation/capacity.md.
 _MEASURED_DELAY_SECONDS: Final = 0.4
 _MEASURED_REQUESTS: Final = {100: 2.4, 10: 8.4, 1: 16.0}
 
@@ -191,7 +191,7 @@ def _used_up(retry_after_seconds: float | None) -> str:
 
 
 def _check_quota(config: Config, answer: LevelsAnswer, report: Report) -> None:
-    """Compare the quota with the requests needed according to docs/capacity.md."""
+    """Compare the quota with the requests needed according to docs/explanation/capacity.md."""
     server = answer.rate_limit
     cap = config.upstream.max_requests_per_minute
     # The stricter one applies.

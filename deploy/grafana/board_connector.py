@@ -53,7 +53,7 @@ _HEALTH: Final = (
             "Start workers. The exit status and the last log line say why a worker"
             " ended."
         ),
-        see="runbooks.md#gexmetricsabsent",
+        see="how-to/runbooks.md#gexmetricsabsent",
         kind="stat",
         steps={0: RED, 1: GREEN},
     ),
@@ -63,7 +63,7 @@ _HEALTH: Final = (
         shows="Shards that no worker has open. Their symbols are not watched.",
         bad="Above 0 for more than a minute. A failover takes seconds.",
         do="Check Assignment below. The log says why a shard cannot be opened.",
-        see="runbooks.md#gexshardsnotowned",
+        see="how-to/runbooks.md#gexshardsnotowned",
         kind="stat",
         # Below 0 if two workers show a shard as theirs, as after a freeze.
         steps={-1e9: ORANGE, 0: GREEN, 1: RED},
@@ -86,7 +86,7 @@ _HEALTH: Final = (
             "Rotate a refused key: replace the content of `api_key_file`. No restart "
             "is needed. If plan or month is refused, another key does not help."
         ),
-        see="runbooks.md#gexkeyrefused",
+        see="how-to/runbooks.md#gexkeyrefused",
         kind="stat",
         values={0: ("accepted", GREEN), 1: ("refused", RED)},
     ),
@@ -97,7 +97,7 @@ _HEALTH: Final = (
         shows="Connected brokers, of the worker with the fewest connections.",
         bad="0: that worker cannot reach Kafka.",
         do="Restore Kafka. Do not restart the workers.",
-        see="operations.md#kafka-is-away",
+        see="how-to/operations.md#kafka-is-away",
         kind="stat",
         steps={0: RED, 1: GREEN},
     ),
@@ -115,7 +115,7 @@ _HEALTH: Final = (
             "refreshes late."
         ),
         do="Compare price and visibility lag below.",
-        see="runbooks.md#gexdetectiondelayburn",
+        see="how-to/runbooks.md#gexdetectiondelayburn",
         kind="stat",
         # Multiples of the target.
         steps={0: GREEN, 2: ORANGE, 4: RED},
@@ -131,7 +131,7 @@ _HEALTH: Final = (
         ),
         bad="Above a few seconds: consumers act on old levels.",
         do="Find out which part is slow: detection and publishing are both below.",
-        see="operations.md#budget",
+        see="how-to/operations.md#budget",
         kind="stat",
         steps={0: GREEN, 2: ORANGE, 5: RED},
     ),
@@ -146,7 +146,7 @@ _HEALTH: Final = (
             "exceeded."
         ),
         do="Get a larger plan, configure fewer symbols, or raise the target delay.",
-        see="runbooks.md#gexbudgetnearend",
+        see="how-to/runbooks.md#gexbudgetnearend",
         kind="stat",
         # Rates are estimates, so a budget that is used up shows a little less than 100 %.
         steps={0: GREEN, 0.8: ORANGE, 0.98: RED},
@@ -164,7 +164,7 @@ _HEALTH: Final = (
             "running."
         ),
         do="Check the row Kafka below.",
-        see="runbooks.md#gextransactionsaborted",
+        see="how-to/runbooks.md#gextransactionsaborted",
         kind="stat",
         steps={0: GREEN, 1: ORANGE, 10: RED},
         # `increase` extrapolates to fractions.
@@ -180,7 +180,7 @@ _HEALTH: Final = (
         ),
         bad="Rising: the API has changed its format.",
         do="Keep the records, and check for a new version of the connector.",
-        see="runbooks.md#gexquarantinegrowing",
+        see="how-to/runbooks.md#gexquarantinegrowing",
         kind="stat",
         steps={0: GREEN, 1: ORANGE, 10: RED},
         # `increase` extrapolates to fractions.
@@ -196,7 +196,7 @@ _HEALTH: Final = (
             "and the supervisor restarts it."
         ),
         do="Check Loops below for the worker, and keep its log.",
-        see="runbooks.md#gexworkerstuck",
+        see="how-to/runbooks.md#gexworkerstuck",
         kind="stat",
         # The liveness probe allows the poller 30 s.
         steps={0: GREEN, 30: ORANGE, 60: RED},
@@ -216,7 +216,7 @@ _HEALTH: Final = (
             " the API or the workers are down."
         ),
         do="The dashboard GEX levels shows the symbols.",
-        see="runbooks.md#gexfreshnessburn",
+        see="how-to/runbooks.md#gexfreshnessburn",
         # `stale_after_seconds`, unless a feed configures another value.
         steps={0: "transparent", 90: RED},
         width=HALF,
@@ -238,7 +238,7 @@ _HEALTH: Final = (
             "upstream asks."
         ),
         do="For each outcome see",
-        see="operations.md#the-api",
+        see="how-to/operations.md#the-api",
         kind="bars",
         width=HALF,
     ),
@@ -258,7 +258,7 @@ _DELAY: Final = (
         do=(
             "A high price points to the budget, a large visibility lag to the upstream."
         ),
-        see="runbooks.md#gexdetectiondelayburn",
+        see="how-to/runbooks.md#gexdetectiondelayburn",
         width=HALF,
     ),
     Panel(
@@ -267,7 +267,7 @@ _DELAY: Final = (
         unit=units.Seconds,
         bad="Above a few seconds.",
         do="Check its two parts: detection delay and publish duration.",
-        see="operations.md#budget",
+        see="how-to/operations.md#budget",
         width=HALF,
     ),
     Panel(
@@ -279,7 +279,7 @@ _DELAY: Final = (
             "its backlog now."
         ),
         do="Check transactions, round trips and producer queues below.",
-        see="runbooks.md#gexpublishslow",
+        see="how-to/runbooks.md#gexpublishslow",
         width=HALF,
     ),
     Panel(
@@ -293,7 +293,7 @@ _DELAY: Final = (
             "A lag far from 0: the upstream serves refreshes late, or a clock is wrong."
         ),
         do="Compare with the clock correction.",
-        see="operations.md#budget",
+        see="how-to/operations.md#budget",
         width=HALF,
     ),
 )
@@ -323,7 +323,7 @@ _UPSTREAM: Final = (
             "another key does not help), get a larger plan, configure "
             "fewer symbols, or raise the target delay."
         ),
-        see="runbooks.md#gexbudgetnearend",
+        see="how-to/runbooks.md#gexbudgetnearend",
         width=HALF,
     ),
     Panel(
@@ -334,7 +334,7 @@ _UPSTREAM: Final = (
             "Far above a few seconds: the budget, not the target, determines the delay."
         ),
         do="Get a larger plan, configure fewer symbols, or raise the target delay.",
-        see="operations.md#budget",
+        see="how-to/operations.md#budget",
         width=QUARTER,
     ),
     Panel(
@@ -346,7 +346,7 @@ _UPSTREAM: Final = (
         unit=units.Seconds,
         bad="Far from 0: one of the two clocks is wrong.",
         do="Check the worker's clock (NTP) first.",
-        see="runbooks.md#gexclockcorrectionlarge",
+        see="how-to/runbooks.md#gexclockcorrectionlarge",
         width=QUARTER,
     ),
     Panel(
@@ -362,7 +362,7 @@ _UPSTREAM: Final = (
         ),
         bad="Remaining reaches 0 before the month ends: polling stops.",
         do="Stop other programs of the user, or get a larger plan.",
-        see="runbooks.md#gexquotarunsout",
+        see="how-to/runbooks.md#gexquotarunsout",
         width=HALF,
     ),
     Panel(
@@ -380,7 +380,7 @@ _UPSTREAM: Final = (
         ),
         bad="The requests last for less than the month.",
         do="Stop other programs of the user, or get a larger plan.",
-        see="runbooks.md#gexquotarunsout",
+        see="how-to/runbooks.md#gexquotarunsout",
         width=HALF,
     ),
     Panel(
@@ -396,7 +396,7 @@ _UPSTREAM: Final = (
             "has stopped computing."
         ),
         do="Wait: after a start the search ends within a few minutes.",
-        see="operations.md#budget",
+        see="how-to/operations.md#budget",
         kind="bars",
     ),
     Panel(
@@ -405,7 +405,7 @@ _UPSTREAM: Final = (
         unit=units.Seconds,
         bad="Close to `upstream.timeout_seconds`: requests fail.",
         do="Check the network, then contact the vendor.",
-        see="operations.md#the-api",
+        see="how-to/operations.md#the-api",
     ),
     Panel(
         "Checks by result",
@@ -424,7 +424,7 @@ _UPSTREAM: Final = (
             "Missing: the upstream's cache is cold; wait, then contact the vendor."
             " Invalid: check the spelling."
         ),
-        see="runbooks.md#gexmissingburn",
+        see="how-to/runbooks.md#gexmissingburn",
     ),
     Panel(
         "Symbols by status",
@@ -432,7 +432,7 @@ _UPSTREAM: Final = (
         shows="Number of symbols with each status.",
         bad="Fewer symbols are LIVE than are configured.",
         do="The dashboard GEX levels shows which.",
-        see="operations.md#the-api",
+        see="how-to/operations.md#the-api",
         kind="bars",
         width=HALF,
     ),
@@ -462,7 +462,7 @@ _UPSTREAM: Final = (
             "Keep the records of the topic `quarantine`, and check for a new "
             "version of the connector."
         ),
-        see="runbooks.md#gexquarantinegrowing",
+        see="how-to/runbooks.md#gexquarantinegrowing",
         kind="bars",
         width=HALF,
     ),
@@ -475,7 +475,7 @@ _KAFKA: Final = (
         unit=units.OpsPerMinute,
         bad="Aborts that continue.",
         do='Search the log for "shard closed by an error"; it names the cause.',
-        see="runbooks.md#gextransactionsaborted",
+        see="how-to/runbooks.md#gextransactionsaborted",
         kind="bars",
     ),
     Panel(
@@ -483,7 +483,7 @@ _KAFKA: Final = (
         {"{{worker}}": "gex_kafka_queue_messages"},
         bad="Growing: Kafka is too slow or unreachable.",
         do="Check the brokers.",
-        see="operations.md#kafka-is-away",
+        see="how-to/operations.md#kafka-is-away",
     ),
     Panel(
         "Observations dropped",
@@ -497,7 +497,7 @@ _KAFKA: Final = (
             "older is harmless: the upstream served an older refresh after a newer"
             " one. For the others see"
         ),
-        see="runbooks.md#gexrecordsrefused",
+        see="how-to/runbooks.md#gexrecordsrefused",
         kind="bars",
     ),
     Panel(
@@ -506,14 +506,14 @@ _KAFKA: Final = (
         unit=units.Seconds,
         bad="Much longer than usual: publishing takes several round trips.",
         do="Check that broker and the network. Long polls count too.",
-        see="operations.md#kafka-is-away",
+        see="how-to/operations.md#kafka-is-away",
     ),
     Panel(
         "Connected brokers",
         {"{{worker}}": "gex_kafka_brokers_up"},
         bad="0: this worker cannot reach Kafka.",
         do="Restore Kafka. Do not restart the worker.",
-        see="operations.md#kafka-is-away",
+        see="how-to/operations.md#kafka-is-away",
     ),
     Panel(
         "Topics with a fault",
@@ -521,7 +521,7 @@ _KAFKA: Final = (
         shows="Topics of the connector that are gone or do not fit. Empty if all is well.",
         bad="Any topic: nothing may be published, or a restart may fail.",
         do='Search the log for "topics are gone" and "a topic does not fit".',
-        see="operations.md#a-topic-is-gone",
+        see="how-to/operations.md#a-topic-is-gone",
         kind="bars",
     ),
     Panel(
@@ -530,7 +530,7 @@ _KAFKA: Final = (
         shows="Workers that have left the group because of their clock. Empty if all is well.",
         bad="Any worker: it cannot take over if another one fails.",
         do="Correct the clock of its machine (NTP). It then joins by itself.",
-        see="runbooks.md#gexclockwrong",
+        see="how-to/runbooks.md#gexclockwrong",
         kind="bars",
     ),
     Panel(
@@ -539,7 +539,7 @@ _KAFKA: Final = (
         shows="Partitions in which a transaction stays open. Empty if all is well.",
         bad="Any topic: consumers cannot read what is published after it began.",
         do='Search the log for "consumers cannot read new records"; it has the command.',
-        see="runbooks.md#gexeventsheldback",
+        see="how-to/runbooks.md#gexeventsheldback",
         kind="bars",
     ),
     Panel(
@@ -553,9 +553,9 @@ _KAFKA: Final = (
         bad="A code that keeps coming back, or one about authorization.",
         do=(
             "_TRANSPORT, _ALL_BROKERS_DOWN: Kafka is unreachable. Authorization: a"
-            " right is missing (README, Rights)."
+            " right is missing (docs/reference/rights.md)."
         ),
-        see="operations.md#kafka-is-away",
+        see="how-to/operations.md#kafka-is-away",
         kind="bars",
     ),
 )
@@ -577,7 +577,7 @@ _SHARDS: Final = (
             'Search the log for "shard closed by an error"; it names the cause and'
             " the next try."
         ),
-        see="runbooks.md#gexshardsnotowned",
+        see="how-to/runbooks.md#gexshardsnotowned",
         kind="states",
         values={0: ("opening", ORANGE), 1: ("open", GREEN)},
         width=HALF,
@@ -595,7 +595,7 @@ _SHARDS: Final = (
         ),
         bad="Owned below all for more than a minute: some symbols are not watched.",
         do="Start a worker. If one is running, check why a shard cannot be opened.",
-        see="runbooks.md#gexshardsnotowned",
+        see="how-to/runbooks.md#gexshardsnotowned",
         width=HALF,
     ),
     Panel(
@@ -608,7 +608,7 @@ _SHARDS: Final = (
             "Stop one fleet, or give it its own `topic_prefix`. Once after a "
             "freeze is harmless."
         ),
-        see="runbooks.md#gexanotherfleet",
+        see="how-to/runbooks.md#gexanotherfleet",
         kind="bars",
     ),
     Panel(
@@ -626,7 +626,7 @@ _SHARDS: Final = (
             "Compare the records read: many more than symbols mean that compaction"
             " lags."
         ),
-        see="operations.md#fail-over",
+        see="how-to/operations.md#fail-over",
     ),
     Panel(
         "Records read in a restore",
@@ -635,7 +635,7 @@ _SHARDS: Final = (
         },
         bad="Many more than the shard has symbols: compaction lags.",
         do="Check the log cleaner of the brokers.",
-        see="operations.md#fail-over",
+        see="how-to/operations.md#fail-over",
     ),
     Panel(
         "Records of other programs",
@@ -643,7 +643,7 @@ _SHARDS: Final = (
         shows="Keys of `current` whose last record was not the connector's.",
         bad="Above 0: something else writes to the topics. Workers skip it.",
         do="Stop that program, and remove the keys that are not symbols.",
-        see="operations.md#stray-records",
+        see="how-to/operations.md#stray-records",
     ),
     Panel(
         "Symbols of feeds that are not configured",
@@ -651,7 +651,7 @@ _SHARDS: Final = (
         shows="Symbols that are not REMOVED although no configuration has their feed.",
         bad="For more than some minutes: workers have different configurations.",
         do="Restart the workers that still have the feed.",
-        see="operations.md#feeds",
+        see="how-to/operations.md#feeds",
     ),
 )
 
@@ -663,7 +663,7 @@ _PROCESS: Final = (
         shows="Resident memory of each worker.",
         bad="Growing for hours. It stays flat even while Kafka is unreachable.",
         do="Restart the worker, and report it with its log.",
-        see="operations.md#kafka-is-away",
+        see="how-to/operations.md#kafka-is-away",
         width=5,
     ),
     Panel(
@@ -673,7 +673,7 @@ _PROCESS: Final = (
         shows="CPU of each worker; 100 % is one core.",
         bad="Close to 100 %: checks are late.",
         do="Use more shards and workers.",
-        see="capacity.md#limits-found",
+        see="explanation/capacity.md#limits-found",
         width=5,
     ),
     Panel(
@@ -690,7 +690,7 @@ _PROCESS: Final = (
             "Keep the worker's log. Its probe `/health/live` fails, and the "
             "supervisor restarts it."
         ),
-        see="runbooks.md#gexworkerstuck",
+        see="how-to/runbooks.md#gexworkerstuck",
         # Twice the poller's limit: the supervisor should have restarted the worker.
         steps={0: "transparent", 60: RED},
         width=6,
@@ -701,7 +701,7 @@ _PROCESS: Final = (
         unit=units.EventsPerMinute,
         bad="Above 0: nobody reads the worker's standard error.",
         do="Check the program that collects the log.",
-        see="runbooks.md#gexloglinesdropped",
+        see="how-to/runbooks.md#gexloglinesdropped",
         width=4,
     ),
     Panel(
@@ -717,7 +717,7 @@ _PROCESS: Final = (
             "that is 1: see the runbook of GexUpstreamBreakingRelease."
         ),
         do="Finish the update. For versions that may run together see",
-        see="operations.md#changes-and-upgrades",
+        see="how-to/operations.md#changes-and-upgrades",
         kind="stat",
         steps={0: BLUE},
         width=4,

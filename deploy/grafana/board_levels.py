@@ -73,7 +73,7 @@ _OVERVIEW: Final = (
         do=(
             "Check workers, key and requests by outcome on the dashboard GEX connector."
         ),
-        see="operations.md#the-api",
+        see="how-to/operations.md#the-api",
         kind="stat",
         # Silence of 90 s makes levels stale, even if the upstream still computes them.
         steps={0: GREEN, 90: ORANGE, 120: RED},
@@ -88,7 +88,7 @@ _OVERVIEW: Final = (
             "Below zero for long: the schedule has stalled, or the budget is used up."
         ),
         do="Check budget and loops on the dashboard GEX connector.",
-        see="operations.md#budget",
+        see="how-to/operations.md#budget",
         kind="stat",
         # A check that is due may wait a few seconds for the budget.
         steps={-1e9: RED, -60: ORANGE, -5: BLUE},
@@ -104,7 +104,7 @@ _OVERVIEW: Final = (
             "change is ignored."
         ),
         do="Check `ignore` and `thresholds` of the feed.",
-        see="configuration.md#feeds",
+        see="reference/configuration.md#feeds",
         kind="stat",
         steps={0: BLUE},
         decimals=0,
@@ -117,7 +117,7 @@ _OVERVIEW: Final = (
         ),
         bad="More than a few.",
         do="Check below which symbols are affected, when and for how long.",
-        see="operations.md#the-api",
+        see="how-to/operations.md#the-api",
         kind="stat",
         steps={0: GREEN, 1: ORANGE, 20: RED},
         # `increase` extrapolates to fractions.
@@ -156,9 +156,9 @@ _OVERVIEW: Final = (
             " on the levels."
         ),
         do=(
-            "The README explains what each status means to a consumer. For remedies see"
+            "docs/how-to/consume.md explains what each status means to a consumer. For remedies see"
         ),
-        see="operations.md#the-api",
+        see="how-to/operations.md#the-api",
         unit=units.LocaleFormat,
         decimals=5,
         kind="table",
@@ -179,7 +179,7 @@ _OVERVIEW: Final = (
             "INVALID: check the spelling; the API may no longer offer the symbol. "
             "For the other statuses see"
         ),
-        see="operations.md#the-api",
+        see="how-to/operations.md#the-api",
         kind="states",
         values=STATUSES,
         width=HALF,
@@ -200,7 +200,7 @@ _OVERVIEW: Final = (
             "If all lines climb, check the API and the workers. If one line "
             "climbs, contact the vendor."
         ),
-        see="runbooks.md#gexfreshnessburn",
+        see="how-to/runbooks.md#gexfreshnessburn",
         # `stale_after_seconds`, unless the feed configures another value.
         steps={0: "transparent", 90: RED},
         width=HALF,
@@ -227,7 +227,7 @@ _HISTORY: Final = (
             "market."
         ),
         do="Wait, or ask for `std` if the fallback lasts.",
-        see="runbooks.md#gexpositioningfallback",
+        see="how-to/runbooks.md#gexpositioningfallback",
         kind="bars",
         width=HALF,
     ),
@@ -246,7 +246,7 @@ _HISTORY: Final = (
             "The panel Status shows the symbols; `gex-connector watch` shows the "
             "events."
         ),
-        see="operations.md#the-api",
+        see="how-to/operations.md#the-api",
         kind="bars",
         width=HALF,
     ),
@@ -263,7 +263,7 @@ _HISTORY: Final = (
             "schedule has stalled."
         ),
         do="Check the budget on the dashboard GEX connector.",
-        see="operations.md#budget",
+        see="how-to/operations.md#budget",
         width=HALF,
     ),
 )
@@ -282,7 +282,7 @@ _LEVELS_OF_EACH_SYMBOL: Final = (
             "A gap: the symbol has no levels (MISSING, INVALID), or no worker owns it."
         ),
         do="Check the panel Status.",
-        see="operations.md#the-api",
+        see="how-to/operations.md#the-api",
         width=HALF,
         height=10,
         unit=units.LocaleFormat,

@@ -175,7 +175,7 @@ LIVE: Final = Panel(
         "If all symbols are affected, check the API and the key. If it is one symbol, "
         "check its spelling."
     ),
-    see="runbooks.md#gexnolivesymbol",
+    see="how-to/runbooks.md#gexnolivesymbol",
     kind="stat",
     steps={0: RED, 0.9: ORANGE, 1: GREEN},
 )
@@ -186,7 +186,7 @@ OLDEST: Final = Panel(
     shows="Time since the upstream computed the oldest levels of any symbol.",
     bad="Above `stale_after_seconds` (90): the connector publishes STALE.",
     do="Check the age of each symbol. The upstream computes levels about every 30 s.",
-    see="runbooks.md#gexfreshnessburn",
+    see="how-to/runbooks.md#gexfreshnessburn",
     kind="stat",
     # Two periods of the upstream, and the default of `stale_after_seconds`.
     steps={0: GREEN, 60: ORANGE, 90: RED},

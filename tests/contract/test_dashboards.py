@@ -19,6 +19,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models import units
 
 from connector.telemetry.catalogue import METRICS, Metric
+from tests.support.markdown import anchors
 
 with warnings.catch_warnings():
     # The SDK prefers the next schema, which only Grafana 12 reads.
@@ -350,16 +351,6 @@ def test_every_section_that_a_panel_links_to_exists() -> None:
     assert len(links) > 5
     for page, anchor in links:
         assert anchor in anchors(DOCS / page), f"{page}#{anchor}"
-
-
-def anchors(page: Path) -> set[str]:
-    """Return the anchors that GitHub makes of a page's headings."""
-    text = page.read_text("utf-8")
-    found = set()
-    for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
-        words = re.sub(r"[^\w -]", "", heading)
-        found.add(words.lower().replace(" ", "-"))
-    return found
 
 
 # XX stands for gex: test_metric_names.py searches this file too.

@@ -35,10 +35,10 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "config.toml"
 VARIABLES = {"GEX_UPSTREAM__API_KEY": "demo-key"}
 FILES = {
-    "configuration": "docs/configuration.md",
-    "metrics": "docs/metrics.md",
+    "configuration": "docs/reference/configuration.md",
+    "metrics": "docs/reference/metrics.md",
     "openapi": "connector/web/page/openapi.json",
-    "simulator": "docs/simulator.md",
+    "simulator": "docs/reference/simulator.md",
 }
 
 
@@ -151,7 +151,7 @@ def test_the_page_of_the_simulator_describes_every_setting_and_every_fault() -> 
         assert " " in description, name
 
 
-FIRE_DRILL = ROOT / "docs" / "fire-drill.md"
+FIRE_DRILL = ROOT / "docs" / "how-to" / "fire-drill.md"
 FIRE_DRILL_SCRIPT = ROOT / "examples" / "fire_drill.sh"
 
 
@@ -176,7 +176,7 @@ def test_the_fire_drill_quotes_messages_and_alerts_that_exist() -> None:
     code = "".join(
         path.read_text("utf-8") for path in (ROOT / "connector").rglob("*.py")
     )
-    operations = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    operations = (ROOT / "docs" / "how-to" / "operations.md").read_text("utf-8")
     rules = (ROOT / "deploy" / "prometheus" / "rules.yml").read_text("utf-8")
 
     for quoted in re.findall(r'"([^"`]+)"', re.sub(r"`[^`]*`", "", prose)):

@@ -18,15 +18,15 @@ yaml: Any = importlib.import_module("yaml")  # PyYAML has no types
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
-RUNBOOKS = ROOT / "docs" / "runbooks.md"
+RUNBOOKS = ROOT / "docs" / "how-to" / "runbooks.md"
 # A site sets its own: `make runbooks`.
-RUNBOOKS_URL = "https://example.com/gex-levels-connector/docs/runbooks.md"
+RUNBOOKS_URL = "https://example.com/gex-levels-connector/docs/how-to/runbooks.md"
 FILES_WITH_RUNBOOKS = [
     PROMETHEUS / "rules.yml",
     *sorted(PROMETHEUS.glob("tests/*.yml")),
     ROOT / "deploy/kubernetes/components/monitoring/prometheusrule.yaml",
 ]
-OPERATIONS = ROOT / "docs" / "operations.md"
+OPERATIONS = ROOT / "docs" / "how-to" / "operations.md"
 
 
 def read(path: Path) -> Any:
@@ -260,7 +260,7 @@ def test_the_address_of_the_runbooks_is_set_for_all_alerts_at_once(
         target = copy / path.relative_to(ROOT / "deploy")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    address = "https://git.example.org/gex/docs/runbooks.md"
+    address = "https://git.example.org/gex/docs/how-to/runbooks.md"
 
     # Twice, since an address may change again.
     for url in ("https://elsewhere.example.org/x.md", address):

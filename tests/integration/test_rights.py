@@ -1,6 +1,6 @@
 """A worker on a broker with authentication and ACLs.
 
-With the rights of the README it publishes. With one right fewer it does not start.
+With the rights of docs/reference/rights.md it publishes. With one right fewer it does not start.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def test_one_right_fewer_ends_the_start_and_names_the_remedy(
     grant(guarded, names, others)
     with start_worker(variables, wait_ready=False) as worker:
         assert worker.wait() == 3, worker.log()
-        assert "README, Rights" in worker.log()
+        assert "docs/reference/rights.md" in worker.log()
         assert "Traceback" not in worker.log()
 
 
@@ -176,7 +176,7 @@ def test_a_certificate_without_rights_opens_nothing(
     settings = {**variables, **guarded.by_certificate()}
     with start_worker(settings, wait_ready=False) as worker:
         assert worker.wait() == 3, worker.log()
-        assert "README, Rights" in worker.log()
+        assert "docs/reference/rights.md" in worker.log()
 
 
 def test_a_topic_that_may_not_be_described_is_not_taken_for_an_absent_one(
@@ -190,7 +190,7 @@ def test_a_topic_that_may_not_be_described_is_not_taken_for_an_absent_one(
             settings[name.removeprefix(CLIENT).lower().replace("_", ".")] = value
     kafka = Kafka(bootstrap_servers=guarded.mutual, client=ClientSettings(settings))
     reader = Reader(Clients(kafka))
-    with pytest.raises(AccessDenied, match="README, Rights"):
+    with pytest.raises(AccessDenied, match=r"docs/reference/rights\.md"):
         reader.partition_count(Topics(names.topic_prefix).changes("all"))
     reader.close()
 

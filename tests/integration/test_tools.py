@@ -437,7 +437,7 @@ def test_check_names_each_missing_right_and_does_not_fence_a_worker(
             code, printed = run_tool("check", variables=variables)
             assert code == 3, (right, printed)
             assert items(printed, "FAIL") == {"rights"}, (right, printed)
-            assert "README, Rights" in printed
+            assert "docs/reference/rights.md" in printed
 
 
 def wait_for_another_event(kafka: LocalKafka, names: Names, worker: Program) -> None:

@@ -1,6 +1,6 @@
 """Draw dashboards from their queries' results, about as Grafana does.
 
-The pictures of docs/dashboards:
+The pictures of docs/images/dashboards:
 
 `python -m tests.system.pictures calm FOLDER` draws both dashboards as they open, after an
 hour in which all is well.

@@ -202,7 +202,7 @@ ON_SYSTEMD = pytest.mark.parametrize("built", [WITH_SYSTEMD], indirect=True)
 
 @pytest.fixture
 def installed(built: Built) -> Iterator[Installed]:
-    """Install the unit as docs/deploy.md does."""
+    """Install the unit as docs/how-to/deploy.md does."""
     files = built.containers.files()
     units = files / "etc" / "systemd" / "system"
     (units / UNIT.name).write_text(UNIT.read_text())

@@ -1,4 +1,4 @@
-"""Write `docs/configuration.md` from the configuration structs."""
+"""Write `docs/reference/configuration.md` from the configuration structs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TABLE_HEAD: Final = """\
 
 
 def configuration_reference() -> str:
-    """Return the content of `docs/configuration.md`."""
+    """Return the content of `docs/reference/configuration.md`."""
     parts = [_INTRODUCTION]
     parts += [_table(name, struct) for name, struct in TABLES.items()]
     parts.append(_paths())

@@ -1,4 +1,4 @@
-"""Write `docs/metrics.md` from the metric catalogue."""
+"""Write `docs/reference/metrics.md` from the metric catalogue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Prometheus client library.
 
 
 def metrics_reference() -> str:
-    """Return the content of `docs/metrics.md`."""
+    """Return the content of `docs/reference/metrics.md`."""
     rows = map(_row, METRICS)
     return _INTRODUCTION + "".join(rows)
 

@@ -1,4 +1,4 @@
-"""Write `docs/simulator.md` from the simulator's settings, plans and faults."""
+"""Write `docs/reference/simulator.md` from the simulator's settings, plans and faults."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ curl -d '{"requests": 9990, "budget": "month"}' http://127.0.0.1:8080/_control/s
 ```
 
 `set`, `faults` and `spend` answer with what `stats` shows. The simulator logs each request with status, duration and the faults
-that struck it, and each order of `/_control`; `--quiet` leaves that out. [The fire drill](fire-drill.md) shows what a worker makes
+that struck it, and each order of `/_control`; `--quiet` leaves that out. [The fire drill](../how-to/fire-drill.md) shows what a worker makes
 of the faults.
 
 ## Plans
@@ -82,7 +82,7 @@ their entries) and `endpoint` (default `levels`). In the file of `--script`, eac
 
 
 def simulator_reference() -> str:
-    """Return the content of `docs/simulator.md`."""
+    """Return the content of `docs/reference/simulator.md`."""
     parts = [_INTRODUCTION, _plans(), _settings(), _faults()]
     return "\n\n".join(parts) + "\n"
 

@@ -53,7 +53,8 @@ Each one also takes for_seconds, count, probability, symbols and endpoint. Arm, 
   curl -d '{{"fault": "503", "for_seconds": 90}}' http://{0}/_control/faults
   curl http://{0}/_control/stats
   curl -X DELETE http://{0}/_control/faults
-docs/simulator.md has the other orders, and docs/fire-drill.md what a worker makes of faults.
+docs/reference/simulator.md has the other orders.
+docs/how-to/fire-drill.md says what a worker makes of faults.
 """
 
 
@@ -96,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="changes",
         metavar="NAME=VALUE",
-        help="any other setting (docs/simulator.md), as JSON or text; repeatable",
+        help="any other setting (docs/reference/simulator.md), as JSON or text; repeatable",
     )
     for setting, (option, kind, about) in OPTIONS.items():
         parser.add_argument(

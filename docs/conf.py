@@ -1,0 +1,31 @@
+"""The documentation site: Sphinx with MyST (Markdown) and Furo. `make site` builds it."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+VERSION = (ROOT / "connector" / "__init__.py").read_text("utf-8")
+
+project = "gex-levels-connector"
+author = "The gex-levels-connector contributors"
+project_copyright = author
+release = re.search(r'__version__ = "(.+)"', VERSION)[1]
+
+extensions = ["myst_parser"]
+# A link to a heading uses the anchor that forges such as GitHub make of it.
+myst_heading_anchors = 4
+myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist"]
+# `make site` turns warnings into errors, so a link to a missing page or heading fails.
+nitpicky = True
+# Some output in code blocks looks like a language that it is not.
+highlight_language = "text"
+
+html_theme = "furo"
+html_title = f"gex-levels-connector {release}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_theme_options = {"top_of_page_buttons": []}
+html_copy_source = False
+html_show_sphinx = False
+# Smart quotes would change what a reader copies.
+smartquotes = False
