@@ -232,7 +232,7 @@ def _run(options: argparse.Namespace) -> int:
 
 async def _work(config: Config, log_level: str) -> int:
     # Kafka and HTTP clients take a while to import; tools that need neither do not wait.
-    from connector.app import run_worker  # noqa: PLC0415 -- as above
+    from connector.app.worker import run_worker  # noqa: PLC0415 -- as above
     from connector.runtime.supervisor import Supervisor  # noqa: PLC0415 -- as above
     from connector.upstream.api_key import ApiKey  # noqa: PLC0415 -- as above
 

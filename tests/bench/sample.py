@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from connector.app import rules_of
+from connector.app.rules import rules_of
 from connector.config.model import Feed
 from connector.core.decode import decode_response
 from connector.core.entry import decode_entry

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from connector import app
+from connector.app import parts
 from connector.cli import main
 from connector.upstream.budget import Month
 from connector.upstream.budget.month import Period
@@ -53,6 +53,6 @@ if __name__ == "__main__":
     start, length = os.environ[VARIABLE].split()
     months = ShortMonths(float(start), float(length))
     # Fail if the worker gets its month elsewhere by now: an assignment would go unnoticed.
-    assert app.Month is Month
-    vars(app)["Month"] = partial(Month, period_of=months.period_of)
+    assert parts.Month is Month
+    vars(parts)["Month"] = partial(Month, period_of=months.period_of)
     main()

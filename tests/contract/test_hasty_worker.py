@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from connector import app
+from connector.app import looks, parts
 from connector.core.decode import Quota
 from tests.support.hasty_worker import short_months_and_days
 
@@ -12,15 +12,15 @@ MONTH_SECONDS = 3 * 3600
 
 
 def test_months_are_short_where_a_worker_gets_them_and_real_ones_are_back() -> None:
-    before = app.Month, app.DailyLook
+    before = parts.Month, looks.DailyLook
 
     with short_months_and_days():
-        month = app.Month(None)
+        month = parts.Month(None)
         now = time.monotonic()
         month.learn(Quota(100, 0, 100, None), 0, time.time(), now)
         resets_at = month.figures(now).resets_at
-        assert app.DailyLook is not before[1]
+        assert looks.DailyLook is not before[1]
 
     assert resets_at is not None
     assert resets_at - time.time() < MONTH_SECONDS
-    assert (app.Month, app.DailyLook) == before
+    assert (parts.Month, looks.DailyLook) == before

@@ -14,7 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from unittest.mock import patch
 
-from connector import app, cli
+from connector import cli
+from connector.app import looks, parts
 from connector.kafka import orphans
 from connector.runtime import held_back, orphaned_feeds, topic_look
 from connector.runtime.daily_look import DailyLook
@@ -47,18 +48,18 @@ def short_months_and_days() -> Iterator[None]:
     month = Period(starts_at, starts_at + _MONTH_SECONDS)
     with ExitStack() as stack:
         # Fails if a worker gets its month or its look elsewhere by now.
-        for original, shorter in (
-            (Month, partial(Month, period_of=lambda *_: month)),
-            (DailyLook, partial(DailyLook, sleep=_sleep)),
+        for module, original, shorter in (
+            (parts, Month, partial(Month, period_of=lambda *_: month)),
+            (looks, DailyLook, partial(DailyLook, sleep=_sleep)),
         ):
-            assert vars(app)[original.__name__] is original
-            stack.enter_context(patch.object(app, original.__name__, shorter))
+            assert vars(module)[original.__name__] is original
+            stack.enter_context(patch.object(module, original.__name__, shorter))
         # `patch` fails if there is no such name any more.
         for module, name, seconds in (
             (orphans, "IDLE_SECONDS", _IDLE_SECONDS),
             (orphaned_feeds, "_FIRST_LOOK_SECONDS", _LOOK_SECONDS),
             (orphaned_feeds, "_LOOK_SECONDS", _LOOK_SECONDS),
-            (app, "PATIENCE_SECONDS", _TRANSACTION_SECONDS),
+            (looks, "PATIENCE_SECONDS", _TRANSACTION_SECONDS),
             (held_back, "_LOOK_INTERVAL_SECONDS", _LOOK_SECONDS),
             (topic_look, "_INTERVAL_SECONDS", _LOOK_SECONDS),
         ):

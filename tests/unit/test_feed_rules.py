@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from connector.app import rules_of
+from connector.app.rules import rules_of
 from connector.config.model import Feed
 
 FEED = Feed(

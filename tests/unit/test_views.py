@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confluent_kafka import KafkaError
 
-from connector.app import rules_of
+from connector.app.rules import rules_of
 from connector.config.load import load
 from connector.core.model import MICROS, Source
 from connector.errors import (

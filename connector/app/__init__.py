@@ -1,0 +1,1 @@
+"""Build a worker from a configuration, and let it work."""
