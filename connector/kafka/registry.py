@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import fastavro.schema
@@ -68,23 +69,31 @@ class Registry:
         self._learn_versions(subject)
 
     def has_schema(self, topic: str, name: str) -> bool:
-        """Return True if schema `name` is registered, False if it would fit.
+        """Return True if schema `name` is registered, False if we can register it.
 
-        Raises SetupError if it would not fit, and as `prepare` does.
+        Raises SetupError if it would not fit, AccessDenied without the right to register
+        it, and as `prepare` does.
         """
         subject, definition = f"{topic}-value", schema(name)
         if self._client.find(subject, definition) is not None:
             return True
-        if not self._client.fits(subject, definition):
-            raise SetupError(f"{subject}: {INCOMPATIBLE}")
+        # A worker registers without asking, so it does not need the right to ask.
+        with suppress(AccessDenied):
+            if not self._client.fits(subject, definition):
+                raise SetupError(f"{subject}: {INCOMPATIBLE}")
+        self._client.require_right_to_register(subject)
         return False
 
     def has_subject(self, topic: str) -> bool:
-        """Return True if any schema of a topic's values is registered.
+        """Return True if any schema of a topic's values is known to be registered.
 
         Raises as `prepare` does.
         """
-        return bool(self._client.versions(f"{topic}-value"))
+        try:
+            return bool(self._client.versions(f"{topic}-value"))
+        except AccessDenied:
+            # No worker needs the right to list them.
+            return False
 
     def compatibility(self) -> str | None:
         """Return the level of subjects without a level of their own.

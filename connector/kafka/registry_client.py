@@ -43,6 +43,12 @@ _SERVER_ERROR: Final = 500
 _UNAUTHORIZED: Final = 401
 _FORBIDDEN: Final = 403
 
+# The registry's own code for a subject that may only be read.
+_READ_ONLY: Final = 42_205
+# Statuses of a registry that has read the schema, and refuses it as invalid.
+_INVALID: Final = (400, 422)
+_NO_SCHEMA: Final = "gex-connector check: not a schema"
+
 # The registry's own codes for a subject, version or schema that it does not have. A wrong
 # path and a gateway without a backend answer 404 as well, but not with these.
 _NOT_FOUND: Final = range(40_400, 40_500)
@@ -107,6 +113,25 @@ class RegistryClient:
         """Register a schema, and return its id. Raises SetupError if it does not fit."""
         with self._checked(subject):
             return _id(self._client.register_schema(subject, _avro(schema)))
+
+    def require_right_to_register(self, subject: str) -> None:
+        """Raise AccessDenied if we may not register a schema. Registers nothing.
+
+        The registry looks at our rights before it refuses a text that is no schema. Raises
+        SetupError if it takes the text.
+        """
+        with self._checked(subject):
+            try:
+                schema = RegistrySchema(_NO_SCHEMA, "AVRO")
+                _id(self._client.register_schema(subject, schema))
+            except SchemaRegistryError as error:
+                if not _is_invalid(error):
+                    raise
+                return
+        raise SetupError(
+            f"{subject}: the schema registry accepts a text that is not a schema: delete "
+            "the version with that text, and use a registry that validates schemas"
+        )
 
     def fits(self, subject: str, schema: object) -> bool:
         """Return True if a schema could be registered."""
@@ -215,6 +240,12 @@ def _is_not_found(error: SchemaRegistryError) -> bool:
     return error.error_code in _NOT_FOUND
 
 
+def _is_invalid(error: SchemaRegistryError) -> bool:
+    """Return True if the registry would take a schema, but not this one."""
+    is_read_only = error.error_code == _READ_ONLY
+    return error.http_status_code in _INVALID and not is_read_only
+
+
 def _translate(error: SchemaRegistryError, action: str) -> KafkaError:
     status = error.http_status_code
     reason = _short(error.error_message)
@@ -228,6 +259,11 @@ def _translate(error: SchemaRegistryError, action: str) -> KafkaError:
         return AccessDenied(
             f"{action}: the schema registry refuses us ({status}): {reason}; "
             "check schema_registry.client, and our rights in the registry"
+        )
+    if code == _READ_ONLY:
+        return AccessDenied(
+            f"{action}: the schema registry can only be read: {reason}; set its mode, or "
+            "that of the subject, to READWRITE"
         )
     if status == _CONFLICT and is_from_the_registry:
         return SetupError(f"{action}: {INCOMPATIBLE} (registry: {reason})")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 DENIED = Answer(403, b'{"error_code":40301,"message":"denied"}', JSON)
+READ_ONLY = Answer(422, b'{"error_code":42205,"message":"read-only mode"}', JSON)
 NOT_SET = Answer(404, b'{"error_code":40408,"message":"not set"}', JSON)
 UNAUTHORIZED = Answer(401, b"<html>Who are you?</html>")
 SHORT_START = {"GEX_KAFKA__START_TIMEOUT_SECONDS": "2"}
@@ -294,6 +295,47 @@ def test_check_passes_if_only_the_compatibility_is_not_told(
 
     assert code == 0, printed
     assert "compatibility unknown (the registry does not tell us)" in printed
+
+
+@pytest.mark.parametrize(
+    ("answer", "remedy"),
+    [(DENIED, "our rights in the registry"), (READ_ONLY, "to READWRITE")],
+    ids=["no right to write", "a registry that can only be read"],
+)
+def test_check_fails_as_a_worker_does_if_no_schema_can_be_registered(
+    front: RegistryFront,
+    names: Names,
+    variables: Variables,
+    answer: Answer,
+    remedy: str,
+) -> None:
+    changes = f"{names.topic_prefix}.all.changes-value"
+    front.answers = {f"POST /subjects/{changes}/versions": answer}
+
+    code, printed = run_tool("check", variables=variables)
+
+    assert code == 3, printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("FAIL")]
+    assert line.startswith(f"FAIL  registry       {changes}: ")
+    assert remedy in line
+    with start_worker({**variables, **SHORT_START}, wait_ready=False) as worker:
+        assert worker.wait() == 3, worker.log()
+        assert remedy in worker.log()
+
+
+def test_check_passes_without_the_rights_that_no_worker_needs(
+    front: RegistryFront, framing: Registry, names: Names, variables: Variables
+) -> None:
+    front.answers = dict.fromkeys(("GET", "POST /compatibility"), DENIED)
+
+    code, printed = run_tool("check", variables=variables)
+
+    assert code == 0, printed
+    changes = f"{names.topic_prefix}.all.changes"
+    assert f"{changes}-value will be registered" in printed
+    # Trying to register has left nothing behind.
+    front.answers = {}
+    assert not framing.has_subject(changes)
 
 
 def test_check_fails_if_the_registry_refuses_us(
