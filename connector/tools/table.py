@@ -6,10 +6,13 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from connector.config.secrets import printable
-from connector.core.model import MICROS, Levels, State
+from connector.core.model import MICROS, Levels, State, Status
 from connector.kafka.events import BEGINNING, END, Strays
 from connector.tools.text import describe, format_price, wants_colour
 
@@ -49,10 +52,29 @@ _HEADER: Final = (
     "EVENT",
     "LAST CHANGE",
 )
-_ROW_FORMAT: Final = (
-    "{:<14}  {:<8}  {:<6}  {:>11}  {:>11}  {:>11}  {:>11}  {:>7}  {:>8}  {}"
-)
+# Format of each column, as in the format strings of Python.
+_COLUMNS: Final = ("<14", "<8", "<6", ">11", ">11", ">11", ">11", ">7", ">8", "")
+_GAP: Final = "  "
 _STATUS_COLUMN: Final = 1
+_AGE_COLUMN: Final = 7
+
+# Levels are late after two usual refreshes, as on the status page. After four they would long
+# be STALE if a connector was running with the defaults: 90 s, with a refresh every 30 s.
+_LATE_PERIODS: Final = 2
+_SILENT_PERIODS: Final = 4
+# Used until a state holds two refreshes: the API computes levels about every 30 s.
+_ASSUMED_PERIOD_SECONDS: Final = 30.0
+
+
+class _Age(Enum):
+    """The age of levels, compared with the usual time between two refreshes."""
+
+    USUAL = auto()
+    LATE = auto()
+    SILENT = auto()
+
+
+_AGE_COLOURS: Final = {_Age.LATE: _YELLOW, _Age.SILENT: _RED}
 
 
 @dataclass(slots=True)
@@ -109,6 +131,7 @@ class Table:
         """Return the header and the rows that fit, coloured. `now` is in microseconds."""
         several_feeds = len(self._log.feeds) > 1
         rows = []
+        silent = 0
         for (feed, symbol), row in sorted(self._rows.items()):
             # An event can be read before the first state of its symbol.
             if row.state is None:
@@ -116,12 +139,18 @@ class Table:
             kind = None if row.event is None else row.event.kind
             if self._wanted.matches(symbol, kind, row.state.status):
                 name = f"{feed}/{symbol}" if several_feeds else symbol
-                rows.append(_cells(name, row.state, row.event, now))
+                age = _age(row.state, now)
+                silent += age is _Age.SILENT
+                cells = _cells(name, row.state, row.event, now)
+                rows.append((cells, _cell_colours(row.state.status, age)))
 
-        # The header takes a line, and the note about hidden rows another.
-        room = max(height - 2, 1)
-        lines = [_line(_HEADER, width)]
-        lines += [_line(row, width) for row in rows[:room]]
+        # The header takes a line, and each of the two notes below the rows another.
+        room = max(height - 3, 1)
+        lines = [_line(_HEADER, {}, width)]
+        for cells, colours in rows[:room]:
+            lines.append(_line(cells, colours, width))
+        if silent:
+            lines.append(_silence(silent)[:width])
         hidden = len(rows) - room
         if hidden > 0:
             options = "--feed, --symbol, --kind, --status"
@@ -176,12 +205,61 @@ def _model(levels: Levels) -> str:
     return f"{levels.positioning or '-'}{mark}"
 
 
-def _line(cells: tuple[str, ...], width: int) -> str:
-    """Return a row cut to the width of the terminal, its status coloured."""
-    # Cut before colouring: control sequences take no room on the screen.
-    text = printable(_ROW_FORMAT.format(*cells))[:width]
-    status = cells[_STATUS_COLUMN]
-    colour = _COLOURS.get(status)
-    if colour is None or not wants_colour():
-        return text
-    return text.replace(status, f"\x1b[{colour}m{status}\x1b[0m", 1)
+def _age(state: State, now: int) -> _Age:
+    """Compare the age of levels with the rhythm of the refreshes in the state.
+
+    The status alone does not tell that no connector runs any more: nobody writes it then.
+    """
+    if state.status is not Status.LIVE or state.computed_at is None:
+        return _Age.USUAL
+
+    age = now - state.computed_at
+    period = _usual_period(state.recent_computed_at)
+    if age > _SILENT_PERIODS * period:
+        return _Age.SILENT
+    return _Age.LATE if age > _LATE_PERIODS * period else _Age.USUAL
+
+
+def _usual_period(refreshes: tuple[int, ...]) -> float:
+    """Return the usual time between two refreshes in microseconds."""
+    gaps = [later - earlier for earlier, later in pairwise(refreshes)]
+    if not gaps:
+        return _ASSUMED_PERIOD_SECONDS * MICROS
+    # A refresh that was skipped or not seen must not double the period.
+    return median(gaps)
+
+
+def _silence(symbols: int) -> str:
+    noun = "symbol is" if symbols == 1 else "symbols are"
+    return (
+        f"{symbols} {noun} LIVE without a refresh for {_SILENT_PERIODS} of the usual "
+        "periods: check that a connector is running and reaches Kafka"
+    )
+
+
+def _cell_colours(status: Status, age: _Age) -> dict[int, int]:
+    """Return the colour of each coloured cell, by column."""
+    colours = {_STATUS_COLUMN: _COLOURS[status]}
+    if age in _AGE_COLOURS:
+        # Green would vouch for levels that nobody has confirmed for a while.
+        colours = dict.fromkeys((_STATUS_COLUMN, _AGE_COLUMN), _AGE_COLOURS[age])
+    elif status is Status.STALE:
+        colours[_AGE_COLUMN] = _YELLOW
+    return colours
+
+
+def _line(cells: tuple[str, ...], colours: dict[int, int], width: int) -> str:
+    """Return a row cut to the width of the terminal, with its cells coloured."""
+    coloured = wants_colour()
+    parts = []
+    room = width
+    for column, (cell, form) in enumerate(zip(cells, _COLUMNS, strict=True)):
+        gap = _GAP if column else ""
+        # Cut before colouring: control sequences take no room on the screen.
+        text = printable(f"{gap}{cell:{form}}")[:room]
+        room -= len(text)
+        colour = colours.get(column)
+        if coloured and colour is not None:
+            text = f"\x1b[{colour}m{text}\x1b[0m"
+        parts.append(text)
+    return "".join(parts)

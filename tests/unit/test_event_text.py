@@ -151,6 +151,70 @@ def test_the_table_has_a_column_for_the_model(
     assert row[column:].startswith(model)
 
 
+# A dead connector writes no status: the table must not call its last LIVE green.
+@pytest.mark.parametrize(
+    ("period", "age", "colour", "has_note"),
+    [
+        (30, 1, "green", False),
+        (30, 60, "green", False),
+        (30, 61, "yellow", False),
+        (30, 172, "red", True),
+        # Demo and tests refresh more often, small plans less.
+        (3, 7, "yellow", False),
+        (3, 13, "red", True),
+        (300, 172, "green", False),
+        # One refresh has no rhythm yet, so 30 s are assumed.
+        (None, 60, "green", False),
+        (None, 61, "yellow", False),
+        (None, 121, "red", True),
+    ],
+)
+def test_the_table_colours_a_live_status_by_the_age_of_its_levels(
+    period: int | None,
+    age: int,
+    colour: str,
+    has_note: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdout", Output("utf-8", is_terminal=True))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    state = state_of_age(age, period)
+
+    _, row, *notes = table_rows(state)
+
+    code = {"green": 32, "yellow": 33, "red": 31}[colour]
+    assert f"\x1b[{code}m  LIVE" in row
+    assert (f"\x1b[{code}m  {age:>5} s" in row) is (colour != "green")
+    assert bool(notes) is has_note
+
+
+def test_one_missed_refresh_does_not_double_the_usual_period() -> None:
+    state = state_of_age(172, period=30)
+    refreshes = state.recent_computed_at
+    missed = replace(state, recent_computed_at=refreshes[:3] + refreshes[4:])
+
+    note = table_rows(missed)[-1]
+
+    assert note.startswith("1 symbol is LIVE without a refresh")
+
+
+def test_a_stale_symbol_is_not_called_silent() -> None:
+    stale = replace(state_of_age(500, period=30), status=Status.STALE)
+
+    assert len(table_rows(stale)) == 2
+
+
+def state_of_age(age: int, period: int | None) -> State:
+    """Return a live state whose last refresh was `age` seconds ago."""
+    state = observe(None, seen(FLOW), FEED).state
+    assert state is not None
+    computed_at = NOW - age * SECOND
+    refreshes = [computed_at]
+    if period is not None:
+        refreshes = [computed_at - n * period * SECOND for n in range(8, -1, -1)]
+    return replace(state, computed_at=computed_at, recent_computed_at=tuple(refreshes))
+
+
 def table_rows(state: State | None) -> list[str]:
     """Return the lines of a table with one symbol."""
     assert state is not None
