@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from connector.kafka import admin
 from connector.kafka.assignment import Group
 from connector.kafka.avro import Codec
+from connector.kafka.current_states import CurrentStates
+from connector.kafka.events import Log
 from connector.kafka.framing import framing_of, prepare_framing
 from connector.kafka.limits import require_valid_settings
 from connector.kafka.orphans import OrphanTopics
@@ -47,6 +49,7 @@ class Prepared:
     group: Group
     specs: list[TopicSpec]
     orphan_topics: OrphanTopics
+    current_states: CurrentStates
 
 
 async def prepare_kafka(parts: Parts, kafka: KafkaParts) -> Prepared:
@@ -106,8 +109,22 @@ async def prepare_kafka(parts: Parts, kafka: KafkaParts) -> Prepared:
         reader=reader,
         framing=framing,
     )
+    current_states = CurrentStates(
+        partial(Log, clients, topics, needs_feed=False),
+        reader,
+        topics,
+        rules,
+        codec=Codec(framing),
+    )
     return Prepared(
-        new_log, reader, quarantine, topic_watch, group, specs, orphan_topics
+        new_log,
+        reader,
+        quarantine,
+        topic_watch,
+        group,
+        specs,
+        orphan_topics,
+        current_states,
     )
 
 

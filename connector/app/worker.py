@@ -67,6 +67,7 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
 
     kafka = new_kafka_parts(parts)
     parts.view.troubles.kafka = kafka.watch
+    parts.view.levels.kafka = kafka.watch
     credential_watch = CredentialWatch(
         kafka.credentials.are_replaced,
         supervisor.restart,
@@ -97,6 +98,7 @@ async def _work(parts: Parts, kafka: KafkaParts, prepared: Prepared) -> None:
     parts.view.live = StartedWorker(
         parts.poller, parts.budget, members.now, kafka.executor
     )
+    parts.view.levels.others = prepared.current_states
     parts.health.require(partial(why_not_ready, parts, kafka, prepared))
     manager = ServiceManager(os.environ.get("NOTIFY_SOCKET"), parts.health)
     ticker = Ticker(

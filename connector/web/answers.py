@@ -2,16 +2,16 @@
 
 Field names, types and nullability are an interface: users' programs rely on them.
 `connector.devkit.reference.openapi` generates `page/openapi.json` from these structs,
-so their docstrings and descriptions are documentation for users of the API.
+so their docstrings and descriptions are documentation for users of the API. Events and
+levels are those of `connector.core.model`, named as in the Avro schemas.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from connector.core.model import Event as CoreEvent
-from connector.core.model import Kind, Status
+from connector.core.model import Levels, Status
 from connector.schedule.checks import Purpose
 
 _PRICE = "Delay (in symbol-seconds) a request must save to be worth sending"
@@ -251,6 +251,80 @@ class StatusAnswer(Body, frozen=True):
     symbols: list[Symbol]
 
 
+class SymbolLevels(Body, frozen=True):
+    """The last published levels of a symbol. Rely on them only while it is LIVE."""
+
+    feed: str
+    symbol: str
+    shard: str
+    owned: Annotated[
+        bool,
+        Meta(
+            description="True if this worker owns its shard. Otherwise another worker "
+            "publishes the symbol, and this one has read its state from Kafka"
+        ),
+    ]
+    status: Annotated[
+        Status | None,
+        Meta(
+            description="The status that was published last, null if there is none: no "
+            "worker has had an answer for the symbol, or `complete` is false"
+        ),
+    ]
+    sequence: Annotated[int | None, Meta(description="Number of its last event")]
+    computed_at: Annotated[
+        Moment | None, Meta(description="When the last refresh was computed")
+    ]
+    age_seconds: Annotated[
+        float | None, Meta(description="Time since then, by the upstream's clock")
+    ]
+    observed_at: Annotated[
+        Moment | None, Meta(description="When a worker saw the last refresh")
+    ]
+    spot_price: Annotated[
+        float | None,
+        Meta(
+            description="Spot in the last refresh. A move of spot alone makes no event, "
+            "so `levels.spot_price` may be older"
+        ),
+    ]
+    levels: Annotated[
+        Levels | None,
+        Meta(
+            description="The levels that were published last, with their model "
+            "(`positioning`); null unless the symbol is LIVE or STALE"
+        ),
+    ]
+    former_levels: Annotated[
+        Levels | None,
+        Meta(
+            description="The levels that were published last before the symbol lost "
+            "them; null while it has some. They are not valid now"
+        ),
+    ]
+
+
+class LevelsAnswer(Body, frozen=True):
+    """The levels of the configured symbols, whichever worker publishes them."""
+
+    at: OurMoment
+    complete: Annotated[
+        bool,
+        Meta(
+            description="False if the states of some symbols are not known yet: a shard "
+            "is not open, or those of other workers are still being read"
+        ),
+    ]
+    error: Annotated[
+        str | None,
+        Meta(
+            description="Why Kafka cannot be read now; null if it can. Until then the "
+            "levels are those of before"
+        ),
+    ]
+    symbols: list[SymbolLevels]
+
+
 class Rhythm(Body, frozen=True):
     """The refreshes of a symbol, as far as they are predictable."""
 
@@ -320,51 +394,6 @@ class ScheduleAnswer(Body, frozen=True):
 
 class NotStarted(Body, frozen=True):
     """An empty object, while the worker starts."""
-
-
-class LevelChange(Body, frozen=True):
-    """A number that changed."""
-
-    path: Annotated[str, Meta(description="For example `all_expiry.call_resistance`")]
-    before: float | None
-    after: float | None
-
-
-class Event(Body, frozen=True):
-    """A published event, without its levels."""
-
-    event_id: str
-    feed: str
-    symbol: str
-    sequence: int
-    kind: Kind
-    status: Status
-    reason: str | None
-    computed_at: Moment | None
-    observed_at: OurMoment
-    changed_levels: list[LevelChange]
-    changed_sections: list[str]
-
-    @classmethod
-    def of(cls, event: CoreEvent) -> Self:
-        """Return the part of a published event that the API shows."""
-        changed_levels = [
-            LevelChange(path=change.path, before=change.before, after=change.after)
-            for change in event.changed_levels
-        ]
-        return cls(
-            event_id=event.event_id,
-            feed=event.feed,
-            symbol=event.symbol,
-            sequence=event.sequence,
-            kind=event.kind,
-            status=event.status,
-            reason=event.reason,
-            computed_at=event.computed_at,
-            observed_at=event.observed_at,
-            changed_levels=changed_levels,
-            changed_sections=list(event.changed_sections),
-        )
 
 
 class SnapshotAnswer(Body, frozen=True):

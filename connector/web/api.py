@@ -11,18 +11,22 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import ETag, hdrs, web
 
 from connector.config.secrets import quote
 from connector.web import answers
 from connector.web.access import Access
 from connector.web.events import WRITE_SECONDS, EventStreams
+from connector.web.levels import etag_of
 from connector.web.server import REQUEST_SECONDS, STREAM_PATH, json_response, problem
 from connector.web.status_page import StatusPage
 
 if TYPE_CHECKING:
+    from multidict import MultiMapping
+
     from connector.config.model import Http
     from connector.kafka.names import ShardId
+    from connector.web.levels import Key
     from connector.web.views import WorkerView
 
 PAGE_PATH: Final = "/status"
@@ -56,6 +60,7 @@ class Api:
             web.get("/api/openapi.json", guard(self._get_openapi)),
             web.get("/api/status", guard(self._get_status)),
             web.get("/api/schedule", guard(self._get_schedule)),
+            web.get("/api/levels", guard(self._get_levels)),
             # HEAD would open a stream and never read it.
             web.get(STREAM_PATH, guard(self.streams.serve), allow_head=False),
             web.post(snapshot, guard(self._post_snapshot, changes=True)),
@@ -65,6 +70,7 @@ class Api:
     def close(self) -> None:
         """End the event streams, so that the listener can stop at once."""
         self.streams.close()
+        self._view.levels.close()
 
     async def _get_page(self, request: web.Request) -> web.Response:
         # The page has no data, so it needs no token; it asks the user for it.
@@ -83,6 +89,50 @@ class Api:
 
     async def _get_schedule(self, _: web.Request) -> web.Response:
         return json_response(self._view.schedule_json())
+
+    async def _get_levels(self, request: web.Request) -> web.Response:
+        """Return the levels, or 304 if nothing but their age has changed."""
+        wanted = self._wanted(request.query)
+        if isinstance(wanted, web.Response):
+            return wanted
+        answer = await self._view.levels.answer(wanted)
+        etag = ETag(etag_of(answer), is_weak=True)
+        if etag in (request.if_none_match or ()):
+            response = web.Response(status=304)
+        else:
+            response = json_response(answer)
+        response.etag = etag
+        # A program may keep the answer, but has to ask if it still holds.
+        response.headers[hdrs.CACHE_CONTROL] = "private, no-cache"
+        return response
+
+    def _wanted(self, query: MultiMapping[str]) -> list[Key] | web.Response:
+        """Return the configured symbols that a query asks for, or an error."""
+        unknown = set(query) - {"feed", "symbol"}
+        if unknown:
+            return problem(
+                400,
+                f"unknown query parameter {quote(min(unknown))}; expected feed or symbol",
+            )
+        feeds = query.getall("feed", [])
+        typed = query.getall("symbol", [])
+        symbols = [self._configured_name(name.strip()) for name in typed]
+        wanted = []
+        for feed, symbol in self._view.shard_ids:
+            is_of_feed = not feeds or feed in feeds
+            if is_of_feed and (not symbols or symbol in symbols):
+                wanted.append((feed, symbol))
+
+        known_feeds = {feed for feed, _ in self._view.shard_ids}
+        for feed in feeds:
+            if feed not in known_feeds:
+                return problem(404, f"feed {quote(feed)} is not configured")
+        found = {symbol for _, symbol in wanted}
+        for symbol in symbols:
+            if symbol not in found:
+                place = " in the feed" if feeds else ""
+                return problem(404, f"symbol {quote(symbol)} is not configured{place}")
+        return wanted
 
     async def _post_snapshot(self, request: web.Request) -> web.Response:
         """Publish a symbol's levels again.

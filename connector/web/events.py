@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from aiohttp import hdrs, web
 
-from connector.web import answers
 from connector.web.server import problem
 
 if TYPE_CHECKING:
@@ -30,10 +29,11 @@ WRITE_SECONDS: Final = 10.0
 
 # Only a write shows that a reader is gone, so an idle stream gets an empty comment.
 _HEARTBEAT_SECONDS: Final = 15.0
+_NOTHING: Final = b":\n\n"
 
 
 class EventFeed:
-    """The last events of this worker, without their levels.
+    """The last events of this worker.
 
     A position in the feed is the number of events published before it.
     """
@@ -43,17 +43,17 @@ class EventFeed:
         """Set, and replaced by a new one, when an event is added."""
 
         self.position = 0
-        self._events: deque[answers.Event] = deque(maxlen=EVENTS_KEPT)
+        self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
 
     def add(self, event: Event) -> None:
         """Add a committed event."""
-        self._events.append(answers.Event.of(event))
+        self._events.append(event)
         self.position += 1
         # Readers that wait hold the old event; those that come later get the new one.
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
-    def since(self, position: int) -> list[answers.Event]:
+    def since(self, position: int) -> list[Event]:
         """Return the events after `position` that are still kept."""
         new = self.position - position
         skipped = max(len(self._events) - new, 0)
@@ -128,13 +128,15 @@ class EventStreams:
                 return
             position = end
 
-            text = b"".join(map(_server_sent, events)) or b":\n\n"
-            async with asyncio.timeout(self._write_seconds):
-                await response.write(text)
+            # One by one: a hundred large events may take a slow reader a while.
+            for text in [_server_sent(event) for event in events] or [_NOTHING]:
+                async with asyncio.timeout(self._write_seconds):
+                    await response.write(text)
             await _wait_for_any(changed, self._closed)
 
 
-def _server_sent(event: answers.Event) -> bytes:
+def _server_sent(event: Event) -> bytes:
+    """Return the event for the stream, named as in the Avro schema."""
     return b"id: %s\ndata: %s\n\n" % (
         event.event_id.encode(),
         msgspec.json.encode(event),

@@ -18,6 +18,7 @@ from connector.kafka.names import ShardId, partition_of
 from connector.runtime.clock import Clock
 from connector.web import answers
 from connector.web.events import EventFeed
+from connector.web.levels import LevelsView
 from connector.web.schedule_view import schedule_answer
 from connector.web.troubles import Troubles
 
@@ -166,6 +167,8 @@ class WorkerView:
         self._quarantine = answers.Quarantine(entries=0, last=None)
         self.shard_ids = _shard_ids(config)
         """The shard of every configured symbol, by feed and symbol."""
+
+        self.levels = LevelsView(self.shard_ids, shards=shards, clock=clock)
 
     def published(self, event: Event) -> None:
         """Take note of an event that was committed."""

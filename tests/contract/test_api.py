@@ -20,6 +20,7 @@ import pytest
 
 from connector.config.listen import Address
 from connector.config.load import load
+from connector.core.diff import DEFAULT_IGNORE, Rules
 from connector.core.model import Event, Kind, Source, Status
 from connector.core.transition import FeedRules
 from connector.kafka.names import ShardId
@@ -30,6 +31,7 @@ from connector.runtime.shard import Shard
 from connector.runtime.startup import StartupDeadline
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
+from connector.tools.text import json_line
 from connector.web import api as web_api
 from connector.web.api import Api
 from connector.web.events import EVENTS_KEPT, MAX_STREAMS
@@ -66,6 +68,7 @@ PAGE = "/status"
 STATUS = "/api/status"
 SCHEDULE = "/api/schedule"
 EVENTS = "/api/events"
+LEVELS = "/api/levels"
 OPENAPI = "/api/openapi.json"
 SNAPSHOT = "/api/symbols/{symbol}/snapshot"
 LOG_LEVEL = "/api/log-level"
@@ -105,7 +108,8 @@ class Stack:
             published=self.status.published,
         )
         symbols = frozenset({"BTC", "ETH"})
-        spec = ShardSpec(ShardId("a", 0), FeedRules("a"), symbols)
+        rules = FeedRules("a", rules=Rules.of(DEFAULT_IGNORE))
+        spec = ShardSpec(ShardId("a", 0), rules, symbols)
         self.shard = Shard(spec, lambda: self.log, context)
         shards[self.shard.id] = self.shard
         # Short, so that the test of a reader that accepts no data ends soon.
@@ -136,11 +140,20 @@ class Stack:
 
     async def see(self, symbol: str, answer: bytes | Status) -> None:
         """Let the shard observe an answer, and wait until its event is committed."""
-        now = Clock.now()
         before = self.status.recent.position
+        self._observe(symbol, answer)
+        await until(lambda: self.status.recent.position > before)
+
+    async def see_state(self, symbol: str, answer: bytes) -> None:
+        """Let the shard observe an answer without an event, and wait until it is committed."""
+        before = self.log.topic.state_records
+        self._observe(symbol, answer)
+        await until(lambda: self.log.topic.state_records > before)
+
+    def _observe(self, symbol: str, answer: bytes | Status) -> None:
+        now = Clock.now()
         times = AnswerTimes(math.inf, now, now, ME)
         self.shard.observe(symbol, answer, times)
-        await until(lambda: self.status.recent.position > before)
 
     @property
     def url(self) -> str:
@@ -219,7 +232,8 @@ class Caller:
         url = self.url + path
         async with self.session.request(method, url, **options) as response:
             body = await response.json(content_type=None)
-            checked(operation or path, method, response.status, body)
+            template = operation or path.partition("?")[0]
+            checked(template, method, response.status, body)
             return Answer(response.status, body, response.headers)
 
     async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
@@ -251,6 +265,9 @@ def checked(path: str, method: str, status: int, body: Any) -> Any:
     """Return the body if openapi.json describes it, otherwise fail."""
     answers = DOCUMENT["paths"][path][method]["responses"]
     assert str(status) in answers, f"{method} {path}: status {status} is not described"
+    if "content" not in answers[str(status)]:
+        assert body is None
+        return body
     [content] = answers[str(status)]["content"].values()
     # The schema refers to components of the whole document.
     schema = {**content["schema"], "components": DOCUMENT["components"]}
@@ -596,7 +613,7 @@ async def test_off_loopback_the_api_needs_the_token(
     exposed: Stack, client: aiohttp.ClientSession
 ) -> None:
     caller = Caller(exposed.url, client)
-    for path in (OPENAPI, STATUS, SCHEDULE, EVENTS):
+    for path in (OPENAPI, STATUS, SCHEDULE, LEVELS, EVENTS):
         refused = await caller.get(path, {"Host": "gex.example.com"})
         assert refused.status == 401
 
@@ -629,7 +646,7 @@ async def test_on_loopback_another_host_name_is_refused(
 ) -> None:
     # DNS rebinding: if another site's name resolved to us, its pages would become ours.
     headers = {"Host": host}
-    for path in (PAGE, STATUS, EVENTS):
+    for path in (PAGE, STATUS, LEVELS, EVENTS):
         url = stack.url + path
         async with client.get(url, headers=headers) as response:
             assert response.status == 421
@@ -756,6 +773,10 @@ async def test_events_are_streamed_as_they_are_committed(
     assert second[0]["event_id"] == "a/BTC/2"
     change = {"path": "all_expiry.hvl", "before": None, "after": 2}
     assert second[0]["changed_levels"] == [change]
+    # The whole event, as `watch --json` prints it.
+    published = [json.loads(json_line(event)) for event in stack.log.events]
+    assert first + second == published
+    assert second[0]["after"]["all_expiry"]["hvl"] == 2
 
 
 @pytest.mark.parametrize(

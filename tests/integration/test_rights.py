@@ -336,6 +336,7 @@ PAGES = (
     "/",
     "/status",
     "/api/status",
+    "/api/levels",
     "/no-such-page",
 )
 

@@ -6,15 +6,18 @@ table below.
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from connector.core.model import Event
 from connector.web import answers
 from connector.web.api import COMMIT_WAIT_SECONDS
 from connector.web.events import EVENTS_KEPT, MAX_STREAMS
+from connector.web.levels import READ_SECONDS
 from connector.web.server import BODY_BYTES, REQUEST_SECONDS, STREAM_PATH
 
 if TYPE_CHECKING:
@@ -52,7 +55,21 @@ class _Operation:
     parameters: tuple[Mapping[str, Any], ...] = ()
     body: type[msgspec.Struct] | None = None
     answers: Mapping[int, _Answer]
+    no_content: Mapping[int, str] = field(default_factory=dict)
+    """Descriptions of answers without a body."""
+
     problems: Mapping[int, str] = field(default_factory=dict)
+
+
+def _names_parameter(name: str, description: str) -> dict[str, Any]:
+    """Return a query parameter that may come several times."""
+    return {
+        "name": name,
+        "in": "query",
+        "schema": {"type": "array", "items": {"type": "string"}},
+        "explode": True,
+        "description": description,
+    }
 
 
 _HOST_PROBLEM: Final = {421: "On loopback: the Host header names another host"}
@@ -106,6 +123,39 @@ OPERATIONS: Final = (
     ),
     _Operation(
         method="get",
+        path="/api/levels",
+        summary="The levels of every configured symbol, whichever worker publishes it",
+        description="The states of this worker's shards are those that it has committed. "
+        "Those of other workers' shards are read from Kafka while somebody asks: the first "
+        f"answer may take up to {READ_SECONDS:g} s. A 304 says that nothing but the ages "
+        "has changed.",
+        parameters=(
+            _names_parameter("feed", "A feed; repeatable"),
+            _names_parameter("symbol", "A symbol, in any case; repeatable"),
+            {
+                "name": "If-None-Match",
+                "in": "header",
+                "schema": {"type": "string"},
+                "description": "The ETag of an earlier answer",
+            },
+        ),
+        answers={
+            200: _Answer(
+                description="The last published levels, with an ETag",
+                structs=(answers.LevelsAnswer,),
+            )
+        },
+        no_content={
+            304: "Nothing but the ages has changed since the answer of the ETag"
+        },
+        problems={
+            **_READING_PROBLEMS,
+            400: "Unknown query parameter",
+            404: "The feed or the symbol is not configured",
+        },
+    ),
+    _Operation(
+        method="get",
         path=STREAM_PATH,
         summary=f"This worker's events as they are committed, the last {EVENTS_KEPT} first",
         parameters=(
@@ -118,9 +168,10 @@ OPERATIONS: Final = (
         ),
         answers={
             200: _Answer(
-                description="Server-sent events: `id` is the event_id, `data` an Event. "
+                description="Server-sent events: `id` is the event_id, `data` an Event "
+                "with its levels, named as in the Avro schema. "
                 "Ends after an hour, when the worker stops, or if the reader is too slow",
-                structs=(answers.Event,),
+                structs=(Event,),
                 content_type="text/event-stream",
             )
         },
@@ -230,6 +281,10 @@ def _schemas() -> dict[str, Any]:
     # In a fixed order, so that the generated file changes only with the API.
     in_order = sorted(structs, key=lambda struct: struct.__name__)
     _, schemas = msgspec.json.schema_components(in_order, ref_template=_SCHEMA_REF)
+    for schema in schemas.values():
+        # Docstrings of several lines are indented.
+        if "description" in schema:
+            schema["description"] = inspect.cleandoc(schema["description"])
     return dict(sorted(schemas.items()))
 
 
@@ -267,6 +322,8 @@ def _responses(operation: _Operation) -> dict[str, Any]:
             "description": answer.description,
             "content": {answer.content_type: {"schema": schema}},
         }
+    for status, description in operation.no_content.items():
+        responses[str(status)] = {"description": description}
     for status, description in sorted(operation.problems.items()):
         responses[str(status)] = {
             "description": description,
