@@ -66,7 +66,7 @@ _COMMANDS: Final = {
     ),
     "history": _Command(
         "connector.tools.history",
-        "print the events of one symbol in a period",
+        "print the events of a period, or write them to a Parquet file",
     ),
     "verify": _Command(
         "connector.tools.verify",

@@ -1,58 +1,51 @@
-"""`gex-connector history`: print the events of one symbol in a period."""
+"""`gex-connector history`: print the events of a period, or write them to a Parquet file."""
 
 from __future__ import annotations
 
 import csv
 import os
-import re
+import signal
 import sys
-from datetime import UTC, datetime, timedelta
-from heapq import merge
-from operator import attrgetter
-from typing import TYPE_CHECKING, Final
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from connector.config.secrets import quote
+import msgspec
+
+from connector.config.secrets import printable
 from connector.config.values import symbols_typed
-from connector.core.diff import NUMBER_PATHS
 from connector.core.model import MICROS
 from connector.errors import UsageError
-from connector.kafka.events import END, ReceivedEvent, Strays
-from connector.kafka.names import partition_of
+from connector.kafka.events import ReceivedEvent
+from connector.tools.event_columns import COLUMNS, Column, Type
 from connector.tools.known_symbols import warn_of_unknown_symbols
+from connector.tools.past_events import read_events
+from connector.tools.period import add_period_arguments, iso, period_of
 from connector.tools.reading import open_reader
 from connector.tools.text import json_line, text_line
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator
 
     from connector.core.model import Event
-    from connector.kafka.avro import Codec
-    from connector.kafka.events import Log
-    from connector.kafka.names import Partition, Topics
-
-_UNITS: Final = {
-    "s": "seconds",
-    "m": "minutes",
-    "h": "hours",
-    "d": "days",
-    "w": "weeks",
-}
-# The columns before the levels; the levels follow in the order of `NUMBER_PATHS`. The model
-# comes with them: whoever charts the levels has to tell those of two models apart.
-_MOMENT_COLUMNS: Final = ("observed_at", "computed_at")
-_EVENT_COLUMNS: Final = ("feed", "symbol", "sequence", "kind", "status", "reason")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("symbol")
     parser.add_argument(
-        "--since",
-        default="1d",
-        help="start of the period: 2h or 3d (ago), or ISO 8601 (default: %(default)s)",
+        "symbols",
+        nargs="*",
+        metavar="SYMBOL",
+        help="show these symbols only (default: all)",
     )
-    parser.add_argument("--until", help="end of the period (default: now)")
+    parser.add_argument(
+        "--symbol",
+        action="append",
+        default=[],
+        help="show this symbol only; repeatable, as in `watch`",
+    )
+    add_period_arguments(parser)
     parser.add_argument("--feed", help="show this feed only")
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
@@ -69,46 +62,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         const="json",
         default="table",
-        help="print one JSON object a line",
+        help="print one JSON object a line, with all of the event; `replay` reads it",
+    )
+    form.add_argument(
+        "--parquet",
+        type=Path,
+        metavar="FILE",
+        help="write the rows of --csv, typed, to a file for pandas or DuckDB",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace the file if it exists"
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the events of a symbol. Raises UsageError, ConfigError and KafkaUnavailable."""
-    since = parse_moment(options.since, "--since")
-    until = None
-    if options.until is not None:
-        until = parse_moment(options.until, "--until")
-    check_period(since, until)
+    """Show the events. Raises UsageError, ConfigError and KafkaUnavailable."""
+    # No half-written file is left behind by `kill`, as by Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    period = period_of(options, "history")
+    if options.parquet is not None:
+        check_target(options.parquet, replaces=options.force)
 
+    typed = [*options.symbols, *options.symbol]
+    symbols: set[str] = set()
+    for text in typed:
+        symbols.update(symbols_typed(text))
     reader = open_reader(options.config, os.environ)
     log = reader.log(options.feed)
-    period = since, until
-    symbols = symbols_typed(options.symbol)
-    events = read_events(log, reader.topics, reader.codec, symbols, period)
-    if history(events, options.form) == 0:
-        sys.stderr.write("no events of this symbol in this period\n")
-        warn_of_unknown_symbols(log, reader.topics, [options.symbol])
+    events = read_events(log, reader, symbols, period)
+    if options.parquet is not None:
+        found = write_parquet(events, options.parquet)
+    else:
+        found = history(events, options.form)
+    if found == 0:
+        whose = "of this symbol " if typed else ""
+        sys.stderr.write(f"no events {whose}in this period\n")
+        warn_of_unknown_symbols(log, reader.topics, typed)
     return 0
 
 
-def parse_moment(text: str, option: str) -> int:
-    """Return microseconds since the epoch for `2h` (ago) or an ISO 8601 moment.
+def check_target(path: Path, *, replaces: bool) -> None:
+    """Raise UsageError if a file must not be written."""
+    if path.is_dir():
+        raise UsageError(
+            f"history: --parquet {printable(str(path))} is a folder, expected a file"
+        )
+    if path.exists() and not replaces:
+        raise UsageError(
+            f"history: --parquet {printable(str(path))} exists; choose another name, or "
+            "replace it with --force"
+        )
 
-    Units are s, m, h, d and w. A moment without a zone is UTC. Raises UsageError.
+
+def write_parquet(events: Iterator[Event], path: Path) -> int:
+    """Write events to a file, all or none. Return their number.
+
+    Raises UsageError if it cannot be written, or if the extra is not installed.
     """
     try:
-        return round(_parse(text.strip()).timestamp() * MICROS)
-    except (ValueError, OverflowError):
+        from connector.tools.parquet import new_parquet_file  # noqa: PLC0415 -- an extra
+    except ImportError as error:
         raise UsageError(
-            f"history: {option} {quote(text)}, expected 2h, 3d or 2026-01-31T12:00Z"
+            f"history: --parquet needs a package that is not installed ({error}); "
+            "install the extra `parquet`: pip install 'gex-levels-connector[parquet]'"
         ) from None
 
-
-def check_period(since: int, until: int | None) -> None:
-    """Raise UsageError if the period ends before it begins."""
-    if until is not None and since > until:
-        raise UsageError("history: expected --since to be before --until")
+    with new_parquet_file(path) as file:
+        for event in events:
+            file.add(event)
+    size_mb = path.stat().st_size / 1_000_000
+    written = f"{file.written:,} events, {size_mb:.1f} MB: {path}"
+    sys.stderr.write(f"{printable(written)}\n")
+    return file.written
 
 
 def history(events: Iterator[Event], form: str) -> int:
@@ -121,109 +146,44 @@ def history(events: Iterator[Event], form: str) -> int:
     return found
 
 
-def read_events(
-    log: Log,
-    topics: Topics,
-    codec: Codec,
-    symbols: Collection[str],
-    period: tuple[int, int | None],
-) -> Iterator[Event]:
-    """Yield the events of some symbols observed in a period, feed by feed, up to now.
-
-    All partitions are read: if some were added to the topic, the symbols may have moved.
-    `period` is in microseconds since the epoch, without an end if that is None. Skips
-    strays. Raises KafkaUnavailable.
-    """
-    since, until = period
-    strays = Strays()
-    for feed in log.feeds:
-        topic = topics.changes(feed)
-        partitions = log.partitions_of(topic)
-        # Record timestamps are `observed_at` in milliseconds, so Kafka finds the start.
-        end = log.offsets(partitions, END)
-        start = log.offsets(partitions, since // 1000)
-        for partition in partitions:
-            # A negative offset means that no record is as young as `since`.
-            if start[partition] < 0:
-                start[partition] = end[partition]
-
-        # Most often the other partitions have no event of the symbols.
-        count = len(partitions)
-        homes = {(topic, partition_of(symbol, count)) for symbol in symbols}
-        others = set(partitions) - homes
-        moved_from = _only(start, others)
-        moved = list(_read_symbols(log, codec, strays, symbols, moved_from, end))
-        moved.sort(key=attrgetter("observed_at"))
-        stayed_in = _only(start, homes)
-        stayed = _read_symbols(log, codec, strays, symbols, stayed_in, end)
-        for event in merge(moved, stayed, key=attrgetter("observed_at")):
-            is_before = event.observed_at < since
-            is_after = until is not None and event.observed_at > until
-            if not is_before and not is_after:
-                yield event
-
-
-def _only(
-    offsets: dict[Partition, int], partitions: Collection[Partition]
-) -> dict[Partition, int]:
-    return {partition: offsets[partition] for partition in partitions}
-
-
-def _read_symbols(
-    log: Log,
-    codec: Codec,
-    strays: Strays,
-    symbols: Collection[str],
-    start: dict[Partition, int],
-    end: dict[Partition, int],
-) -> Iterator[Event]:
-    keys = {symbol.encode() for symbol in symbols}
-    for record in log.read(start, end):
-        # Other symbols share the partition; do not decode their events.
-        if record.key not in keys:
-            continue
-        event = strays.decoded(record, codec.decode_event)
-        if event is not None:
-            yield event
-
-
-def _parse(text: str) -> datetime:
-    duration = re.fullmatch(r"(\d{1,6})([smhdw])", text)
-    if duration is not None:
-        amount, unit = duration.groups()
-        ago = timedelta(**{_UNITS[unit]: int(amount)})
-        return datetime.now(UTC) - ago
-
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _table() -> Callable[[Event], None]:
     def show(event: Event) -> None:
-        day = f"{_datetime(event.observed_at):%Y-%m-%d}"
+        observed = datetime.fromtimestamp(event.observed_at / MICROS, UTC)
         # Past events count as received when they were observed.
         received = ReceivedEvent(event, event.observed_at)
-        sys.stdout.write(f"{day} {text_line(received)}\n")
+        sys.stdout.write(f"{observed:%Y-%m-%d} {text_line(received)}\n")
 
     return show
 
 
 def _csv() -> Callable[[Event], None]:
-    """Write a header, then one row per event; a level that is absent is empty."""
+    """Write a header, then one row per event; a value that is absent is empty."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow((*_MOMENT_COLUMNS, *_EVENT_COLUMNS, "positioning", *NUMBER_PATHS))
+    writer.writerow([column.name for column in COLUMNS])
 
     def show(event: Event) -> None:
-        moments = [_iso(getattr(event, name)) for name in _MOMENT_COLUMNS]
-        fields = [getattr(event, name) for name in _EVENT_COLUMNS]
-        model = None
-        levels: list[float | None] = [None] * len(NUMBER_PATHS)
-        if event.after is not None:
-            model = event.after.positioning
-            levels = [attrgetter(path)(event.after) for path in NUMBER_PATHS]
-        writer.writerow((*moments, *fields, model, *levels))
+        writer.writerow([_cell(column, event) for column in COLUMNS])
 
     return show
+
+
+def _cell(column: Column, event: Event) -> Any:
+    value = column.value(event)
+    if value is None:
+        return None
+    match column.type:
+        case Type.MOMENT:
+            return iso(value)
+        case Type.TEXT | Type.CATEGORY:
+            # Some are texts of the API, which must neither break a line nor control the
+            # terminal.
+            return printable(value)
+        case Type.TEXTS:
+            return " ".join(value)
+        case Type.RANKED_ROWS | Type.ROWS:
+            return msgspec.json.encode(value).decode()
+        case _:
+            return value
 
 
 def _json() -> Callable[[Event], None]:
@@ -234,13 +194,3 @@ def _json() -> Callable[[Event], None]:
 
 
 _FORMS: Final = {"table": _table, "csv": _csv, "json": _json}
-
-
-def _datetime(at: int) -> datetime:
-    return datetime.fromtimestamp(at / MICROS, UTC)
-
-
-def _iso(at: int | None) -> str | None:
-    if at is None:
-        return None
-    return _datetime(at).isoformat(timespec="microseconds")

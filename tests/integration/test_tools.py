@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import confluent_kafka as ck
 import confluent_kafka.admin as admin_api
+import pyarrow.parquet as pq
 import pytest
 
 from connector.devkit.loopback_ports import LOOPBACK
@@ -488,7 +489,7 @@ def test_history_prints_the_events_of_one_symbol_in_each_form(
     assert [row["kind"] for row in rows] == [event.kind for event in events]
     for row, event in zip(rows, events, strict=True):
         assert event.after is not None
-        assert float(row["all_expiry.hvl"]) == event.after.all_expiry.hvl
+        assert float(row["all_expiry_hvl"]) == event.after.all_expiry.hvl
         assert row["positioning"] == event.after.positioning == "flow"
 
     code, printed = run_tool("history", "BTCUSDT", variables=published)
@@ -510,6 +511,58 @@ def test_history_prints_the_period_between_since_and_until(
 
     assert code == 0
     assert sequences(printed) == [event.sequence for event in events[1:-1]]
+
+
+def test_history_prints_a_whole_feed_in_the_order_of_observation(
+    kafka: LocalKafka, published: dict[str, str]
+) -> None:
+    events = checker.events(kafka, published["GEX_KAFKA__TOPIC_PREFIX"])
+
+    code, printed = run_tool("history", "--json", variables=published)
+
+    found = json_lines(printed)
+    assert code == 0
+    assert len(found) == len(events)
+    moments = [event["observed_at"] for event in found]
+    assert moments == sorted(moments)
+    for symbol in SYMBOLS:
+        numbers = [event["sequence"] for event in found if event["symbol"] == symbol]
+        assert numbers == sorted(numbers)
+
+
+def test_history_writes_a_parquet_file_and_does_not_replace_it_unasked(
+    kafka: LocalKafka, published: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "events.parquet"
+    options = ("history", "BTCUSDT", "--symbol", "ethusdt", "--parquet", str(file))
+
+    code, printed = run_tool(*options, variables=published)
+    assert code == 0, printed
+    events = checker.events(kafka, published["GEX_KAFKA__TOPIC_PREFIX"])
+    ids = [(event.symbol, event.sequence) for event in events]
+    written = pq.read_table(file).to_pylist()
+    assert sorted((row["symbol"], row["sequence"]) for row in written) == sorted(ids)
+
+    code, printed = run_tool(*options, variables=published)
+    assert code == 2
+    assert "exists; choose another name, or replace it with --force" in printed
+
+    # A period without events makes a file without rows, which programs can read, too.
+    early = ("--since", "2020-01-01", "--until", "2020-01-02", "--force")
+    code, printed = run_tool(*options, *early, variables=published)
+    assert code == 0
+    assert "no events" in printed
+    assert pq.read_table(file).num_rows == 0
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_history_says_that_a_folder_does_not_exist(published: dict[str, str]) -> None:
+    file = "/nowhere/at/all/events.parquet"
+
+    code, printed = run_tool("history", "--parquet", file, variables=published)
+
+    assert code == 2
+    assert f"cannot write {file}: No such file or directory" in printed
 
 
 def test_history_refuses_a_moment_it_cannot_read(published: dict[str, str]) -> None:

@@ -1,0 +1,88 @@
+"""The page about history: its examples run, and its table names every column."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from connector.tools.event_columns import COLUMNS
+from connector.tools.parquet import new_parquet_file
+from tests.support.simulated_day import simulated_day
+
+ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = (ROOT / "docs" / "how-to" / "history.md").read_text("utf-8")
+HOUR: Final = 3_600
+
+# One process for all examples: DuckDB takes long to import.
+RUN_SQL: Final = """
+import sys, duckdb
+duckdb.sql("SET TimeZone = 'UTC'")
+for text in sys.stdin.read().split(";"):
+    if text.strip():
+        print(duckdb.sql(text).df().to_string())
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the file of the examples: an hour of the day."""
+    path = tmp_path_factory.mktemp("history")
+    with new_parquet_file(path / "day.parquet") as file:
+        for event in simulated_day(seconds=HOUR):
+            file.add(event)
+    return path
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def run(program: str, folder: Path, *, text: str = "") -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return done.stdout
+
+
+def test_the_examples_for_pandas_run(folder: Path) -> None:
+    # Each block continues the one before it.
+    printed = run("\n".join(blocks("python")), folder)
+
+    shares = dict(re.findall(r"^([A-Z]+USDT) +([\d.]+)$", printed, re.MULTILINE))
+    assert len(shares) == 4
+    assert all(0 <= float(share) <= 1 for share in shares.values())
+    assert "hvl_move" in printed
+
+
+def test_the_examples_for_duckdb_run(folder: Path) -> None:
+    examples = blocks("sql")
+
+    printed = run(RUN_SQL, folder, text="".join(examples))
+
+    assert len(examples) == 4
+    assert "all_expiry.hvl" in printed
+    assert "2026-11-25 00:10:00+00:00" in printed
+    # Ten strikes of each symbol.
+    assert printed.count("ETHUSDT") == 11
+
+
+def test_the_table_names_every_column_in_order() -> None:
+    table = PAGE[PAGE.index("| columns |") :]
+    named = []
+    for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        named += re.findall(r"`(\w+)`", row)
+
+    assert named == [column.name for column in COLUMNS]
