@@ -31,8 +31,9 @@ def cpu_micros(call: Callable[[], object], rounds: int) -> float:
 
 def percentile(values: Sequence[float], percent: int) -> float:
     """Return the value that `percent` percent of the values stay below."""
-    # The first of the 99 cut points is the first percentile.
-    return quantiles(values, n=100)[percent - 1]
+    # The first of the 99 cut points is the first percentile. Inclusive, so that those of a
+    # few values are not beyond the largest.
+    return quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 @dataclass(frozen=True, slots=True)
