@@ -17,7 +17,6 @@ import os
 import resource
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -197,16 +196,6 @@ def _stop_signals() -> list[signal.Signals]:
     return signals
 
 
-class _Threads(ThreadPoolExecutor):
-    """Threads for which nobody waits at the end: one may hang while it resolves a name.
-
-    `asyncio.run` waits up to five minutes for those of its own.
-    """
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 -- the base class has them
-        super().shutdown(wait=False, cancel_futures=cancel_futures)
-
-
 def allow_open_files() -> None:
     """Raise the limit of open files, as far as we may.
 
@@ -227,7 +216,10 @@ def allow_open_files() -> None:
 def _run(options: argparse.Namespace) -> int:
     config = load(options.config, os.environ)
     allow_open_files()
-    return asyncio.run(_work(config, options.log_level))
+    # The loop is not closed, as `asyncio.run` would do. That starts a thread, which a limit
+    # may forbid, and waits for the others, of which one may hang while it resolves a name.
+    loop = asyncio.new_event_loop()
+    return loop.run_until_complete(_work(config, options.log_level))
 
 
 async def _work(config: Config, log_level: str) -> int:
@@ -245,7 +237,6 @@ async def _work(config: Config, log_level: str) -> int:
 
     configure(log_level, secrets=secrets)
     loop = asyncio.get_running_loop()
-    loop.set_default_executor(_Threads())
     for number in _stop_signals():
         loop.add_signal_handler(number, supervisor.stop)
     try:

@@ -27,6 +27,7 @@ from connector.runtime.kafka_watch import KafkaWatch
 from connector.runtime.poller import Poller
 from connector.runtime.ports import PollerContext
 from connector.runtime.shards import Shards
+from connector.runtime.threads import require_threads
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import KafkaClientObserver, MetricsObserver
 from connector.upstream.budget import Budget, Month
@@ -45,6 +46,12 @@ _log = logging.getLogger(__name__)
 # credentials, orphaned feeds, topics, open transactions, the group and our clock, none of which
 # must wait for a hanging shard.
 _EXTRA_THREADS: Final = 10
+
+# librdkafka has a thread for each broker of a client, and three more.
+_THREADS_OF_A_CLIENT: Final = 3
+# Those of the group, the reader, the quarantine, the probe, the administration, and a trial of
+# new credentials. Each shard has one more.
+_CLIENTS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +123,17 @@ def new_parts(config: Config, key: ApiKey, supervisor: Supervisor) -> Parts:
 
 
 def new_kafka_parts(parts: Parts) -> KafkaParts:
-    """Create the clients, with one thread per shard: each has at most one blocking call."""
+    """Create the clients, with one thread per shard: each has at most one blocking call.
+
+    Raises:
+        ConfigError: This process may not start enough threads.
+    """
     config = parts.config
-    observer = KafkaClientObserver(parts.metrics)
     total_shards = config.kafka.shards * len(config.feeds)
+    # Without a thread, librdkafka ends the process by an assertion that names no remedy, and
+    # so does the next worker that takes over its shards.
+    require_threads(_needed_threads(config, total_shards))
+    observer = KafkaClientObserver(parts.metrics)
     topics = Topics(config.kafka.topic_prefix)
     any_topic = topics.current(config.feeds[0].name)
     credentials = Credentials(config.kafka, any_topic)
@@ -142,6 +156,14 @@ def new_kafka_parts(parts: Parts) -> KafkaParts:
     )
     parts.shards.is_clock_wrong = lambda: clock_watch.is_wrong
     return KafkaParts(topics, clients, credentials, executor, watch, clock_watch)
+
+
+def _needed_threads(config: Config, total_shards: int) -> int:
+    """Return the threads of a worker with all shards. There may be further brokers."""
+    brokers = len(config.kafka.bootstrap_servers.split(","))
+    clients = total_shards + _CLIENTS
+    of_clients = clients * (brokers + _THREADS_OF_A_CLIENT)
+    return of_clients + total_shards + _EXTRA_THREADS
 
 
 def used_fraction(budget: Budget) -> float:

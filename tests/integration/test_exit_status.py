@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Nothing listens on port 1.
 NO_BROKER = {"GEX_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
 RESOLVES_NO_NAME = "tests.support.unresolving_worker"
+HAS_FEW_THREADS = "tests.support.threadless_worker"
 # By default a worker waits for a minute: its dependencies may start after it.
 SHORT_START = {"GEX_KAFKA__START_TIMEOUT_SECONDS": "2"}
 
@@ -96,6 +97,26 @@ def test_a_stop_does_not_wait_for_a_name_that_is_being_resolved(
     with start_worker(unresolved, module=RESOLVES_NO_NAME) as worker:
         wait_for_log(worker, "a check failed: unavailable")
         assert worker.terminate() == 0
+
+
+def test_a_limit_of_too_few_threads_is_2_and_named(variables: Variables) -> None:
+    # librdkafka would end the process by an assertion.
+    limited = {**variables, "PERMITTED_THREADS": "7"}
+    with start_worker(limited, wait_ready=False, module=HAS_FEW_THREADS) as worker:
+        assert worker.wait() == 2
+        log = worker.log()
+    assert "a limit permits only" in log
+    assert "raise the limit of processes" in log
+    assert_no_traceback(log)
+
+
+def test_a_worker_that_gets_no_thread_any_more_ends_with_4(
+    variables: Variables,
+) -> None:
+    """Its end must not need a thread, nor wait for those that hang."""
+    with start_worker(variables, wait_ready=False, module=HAS_FEW_THREADS) as worker:
+        assert worker.wait() == 4
+        assert "can't start new thread" in worker.log()
 
 
 def test_a_worker_raises_its_limit_of_open_files() -> None:
