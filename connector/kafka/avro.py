@@ -131,10 +131,10 @@ class Codec:
         levels = LevelsEncoder(fastavro.parse_schema(schema("Levels")))
         event_head = without_last_two(event, ("before", "after"))
         state_head = without_last_two(state, ("levels", "published"))
-        self._event_encoder = SplicedEncoder(_plain(event_head), levels)
-        self._state_encoder = SplicedEncoder(_plain(state_head), levels)
+        self._event_encoder = SplicedEncoder(plain(event_head), levels)
+        self._state_encoder = SplicedEncoder(plain(state_head), levels)
 
-        self._readers = {EVENT: _plain(event), STATE: _plain(state)}
+        self._readers = {EVENT: plain(event), STATE: plain(state)}
         self._writers: dict[bytes, Schema] = {}
 
         # msgspec 0.22 crashes (SIGSEGV) if two threads are the first to use a type.
@@ -174,7 +174,7 @@ class Codec:
         prefix = value[:start]
         writer: Any = self._writers.get(prefix)
         if writer is None:
-            writer = self._writers[prefix] = _plain(written)
+            writer = self._writers[prefix] = plain(written)
 
         # Resolving a schema to itself would double the cost of decoding.
         ours = self._readers[name]
@@ -195,7 +195,7 @@ class Codec:
             ) from None
 
 
-def _plain(full: Schema) -> Schema:
+def plain(full: Schema) -> Schema:
     """Return the schema without logical types, so that moments stay integers."""
     without = _without_logical_types(full)
     # fastavro keeps named types in the schema that it parsed: give it a copy.

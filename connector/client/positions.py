@@ -1,0 +1,103 @@
+"""Finds the events that follow stored sequences, from the end of `changes` backwards."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from connector.client.errors import EventsMissing, KafkaUnreachable
+from connector.client.kafka import (
+    assigned,
+    is_end,
+    offset_of,
+    partition_of,
+    sequence_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import confluent_kafka as ck
+
+    from connector.client.kafka import Feed, Partition
+
+# Offsets of each partition that are read first, and how much further back it goes then.
+_FIRST_OFFSETS: Final = 1000
+_GROWTH: Final = 4
+_WAIT_SECONDS: Final = 0.2
+_STALLED_SECONDS: Final = 90
+
+
+def positions_of(
+    wanted: Mapping[str, int],
+    feed: Feed,
+    consumer: ck.Consumer,
+    ends: Mapping[Partition, int],
+    stopped: Callable[[], bool],
+) -> dict[Partition, int]:
+    """Return offsets from which the `wanted` sequence of each symbol can be read.
+
+    `ends` are positions after all of them. Only the headers of records are looked at.
+
+    Raises EventsMissing if a sequence is not in the topic any more, and ClientError.
+    """
+    lows = {partition: feed.low(consumer, partition) for partition in ends}
+    missing = dict(wanted)
+    starts = dict(ends)
+    length = _FIRST_OFFSETS
+    while missing and not stopped():
+        if starts == lows:
+            raise _deleted(missing, feed)
+        before = starts
+        starts = {}
+        for partition, end in ends.items():
+            starts[partition] = max(lows[partition], end - length)
+        for symbol in _found(missing, feed, consumer, (starts, before), stopped):
+            missing.pop(symbol, None)
+        length *= _GROWTH
+    return starts
+
+
+def _found(
+    wanted: Mapping[str, int],
+    feed: Feed,
+    consumer: ck.Consumer,
+    between: tuple[Mapping[Partition, int], Mapping[Partition, int]],
+    stopped: Callable[[], bool],
+) -> set[str]:
+    """Return the symbols whose wanted sequence is between two positions."""
+    starts, ends = between
+    unfinished = {place for place in ends if starts[place] < ends[place]}
+    consumer.assign(assigned({place: starts[place] for place in unfinished}))
+    found = set()
+    progress_at = time.monotonic()
+    while unfinished and not stopped():
+        messages = feed.take(consumer, _WAIT_SECONDS)
+        if messages:
+            progress_at = time.monotonic()
+        elif time.monotonic() - progress_at > _STALLED_SECONDS:
+            raise KafkaUnreachable(
+                f"looking for stored sequences in {feed.changes}: nothing came for "
+                f"{_STALLED_SECONDS} s; check Kafka"
+            )
+        for message in messages:
+            if not is_end(message):
+                named = sequence_of(message)
+                if named is not None and wanted.get(named[0]) == named[1]:
+                    found.add(named[0])
+            after = offset_of(message) + (0 if is_end(message) else 1)
+            if after >= ends.get(partition_of(message), 0):
+                unfinished.discard(partition_of(message))
+    return found
+
+
+def _deleted(missing: Mapping[str, int], feed: Feed) -> EventsMissing:
+    shown = []
+    for symbol, sequence in sorted(missing.items()):
+        shown.append(f"{symbol} {sequence}")
+    return EventsMissing(
+        f"{feed.changes} does not have these events any more: {', '.join(shown)}; "
+        "retention has deleted them, or the topic was created again; act on the present "
+        "views, then follow without these stored sequences",
+        dict(missing),
+    )

@@ -1,0 +1,123 @@
+"""Tells from the records alone if levels still arrive.
+
+A connector that died is silent, and so is one that has nothing to tell. The difference is
+in `current`: it is rewritten at every refresh of every symbol. The API computes a symbol
+about every 30 s, and each state has the moments of its last 16 refreshes. So it is known,
+from the first state on, how long a symbol may be silent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import TYPE_CHECKING, Final
+
+from connector.core.model import MICROS, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from connector.core.model import State
+
+# The API's period, if a state has too few refreshes to tell.
+_USUAL_PERIOD_SECONDS: Final = 30.0
+# One refresh may be missed, and the next one may be late.
+_PERIODS: Final = 2.0
+# Another worker takes over a dead worker's symbols within 6 to 9 s.
+_TAKEOVER_SECONDS: Final = 10.0
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """The last record of a symbol: when it arrived, and when the next must."""
+
+    at: float
+    limit_seconds: float
+    status: Status
+
+
+class StalenessClock:
+    """Measures the silence of a feed and of each symbol. Not safe for concurrent use.
+
+    `monotonic` measures from the arrival of the last record on. `wall` (seconds since the
+    epoch) is compared with the moments in restored records, because nobody saw them arrive.
+    So until the first record arrives, the silence is as exact as the two machines' clocks.
+    """
+
+    def __init__(
+        self, monotonic: Callable[[], float], wall: Callable[[], float]
+    ) -> None:
+        self._monotonic = monotonic
+        self._wall = wall
+        self._arrivals: dict[str, _Arrival] = {}
+        self._last_at: float | None = None
+
+    def restored(self, state: State) -> None:
+        """Note a state that was there before the client started."""
+        age = max(0.0, self._wall() - state.observed_at / MICROS)
+        self._note(state, self._monotonic() - age)
+
+    def arrived(self, state: State) -> None:
+        """Note a state that has arrived now."""
+        self._note(state, self._monotonic())
+
+    @property
+    def silent_for(self) -> float | None:
+        """Return the seconds since the last record of any symbol; None if there is none."""
+        if self._last_at is None:
+            return None
+        return max(0.0, self._monotonic() - self._last_at)
+
+    def limit_of(self, symbol: str) -> float | None:
+        """Return the seconds after which the silence of a symbol is too long."""
+        arrival = self._arrivals.get(symbol)
+        return None if arrival is None else arrival.limit_seconds
+
+    def overdue(self, symbol: str) -> str | None:
+        """Return why a symbol is silent for too long, None if it is not."""
+        arrival = self._arrivals.get(symbol)
+        if arrival is None:
+            return "it has no state"
+        return self._too_long(arrival)
+
+    def feed_overdue(self) -> str | None:
+        """Return why the feed is silent for too long, None if it is not.
+
+        Symbols without levels are not refreshed, so they count only if all are so.
+        """
+        silent_for = self.silent_for
+        if silent_for is None:
+            return None
+        limits = []
+        for arrival in self._arrivals.values():
+            if arrival.status is Status.LIVE:
+                limits.append(arrival.limit_seconds)
+        if not limits or silent_for <= min(limits):
+            return None
+        return _sentence("no record", silent_for, min(limits))
+
+    def _too_long(self, arrival: _Arrival) -> str | None:
+        silent_for = self._monotonic() - arrival.at
+        if silent_for <= arrival.limit_seconds:
+            return None
+        return _sentence("no refresh", silent_for, arrival.limit_seconds)
+
+    def _note(self, state: State, at: float) -> None:
+        limit = _PERIODS * _period_of(state) + _TAKEOVER_SECONDS
+        self._arrivals[state.symbol] = _Arrival(at, limit, state.status)
+        if self._last_at is None or at > self._last_at:
+            self._last_at = at
+
+
+def _period_of(state: State) -> float:
+    """Return the usual time between two refreshes of a symbol, in seconds."""
+    gaps = []
+    for earlier, later in pairwise(state.recent_computed_at):
+        gaps.append((later - earlier) / MICROS)
+    # The median, because an outage leaves one long gap.
+    return median(gaps) if gaps else _USUAL_PERIOD_SECONDS
+
+
+def _sentence(subject: str, silent_for: float, limit: float) -> str:
+    return f"{subject} for {silent_for:.0f} s (expected within {limit:.0f} s)"

@@ -1,0 +1,476 @@
+"""`connector.client` over a real broker: its views, events, resumes and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import confluent_kafka as ck
+import confluent_kafka.admin as admin_api
+import msgspec
+import pytest
+
+from connector.client import (
+    Change,
+    ClientStopped,
+    EventsMissing,
+    KafkaUnreachable,
+    LiveLevels,
+    NotFresh,
+    SchemaError,
+    SettingsError,
+    Status,
+    TopicMissing,
+    TopicReplaced,
+    UnknownSymbol,
+)
+from connector.client.kafka import Feed
+from connector.devkit.loopback_ports import free_port
+from connector.kafka.shard_log import Transaction
+from tests.support.processes import PATIENCE_SECONDS, wait_until
+from tests.support.written_feed import (
+    SYMBOL,
+    WrittenFeed,
+    an_event,
+    levels_of,
+    state_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from connector.client import Event, EventStream
+    from connector.client.follower import OnHole
+    from connector.devkit.local_kafka import LocalKafka
+    from tests.conftest import Names
+
+OTHER = "ETHUSDT"
+
+
+@pytest.fixture
+def feed(kafka: LocalKafka, names: Names) -> Iterator[WrittenFeed]:
+    with WrittenFeed(kafka, names) as made:
+        yield made
+
+
+def client_of(
+    feed: WrittenFeed, on_hole: OnHole = "raise", patience_seconds: float = 90
+) -> LiveLevels:
+    return LiveLevels(
+        feed.bootstrap,
+        prefix=feed.settings.topic_prefix,
+        on_hole=on_hole,
+        patience_seconds=patience_seconds,
+    )
+
+
+def next_sequences(events: EventStream, count: int) -> list[tuple[str, int]]:
+    """Return symbol and sequence of the next events."""
+    found = []
+    for _ in range(count):
+        event = events.next_event(PATIENCE_SECONDS)
+        assert event is not None
+        found.append((event.symbol, event.sequence))
+    return found
+
+
+def wait_for_sequence(levels: LiveLevels, sequence: int, symbol: str = SYMBOL) -> None:
+    def has_come() -> bool:
+        return levels.sequences().get(symbol, 0) >= sequence
+
+    wait_until(has_come, f"sequence {sequence} of {symbol}")
+
+
+def wait_for_error(levels: LiveLevels) -> Exception:
+    """Return the error that ends the client."""
+
+    def error() -> Exception | None:
+        try:
+            levels.snapshot()
+        except Exception as found:  # noqa: BLE001 -- any
+            return found
+        return None
+
+    found = wait_until(error, "the client fails")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("framed", [False, True], ids=["single-object", "registry"])
+def test_a_client_restores_and_follows(
+    kafka: LocalKafka, names: Names, framed: bool, request: pytest.FixtureRequest
+) -> None:
+    registry: str | None = None
+    if framed:
+        registry = str(request.getfixturevalue("registry").url)
+    with WrittenFeed(kafka, names, registry) as feed:
+        feed.publish(an_event(1), an_event(1, OTHER))
+        feed.publish(an_event(2))
+        with (
+            LiveLevels(
+                feed.bootstrap, prefix=names.topic_prefix, registry=registry
+            ) as levels,
+            levels.events() as events,
+        ):
+            assert levels.sequences() == {SYMBOL: 2, OTHER: 1}
+            assert levels[SYMBOL].levels == levels_of(2)
+            assert levels[SYMBOL].model == "flow"
+            assert levels[SYMBOL].status is Status.LIVE
+
+            feed.publish(an_event(3), an_event(2, OTHER))
+            feed.publish(an_event(4))
+            found = next_sequences(events, 3)
+            of_symbol = [sequence for symbol, sequence in found if symbol == SYMBOL]
+            assert of_symbol == [3, 4]
+            assert (OTHER, 2) in found
+            assert levels[SYMBOL].levels.all_expiry.hvl == 4
+
+
+def test_neither_an_aborted_nor_an_open_transaction_shows(
+    feed: WrittenFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed.publish(an_event(1))
+    # Two of the same producer, as after two kills of the same shard.
+    for _ in range(2):
+        feed.begin(an_event(2, levels=levels_of(666)))
+        feed.end(commit=False)
+    feed.open_log()
+    feed.begin(an_event(2))
+
+    # The restore must wait for the transaction, so end it only then.
+    is_reading = threading.Event()
+    take = Feed.take
+
+    def watched_take(self: Feed, *arguments: Any) -> list[ck.Message]:
+        is_reading.set()
+        return take(self, *arguments)
+
+    def commit() -> None:
+        assert is_reading.wait(PATIENCE_SECONDS)
+        feed.end(commit=True)
+
+    monkeypatch.setattr(Feed, "take", watched_take)
+    committer = threading.Thread(target=commit)
+    committer.start()
+    with client_of(feed) as levels, levels.events() as events:
+        committer.join(PATIENCE_SECONDS)
+        assert levels[SYMBOL].levels == levels_of(2)
+        # The client meets the event of the second again, and must skip it.
+        feed.publish(an_event(3))
+        assert next_sequences(events, 1) == [(SYMBOL, 3)]
+
+
+def test_a_refresh_without_an_event_shows_in_the_view(feed: WrittenFeed) -> None:
+    first = an_event(1)
+    feed.publish(first)
+    with client_of(feed) as levels:
+        moved = msgspec.structs.replace(levels_of(1), spot_price=101.0)
+        feed.commit(Transaction([], [state_of(first, moved)]))
+
+        def has_moved() -> bool:
+            return levels[SYMBOL].levels.spot_price == 101.0
+
+        wait_until(has_moved, "the refresh is seen")
+        assert levels[SYMBOL].sequence == 1
+        silent_for = levels.silent_for
+        assert silent_for is not None
+        assert silent_for >= 0
+
+
+def test_levels_end_with_an_absence(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1))
+    with client_of(feed) as levels:
+        assert levels.is_fresh(SYMBOL)
+        feed.publish(an_event(2, status=Status.MISSING, reason="gone"))
+        wait_for_sequence(levels, 2)
+        # The state keeps the last levels, but they must not be used.
+        view = levels[SYMBOL]
+        assert view.levels.all_expiry.hvl is None
+        assert (view.status, view.reason) == (Status.MISSING, "gone")
+        assert not levels.is_fresh(SYMBOL)
+        with pytest.raises(NotFresh, match="the status is MISSING"):
+            levels.wait_until_fresh(SYMBOL, 0)
+
+        feed.publish(an_event(3))
+        assert levels.wait_until_fresh(SYMBOL, PATIENCE_SECONDS).sequence == 3
+
+
+def test_callbacks_tell_each_change_of_their_path_once(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1), an_event(1, OTHER))
+    changes: list[Change] = []
+    statuses: list[tuple[str, object]] = []
+
+    def note_status(change: Change) -> None:
+        statuses.append((change.symbol, change.after))
+
+    with client_of(feed) as levels:
+        levels.on_change(SYMBOL, "all_expiry.hvl", changes.append)
+        levels.on_change(None, "status", note_status)
+        feed.publish(an_event(2), an_event(2, OTHER))
+        same = an_event(3, levels=levels_of(2))
+        feed.publish(same)
+        feed.publish(an_event(4, status=Status.STALE, reason="old"))
+        wait_for_sequence(levels, 4)
+
+        def has_told() -> bool:
+            return len(changes) == 2 and bool(statuses)
+
+        wait_until(has_told, "the callbacks are called")
+    assert [(change.before, change.after) for change in changes] == [(1, 2), (2, 4)]
+    assert statuses == [(SYMBOL, Status.STALE)]
+
+
+def test_a_callback_that_raises_stops_the_client(feed: WrittenFeed) -> None:
+    def fail(_: Change) -> None:
+        raise RuntimeError("of the callback")
+
+    feed.publish(an_event(1))
+    with client_of(feed) as levels:
+        levels.on_change(SYMBOL, "all_expiry.hvl", fail)
+        feed.publish(an_event(2))
+        assert isinstance(wait_for_error(levels), ClientStopped)
+
+
+def test_asyncio_sees_the_same_events(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1))
+
+    async def take_two(levels: LiveLevels) -> list[int]:
+        found = []
+        async for event in levels.events_async({SYMBOL: 1}):
+            found.append(event.sequence)
+            if len(found) == 2:
+                break
+        return found
+
+    with client_of(feed) as levels:
+        feed.publish(an_event(2))
+        feed.publish(an_event(3))
+        wait_for_sequence(levels, 3)
+        assert asyncio.run(take_two(levels)) == [2, 3]
+
+
+def test_stored_sequences_continue_without_a_gap_or_a_repeat(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1), an_event(1, OTHER))
+    for sequence in range(2, 8):
+        feed.publish(an_event(sequence))
+    with client_of(feed) as levels, levels.events({SYMBOL: 3}) as events:
+        found = next_sequences(events, 4)
+        assert found == [(SYMBOL, 4), (SYMBOL, 5), (SYMBOL, 6), (SYMBOL, 7)]
+        feed.publish(an_event(8), an_event(2, OTHER))
+        assert sorted(next_sequences(events, 2)) == [(SYMBOL, 8), (OTHER, 2)]
+
+
+def test_a_stored_sequence_is_found_far_back(
+    feed: WrittenFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fewer records at a time than there are, so that it must go back several times.
+    monkeypatch.setattr("connector.client.positions._FIRST_OFFSETS", 1)
+    feed.publish(an_event(1))
+    for sequence in range(1, 20):
+        feed.publish(an_event(sequence, OTHER))
+    feed.publish(an_event(2))
+    with client_of(feed) as levels, levels.events({SYMBOL: 0, OTHER: 4}) as events:
+        found = next_sequences(events, 17)
+    expected = [(OTHER, sequence) for sequence in range(5, 20)]
+    assert sorted(found) == [(SYMBOL, 1), (SYMBOL, 2), *expected]
+
+
+def test_a_stored_sequence_of_another_topic_is_an_error(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1))
+    with (
+        client_of(feed) as levels,
+        pytest.raises(TopicReplaced, match="stored sequence of BTCUSDT is 41"),
+    ):
+        levels.events({SYMBOL: 41})
+
+
+def delete_records(feed: WrittenFeed) -> None:
+    """Delete every event, as retention does."""
+    admin = admin_api.AdminClient({"bootstrap.servers": feed.bootstrap})
+    ends = []
+    for partition in range(feed.settings.partitions):
+        end = feed.reader.high_watermark(feed.changes, partition)
+        ends.append(ck.TopicPartition(feed.changes, partition, end))
+    for future in admin.delete_records(ends).values():
+        future.result(PATIENCE_SECONDS)
+
+
+def test_deleted_events_are_an_error_that_names_them(feed: WrittenFeed) -> None:
+    for sequence in range(1, 5):
+        feed.publish(an_event(sequence))
+    delete_records(feed)
+    with client_of(feed) as levels:
+        assert levels[SYMBOL].sequence == 4
+        with pytest.raises(
+            EventsMissing, match="any more: BTCUSDT 3; retention"
+        ) as hole:
+            levels.events({SYMBOL: 2})
+        assert hole.value.next_sequences == {SYMBOL: 3}
+        # What follows the views is there.
+        with levels.events() as events:
+            feed.publish(an_event(5))
+            assert next_sequences(events, 1) == [(SYMBOL, 5)]
+
+
+def test_a_missing_event_ends_the_client_after_its_patience(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1))
+    with client_of(feed, patience_seconds=0.5) as levels:
+        feed.publish(an_event(3))
+        error = wait_for_error(levels)
+        assert isinstance(error, EventsMissing)
+        assert "event 2 of BTCUSDT has not come" in str(error)
+
+
+def test_a_client_may_restore_again_after_a_gap(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1))
+    with client_of(feed, "restore", patience_seconds=0.5) as levels:
+        events = levels.events()
+        feed.publish(an_event(3))
+        wait_for_sequence(levels, 3)
+        # An open stream cannot deliver what is missing, and says so.
+        with pytest.raises(EventsMissing):
+            events.next_event(PATIENCE_SECONDS)
+        events.close()
+        with levels.events() as again:
+            feed.publish(an_event(4))
+            assert next_sequences(again, 1) == [(SYMBOL, 4)]
+
+
+def test_partitions_that_are_added_are_read(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1), an_event(1, OTHER))
+    symbols = [f"S{number}USDT" for number in range(12)]
+    with client_of(feed) as levels, levels.events() as events:
+        admin = admin_api.AdminClient({"bootstrap.servers": feed.bootstrap})
+        more = [admin_api.NewPartitions(feed.changes, 6)]
+        admin.create_partitions(more)[feed.changes].result(PATIENCE_SECONDS)
+
+        # A new producer knows all partitions.
+        def knows_them() -> bool:
+            return feed.reader.partition_count(feed.changes) == 6
+
+        wait_until(knows_them, "the partitions are there")
+        feed.open_log()
+        feed.publish(*[an_event(1, symbol) for symbol in symbols])
+        found = next_sequences(events, len(symbols))
+        assert sorted(found) == sorted((symbol, 1) for symbol in symbols)
+        wait_for_sequence(levels, 1, symbols[-1])
+
+
+def recreate(feed: WrittenFeed) -> None:
+    """Delete both topics, and create them again."""
+    admin = admin_api.AdminClient({"bootstrap.servers": feed.bootstrap})
+    for future in admin.delete_topics([feed.changes, feed.current]).values():
+        future.result(PATIENCE_SECONDS)
+    feed.__enter__()
+    feed.open_log()
+
+
+def test_a_recreated_topic_is_an_error(feed: WrittenFeed) -> None:
+    for sequence in range(1, 5):
+        feed.publish(an_event(sequence))
+    with client_of(feed) as levels:
+        recreate(feed)
+        for sequence in range(1, 10):
+            feed.publish(an_event(sequence))
+        error = wait_for_error(levels)
+        assert isinstance(error, TopicReplaced | EventsMissing)
+        assert "deleted" in str(error)
+
+
+def test_a_client_may_restore_recreated_topics(feed: WrittenFeed) -> None:
+    for sequence in range(1, 5):
+        feed.publish(an_event(sequence))
+    with client_of(feed, "restore") as levels:
+        recreate(feed)
+        feed.publish(an_event(1, OTHER))
+
+        def is_restored() -> bool:
+            return levels.sequences() == {OTHER: 1}
+
+        wait_until(is_restored, "the new states")
+
+
+def test_a_deleted_topic_is_an_error(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1))
+    with client_of(feed) as levels, levels.events() as events:
+        admin = admin_api.AdminClient({"bootstrap.servers": feed.bootstrap})
+        admin.delete_topics([feed.changes])[feed.changes].result(PATIENCE_SECONDS)
+        with pytest.raises(TopicReplaced, match=f"topic {feed.changes} was deleted"):
+            list(events)
+
+
+def test_strays_are_skipped(
+    feed: WrittenFeed, caplog: pytest.LogCaptureFixture
+) -> None:
+    feed.publish(an_event(1))
+    producer = ck.Producer({"bootstrap.servers": feed.bootstrap})
+    for topic in (feed.changes, feed.current):
+        producer.produce(topic, b"not ours", SYMBOL.encode(), partition=0)
+    producer.produce(feed.current, None, SYMBOL.encode(), partition=0)
+    assert producer.flush(PATIENCE_SECONDS) == 0
+    with client_of(feed) as levels, levels.events({SYMBOL: 0}) as events:
+        assert levels[SYMBOL].sequence == 1
+        assert next_sequences(events, 1) == [(SYMBOL, 1)]
+    assert "skipped a record of another program" in caplog.text
+
+
+def test_an_unknown_schema_is_an_error_with_its_place(feed: WrittenFeed) -> None:
+    producer = ck.Producer({"bootstrap.servers": feed.bootstrap})
+    value = b"\xc3\x01" + bytes(range(8)) + b"datum"
+    producer.produce(feed.current, value, b"X", headers={"ce_type": b"gex"})
+    assert producer.flush(PATIENCE_SECONDS) == 0
+    place = f"{feed.current}-0, offset 0: the schema with fingerprint 0001020304050607"
+    with pytest.raises(SchemaError, match=place):
+        client_of(feed).start()
+
+
+def test_registry_framing_without_a_registry_is_an_error(feed: WrittenFeed) -> None:
+    producer = ck.Producer({"bootstrap.servers": feed.bootstrap})
+    value = b"\x00\x00\x00\x00\x07datum"
+    producer.produce(feed.current, value, b"X", headers={"ce_type": b"gex"})
+    assert producer.flush(PATIENCE_SECONDS) == 0
+    with pytest.raises(SchemaError, match=r"schema 7 .* pass `registry`, its URL"):
+        client_of(feed).start()
+
+
+def test_a_wrong_feed_names_the_feeds_that_there_are(feed: WrittenFeed) -> None:
+    prefix = feed.settings.topic_prefix
+    with pytest.raises(TopicMissing, match=r"no topic .*\.mayors\.current .* are all"):
+        LiveLevels(feed.bootstrap, feed="mayors", prefix=prefix).start()
+
+
+def test_an_absent_broker_is_an_error_with_its_address() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(KafkaUnreachable, match=f"at {address}"):
+        LiveLevels(address, start_seconds=0).start()
+
+
+def test_settings_that_librdkafka_refuses_are_an_error() -> None:
+    with pytest.raises(SettingsError, match=r"security\.protocol"):
+        LiveLevels("x:1", kafka={"security.protocol": "rot13"}).start()
+
+
+def test_an_unknown_symbol_names_those_that_there_are(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1))
+    with client_of(feed) as levels:
+        with pytest.raises(UnknownSymbol, match="no symbol 'BTC'; it has BTCUSDT"):
+            levels["BTC"]
+        assert levels.get("BTC") is None
+        assert SYMBOL in levels
+        assert len(levels) == 1
+
+
+def test_a_client_that_is_not_started_or_closed_says_so(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1))
+    client = client_of(feed)
+    with pytest.raises(ClientStopped, match="not started"):
+        client.snapshot()
+    with client as levels:
+        stream = levels.events()
+    with pytest.raises(ClientStopped, match="closed"):
+        client.snapshot()
+    # Iteration ends with the client.
+    events: list[Event] = list(stream)
+    assert events == []
+    stream.close()
