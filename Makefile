@@ -11,6 +11,8 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 # Tests wait more than they compute, so twice as many processes as CI has cores.
 JOBS ?= 4
 SECONDS ?=
+SYMBOLS ?=
+PERIOD ?=
 MINUTES ?=
 SEED ?=
 # --unfenced: the control, which must fail.
@@ -26,14 +28,16 @@ help: ## list the targets
 install: $(STAMP) ## set up .venv, with every package pinned by hash
 
 $(STAMP): requirements/dev.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) --require-hashes -r requirements/dev.txt
-	$(PIP) --no-build-isolation --no-deps -e .
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	@echo 'setting up $(VENV) ...'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python requirements/install.py requirements/dev.txt
+	@$(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
 
-demo: install ## run a local Kafka, the simulator and a connector, and print the events (SECONDS=30 ends by itself)
-	@$(BIN)/gex-connector demo $(if $(SECONDS),--seconds $(SECONDS))
+demo: install ## run a local Kafka, the simulator and a connector, and print the events (SECONDS=30 SYMBOLS=BTCUSDT,ETHUSDT PERIOD=30)
+	@$(BIN)/gex-connector demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SYMBOLS),--symbols $(SYMBOLS)) \
+		$(if $(PERIOD),--period $(PERIOD))
 
 check: install sbom ## check style, types, layers, pages and their links, schemas, installed packages and known vulnerabilities
 	$(BIN)/ruff format --check .

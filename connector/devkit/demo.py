@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any, Final
 from urllib.request import urlopen
 
+from connector.config.load import load
 from connector.config.model import Kafka
 from connector.core.model import MICROS
 from connector.devkit.local_kafka import LocalKafka
@@ -41,9 +44,26 @@ _LOG_TAIL_CHARACTERS: Final = 2000
 
 # The API refreshes every 30 s. Ten times as often makes the demo worth watching, and twice
 # the smallest plan's quota keeps up with it.
-_REFRESH_PERIOD_SECONDS: Final = 3.0
-_REFRESH_JITTER_SECONDS: Final = 0.3
+_DEFAULT_PERIOD_SECONDS: Final = 3.0
+_SHORTEST_PERIOD_SECONDS: Final = 0.5
+# Levels become STALE after 90 s, so slower refreshes would show little else.
+_LONGEST_PERIOD_SECONDS: Final = 60.0
+# Jitter of a refresh, as a share of the period.
+_JITTER: Final = 0.1
 _REQUESTS_PER_MINUTE: Final = 120
+_KEY: Final = {"GEX_UPSTREAM__API_KEY": DEFAULT_KEY}
+
+_NEXT_STEPS: Final = """
+Next: docs/tutorial/first-levels.md explains what you saw.
+      docs/how-to/run.md runs it with your API key and your Kafka."""
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """The simulated symbols, and the seconds between two refreshes of each."""
+
+    symbols: tuple[str, ...] = DEFAULT_SYMBOLS
+    period_seconds: float = _DEFAULT_PERIOD_SECONDS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,17 +71,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, help="end after this time (default: run until Ctrl-C)"
     )
+    parser.add_argument(
+        "--symbols",
+        default=",".join(DEFAULT_SYMBOLS),
+        metavar="A,B,C",
+        help="symbols to simulate and follow (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--period",
+        type=float,
+        default=_DEFAULT_PERIOD_SECONDS,
+        metavar="SECONDS",
+        help="time between two refreshes of a symbol (default: %(default)s; the API: 30)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the demo. Raises UsageError for a duration that is none."""
+    """Run the demo. Raises UsageError and ConfigError for options that do not fit."""
     seconds = options.seconds
     if seconds is not None and not 0 < seconds < math.inf:
         raise UsageError(f"demo: --seconds {seconds}, expected more than 0")
-    return demo(seconds)
+    period = options.period
+    if not _SHORTEST_PERIOD_SECONDS <= period <= _LONGEST_PERIOD_SECONDS:
+        raise UsageError(
+            f"demo: --period {period}, expected {_SHORTEST_PERIOD_SECONDS} to "
+            f"{_LONGEST_PERIOD_SECONDS:.0f} seconds"
+        )
+    (feed,) = load(None, {"GEX_SYMBOLS": options.symbols, **_KEY}).feeds
+    return demo(seconds, Market(feed.symbols, period))
 
 
-def demo(seconds: float | None) -> int:
+def demo(seconds: float | None, market: Market) -> int:
     """Run until Ctrl-C, or for `seconds` after the connector is ready.
 
     Return 1 if nothing was published, else 0.
@@ -72,19 +112,23 @@ def demo(seconds: float | None) -> int:
 
     with tempfile.TemporaryDirectory(prefix="gex-demo-") as name:
         folder = Path(name)
-        print("starting Kafka ...")
+        # Downloads that the first start needs show their own progress.
+        print("1 of 2: starting Kafka ...", flush=True)
         with LocalKafka(folder / "kafka") as kafka:
-            return _run_with_kafka(kafka.bootstrap_servers, folder, seconds)
+            return _run_with_kafka(kafka.bootstrap_servers, folder, seconds, market)
 
 
-def _run_with_kafka(bootstrap_servers: str, folder: Path, seconds: float | None) -> int:
+def _run_with_kafka(
+    bootstrap_servers: str, folder: Path, seconds: float | None, market: Market
+) -> int:
     upstream = f"{LOOPBACK}:{free_port()}"
     http = f"{LOOPBACK}:{free_port()}"
+    symbols = ",".join(market.symbols)
     environment = {
+        **_KEY,
         "GEX_UPSTREAM__BASE_URL": f"http://{upstream}/v2",
-        "GEX_UPSTREAM__API_KEY": DEFAULT_KEY,
         "GEX_UPSTREAM__MAX_REQUESTS_PER_MINUTE": str(_REQUESTS_PER_MINUTE),
-        "GEX_SYMBOLS": ",".join(DEFAULT_SYMBOLS),
+        "GEX_SYMBOLS": symbols,
         "GEX_INCLUDE": "max_pain,expected_move,ranked,zones",
         "GEX_KAFKA__BOOTSTRAP_SERVERS": bootstrap_servers,
         "GEX_HTTP__LISTEN": http,
@@ -93,10 +137,12 @@ def _run_with_kafka(bootstrap_servers: str, folder: Path, seconds: float | None)
         "simulate",
         f"--listen={upstream}",
         f"--limit={_REQUESTS_PER_MINUTE}",
-        f"--period={_REFRESH_PERIOD_SECONDS}",
-        f"--jitter={_REFRESH_JITTER_SECONDS}",
+        f"--symbols={symbols}",
+        f"--period={market.period_seconds}",
+        f"--jitter={market.period_seconds * _JITTER}",
     ]
     log = folder / "connector.log"
+    print("2 of 2: starting a simulator of the API and a connector ...", flush=True)
     # The simulator first: the connector would back off from an upstream that is not there.
     with (
         _child(simulate, {}, folder / "simulator.log"),
@@ -109,19 +155,22 @@ def _run_with_kafka(bootstrap_servers: str, folder: Path, seconds: float | None)
         topics = Topics(kafka.topic_prefix)
         codec = Codec(SingleObject())
         events = Events(Clients(kafka), topics, codec, from_beginning=True)
-        names = ", ".join(events.topics)
-        print(f"\nKafka      {bootstrap_servers}   topics {names}, ...")
-        print(f"upstream   http://{upstream}/v2")
-        print(f"status     http://{http}/status")
-        print(f"metrics    http://{http}/metrics")
-        print(f"health     http://{http}/health/ready")
-        print(f"log        {log}\n")
+        print(f"\nstatus page   http://{http}/status   (open it in a browser)")
+        print(f"metrics       http://{http}/metrics")
+        print(f"Kafka         {bootstrap_servers}")
+        print(f"topics        {', '.join(events.topics)}")
+        print(f"log           {log}\n")
+        print(
+            f"Each symbol is refreshed every {market.period_seconds:g} s, where the API "
+            "takes 30.\nEach line below is one event. Ctrl-C ends.\n"
+        )
 
         end = math.inf if seconds is None else time.monotonic() + seconds
         received = _print_events(events, end)
         events.close()
         statistics = _get(f"http://{upstream}/_control/stats")
         _print_summary(received, statistics["requests_total"], ready_at)
+        print(_NEXT_STEPS)
         return 0 if received else 1
 
 
@@ -132,10 +181,15 @@ def _print_events(events: Events, end: float) -> list[ReceivedEvent]:
         for received in events.until(lambda: time.monotonic() >= end):
             if received is not None:
                 received_events.append(received)
-                print(text_line(received), flush=True)
+                print(text_line(received, width=_width()), flush=True)
     except KeyboardInterrupt:
         pass
     return received_events
+
+
+def _width() -> int | None:
+    """Return the columns of the terminal. Lines are not cut if a program reads them."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _print_summary(

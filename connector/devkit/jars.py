@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -158,12 +159,21 @@ def _download_all(archives: Sequence[Archive], partial: Path, repository: Path) 
 
     with ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
         downloads = pool.map(download, archives)
-        for archive, path in zip(archives, downloads, strict=True):
+        for number, (archive, path) in enumerate(zip(archives, downloads, strict=True)):
+            _show_progress(number + 1, len(archives))
             target = repository / archive.path
             target.parent.mkdir(parents=True, exist_ok=True)
             # A rename is atomic, so other processes see complete files only.
             path.replace(target)
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def _show_progress(done: int, total: int) -> None:
+    # Only a terminal shows one line again and again; a log would get one line per archive.
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        sys.stderr.write(f"\r  {done} of {total} Java archives{end}")
+        sys.stderr.flush()
 
 
 def _download(archive: Archive, context: Any) -> Path:

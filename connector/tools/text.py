@@ -47,16 +47,16 @@ def json_line(event: Event) -> str:
     return msgspec.json.encode(event).decode()
 
 
-def text_line(received: ReceivedEvent, *, colour: bool | None = None) -> str:
-    """Return moment, symbol, kind, changes and delay. `colour` None asks the terminal."""
+def text_line(
+    received: ReceivedEvent, *, colour: bool | None = None, width: int | None = None
+) -> str:
+    """Return moment, symbol, kind, changes and delay.
+
+    `colour` None asks the terminal. The changes are cut so that the line fits into `width`.
+    """
     event = received.event
     if colour is None:
         colour = wants_colour()
-
-    # Pad before colouring: control sequences take no room on the screen.
-    kind = f"{event.kind:<8}"
-    if colour:
-        kind = f"\x1b[{_COLOURS[event.kind]}m{kind}\x1b[0m"
 
     age_seconds = (received.received_at - event.observed_at) / MICROS
     is_replay = age_seconds > _REPLAY_AFTER_SECONDS
@@ -71,8 +71,16 @@ def text_line(received: ReceivedEvent, *, colour: bool | None = None) -> str:
 
     # `all` is the feed that the environment variables define, usually the only one.
     name = event.symbol if event.feed == "all" else f"{event.feed}/{event.symbol}"
-    number = f"#{event.sequence:<5}"
-    return f"{moment}  {name:<9} {number} {kind}  {describe(event)}{delay}"
+    start = f"{moment}  {name:<9} #{event.sequence:<5} "
+    # Pad before colouring: control sequences take no room on the screen.
+    kind = f"{event.kind:<8}"
+    details = describe(event)
+    if width is not None:
+        taken = len(start) + len(kind) + len("  ") + len(delay)
+        details = _shortened(details, width - taken)
+    if colour:
+        kind = f"\x1b[{_COLOURS[event.kind]}m{kind}\x1b[0m"
+    return f"{start}{kind}  {details}{delay}"
 
 
 def wants_colour() -> bool:
@@ -94,6 +102,14 @@ def describe(event: Event) -> str:
     if event.reason is not None:
         shown.append(f"({event.reason})")
     return "  ".join(shown)
+
+
+def _shortened(text: str, room: int) -> str:
+    """Return the text, or as much of it as fits, with a mark for the rest."""
+    if len(text) <= room:
+        return text
+    mark = "..."
+    return text[: max(room - len(mark), 0)] + mark
 
 
 def format_price(value: float | None) -> str:

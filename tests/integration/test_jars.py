@@ -169,6 +169,22 @@ def test_an_incomplete_download_is_discarded(
 
 
 @pytest.mark.usefixtures("repository")
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_downloads_are_counted_on_a_terminal(
+    is_terminal: bool,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+
+    jars.ensure([ARCHIVE], cache)
+
+    shown = capsys.readouterr().err
+    assert ("1 of 1 Java archives" in shown) is is_terminal
+
+
+@pytest.mark.usefixtures("repository")
 def test_an_incomplete_file_of_a_killed_process_is_not_used(cache: Path) -> None:
     left = cache / "partial" / ARCHIVE.path
     left.parent.mkdir(parents=True)

@@ -1,0 +1,101 @@
+"""The demo and the installation say what happens, and fit the terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+INSTALL = ROOT / "requirements" / "install.py"
+COLUMNS = 80
+COLOUR = re.compile(r"\x1b\[[0-9;]*[mK]")
+
+
+def on_a_terminal(command: list[str]) -> tuple[int, str]:
+    """Run a command on a terminal. Return its exit status and everything it wrote."""
+    terminal, child_end = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(COLUMNS), "TERM": "xterm"}
+    with subprocess.Popen(
+        command, env=environment, stdout=child_end, stderr=child_end
+    ) as process:
+        os.close(child_end)
+        shown = bytearray()
+        try:
+            while part := os.read(terminal, 65_536):
+                shown += part
+        except OSError:
+            # Linux reports an error at the end of a terminal whose program has ended.
+            pass
+        finally:
+            os.close(terminal)
+    return process.returncode, shown.decode()
+
+
+def test_the_demo_fits_the_terminal_and_names_the_page_and_the_next_step() -> None:
+    command = [sys.executable, "-m", "connector", "demo", "--seconds", "3"]
+    command += ["--symbols", "BTCUSDT", "--period", "0.5"]
+
+    code, shown = on_a_terminal(command)
+
+    assert code == 0, shown
+    lines = COLOUR.sub("", shown).splitlines()
+    assert [line for line in lines if len(line) > COLUMNS] == []
+    assert re.search(r"status page +http://127\.0\.0\.1:\d+/status", shown)
+    assert "every 0.5 s" in shown
+    events = [line for line in lines if re.match(r"\d\d:\d\d:\d\d", line)]
+    assert {line.split()[1] for line in events} == {"BTCUSDT"}
+    # The next steps exist.
+    pages = re.findall(r"docs/\S+\.md", shown)
+    assert len(pages) == 2
+    for page in pages:
+        assert (ROOT / page).exists(), page
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--period", "0", "demo: --period 0.0, expected 0.5 to 60 seconds"),
+        ("--period", "nan", "demo: --period nan, expected 0.5 to 60 seconds"),
+        ("--seconds", "0", "demo: --seconds 0.0, expected more than 0"),
+        ("--symbols", "BTC$", "expected symbols of A-Z"),
+    ],
+)
+def test_the_demo_refuses_options_that_do_not_fit(
+    option: str, value: str, expected: str
+) -> None:
+    command = [sys.executable, "-m", "connector", "demo", option, value]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_installation_counts_packages_on_a_terminal(tmp_path: Path) -> None:
+    # Installed already, so nothing is downloaded.
+    pinned = tmp_path / "pinned.txt"
+    pinned.write_text(f"pytest=={pytest.__version__} --hash=sha256:{'0' * 64}\n")
+
+    code, shown = on_a_terminal([sys.executable, str(INSTALL), str(pinned)])
+
+    assert code == 0, shown
+    assert "installing 1 packages" in shown
+    assert "1 of 1 packages collected" in shown
+
+
+def test_the_installation_fails_with_the_error_of_pip(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.txt"
+    wrong.write_text("not a requirement\n")
+
+    code, shown = on_a_terminal([sys.executable, str(INSTALL), str(wrong)])
+
+    assert code != 0
+    assert "ERROR: Invalid requirement" in shown
