@@ -75,7 +75,9 @@ bench: install ## benchmark schedules and worker in ten minutes (BENCH=--quick: 
 
 docs: install ## write the generated pages and dashboards
 	$(BIN)/python -m connector.devkit.reference configuration > docs/reference/configuration.md
+	$(BIN)/python -m connector.devkit.reference events > docs/reference/events.md
 	$(BIN)/python -m connector.devkit.reference metrics > docs/reference/metrics.md
+	$(BIN)/python -m connector.devkit.reference schemas > docs/reference/schemas.md
 	$(BIN)/python -m connector.devkit.reference simulator > docs/reference/simulator.md
 	$(BIN)/python -m connector.devkit.reference openapi > connector/web/page/openapi.json
 	$(BIN)/python deploy/grafana/generate.py

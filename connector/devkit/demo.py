@@ -162,7 +162,8 @@ def _run_with_kafka(
         print(f"log           {log}\n")
         print(
             f"Each symbol is refreshed every {market.period_seconds:g} s, where the API "
-            "takes 30.\nEach line below is one event. Ctrl-C ends.\n"
+            "takes 30.\nEach line below is one event. Ctrl-C ends.\n",
+            flush=True,
         )
 
         end = math.inf if seconds is None else time.monotonic() + seconds

@@ -230,10 +230,10 @@ def _usual_period(refreshes: tuple[int, ...]) -> float:
 
 
 def _silence(symbols: int) -> str:
-    noun = "symbol is" if symbols == 1 else "symbols are"
+    noun = "symbol" if symbols == 1 else "symbols"
     return (
-        f"{symbols} {noun} LIVE without a refresh for {_SILENT_PERIODS} of the usual "
-        "periods: check that a connector is running and reaches Kafka"
+        f"{symbols} LIVE {noun}: no refresh for {_SILENT_PERIODS} of the usual periods. "
+        "Is a connector running?"
     )
 
 

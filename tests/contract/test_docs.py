@@ -24,10 +24,13 @@ from connector.config.model import (
 )
 from connector.config.secrets import Secret
 from connector.core.diff import Threshold
+from connector.core.model import Event, Kind
 from connector.devkit.reference.__main__ import PAGES, main
+from connector.devkit.reference.event_story import play
 from connector.devkit.simulator.catalogue import FAULTS
 from connector.devkit.simulator.faults import parse_fault
 from connector.devkit.simulator.settings import Settings
+from connector.kafka.avro import Codec, SingleObject
 from connector.telemetry.catalogue import METRICS
 from tests.support.processes import start_simulator
 
@@ -36,8 +39,10 @@ EXAMPLE = ROOT / "examples" / "config.toml"
 VARIABLES = {"GEX_UPSTREAM__API_KEY": "demo-key"}
 FILES = {
     "configuration": "docs/reference/configuration.md",
+    "events": "docs/reference/events.md",
     "metrics": "docs/reference/metrics.md",
     "openapi": "connector/web/page/openapi.json",
+    "schemas": "docs/reference/schemas.md",
     "simulator": "docs/reference/simulator.md",
 }
 
@@ -149,6 +154,35 @@ def test_the_page_of_the_simulator_describes_every_setting_and_every_fault() -> 
     for name in names:
         description = rows[f"`{name}`"][-1]
         assert " " in description, name
+
+
+def test_the_page_of_events_has_an_example_of_every_kind() -> None:
+    kinds = set()
+    for step, event in play():
+        kind = None if event is None else event.kind
+        assert kind is step.kind, step.title
+        kinds.add(kind)
+
+    # None: the page also shows a refresh that is no event.
+    assert kinds == {*Kind, None}
+
+
+def test_an_example_on_the_page_of_events_is_what_a_consumer_decodes() -> None:
+    codec = Codec(SingleObject())
+    examples = re.findall(r"```json\n(.*?)```", PAGES["events"](), re.DOTALL)
+
+    assert len(examples) > len(Kind)
+    for example in examples:
+        event = msgspec.json.decode(example, type=Event)
+        value = codec.encode_event("any", event)
+        assert codec.decode_event(value) == event
+
+
+def test_the_page_of_schemas_describes_every_field() -> None:
+    page = PAGES["schemas"]()
+    for path in (ROOT / "schemas").glob("*.avsc"):
+        for field in re.findall(r'"name": "([a-z]\w*)"', path.read_text("utf-8")):
+            assert f"| `{field}` |" in page, f"{path.name}: {field}"
 
 
 FIRE_DRILL = ROOT / "docs" / "how-to" / "fire-drill.md"

@@ -195,7 +195,7 @@ def test_one_missed_refresh_does_not_double_the_usual_period() -> None:
 
     note = table_rows(missed)[-1]
 
-    assert note.startswith("1 symbol is LIVE without a refresh")
+    assert note.startswith("1 LIVE symbol: no refresh for 4 of the usual periods")
 
 
 def test_a_stale_symbol_is_not_called_silent() -> None:

@@ -6,8 +6,10 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from connector.devkit.reference.configuration import configuration_reference
+from connector.devkit.reference.events import events_reference
 from connector.devkit.reference.metrics import metrics_reference
 from connector.devkit.reference.openapi import openapi_reference
+from connector.devkit.reference.schemas import schemas_reference
 from connector.devkit.reference.simulator import simulator_reference
 
 if TYPE_CHECKING:
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 # `make docs` writes each page to its file.
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "configuration": configuration_reference,
+    "events": events_reference,
     "metrics": metrics_reference,
     "openapi": openapi_reference,
+    "schemas": schemas_reference,
     "simulator": simulator_reference,
 }
 
