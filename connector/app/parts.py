@@ -135,7 +135,8 @@ def new_kafka_parts(parts: Parts) -> KafkaParts:
     require_threads(_needed_threads(config, total_shards))
     observer = KafkaClientObserver(parts.metrics)
     topics = Topics(config.kafka.topic_prefix)
-    any_topic = topics.current(config.feeds[0].name)
+    any_feed = config.feeds[0].name
+    any_topic = topics.current(any_feed)
     credentials = Credentials(config.kafka, any_topic)
     certificate_end = client_certificate_end(config.kafka)
     if certificate_end is not None:
@@ -148,7 +149,7 @@ def new_kafka_parts(parts: Parts) -> KafkaParts:
     probe = Probe(clients, any_topic)
     watch = KafkaWatch(probe.ask, clients.reachability, executor)
     clock_watch = ClockWatch(
-        BrokerClock(clients, topics),
+        BrokerClock(clients, topics, any_feed),
         parts.clock,
         executor,
         parts.observer.clock_judged,

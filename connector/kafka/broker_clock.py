@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,8 @@ from connector.kafka.errors import new_client, translating
 if TYPE_CHECKING:
     from connector.kafka.clients import Clients
     from connector.kafka.names import Partition, Topics
+
+_log = logging.getLogger(__name__)
 
 _ACTION: Final = "asking for the brokers' time"
 _VALUE: Final = b"gex-levels-connector compares clocks; this transaction is aborted"
@@ -42,12 +45,13 @@ class BrokerClock:
 
     No request of Kafka's protocol returns the time. But the brokers stamp one kind of record
     themselves: the end of a transaction. So this aborts a transaction in the quarantine
-    topic, which readers with read_committed do not see.
+    topic, which readers with read_committed do not see. If that topic is gone, it asks by
+    the events of `feed`.
     """
 
-    def __init__(self, clients: Clients, topics: Topics) -> None:
+    def __init__(self, clients: Clients, topics: Topics, feed: str) -> None:
         self._clients = clients
-        self._partition: Partition = (topics.quarantine, 0)
+        self._topics = (topics.quarantine, topics.changes(feed))
         self._transactional_id = topics.clock_id
 
     def difference_seconds(self) -> float:
@@ -57,35 +61,42 @@ class BrokerClock:
         have later times than the brokers.
         """
         admin = new_client(AdminClient, self._clients.admin())
-        before = self._newest(admin)
+        quarantine, changes = self._topics
+        try:
+            return self._difference_seconds((quarantine, 0), admin)
+        except KafkaUnavailable as error:
+            _log.debug("asking by another topic", extra={"error": str(error)})
+            return self._difference_seconds((changes, 0), admin)
+
+    def _difference_seconds(self, partition: Partition, admin: AdminClient) -> float:
+        before = self._newest(partition, admin)
         sent_at = time.time()
-        record_offset = self._abort_transaction()
+        record_offset = self._abort_transaction(partition)
 
         # Looked at by the monotonic clock: ours may be stepped meanwhile.
         deadline = time.monotonic() + _MARKER_SECONDS
         while time.monotonic() < deadline:
-            newest = self._newest(admin)
+            newest = self._newest(partition, admin)
             received_at = time.time()
             if _is_end(newest, {before.offset, record_offset}):
                 broker_at = newest.timestamp_ms / 1000
                 return _difference(broker_at, sent_at, received_at)
             time.sleep(_LOOK_SECONDS)
         raise KafkaUnavailable(
-            f"{_ACTION}: topic {self._partition[0]} has records with later times"
+            f"{_ACTION}: topic {partition[0]} has records with later times"
         )
 
-    def _newest(self, admin: AdminClient) -> _Newest:
-        partition = self._partition
+    def _newest(self, partition: Partition, admin: AdminClient) -> _Newest:
         newest = offsets_of([partition], newest_record(), _ACTION, admin, self._clients)
         found = newest[partition]
         return _Newest(found.offset, found.timestamp)
 
-    def _abort_transaction(self) -> int | None:
+    def _abort_transaction(self, partition: Partition) -> int | None:
         """Begin a transaction and abort it.
 
         Return the offset of the record in it, None if the brokers refuse the record.
         """
-        topic, number = self._partition
+        topic, number = partition
         settings = self._clients.producer(self._transactional_id)
         producer = new_client(ck.Producer, settings)
         offsets: list[int | None] = []

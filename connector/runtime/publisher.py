@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from connector.runtime.open_shard import OpenShard
     from connector.runtime.ports import ShardContext, ShardSpec, TransactionalLog
     from connector.runtime.snapshot_requests import SnapshotRequests
+
+_log = logging.getLogger(__name__)
 
 # A commit takes milliseconds. After this long the broker is slow or unavailable.
 SLOW_COMMIT_SECONDS: Final = 5
@@ -51,6 +54,7 @@ class Publisher:
         self._context = context
         self._work_came = asyncio.Event()
         self._started_at: float | None = None
+        self._are_repairs_refused = False
 
     def wake(self) -> None:
         """Look for work: an answer, a timer, a request or the end of the assignment."""
@@ -82,8 +86,10 @@ class Publisher:
         # Nobody polls a removed symbol, so no answer would ever end its LIVE levels.
         now = self._context.clock.now()
         removals = opened.removals(self._spec.symbols, now)
-        first = removals + opened.repairs(removals)
-        await self._commit(assignment, opened, first, Work())
+        await self._commit(assignment, opened, removals, Work())
+        if not self._are_repairs_refused:
+            repairs = opened.repairs(removals)
+            await self._commit(assignment, opened, repairs, Work())
         while not assignment.is_abandoned:
             # Clear before looking, so that nothing that comes meanwhile is missed.
             self._work_came.clear()
@@ -206,6 +212,17 @@ class Publisher:
         A symbol that was alone in its transaction is given up. Otherwise each is tried alone
         next time. A timer or a snapshot can be the cause as well as an observation.
         """
+        is_repair = not attempt.work.symbols and not attempt.events
+        if is_repair:
+            # Each opening finds these states again, so the topic can do without them.
+            self._are_repairs_refused = True
+            fields = {
+                "shard": str(self._spec.id),
+                "symbols": ",".join(sorted(attempt.states)),
+                "error": str(error),
+            }
+            _log.warning("the broker refuses lost states; going on", extra=fields)
+            return
         # A snapshot may be the refused record, and would be refused again and again.
         self._snapshots.reject_all(f"the broker refused a record: {error}")
         symbols = attempt.work.symbols | attempt.states.keys()

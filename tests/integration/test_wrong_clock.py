@@ -6,9 +6,14 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import confluent_kafka.admin as admin_api
 import pytest
 
+from connector.config.model import Kafka
 from connector.core.model import MICROS, Event, Kind, Status
+from connector.kafka.broker_clock import BrokerClock
+from connector.kafka.clients import Clients
+from connector.kafka.names import Topics
 from tests.support import checker
 from tests.support.processes import (
     start,
@@ -18,6 +23,7 @@ from tests.support.processes import (
     wait_until,
 )
 from tests.support.skewed_worker import SKEW_FILE
+from tests.support.tools import create_topics
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -165,6 +171,18 @@ def test_refused_observations_are_published_once_the_clock_is_right(
     assert {event.kind for event in first} == {Kind.SNAPSHOT}
     assert_times_are_right(first)
     assert dropped == 0
+
+
+def test_the_brokers_clock_is_known_without_a_quarantine(
+    kafka: LocalKafka, names: Names
+) -> None:
+    topics = Topics(names.topic_prefix)
+    create_topics(kafka, admin_api.NewTopic(topics.changes("all"), 1, 1))
+    clients = Clients(Kafka(bootstrap_servers=kafka.bootstrap_servers))
+
+    difference = BrokerClock(clients, topics, "all").difference_seconds()
+
+    assert abs(difference) < NEAR_SECONDS
 
 
 def test_check_names_a_clock_that_is_behind_the_records(

@@ -493,6 +493,27 @@ async def test_a_state_behind_a_stray_is_written_again_without_an_event(
     assert harness.sample("gex_stray_records", feed="all", shard="0") is None
 
 
+async def test_lost_states_that_the_broker_refuses_close_the_shard_only_once(
+    harness: ShardHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.answer({"spot_price": 1})
+    await harness.wait_settled()
+    await harness.close()
+    harness.log.topic.recovered = ("BTC",)
+    # The topic takes no record as old as the state.
+    harness.log.errors = [TimeRefused("observed too long ago")]
+    opened = harness.log.opened
+
+    await harness.open()
+    await harness.wait_until(lambda: harness.log.opened == opened + 2)
+    harness.answer({"spot_price": 2})
+    await harness.wait_settled()
+
+    assert harness.kinds() == [Kind.SNAPSHOT, Kind.CHANGED]
+    assert harness.dropped("unpublishable") == 0
+    assert "the broker refuses lost states; going on" in caplog.text
+
+
 async def test_a_removed_symbol_behind_a_stray_is_written_once() -> None:
     harness = ShardHarness()
     await harness.open()
