@@ -24,6 +24,7 @@ from connector.kafka.errors import (
     translating,
 )
 from connector.kafka.limits import limit_faults
+from connector.kafka.topic_check import COMPACTION, SAFE_REPLICAS, check_topic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from connector.config.secrets import Setting
     from connector.kafka.clients import Clients
     from connector.kafka.names import Partition, Topics
+    from connector.kafka.topic_check import TopicCheck
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -50,21 +52,7 @@ _FUTURE_TIMEOUT_SECONDS: Final = 2 * REQUEST_TIMEOUT_SECONDS
 # Short, because the start tries again, and reports each attempt.
 _FIRST_ANSWER_SECONDS: Final = 3
 
-# From this many replicas on, two of them must acknowledge a record.
-_SAFE_REPLICAS: Final = 3
-
-# The largest record: an entry is at most 64 KiB, and events and states hold two.
-_LARGE_RECORD_BYTES: Final = 192 * 1024
-
 _DAY_MS: Final = 86_400_000
-_COMPACTION: Final = {
-    # With the brokers' defaults, a restore after a week of 80 symbols reads 1.6 million
-    # records.
-    "segment.ms": "600000",
-    "max.compaction.lag.ms": "600000",
-    "min.cleanable.dirty.ratio": "0.1",
-}
-
 
 LEFT_OUT: Final = "the cluster refuses a setting; the topic is created without it"
 
@@ -93,17 +81,6 @@ class TopicSize(Value, frozen=True):
     replicas: int
 
 
-class TopicCheck(Value, frozen=True):
-    """An existing topic compared with its spec.
-
-    With a fault the topic cannot be used. A warning is a drawback and its remedy.
-    """
-
-    config: dict[str, str]
-    faults: list[str]
-    warnings: list[tuple[str, str]]
-
-
 def topic_specs(topics: Topics, feeds: Iterable[str], kafka: Kafka) -> list[TopicSpec]:
     """Return every topic that the configuration needs."""
     retention = {
@@ -113,14 +90,14 @@ def topic_specs(topics: Topics, feeds: Iterable[str], kafka: Kafka) -> list[Topi
     compaction = {"cleanup.policy": "compact"}
     safety = {}
     # A replication factor of -1 leaves this setting to the broker, too.
-    if kafka.replication_factor >= _SAFE_REPLICAS:
+    if kafka.replication_factor >= SAFE_REPLICAS:
         safety["min.insync.replicas"] = "2"
 
     # The configured settings replace ours.
     configured = {name: _text(value) for name, value in kafka.topic.items()}
     kept, optional_kept = _settings(retention, safety, configured)
     compacted, optional_compacted = _settings(
-        compaction, _COMPACTION | safety, configured
+        compaction, COMPACTION | safety, configured
     )
     specs = [TopicSpec(topics.quarantine, 1, None, kept, optional_kept)]
     for feed in feeds:
@@ -217,7 +194,7 @@ def check_topics(
     checks = {}
     for spec in existing:
         name = spec.name
-        checks[name] = _check(spec, configs[name], sizes[name])
+        checks[name] = check_topic(spec, configs[name], sizes[name])
     return checks
 
 
@@ -360,73 +337,3 @@ def _settings(
 def _text(value: Setting) -> str:
     """Return a configured value as Kafka writes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _check(spec: TopicSpec, config: dict[str, str], size: TopicSize) -> TopicCheck:
-    faults = []
-    alter = (
-        "kafka-configs --alter --entity-type topics "
-        f"--entity-name {spec.name} --add-config"
-    )
-    if spec.has_shards and size.partitions != spec.partitions:
-        faults.append(
-            f"topic {spec.name} has {size.partitions} partitions, but "
-            f"{spec.partitions_key} is {spec.partitions}; set "
-            f"{spec.partitions_key} = {size.partitions}, or use another "
-            "kafka.topic_prefix"
-        )
-
-    policy, needed_policy = config.get("cleanup.policy"), spec.config["cleanup.policy"]
-    if policy != needed_policy:
-        faults.append(
-            f"topic {spec.name} has cleanup.policy={policy}, but needs "
-            f"{needed_policy}; {alter} cleanup.policy={needed_policy}"
-        )
-
-    in_sync = int(config.get("min.insync.replicas", "1"))
-    if in_sync > size.replicas:
-        faults.append(
-            f"topic {spec.name} has min.insync.replicas={in_sync}, but only "
-            f"{size.replicas} replicas; {alter} min.insync.replicas={size.replicas}"
-        )
-    warnings = _warnings(spec, config, size, alter)
-    return TopicCheck(config, faults, warnings)
-
-
-def _warnings(
-    spec: TopicSpec, config: dict[str, str], size: TopicSize, alter: str
-) -> list[tuple[str, str]]:
-    warnings = []
-    may_differ = spec.partitions_key is not None and not spec.has_shards
-    if may_differ and size.partitions != spec.partitions:
-        # Events are written by key, whatever the count. The sequence orders the events of a
-        # symbol that has moved.
-        remedy = (
-            f"set {spec.partitions_key} = {size.partitions} instead of "
-            f"{spec.partitions}; if partitions were added, some symbols have moved"
-        )
-        warnings.append(("another number of partitions than configured", remedy))
-
-    in_sync = int(config.get("min.insync.replicas", "1"))
-    if in_sync == 1 and size.replicas >= _SAFE_REPLICAS:
-        remedy = f"{alter} min.insync.replicas=2"
-        warnings.append(("a record may be on one replica only", remedy))
-
-    record_limit = int(config.get("max.message.bytes", _LARGE_RECORD_BYTES))
-    if record_limit < _LARGE_RECORD_BYTES:
-        remedy = f"{alter} max.message.bytes={_LARGE_RECORD_BYTES}"
-        warnings.append(("large records would be refused", remedy))
-
-    if config.get("message.timestamp.type") == "LogAppendTime":
-        remedy = f"{alter} message.timestamp.type=CreateTime"
-        warnings.append(("records have the broker's time, not their own", remedy))
-
-    compaction = spec.config.keys() & _COMPACTION.keys()
-    for name in sorted(compaction):
-        if config.get(name) != spec.config[name]:
-            remedy = (
-                f"{alter} {name}={spec.config[name]}; if the cluster refuses that, set "
-                f"{name} in [kafka.topic] to the topic's value"
-            )
-            warnings.append(("compaction is slower than it should be", remedy))
-    return warnings

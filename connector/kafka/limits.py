@@ -38,30 +38,71 @@ def require_valid_settings(clients: Clients) -> None:
         raise ConfigError([str(error)]) from None
 
 
+# A setting of ours, the brokers' limit for it, and Kafka's default of that limit.
+_LIMITS: Final = (
+    ("transaction.timeout.ms", "transaction.max.timeout.ms", 900_000),
+    ("session.timeout.ms", "group.min.session.timeout.ms", 6_000),
+    ("session.timeout.ms", "group.max.session.timeout.ms", 1_800_000),
+)
+_PROTOCOLS: Final = "group.coordinator.rebalance.protocols"
+
+
 def limit_faults(clients: Clients, broker: Mapping[str, str]) -> list[str]:
-    """Return each of our time-outs that the brokers would refuse, with the remedy.
+    """Return each of our settings that the brokers would refuse, with the remedy.
 
     `broker` has the settings of a broker. Limits that it does not name are not compared:
     managed brokers hide some.
     """
+    settings = _limited(clients)
+    faults = []
+    for name, limit_name, _ in _LIMITS:
+        fault = _fault(settings, name, broker, limit_name)
+        if fault is not None:
+            faults.append(fault)
+
+    protocol = settings.get("group.protocol", "classic")
+    protocols = broker.get(_PROTOCOLS)
+    if protocols is not None and protocol not in protocols:
+        faults.append(
+            f"group.protocol is {protocol}, but the brokers have {protocols} only "
+            f"({_PROTOCOLS}); set another one in [kafka.client], or change theirs"
+        )
+    return faults
+
+
+def group_limit(clients: Clients, broker: Mapping[str, str]) -> int | None:
+    """Return the number of members that a group may have, None if it is not known."""
+    protocol = clients.group().get("group.protocol", "classic")
+    name = "group.consumer.max.size" if protocol == "consumer" else "group.max.size"
+    return _number(broker, name)
+
+
+def unknown_limits(clients: Clients) -> list[str]:
+    """Return what to compare if the brokers' limits cannot be read."""
+    settings = _limited(clients)
+    found = []
+    for name, limit_name, default in _LIMITS:
+        if name in settings:
+            found.append(
+                f"{name} is {settings[name]}, {limit_name} by default {default}"
+            )
+    return found
+
+
+def _limited(clients: Clients) -> Settings:
+    """Return the settings of ours that brokers limit, besides others."""
     # With `group.protocol=consumer` the brokers decide about sessions, so that ours are
     # absent, and nothing is compared.
-    producer, group = clients.producer(_ANY_ID), clients.group()
-    faults = [
-        _fault(
-            producer, "transaction.timeout.ms", broker, "transaction.max.timeout.ms"
-        ),
-        _fault(group, "session.timeout.ms", broker, "group.min.session.timeout.ms"),
-        _fault(group, "session.timeout.ms", broker, "group.max.session.timeout.ms"),
-    ]
-    return [fault for fault in faults if fault is not None]
+    producer = clients.producer(_ANY_ID)
+    timeout = "transaction.timeout.ms"
+    return clients.group() | {timeout: producer[timeout]}
 
 
 def _fault(
     settings: Settings, name: str, broker: Mapping[str, str], limit_name: str
 ) -> str | None:
     """Return the fault if a setting of ours is beyond a limit of the brokers."""
-    ours, limit = _milliseconds(settings, name), _milliseconds(broker, limit_name)
+    ours, limit = _number(settings, name), _number(broker, limit_name)
     if ours is None or limit is None:
         return None
     is_minimum = ".min." in limit_name
@@ -75,7 +116,7 @@ def _fault(
     )
 
 
-def _milliseconds(settings: Mapping[str, Any], name: str) -> int | None:
+def _number(settings: Mapping[str, Any], name: str) -> int | None:
     """Return a setting, or None if it is absent or not a plain number."""
     try:
         return int(settings[name])

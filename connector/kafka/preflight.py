@@ -6,16 +6,16 @@ Nothing is written, created, joined or fenced, and every request has a time-out.
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import confluent_kafka as ck
 from confluent_kafka.admin import AclOperation, AdminClient
 
 from connector.core.model import Value
-from connector.errors import AccessDenied, KafkaError, KafkaUnavailable
+from connector.errors import AccessDenied, KafkaError
 from connector.kafka.admin import (
     REQUEST_TIMEOUT_SECONDS,
-    TopicCheck,
     TopicSize,
     TopicSpec,
     broker_settings,
@@ -26,50 +26,66 @@ from connector.kafka.admin import (
     wait_unless,
 )
 from connector.kafka.creation import Creation, TopicCreator
-from connector.kafka.errors import kafka_error, new_client, translate, translating
+from connector.kafka.errors import new_client
 from connector.kafka.held_back import HeldBackFinder
-from connector.kafka.limits import limit_faults, require_valid_settings
+from connector.kafka.limits import group_limit, limit_faults, require_valid_settings
 from connector.kafka.reader import Reader
+from connector.kafka.rights import missing_right
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection, Mapping
+
+    from confluent_kafka import Node
+    from confluent_kafka.admin import TopicDescription
 
     from connector.kafka.clients import Clients
     from connector.kafka.held_back import HeldBack
+    from connector.kafka.topic_check import TopicCheck
 
 _NEEDED_OPERATIONS: Final = (
     AclOperation.READ,
     AclOperation.WRITE,
     AclOperation.DESCRIBE_CONFIGS,
 )
-_LARGEST_INT32: Final = 2**31 - 1
-_MISSING_PARTITION: Final = _LARGEST_INT32
-# Longer than any `transaction.max.timeout.ms`.
-_REFUSED_TIMEOUT_MS: Final = _LARGEST_INT32
-
 # A worker that dies in a transaction is fenced after a session time-out of 6 s.
 _OPEN_TRANSACTION_SECONDS: Final = 10
 
-_POLL_SECONDS: Final = 0.1
-_COMMIT_SECONDS: Final = 2 * REQUEST_TIMEOUT_SECONDS
+
+class BrokersReport(Value, frozen=True):
+    """The answers of all brokers to a question for their settings.
+
+    `silent` names the brokers that do not answer, with the error. `limit_faults` are our
+    time-outs that the others would refuse, None if we may not read their settings.
+    `largest_group` is the number of members that a group may have, None if it is not known.
+    """
+
+    silent: list[str]
+    limit_faults: list[str] | None
+    largest_group: int | None
 
 
 class PreflightReport(Value, frozen=True):
     """Existing topics compared with their specs, absent topics, and missing rights.
 
-    `absent` has the outcome of creating each one, which is only validated.
+    `absent` has the outcome of creating each one, which is only validated. `unwritable` has
+    the partitions that take no records at the moment, in words, by topic.
     """
 
     checks: dict[str, TopicCheck]
     absent: list[Creation]
     denied: list[str]
+    unwritable: dict[str, str]
 
 
 class _Described(Value, frozen=True):
-    """An existing topic: its size, and the operations that are allowed on it."""
+    """An existing topic: its size, and the operations that are allowed on it.
+
+    `in_sync` has the replicas of each partition that are in sync, none without a leader.
+    """
 
     size: TopicSize
     allowed: frozenset[Any]
+    in_sync: dict[int, int]
 
 
 class Preflight:
@@ -89,12 +105,26 @@ class Preflight:
         plural = "" if brokers == 1 else "s"
         return f"cluster {metadata.cluster_id}, {brokers} broker{plural}"
 
-    def limit_faults(self) -> list[str]:
-        """Return our time-outs that the brokers would refuse. Raises KafkaError."""
-        action = "asking for a broker"
-        brokers = cluster_metadata(self._admin, self._clients, action).brokers
-        settings = broker_settings(self._admin, min(brokers))
-        return limit_faults(self._clients, settings)
+    def brokers(self) -> BrokersReport:
+        """Ask each broker for its settings. Raises KafkaUnavailable.
+
+        A worker needs all of them: each can lead a partition, or coordinate the group.
+        """
+        answers, silent = self._ask_brokers()
+        faults: list[str] = []
+        sizes = []
+        for settings in answers:
+            faults += limit_faults(self._clients, settings)
+            size = group_limit(self._clients, settings)
+            if size is not None:
+                sizes.append(size)
+        # All brokers have the same limits, most often.
+        different_faults = list(dict.fromkeys(faults))
+        return BrokersReport(
+            silent=silent,
+            limit_faults=different_faults if answers else None,
+            largest_group=min(sizes, default=None),
+        )
 
     def topics(
         self, specs: list[TopicSpec], replication_factor: int
@@ -123,7 +153,15 @@ class Preflight:
         )
         creations = creator.create(absent) if absent else []
         checks = check_topics(self._admin, specs, sizes)
-        return PreflightReport(checks, creations, denied)
+        unwritable = {}
+        for name, check in checks.items():
+            topic = described[name]
+            if topic is None:
+                continue
+            reason = _why_unwritable(topic, check.config)
+            if reason is not None:
+                unwritable[name] = reason
+        return PreflightReport(checks, creations, denied, unwritable)
 
     def held_back(self, topics: Collection[str]) -> list[HeldBack]:
         """Return the partitions in which an open transaction hides records.
@@ -176,22 +214,27 @@ class Preflight:
                 latest = topic, at
         return latest
 
-    def denied(self, unused_name: str, group_id: str) -> list[str]:
-        """Return the missing rights on transactional ids and on the group.
-
-        `unused_name` is a name below our prefix that no topic and no shard has.
-        """
-        trials: list[Callable[[], None]] = [
-            lambda: self._try_transactions(unused_name),
-            lambda: self._try_group(group_id, unused_name),
-        ]
-        missing = []
-        for trial in trials:
+    def _ask_brokers(self) -> tuple[list[dict[str, str]], list[str]]:
+        """Return the settings of the brokers, and those that do not answer with the error."""
+        action = "asking for the brokers"
+        brokers = cluster_metadata(self._admin, self._clients, action).brokers
+        # Each in a thread: a broker that does not answer costs a time-out.
+        asked = []
+        with ThreadPoolExecutor(len(brokers)) as threads:
+            for number, broker in brokers.items():
+                future = threads.submit(broker_settings, self._admin, number)
+                asked.append((broker, future))
+        answers = []
+        silent = []
+        for broker, future in asked:
             try:
-                trial()
+                answers.append(future.result())
+            except AccessDenied:
+                # It does answer.
+                continue
             except KafkaError as error:
-                missing.append(str(error))
-        return missing
+                silent.append(f"{broker.host}:{broker.port}: {error}")
+        return answers, silent
 
     def _describe(
         self, specs: list[TopicSpec]
@@ -218,76 +261,47 @@ class Preflight:
                 continue
             described[name] = None
             if topic is not None:
-                partitions = topic.partitions
-                size = TopicSize(len(partitions), len(partitions[0].replicas))
-                allowed = frozenset(topic.authorized_operations)
-                described[name] = _Described(size, allowed)
+                described[name] = _described(topic)
         return described, denied
 
-    def _try_transactions(self, transactional_id: str) -> None:
-        """Check the right to write in transactions, with an id that no shard has.
 
-        Brokers refuse the transaction time-out, but only to a client that has the
-        right, and before they store the id. So nothing is left to clean up.
-        """
-        settings = {
-            **self._clients.producer(transactional_id),
-            "transaction.timeout.ms": _REFUSED_TIMEOUT_MS,
-        }
-        producer = new_client(ck.Producer, settings)
-        refused = ck.KafkaError.INVALID_TRANSACTION_TIMEOUT
-        with translating(f"transactional id {transactional_id}"):
-            try:
-                producer.init_transactions(REQUEST_TIMEOUT_SECONDS)
-            except ck.KafkaException as exception:
-                if kafka_error(exception).code() != refused:
-                    raise
+def _described(topic: TopicDescription) -> _Described:
+    replicas = []
+    in_sync = {}
+    for partition in topic.partitions:
+        replicas.append(len(partition.replicas))
+        # Without a leader, the last one may still be called in sync.
+        leader: Node | None = partition.leader
+        in_sync[partition.id] = 0 if leader is None else len(partition.isr)
+    size = TopicSize(len(replicas), min(replicas))
+    return _Described(size, frozenset(topic.authorized_operations), in_sync)
 
-    def _try_group(self, group_id: str, topic: str) -> None:
-        """Check the right to join the group, by a commit to a missing partition.
 
-        Brokers check the right first and the partition next. They never look at the
-        group's members. A consumer commits, because `alter_consumer_group_offsets` can
-        abort the process (see `connector.kafka.describe_group`).
-        """
-        results: list[ck.KafkaError | None] = []
-        settings = {
-            **self._clients.reader("read_committed"),
-            "group.id": group_id,
-            # A commit waits this long for a coordinator and for its answer, and closing
-            # the consumer waits for the commit.
-            "session.timeout.ms": REQUEST_TIMEOUT_SECONDS * 1000,
-            "socket.timeout.ms": REQUEST_TIMEOUT_SECONDS * 1000,
-            "on_commit": lambda error, _: results.append(error),
-        }
-        consumer = new_client(ck.Consumer, settings)
-        missing = ck.TopicPartition(topic, _MISSING_PARTITION, 0)
-        action = f"group {group_id}"
-        deadline = time.monotonic() + _COMMIT_SECONDS
-        with translating(action, self._clients):
-            consumer.commit(offsets=[missing], asynchronous=True)
-            while not results:
-                if time.monotonic() > deadline:
-                    raise KafkaUnavailable(
-                        f"{action}: no answer within {_COMMIT_SECONDS} s"
-                    )
-                message = consumer.poll(_POLL_SECONDS)
-                # Nothing is assigned, so that a message can only be an error: we may
-                # not look for the coordinator.
-                if message is not None:
-                    results.append(message.error())
-            consumer.close()
-
-        error = results[0]
-        if error is not None and error.code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
-            raise translate(error, action, self._clients.last_error)
+def _why_unwritable(topic: _Described, config: Mapping[str, str]) -> str | None:
+    """Return the reason why partitions take no records, None if all do."""
+    # Brokers since Kafka 3.7 demand no more replicas than there are. The others are warned of.
+    needed = min(int(config.get("min.insync.replicas", "1")), topic.size.replicas)
+    without_leader = []
+    too_few = []
+    for number, in_sync in sorted(topic.in_sync.items()):
+        if in_sync == 0:
+            without_leader.append(str(number))
+        elif in_sync < needed:
+            too_few.append(str(number))
+    reasons = []
+    if without_leader:
+        reasons.append(f"partitions {', '.join(without_leader)} have no leader")
+    if too_few:
+        reasons.append(
+            f"partitions {', '.join(too_few)} have fewer replicas in sync than "
+            f"min.insync.replicas={needed}"
+        )
+    return "; ".join(reasons) or None
 
 
 def _missing_rights(topic: str, allowed: Collection[Any]) -> list[str]:
-    missing = [
-        operation.name for operation in _NEEDED_OPERATIONS if operation not in allowed
-    ]
-    return [
-        f"topic {topic}: {name} is missing (docs/reference/rights.md)"
-        for name in missing
-    ]
+    missing = []
+    for operation in _NEEDED_OPERATIONS:
+        if operation not in allowed:
+            missing.append(missing_right(topic, operation.name))
+    return missing

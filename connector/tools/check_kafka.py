@@ -11,9 +11,11 @@ from connector.kafka.admin import LEFT_OUT, topic_specs
 from connector.kafka.clients import Clients
 from connector.kafka.foreign_members import REMEDY, foreign_members, summary
 from connector.kafka.framing import check_schemas
+from connector.kafka.limits import unknown_limits
 from connector.kafka.members import Members
 from connector.kafka.names import Topics
 from connector.kafka.preflight import Preflight
+from connector.kafka.rights import missing_rights
 from connector.kafka.validity import client_certificate_end
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from connector.tools.report import Report
 
 _DAY_MS: Final = 86_400_000
+
+_ADVERTISED: Final = (
+    "workers connect to each: check its advertised.listeners, and the network between"
+)
 
 # NTP keeps clocks within a second.
 _MAX_AHEAD_SECONDS: Final = 60
@@ -39,22 +45,24 @@ def check_kafka(config: Config, report: Report) -> list[str] | None:
     kafka = config.kafka
     _check_certificate(kafka, report)
     try:
-        preflight = Preflight(Clients(kafka))
+        clients = Clients(kafka)
+        preflight = Preflight(clients)
         report.ok("broker", preflight.cluster())
     except ConnectorError as error:
         report.fail("broker", str(error), error.exit_code)
         report.warn("rights", "not tried, nor were topics and states: no broker")
         return None
 
-    _check_limits(preflight, report)
-
-    # No shard or topic has this name, so that trying it disturbs nothing.
-    unused_name = f"{kafka.topic_prefix}.check"
-    denied = preflight.denied(unused_name, kafka.group_id)
+    largest_group = _check_brokers(clients, preflight, report)
 
     feeds = [feed.name for feed in config.feeds]
     topics = Topics(kafka.topic_prefix)
     expected = topic_specs(topics, feeds, kafka)
+    # No shard has this id, so that trying it disturbs nothing.
+    unused_id = f"{kafka.topic_prefix}.check"
+    names = [spec.name for spec in expected]
+    denied = missing_rights(clients, unused_id, kafka.group_id, names)
+
     readable_feeds = []
     try:
         found = preflight.topics(expected, kafka.replication_factor)
@@ -67,6 +75,7 @@ def check_kafka(config: Config, report: Report) -> list[str] | None:
                 denied.append(str(creation.error))
         _report_absent(found, topics, feeds, report)
         _report_existing(found, report)
+        _report_unwritable(found, topics.quarantine, report)
         _check_transactions(preflight, found.checks, kafka.bootstrap_servers, report)
         _check_clock(preflight, found.checks, report)
         for feed in feeds:
@@ -74,8 +83,9 @@ def check_kafka(config: Config, report: Report) -> list[str] | None:
             if topic is not None and not topic.faults:
                 readable_feeds.append(feed)
 
-    _check_group(config, feeds, report)
-    for finding in denied:
+    _check_group(config, feeds, largest_group, report)
+    # A missing right to read an existing topic is found in two ways.
+    for finding in dict.fromkeys(denied):
         report.fail("rights", finding, EXIT_KAFKA)
     if not denied:
         report.ok(
@@ -134,21 +144,34 @@ def _check_certificate(kafka: Kafka, report: Report) -> None:
         report.ok("certificate", finding)
 
 
-def _check_limits(preflight: Preflight, report: Report) -> None:
-    """Compare our time-outs with the limits of the brokers."""
+def _check_brokers(
+    clients: Clients, preflight: Preflight, report: Report
+) -> int | None:
+    """Ask every broker, and compare our time-outs with their limits.
+
+    Return the number of members that a group may have, None if it is not known.
+    """
     try:
-        faults = preflight.limit_faults()
+        found = preflight.brokers()
     except KafkaError as error:
+        report.warn("limits", f"not tried: {error}")
+        return None
+    for silent in found.silent:
+        finding = f"a broker of the cluster does not answer: {silent}; {_ADVERTISED}"
+        report.fail("broker", finding, EXIT_KAFKA)
+    if found.limit_faults is None:
+        unknown = "; ".join(unknown_limits(clients))
         report.warn(
             "limits",
-            f"not tried, the brokers' settings cannot be read: {error}; a worker that "
-            "exceeds a limit ends with exit status 3 and names it",
+            f"not tried, the settings of the brokers cannot be read. Compare: {unknown}. A "
+            "worker that exceeds a limit ends with exit status 3 and names it",
         )
-        return
-    for fault in faults:
+        return None
+    for fault in found.limit_faults:
         report.fail("limits", fault, EXIT_KAFKA)
-    if not faults:
+    if not found.limit_faults:
         report.ok("limits", "the brokers allow our transactions and group sessions")
+    return found.largest_group
 
 
 def _check_transactions(
@@ -194,8 +217,13 @@ def _check_clock(preflight: Preflight, topics: Collection[str], report: Report) 
         )
 
 
-def _check_group(config: Config, feeds: list[str], report: Report) -> None:
-    """Look for programs in the consumer group that are no workers."""
+def _check_group(
+    config: Config, feeds: list[str], largest: int | None, report: Report
+) -> None:
+    """Look for programs in the group that are no workers, and for a place in it.
+
+    `largest` is the number of members that it may have, None if it is not known.
+    """
     kafka = config.kafka
     topics = Topics(kafka.topic_prefix)
     feed_of_topic = {topics.current(feed): feed for feed in feeds}
@@ -209,7 +237,13 @@ def _check_group(config: Config, feeds: list[str], report: Report) -> None:
     for member in foreign:
         finding = f"{summary(member, kafka.group_id)}; {REMEDY}"
         report.fail("group", finding, EXIT_KAFKA)
-    if not foreign:
+    if largest is not None and len(found) >= largest:
+        report.warn(
+            "group",
+            f"{len(found)} members, as many as the brokers admit (group.max.size): one more "
+            "worker would end with exit status 3",
+        )
+    elif not foreign:
         workers = "worker" if len(found) == 1 else "workers"
         report.ok("group", f"{len(found)} {workers}, and no other program")
 
@@ -265,6 +299,16 @@ def _report_existing(found: PreflightReport, report: Report) -> None:
             report.warn("topics", f"{name}: {problem}; {remedy}")
         if not fit.faults and not fit.warnings:
             report.ok("topics", f"{name}: {_description(fit.config)}")
+
+
+def _report_unwritable(found: PreflightReport, quarantine: str, report: Report) -> None:
+    for name, reason in found.unwritable.items():
+        finding = f"{name}: {reason}: no record can be written; start the brokers"
+        if name == quarantine:
+            # Events go on without it.
+            report.warn("topics", finding)
+        else:
+            report.fail("topics", finding, EXIT_KAFKA)
 
 
 def _description(config: Mapping[str, str]) -> str:

@@ -5,15 +5,17 @@ They also name the feeds that have states but are not configured any more.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from connector.errors import KafkaError, ShardCorrupt
+from connector.core.model import MICROS
+from connector.errors import EXIT_KAFKA, KafkaError, ShardCorrupt
 from connector.kafka.avro import Codec
 from connector.kafka.clients import Clients
 from connector.kafka.framing import framing_of
 from connector.kafka.names import ShardId, Topics, partition_of
-from connector.kafka.orphans import find_orphans
+from connector.kafka.orphans import IDLE_SECONDS, find_orphans
 from connector.kafka.reader import Reader
 from connector.kafka.restore import StateReader
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from connector.config.model import Config, Feed
+    from connector.core.model import State
     from connector.kafka.restore import Stray
     from connector.tools.report import Report
 
@@ -77,7 +80,7 @@ def _check_feed(
     for symbol in feed.symbols:
         symbols[partition_of(symbol, shards)].append(symbol)
 
-    states = 0
+    states: list[State] = []
     strays: list[tuple[int, Stray]] = []
     for partition in range(shards):
         shard = StateReader(
@@ -97,7 +100,7 @@ def _check_feed(
         except KafkaError as error:
             report.warn("states", f"{topic}: not tried: {error}")
             return
-        states += len(found.states)
+        states += found.states.values()
         strays += [(partition, stray) for stray in found.strays]
 
     for partition, stray in strays[:_MAX_NAMED_STRAYS]:
@@ -113,4 +116,23 @@ def _check_feed(
     if hidden > 0:
         report.warn("states", f"{topic}: {hidden} more stray records ({_SEE})")
     if not strays:
-        report.ok("states", f"{topic}: {states} symbols can be restored")
+        report.ok("states", f"{topic}: {len(states)} symbols can be restored")
+    _check_writers(topic, config.kafka.group_id, states, report)
+
+
+def _check_writers(
+    topic: str, group: str, states: Collection[State], report: Report
+) -> None:
+    """Look for workers of another group that write these states at the moment."""
+    others = {}
+    for state in states:
+        idle_seconds = time.time() - state.observed_at / MICROS
+        if state.source.group != group and idle_seconds < IDLE_SECONDS:
+            others[state.source.worker] = state.source.group
+    for worker, other in sorted(others.items()):
+        report.fail(
+            "states",
+            f"{topic}: worker {worker} of group {other} writes it, too: both would fence "
+            "each other again and again; stop it, or use another kafka.topic_prefix",
+            EXIT_KAFKA,
+        )

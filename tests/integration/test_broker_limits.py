@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.test_rights import NEEDED, grant
-from tests.support.guarded import GuardedKafka
+from tests.support.guarded import CLIENT, NEEDED, GuardedKafka, grant
 from tests.support.log_messages import SHARD_OPEN
 from tests.support.processes import (
-    start_simulator,
     start_worker,
     variables_for,
     wait_for_log,
@@ -18,33 +16,20 @@ from tests.support.processes import (
 from tests.support.tools import run_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.conftest import Names
     from tests.support.processes import Program
 
-LIMITS = {
+# Of the broker `guarded`.
+BROKER_SETTINGS = {
     "transaction.max.timeout.ms": "30000",
     "group.min.session.timeout.ms": "10000",
+    "group.coordinator.rebalance.protocols": "classic",
+    "group.max.size": "1",
 }
 TRANSACTION_REMEDY = "set transaction.timeout.ms = 30000 in [kafka.client]"
 SESSION_REMEDY = "set session.timeout.ms = 10000 in [kafka.client]"
 TRANSACTION_FITS = {"GEX_KAFKA__CLIENT__TRANSACTION_TIMEOUT_MS": "30000"}
 SESSION_FITS = {"GEX_KAFKA__CLIENT__SESSION_TIMEOUT_MS": "10000"}
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
-    kafka = GuardedKafka(tmp_path_factory.mktemp("limited"), LIMITS)
-    with kafka.broker:
-        kafka.admit()
-        yield kafka
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Program]:
-    with start_simulator("--limit", "0") as program:
-        yield program
 
 
 @pytest.fixture
@@ -101,9 +86,28 @@ def test_with_the_remedies_check_passes_and_a_worker_publishes(
 
     with start_worker(settings) as worker:
         wait_for_log(worker, SHARD_OPEN)
+        # No second worker would be admitted.
+        code, printed = run_tool("check", variables=settings)
+        assert code == 0, printed
+        assert "warn  group          1 members, as many as the brokers admit" in printed
         assert worker.terminate() == 0
         # Consumers warn about a setting of producers.
         assert "CONFWARN" not in worker.log()
+
+
+def test_a_group_protocol_that_the_brokers_do_not_have_ends_a_worker_at_once(
+    variables: dict[str, str],
+) -> None:
+    settings = {**variables, **TRANSACTION_FITS, f"{CLIENT}GROUP_PROTOCOL": "consumer"}
+    named = "group.protocol is consumer, but the brokers have classic only"
+
+    code, printed = run_tool("check", variables=settings)
+    assert code == 3, printed
+    assert f"FAIL  limits         {named}" in printed
+
+    with start_worker(settings, wait_ready=False) as worker:
+        assert worker.wait() == 3, worker.log()
+        assert named in worker.log().splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -132,3 +136,7 @@ def test_check_says_that_it_could_not_read_the_limits(
 
     assert code == 0, printed
     assert "warn  limits         not tried" in printed
+    compared = (
+        "session.timeout.ms is 6000, group.min.session.timeout.ms by default 6000"
+    )
+    assert compared in printed

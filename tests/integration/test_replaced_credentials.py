@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.test_rights import CLIENT, NEEDED, grant
-from tests.support.guarded import PASSWORD, GuardedKafka
+from tests.support.guarded import CLIENT, NEEDED, PASSWORD, GuardedKafka, grant
 from tests.support.log_messages import SHARD_OPEN, STANDS_BY
 from tests.support.processes import (
-    start_simulator,
     start_worker,
     variables_for,
     wait_for_log,
@@ -19,7 +17,6 @@ from tests.support.processes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import Names
@@ -32,19 +29,6 @@ NEW_PASSWORD = "scram-pass-of-tomorrow"
 RESTART = 5
 REFUSED = "Kafka refuses the credentials"
 NOT_YET = "cannot use the new credentials of Kafka yet"
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
-    kafka = GuardedKafka(tmp_path_factory.mktemp("guarded"))
-    with kafka.broker:
-        yield kafka
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Program]:
-    with start_simulator("--limit", "0", "--period", "1") as program:
-        yield program
 
 
 @pytest.fixture

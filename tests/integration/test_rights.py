@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
-import confluent_kafka.admin as admin_api
 import pytest
 
 from connector.config.model import Kafka
@@ -25,7 +24,14 @@ from connector.kafka.clients import Clients
 from connector.kafka.names import Topics
 from connector.kafka.reader import Reader
 from tests.support import checker
-from tests.support.guarded import KEY_PASSWORD, PASSWORD, USER, GuardedKafka
+from tests.support.guarded import (
+    CLIENT,
+    KEY_PASSWORD,
+    NEEDED,
+    PASSWORD,
+    GuardedKafka,
+    grant,
+)
 from tests.support.processes import (
     start,
     start_simulator,
@@ -35,46 +41,19 @@ from tests.support.processes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable
 
     from tests.conftest import Names
     from tests.support.processes import Program
     from tests.support.registry import LocalRegistry
 
-Right = tuple[admin_api.ResourceType, admin_api.AclOperation]
-
-TOPIC, GROUP = admin_api.ResourceType.TOPIC, admin_api.ResourceType.GROUP
-TRANSACTIONAL_ID = admin_api.ResourceType.TRANSACTIONAL_ID
-NEEDED: dict[str, Right] = {
-    "topic READ": (TOPIC, admin_api.AclOperation.READ),
-    "topic WRITE": (TOPIC, admin_api.AclOperation.WRITE),
-    "topic CREATE": (TOPIC, admin_api.AclOperation.CREATE),
-    "topic DESCRIBE_CONFIGS": (TOPIC, admin_api.AclOperation.DESCRIBE_CONFIGS),
-    "transactional id WRITE": (TRANSACTIONAL_ID, admin_api.AclOperation.WRITE),
-    "group READ": (GROUP, admin_api.AclOperation.READ),
-}
 AUTHENTICATIONS = {
     "SCRAM over TLS": GuardedKafka.by_password,
     "a certificate": GuardedKafka.by_certificate,
 }
 
-CLIENT = "GEX_KAFKA__CLIENT__"
 # An invalid secret, which no log may show.
 WRONG_SECRET = "hunter22"
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
-    kafka = GuardedKafka(tmp_path_factory.mktemp("guarded"))
-    with kafka.broker:
-        kafka.admit()
-        yield kafka
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Program]:
-    with start_simulator("--limit", "0") as program:
-        yield program
 
 
 @pytest.fixture
@@ -87,33 +66,6 @@ def variables(
         **guarded.by_password(),
         "GEX_KAFKA__START_TIMEOUT_SECONDS": "6",
     }
-
-
-def grant(guarded: GuardedKafka, names: Names, rights: Mapping[str, Right]) -> None:
-    """Grant our user rights on everything that has this test's names."""
-    bindings = []
-    for resource, operation in rights.values():
-        # Topics and transactional ids are granted by their prefix.
-        pattern = admin_api.ResourcePatternType.PREFIXED
-        name = f"{names.topic_prefix}."
-        if resource is GROUP:
-            pattern = admin_api.ResourcePatternType.LITERAL
-            name = names.group_id
-        bindings.append(
-            admin_api.AclBinding(
-                resource,
-                name,
-                pattern,
-                f"User:{USER}",
-                "*",
-                operation,
-                admin_api.AclPermissionType.ALLOW,
-            )
-        )
-    # A client that is dropped cancels its requests: keep it.
-    client = guarded.admin()
-    for future in client.create_acls(bindings).values():
-        future.result(30)
 
 
 def create_topics(guarded: GuardedKafka, names: Names) -> None:

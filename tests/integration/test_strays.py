@@ -144,6 +144,25 @@ def test_check_names_an_event_of_a_newer_version_that_would_end_a_worker(
     assert "start the newer version" in line
 
 
+def test_check_names_a_worker_of_another_group_that_writes_the_same_topics(
+    kafka: LocalKafka, simulator: Program, names: Names
+) -> None:
+    variables = variables_for(kafka, names, simulator, SYMBOLS)
+    with start_worker(variables) as worker:
+
+        def has_written() -> bool:
+            return bool(checker.states(kafka, names.topic_prefix))
+
+        wait_until(has_written, "a state", worker)
+        another = {**variables, "GEX_KAFKA__GROUP_ID": "another-group"}
+        code, printed = run_tool("check", variables=another)
+        assert worker.terminate() == 0
+
+    assert code == 3, printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("FAIL")]
+    assert f"of group {names.group_id} writes it, too" in line
+
+
 def test_readers_skip_and_name_strays_in_changes(
     kafka: LocalKafka, published: dict[str, str]
 ) -> None:

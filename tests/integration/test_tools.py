@@ -22,9 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from connector.devkit.loopback_ports import LOOPBACK
-from tests.integration.test_rights import NEEDED, grant
 from tests.support import checker
-from tests.support.guarded import GuardedKafka
+from tests.support.guarded import NEEDED, GuardedKafka, grant
 from tests.support.processes import (
     Program,
     start,
@@ -322,6 +321,14 @@ def test_check_tries_to_create_topics_without_creating_them(
         assert f"creating topic {names.topic_prefix}.all.changes" in printed
         # Somebody else may have the right.
         assert "or create it by hand: kafka-topics --bootstrap-server" in printed
+
+        # Also a right on topics that do not exist yet.
+        revoke_everything(guarded)
+        grant(guarded, names, needed_except("topic READ"))
+        code, printed = run_tool("check", variables=variables)
+        assert code == 3, printed
+        assert items(printed, "FAIL") == {"rights"}, printed
+        assert f"topic {names.topic_prefix}.all.changes: READ is missing" in printed
 
         # With all rights, nothing is created, written or joined.
         grant(guarded, names, NEEDED)

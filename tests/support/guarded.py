@@ -19,10 +19,28 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.serialization import KeySerializationEncryption
 
+    from tests.conftest import Names
+
 # Tests search logs for these: the passwords must occur nowhere else.
 USER = "gex"
 PASSWORD = "scram-pass-7f3a9c"
 KEY_PASSWORD = "key-pass-51d2e8"
+
+Right = tuple[admin_api.ResourceType, admin_api.AclOperation]
+
+TOPIC, GROUP = admin_api.ResourceType.TOPIC, admin_api.ResourceType.GROUP
+TRANSACTIONAL_ID = admin_api.ResourceType.TRANSACTIONAL_ID
+NEEDED: dict[str, Right] = {
+    "topic READ": (TOPIC, admin_api.AclOperation.READ),
+    "topic WRITE": (TOPIC, admin_api.AclOperation.WRITE),
+    "topic CREATE": (TOPIC, admin_api.AclOperation.CREATE),
+    "topic DESCRIBE_CONFIGS": (TOPIC, admin_api.AclOperation.DESCRIBE_CONFIGS),
+    "transactional id WRITE": (TRANSACTIONAL_ID, admin_api.AclOperation.WRITE),
+    "group READ": (GROUP, admin_api.AclOperation.READ),
+}
+
+# Before the settings of Kafka's clients, in the names of variables.
+CLIENT = "GEX_KAFKA__CLIENT__"
 
 _CLIENT = f"{USER}@client.test"
 _PROTOCOLS = "CLIENT:PLAINTEXT,SCRAM:SASL_SSL,MUTUAL:SSL,CONTROLLER:PLAINTEXT"
@@ -112,23 +130,50 @@ class GuardedKafka:
         """Return the variables of a worker with a password."""
         return {
             "GEX_KAFKA__BOOTSTRAP_SERVERS": self.scram,
-            "GEX_KAFKA__CLIENT__SECURITY_PROTOCOL": "SASL_SSL",
-            "GEX_KAFKA__CLIENT__SASL_MECHANISM": "SCRAM-SHA-512",
-            "GEX_KAFKA__CLIENT__SASL_USERNAME": USER,
-            "GEX_KAFKA__CLIENT__SASL_PASSWORD": PASSWORD,
-            "GEX_KAFKA__CLIENT__SSL_CA_LOCATION": self.files.authority,
+            f"{CLIENT}SECURITY_PROTOCOL": "SASL_SSL",
+            f"{CLIENT}SASL_MECHANISM": "SCRAM-SHA-512",
+            f"{CLIENT}SASL_USERNAME": USER,
+            f"{CLIENT}SASL_PASSWORD": PASSWORD,
+            f"{CLIENT}SSL_CA_LOCATION": self.files.authority,
         }
 
     def by_certificate(self) -> dict[str, str]:
         """Return the variables of a worker with a certificate."""
         return {
             "GEX_KAFKA__BOOTSTRAP_SERVERS": self.mutual,
-            "GEX_KAFKA__CLIENT__SECURITY_PROTOCOL": "SSL",
-            "GEX_KAFKA__CLIENT__SSL_CA_LOCATION": self.files.authority,
-            "GEX_KAFKA__CLIENT__SSL_CERTIFICATE_LOCATION": self.files.certificate,
-            "GEX_KAFKA__CLIENT__SSL_KEY_LOCATION": self.files.key,
-            "GEX_KAFKA__CLIENT__SSL_KEY_PASSWORD": KEY_PASSWORD,
+            f"{CLIENT}SECURITY_PROTOCOL": "SSL",
+            f"{CLIENT}SSL_CA_LOCATION": self.files.authority,
+            f"{CLIENT}SSL_CERTIFICATE_LOCATION": self.files.certificate,
+            f"{CLIENT}SSL_KEY_LOCATION": self.files.key,
+            f"{CLIENT}SSL_KEY_PASSWORD": KEY_PASSWORD,
         }
+
+
+def grant(guarded: GuardedKafka, names: Names, rights: Mapping[str, Right]) -> None:
+    """Grant our user rights on everything that has this test's names."""
+    bindings = []
+    for resource, operation in rights.values():
+        # Topics and transactional ids are granted by their prefix.
+        pattern = admin_api.ResourcePatternType.PREFIXED
+        name = f"{names.topic_prefix}."
+        if resource is GROUP:
+            pattern = admin_api.ResourcePatternType.LITERAL
+            name = names.group_id
+        bindings.append(
+            admin_api.AclBinding(
+                resource,
+                name,
+                pattern,
+                f"User:{USER}",
+                "*",
+                operation,
+                admin_api.AclPermissionType.ALLOW,
+            )
+        )
+    # A client that is dropped cancels its requests: keep it.
+    client = guarded.admin()
+    for future in client.create_acls(bindings).values():
+        future.result(30)
 
 
 def _issue(

@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from connector.config.model import Http
+from connector.devkit.loopback_ports import free_port
 from connector.errors import EXIT_CONFIG
 from connector.tools.check_listen import check_listen
 from connector.tools.report import Report
@@ -63,3 +64,23 @@ async def test_an_address_of_another_machine_would_end_a_worker(
     assert code == EXIT_CONFIG
     assert line.startswith(f"FAIL  listen         cannot listen on {listen}: ")
     assert "set http.listen to an address of this machine" in line
+
+
+# A worker would find it out only when it starts.
+@pytest.mark.parametrize(
+    "listen", ["0.0.0.0:{0},127.0.0.1:{0}", "127.0.0.1:{0},0.0.0.0:{0}"]
+)
+async def test_addresses_that_overlap_would_end_a_worker(
+    listen: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = listen.format(free_port()).split(",")
+
+    code, lines = await checked(f"{first},{second}", capsys)
+
+    assert code == EXIT_CONFIG
+    good, bad = lines.splitlines()
+    assert good == f"ok    listen         {first} is free"
+    assert bad.startswith(
+        f"FAIL  listen         cannot listen on {second} as well as on"
+    )
+    assert "leave one of them out" in bad

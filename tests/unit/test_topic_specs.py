@@ -6,7 +6,6 @@ import pytest
 
 from connector.config.model import Kafka
 from connector.config.secrets import ClientSettings, Setting
-from connector.kafka import admin
 from connector.kafka.admin import TopicSpec, topic_specs
 from connector.kafka.names import Topics
 
@@ -57,18 +56,6 @@ def test_an_empty_text_leaves_a_setting_to_the_brokers() -> None:
 
     assert current.config.keys() & OURS == OURS - {"segment.ms"}
     assert current.optional == OURS - {"segment.ms"}
-
-
-def test_a_topic_with_the_times_of_the_broker_is_a_drawback() -> None:
-    changes = specs()["changes"]
-    config = {**changes.config, "message.timestamp.type": "LogAppendTime"}
-
-    found = admin._check(changes, config, admin.TopicSize(changes.partitions, 1))
-
-    assert not found.faults
-    [(drawback, remedy)] = found.warnings
-    assert drawback == "records have the broker's time, not their own"
-    assert remedy.endswith("--add-config message.timestamp.type=CreateTime")
 
 
 def test_a_boolean_is_written_as_kafka_reads_it() -> None:

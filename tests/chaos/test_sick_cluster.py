@@ -1,0 +1,77 @@
+"""`check` names the brokers and partitions without which no worker can publish."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import confluent_kafka.admin as admin_api
+import pytest
+
+from tests.chaos.cluster import BROKERS, Cluster
+from tests.chaos.proxy import Proxy
+from tests.support.processes import start_simulator, variables_for, wait_until
+from tests.support.tools import create_topics, run_tool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Names
+
+# Three brokers are started.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+
+DEAD = BROKERS
+
+
+def failures(printed: str) -> list[str]:
+    return [line for line in printed.splitlines() if line.startswith("FAIL")]
+
+
+def test_check_names_unreachable_brokers_and_partitions_that_take_no_records(
+    tmp_path: Path, names: Names
+) -> None:
+    prefix = names.topic_prefix
+    with Cluster(tmp_path) as cluster, start_simulator("--limit", "0") as simulator:
+        variables = variables_for(cluster.brokers[0], names, simulator, ["BTCUSDT"])
+        variables["GEX_KAFKA__BOOTSTRAP_SERVERS"] = cluster.for_workers
+        all_in_sync = {"min.insync.replicas": str(BROKERS)}
+        on_one_broker = {"cleanup.policy": "compact"}
+        create_topics(
+            cluster,
+            admin_api.NewTopic(f"{prefix}.quarantine", 1, BROKERS),
+            admin_api.NewTopic(f"{prefix}.all.changes", 6, BROKERS, config=all_in_sync),
+            admin_api.NewTopic(
+                f"{prefix}.all.current",
+                1,
+                replica_assignment=[[DEAD]],
+                config=on_one_broker,
+            ),
+        )
+        code, printed = run_tool("check", variables=variables)
+        assert code == 0, printed
+
+        # A firewall that was opened for one broker only.
+        proxy = cluster.network.proxies[DEAD - 1]
+        cluster.network.tell(partial(Proxy.refuse, refused=True), [proxy])
+        code, printed = run_tool("check", variables=variables)
+        assert code == 3, printed
+        unreachable = f"a broker of the cluster does not answer: 127.0.0.1:{proxy.port}"
+        assert any(unreachable in line for line in failures(printed)), printed
+        cluster.network.tell(partial(Proxy.refuse, refused=False), [proxy])
+
+        cluster.brokers[DEAD - 1].kill()
+        admin = admin_api.AdminClient({"bootstrap.servers": cluster.bootstrap_servers})
+
+        def has_noticed() -> bool:
+            topics = admin.list_topics(timeout=30).topics
+            without_leader = topics[f"{prefix}.all.current"].partitions[0].leader < 0
+            changes = topics[f"{prefix}.all.changes"].partitions.values()
+            return without_leader and all(DEAD not in one.isrs for one in changes)
+
+        wait_until(has_noticed, "the cluster misses the broker")
+        code, printed = run_tool("check", variables=variables)
+        assert code == 3, printed
+        found = "\n".join(failures(printed))
+        assert f"{prefix}.all.current: partitions 0 have no leader" in found
+        assert "have fewer replicas in sync than min.insync.replicas=3" in found
