@@ -15,6 +15,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from connector.core.model import AllExpiry
 from connector.devkit.local_kafka import LocalKafka
 from connector.devkit.loopback_ports import free_port
 from connector.devkit.simulator.settings import EIGHT_SYMBOLS
@@ -40,6 +41,8 @@ AGE_COLUMN = 3
 # Width and height in pixels.
 DESKTOP = (1100, 720)
 PHONE = (360, 800)
+# All ladders fit on it.
+TALL = (1100, 900)
 BROWSER_OPTIONS = (
     "--headless=new",
     "--no-sandbox",
@@ -53,6 +56,18 @@ ROWS = (
     "return [...document.querySelectorAll('#symbols tbody tr:not([hidden])')]"
     ".filter(row => row.children.length > 1)"
     ".map(row => [...row.children].map(cell => cell.textContent))"
+)
+
+
+# The ladders: the status, the summary in words, the rungs row by row, and if they are greyed.
+LADDERS = (
+    "return [...document.querySelectorAll('#ladders > li:not([hidden])')].map(ladder => ({"
+    "symbol: ladder.querySelector('h3').textContent,"
+    "status: ladder.querySelector('.pill').textContent,"
+    "summary: ladder.children[1].textContent,"
+    "isPast: ladder.className === 'past',"
+    "rungs: [...ladder.querySelectorAll('tr')]"
+    ".map(row => [...row.children].map(cell => cell.textContent))}))"
 )
 
 
@@ -184,6 +199,28 @@ class Page:
             texts = [text for text in texts if word in text]
         return bool(texts)
 
+    def ladders(self) -> dict[str, Any]:
+        """Return what the ladders show, by symbol."""
+        return {ladder["symbol"]: ladder for ladder in self.script(LADDERS)}
+
+    def has_ladders(self) -> bool:
+        found = self.ladders()
+        return len(found) == len(EIGHT_SYMBOLS) and all(
+            ladder["status"] == "● LIVE" and not ladder["isPast"]
+            for ladder in found.values()
+        )
+
+    def wait_for_past_ladder(self, symbol: str, summary: str) -> list[list[str]]:
+        """Wait until a symbol's ladder is greyed, and return its rungs."""
+
+        def is_past() -> bool:
+            ladder = self.ladders()[symbol]
+            return bool(ladder["isPast"] and ladder["summary"] == summary)
+
+        self.wait(is_past, f"the past ladder of {symbol}")
+        rungs: list[list[str]] = self.ladders()[symbol]["rungs"]
+        return rungs
+
     def text(self, element: str) -> str:
         found = self.script(f"return document.getElementById('{element}').textContent")
         return str(found)
@@ -195,7 +232,7 @@ class Page:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Return the folder for screenshots. PICTURES=docs renews the documentation's."""
+    """Return the folder for screenshots. PICTURES=docs/images renews the documentation's."""
     return Path(os.environ.get("PICTURES", tmp_path))
 
 
@@ -269,17 +306,64 @@ def test_the_page_shows_symbols_budget_group_and_events_as_they_come(
         page.wait_for_event("CHANGED")
         expect_published(page.events()[-1], kafka, names)
         browser.save_screenshot(str(pictures / "status-dark.png"))
+        page.wait(page.has_ladders, "the ladders")
+        expect_a_ladder(page.ladders()["ETHUSDT"])
         expect_a_phone_shows_all(page, pictures / "status-phone.png")
+        photograph_ladders(page, "light", PHONE, pictures / "status-levels-phone.png")
 
         simulator.ask("/_control/faults", {"fault": "missing", "symbols": ["BTCUSDT"]})
         page.wait_for_status("BTCUSDT", "○ MISSING")
         page.wait_for_event("BTCUSDT", "MISSING")
+        rungs = page.wait_for_past_ladder(
+            "BTCUSDT", "Not valid now. These were its last:"
+        )
+        # Without spot there are no distances from it.
+        assert {row[2] for row in rungs} == {""}
+        assert "Spot" not in {row[0] for row in rungs}
+        photograph_ladders(page, "dark", TALL, pictures / "status-levels.png")
 
         # Old figures must not look like present ones.
         owner.terminate()
         page.wait_for_text("error", "No answer")
         page.wait_for_text("ready", "? no answer")
         assert page.classes(STATUS_COLUMN) == {"status warn"}
+
+        def are_past() -> bool:
+            return all(ladder["isPast"] for ladder in page.ladders().values())
+
+        page.wait(are_past, "ladders that are greyed")
+
+
+def expect_a_ladder(ladder: Any) -> None:
+    """Check that a ladder has the levels from the highest to the lowest, with spot among them."""
+    names = [row[0] for row in ladder["rungs"]]
+    assert {"Spot", "Call resistance", "Gamma flip", "Put support"} <= set(names)
+    prices = [float(row[1].replace(",", "")) for row in ladder["rungs"]]
+    assert prices == sorted(prices, reverse=True)
+
+    spot = prices[names.index("Spot")]
+    for name, price, distance in ladder["rungs"]:
+        if name == "Spot":
+            assert distance == ""
+            continue
+        share = float(price.replace(",", "")) / spot - 1
+        assert float(distance.removesuffix("%")) == pytest.approx(100 * share, abs=0.06)
+    # The drawing says nothing to a screen reader; these words do.
+    assert ladder["summary"].endswith((" flip", "resistance", "support"))
+
+
+def photograph_ladders(
+    page: Page, colour_scheme: str, size: tuple[int, int], picture: Path
+) -> None:
+    """Take a picture of the levels, and check that they stay within their cards."""
+    page.look(size, colour_scheme)
+    overflowing = page.script(
+        "return [...document.querySelectorAll('#ladders > li')].filter(ladder =>"
+        " ladder.querySelector('table')?.getBoundingClientRect().right"
+        " > ladder.getBoundingClientRect().right).map(ladder => ladder.id)"
+    )
+    assert overflowing == []
+    page.browser.find_element(By.ID, "levels").screenshot(str(picture))
 
 
 def expect_published(event: str, kafka: LocalKafka, names: Names) -> None:
@@ -323,21 +407,24 @@ def test_data_is_shown_as_text(
     evil = f"<img src=x onerror={attack}><script>{attack}</script>"
     with start_worker(variables) as worker:
         page = Page(browser, worker)
-        page.wait(page.cells, "the table")
+        page.wait(page.has_ladders, "the ladders")
         page.script(f"addEvent({json.dumps(event_of(evil))})")
         assert evil in "".join(page.events())
 
         # In one script: the page's next look at the worker would replace the row.
-        rows = page.script(
+        rows, ladders = page.script(
             f"latest.symbols.push({json.dumps(row_of(evil))});"
             f"latest.group.error = {json.dumps(evil)};"
-            f"latest.troubles.push({json.dumps(trouble_of(evil))}); show();"
-            f"{ROWS}"
+            f"latest.troubles.push({json.dumps(trouble_of(evil))});"
+            f"latestLevels.symbols.push({json.dumps(levels_of(evil))}); show();"
+            f"return [(() => {{ {ROWS} }})(), (() => {{ {LADDERS} }})()]"
         )
         rows_with_evil = [row for row in rows if evil in row]
         assert rows_with_evil
         # Symbol and model: the status has a sign before it.
         assert rows_with_evil[0].count(evil) == 2
+        ladders_with_evil = [it for it in ladders if it["symbol"] == f"{evil} · {evil}"]
+        assert ladders_with_evil[0]["rungs"]
         assert browser.find_elements(By.CSS_SELECTOR, "img, main script") == []
         assert browser.title == "GEX levels connector"
         worker.terminate()
@@ -377,6 +464,25 @@ def row_of(text: str) -> dict[str, Any]:
     }
 
 
+def levels_of(text: str) -> dict[str, Any]:
+    numbers = dict.fromkeys(AllExpiry.__struct_fields__, 1)
+    levels = {
+        "positioning": text,
+        "positioning_fallback_reason": text,
+        "all_expiry": numbers,
+        "odte": numbers,
+    }
+    return {
+        "feed": text,
+        "symbol": text,
+        "owned": False,
+        "status": text,
+        "computed_at": 1,
+        "spot_price": 1,
+        "levels": levels,
+    }
+
+
 def trouble_of(text: str) -> dict[str, Any]:
     return {
         "service": text,
@@ -410,6 +516,7 @@ def test_an_outage_of_kafka_is_named_and_what_was_known_before_is_marked(
             page.wait(page.all_live, "the table")
             page.wait_for_text("members", "(this worker)")
             page.wait_for_text("as-of", "As of ")
+            page.wait(page.has_ladders, "the ladders")
 
             if is_frozen:
                 os.kill(kafka.pid, signal.SIGSTOP)
@@ -422,6 +529,15 @@ def test_an_outage_of_kafka_is_named_and_what_was_known_before_is_marked(
             assert "(this worker)" in page.text("members")
             assert page.classes(STATUS_COLUMN) == {"status warn"}
             browser.save_screenshot(str(pictures / "status-kafka-away.png"))
+
+            # The levels stay, in grey, also when the worker has lost its shards.
+            def levels_stay() -> bool:
+                return all(
+                    ladder["isPast"] and ladder["rungs"]
+                    for ladder in page.ladders().values()
+                )
+
+            page.wait(levels_stay, "levels of the past")
 
             # It asks Kafka by itself, so that it may notice a little later.
             def standby_has_the_one_reason() -> bool:
