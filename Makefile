@@ -20,7 +20,7 @@ UNFENCED ?=
 AUDIT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check chaos audit sbom fuzz bench docs site runbooks lock
+.PHONY: help install demo test test-all check chaos audit sbom fuzz bench docs site dist try-dist runbooks lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,6 +46,7 @@ check: install sbom ## check style, types, layers, pages and their links, schema
 	$(BIN)/mypy deploy/grafana/generate.py
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -q -p no:cacheprovider tests/contract/test_schemas.py tests/contract/test_docs.py tests/contract/test_site.py tests/contract/test_metric_names.py tests/contract/test_dashboards.py tests/contract/test_rules.py
+	$(BIN)/zizmor --quiet --offline .github
 	$(BIN)/pip check
 	$(BIN)/python -m tests.support.audit $(AUDIT)
 
@@ -87,6 +88,17 @@ docs: install ## write the generated pages and dashboards
 site: install ## build the documentation site in build/site; a warning or a link to nowhere is an error
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/site
 	@echo 'open build/site/index.html'
+
+dist: install ## build dist/*.whl and dist/*.tar.gz: the same sources give the same bytes
+	rm -f dist/*.whl dist/*.tar.gz
+	$(BIN)/python -m hatchling build -d dist
+
+try-dist: install ## compare dist/ with another build, and try the wheel where nothing else is installed
+	rm -rf build/dist
+	$(BIN)/python -m hatchling build -d build/dist
+	cmp dist/*.whl build/dist/*.whl
+	cmp dist/*.tar.gz build/dist/*.tar.gz
+	$(BIN)/pytest -n0 tests/system/test_distribution.py
 
 runbooks: ## set the address of the runbooks in the alerts (URL=https://git.example.org/gex/docs/how-to/runbooks.md)
 	@test -n "$(URL)" || { echo 'set URL=https://...' >&2; exit 2; }
