@@ -45,6 +45,7 @@ class BudgetWatch:
         self._failures = failures
         self._observer = observer
         self._bounded = Bounded(_LOG_INTERVAL_SECONDS, time.monotonic)
+        self._reported: BudgetReport | None = None
 
     def update(self) -> None:
         """Look at the budget. Call at least once a second."""
@@ -61,7 +62,9 @@ class BudgetWatch:
             price_seconds=self._schedule.price,
             month=month,
         )
-        self._observer.budget_changed(report)
+        if report != self._reported:
+            self._reported = report
+            self._observer.budget_changed(report)
         self._follow_month(spending.month, now)
         self._fresh_plan.update(spending.planned_per_minute, now)
         if not self.is_month_used_up:

@@ -50,11 +50,14 @@ def has_fallback_limit(headers: Mapping[str, str]) -> bool:
 def quota(headers: Mapping[str, str]) -> Quota:
     """Return the server's figures of the month.
 
-    Plans without a cap send none, or a text such as `unlimited`.
+    Plans without a cap send none, a text such as `unlimited`, or a limit of 0: a plan that
+    permits nothing would be refused. What remains of such a limit says nothing either.
     """
     limit = _whole_number(headers.get("x-quota-limit"))
     used = _whole_number(headers.get("x-quota-used"))
     remaining = _whole_number(headers.get("x-quota-remaining"))
+    if limit == 0:
+        limit = remaining = None
     if remaining is None and limit is not None and used is not None:
         # A server that has counted beyond the limit may show less than nothing.
         remaining = max(limit - used, 0)

@@ -71,7 +71,8 @@ async def test_a_plan_sets_both_limits(
 
 
 @pytest.mark.parametrize(
-    ("headers", "limit"), [("absent", None), ("text", "unlimited"), ("negative", "-1")]
+    ("headers", "limit"),
+    [("absent", None), ("text", "unlimited"), ("negative", "-1"), ("zero", "0")],
 )
 async def test_enterprise_has_no_cap(headers: str, limit: str | None) -> None:
     async with simulated(plan="enterprise", uncapped_quota=headers) as client:

@@ -753,7 +753,7 @@ class TestBudget:
         assert (month.limit, month.used, month.remaining) == (10_000, 4_000, 6_000)
         assert month.period == period
 
-    @pytest.mark.parametrize("text", ["unlimited", "-1", ""])
+    @pytest.mark.parametrize("text", ["unlimited", "-1", "0", ""])
     async def test_a_plan_without_a_monthly_cap_may_send_texts_instead_of_numbers(
         self, server: Server, fetcher: Fetcher, text: str
     ) -> None:
@@ -765,6 +765,17 @@ class TestBudget:
         month = fetcher.budget.spending(time.monotonic()).month
         assert (month.limit, month.remaining) == (None, None)
         assert fetcher.wait_seconds == 0
+
+    async def test_a_429_of_a_plan_with_a_limit_of_0_is_one_of_the_minute(
+        self, server: Server, fetcher: Fetcher
+    ) -> None:
+        headers = {"X-Quota-Limit": "0", "X-Quota-Remaining": "0", "Retry-After": "7"}
+        server.handler = replying(headers=headers, status=429)
+
+        with pytest.raises(RateLimited):
+            await fetcher.fetch()
+
+        assert not fetcher.budget.spending(time.monotonic()).month.is_used_up
 
     @pytest.mark.parametrize("remaining", ["0", "-3", ""])
     async def test_a_used_up_month_holds_requests_without_sleeping_for_retry_after(

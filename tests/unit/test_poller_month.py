@@ -17,7 +17,7 @@ from connector.kafka.names import ShardId
 from connector.runtime.clock import Clock
 from connector.runtime.health import Health
 from connector.runtime.poller import Poller
-from connector.runtime.ports import PollerContext
+from connector.runtime.ports import BudgetReport, PollerContext
 from connector.schedule.batches import Batch
 from connector.schedule.freshness import Freshness
 from connector.telemetry.metrics import Metrics
@@ -196,6 +196,26 @@ async def test_a_budget_that_cannot_keep_levels_fresh_is_warned_of_once(
     assert keeps_fresh is not is_warned
     warnings = caplog.text.count("the budget cannot keep all levels fresh")
     assert warnings == (1 if is_warned else 0)
+
+
+async def test_a_budget_is_reported_when_it_changes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[BudgetReport] = []
+
+    def keep(_: MetricsObserver, report: BudgetReport) -> None:
+        reports.append(report)
+
+    monkeypatch.setattr(MetricsObserver, "budget_changed", keep)
+    bench.shards = [OneShard()]
+    bench.learn_limit(1)
+    for _ in range(3):
+        bench.poller._budget_watch.update()
+    assert len(reports) == 1
+
+    bench.learn_limit(60)
+    bench.poller._budget_watch.update()
+    assert [report.limit_per_minute for report in reports] == [1, 60]
 
 
 @pytest.mark.parametrize(("limit", "is_kept"), [(10_000, False), (1_000_000, True)])

@@ -21,6 +21,7 @@ from connector.core.model import (
 )
 from connector.core.transition import (
     NO_TRANSITION,
+    REASON_BUDGET,
     REASON_QUOTA,
     RECENT_REFRESHES_KEPT,
     FeedRules,
@@ -550,6 +551,20 @@ def test_the_timer_names_the_reason_of_a_silence_of_our_own(
     transition = expire(history.known, now, answered_at, ME, FEED, lambda: REASON_QUOTA)
 
     assert event_of(transition).reason == reason
+
+
+def test_stale_levels_keep_the_reason_they_became_stale_for() -> None:
+    """The month may be used up later. Nothing that a consumer acts on has changed."""
+    history = observed_once()
+    now = Moment(NOW + 91 * SECOND, NOW + 91 * SECOND)
+    stale = expire(history.known, now, None, ME, FEED, lambda: REASON_BUDGET)
+    assert event_of(stale).reason == REASON_BUDGET
+
+    later = Moment(NOW + 3600 * SECOND, NOW + 3600 * SECOND)
+    assert stale.state is not None
+    again = expire(stale.state, later, None, ME, FEED, lambda: REASON_QUOTA)
+
+    assert again == NO_TRANSITION
 
 
 def test_the_timer_waits_until_the_limit_is_exceeded() -> None:

@@ -25,7 +25,7 @@ _MINUTE_MICROS: Final = _MINUTE_SECONDS * MICROS
 _MONTHS_A_YEAR: Final = 12
 
 # Limit and remaining requests of a plan without a cap, by the setting.
-_UNCAPPED: Final = {"text": "unlimited", "negative": "-1"}
+_UNCAPPED: Final = {"text": "unlimited", "negative": "-1", "zero": "0"}
 
 
 class Month(msgspec.Struct, frozen=True):

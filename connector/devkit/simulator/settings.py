@@ -193,7 +193,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="Answers besides 200 that count against the month"),
     ] = ()
     uncapped_quota: Annotated[
-        Literal["absent", "text", "negative"],
+        Literal["absent", "text", "negative", "zero"],
         Meta(description="`X-Quota-*` of a plan without a cap"),
     ] = "absent"
     limits_on_401: Annotated[
