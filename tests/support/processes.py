@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
+    from tests.support.checker import Brokers
 
     # Settings of a worker, by the names of their environment variables.
     Variables = Mapping[str, str]
@@ -262,7 +262,7 @@ def start_prometheus(folder: Path, config: Mapping[str, object]) -> Iterator[Pro
 
 
 def variables_for(
-    kafka: LocalKafka,
+    kafka: Brokers,
     names: Names,
     simulator: Program,
     symbols: Sequence[str] = EIGHT_SYMBOLS,

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const (
+	startTimeout = 30 * time.Second
+	pollTimeout  = 200 * time.Millisecond
+	// Partitions may be added to `changes`, and it may be deleted.
+	lookInterval = 5 * time.Second
+)
+
+// Kafka reads topics without a consumer group.
+type Kafka struct {
+	bootstrap string
+	client    *kgo.Client
+	admin     *kadm.Client
+}
+
+// Connect makes the client; it connects at its first request.
+func Connect(bootstrap string) (*Kafka, error) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap))
+	if err != nil {
+		return nil, fmt.Errorf("--bootstrap %s: %w", bootstrap, err)
+	}
+	return &Kafka{bootstrap, client, kadm.NewClient(client)}, nil
+}
+
+// Close ends all connections.
+func (k *Kafka) Close() {
+	k.client.Close()
+}
+
+// CommittedEnds returns the offset after the last committed record of each partition.
+// It is before the first open transaction.
+func (k *Kafka) CommittedEnds(ctx context.Context, topic string) (map[int32]int64, error) {
+	return k.list(ctx, topic, k.admin.ListCommittedOffsets)
+}
+
+// Ends returns the offset after the last record of each partition, committed or not.
+func (k *Kafka) Ends(ctx context.Context, topic string) (map[int32]int64, error) {
+	return k.list(ctx, topic, k.admin.ListEndOffsets)
+}
+
+func (k *Kafka) list(
+	ctx context.Context, topic string,
+	list func(context.Context, ...string) (kadm.ListedOffsets, error),
+) (map[int32]int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	listed, err := list(ctx, topic)
+	if err != nil {
+		return nil, fmt.Errorf("no answer from Kafka at %s: %w: check --bootstrap", k.bootstrap, err)
+	}
+	if err := listed.Error(); err != nil {
+		return nil, explain(topic, err)
+	}
+	offsets := map[int32]int64{}
+	for partition, offset := range listed[topic] {
+		offsets[partition] = offset.Offset
+	}
+	if len(offsets) == 0 {
+		return nil, explain(topic, kerr.UnknownTopicOrPartition)
+	}
+	return offsets, nil
+}
+
+// explain adds the remedy to an error of Kafka.
+func explain(topic string, err error) error {
+	switch {
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
+		return fmt.Errorf("no topic %s: check --prefix and --feed, or start the connector once", topic)
+	case errors.Is(err, kerr.TopicAuthorizationFailed):
+		return fmt.Errorf("not allowed to read topic %s: grant this user READ and DESCRIBE on it", topic)
+	case errors.Is(err, kerr.OffsetOutOfRange):
+		return fmt.Errorf("topic %s: retention deleted events before they were read; start again to restore the present state", topic)
+	default:
+		return fmt.Errorf("topic %s: %w", topic, err)
+	}
+}
+
+// reader returns a client that reads a topic from these offsets. It delivers committed
+// records and the markers of transactions.
+func (k *Kafka) reader(topic string, from map[int32]int64) (*kgo.Client, error) {
+	offsets := map[int32]kgo.Offset{}
+	for partition, offset := range from {
+		offsets[partition] = kgo.NewOffset().At(offset)
+	}
+	return kgo.NewClient(
+		kgo.SeedBrokers(k.bootstrap),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: offsets}),
+		// A reader whose position is gone must not continue elsewhere.
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.KeepControlRecords(),
+	)
+}
+
+// Restore returns the last state of each symbol that is committed below `high`.
+func (k *Kafka) Restore(
+	ctx context.Context, topic string, high map[int32]int64, decoder *Decoder,
+) (map[string]State, error) {
+	low, err := k.list(ctx, topic, k.admin.ListStartOffsets)
+	if err != nil {
+		return nil, err
+	}
+	reader, err := k.reader(topic, low)
+	if err != nil {
+		return nil, err
+	}
+	defer reader.Close()
+
+	states := map[string]State{}
+	waiting := map[int32]bool{}
+	for partition, end := range high {
+		if low[partition] < end {
+			waiting[partition] = true
+		}
+	}
+	for len(waiting) > 0 {
+		records, err := poll(ctx, reader, topic)
+		if err != nil {
+			return nil, err
+		}
+		for _, record := range records {
+			// The last record of a partition is never compacted. If it belongs to a
+			// transaction that is aborted, the marker comes after it.
+			if record.Offset >= high[record.Partition]-1 {
+				delete(waiting, record.Partition)
+			}
+			if !isOurs(record) {
+				continue
+			}
+			state, err := decoder.State(record.Value)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", place(record), err)
+			}
+			states[state.Symbol] = state
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return states, nil
+}
+
+// Follow calls handle with every newer event, once and in order, until it returns false
+// or the context ends.
+func (k *Kafka) Follow(
+	ctx context.Context, topic string, from map[int32]int64, decoder *Decoder, order *Order,
+	handle func(Event) bool,
+) error {
+	reader, err := k.reader(topic, from)
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+
+	watch := topicWatch{topic: topic, reader: reader, admin: k.admin, partitions: len(from)}
+	for ctx.Err() == nil {
+		if err := watch.look(ctx); err != nil {
+			return err
+		}
+		records, err := poll(ctx, reader, topic)
+		if err != nil {
+			return err
+		}
+		for _, record := range records {
+			if !isOurs(record) {
+				continue
+			}
+			event, err := decoder.Event(record.Value)
+			if err != nil {
+				return fmt.Errorf("%s: %w", place(record), err)
+			}
+			for _, next := range order.Add(event, time.Now()) {
+				if !handle(next) {
+					return nil
+				}
+			}
+		}
+		if err := order.Check(time.Now()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// poll returns the records that come within a short time, if any.
+func poll(ctx context.Context, reader *kgo.Client, topic string) ([]*kgo.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+	defer cancel()
+	fetches := reader.PollFetches(ctx)
+	for _, failed := range fetches.Errors() {
+		// A poll that ends without a record is reported as an error.
+		if ctx.Err() == nil || !errors.Is(failed.Err, ctx.Err()) {
+			return nil, explain(topic, failed.Err)
+		}
+	}
+	return fetches.Records(), nil
+}
+
+// isOurs returns false for markers and for strays: records that the connector did not
+// write. Another program may have the right to write to the topics, and an operator may
+// delete a state by mistake. The connector continues as if strays were not there.
+func isOurs(record *kgo.Record) bool {
+	if record.Attrs.IsControl() {
+		return false
+	}
+	for _, header := range record.Headers {
+		if header.Key == "ce_type" {
+			return true
+		}
+	}
+	fmt.Fprintln(os.Stderr, "skipped a record of another program:", place(record))
+	return false
+}
+
+func place(record *kgo.Record) string {
+	return fmt.Sprintf("%s-%d, offset %d", record.Topic, record.Partition, record.Offset)
+}
+
+// topicWatch reads the partitions that are added to a topic, and notices its deletion.
+type topicWatch struct {
+	topic      string
+	reader     *kgo.Client
+	admin      *kadm.Client
+	id         kadm.TopicID
+	partitions int
+	lookedAt   time.Time
+}
+
+func (w *topicWatch) look(ctx context.Context) error {
+	if time.Since(w.lookedAt) < lookInterval {
+		return nil
+	}
+	w.lookedAt = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, lookInterval)
+	defer cancel()
+	topics, err := w.admin.ListTopics(ctx, w.topic)
+	if err != nil {
+		// Kafka is away. The client connects again, and we look again.
+		return nil
+	}
+	topic := topics[w.topic]
+	if w.id == (kadm.TopicID{}) {
+		w.id = topic.ID
+	}
+	if errors.Is(topic.Err, kerr.UnknownTopicOrPartition) || topic.ID != w.id {
+		return fmt.Errorf("topic %s was deleted: start again when the connector has made it anew", w.topic)
+	}
+	if topic.Err != nil {
+		return explain(w.topic, topic.Err)
+	}
+	for partition := int32(w.partitions); partition < int32(len(topic.Partitions)); partition++ {
+		beginning := map[int32]kgo.Offset{partition: kgo.NewOffset().AtStart()}
+		w.reader.AddConsumePartitions(map[string]map[int32]kgo.Offset{w.topic: beginning})
+	}
+	w.partitions = max(w.partitions, len(topic.Partitions))
+	return nil
+}
