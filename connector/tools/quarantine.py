@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from connector.config.secrets import printable, quote
-from connector.config.values import symbols_typed
 from connector.core.model import Value
 from connector.errors import UsageError
 from connector.kafka.events import BEGINNING, END
 from connector.tools.reading import open_reader
+from connector.tools.selection import add_selection_arguments, selected_symbols
 
 if TYPE_CHECKING:
     import argparse
@@ -88,13 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PARTITION:OFFSET",
         help="the entry to show, as listed; without it, the newest",
     )
-    parser.add_argument("--feed", help="entries of this feed only")
-    parser.add_argument(
-        "--symbol",
-        action="append",
-        default=[],
-        help="entries of this symbol only; repeatable",
-    )
+    add_selection_arguments(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--json", action="store_true", help="print one JSON object a line"
@@ -120,10 +114,7 @@ def run(options: argparse.Namespace) -> int:
     # The topic can be read although the others are gone.
     log = reader.quarantine_log()
     topic = reader.topics.quarantine
-    symbols: set[str] = set()
-    for typed in options.symbol:
-        symbols.update(symbols_typed(typed))
-    wanted = _Filter(options.feed, frozenset(symbols))
+    wanted = _Filter(options.feed, selected_symbols(options.symbol))
 
     if options.action == "follow":
         return _follow(log, topic, wanted, as_json=options.json)

@@ -8,11 +8,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from connector.config.secrets import printable
-from connector.config.values import symbols_typed
 from connector.core.model import Kind, Status
 from connector.errors import UsageError
 from connector.tools.known_symbols import warn_of_unknown_symbols
 from connector.tools.reading import EventFilter, open_reader
+from connector.tools.selection import add_selection_arguments, selected_symbols
 from connector.tools.table import Table
 from connector.tools.text import json_line, text_line
 
@@ -30,13 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="start with the events that are already in the topics",
     )
-    parser.add_argument("--feed", help="show this feed only")
-    parser.add_argument(
-        "--symbol",
-        action="append",
-        default=[],
-        help="show this symbol only; repeatable",
-    )
+    add_selection_arguments(parser)
     parser.add_argument(
         "--kind",
         action="append",
@@ -75,11 +69,8 @@ def run(options: argparse.Namespace) -> int:
         signal.signal(number, signal.default_int_handler)
 
     reader = open_reader(options.config, os.environ)
-    symbols: set[str] = set()
-    for typed in options.symbol:
-        symbols.update(symbols_typed(typed))
     wanted = EventFilter(
-        symbols=frozenset(symbols),
+        symbols=selected_symbols(options.symbol),
         kinds=frozenset(options.kind),
         statuses=frozenset(options.status),
     )
