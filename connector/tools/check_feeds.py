@@ -1,4 +1,4 @@
-"""Venue checks of `gex-connector check`: does the upstream apply each feed's filter?"""
+"""Checks of `gex-connector check` by feed: does the upstream answer its requests as asked?"""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import difflib
 from typing import TYPE_CHECKING, Final
 
 from connector.core.venues import VENUES, require_venues, unknown_venues
-from connector.errors import UpstreamError, WrongVenues
+from connector.errors import (
+    NothingFound,
+    PlanRefused,
+    RequestRefused,
+    UpstreamError,
+    WrongVenues,
+)
 from connector.upstream.client import LevelsRequest
 
 if TYPE_CHECKING:
@@ -17,14 +23,16 @@ if TYPE_CHECKING:
     from connector.upstream.budget import Budget
     from connector.upstream.client import Client, LevelsAnswer
 
-# Each filter of a further feed costs a request of the month.
+# Each different request of a further feed is one of the month.
 _MAX_REQUESTS: Final = 3
+
+_WISHES: Final = "change include, exchanges or positioning of the feed"
 
 # The budget may wait for the next minute, and a person waits for the answer.
 _TIMEOUT_SECONDS: Final = 10.0
 
 
-async def check_venues(
+async def check_feeds(
     config: Config,
     client: Client,
     budget: Budget,
@@ -33,35 +41,57 @@ async def check_venues(
 ) -> None:
     """Compare the venues in the responses with those of the feeds.
 
-    `answer` is a response to the first feed.
+    `answer` is a response to the first feed. A feed that asks for the same as one before
+    needs no request.
     """
     first, *others = config.feeds
     for feed in config.feeds:
         _warn_of_unknown_names(feed, report)
     _check_filter(first, answer.response.meta, report)
 
-    checked = {frozenset(first.exchanges), frozenset()}
+    checked = {_wishes(first)}
     requests = 0
     for feed in others:
-        venues = frozenset(feed.exchanges)
-        if venues in checked:
+        wishes = _wishes(feed)
+        if wishes in checked:
             continue
         if requests == _MAX_REQUESTS:
             report.warn("venues", f"feed {feed.name} and later ones: not tried")
             return
-        checked.add(venues)
+        checked.add(wishes)
         requests += 1
-        # One symbol is enough: the filter concerns the whole response.
-        request = LevelsRequest(feed.symbols[:1], feed.exchanges)
-        try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS), budget.request() as permit:
-                other_answer = await client.fetch_levels(request, permit)
-        except TimeoutError:
-            report.warn("venues", f"feed {feed.name}: no request is left this minute")
-        except UpstreamError as error:
-            report.warn("venues", f"feed {feed.name}: not tried: {error}")
-        else:
-            _check_filter(feed, other_answer.response.meta, report)
+        await _check_feed(feed, client, budget, report)
+
+
+def _wishes(feed: Feed) -> object:
+    """Return what a feed asks for, besides its symbols."""
+    return frozenset(feed.exchanges), frozenset(feed.include), feed.positioning
+
+
+async def _check_feed(
+    feed: Feed, client: Client, budget: Budget, report: Report
+) -> None:
+    # One symbol is enough: the wishes concern the whole response.
+    request = LevelsRequest(
+        feed.symbols[:1], feed.exchanges, feed.include, feed.positioning
+    )
+    try:
+        async with asyncio.timeout(_TIMEOUT_SECONDS), budget.request() as permit:
+            answer = await client.fetch_levels(request, permit)
+    except TimeoutError:
+        report.warn("venues", f"feed {feed.name}: no request is left this minute")
+    except PlanRefused as error:
+        report.fail(
+            "plan", f"feed {feed.name}: {error}; {_WISHES}, or get another plan"
+        )
+    except NothingFound as error:
+        report.warn("venues", f"feed {feed.name}: not tried: {error}")
+    except RequestRefused as error:
+        report.fail("request", f"feed {feed.name}: {error}; {_WISHES}")
+    except UpstreamError as error:
+        report.warn("venues", f"feed {feed.name}: not tried: {error}")
+    else:
+        _check_filter(feed, answer.response.meta, report)
 
 
 def _warn_of_unknown_names(feed: Feed, report: Report) -> None:

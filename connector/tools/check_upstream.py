@@ -23,9 +23,9 @@ from connector.errors import (
     UpstreamUnavailable,
 )
 from connector.schedule.batches import MAX_SYMBOLS
+from connector.tools.check_feeds import check_feeds
 from connector.tools.check_month import check_month, stale_between_checks
 from connector.tools.check_service import check_service, explain_outage
-from connector.tools.check_venues import check_venues
 from connector.tools.suggestion import did_you_mean
 from connector.upstream.api_key import ApiKey
 from connector.upstream.budget import Budget, Month
@@ -129,7 +129,7 @@ async def _check_answer(
     spending = budget.spending(time.monotonic())
     check_month(config, spending, batches, needed * PLANNED_FRACTION, report)
     _check_clock(answer, report)
-    await check_venues(config, client, budget, answer, report)
+    await check_feeds(config, client, budget, answer, report)
 
 
 def _report_refused_user(

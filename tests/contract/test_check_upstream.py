@@ -32,6 +32,18 @@ exchanges = ["thalex", "derive"]
 """
 
 
+RANKED_FEED = """
+[[feeds]]
+name = "all"
+symbols = ["BTCUSDT"]
+
+[[feeds]]
+name = "ranked"
+symbols = ["ETHUSDT"]
+include = ["ranked"]
+"""
+
+
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
     async with Simulator(Settings()) as started:
@@ -161,6 +173,22 @@ async def test_the_filters_of_further_feeds_are_tried(
     await check.run(path)
 
     assert check.findings("ok", "venues") == ["feed options: derive, thalex"]
+
+
+@pytest.mark.parametrize(("fault", "item"), [("403", "plan"), ("422", "request")])
+async def test_a_further_feed_that_the_api_refuses_fails(
+    simulator: Simulator, check: Check, tmp_path: Path, fault: str, item: str
+) -> None:
+    path = tmp_path / "two.toml"
+    path.write_text(RANKED_FEED)
+    # A worker is not ready while one of its requests is refused because of the plan.
+    simulator.add_fault(fault, symbols=["ETHUSDT"])
+
+    await check.run(path)
+
+    (failure,) = check.findings("FAIL", item)
+    assert failure.startswith("feed ranked: ")
+    assert "change include, exchanges or positioning" in failure
 
 
 async def test_further_filters_cost_a_bounded_number_of_requests(
