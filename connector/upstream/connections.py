@@ -6,6 +6,7 @@ with levels that no longer change. A kept connection would never notice.
 
 from __future__ import annotations
 
+import socket
 import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
@@ -17,12 +18,23 @@ from httpx_aiohttp import AiohttpTransport
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from aiohttp.connector import AddrInfoType
 
 # The budget limits requests, so the pool need not: this only bounds sockets.
 _MAX_CONNECTIONS: Final = 64
 
 # Longer than `schedule.max_interval_seconds` (60 s unless set): connections are reused.
-_KEEP_ALIVE_SECONDS: Final = 120
+_MAX_IDLE_SECONDS: Final = 120
+
+# A NAT or firewall forgets idle connections silently, some after 30 s. Probes keep it from
+# doing so. One that has forgotten us leaves them without an answer, so that the connection is
+# closed before a request needs it.
+PROBE_AFTER_SECONDS: Final = 15
+PROBE_INTERVAL_SECONDS: Final = 5
+
+# The limit until the other side has received what we sent: enough for four repetitions. A
+# request on a forgotten connection fails after it, not after `upstream.timeout_seconds`.
+_UNACKNOWLEDGED_MS: Final = 3_000
 
 # Gateways and firewalls add long headers, such as a Content-Security-Policy. aiohttp's own
 # limit of 8 KiB would fail every check. This one bounds memory, and nothing reads them.
@@ -94,7 +106,9 @@ class Connections:
 
 def _session() -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
-        limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS
+        limit=_MAX_CONNECTIONS,
+        keepalive_timeout=_MAX_IDLE_SECONDS,
+        socket_factory=_new_socket,
     )
     # It does not trust the environment: `connector.config.proxy` decides on the proxy.
     session = aiohttp.ClientSession(
@@ -107,3 +121,17 @@ def _session() -> aiohttp.ClientSession:
     # would bypass the budget, and there is no public switch for it.
     session._retry_connection = False  # noqa: SLF001 -- as the comment says; a test counts the requests
     return session
+
+
+def _new_socket(address: AddrInfoType) -> socket.socket:
+    """Return a socket that notices when a connection was dropped without a word."""
+    family, kind, protocol, _, _ = address
+    new = socket.socket(family, kind, protocol)
+    new.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, PROBE_AFTER_SECONDS),
+        (socket.TCP_KEEPINTVL, PROBE_INTERVAL_SECONDS),
+        (socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS),
+    ):
+        new.setsockopt(socket.IPPROTO_TCP, option, value)
+    return new
