@@ -6,7 +6,6 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient
 
 from connector.core.model import Value
@@ -17,8 +16,11 @@ from connector.kafka.admin import (
     offsets_of,
 )
 from connector.kafka.errors import new_client, translating
+from connector.kafka.transactional_producer import transactional_producer
 
 if TYPE_CHECKING:
+    import confluent_kafka as ck
+
     from connector.kafka.clients import Clients
     from connector.kafka.names import Partition, Topics
 
@@ -98,7 +100,7 @@ class BrokerClock:
         """
         topic, number = partition
         settings = self._clients.producer(self._transactional_id)
-        producer = new_client(ck.Producer, settings)
+        producer = transactional_producer(settings, topic)
         offsets: list[int | None] = []
 
         def delivered(error: ck.KafkaError | None, message: ck.Message) -> None:

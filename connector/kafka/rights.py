@@ -13,6 +13,7 @@ import confluent_kafka as ck
 from connector.errors import KafkaError, KafkaUnavailable
 from connector.kafka.admin import REQUEST_TIMEOUT_SECONDS
 from connector.kafka.errors import kafka_error, new_client, translate, translating
+from connector.kafka.transactional_producer import transactional_producer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -70,7 +71,8 @@ def _try_transactions(clients: Clients, transactional_id: str) -> None:
         **clients.producer(transactional_id),
         "transaction.timeout.ms": _REFUSED_TIMEOUT_MS,
     }
-    producer = new_client(ck.Producer, settings)
+    # A topic that does not exist might be created.
+    producer = transactional_producer(settings, None)
     refused = ck.KafkaError.INVALID_TRANSACTION_TIMEOUT
     with translating(f"transactional id {transactional_id}"):
         try:

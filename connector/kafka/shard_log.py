@@ -18,7 +18,6 @@ from connector.core.model import Event, State, Value
 from connector.errors import KafkaUnavailable
 from connector.kafka.errors import (
     kafka_error,
-    new_client,
     retry_retriable,
     serve_callbacks,
     translating,
@@ -30,6 +29,7 @@ from connector.kafka.records import (
     RecordWriter,
 )
 from connector.kafka.restore import StateReader, Stray
+from connector.kafka.transactional_producer import transactional_producer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 # Timeout of one librdkafka call. Retriable errors repeat it for up to _RETRY_SECONDS.
 _CALL_SECONDS: Final = 10
 _RETRY_SECONDS: Final = 30
-# A broker that answers at all nearly always takes less.
-_CONNECT_SECONDS: Final = 1
 # Short: if the abort fails, the next owner aborts the transaction.
 _ABORT_SECONDS: Final = 5
 # A broker's thread takes longer than this only while it resolves a name.
@@ -234,11 +232,7 @@ class ShardLog:
         settings = self._clients.producer(
             self.transactional_id, in_batches=self._sends_batches
         )
-        producer = new_client(ck.Producer, settings)
-        # Any request that connects. Without a connection librdkafka looks for the
-        # coordinator, fails, and looks again after half a second.
-        with suppress(ck.KafkaException):
-            producer.list_topics(self._current, timeout=_CONNECT_SECONDS)
+        producer = transactional_producer(settings, self._current)
         with translating(f"opening shard {self._shard_id}", self._clients):
             self._retry(lambda: producer.init_transactions(_CALL_SECONDS))
         self._clients.reachability.reached()

@@ -202,14 +202,16 @@ def arm() -> None:
     folder = Path(os.environ["CHAOS_ORDERS"])
     orders = Orders(folder)
     armed = _armed_producer(orders)
-    new_client = shard_log.new_client
 
-    def new_armed_client(kind: Any, settings: Any) -> Any:
-        if kind is ck.Producer:
-            kind = armed
-        return new_client(kind, settings)
+    def armed_producer(settings: Any, topic: str) -> ck.Producer:
+        producer = armed(settings)
+        with suppress(ck.KafkaException):
+            producer.list_topics(topic, timeout=1)
+        return producer
 
-    shard_log.new_client = new_armed_client
+    # That of the shards only, not of those who ask for the brokers' time.
+    patched: Any = shard_log
+    patched.transactional_producer = armed_producer
     # By the one the connector reads the time of events and levels, and by the other it
     # compares itself with the brokers. The judge needs true times in the logs.
     time.time_ns = orders.time_ns
