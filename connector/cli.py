@@ -67,6 +67,10 @@ _COMMANDS: Final = {
         "connector.tools.history",
         "print the events of a period, or write them to a Parquet file",
     ),
+    "replay": _Command(
+        "connector.tools.replay.command",
+        "publish past events again, to topics of their own, as they were or faster",
+    ),
     "verify": _Command(
         "connector.tools.verify",
         "read both topics and prove that events and states agree",

@@ -109,7 +109,7 @@ _check_feed_name = matching(
     r"[a-z0-9][a-z0-9._-]{0,119}",
     "a-z, 0-9, '.', '_', '-', first a letter or digit, at most 120",
 )
-_check_topic_prefix = matching(
+check_topic_prefix = matching(
     r"[A-Za-z0-9][\w.-]{0,119}",
     "A-Z, a-z, 0-9, '.', '_', '-', first a letter or digit, at most 120",
 )
@@ -266,7 +266,7 @@ class Kafka(Struct, frozen=True, kw_only=True):
         Option("`host:port`, several separated by commas", check=_check_servers),
     ] = "127.0.0.1:9092"
     topic_prefix: Annotated[
-        str, Option("The start of every topic name", check=_check_topic_prefix)
+        str, Option("The start of every topic name", check=check_topic_prefix)
     ] = "gex.levels"
     group_id: Annotated[
         str,

@@ -87,7 +87,7 @@ class Transition(Value, frozen=True):
 NO_TRANSITION: Final = Transition()
 
 # No request has this fingerprint.
-_UNKNOWN_REQUEST: Final = "unknown"
+UNKNOWN_REQUEST: Final = "unknown"
 
 # Enough to know the period and the jitter of a symbol's refreshes, in at most 128 bytes.
 RECENT_REFRESHES_KEPT: Final = 16
@@ -257,7 +257,7 @@ def state_after(event: Event, computed_at: int | None) -> State:
         status=event.status,
         computed_at=computed_at,
         observed_at=event.observed_at,
-        request_fingerprint=_UNKNOWN_REQUEST,
+        request_fingerprint=UNKNOWN_REQUEST,
         source=event.source,
         event_computed_at=event.computed_at,
         positioning=None if levels is None else levels.positioning,

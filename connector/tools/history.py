@@ -179,7 +179,7 @@ def _cell(column: Column, event: Event) -> Any:
             # terminal.
             return printable(value)
         case Type.TEXTS:
-            return " ".join(value)
+            return printable(" ".join(value))
         case Type.RANKED_ROWS | Type.ROWS:
             return msgspec.json.encode(value).decode()
         case _:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 # to five kilobytes.
 _CHUNK_RECORDS: Final = 2_000
 
+# A record may follow one that is younger by so much: the clocks of workers differ, and
+# observations wait while Kafka is away.
+_MAX_DISORDER_MS: Final = 3_600_000
+
 
 def read_events(
     log: Log, reader: ReaderContext, symbols: Collection[str], period: Period
@@ -32,22 +36,21 @@ def read_events(
     strays. Raises KafkaUnavailable.
     """
     partitions = log.partitions_of(*[reader.topics.changes(feed) for feed in log.feeds])
-    # Record timestamps are `observed_at` in milliseconds, so Kafka finds both ends.
-    starts = log.offsets(partitions, period.since // 1000)
-    stops = log.offsets(partitions, period.until // 1000 + 1)
     ends = log.offsets(partitions, END)
+    # Record timestamps are `observed_at` in milliseconds, so Kafka finds the start. It cannot
+    # find the end: the marks of commits count, too, and have the time of the commit.
+    starts = log.offsets(partitions, period.since // 1000)
+    last_ms = period.until // 1000 + _MAX_DISORDER_MS
 
     keys = {symbol.encode() for symbol in symbols}
     strays = Strays()
     streams = []
     for partition in partitions:
-        start, stop = starts[partition], stops[partition]
         # A negative offset means that no record is as young.
-        if start < 0:
+        if starts[partition] < 0:
             continue
-        if stop < 0:
-            stop = ends[partition]
-        records = _read_in_chunks(log, partition, start, stop)
+        offsets = range(starts[partition], ends[partition])
+        records = _read_in_chunks(log, partition, offsets, last_ms)
         streams.append(_decoded(records, keys, reader, strays))
     for event in merge(*streams, key=attrgetter("observed_at")):
         if event.observed_at in period:
@@ -55,12 +58,18 @@ def read_events(
 
 
 def _read_in_chunks(
-    log: Log, partition: Partition, start: int, stop: int
+    log: Log, partition: Partition, offsets: range, last_ms: int
 ) -> Iterator[Record]:
-    """Yield the records of one partition. In between, the log may read others."""
-    for at in range(start, stop, _CHUNK_RECORDS):
-        end = min(at + _CHUNK_RECORDS, stop)
-        yield from list(log.read({partition: at}, {partition: end}))
+    """Yield the records of one partition. In between, the log may read others.
+
+    Stop after a record that is younger than `last_ms`.
+    """
+    for at in offsets[::_CHUNK_RECORDS]:
+        end = min(at + _CHUNK_RECORDS, offsets.stop)
+        records = list(log.read({partition: at}, {partition: end}))
+        yield from records
+        if records and records[-1].timestamp_ms > last_ms:
+            return
 
 
 def _decoded(

@@ -12,11 +12,13 @@ import pytest
 
 from connector.tools.event_columns import COLUMNS
 from connector.tools.parquet import new_parquet_file
-from tests.support.simulated_day import simulated_day
+from tests.support.simulated_day import SECOND, simulated_day
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = (ROOT / "docs" / "how-to" / "history.md").read_text("utf-8")
 HOUR: Final = 3_600
+# 2026-11-25T00:00:00Z, the day of the examples.
+DAY_BEGINS_AT: Final = 1_795_564_800 * SECOND
 
 # One process for all examples: DuckDB takes long to import.
 RUN_SQL: Final = """
@@ -33,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the file of the examples: an hour of the day."""
     path = tmp_path_factory.mktemp("history")
     with new_parquet_file(path / "day.parquet") as file:
-        for event in simulated_day(seconds=HOUR):
+        for event in simulated_day(begins_at=DAY_BEGINS_AT, seconds=HOUR):
             file.add(event)
     return path
 

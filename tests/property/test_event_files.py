@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +19,8 @@ from connector.core.model import MICROS, Event
 from connector.tools.event_columns import COLUMNS, Type
 from connector.tools.history import history
 from connector.tools.parquet import new_parquet_file
-from connector.tools.text import json_line
+from connector.tools.replay.event_file import read_event_file
+from connector.tools.replay.pace import Pace
 from tests.support.profiles import cases
 from tests.unit.test_avro import events
 
@@ -31,13 +31,36 @@ some_events = st.lists(events, max_size=5)
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@cases(100)
-@given(events)
-def test_a_json_line_holds_all_of_an_event(event: Event) -> None:
-    line = json_line(event)
+@cases(50)
+@given(some_events)
+def test_a_file_of_json_lines_holds_all_of_its_events(written: Sequence[Event]) -> None:
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        history(iter(written), "json")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "events.jsonl"
+        path.write_text(printed.getvalue(), "utf-8")
 
-    assert "\n" not in line
-    assert msgspec.json.decode(line, type=Event) == event
+        assert list(read_event_file(path)) == written
+
+
+@cases(100)
+@given(some_events, st.floats(0.01, 1e6))
+def test_moved_moments_keep_their_order(written: Sequence[Event], speed: float) -> None:
+    pace = Pace(first_at=0, starts_at=1_800_000_000 * MICROS, speed=speed)
+
+    moved = [pace.moved_event(event) for event in written]
+
+    by_moment = sorted(written, key=lambda event: event.observed_at)
+    by_moved = sorted(moved, key=lambda event: event.observed_at)
+    assert [event.observed_at for event in by_moved] == [
+        pace.due_at(event.observed_at) for event in by_moment
+    ]
+    for event, old in zip(moved, written, strict=True):
+        if event.computed_at is not None and old.computed_at is not None:
+            is_later = old.computed_at >= old.observed_at
+            assert not is_later or event.computed_at >= event.observed_at
+        assert event.after == old.after
 
 
 @cases(30)

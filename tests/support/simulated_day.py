@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 SECOND: Final = 1_000_000
 DAY_SECONDS: Final = 86_400
-# 2026-11-25T00:00:00Z.
-DAY_BEGINS_AT: Final = 1_795_564_800 * SECOND
+# 2024-11-25T00:00:00Z. Brokers refuse records of the future, so it is long past.
+DAY_BEGINS_AT: Final = 1_732_492_800 * SECOND
 
 # Answers come at such moments, so that one can have several symbols.
 _ANSWERS_EVERY: Final = SECOND // 2
