@@ -313,6 +313,7 @@ def test_the_page_shows_symbols_budget_group_and_events_as_they_come(
 
         simulator.ask("/_control/faults", {"fault": "missing", "symbols": ["BTCUSDT"]})
         page.wait_for_status("BTCUSDT", "○ MISSING")
+        page.wait_for_text("ready", "▲ ready, 7 of 8 symbols LIVE")
         page.wait_for_event("BTCUSDT", "MISSING")
         rungs = page.wait_for_past_ladder(
             "BTCUSDT", "Not valid now. These were its last:"
