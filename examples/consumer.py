@@ -18,7 +18,13 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from connector.client import ClientError, LiveLevels, SymbolView, TopicMissing
+from connector.client import (
+    ClientError,
+    LiveLevels,
+    SchemaError,
+    SymbolView,
+    TopicMissing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,6 +183,8 @@ if __name__ == "__main__":
         try:
             main()
         except TopicMissing as error:
-            sys.exit(f"error: {error} (--feed, --prefix, --bootstrap)")
+            sys.exit(f"error: {error} (here: --feed, --prefix)")
+        except SchemaError as error:
+            sys.exit(f"error: {error} (here: --registry)")
         except ClientError as error:
             sys.exit(f"error: {error}")

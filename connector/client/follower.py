@@ -28,6 +28,7 @@ from connector.client.look import TopicLook
 from connector.client.restore import restore
 from connector.client.values import located
 from connector.client.views import ViewChange
+from connector.client.workers import WorkerLook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +72,9 @@ class Follower:
         self._patience_seconds = patience_seconds
         self._consumer = feed.consumer()
         self._look = TopicLook(feed)
+        self._workers = WorkerLook(
+            self._look.admin, store.last_group, lambda: store.is_stopped
+        )
         self._thread = threading.Thread(
             target=self._run, name="gex-levels-client", daemon=True
         )
@@ -82,6 +86,7 @@ class Follower:
         except BaseException:
             self._consumer.close()
             raise
+        self._workers.start()
         self._thread.start()
 
     def join(self) -> None:
@@ -195,6 +200,9 @@ class Follower:
         outage = self._feed.outage
         if outage is not None:
             return f"Kafka at {self._feed.bootstrap} does not answer: {outage}"
+        group = self._workers.deserted_group
+        if group is not None:
+            return f"no connector runs: the group {group} has no members"
         return self._store.feed_overdue()
 
     def _set_trouble(self, trouble: str | None) -> None:

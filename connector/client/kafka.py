@@ -30,6 +30,8 @@ _librdkafka_log = logging.getLogger("connector.client.librdkafka")
 Partition = tuple[str, int]
 
 _REQUEST_SECONDS: Final = 5.0
+# Short, because the reason for a time-out is known only after it. Connecting goes on.
+_FIRST_REQUEST_SECONDS: Final = 1.0
 _MAX_MESSAGES: Final = 1000
 # Cut, so that a message stays one line.
 _MAX_NAMED_FEEDS: Final = 10
@@ -258,7 +260,7 @@ class Feed:
         """Return True if a topic is there, False to ask again. Raises if it is not."""
         action = f"asking for {topic}"
         try:
-            found = consumer.list_topics(topic, _REQUEST_SECONDS).topics[topic]
+            metadata = consumer.list_topics(topic, _FIRST_REQUEST_SECONDS)
         except ck.KafkaException as exception:
             # The reason for a time-out comes by the callback.
             consumer.poll(0)
@@ -267,6 +269,7 @@ class Feed:
             if refusal_of(error) is None and time.monotonic() < deadline:
                 return False
             raise self.failure(action, error) from None
+        found = metadata.topics[topic]
         if found.error is not None and found.error.code() == _TOPIC_DENIED:
             raise self.failure(action, found.error)
         if not found.partitions:
@@ -293,7 +296,11 @@ class Feed:
         return TopicMissing(f"no topic {topic} at {self.bootstrap}; {remedy}")
 
     def _report(self, error: ck.KafkaError) -> None:
-        self.last_error = error
+        """Keep the last error, but not in place of a refusal: that explains the others."""
+        known = self.last_error
+        is_explained = known is not None and refusal_of(known) is not None
+        if not is_explained or refusal_of(error) is not None:
+            self.last_error = error
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:

@@ -35,7 +35,7 @@ class TopicLook:
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        self._admin = AdminClient({**feed.settings(), **_ERRORS_ONLY})
+        self.admin = AdminClient({**feed.settings(), **_ERRORS_ONLY})
         self._asked: dict[str, Future[Any]] = {}
         self._asked_at = 0.0
         self._ids: dict[str, str] = {}
@@ -86,9 +86,9 @@ class TopicLook:
     def _ask(self, now: float) -> None:
         self._asked_at = now
         # Runs the callbacks that wait in the client.
-        self._admin.poll(0)
+        self.admin.poll(0)
         topics = [self._feed.changes, self._feed.current]
-        self._asked = self._admin.describe_topics(
+        self._asked = self.admin.describe_topics(
             ck.TopicCollection(topics), request_timeout=_REQUEST_SECONDS
         )
 

@@ -40,6 +40,8 @@ class _Arrival:
 class StalenessClock:
     """Measures the silence of a feed and of each symbol. Not safe for concurrent use.
 
+    `last_group` is the consumer group of the last record's writer.
+
     `monotonic` measures from the arrival of the last record on. `wall` (seconds since the
     epoch) is compared with the moments in restored records, because nobody saw them arrive.
     So until the first record arrives, the silence is as exact as the two machines' clocks.
@@ -52,6 +54,7 @@ class StalenessClock:
         self._wall = wall
         self._arrivals: dict[str, _Arrival] = {}
         self._last_at: float | None = None
+        self.last_group: str | None = None
 
     def restored(self, state: State) -> None:
         """Note a state that was there before the client started."""
@@ -106,8 +109,9 @@ class StalenessClock:
     def _note(self, state: State, at: float) -> None:
         limit = _PERIODS * _period_of(state) + _TAKEOVER_SECONDS
         self._arrivals[state.symbol] = _Arrival(at, limit, state.status)
-        if self._last_at is None or at > self._last_at:
+        if self._last_at is None or at >= self._last_at:
             self._last_at = at
+            self.last_group = state.source.group
 
 
 def _period_of(state: State) -> float:

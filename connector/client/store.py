@@ -193,6 +193,11 @@ class Store:
         with self.changed:
             return self._content.staleness.feed_overdue()
 
+    def last_group(self) -> str | None:
+        """Return the consumer group of the last record's writer."""
+        with self.changed:
+            return self._content.staleness.last_group
+
     def why_not_fresh(self, symbol: str) -> str | None:
         """Return why a symbol's levels are not fresh, None if they are.
 

@@ -78,17 +78,26 @@ class ValueDecoder:
         try:
             decoded = fastavro.schemaless_reader(content, writer, reader)
             return msgspec.convert(decoded, kind)
-        except fastavro.read.SchemaResolutionError as error:
+        except (
+            EOFError,
+            ValueError,
+            IndexError,
+            TypeError,
+            fastavro.read.SchemaResolutionError,
+        ) as error:
+            # msgspec's ValidationError is a ValueError, too.
+            problem = f"the value of {len(value)} bytes is damaged"
+            remedy = (
+                "report it, and start the program again, which begins with the present "
+                "states"
+            )
+            # fastavro compares two schemas only while it decodes.
+            if reader is not None:
+                problem = "it is of a newer major version, or damaged"
+                remedy = _UPDATE
             raise SchemaError(
-                f"{_name(prefix)} does not fit this client's {kind.__name__} "
-                f"({_cut(error)}): a newer major version wrote it; {_UPDATE}"
-            ) from None
-        except (EOFError, ValueError, IndexError, TypeError) as error:
-            # msgspec's ValidationError is a ValueError.
-            raise SchemaError(
-                f"the value of {len(value)} bytes is damaged, it is no {kind.__name__} "
-                f"of {_name(prefix)} ({_cut(error)}); report it, and start the program "
-                "again, which begins with the present states"
+                f"{_name(prefix)} does not give the {kind.__name__} that this client "
+                f"knows ({_cut(error)}): {problem}; {remedy}"
             ) from None
 
     def _writer(self, value: bytes, prefix: bytes) -> Any:

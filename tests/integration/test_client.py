@@ -25,8 +25,9 @@ from connector.client import (
     TopicReplaced,
     UnknownSymbol,
 )
-from connector.client.kafka import Feed
+from connector.client.kafka import Feed, assigned
 from connector.devkit.loopback_ports import free_port
+from connector.kafka.names import partition_of
 from connector.kafka.shard_log import Transaction
 from tests.support.processes import PATIENCE_SECONDS, wait_until
 from tests.support.written_feed import (
@@ -52,6 +53,12 @@ OTHER = "ETHUSDT"
 def feed(kafka: LocalKafka, names: Names) -> Iterator[WrittenFeed]:
     with WrittenFeed(kafka, names) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def frequent_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connector.client.look._INTERVAL_SECONDS", 0.3)
+    monkeypatch.setattr("connector.client.workers._INTERVAL_SECONDS", 0.3)
 
 
 def client_of(
@@ -97,34 +104,23 @@ def wait_for_error(levels: LiveLevels) -> Exception:
     return found
 
 
-@pytest.mark.parametrize("framed", [False, True], ids=["single-object", "registry"])
-def test_a_client_restores_and_follows(
-    kafka: LocalKafka, names: Names, framed: bool, request: pytest.FixtureRequest
-) -> None:
-    registry: str | None = None
-    if framed:
-        registry = str(request.getfixturevalue("registry").url)
-    with WrittenFeed(kafka, names, registry) as feed:
-        feed.publish(an_event(1), an_event(1, OTHER))
-        feed.publish(an_event(2))
-        with (
-            LiveLevels(
-                feed.bootstrap, prefix=names.topic_prefix, registry=registry
-            ) as levels,
-            levels.events() as events,
-        ):
-            assert levels.sequences() == {SYMBOL: 2, OTHER: 1}
-            assert levels[SYMBOL].levels == levels_of(2)
-            assert levels[SYMBOL].model == "flow"
-            assert levels[SYMBOL].status is Status.LIVE
+# test_examples.py does the same with a schema registry.
+def test_a_client_restores_and_follows(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1), an_event(1, OTHER))
+    feed.publish(an_event(2))
+    with client_of(feed) as levels, levels.events() as events:
+        assert levels.sequences() == {SYMBOL: 2, OTHER: 1}
+        assert levels[SYMBOL].levels == levels_of(2)
+        assert levels[SYMBOL].model == "flow"
+        assert levels[SYMBOL].status is Status.LIVE
 
-            feed.publish(an_event(3), an_event(2, OTHER))
-            feed.publish(an_event(4))
-            found = next_sequences(events, 3)
-            of_symbol = [sequence for symbol, sequence in found if symbol == SYMBOL]
-            assert of_symbol == [3, 4]
-            assert (OTHER, 2) in found
-            assert levels[SYMBOL].levels.all_expiry.hvl == 4
+        feed.publish(an_event(3), an_event(2, OTHER))
+        feed.publish(an_event(4))
+        found = next_sequences(events, 3)
+        of_symbol = [sequence for symbol, sequence in found if symbol == SYMBOL]
+        assert of_symbol == [3, 4]
+        assert (OTHER, 2) in found
+        assert levels[SYMBOL].levels.all_expiry.hvl == 4
 
 
 def test_neither_an_aborted_nor_an_open_transaction_shows(
@@ -194,6 +190,36 @@ def test_levels_end_with_an_absence(feed: WrittenFeed) -> None:
 
         feed.publish(an_event(3))
         assert levels.wait_until_fresh(SYMBOL, PATIENCE_SECONDS).sequence == 3
+
+
+def test_a_connector_that_has_died_is_noticed_by_its_group(
+    feed: WrittenFeed, names: Names
+) -> None:
+    worker = ck.Consumer(
+        {"bootstrap.servers": feed.bootstrap, "group.id": names.group_id}
+    )
+    worker.subscribe([feed.current])
+
+    def has_joined() -> bool:
+        worker.poll(0.1)
+        return bool(worker.assignment())
+
+    wait_until(has_joined, "the group has a member")
+    feed.publish(an_event(1, group=names.group_id))
+    troubles: list[str | None] = []
+    with client_of(feed) as levels:
+        levels.on_trouble(troubles.append)
+        assert levels.is_fresh(SYMBOL)
+        worker.close()
+
+        def has_noticed() -> bool:
+            return bool(troubles)
+
+        wait_until(has_noticed, "the client has noticed")
+        expected = f"no connector runs: the group {names.group_id} has no members"
+        assert levels.trouble == expected
+        assert levels.why_not_fresh(SYMBOL) == expected
+        assert troubles == [expected]
 
 
 def test_callbacks_tell_each_change_of_their_path_once(feed: WrittenFeed) -> None:
@@ -311,6 +337,44 @@ def test_deleted_events_are_an_error_that_names_them(feed: WrittenFeed) -> None:
         with levels.events() as events:
             feed.publish(an_event(5))
             assert next_sequences(events, 1) == [(SYMBOL, 5)]
+
+
+def test_a_reader_whose_next_records_are_deleted_says_so(feed: WrittenFeed) -> None:
+    for sequence in range(1, 5):
+        feed.publish(an_event(sequence))
+    delete_records(feed)
+    topics = Feed(feed.bootstrap, feed.settings.topic_prefix, "all", {})
+    consumer = topics.consumer()
+    partition = partition_of(SYMBOL, feed.settings.partitions)
+    consumer.assign(assigned({(feed.changes, partition): 0}))
+
+    def take() -> bool:
+        topics.take(consumer, 0.1)
+        return False
+
+    expected = f"{feed.changes}-{partition}, offset 0: retention has deleted"
+    with pytest.raises(EventsMissing, match=expected):
+        wait_until(take, "an error")
+    consumer.close()
+
+
+def test_an_outage_of_kafka_is_trouble_and_no_error(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1))
+    troubles: list[str | None] = []
+    with client_of(feed) as levels:
+        levels.on_trouble(troubles.append)
+
+        def has_begun() -> bool:
+            # As librdkafka tells of it. Any answer of a broker ends the trouble.
+            levels._feed._report(ck.KafkaError(ck.KafkaError._ALL_BROKERS_DOWN))
+            return bool(troubles)
+
+        wait_until(has_begun, "the outage is noticed")
+        wait_until(lambda: None in troubles, "the outage is over")
+        assert troubles[0] is not None
+        assert troubles[0].startswith(f"Kafka at {feed.bootstrap} does not answer")
+        feed.publish(an_event(2))
+        wait_for_sequence(levels, 2)
 
 
 def test_a_missing_event_ends_the_client_after_its_patience(feed: WrittenFeed) -> None:

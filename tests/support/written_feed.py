@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self
 
+import msgspec
+
 from connector.config.model import Kafka
 from connector.core.model import (
     AllExpiry,
@@ -61,6 +63,7 @@ def an_event(
     status: Status = Status.LIVE,
     levels: Levels | None = None,
     reason: str | None = None,
+    group: str = WRITER.group,
 ) -> Event:
     """Return an event; its levels are those of its sequence unless others are given."""
     after = levels or levels_of(sequence)
@@ -79,7 +82,7 @@ def an_event(
         changed_levels=(),
         changed_sections=(),
         collapsed_observations=0,
-        source=WRITER,
+        source=msgspec.structs.replace(WRITER, group=group),
         before=None,
         after=after if status.has_levels else None,
     )
@@ -97,7 +100,7 @@ def state_of(event: Event, levels: Levels | None = None) -> State:
         computed_at=event.computed_at,
         observed_at=at,
         request_fingerprint="",
-        source=WRITER,
+        source=event.source,
         recent_computed_at=refreshes,
         levels=levels or event.after or levels_of(event.sequence),
     )
