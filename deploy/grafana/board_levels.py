@@ -11,17 +11,22 @@ from grafana_foundation_sdk.models import units
 from panels import (
     BLUE,
     GREEN,
+    INTERVAL,
     LIVE,
     OLDEST,
     ORANGE,
+    PLACES,
+    PURPLE,
     RED,
     STATUSES,
     TEXT,
+    Annotation,
     Panel,
     age,
     distance,
     level,
     per_minute,
+    place_of_spot,
     status,
 )
 
@@ -134,6 +139,7 @@ _OVERVIEW: Final = (
             ),
             "Age": age("computed"),
             "Spot": level("spot_price"),
+            "Spot is": place_of_spot(),
             "Call resistance": level("all_expiry.call_resistance"),
             "to resistance": distance("all_expiry.call_resistance"),
             "Put support": level("all_expiry.put_support"),
@@ -146,7 +152,8 @@ _OVERVIEW: Final = (
         },
         shows=(
             "Current levels over all expiries, their distance from spot, their "
-            "age, and how often and how regularly the upstream refreshes them. "
+            "age, and how often and how regularly the upstream refreshes them. Spot "
+            "is that of the last refresh: beyond resistance or support it has a colour. "
             "Levels are shown while LIVE or STALE. Resistance and support are the "
             "strikes of the largest positive net gamma above and below spot. On "
             "fallback is 1 if the levels come from another model than asked for."
@@ -204,6 +211,28 @@ _OVERVIEW: Final = (
         # `stale_after_seconds`, unless the feed configures another value.
         steps={0: "transparent", 90: RED},
         width=HALF,
+    ),
+    Panel(
+        "Spot against its levels",
+        {"{{symbol}}": place_of_spot()},
+        shows=(
+            "Where each symbol's spot is among its levels over all expiries, as of "
+            "the last refresh: below put support, between support and resistance on "
+            "either side of the gamma flip, or above call resistance. Each worker "
+            "exports the levels of its first 50 symbols."
+        ),
+        bad=(
+            "For users of the levels: spot beyond resistance or support, or on the "
+            "other side of the flip. For operators: a gap, the symbol has no levels."
+        ),
+        do=(
+            "The row Levels of each symbol draws the prices. For gaps, check the panel "
+            "Status."
+        ),
+        see="how-to/operations.md#the-api",
+        kind="states",
+        values=PLACES,
+        width=FULL,
     ),
 )
 
@@ -288,6 +317,29 @@ _LEVELS_OF_EACH_SYMBOL: Final = (
         unit=units.LocaleFormat,
         decimals=5,
         repeat="symbol",
+    ),
+)
+
+_NOT_LIVE: Final = f'max_over_time(gex_symbol_status{{status!="LIVE"}}[{INTERVAL}])'
+_MODEL: Final = "gex_symbol_positioning"
+
+# Marks on every graph. The windows are those of `rate`, so that no change falls between
+# two points of a long time range.
+ANNOTATIONS: Final = (
+    Annotation(
+        "Not LIVE",
+        "{{symbol}}: {{status}}",
+        f"max by (symbol, status) ({_NOT_LIVE})",
+        RED,
+    ),
+    Annotation(
+        "Other model",
+        "{{symbol}}: model is now {{positioning}}",
+        # A model that the symbol did not have a moment before, when it had another one.
+        f"max by (symbol, positioning) ({_MODEL})"
+        f" unless max by (symbol, positioning) ({_MODEL} offset {INTERVAL})"
+        f" and on (symbol) max by (symbol) ({_MODEL} offset {INTERVAL})",
+        PURPLE,
     ),
 )
 

@@ -29,13 +29,13 @@ from grafana_foundation_sdk.models import common as c
 from grafana_foundation_sdk.models import dashboard as d
 from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
-from panels import NAMED_COLOURS, STATUSES, Panel
+from panels import NAMED_COLOURS, PLACES, STATUSES, Annotation, Panel
 
 from connector.config.model import Schedule
 from connector.telemetry.catalogue import BY_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from grafana_foundation_sdk.cog.builder import Builder
 
@@ -58,6 +58,9 @@ GRID_WIDTH: Final = 24
 HALF_WIDTH: Final = 12
 STAT_SIZE: Final = (4, 4)
 PANEL_SIZE: Final = (8, 8)
+
+# Not finer than the scrape interval of deploy/prometheus.
+ANNOTATION_STEP: Final = "15s"
 
 METRIC_NAME: Final = re.compile(r"\bgex_\w+")
 
@@ -247,6 +250,10 @@ def _table(panel: Panel) -> table.Panel:
         "mappings": _mappings(STATUSES),
         "custom.cellOptions": {"type": "color-background", "mode": "basic"},
     }
+    place = {
+        "mappings": _mappings(PLACES),
+        "custom.cellOptions": {"type": "color-text"},
+    }
     seconds = {"unit": units.Seconds, "decimals": 1}
     share = {"unit": units.PercentUnit, "decimals": 2}
     return (
@@ -256,6 +263,7 @@ def _table(panel: Panel) -> table.Panel:
         .with_transformation(d.DataTransformerConfig("merge", options={}))
         .with_transformation(d.DataTransformerConfig("organize", options=arrangement))
         .override_by_name("Status", _properties(status))
+        .override_by_name("Spot is", _properties(place))
         .override_by_regexp("/^(Age|Period|Jitter)$/", _properties(seconds))
         .override_by_regexp("/^to /", _properties(share))
     )
@@ -318,10 +326,38 @@ def _build_panel(panel: Panel, panel_id: int, variables: Container[str]) -> Any:
     return built
 
 
+def _annotation(
+    annotation: Annotation, variables: Container[str]
+) -> dashboard.AnnotationQuery:
+    expression = _scoped(annotation.query, variables)
+    query = (
+        prometheus.Dataquery()
+        .ref_id("Anno")
+        .expr(expression)
+        .interval(ANNOTATION_STEP)
+        .datasource(DATASOURCE)
+        .range()
+    )
+    # Grafana up to version 10 reads the query from `expr` and `step`, later ones from `target`.
+    return (
+        dashboard.AnnotationQuery()
+        .name(annotation.name)
+        .datasource(DATASOURCE)
+        .enable(enable=True)
+        .icon_color(annotation.colour)
+        .expr(expression)
+        .step(ANNOTATION_STEP)
+        .target(query)
+        .title_format(annotation.title)
+        .tag_keys("symbol")
+    )
+
+
 def _dashboard(
     title: str,
     rows: Mapping[str, tuple[Panel, ...]],
     *variables: Builder[d.VariableModel],
+    annotations: Sequence[Annotation] = (),
 ) -> dashboard.Dashboard:
     """Return a dashboard of these rows, of which only the first is open."""
     # Follow a link with the same time range and variables.
@@ -349,6 +385,8 @@ def _dashboard(
 
     # Grafana wants a unique number for each row and panel.
     names = {variable.build().name for variable in variables}
+    for annotation in annotations:
+        board.annotation(_annotation(annotation, names))
     ids = itertools.count(1)
     for place, (heading, panels) in enumerate(rows.items()):
         if place == 0:
@@ -398,7 +436,13 @@ def _dashboards() -> dict[str, dashboard.Dashboard]:
 
     return {
         "gex-levels": _dashboard(
-            "GEX levels", board_levels.ROWS, source, fleet, feed, symbol
+            "GEX levels",
+            board_levels.ROWS,
+            source,
+            fleet,
+            feed,
+            symbol,
+            annotations=board_levels.ANNOTATIONS,
         ),
         "connector": _dashboard(
             "GEX connector", board_connector.ROWS, source, fleet, target

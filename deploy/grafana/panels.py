@@ -88,6 +88,21 @@ class Panel:
     repeat: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """Stretches of time that a dashboard marks on all its graphs.
+
+    The query has a value above zero meanwhile, for each series.
+    """
+
+    name: str
+    title: str
+    """The text of a mark, with labels in braces as in a legend."""
+
+    query: str
+    colour: str
+
+
 # A number for each status, with its name and colour: Grafana maps numbers only.
 STATUSES: Final = {
     float(code): (status, STATUS_COLOURS[status])
@@ -115,6 +130,36 @@ def level(path: str) -> str:
 def distance(path: str) -> str:
     """Return a query for a level's distance from spot, relative to spot."""
     return f"{level(path)} / {level('spot_price')} - 1"
+
+
+# Where spot is, from below to above, as numbers with their names and colours.
+BELOW_SUPPORT: Final = 1
+BELOW_FLIP: Final = 2
+ABOVE_FLIP: Final = 3
+ABOVE_RESISTANCE: Final = 4
+PLACES: Final[Mapping[float, tuple[str, str]]] = {
+    BELOW_SUPPORT: ("below support", RED),
+    BELOW_FLIP: ("below flip", BLUE),
+    ABOVE_FLIP: ("above flip", GREEN),
+    ABOVE_RESISTANCE: ("above resistance", PURPLE),
+}
+
+
+def place_of_spot() -> str:
+    """Return a query for the place of each symbol's spot, as its number in `PLACES`.
+
+    A symbol without spot or flip has no place unless spot is beyond the other levels.
+    """
+    spot = level("spot_price")
+    resistance = level("all_expiry.call_resistance")
+    support = level("all_expiry.put_support")
+    flip = level("all_expiry.hvl")
+    # A comparison keeps the series for which it is true. The first result counts.
+    return (
+        f"({spot} > {resistance}) * 0 + {ABOVE_RESISTANCE}"
+        f" or ({spot} < {support}) * 0 + {BELOW_SUPPORT}"
+        f" or ({spot} >= bool {flip}) + {BELOW_FLIP}"
+    )
 
 
 def age(moment: str) -> str:

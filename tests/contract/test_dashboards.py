@@ -101,7 +101,7 @@ def panels(board: dict[str, Any]) -> list[Panel]:
 
 @dataclass(frozen=True)
 class Query:
-    """A query, and the names of the dashboard and of the panel that it is for."""
+    """A query, and the names of the dashboard and of the panel or mark that it is for."""
 
     board: str
     panel: str
@@ -118,6 +118,14 @@ def queries() -> list[Query]:
                     name, panel["title"], target["expr"], target["legendFormat"]
                 )
                 found.append(query)
+        for mark in marks(board):
+            found.append(Query(name, mark["name"], mark["expr"], mark["titleFormat"]))
+    return found
+
+
+def marks(board: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the queries of the marks on a dashboard's graphs."""
+    found: list[dict[str, Any]] = board["annotations"].get("list", [])
     return found
 
 
@@ -328,6 +336,17 @@ def test_a_variable_queries_a_label_that_exists(name: str) -> None:
         name_of_series, label = query.groups()
         labels = SERIES[name_of_series].labels
         assert label in labels | TARGET_LABELS
+
+
+def test_changes_of_status_and_model_are_marked_in_every_version_of_grafana() -> None:
+    found = marks(BOARDS["gex-levels"])
+
+    assert [mark["name"] for mark in found] == ["Not LIVE", "Other model"]
+    for mark in found:
+        assert mark["enable"]
+        # Old versions read the first pair, new ones the second.
+        assert mark["expr"] == mark["target"]["expr"]
+        assert mark["step"] == mark["target"]["interval"]
 
 
 def test_every_metric_is_on_a_dashboard() -> None:

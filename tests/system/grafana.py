@@ -68,6 +68,16 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A stretch of time that Grafana marks on graphs, with the text of an annotation."""
+
+    text: str
+    colour: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """The time range chosen in Grafana, and the datasource's scrape interval."""
 
@@ -163,6 +173,17 @@ class Prometheus:
                 shown.append(self._show_panel(panel, variables, window, is_hidden))
         return shown
 
+    def marks(self, board: Json, window: Window) -> list[Mark]:
+        """Return the marks of a dashboard's annotations."""
+        chosen, _ = self._choose(board["templating"]["list"], window)
+        found = []
+        for annotation in board["annotations"].get("list", []):
+            target = {**annotation["target"], "legendFormat": annotation["titleFormat"]}
+            colour = annotation["iconColor"]
+            for series in self.series(target, chosen, window):
+                found += marks_of(series, colour, window.step_seconds)
+        return found
+
     def _show_panel(
         self,
         panel: Json,
@@ -197,6 +218,19 @@ class Prometheus:
             elif variable["type"] == "textbox":
                 chosen[name] = variable["query"]
         return chosen, options
+
+
+def marks_of(series: Series, colour: str, step_seconds: float) -> list[Mark]:
+    """Join the points above zero to stretches, as Grafana does."""
+    marks: list[Mark] = []
+    for at, value in series.points:
+        if value <= 0:
+            continue
+        start = at
+        if marks and marks[-1].end + step_seconds >= at:
+            start = marks.pop().start
+        marks.append(Mark(series.name, colour, start, at))
+    return marks
 
 
 def panels_of(board: Json) -> Iterator[tuple[Json, bool]]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from tests.system.grafana import (
         Json,
+        Mark,
         Point,
         Prometheus,
         Series,
@@ -613,7 +614,14 @@ def height_of(panels: Sequence[Json]) -> int:
     return height
 
 
-def draw(title: str, shown: Sequence[Shown], path: Path, *, opened: bool) -> None:
+def draw(
+    title: str,
+    shown: Sequence[Shown],
+    path: Path,
+    *,
+    opened: bool,
+    marks: Sequence[Mark] = (),
+) -> None:
     """Write the dashboard as PNG: as it opens, or with all rows `opened`."""
     if not opened:
         shown = [one for one in shown if not one.is_hidden]
@@ -643,7 +651,7 @@ def draw(title: str, shown: Sequence[Shown], path: Path, *, opened: bool) -> Non
             is_closed = one.panel["collapsed"] and not opened
             draw_row(figure, one.title, area, is_closed=is_closed)
         else:
-            draw_panel(figure, one, area, rows)
+            draw_panel(figure, one, area, rows, marks)
     save(figure, path)
 
 
@@ -655,7 +663,9 @@ def draw_row(figure: Figure, title: str, area: Area, *, is_closed: bool) -> None
     figure.text(left, area.middle, text, color=INK, fontsize=ROW_POINTS, va="center")
 
 
-def draw_panel(figure: Figure, shown: Shown, area: Area, rows: int) -> None:
+def draw_panel(
+    figure: Figure, shown: Shown, area: Area, rows: int, marks: Sequence[Mark]
+) -> None:
     """Draw a panel with its title and background. `rows` is the picture's height."""
     left = area.left + TITLE_LEFT
     inner = area.without_margins(0.1 / GRID_WIDTH, 0.1 / rows)
@@ -672,6 +682,18 @@ def draw_panel(figure: Figure, shown: Shown, area: Area, rows: int) -> None:
     KINDS[shown.panel["type"]](axes, shown)
     if shown.panel["type"] in {"timeseries", "state-timeline"}:
         style_time_axis(axes)
+    if shown.panel["type"] == "timeseries":
+        for mark in marks:
+            draw_mark(axes, mark)
+
+
+def draw_mark(axes: Axes, mark: Mark) -> None:
+    """Draw an annotation: a stretch with a dashed line at each end. Tooltips have its text."""
+    colour = colour_of(mark.colour)
+    start, end = days(mark.start), days(mark.end)
+    axes.axvspan(start, end, color=colour, alpha=0.08, linewidth=0)
+    for at in (start, end):
+        axes.axvline(at, color=colour, linestyle=":", linewidth=0.7)
 
 
 def style_time_axis(axes: Axes) -> None:
@@ -749,8 +771,9 @@ def draw_boards(
     for path in sorted(GRAFANA.glob("*.json")):
         board = json.loads(path.read_text("utf-8"))
         shown = prometheus.shown(board, window)
+        marks = prometheus.marks(board, window)
         picture = folder / f"{path.stem}{ending}.png"
-        draw(board["title"], shown, picture, opened=opened)
+        draw(board["title"], shown, picture, opened=opened, marks=marks)
 
 
 if __name__ == "__main__":

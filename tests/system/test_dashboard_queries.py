@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
-    from tests.system.grafana import Series, Shown
+    from tests.system.grafana import Mark, Series, Shown
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 # Faster than the pace of the pictures: no symbol needs to become STALE.
 PACE = Pace(refresh=5, scrape=1, calm=12, fault=10)
+# Seconds before the end of the scene, in which scrapes may still be under way.
+SETTLED_POINTS = 5
 # The metric of a status has its number, from 1 on.
 CODES = {status: code for code, status in enumerate(Status, 1)}
 
@@ -84,6 +86,7 @@ def test_every_query_has_results_and_the_panels_show_the_faults(
     with watched(kafka, names, tmp_path, PACE) as (prometheus, window):
         levels = prometheus.shown(board("gex-levels"), window)
         connector = prometheus.shown(board("connector"), window)
+        marks = prometheus.marks(board("gex-levels"), window)
 
     for name, shown in (("gex-levels", levels), ("connector", connector)):
         line_counts = [len(panel.series) for panel in shown]
@@ -92,10 +95,12 @@ def test_every_query_has_results_and_the_panels_show_the_faults(
         for title, queries in empty_queries(shown).items():
             assert set(queries) <= MAY_BE_EMPTY.get((name, title), set()), title
         # The pictures of the documentation come from the same code.
-        draw(name, shown, tmp_path / f"{name}.png", opened=True)
+        draw(name, shown, tmp_path / f"{name}.png", opened=True, marks=marks)
         draw(name, shown, tmp_path / f"{name}-as-it-opens.png", opened=False)
 
     expect_the_symbols_faults(levels)
+    expect_the_place_of_spot(levels)
+    expect_marks(marks)
     expect_the_fleets_faults(connector)
 
 
@@ -119,6 +124,37 @@ def expect_the_symbols_faults(levels: list[Shown]) -> None:
     (table,) = tables
     columns = len(table.panel["targets"])
     assert len(table.series) == columns * len(EIGHT_SYMBOLS)
+
+
+def expect_the_place_of_spot(levels: list[Shown]) -> None:
+    """Check that the place of each symbol's spot agrees with the prices of its levels."""
+    places = lines(levels, "Spot against its levels")
+    assert set(places) == set(EIGHT_SYMBOLS)
+    for symbol, series in places.items():
+        # Not the last ones: a scrape may have ended between two queries.
+        at, place = series.points[-SETTLED_POINTS]
+        prices = {}
+        for path, line in lines(levels, symbol).items():
+            prices[path] = dict(line.points)[at]
+        assert place == place_of_spot(prices), symbol
+
+
+def place_of_spot(prices: dict[str, float]) -> int:
+    spot = prices["spot_price"]
+    if spot > prices["all_expiry.call_resistance"]:
+        return 4
+    if spot < prices["all_expiry.put_support"]:
+        return 1
+    return 3 if spot >= prices["all_expiry.hvl"] else 2
+
+
+def expect_marks(marks: list[Mark]) -> None:
+    """Check the marks: a symbol was missing, and another one had a model of fallback."""
+    texts = {mark.text for mark in marks}
+    assert "ETHUSDT: MISSING" in texts
+    assert "BNBUSDT: model is now std" in texts
+    # Nothing happened to this one, and a fail-over is no change.
+    assert not [text for text in texts if text.startswith("BTCUSDT")]
 
 
 def expect_the_fleets_faults(connector: list[Shown]) -> None:
