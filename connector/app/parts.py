@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from connector import __version__
 from connector.app.rules import rules_of
@@ -26,8 +26,8 @@ from connector.runtime.health import Health
 from connector.runtime.kafka_watch import KafkaWatch
 from connector.runtime.poller import Poller
 from connector.runtime.ports import PollerContext
+from connector.runtime.process_limits import EXTRA_THREADS, require_process_limits
 from connector.runtime.shards import Shards
-from connector.runtime.threads import require_threads
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import KafkaClientObserver, MetricsObserver
 from connector.upstream.budget import Budget, Month
@@ -41,17 +41,6 @@ if TYPE_CHECKING:
     from connector.upstream.api_key import ApiKey
 
 _log = logging.getLogger(__name__)
-
-# For the start-up, the status page, the reader's callbacks, and the watches over outages,
-# credentials, orphaned feeds, topics, open transactions, the group and our clock, none of which
-# must wait for a hanging shard.
-_EXTRA_THREADS: Final = 10
-
-# librdkafka has a thread for each broker of a client, and three more.
-_THREADS_OF_A_CLIENT: Final = 3
-# Those of the group, the reader, the quarantine, the probe, the administration, and a trial of
-# new credentials. Each shard has one more.
-_CLIENTS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +115,11 @@ def new_kafka_parts(parts: Parts) -> KafkaParts:
     """Create the clients, with one thread per shard: each has at most one blocking call.
 
     Raises:
-        ConfigError: This process may not start enough threads.
+        ConfigError: This process may not start enough threads, or open enough files.
     """
     config = parts.config
     total_shards = config.kafka.shards * len(config.feeds)
-    # Without a thread, librdkafka ends the process by an assertion that names no remedy, and
-    # so does the next worker that takes over its shards.
-    require_threads(_needed_threads(config, total_shards))
+    require_process_limits(config)
     observer = KafkaClientObserver(parts.metrics)
     topics = Topics(config.kafka.topic_prefix)
     any_feed = config.feeds[0].name
@@ -144,7 +131,7 @@ def new_kafka_parts(parts: Parts) -> KafkaParts:
         parts.metrics.set("gex_kafka_certificate_expiry_timestamp_seconds", seconds)
     clients = Clients(config.kafka, observer.error, observer.statistics)
     executor = ThreadPoolExecutor(
-        total_shards + _EXTRA_THREADS, thread_name_prefix="kafka"
+        total_shards + EXTRA_THREADS, thread_name_prefix="kafka"
     )
     probe = Probe(clients, any_topic)
     watch = KafkaWatch(probe.ask, clients.reachability, executor)
@@ -157,14 +144,6 @@ def new_kafka_parts(parts: Parts) -> KafkaParts:
     )
     parts.shards.is_clock_wrong = lambda: clock_watch.is_wrong
     return KafkaParts(topics, clients, credentials, executor, watch, clock_watch)
-
-
-def _needed_threads(config: Config, total_shards: int) -> int:
-    """Return the threads of a worker with all shards. There may be further brokers."""
-    brokers = len(config.kafka.bootstrap_servers.split(","))
-    clients = total_shards + _CLIENTS
-    of_clients = clients * (brokers + _THREADS_OF_A_CLIENT)
-    return of_clients + total_shards + _EXTRA_THREADS
 
 
 def used_fraction(budget: Budget) -> float:

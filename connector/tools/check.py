@@ -16,6 +16,7 @@ from connector.config.proxy import describe_route
 from connector.errors import EXIT_CONFIG, ConfigError
 from connector.tools.check_kafka import check_kafka, check_registry
 from connector.tools.check_listen import check_listen
+from connector.tools.check_process import check_process
 from connector.tools.check_states import check_states
 from connector.tools.check_upstream import check_upstream, requests_per_pass
 from connector.tools.report import Report
@@ -71,6 +72,7 @@ def check(
         f"{requests_per_pass(config)} request(s) cover all symbols once",
     )
 
+    check_process(config, report)
     asyncio.run(check_listen(config.http, report))
     report.ok("proxy", _routes(config))
     requests = asyncio.run(check_upstream(config, report))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import confluent_kafka
 import pytest
 
+from connector.devkit.simulator.settings import DEFAULT_KEY
 from tests.support.log_messages import NOT_USABLE_YET, SHARD_OPEN
 from tests.support.processes import (
     start_simulator,
@@ -108,6 +110,22 @@ def test_a_limit_of_too_few_threads_is_2_and_named(variables: Variables) -> None
     assert "a limit permits only" in log
     assert "raise the limit of processes" in log
     assert_no_traceback(log)
+
+
+def test_a_limit_of_too_few_open_files_is_2_and_named() -> None:
+    # Such a worker was never ready, and could not be asked why.
+    limited = ["bash", "-c", 'ulimit -n 60; exec "$0" -m connector run', sys.executable]
+    variables = {**os.environ, **NO_BROKER, "GEX_SYMBOLS": "BTCUSDT"}
+    variables["GEX_UPSTREAM__API_KEY"] = DEFAULT_KEY
+    variables["GEX_HTTP__LISTEN"] = "127.0.0.1:0"
+
+    worker = subprocess.run(
+        limited, env=variables, capture_output=True, text=True, check=False
+    )
+
+    assert worker.returncode == 2, worker.stderr
+    assert "a limit permits only 60 open files" in worker.stderr
+    assert_no_traceback(worker.stderr)
 
 
 def test_a_worker_that_gets_no_thread_any_more_ends_with_4(

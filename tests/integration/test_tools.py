@@ -149,6 +149,7 @@ def test_check_passes_a_good_setup_and_changes_nothing(
     assert items(printed, "warn") == set(), printed
     assert items(printed, "ok") == {
         "configuration",
+        "process",
         "listen",
         "proxy",
         "key",

@@ -11,7 +11,7 @@ import threading
 from unittest.mock import patch
 
 from connector import cli
-from connector.app import parts
+from connector.runtime import process_limits
 from connector.runtime.threads import require_threads
 
 _start = threading.Thread.start
@@ -35,6 +35,6 @@ def _require_the_last_threads(count: int) -> None:
 if __name__ == "__main__":
     with (
         patch.object(threading.Thread, "start", _start_if_permitted),
-        patch.object(parts, "require_threads", _require_the_last_threads),
+        patch.object(process_limits, "require_threads", _require_the_last_threads),
     ):
         cli.main()
