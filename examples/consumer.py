@@ -2,9 +2,9 @@
 
 The client restores the present states from `current`, then follows `changes`: see
 connector/client/restore.py for the protocol. It needs only three packages, which
-docs/client.md names.
+docs/how-to/client.md names.
 
-A line of `--json` is a state, an event or `restored`. docs/client.md has its fields.
+A line of `--json` is a state, an event or `restored`. docs/how-to/client.md has its fields.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
     with LiveLevels("127.0.0.1:9092", feed="all") as levels:
         print(levels["BTCUSDT"].levels.all_expiry.hvl, levels["BTCUSDT"].status)
 
-This package needs confluent-kafka, fastavro and msgspec only: see docs/client.md.
+This package needs confluent-kafka, fastavro and msgspec only: see docs/how-to/client.md.
 """
 
 from connector.client.errors import (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from tests.support.markdown import anchors
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+README = ROOT / "README.md"
 # Sphinx checks the links within docs/. These pages are read elsewhere.
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "schemas/README.md")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -85,3 +88,16 @@ def test_the_links_of_a_page_outside_the_site_lead_somewhere(name: str) -> None:
         assert path.exists(), link
         if anchor:
             assert anchor in anchors(path), link
+
+
+def test_the_consumer_in_the_readme_uses_names_that_exist() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    (code,) = blocks
+    tree = ast.parse(code)
+
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert imports
+    for node in imports:
+        module = importlib.import_module(node.module or "")
+        for name in node.names:
+            assert hasattr(module, name.name)
