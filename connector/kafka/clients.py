@@ -36,6 +36,8 @@ _HEARTBEAT_MS: Final = 1000
 
 # librdkafka's default of 10 s would lengthen every outage of a broker.
 _RECONNECT_BACKOFF_MAX_MS: Final = 2_000
+# A new client makes its second connection, the one that stays, only after half of this.
+_RECONNECT_BACKOFF_MS: Final = 20
 _STATISTICS_INTERVAL_SECONDS: Final = 10
 
 # Brokers report the end of a partition after this wait. The default is 500.
@@ -223,6 +225,7 @@ class Clients:
         """Return the settings of every client, without the configured `foreign` ones."""
         settings: Settings = {
             "client.id": f"gex-connector-{role}",
+            "reconnect.backoff.ms": _RECONNECT_BACKOFF_MS,
             "reconnect.backoff.max.ms": _RECONNECT_BACKOFF_MAX_MS,
         }
         for name, value in self._kafka.client.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 # A broker that answers at all nearly always takes less.
 _CONNECT_SECONDS: Final = 1
+# librdkafka's id of a broker of which it knows only the address.
+_BOOTSTRAP_ID: Final = -1
 
 
 def transactional_producer(settings: Settings, topic: str | None) -> ck.Producer:
@@ -23,11 +26,23 @@ def transactional_producer(settings: Settings, topic: str | None) -> ck.Producer
     all topics, which costs megabytes on a large cluster. Raises as `new_client` does.
     """
     producer = new_client(ck.Producer, settings)
-    # Any request connects. Without a connection librdkafka looks for the coordinator, fails,
-    # and looks again after half a second.
     with suppress(ck.KafkaException):
-        if topic is None:
-            producer.list_topics(timeout=_CONNECT_SECONDS)
-        else:
-            producer.list_topics(topic, timeout=_CONNECT_SECONDS)
+        _connect(producer, topic)
     return producer
+
+
+def _connect(producer: ck.Producer, topic: str | None) -> None:
+    """Wait until a broker has answered over a connection that stays, or a second.
+
+    Without one librdkafka looks for the coordinator, fails, and looks again after half a
+    second. The first answer may come over a bootstrap connection, which librdkafka closes
+    as soon as it knows the brokers. Raises KafkaException.
+    """
+    deadline = time.monotonic() + _CONNECT_SECONDS
+    while time.monotonic() < deadline:
+        if topic is None:
+            answer = producer.list_topics(timeout=_CONNECT_SECONDS)
+        else:
+            answer = producer.list_topics(topic, timeout=_CONNECT_SECONDS)
+        if answer.orig_broker_id != _BOOTSTRAP_ID:
+            return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -208,6 +209,25 @@ class TestShardLog(LogStatements):
 
         # The last offset is that of the commit marker.
         assert restored.writer == Writer("another", "group", restored.end - 2)
+
+    def test_the_coordinator_is_looked_for_once_a_broker_is_connected(
+        self, kafka: LocalKafka, names: Names, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG, "librdkafka")
+        settings = Kafka(
+            bootstrap_servers=kafka.bootstrap_servers,
+            topic_prefix=names.topic_prefix,
+            client=ClientSettings({"debug": "eos"}),
+        )
+        with made_topics(kafka, settings) as shard:
+            # Without a connection, every other shard was opened half a second later.
+            for _ in range(8):
+                log = shard.new_log()
+                log.open()
+                log.serve_callbacks()
+
+        assert "Querying for transaction coordinator: Acquire PID" in caplog.text
+        assert "Unable to query for transaction coordinator" not in caplog.text
 
     def test_the_rhythm_of_a_symbol_is_restored_exactly(
         self, shard: BrokerShard
