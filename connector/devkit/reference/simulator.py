@@ -31,6 +31,20 @@ market. `--listen '[::1]:8080'` listens on an IPv6 address.
 curl -H "X-API-Key: bq_live_simulator00000000000000000000000" 'http://127.0.0.1:8080/v2/multi/gex/levels?symbols=BTCUSDT'
 ```
 
+## A past day
+
+`--replay FILE` shows a past day instead of an invented market: the complete events that `gex-connector history --json` has printed,
+also compressed by gzip. The day begins when the simulator starts, with moments of the present; `--speed 10` shows it ten times as
+fast. Each entry appears at its `computed_at`. Refreshes that changed nothing made no event, so they are added every 30 s while
+the symbol was `LIVE`. Symbols that were `MISSING` or `INVALID` are `missing`. After the end of the day nothing is computed any more.
+Venue filters and models are those of the day, whatever a request asks for; so are sections, as far as it asks for them. Faults
+apply, except `freeze`.
+
+```
+gex-connector history --feed all --since 2026-11-25 --until 2026-11-26 --json | gzip > day.jsonl.gz
+gex-connector simulate --replay day.jsonl.gz --speed 10
+```
+
 ## Control
 
 `/_control` steers a running simulator. It asks for no key: listen on loopback, or trust the network.

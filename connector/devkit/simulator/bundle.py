@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from connector.devkit.simulator.asked import Asked
     from connector.devkit.simulator.faults import Fault
-    from connector.devkit.simulator.market import Market
+    from connector.devkit.simulator.market import AnyMarket
     from connector.devkit.simulator.reply import Reply
     from connector.devkit.simulator.settings import Settings
 
@@ -31,7 +31,11 @@ class Bundle:
     """
 
     def __init__(
-        self, settings: Settings, market: Market, asked: Asked, struck: Iterable[Fault]
+        self,
+        settings: Settings,
+        market: AnyMarket,
+        asked: Asked,
+        struck: Iterable[Fault],
     ) -> None:
         self._settings = settings
         self._market = market

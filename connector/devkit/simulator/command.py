@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import re
 import signal
 import sys
@@ -16,6 +17,8 @@ import msgspec
 
 from connector.devkit.simulator.fault_list import fault_table
 from connector.devkit.simulator.faults import read_script
+from connector.devkit.simulator.past import read_past
+from connector.devkit.simulator.replay_market import Replay
 from connector.devkit.simulator.server import Simulator
 from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS, Settings
 from connector.errors import UsageError
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 EXIT_USAGE: Final = 2
 _MAX_PORT: Final = 65_535
+_SYMBOLS: Final = ",".join(DEFAULT_SYMBOLS)
 # An IPv6 address needs brackets: its last part looks like a port.
 _ADDRESS: Final = (
     r"(?:(?P<host>[\w.-]+)|\[(?P<address>[0-9A-Fa-f:.]+)\]):(?P<port>\d{1,5})"
@@ -81,10 +85,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="TOML file with [[faults]] tables; at_seconds of each is when it starts",
     )
     parser.add_argument(
+        "--replay",
+        type=Path,
+        metavar="FILE",
+        help="show a past day: the events that `history --json` has printed, also "
+        "compressed by gzip",
+    )
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="how many times as fast to show the past day (default: %(default)s)",
+    )
+    parser.add_argument(
         "--symbols",
-        default=",".join(DEFAULT_SYMBOLS),
         metavar="A,B,C",
-        help="supported symbols (default: %(default)s)",
+        help=f"supported symbols (default: those of --replay, or {_SYMBOLS})",
     )
     parser.add_argument(
         "--key",
@@ -121,12 +138,14 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(f"{fault_table()}\n\n{_HOW_TO_ARM.format(options.listen)}")
         return 0
     try:
-        settings = settings_from(options)
+        replay = _replay_of(options)
+        settings = settings_from(options, replay)
     except ValueError as error:
         raise UsageError(f"simulate: {error}") from None
 
     host, port = _address_of(options.listen)
-    simulator = Simulator(settings, log=None if options.quiet else _log)
+    log = None if options.quiet else _log
+    simulator = Simulator(settings, log=log, replay=replay)
     return run_simulator(simulator, host, port, options.script)
 
 
@@ -141,10 +160,31 @@ def _address_of(listen: str) -> tuple[str, int]:
     return match["host"] or match["address"], int(match["port"])
 
 
-def settings_from(options: argparse.Namespace) -> Settings:
+def _replay_of(options: argparse.Namespace) -> Replay | None:
+    """Return the past day to show, if one is wanted. Raises ValueError."""
+    if options.replay is None:
+        if options.speed != 1:
+            raise ValueError("--speed is for --replay FILE, which is missing")
+        return None
+    if not 0 < options.speed < math.inf:
+        raise ValueError(f"--speed {options.speed}, expected a number above 0")
+    return Replay(read_past(options.replay), options.speed)
+
+
+def settings_from(
+    options: argparse.Namespace, replay: Replay | None = None
+) -> Settings:
     """Return the settings that the options describe. Raises ValueError."""
-    symbols = [part.strip() for part in options.symbols.split(",")]
-    changes: dict[str, object] = {
+    names = _SYMBOLS
+    changes: dict[str, object] = {}
+    if replay is not None:
+        names = ",".join(replay.past.steps)
+        # Each entry names the model that it had.
+        changes["positioning_placement"] = "entry"
+    if options.symbols is not None:
+        names = options.symbols
+    symbols = [part.strip() for part in names.split(",")]
+    changes |= {
         "symbols": [symbol for symbol in symbols if symbol],
         "keys": [options.key],
     }

@@ -16,7 +16,7 @@ from connector.devkit.simulator.reply import ERRORS
 from connector.devkit.simulator.settings import EXCHANGES
 
 if TYPE_CHECKING:
-    from connector.devkit.simulator.market import Market
+    from connector.devkit.simulator.market import AnyMarket
     from connector.devkit.simulator.settings import Settings
 
 _HEALTH_REQUESTS_PER_MINUTE: Final = 60
@@ -51,7 +51,7 @@ _SUMMARIES: Final = {
 class EndpointData:
     """The data of the other endpoints at a moment."""
 
-    def __init__(self, settings: Settings, market: Market, now: int) -> None:
+    def __init__(self, settings: Settings, market: AnyMarket, now: int) -> None:
         self._settings = settings
         self._market = market
         self._now = now

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from connector.devkit.simulator.levels import (
     Content,
@@ -52,6 +52,27 @@ _MAX_JITTER_PERIODS: Final = 0.45
 
 # Changes of these settings start a new rhythm.
 _RHYTHM: Final = ("period_seconds", "phase", "every_request")
+
+
+class AnyMarket(Protocol):
+    """The refreshes that requests are shown, invented or of a past day."""
+
+    refreshes_total: int
+
+    def change(self, settings: Settings, now: int) -> None:
+        """Apply new settings from now on."""
+
+    def advance(self, now: int) -> None:
+        """Publish all refreshes that are due."""
+
+    def show(self, symbol: str, now: int) -> Refresh | None:
+        """Return the refresh that a request sees, or None if there is none."""
+
+    def refreshes(self, since: int) -> list[Refresh]:
+        """Return the published refreshes with a sequence above `since`, if still kept."""
+
+    def content(self, refresh: Refresh, view: View, /) -> Content:
+        """Return the entry of a refresh."""
 
 
 class Market:

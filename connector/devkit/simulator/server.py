@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from connector.devkit.simulator.quota import Budget
+    from connector.devkit.simulator.replay_market import Replay
     from connector.devkit.simulator.reply import Reply
     from connector.devkit.simulator.settings import Settings
     from connector.devkit.simulator.truth import Truth
@@ -39,7 +40,8 @@ class Simulator:
     `clock` returns Unix time in seconds and drives the market, the quota and the times of
     faults; only `slow` and `hang` wait in real time. A stopped simulator refuses
     connections, and keeps its state until it is started again. `log` gets a line for each
-    request of a client, and for each order of `/_control`.
+    request of a client, and for each order of `/_control`. With a `replay`, it shows a past
+    day instead of an invented market.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class Simulator:
         settings: Settings,
         clock: Callable[[], float] = time.time,
         log: Callable[[str], None] | None = None,
+        replay: Replay | None = None,
     ) -> None:
-        self._service = Service(settings, clock)
+        self._service = Service(settings, clock, replay)
         self._log = log
         self._runner: web.ServerRunner | None = None
         self._released = asyncio.Event()

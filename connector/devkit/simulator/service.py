@@ -20,6 +20,7 @@ from connector.devkit.simulator.faults import Faults
 from connector.devkit.simulator.front_cache import FrontCache
 from connector.devkit.simulator.levels import MICROS, iso, micros
 from connector.devkit.simulator.market import Market
+from connector.devkit.simulator.replay_market import ReplayMarket
 from connector.devkit.simulator.reply import Reply
 from connector.devkit.simulator.truth import Answer, AnswerLog, Computed, Truth
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from connector.devkit.simulator.faults import Fault
+    from connector.devkit.simulator.market import AnyMarket
     from connector.devkit.simulator.quota import Budget
+    from connector.devkit.simulator.replay_market import Replay
     from connector.devkit.simulator.settings import Settings
 
 _UNAUTHORIZED: Final = 401
@@ -37,16 +40,28 @@ _NOBODY: Final = Asked([], [], [])
 # Longer than other classes: the faults, budgets, caches and logs of the service meet in
 # its answers. Each of these parts is a class of its own.
 class Service:
-    """State of the simulated service. `clock` returns Unix time in seconds."""
+    """State of the simulated service. `clock` returns Unix time in seconds.
 
-    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
+    With a `replay`, it shows a past day instead of an invented market.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        replay: Replay | None = None,
+    ) -> None:
         self.settings = settings
         self._clock = clock
         self._faults = Faults(settings.seed)
         self._sequence = itertools.count(1)
-        self._market = Market(
-            settings, self.now(), self._faults.is_frozen, self._sequence
-        )
+        self._market: AnyMarket
+        if replay is None:
+            self._market = Market(
+                settings, self.now(), self._faults.is_frozen, self._sequence
+            )
+        else:
+            self._market = ReplayMarket(replay, settings, self.now(), self._sequence)
         self._access = Access(settings, self.now())
         self._cache = FrontCache()
         self._log = AnswerLog()
