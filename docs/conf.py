@@ -2,6 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import Any
+
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
 
 ROOT = Path(__file__).parents[1]
 VERSION = (ROOT / "connector" / "__init__.py").read_text("utf-8")
@@ -29,3 +34,22 @@ html_copy_source = False
 html_show_sphinx = False
 # Smart quotes would change what a reader copies.
 smartquotes = False
+
+
+class LinksToFolders(SphinxPostTransform):
+    """Keep the text of links to folders of the repository, which have no page on the site."""
+
+    # Before MyST resolves links, with priority 9.
+    default_priority = 5
+
+    def run(self, **_: Any) -> None:
+        """Replace the links of one page. A link to nowhere stays, and is reported."""
+        folder = Path(self.env.doc2path(self.env.docname)).parent
+        for link in list(self.document.findall(pending_xref)):
+            if link["reftype"] == "myst" and (folder / link["reftarget"]).is_dir():
+                link.replace_self(link.children)
+
+
+def setup(app: Sphinx) -> None:
+    """Add the transform. Sphinx calls this function."""
+    app.add_post_transform(LinksToFolders)
