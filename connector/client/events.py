@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import confluent_kafka as ck
 
-from connector.client.errors import EventsMissing, TopicReplaced
+from connector.client.errors import ClientStopped, EventsMissing, TopicReplaced
 from connector.client.kafka import (
     assigned,
     is_end,
@@ -81,12 +81,14 @@ class EventStream:
     def next_event(self, timeout: float) -> Event | None:
         """Return the next event, or None if there is none within `timeout` seconds.
 
-        Raises ClientError.
+        Raises ClientError; ClientStopped if the stream or the client is closed.
         """
         clock = self._store.clocks.monotonic
         deadline = clock() + timeout
         while True:
             self._store.check_generation(self._start.generation)
+            if self._is_closed:
+                raise ClientStopped("the stream is closed: ask for events() again")
             if self._ready:
                 return self._delivered(self._ready.popleft())
             left = deadline - clock()
@@ -99,11 +101,16 @@ class EventStream:
 
     def __next__(self) -> Event:
         """Wait for the next event. The stream ends when it or the client is closed."""
-        while not self._is_closed and not self._store.is_closed:
-            event = self.next_event(_WAIT_SECONDS)
-            if event is not None:
-                return event
-        raise StopIteration
+        event: Event | None = None
+        while event is None:
+            try:
+                event = self.next_event(_WAIT_SECONDS)
+            except ClientStopped:
+                if not self._is_closed and not self._store.is_closed:
+                    raise
+                self.close()
+                raise StopIteration from None
+        return event
 
     def close(self) -> None:
         """Close the stream's consumer. Safe to call from any thread, and again."""

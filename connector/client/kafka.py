@@ -102,10 +102,11 @@ class Feed:
         """Return the settings of any client of the feed."""
         return {
             **_DEFAULTS,
-            "error_cb": self._report,
             "logger": _logger(),
             **self._settings,
             "bootstrap.servers": self.bootstrap,
+            # An outage would not be noticed without it.
+            "error_cb": self._report,
         }
 
     def consumer(self, isolation: str = "read_committed") -> ck.Consumer:

@@ -8,6 +8,8 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+from connector import client
+
 ROOT = Path(__file__).parents[2]
 ALLOWED = ("confluent-kafka", "fastavro", "msgspec")
 # The schemas are read when a client is made.
@@ -47,3 +49,11 @@ def test_the_extra_names_what_the_client_needs() -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert (ROOT / "connector" / "py.typed").is_file()
+
+
+def test_the_page_names_every_error() -> None:
+    page = (ROOT / "docs" / "how-to" / "client.md").read_text()
+    for name in client.__all__:
+        value = getattr(client, name)
+        if isinstance(value, type) and issubclass(value, client.ClientError):
+            assert f"`{name}`" in page, name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import confluent_kafka as ck
@@ -155,6 +156,44 @@ def test_neither_an_aborted_nor_an_open_transaction_shows(
         # The client meets the event of the second again, and must skip it.
         feed.publish(an_event(3))
         assert next_sequences(events, 1) == [(SYMBOL, 3)]
+
+
+def test_an_event_that_comes_while_the_ends_are_noted_is_not_lost(
+    feed: WrittenFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed.publish(an_event(1))
+    ends = Feed.ends
+    topics: list[str] = []
+
+    def watched_ends(self: Feed, *arguments: Any) -> dict[tuple[str, int], int]:
+        found = ends(self, *arguments)
+        topics.append(arguments[-1])
+        if len(topics) == 1:
+            feed.publish(an_event(2))
+        return found
+
+    monkeypatch.setattr(Feed, "ends", watched_ends)
+    with client_of(feed) as levels:
+        wait_for_sequence(levels, 2)
+        assert topics == [feed.changes, feed.current]
+
+
+def test_a_stream_that_begins_between_two_events_out_of_order_has_both(
+    feed: WrittenFeed,
+) -> None:
+    feed.publish(an_event(1))
+    with client_of(feed) as levels:
+        # As after partitions were added: the later event comes first.
+        feed.publish(an_event(3))
+
+        def is_waiting() -> bool:
+            reason = levels.why_not_fresh(SYMBOL)
+            return reason == "event 2 has not come, but a later record has"
+
+        wait_until(is_waiting, "the client waits for the earlier event")
+        with levels.events() as events:
+            feed.publish(an_event(2))
+            assert next_sequences(events, 2) == [(SYMBOL, 2), (SYMBOL, 3)]
 
 
 def test_a_refresh_without_an_event_shows_in_the_view(feed: WrittenFeed) -> None:
@@ -424,9 +463,15 @@ def test_partitions_that_are_added_are_read(feed: WrittenFeed) -> None:
 def recreate(feed: WrittenFeed) -> None:
     """Delete both topics, and create them again."""
     admin = admin_api.AdminClient({"bootstrap.servers": feed.bootstrap})
-    for future in admin.delete_topics([feed.changes, feed.current]).values():
+    topics = [feed.changes, feed.current]
+    for future in admin.delete_topics(topics).values():
         future.result(PATIENCE_SECONDS)
-    feed.__enter__()
+
+    def are_gone() -> bool:
+        return not any(feed.reader.partition_count(topic) for topic in topics)
+
+    wait_until(are_gone, "the topics are gone")
+    feed.make()
     feed.open_log()
 
 
@@ -537,4 +582,20 @@ def test_a_client_that_is_not_started_or_closed_says_so(feed: WrittenFeed) -> No
     # Iteration ends with the client.
     events: list[Event] = list(stream)
     assert events == []
-    stream.close()
+
+
+def test_a_stream_ends_when_it_is_closed(feed: WrittenFeed) -> None:
+    feed.publish(an_event(1))
+    with client_of(feed) as levels, ThreadPoolExecutor() as pool:
+        stream = levels.events()
+        iterated = pool.submit(list, stream)
+        feed.publish(an_event(2))
+        wait_for_sequence(levels, 2)
+        stream.close()
+        # The event came before the end or not at all.
+        assert [event.sequence for event in iterated.result(PATIENCE_SECONDS)] in (
+            [2],
+            [],
+        )
+        with pytest.raises(ClientStopped, match="the stream is closed"):
+            stream.next_event(PATIENCE_SECONDS)

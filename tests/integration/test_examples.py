@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
 
-CONSUMER = Path(__file__).parents[2] / "examples" / "consumer.py"
+ROOT = Path(__file__).parents[2]
+CONSUMER = ROOT / "examples" / "consumer.py"
 FEED = "all"
 # Three lines for each symbol: its state, and some events after it.
 ENOUGH_LINES = 24
@@ -255,3 +257,53 @@ def test_the_error_for_an_absent_topic_names_it(
         [line] = lines(consumer)
         assert line.startswith(f"error: no topic {names.topic_prefix}.all.current at ")
         assert "--feed" in line
+
+
+def programs_in(page: str) -> list[str]:
+    """Return the complete programs of a page that use the client."""
+    text = (ROOT / page).read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [block for block in blocks if block.startswith("from connector.client")]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/client.md"])
+def test_the_programs_in_the_documentation_run(
+    kafka: LocalKafka, names: Names, page: str
+) -> None:
+    [program] = programs_in(page)
+    program = program.replace("127.0.0.1:9092", kafka.bootstrap_servers)
+    prefix = f'feed="all", prefix="{names.topic_prefix}"'
+    program = program.replace('feed="all"', prefix)
+    follows = "events" in program
+    expected = ["BTCUSDT 2 2.0", "BTCUSDT 3 MISSING do not act"] if follows else []
+    with WrittenFeed(kafka, names) as feed:
+        feed.publish(an_event(1))
+        with start([sys.executable, "-u", "-c", program]) as running:
+            wait_for_lines(running, 1)
+            feed.publish(an_event(2))
+            feed.publish(an_event(3, status=Status.MISSING))
+            wait_for_lines(running, 1 + len(expected))
+            first, *rest = lines(running)
+    assert "1.0" in first
+    assert "LIVE" in first
+    assert rest == expected
+
+
+def test_the_strategy_prints_its_signals(kafka: LocalKafka, names: Names) -> None:
+    with WrittenFeed(kafka, names) as feed:
+        # Spot is 100, and the flip is the sequence.
+        feed.publish(an_event(1))
+        command = [sys.executable, str(ROOT / "examples" / "strategy.py")]
+        command += ["--bootstrap", kafka.bootstrap_servers]
+        command += ["--prefix", names.topic_prefix]
+        with start(command) as strategy:
+            wait_for_lines(strategy, 1)
+            higher = msgspec.structs.replace(levels_of(200), spot_price=100.0)
+            feed.publish(an_event(2, levels=higher))
+            feed.publish(an_event(3, status=Status.STALE, reason="old"))
+            wait_for_lines(strategy, 3)
+            assert lines(strategy) == [
+                "BTCUSDT above the flip at 100 (flip 1, model flow)",
+                "BTCUSDT below the flip at 100 (flip 200, model flow)",
+                "BTCUSDT flat (the status is STALE)",
+            ]

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 FEED = "all"
 SYMBOL = "BTCUSDT"
 MICROS = 1_000_000
-PERIOD_SECONDS = 30
+# So long that no test is too slow for it.
+PERIOD_SECONDS = 3600
 WRITER = Source("0", "group", "worker")
 
 
@@ -141,11 +142,15 @@ class WrittenFeed:
         self._opened: ck.Producer | None = None
 
     def __enter__(self) -> Self:
+        self.make()
+        return self
+
+    def make(self) -> None:
+        """Make the topics, and register the schemas if there is a registry."""
         wait_until(self._is_made, "the topics are there")
         if isinstance(self.framing, Registry):
             self.framing.prepare(self.changes, "LevelsEvent")
             self.framing.prepare(self.current, "LevelsState")
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.reader.close()

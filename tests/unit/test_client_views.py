@@ -16,7 +16,14 @@ from connector.client.store import Clocks, Store
 from connector.client.views import Views
 from connector.core.model import Event, Levels, Status
 from tests.support.profiles import cases
-from tests.support.written_feed import MICROS, SYMBOL, an_event, levels_of, state_of
+from tests.support.written_feed import (
+    MICROS,
+    PERIOD_SECONDS,
+    SYMBOL,
+    an_event,
+    levels_of,
+    state_of,
+)
 
 OTHER = "ETHUSDT"
 
@@ -172,10 +179,10 @@ def test_the_silence_of_a_symbol_is_measured_by_its_refreshes(
 def test_the_silence_of_restored_states_began_before_the_client() -> None:
     time = Time()
     clock = StalenessClock(time, time)
-    observed_at = int((time.seconds - 300) * MICROS)
-    state = msgspec.structs.replace(state_of(an_event(1)), observed_at=observed_at)
+    time.seconds = 3 * PERIOD_SECONDS
+    state = msgspec.structs.replace(state_of(an_event(1)), observed_at=0)
     clock.restored(state)
-    assert clock.silent_for == 300
+    assert clock.silent_for == 3 * PERIOD_SECONDS
     assert clock.overdue(SYMBOL) is not None
 
 
@@ -184,7 +191,7 @@ def test_any_record_ends_the_silence_of_the_feed_but_not_of_each_symbol() -> Non
     clock = StalenessClock(time, time)
     clock.arrived(state_of(an_event(1)))
     clock.arrived(state_of(an_event(1, OTHER)))
-    time.seconds += 100
+    time.seconds += 3 * PERIOD_SECONDS
     clock.arrived(state_of(an_event(1, OTHER)))
     assert clock.silent_for == 0
     assert clock.feed_overdue() is None
@@ -228,8 +235,9 @@ def test_freshness_names_its_reason() -> None:
 def test_silence_ends_freshness() -> None:
     time = Time()
     store = store_of(time, an_event(1))
-    time.seconds += 71
-    expected = "no refresh for 71 s (expected within 70 s)"
+    limit = 2 * PERIOD_SECONDS + 10
+    time.seconds += limit + 1
+    expected = f"no refresh for {limit + 1} s (expected within {limit} s)"
     assert store.why_not_fresh(SYMBOL) == expected
 
 
