@@ -61,7 +61,7 @@ test: install ## run unit, property, contract and integration tests and a short 
 	$(BIN)/pytest -m 'not system and not long' $(IN_PARALLEL) $(JOBS)
 
 test-all: test ## run also long chaos scenes, and tests that need root and the packages of .ci/run
-	$(BIN)/pytest -m 'system or long' $(IN_PARALLEL) 3
+	$(BIN)/pytest -m 'system or long' $(IN_PARALLEL) $(JOBS)
 
 chaos: install ## inject seeded faults into brokers, topics, workers, network, registry and upstream, and judge the events (MINUTES=20 SEED=1)
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(UNFENCED)

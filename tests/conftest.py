@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 KINDS = ("unit", "property", "contract", "integration", "chaos", "system")
 TESTS = Path(__file__).parent
 # These take longest, so they must start first.
-LONGEST = (TESTS / "system" / "test_budget.py", TESTS / "system" / "test_image.py")
+LONGEST = (
+    TESTS / "system" / "test_shared_key.py",
+    TESTS / "system" / "test_budget.py",
+    TESTS / "system" / "test_image.py",
+)
 RAN = ("passed", "failed", "xfailed", "xpassed")
 
 
