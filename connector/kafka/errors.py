@@ -182,13 +182,20 @@ def new_client(kind: Callable[[Settings], _T], settings: Settings) -> _T:
         return kind(settings)
     except ck.KafkaException as exception:
         error = kafka_error(exception)
-        if error.code() == ck.KafkaError.SASL_AUTHENTICATION_FAILED:
-            raise translate(error, "waiting for a token") from None
-        reason = error.str()
-        if _FILE_SETTING.search(reason):
-            raise errors.UnusableFile(f"kafka.client: {reason}") from None
-    except (TypeError, ValueError) as error:
-        reason = str(error)
+    except SystemError as clash:
+        # A client that got no token is destroyed after its exception was set. If that runs
+        # our callback for errors, Python complains about the exception.
+        if not isinstance(clash.__cause__, ck.KafkaException):
+            raise
+        error = kafka_error(clash.__cause__)
+    except (TypeError, ValueError) as invalid:
+        raise errors.ConfigError([f"kafka.client: {invalid}"]) from None
+
+    if error.code() == ck.KafkaError.SASL_AUTHENTICATION_FAILED:
+        raise translate(error, "waiting for a token")
+    reason = error.str()
+    if _FILE_SETTING.search(reason):
+        raise errors.UnusableFile(f"kafka.client: {reason}")
     raise errors.ConfigError([f"kafka.client: {reason}"])
 
 

@@ -14,12 +14,18 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
+from connector.config.model import Kafka
+from connector.config.secrets import ClientSettings
 from connector.devkit.local_kafka import LocalKafka
 from connector.devkit.loopback_ports import LOOPBACK, free_port
+from connector.kafka.assignment import Group
+from connector.kafka.clients import Clients
 from tests.support import unsigned_tokens
 from tests.support.log_messages import SHARD_OPEN, STANDS_BY
 from tests.support.processes import (
+    PATIENCE_SECONDS,
     start,
     start_simulator,
     start_worker,
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from connector.kafka.names import ShardId
     from tests.conftest import Names
     from tests.support.processes import Program
 
@@ -162,6 +169,69 @@ def test_a_function_without_a_token_ends_the_start_with_its_reason(
         assert "RuntimeError: no credentials were found" in worker.log()
         assert "kafka.oauth_cb" in worker.log().splitlines()[-1]
         assert "Traceback" not in worker.log()
+
+
+class WithheldTokens:
+    """A source of tokens that can fail, as a metadata service does."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+
+    def token(self, _: str) -> tuple[str, float]:
+        if self.is_away:
+            raise RuntimeError("the source of tokens is away")
+        return unsigned_tokens.new_token()
+
+
+class Shards:
+    """A worker's shards, as far as its group's thread needs them."""
+
+    def __init__(self) -> None:
+        self.is_able = True
+        self.errors: list[Exception] = []
+
+    def assigned(self, shards: list[ShardId]) -> None:
+        """Take over nothing."""
+
+    revoked = lost = assigned
+
+    def can_serve(self) -> bool:
+        return self.is_able
+
+    def failed(self, error: Exception) -> None:
+        self.errors.append(error)
+
+
+def test_a_worker_without_a_token_joins_again_once_there_is_one(
+    token_kafka: TokenKafka, names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = f"{names.topic_prefix}.all.current"
+    admin = AdminClient({"bootstrap.servers": token_kafka.broker.bootstrap_servers})
+    created = admin.create_topics([NewTopic(topic, 1, 1)])
+    created[topic].result(PATIENCE_SECONDS)
+    client = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "OAUTHBEARER"}
+    kafka = Kafka(
+        bootstrap_servers=token_kafka.address,
+        group_id=names.group_id,
+        client=ClientSettings(client),
+    )
+    source, shards = WithheldTokens(), Shards()
+    settings = Clients(kafka).group() | {"oauth_cb": source.token}
+    group = Group(settings, {topic: "all"}, shards, lambda: None)
+    group.start()
+    wait_until(lambda: group.joined, "it has joined")
+
+    source.is_away = True
+    shards.is_able = False
+    wait_until(lambda: not group.joined, "it has left")
+    shards.is_able = True
+    wait_until(lambda: "cannot join the group again" in caplog.text, "it has failed")
+    assert not group.joined
+
+    source.is_away = False
+    wait_until(lambda: group.joined, "it has joined again")
+    assert group.stop(PATIENCE_SECONDS)
+    assert shards.errors == []
 
 
 def test_a_function_that_cannot_be_imported_is_a_fault_of_the_configuration(
