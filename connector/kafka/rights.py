@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import confluent_kafka as ck
 
-from connector.errors import KafkaError, KafkaUnavailable
+from connector.errors import AccessDenied, KafkaError, KafkaUnavailable
 from connector.kafka.admin import REQUEST_TIMEOUT_SECONDS
 from connector.kafka.errors import kafka_error, new_client, translate, translating
 from connector.kafka.transactional_producer import transactional_producer
@@ -47,13 +47,23 @@ def missing_rights(
     try:
         _try_transactions(clients, unused_id)
     except KafkaError as error:
-        missing.append(str(error))
+        missing.append(_finding(error, "__transaction_state"))
     try:
         for topic in _unreadable(clients, group_id, topics):
             missing.append(missing_right(topic, "READ"))
     except KafkaError as error:
-        missing.append(str(error))
+        missing.append(_finding(error, "__consumer_offsets"))
     return missing
+
+
+def _finding(error: KafkaError, internal_topic: str) -> str:
+    """Return an error, with the remedy if no coordinator answers."""
+    if isinstance(error, AccessDenied):
+        return str(error)
+    return (
+        f"{error}; look if the cluster has the topic {internal_topic}, and each of its "
+        "partitions a leader: the cluster may have too few brokers to create it"
+    )
 
 
 def missing_right(topic: str, operation: str) -> str:

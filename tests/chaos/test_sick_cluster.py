@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import confluent_kafka as ck
 import confluent_kafka.admin as admin_api
 import pytest
 
@@ -48,6 +49,17 @@ def test_check_names_unreachable_brokers_and_partitions_that_take_no_records(
                 config=on_one_broker,
             ),
         )
+        admin = admin_api.AdminClient({"bootstrap.servers": cluster.bootstrap_servers})
+
+        def partitions(topic: str) -> list[admin_api.PartitionMetadata]:
+            found = admin.list_topics(timeout=30).topics[f"{prefix}.{topic}"]
+            return list(found.partitions.values())
+
+        def have_leaders() -> bool:
+            found = partitions("all.changes") + partitions("all.current")
+            return all(partition.leader > 0 for partition in found)
+
+        wait_until(have_leaders, "leaders of all partitions")
         code, printed = run_tool("check", variables=variables)
         assert code == 0, printed
 
@@ -61,13 +73,15 @@ def test_check_names_unreachable_brokers_and_partitions_that_take_no_records(
         cluster.network.tell(partial(Proxy.refuse, refused=False), [proxy])
 
         cluster.brokers[DEAD - 1].kill()
-        admin = admin_api.AdminClient({"bootstrap.servers": cluster.bootstrap_servers})
 
         def has_noticed() -> bool:
-            topics = admin.list_topics(timeout=30).topics
-            without_leader = topics[f"{prefix}.all.current"].partitions[0].leader < 0
-            changes = topics[f"{prefix}.all.changes"].partitions.values()
-            return without_leader and all(DEAD not in one.isrs for one in changes)
+            try:
+                is_without_leader = partitions("all.current")[0].leader < 0
+                in_sync = [partition.isrs for partition in partitions("all.changes")]
+            except ck.KafkaException:
+                # It was the one that was asked.
+                return False
+            return is_without_leader and all(DEAD not in isrs for isrs in in_sync)
 
         wait_until(has_noticed, "the cluster misses the broker")
         code, printed = run_tool("check", variables=variables)
