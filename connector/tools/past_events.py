@@ -60,16 +60,16 @@ def read_events(
 def _read_in_chunks(
     log: Log, partition: Partition, offsets: range, last_ms: int
 ) -> Iterator[Record]:
-    """Yield the records of one partition. In between, the log may read others.
+    """Yield the records of one partition, up to one that is younger than `last_ms`.
 
-    Stop after a record that is younger than `last_ms`.
+    In between, the log may read other partitions.
     """
     for at in offsets[::_CHUNK_RECORDS]:
         end = min(at + _CHUNK_RECORDS, offsets.stop)
-        records = list(log.read({partition: at}, {partition: end}))
-        yield from records
-        if records and records[-1].timestamp_ms > last_ms:
-            return
+        for record in list(log.read({partition: at}, {partition: end})):
+            if record.timestamp_ms > last_ms:
+                return
+            yield record
 
 
 def _decoded(

@@ -21,6 +21,9 @@ MAX: Final = "max"
 # A replay that is late catches up with that many events in a transaction of each shard.
 _MAX_EVENTS_AT_ONCE: Final = 500
 
+# A transaction takes milliseconds, so most replays are less late than this.
+_LATE_SECONDS: Final = 0.1
+
 # Kafka's clients have callbacks to run.
 _LONGEST_SLEEP_SECONDS: Final = 1.0
 
@@ -131,15 +134,21 @@ class Player:
         waiting: list[Event] = []
         for moment, together in groupby(events, attrgetter("observed_at")):
             due_at = self._pace.due_at(moment)
-            is_early = self._clock.now() < due_at
-            if is_early or len(waiting) >= _MAX_EVENTS_AT_ONCE:
+            if self._clock.now() < due_at:
                 self._publish(waiting)
                 waiting = []
                 self._wait_until(due_at)
-            late_seconds = (self._clock.now() - due_at) / MICROS
-            self.late_seconds = max(self.late_seconds, late_seconds)
             waiting += together
+            if not self._is_late(due_at) or len(waiting) >= _MAX_EVENTS_AT_ONCE:
+                self._publish(waiting)
+                waiting = []
         self._publish(waiting)
+
+    def _is_late(self, due_at: int) -> bool:
+        """Return True if events should be published together, to catch up."""
+        late_seconds = (self._clock.now() - due_at) / MICROS
+        self.late_seconds = max(self.late_seconds, late_seconds)
+        return late_seconds > _LATE_SECONDS or math.isinf(self._pace.speed)
 
     def _publish(self, events: list[Event]) -> None:
         if not events:

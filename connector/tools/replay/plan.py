@@ -59,8 +59,8 @@ def plan_of(events: Iterable[Event]) -> Plan | None:
         elif event.sequence != last + 1:
             raise UsageError(
                 f"replay: {event.feed}/{event.symbol} #{event.sequence} follows #{last}, "
-                "expected every event in order; write the file again with "
-                "`history --json`, and leave nothing out"
+                "expected every event of a symbol in order; a file must be complete, as "
+                "`history --json` writes it"
             )
         sequences[key] = event.sequence
     if count == 0:
