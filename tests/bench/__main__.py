@@ -22,7 +22,8 @@ from tests.bench.sample import INCLUDED, SYMBOLS
 from tests.bench.shards import latency, produce
 from tests.bench.stack import MANY_SYMBOLS, Stack, upstream
 from tests.bench.stages import sizes, stages
-from tests.bench.workers import first_event_seconds, flat_out, idle, quiet, steady
+from tests.bench.start import start
+from tests.bench.workers import flat_out, idle, quiet, steady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +43,6 @@ class Effort:
     rounds: int
     transactions: int
     checks: int
-    starts: int
     seconds: float
     flat_out_seconds: float
 
@@ -53,7 +53,6 @@ _FULL: Final = Effort(
     rounds=10,
     transactions=500,
     checks=240,
-    starts=3,
     seconds=8,
     flat_out_seconds=60,
 )
@@ -63,7 +62,6 @@ _QUICK: Final = Effort(
     rounds=2,
     transactions=40,
     checks=30,
-    starts=1,
     seconds=2,
     flat_out_seconds=3,
 )
@@ -87,7 +85,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="less than a minute; rougher, all includes mostly",
+        help="about a minute; rougher, all includes mostly",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     parser.add_argument(
@@ -160,11 +158,7 @@ class _Parts:
         return asyncio.run(work)
 
     def _start(self, name: str) -> dict[str, float]:
-        # Take the best start, since a disturbance only ever adds time.
-        seconds = []
-        for _ in range(self._effort.starts):
-            seconds.append(first_event_seconds(self._stack, name))
-        return {"seconds": min(seconds)}
+        return start(self._stack, name)
 
     def _idle(self, name: str) -> dict[str, float]:
         return idle(self._stack, name, self._effort.seconds)

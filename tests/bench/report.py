@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.bench.requests import AS_USED, BARE
 from tests.bench.sample import INCLUDED, SYMBOLS
+from tests.bench.start import PHASES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -101,15 +103,7 @@ def _requests(results: Results) -> Iterator[tuple[str, Mapping[str, str]]]:
 
 
 def _worker(results: Results) -> Iterator[tuple[str, Mapping[str, str]]]:
-    def row(
-        label: str, part: str, figure: str, form: str
-    ) -> tuple[str, Mapping[str, str]]:
-        # A part that was not measured for some includes leaves their cell empty.
-        cells = {}
-        for name, figures in results[part].items():
-            cells[name] = form.format(figures[figure])
-        return label, cells
-
+    row = partial(_row, results)
     yield row("response complete → acknowledged, p50", "latency", "p50", "{:.1f} ms")
     yield row("response complete → acknowledged, p99", "latency", "p99", "{:.1f} ms")
     yield row(
@@ -168,9 +162,19 @@ def _worker(results: Results) -> Iterator[tuple[str, Mapping[str, str]]]:
         "resident_mib",
         "{:.0f} MiB",
     )
+    for phase, label in PHASES.items():
+        yield row(label, "start", phase, "{:.2f} s")
     yield row(
-        "process started → first event in a consumer's hands, best",
-        "start",
-        "seconds",
-        "{:.1f} s",
+        "… → first event in a consumer's hands; best", "start", "best", "{:.2f} s"
     )
+
+
+def _row(
+    results: Results, label: str, part: str, figure: str, form: str
+) -> tuple[str, Mapping[str, str]]:
+    """Return a label, and a figure of a part for each name."""
+    # A part that was not measured for some includes leaves their cell empty.
+    cells = {}
+    for name, figures in results[part].items():
+        cells[name] = form.format(figures[figure])
+    return label, cells

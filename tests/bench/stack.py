@@ -77,9 +77,18 @@ class Stack:
         """Return a topic prefix that nobody has used."""
         return f"bench{next(self._numbers)}.levels"
 
+    def log_of(self, prefix: str) -> Path:
+        """Return the log of the worker with a topic prefix."""
+        return self.folder / f"{prefix}.log"
+
     @contextmanager
     def worker(
-        self, symbols: Sequence[str], include: Sequence[str], prefix: str, **more: str
+        self,
+        symbols: Sequence[str],
+        include: Sequence[str],
+        prefix: str,
+        log_level: str = "WARNING",
+        **more: str,
     ) -> Iterator[Worker]:
         """Start `gex-connector run` without a limit on requests; `more` overrides its settings."""
         http = f"127.0.0.1:{free_port()}"
@@ -97,9 +106,8 @@ class Stack:
             "GEX_HTTP__LISTEN": http,
             **more,
         }
-        command = ["run", "--log-level", "WARNING"]
-        log = self.folder / f"{prefix}.log"
-        with process(command, environ, log) as (child, started):
+        command = ["run", "--log-level", log_level]
+        with process(command, environ, self.log_of(prefix)) as (child, started):
             yield Worker(child.pid, f"http://{http}", started)
 
 
@@ -206,7 +214,7 @@ def process(
     with log.open("wb") as out:
         started = time.monotonic()
         child = subprocess.Popen(
-            [sys.executable, "-m", "connector", *arguments],
+            [sys.executable, "-m", "tests.bench.installed", *arguments],
             env=variables,
             stdout=out,
             stderr=out,

@@ -6,17 +6,13 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from connector.kafka.avro import Codec, SingleObject
-from connector.kafka.events import Events
 from tests.bench.measure import MIB, Window
 from tests.bench.sample import INCLUDED, SYMBOLS
-from tests.bench.shards import prepare
-from tests.bench.stack import PATIENCE_SECONDS, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tests.bench.stack import Upstream, Worker
+    from tests.bench.stack import Stack, Upstream, Worker
 
 # Between two checks of the steady load: 25 checks a second.
 STEADY_SECONDS: Final = 0.04
@@ -102,30 +98,6 @@ def idle(stack: Stack, name: str, seconds: float) -> dict[str, float]:
         "resident_mib": resident_bytes / MIB,
         "cpu_percent": window.cores * 100,
     }
-
-
-def first_event_seconds(stack: Stack, name: str) -> float:
-    """Return the seconds from the process's start to its first event at a consumer.
-
-    The topics exist already, as they do for every start but the first.
-    """
-    prefix = stack.new_prefix()
-    clients, topics = prepare(stack.bootstrap, prefix, "all")
-    consumer = Events(clients, topics, Codec(SingleObject()), from_beginning=True)
-    try:
-        with stack.worker(SYMBOLS, INCLUDED[name], prefix) as worker:
-            deadline = worker.started + PATIENCE_SECONDS
-
-            def is_late() -> bool:
-                return time.monotonic() > deadline
-
-            # None is a poll without an event.
-            for received in consumer.until(is_late):
-                if received is not None:
-                    return time.monotonic() - worker.started
-    finally:
-        consumer.close()
-    raise TimeoutError(f"no event within {PATIENCE_SECONDS} s")
 
 
 def _figures(window: Window) -> dict[str, float]:
