@@ -19,7 +19,7 @@ from connector.tools.text import json_line
 from tests.support.simulated_day import DAY_BEGINS_AT, SECOND, simulated_day
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
 HOUR: Final = 3_600
@@ -93,22 +93,6 @@ def test_events_of_one_response_stay_in_one_transaction(hour: list[Event]) -> No
     moments = [events[0].observed_at for _, events in publisher.calls]
     assert len(moments) == len(set(moments))
     assert any(len(events) > 1 for _, events in publisher.calls)
-
-
-def test_an_event_does_not_wait_for_the_one_after_it(hour: list[Event]) -> None:
-    clock = FakeClock()
-    publisher = FakePublisher(clock)
-    player = Player(publisher, Pace(hour[0].observed_at, STARTS_AT, 60.0), clock)
-    published: list[int] = []
-
-    def slow_source() -> Iterator[Event]:
-        yield from hour
-        # Reading Kafka to the end of the period may take long.
-        published.append(len(publisher.events))
-
-    player.play(slow_source())
-
-    assert published == [len(hour)]
 
 
 def test_a_replay_that_is_late_catches_up_and_says_so(hour: list[Event]) -> None:
