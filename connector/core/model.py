@@ -7,6 +7,8 @@ quote units, or None if the upstream has no value.
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import pairwise
+from statistics import median
 from typing import Final
 
 import msgspec
@@ -231,6 +233,13 @@ class State(Value, frozen=True):
     def last_published(self) -> Levels | None:
         """The levels that consumers hold: those of the last event that had some."""
         return self.levels if self.published is None else self.published
+
+    @property
+    def usual_period_seconds(self) -> float | None:
+        """The usual time between two refreshes, None until two are known."""
+        gaps = [later - earlier for earlier, later in pairwise(self.recent_computed_at)]
+        # A refresh that was skipped or not seen must not double the period.
+        return median(gaps) / MICROS if gaps else None
 
 
 class LevelChange(Value, frozen=True):

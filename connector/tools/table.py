@@ -7,8 +7,6 @@ import sys
 import time
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import pairwise
-from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from connector.config.secrets import printable
@@ -214,19 +212,10 @@ def _age(state: State, now: int) -> _Age:
         return _Age.USUAL
 
     age = now - state.computed_at
-    period = _usual_period(state.recent_computed_at)
+    period = (state.usual_period_seconds or _ASSUMED_PERIOD_SECONDS) * MICROS
     if age > _SILENT_PERIODS * period:
         return _Age.SILENT
     return _Age.LATE if age > _LATE_PERIODS * period else _Age.USUAL
-
-
-def _usual_period(refreshes: tuple[int, ...]) -> float:
-    """Return the usual time between two refreshes in microseconds."""
-    gaps = [later - earlier for earlier, later in pairwise(refreshes)]
-    if not gaps:
-        return _ASSUMED_PERIOD_SECONDS * MICROS
-    # A refresh that was skipped or not seen must not double the period.
-    return median(gaps)
 
 
 def _silence(symbols: int) -> str:

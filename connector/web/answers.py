@@ -278,6 +278,13 @@ class SymbolLevels(Body, frozen=True):
     age_seconds: Annotated[
         float | None, Meta(description="Time since then, by the upstream's clock")
     ]
+    period_seconds: Annotated[
+        float | None,
+        Meta(
+            description="Usual time between two refreshes, null until two are known. "
+            "Levels that are several times as old are not kept up to date by anybody"
+        ),
+    ]
     observed_at: Annotated[
         Moment | None, Meta(description="When a worker saw the last refresh")
     ]

@@ -90,14 +90,17 @@ async def test_a_symbol_that_was_not_answered_yet_has_nothing(caller: Caller) ->
 async def test_the_age_is_the_time_since_the_levels_were_computed(
     stack: Stack, caller: Caller
 ) -> None:
-    entry = FIRST.replace(b"{", b'{"computed_at": "2026-01-01T00:00:00Z", ', 1)
-    await stack.see("BTC", entry)
+    for seconds, entry in ((b"00", FIRST), (b"30", CHANGED)):
+        moment = b'{"computed_at": "2026-01-01T00:00:%sZ", ' % seconds
+        await stack.see("BTC", entry.replace(b"{", moment, 1))
 
     answer = await caller.get(f"{LEVELS}?feed=a&symbol=BTC")
 
     [row] = answer.body["symbols"]
     age_micros = answer.body["at"] - row["computed_at"]
     assert row["age_seconds"] == pytest.approx(age_micros / 1e6, abs=0.001)
+    # By which a reader can tell that nobody refreshes them any more.
+    assert row["period_seconds"] == 30
 
 
 async def test_the_answer_says_if_it_does_not_know_everything(

@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import confluent_kafka as ck
 import pytest
 
 from connector.kafka.current_states import CurrentStates
@@ -88,8 +89,16 @@ def test_a_standby_has_the_levels_of_every_symbol_and_follows_them(
     flip = before["levels"]["all_expiry"]["hvl"]
     assert flip == published.after.all_expiry.hvl
 
+    write_stray(kafka, f"{names.topic_prefix}.all.current", b"BTCUSDT")
     asyncio.run(expect_reading_ends_and_begins_again(variables))
     asyncio.run(expect_an_error_without_a_topic(variables))
+
+
+def write_stray(kafka: LocalKafka, topic: str, key: bytes) -> None:
+    """Write a record as another program might, under the key of a symbol."""
+    producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    producer.produce(topic, b"no state", key, partition=0)
+    assert producer.flush(PATIENCE_SECONDS) == 0
 
 
 def states_of(
@@ -109,7 +118,7 @@ def states_of(
 
 
 async def expect_reading_ends_and_begins_again(variables: Mapping[str, str]) -> None:
-    """Check that nothing is read and kept while nobody asks."""
+    """Check that nothing is read and kept while nobody asks, and that strays hide nothing."""
     states = states_of(variables, "all", idle_seconds=0.5)
     for _ in range(2):
         await states.request(PATIENCE_SECONDS)

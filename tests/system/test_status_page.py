@@ -283,9 +283,12 @@ def test_the_page_shows_symbols_budget_group_and_events_as_they_come(
     pictures: Path,
 ) -> None:
     with start_worker(variables) as first, start_worker(variables) as second:
-        owner = second
+        owner, standby = second, first
         if first.ask("/api/status")["worker"]["shards"]:
-            owner = first
+            owner, standby = first, second
+        page = Page(browser, standby)
+        page.wait(page.has_ladders, "the levels of another worker's symbols")
+
         page = Page(browser, owner)
         page.look(DESKTOP, "dark")
         page.wait(page.all_live, "the table")
@@ -426,6 +429,14 @@ def test_data_is_shown_as_text(
         assert rows_with_evil[0].count(evil) == 2
         ladders_with_evil = [it for it in ladders if it["symbol"] == f"{evil} · {evil}"]
         assert ladders_with_evil[0]["rungs"]
+        # A status that nobody keeps true any more must not look like one of the present.
+        assert ladders_with_evil[0]["isPast"]
+        [old] = page.script(
+            "Object.assign(latestLevels.symbols[0], {owned: false, computed_at: 1});"
+            f"show(); {LADDERS}"
+        )[:1]
+        assert old["status"] == "● LIVE"
+        assert old["isPast"]
         assert browser.find_elements(By.CSS_SELECTOR, "img, main script") == []
         assert browser.title == "GEX levels connector"
         worker.terminate()
