@@ -44,7 +44,6 @@ _OURS: Final = "ce_type"
 
 _END_OF_PARTITION: Final = ck.KafkaError._PARTITION_EOF  # noqa: SLF001 -- librdkafka's name
 _OFFSET_IS_GONE: Final = ck.KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001 -- librdkafka's name
-_ALL_BROKERS_DOWN: Final = ck.KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 -- librdkafka's name
 _TOPIC_DENIED: Final = ck.KafkaError.TOPIC_AUTHORIZATION_FAILED
 _GROUP_DENIED: Final = ck.KafkaError.GROUP_AUTHORIZATION_FAILED
 # The look at the topics names a deleted topic better than a read does.
@@ -95,7 +94,10 @@ class Feed:
         self.current = topics.current(name)
         self._topics = topics
         self._settings = settings
+        # The last error that librdkafka has told by its callback.
         self.last_error: ck.KafkaError | None = None
+        # The error of the last look at the topics, None if it was answered.
+        self.unanswered: ck.KafkaError | None = None
         self.strays = 0
 
     def settings(self) -> dict[str, Any]:
@@ -136,12 +138,11 @@ class Feed:
 
     @property
     def outage(self) -> str | None:
-        """Return why no broker answers, None if one does or may do."""
-        error = self.last_error
-        if error is None:
+        """Return why no broker answers, None if one does."""
+        if self.unanswered is None:
             return None
-        is_outage = error.code() == _ALL_BROKERS_DOWN or refusal_of(error) is not None
-        return error.str() if is_outage else None
+        # The reason for a time-out comes by the callback.
+        return (self.last_error or self.unanswered).str()
 
     def ends(self, consumer: ck.Consumer, topic: str) -> dict[Partition, int]:
         """Return the end of each partition of a topic.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("connector.client")
 
 _INTERVAL_SECONDS: Final = 3.0
-_REQUEST_SECONDS: Final = 5.0
+_REQUEST_SECONDS: Final = 4.0
 # One broker may not know the topics for a moment after its start.
 _MISSES: Final = 2
 _UNKNOWN_TOPIC: Final = ck.KafkaError.UNKNOWN_TOPIC_OR_PART
@@ -75,7 +75,7 @@ class TopicLook:
                 self._miss(topic, exception.args[0])
                 continue
             self._misses[topic] = 0
-            self._feed.last_error = None
+            self._feed.last_error = self._feed.unanswered = None
             self._compare_id(topic, str(found.topic_id))
             before = self.partitions.get(topic, len(found.partitions))
             now_there = len(found.partitions)
@@ -94,7 +94,7 @@ class TopicLook:
 
     def _miss(self, topic: str, error: ck.KafkaError) -> None:
         if error.code() != _UNKNOWN_TOPIC:
-            # Kafka is away, which the silence shows.
+            self._feed.unanswered = error
             return
         self._misses[topic] = self._misses.get(topic, 0) + 1
         if self._misses[topic] >= _MISSES:

@@ -80,7 +80,7 @@ def value_at(view: SymbolView, path: str) -> Any:
         if not isinstance(value, msgspec.Struct) or name not in value.__struct_fields__:
             raise SettingsError(
                 f"there is no path {path!r} in levels; use status, model, or a path such "
-                "as all_expiry.hvl (docs/how-to/client.md has all of them)"
+                "as all_expiry.hvl (docs/reference/levels.md lists them)"
             )
         value = getattr(value, name)
     return value

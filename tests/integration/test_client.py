@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import confluent_kafka as ck
@@ -27,6 +28,7 @@ from connector.client import (
     UnknownSymbol,
 )
 from connector.client.kafka import Feed, assigned
+from connector.client.look import TopicLook
 from connector.devkit.loopback_ports import free_port
 from connector.kafka.names import partition_of
 from connector.kafka.shard_log import Transaction
@@ -397,18 +399,39 @@ def test_a_reader_whose_next_records_are_deleted_says_so(feed: WrittenFeed) -> N
     consumer.close()
 
 
-def test_an_outage_of_kafka_is_trouble_and_no_error(feed: WrittenFeed) -> None:
+class Unanswered:
+    """An admin client whose requests time out."""
+
+    def __init__(self, *topics: str) -> None:
+        self._topics = topics
+
+    def poll(self, timeout: float) -> None: ...
+
+    def list_groups(self, *_: object, **__: object) -> list[object]:
+        return []
+
+    def describe_topics(self, *_: object, **__: object) -> dict[str, Future[object]]:
+        answers = {}
+        for topic in self._topics:
+            answers[topic] = Future[object]()
+            timed_out = ck.KafkaError(ck.KafkaError._TIMED_OUT)
+            answers[topic].set_exception(ck.KafkaException(timed_out))
+        return answers
+
+
+def test_an_outage_of_kafka_is_trouble_and_no_error(
+    feed: WrittenFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     feed.publish(an_event(1))
     troubles: list[str | None] = []
     with client_of(feed) as levels:
         levels.on_trouble(troubles.append)
-
-        def has_begun() -> bool:
-            # As librdkafka tells of it. Any answer of a broker ends the trouble.
-            levels._feed._report(ck.KafkaError(ck.KafkaError._ALL_BROKERS_DOWN))
-            return bool(troubles)
-
-        wait_until(has_begun, "the outage is noticed")
+        assert levels._follower is not None
+        silent = Unanswered(feed.changes, feed.current)
+        with monkeypatch.context() as patched:
+            patched.setattr(levels._follower._look, "admin", silent)
+            wait_until(lambda: troubles, "the outage is noticed")
+            assert not levels.is_fresh(SYMBOL)
         wait_until(lambda: None in troubles, "the outage is over")
         assert troubles[0] is not None
         assert troubles[0].startswith(f"Kafka at {feed.bootstrap} does not answer")
@@ -432,7 +455,7 @@ def test_a_client_may_restore_again_after_a_gap(feed: WrittenFeed) -> None:
         feed.publish(an_event(3))
         wait_for_sequence(levels, 3)
         # An open stream cannot deliver what is missing, and says so.
-        with pytest.raises(EventsMissing):
+        with pytest.raises(EventsMissing, match="has restored the states again"):
             events.next_event(PATIENCE_SECONDS)
         events.close()
         with levels.events() as again:
@@ -485,6 +508,20 @@ def test_a_recreated_topic_is_an_error(feed: WrittenFeed) -> None:
         error = wait_for_error(levels)
         assert isinstance(error, TopicReplaced | EventsMissing)
         assert "deleted" in str(error)
+
+
+def test_a_topic_of_the_same_name_is_known_by_its_id(feed: WrittenFeed) -> None:
+    # Even if nobody has looked while it was gone.
+    look = TopicLook(Feed(feed.bootstrap, feed.settings.topic_prefix, "all", {}))
+    look.begin(0)
+    recreate(feed)
+
+    def look_again() -> bool:
+        look.look(time.monotonic())
+        return False
+
+    with pytest.raises(TopicReplaced, match="was deleted and created again"):
+        wait_until(look_again, "an error")
 
 
 def test_a_client_may_restore_recreated_topics(feed: WrittenFeed) -> None:
