@@ -6,9 +6,11 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ class Program:
 
     name: str
     command: tuple[str, ...]
+
+
+_EXAMPLE: Final = Path(__file__).parents[2] / "examples" / "consumer.py"
+PYTHON: Final = Program("python", (sys.executable, str(_EXAMPLE), "--json"))
 
 
 class Run:

@@ -5,13 +5,44 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.conformance import cases
-from tests.conformance.program import Program
+from tests.conformance.program import PYTHON, Program
 from tests.conformance.stage import World
-from tests.conformance.suite import play
+from tests.conformance.suite import Result, play, play_all
 
 if TYPE_CHECKING:
     from connector.devkit.local_kafka import LocalKafka
+
+
+# `make test-all` plays the others, with the programs in every language.
+CASES = (
+    cases.partitions_added,
+    cases.open_at_the_start,
+    cases.deleted_topic,
+    cases.aborted,
+    cases.statuses,
+    cases.strays,
+    cases.gap,
+    cases.retention,
+    cases.wrong_feed,
+    cases.unknown_fingerprint,
+)
+
+
+@pytest.fixture(scope="module")
+def results(kafka: LocalKafka) -> dict[str, Result]:
+    """Play the cases with the example in Python."""
+    played = play_all(World(kafka), [PYTHON], CASES)
+    return {result.case: result for result in played}
+
+
+@pytest.mark.parametrize("case", [case.__name__ for case in CASES])
+def test_the_example_prints_what_was_committed(
+    results: dict[str, Result], case: str
+) -> None:
+    assert results[case].faults == []
 
 
 def naive(isolation: str) -> Program:

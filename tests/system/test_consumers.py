@@ -1,7 +1,10 @@
-"""The example consumers in other languages, against everything that topics can hold."""
+"""The example consumers in every language, against everything that topics can hold."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from connector.devkit import jars
 from tests.conformance.cases import ALL_CASES
-from tests.conformance.program import Program
+from tests.conformance.program import PYTHON, Program
 from tests.conformance.suite import Result, new_world, play_all
 
 if TYPE_CHECKING:
@@ -21,12 +25,24 @@ SCHEMAS = ROOT / "schemas"
 PATIENCE_SECONDS = 120.0
 BUILD_SECONDS = 600.0
 
+# For npm. librdkafka is compiled, linked to Debian's libraries, if npm cannot download it.
+NATIVE_BUILD = {
+    "CKJS_LINKING": "dynamic",
+    "CFLAGS": "-O0",
+    "CXXFLAGS": "-O0",
+    "JOBS": "2",
+}
+
+# The first test builds the programs and plays all cases.
+pytestmark = pytest.mark.timeout(1500)
+
 
 def build(folder: Path, *command: str) -> None:
     """Run a build command in the folder of an example."""
     done = subprocess.run(
         command,
         cwd=folder,
+        env={**os.environ, **NATIVE_BUILD},
         capture_output=True,
         text=True,
         timeout=BUILD_SECONDS,
@@ -43,7 +59,48 @@ def go(output: Path) -> Program:
     return Program("go", (str(binary), "--schemas", str(SCHEMAS)))
 
 
-LANGUAGES: tuple[Callable[[Path], Program], ...] = (go,)
+def java(output: Path) -> Program:
+    folder = ROOT / "examples" / "java"
+    build(folder, "mvn", "-B", "-ntp", "-q", "--strict-checksums", "package")
+    # A short life: compiling to machine code costs more than it saves.
+    command = ["java", "-XX:TieredStopAtLevel=1", "-jar"]
+    jar = str(folder / "target" / "consumer.jar")
+    return Program("java", (*command, jar, "--schemas", str(SCHEMAS)))
+
+
+def python(output: Path) -> Program:
+    return PYTHON
+
+
+def typescript(output: Path) -> Program:
+    source = ROOT / "examples" / "typescript"
+    lock_file = source / "package-lock.json"
+    digest = hashlib.sha256(lock_file.read_bytes()).hexdigest()[:12]
+    # The packages take a minute to build: keep them.
+    folder = jars.cache_folder() / f"typescript-{digest}"
+    with jars.exclusive(folder):
+        if not (folder / "installed").exists():
+            for name in ("package.json", lock_file.name, ".npmrc"):
+                shutil.copy(source / name, folder)
+            install_npm_packages(folder)
+            (folder / "installed").touch()
+        shutil.copytree(source / "src", folder / "src", dirs_exist_ok=True)
+        shutil.copy(source / "tsconfig.json", folder)
+        build(folder, "npx", "--no-install", "tsc")
+    program = str(folder / "dist" / "consumer.js")
+    return Program("typescript", ("node", program, "--schemas", str(SCHEMAS)))
+
+
+def install_npm_packages(folder: Path) -> None:
+    """Install the packages of a lock file, and compile the one with native code."""
+    build(folder, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+    native = "@confluentinc/kafka-javascript"
+    # With several jobs, `make` looks for the results of this step before it has run it.
+    build(folder / "node_modules" / native / "deps", "node", "../util/configure")
+    build(folder, "npm", "rebuild", native)
+
+
+LANGUAGES: tuple[Callable[[Path], Program], ...] = (go, java, python, typescript)
 
 
 @pytest.fixture(scope="module")

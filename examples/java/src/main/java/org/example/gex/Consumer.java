@@ -1,0 +1,62 @@
+package org.example.gex;
+
+import gex.levels.LevelsState;
+import java.util.Map;
+import org.apache.kafka.common.IsolationLevel;
+import org.apache.kafka.common.KafkaException;
+import org.apache.kafka.common.TopicPartition;
+
+/**
+ * Follows one feed of gex-levels-connector without a gap or a duplicate, and without storing an offset.
+ *
+ * <p>It restores the present state of every symbol from the topic {@code current}, then follows {@code
+ * changes}. An event and the state after it are one transaction, but a reader may learn of the commit
+ * in one topic before the other. To miss no event in between, {@link #run} keeps this order:
+ *
+ * <ol>
+ *   <li>Note where the committed events of {@code changes} end (E). Only then note where {@code
+ *       current} ends (H), open transactions included.
+ *   <li>Read the committed records of {@code current} up to H. A transaction with an event below E has
+ *       its state below H, because it was committed after all its records were written. So every change
+ *       below E is restored.
+ *   <li>Follow {@code changes} from E. Skip events that are not newer than the restored sequence, and
+ *       check that the sequence then grows by one.
+ * </ol>
+ *
+ * <p>It prints one JSON object a line. A trading system would act where {@link Printer} prints.
+ */
+public final class Consumer {
+    private Consumer() {}
+
+    public static void main(String[] arguments) {
+        try {
+            run(Options.parse(arguments));
+        } catch (ConsumerException | KafkaException e) {
+            System.err.println("error: " + e.getMessage());
+            System.exit(1);
+        }
+    }
+
+    private static void run(Options options) {
+        Decoder decoder = new Decoder(options.registry(), options.released());
+        Printer printer = new Printer(System.out);
+        try (Topics topics = new Topics(options.bootstrap())) {
+            // 1. Note both ends, in this order.
+            Map<TopicPartition, Long> start = topics.ends(options.changes(), IsolationLevel.READ_COMMITTED);
+            Map<TopicPartition, Long> high = topics.ends(options.current(), IsolationLevel.READ_UNCOMMITTED);
+
+            // 2. Restore.
+            Order order = new Order(options.patience());
+            Map<String, LevelsState> states = new StateReader(topics, decoder).restore(high);
+            for (LevelsState state : states.values()) {
+                order.startAfter(state.getSymbol(), state.getSequence());
+                printer.print(state);
+            }
+            printer.printRestored(states.size());
+
+            // 3. Follow.
+            EventReader events = new EventReader(topics, decoder, order);
+            events.follow(options.changes(), start, options.time(), options.maxEvents(), printer::print);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+package org.example.gex;
+
+import gex.levels.LevelsState;
+import java.time.Duration;
+import java.util.HashMap;
+import java.util.Map;
+import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.common.TopicPartition;
+
+/** Restores the last state of each symbol. */
+final class StateReader {
+    private static final Duration POLL = Duration.ofMillis(200);
+
+    private final Topics topics;
+    private final Decoder decoder;
+
+    StateReader(Topics topics, Decoder decoder) {
+        this.topics = topics;
+        this.decoder = decoder;
+    }
+
+    /** Returns the states that are committed below these ends of {@code current}. */
+    Map<String, LevelsState> restore(Map<TopicPartition, Long> high) {
+        Map<String, LevelsState> states = new HashMap<>();
+        try (KafkaConsumer<byte[], byte[]> consumer = topics.consumer()) {
+            consumer.assign(high.keySet());
+            consumer.seekToBeginning(high.keySet());
+            // A position passes aborted records and the markers of transactions. It stops
+            // before an open transaction.
+            while (!high.entrySet().stream().allMatch(end -> consumer.position(end.getKey()) >= end.getValue())) {
+                for (ConsumerRecord<byte[], byte[]> record : Records.poll(consumer, POLL, topics)) {
+                    LevelsState state = Records.decode(record, decoder::state);
+                    states.put(state.getSymbol(), state);
+                }
+            }
+        }
+        return states;
+    }
+}
