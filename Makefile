@@ -80,6 +80,7 @@ docs: install ## write the generated pages and dashboards
 	$(BIN)/python -m connector.devkit.reference metrics > docs/reference/metrics.md
 	$(BIN)/python -m connector.devkit.reference schemas > docs/reference/schemas.md
 	$(BIN)/python -m connector.devkit.reference simulator > docs/reference/simulator.md
+	$(BIN)/python -m connector.devkit.reference asyncapi > schemas/asyncapi.json
 	$(BIN)/python -m connector.devkit.reference openapi > connector/web/page/openapi.json
 	$(BIN)/python deploy/grafana/generate.py
 	cd deploy && { printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: gex-connector\nspec:\n'; \

@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "config.toml"
 VARIABLES = {"GEX_UPSTREAM__API_KEY": "demo-key"}
 FILES = {
+    "asyncapi": "schemas/asyncapi.json",
     "configuration": "docs/reference/configuration.md",
     "events": "docs/reference/events.md",
     "metrics": "docs/reference/metrics.md",
@@ -158,7 +159,8 @@ def test_the_page_of_the_simulator_describes_every_setting_and_every_fault() -> 
 
 def test_the_page_of_events_has_an_example_of_every_kind() -> None:
     kinds = set()
-    for step, event in play():
+    for step, transition in play():
+        event = transition.event
         kind = None if event is None else event.kind
         assert kind is step.kind, step.title
         kinds.add(kind)

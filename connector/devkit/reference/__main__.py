@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
+from connector.devkit.reference.asyncapi import asyncapi_reference
 from connector.devkit.reference.configuration import configuration_reference
 from connector.devkit.reference.events import events_reference
 from connector.devkit.reference.metrics import metrics_reference
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 # `make docs` writes each page to its file.
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "asyncapi": asyncapi_reference,
     "configuration": configuration_reference,
     "events": events_reference,
     "metrics": metrics_reference,

@@ -12,7 +12,6 @@ from connector.core.model import (
     MICROS,
     AllExpiry,
     Entry,
-    Event,
     Kind,
     Levels,
     MaxPain,
@@ -193,10 +192,10 @@ STORY: Final = (
 )
 
 
-def play() -> Iterator[tuple[Step, Event | None]]:
-    """Yield each step with the event that the core makes of it."""
+def play() -> Iterator[tuple[Step, Transition]]:
+    """Yield each step with what the core makes of it."""
     state: State | None = None
     for step in STORY:
         transition = step.cause(state, _START + step.at_seconds * MICROS)
         state = transition.state or state
-        yield step, transition.event
+        yield step, transition

@@ -77,10 +77,10 @@ def events_reference() -> str:
         parts.append(f"| `{kind}` | {when} | {change} |\n")
     parts.append(_STATUS_TABLE)
 
-    for step, event in play():
+    for step, transition in play():
         parts.append(f"## {step.title}\n\n{step.text}\n\n")
-        if event is not None:
-            example = _readable(msgspec.to_builtins(event))
+        if transition.event is not None:
+            example = _readable(msgspec.to_builtins(transition.event))
             parts.append(f"```json\n{example}\n```\n\n")
     return "".join(parts).rstrip("\n") + "\n"
 
