@@ -23,6 +23,7 @@ LONGEST = (
     TESTS / "system" / "test_shared_key.py",
     TESTS / "system" / "test_budget.py",
     TESTS / "system" / "test_image.py",
+    TESTS / "system" / "test_consumers.py",
 )
 RAN = ("passed", "failed", "xfailed", "xpassed")
 

@@ -127,6 +127,8 @@ class Worker:
             "bootstrap.servers": feed.bootstrap,
             "transactional.id": f"{feed.prefix}-{Worker._count}",
             "partitioner": "murmur2_random",
+            # On a very slow machine, a transaction stays open for long.
+            "transaction.timeout.ms": 600_000,
             "linger.ms": 0,
         }
         self._producer = ck.Producer(settings)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from connector.devkit.local_kafka import LocalKafka
 
 
+# The first test plays all cases.
+pytestmark = pytest.mark.timeout(900)
+
 # `make test-all` plays the others, with the programs in every language.
 CASES = (
     cases.partitions_added,
