@@ -17,6 +17,7 @@ from connector.client import (
     Change,
     ClientStopped,
     EventsMissing,
+    EventStream,
     KafkaUnreachable,
     LiveLevels,
     NotFresh,
@@ -44,7 +45,7 @@ from tests.support.written_feed import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from connector.client import Event, EventStream
+    from connector.client import Event
     from connector.client.follower import OnHole
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
@@ -299,8 +300,18 @@ def test_a_callback_that_raises_stops_the_client(feed: WrittenFeed) -> None:
         assert isinstance(wait_for_error(levels), ClientStopped)
 
 
-def test_asyncio_sees_the_same_events(feed: WrittenFeed) -> None:
+def test_asyncio_sees_the_same_events(
+    feed: WrittenFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     feed.publish(an_event(1))
+    closed: list[EventStream] = []
+    close = EventStream.close
+
+    def watched_close(self: EventStream) -> None:
+        close(self)
+        closed.append(self)
+
+    monkeypatch.setattr(EventStream, "close", watched_close)
 
     async def take_two(levels: LiveLevels) -> list[int]:
         found = []
@@ -315,6 +326,7 @@ def test_asyncio_sees_the_same_events(feed: WrittenFeed) -> None:
         feed.publish(an_event(3))
         wait_for_sequence(levels, 3)
         assert asyncio.run(take_two(levels)) == [2, 3]
+        assert closed
 
 
 def test_stored_sequences_continue_without_a_gap_or_a_repeat(feed: WrittenFeed) -> None:
