@@ -7,7 +7,8 @@ const { CODES } = kafkaJavascript;
 
 const START_TIMEOUT_MS = 30_000;
 const POLL_MS = 200;
-const MAX_MESSAGES = 1000;
+/** With more, the client drops an error that comes after a message in the same call. */
+const MAX_MESSAGES = 1;
 /** Partitions may be added to `changes`, and it may be deleted. */
 const LOOK_INTERVAL_MS = 5_000;
 
