@@ -109,4 +109,5 @@ runbooks: ## set the address of the runbooks in the alerts (URL=https://git.exam
 lock: ## pin the packages of pyproject.toml (UPGRADE=--upgrade: newest versions)
 	$(LOCK) --all-extras --group test --group check --group bench --group build --group deploy --group docs pyproject.toml -o requirements/dev.txt $(UPGRADE)
 	$(LOCK) --extra registry --constraint requirements/dev.txt pyproject.toml -o requirements/run.txt
+	$(LOCK) --group languages -o requirements/languages.txt
 	echo hatchling | $(LOCK) --constraint requirements/dev.txt - -o deploy/build.txt
