@@ -187,7 +187,8 @@ class Follower:
             with located(place_of(message)):
                 state = self._decoder.state(value_of(message))
             with self._store.writing() as content:
-                content.staleness.arrived(state)
+                if state.sequence >= content.views.keeper.known.get(state.symbol, 0):
+                    content.staleness.note(state)
                 changes = content.views.take_state(state, now)
         if is_event:
             after = offset_of(message) if is_end(message) else offset_of(message) + 1

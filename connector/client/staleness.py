@@ -30,7 +30,7 @@ _TAKEOVER_SECONDS: Final = 10.0
 
 @dataclass(slots=True)
 class _Arrival:
-    """The last record of a symbol: when it arrived, and when the next must."""
+    """The last state of a symbol: when it was observed, and when the next must come."""
 
     at: float
     limit_seconds: float
@@ -42,9 +42,9 @@ class StalenessClock:
 
     `last_group` is the consumer group of the last record's writer.
 
-    `monotonic` measures from the arrival of the last record on. `wall` (seconds since the
-    epoch) is compared with the moments in restored records, because nobody saw them arrive.
-    So until the first record arrives, the silence is as exact as the two machines' clocks.
+    The silence begins when a state was observed, not when it is read: a client that was cut
+    off reads a backlog. So it is as exact as the clocks of the two machines. `wall` (seconds
+    since the epoch) gives the age of a state when it is read, and `monotonic` the time since.
     """
 
     def __init__(
@@ -56,14 +56,15 @@ class StalenessClock:
         self._last_at: float | None = None
         self.last_group: str | None = None
 
-    def restored(self, state: State) -> None:
-        """Note a state that was there before the client started."""
+    def note(self, state: State) -> None:
+        """Note the last state of a symbol."""
         age = max(0.0, self._wall() - state.observed_at / MICROS)
-        self._note(state, self._monotonic() - age)
-
-    def arrived(self, state: State) -> None:
-        """Note a state that has arrived now."""
-        self._note(state, self._monotonic())
+        at = self._monotonic() - age
+        limit = _PERIODS * _period_of(state) + _TAKEOVER_SECONDS
+        self._arrivals[state.symbol] = _Arrival(at, limit, state.status)
+        if self._last_at is None or at >= self._last_at:
+            self._last_at = at
+            self.last_group = state.source.group
 
     @property
     def silent_for(self) -> float | None:
@@ -105,13 +106,6 @@ class StalenessClock:
         if silent_for <= arrival.limit_seconds:
             return None
         return _sentence("no refresh", silent_for, arrival.limit_seconds)
-
-    def _note(self, state: State, at: float) -> None:
-        limit = _PERIODS * _period_of(state) + _TAKEOVER_SECONDS
-        self._arrivals[state.symbol] = _Arrival(at, limit, state.status)
-        if self._last_at is None or at >= self._last_at:
-            self._last_at = at
-            self.last_group = state.source.group
 
 
 def _period_of(state: State) -> float:

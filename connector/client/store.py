@@ -78,7 +78,7 @@ class Store:
         """Replace everything by restored states. Return the views before."""
         staleness = self._staleness()
         for state in restored.states.values():
-            staleness.restored(state)
+            staleness.note(state)
         views = Views(restored.states.values(), self.clocks.wall)
         with self.changed:
             before = dict(self._content.views.all)

@@ -165,7 +165,7 @@ def test_the_silence_of_a_symbol_is_measured_by_its_refreshes(
     clock = StalenessClock(time, time)
     moments = tuple(moment * MICROS for moment in refreshes)
     state = state_of(an_event(1))
-    clock.arrived(msgspec.structs.replace(state, recent_computed_at=moments))
+    clock.note(msgspec.structs.replace(state, recent_computed_at=moments))
 
     time.seconds += limit
     assert clock.overdue(SYMBOL) is None
@@ -176,23 +176,28 @@ def test_the_silence_of_a_symbol_is_measured_by_its_refreshes(
     assert clock.feed_overdue() == f"no record {expected}"
 
 
-def test_the_silence_of_restored_states_began_before_the_client() -> None:
+def test_the_silence_began_when_a_state_was_observed_not_when_it_is_read() -> None:
     time = Time()
     clock = StalenessClock(time, time)
     time.seconds = 3 * PERIOD_SECONDS
     state = msgspec.structs.replace(state_of(an_event(1)), observed_at=0)
-    clock.restored(state)
+    clock.note(state)
     assert clock.silent_for == 3 * PERIOD_SECONDS
+    assert clock.overdue(SYMBOL) is not None
+
+    # The next state of a backlog.
+    clock.note(msgspec.structs.replace(state, observed_at=30 * MICROS))
+    assert clock.silent_for == 3 * PERIOD_SECONDS - 30
     assert clock.overdue(SYMBOL) is not None
 
 
 def test_any_record_ends_the_silence_of_the_feed_but_not_of_each_symbol() -> None:
     time = Time()
     clock = StalenessClock(time, time)
-    clock.arrived(state_of(an_event(1)))
-    clock.arrived(state_of(an_event(1, OTHER)))
+    clock.note(state_of(an_event(1)))
+    clock.note(state_of(an_event(1, OTHER)))
     time.seconds += 3 * PERIOD_SECONDS
-    clock.arrived(state_of(an_event(1, OTHER)))
+    clock.note(state_of(an_event(1, OTHER)))
     assert clock.silent_for == 0
     assert clock.feed_overdue() is None
     assert clock.overdue(OTHER) is None
@@ -202,7 +207,7 @@ def test_any_record_ends_the_silence_of_the_feed_but_not_of_each_symbol() -> Non
 def test_a_feed_without_live_symbols_may_be_silent() -> None:
     time = Time()
     clock = StalenessClock(time, time)
-    clock.arrived(state_of(an_event(1, status=Status.REMOVED)))
+    clock.note(state_of(an_event(1, status=Status.REMOVED)))
     time.seconds += 10_000
     assert clock.feed_overdue() is None
 
