@@ -47,8 +47,8 @@ func (o *Order) Add(event Event, now time.Time) []Event {
 	}
 	if len(o.early[symbol]) == 0 {
 		delete(o.early, symbol)
-	}
-	if _, waits := o.earlySince[symbol]; !waits || len(following) > 0 {
+		delete(o.earlySince, symbol)
+	} else if _, waits := o.earlySince[symbol]; !waits || len(following) > 0 {
 		o.earlySince[symbol] = now
 	}
 	return following

@@ -54,8 +54,10 @@ def build(folder: Path, *command: str) -> None:
 def go(output: Path) -> Program:
     binary = output / "go-consumer"
     # Unoptimized: on a new machine the standard library is compiled as well.
-    command = ["go", "build", "-gcflags=all=-N -l", "-o", str(binary), "."]
-    build(ROOT / "examples" / "go", *command)
+    fast = "-gcflags=all=-N -l"
+    folder = ROOT / "examples" / "go"
+    build(folder, "go", "build", fast, "-o", str(binary), ".")
+    build(folder, "go", "test", "-vet=off", fast, ".")
     return Program("go", (str(binary), "--schemas", str(SCHEMAS)))
 
 
