@@ -95,6 +95,8 @@ final class Topics implements AutoCloseable {
                 ConsumerConfig.ISOLATION_LEVEL_CONFIG, "read_committed",
                 // A consumer whose position is gone must not continue elsewhere.
                 ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "none",
+                // If the topic is deleted, only the connector may create it again.
+                ConsumerConfig.ALLOW_AUTO_CREATE_TOPICS_CONFIG, false,
                 ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, false);
         return new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer());
     }
