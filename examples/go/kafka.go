@@ -144,7 +144,10 @@ func (k *Kafka) Restore(
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", place(record), err)
 			}
-			states[state.Symbol] = state
+			// Another program may have copied an old state to another partition.
+			if state.Sequence >= states[state.Symbol].Sequence {
+				states[state.Symbol] = state
+			}
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, err

@@ -53,7 +53,10 @@ async function run(): Promise<void> {
   const current = new TopicReader(committed, `${topics}.current`);
   for await (const message of current.readTo(high)) {
     const state = await decoder.state(message);
-    states.set(state.symbol, state);
+    // Another program may have copied an old state to another partition.
+    if (state.sequence >= (states.get(state.symbol)?.sequence ?? 0)) {
+      states.set(state.symbol, state);
+    }
   }
   const printer = new Printer();
   const known = new Map<string, number>();

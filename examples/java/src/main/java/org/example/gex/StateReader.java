@@ -31,10 +31,15 @@ final class StateReader {
             while (!high.entrySet().stream().allMatch(end -> consumer.position(end.getKey()) >= end.getValue())) {
                 for (ConsumerRecord<byte[], byte[]> record : Records.poll(consumer, POLL, topics)) {
                     LevelsState state = Records.decode(record, decoder::state);
-                    states.put(state.getSymbol(), state);
+                    states.merge(state.getSymbol(), state, StateReader::newer);
                 }
             }
         }
         return states;
+    }
+
+    /** Another program may have copied an old state to another partition. */
+    private static LevelsState newer(LevelsState known, LevelsState state) {
+        return state.getSequence() >= known.getSequence() ? state : known;
     }
 }
