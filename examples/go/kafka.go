@@ -17,6 +17,8 @@ const (
 	pollTimeout  = 200 * time.Millisecond
 	// Partitions may be added to `changes`, and it may be deleted.
 	lookInterval = 5 * time.Second
+	// A broker may not know the topic for a moment after its start.
+	maxMisses = 2
 )
 
 // Kafka reads topics without a consumer group.
@@ -81,11 +83,18 @@ func explain(topic string, err error) error {
 		return fmt.Errorf("no topic %s: check --prefix and --feed, or start the connector once", topic)
 	case errors.Is(err, kerr.TopicAuthorizationFailed):
 		return fmt.Errorf("not allowed to read topic %s: grant this user READ and DESCRIBE on it", topic)
+	case errors.Is(err, kerr.UnknownTopicID):
+		// The client has asked several times.
+		return deleted(topic)
 	case errors.Is(err, kerr.OffsetOutOfRange):
 		return fmt.Errorf("topic %s: retention deleted events before they were read; start again to restore the present state", topic)
 	default:
 		return fmt.Errorf("topic %s: %w", topic, err)
 	}
+}
+
+func deleted(topic string) error {
+	return fmt.Errorf("topic %s was deleted: start again when the connector has created it again", topic)
 }
 
 // reader returns a client that reads a topic from these offsets. It delivers committed
@@ -239,6 +248,7 @@ type topicWatch struct {
 	admin      *kadm.Client
 	id         kadm.TopicID
 	partitions int
+	misses     int
 	lookedAt   time.Time
 }
 
@@ -255,14 +265,22 @@ func (w *topicWatch) look(ctx context.Context) error {
 		return nil
 	}
 	topic := topics[w.topic]
-	if w.id == (kadm.TopicID{}) {
-		w.id = topic.ID
-	}
-	if errors.Is(topic.Err, kerr.UnknownTopicOrPartition) || topic.ID != w.id {
-		return fmt.Errorf("topic %s was deleted: start again when the connector has made it anew", w.topic)
+	if errors.Is(topic.Err, kerr.UnknownTopicOrPartition) {
+		w.misses++
+		if w.misses == maxMisses {
+			return deleted(w.topic)
+		}
+		return nil
 	}
 	if topic.Err != nil {
 		return explain(w.topic, topic.Err)
+	}
+	w.misses = 0
+	if w.id == (kadm.TopicID{}) {
+		w.id = topic.ID
+	}
+	if topic.ID != w.id {
+		return deleted(w.topic)
 	}
 	for partition := int32(w.partitions); partition < int32(len(topic.Partitions)); partition++ {
 		beginning := map[int32]kgo.Offset{partition: kgo.NewOffset().AtStart()}

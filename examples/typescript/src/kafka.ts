@@ -11,6 +11,8 @@ const POLL_MS = 200;
 const MAX_MESSAGES = 1;
 /** Partitions may be added to `changes`, and it may be deleted. */
 const LOOK_INTERVAL_MS = 5_000;
+/** A broker may not know the topic for a moment after its start. */
+const MAX_MISSES = 2;
 
 /** The offset of a partition's first record, to librdkafka. */
 const BEGINNING = -2;
@@ -100,7 +102,7 @@ function explain(topic: string, error: LibrdKafkaError): ConsumerError {
 }
 
 function deleted(topic: string): ConsumerError {
-  return new ConsumerError(`topic ${topic} was deleted: start again when the connector has made it anew`);
+  return new ConsumerError(`topic ${topic} was deleted: start again when the connector has created it again`);
 }
 
 /** Reads the connector's records of a topic. */
@@ -108,6 +110,7 @@ export class TopicReader {
   /** The offset of the next record of each partition. */
   #positions: Offsets = new Map();
   #lookedAt = performance.now();
+  #misses = 0;
 
   constructor(
     private readonly consumer: KafkaConsumer,
@@ -174,8 +177,13 @@ export class TopicReader {
       return;
     }
     if (partitions.length === 0) {
-      throw deleted(this.topic);
+      this.#misses++;
+      if (this.#misses === MAX_MISSES) {
+        throw deleted(this.topic);
+      }
+      return;
     }
+    this.#misses = 0;
     const added = partitions.filter((partition) => !this.#positions.has(partition));
     if (added.length > 0) {
       this.#assign(new Map([...this.#positions, ...added.map((partition) => [partition, BEGINNING] as const)]));

@@ -24,12 +24,15 @@ final class EventReader {
     private static final Duration POLL = Duration.ofMillis(200);
     /** Partitions may be added to {@code changes}, and it may be deleted. */
     private static final Duration LOOK_INTERVAL = Duration.ofSeconds(5);
+    /** A broker may not know the topic for a moment after its start. */
+    private static final int MAX_MISSES = 2;
 
     private final Topics topics;
     private final Decoder decoder;
     private final Order order;
     private Instant lookedAt = Instant.MIN;
     private Uuid topicId;
+    private int misses;
 
     EventReader(Topics topics, Decoder decoder, Order order) {
         this.topics = topics;
@@ -80,7 +83,11 @@ final class EventReader {
         try {
             description = topics.describe(topic, LOOK_INTERVAL);
         } catch (UnknownTopicOrPartitionException e) {
-            throw deleted(topic);
+            misses++;
+            if (misses == MAX_MISSES) {
+                throw deleted(topic);
+            }
+            return;
         } catch (RetriableException e) {
             // Kafka is away. The consumer connects again, and we look again.
             return;
@@ -89,6 +96,7 @@ final class EventReader {
             throw deleted(topic);
         }
         topicId = description.topicId();
+        misses = 0;
 
         Set<TopicPartition> added = new HashSet<>(Topics.partitions(description));
         added.removeAll(consumer.assignment());
@@ -102,6 +110,6 @@ final class EventReader {
 
     private static ConsumerException deleted(String topic) {
         return new ConsumerException(
-                "topic %s was deleted: start again when the connector has made it anew", topic);
+                "topic %s was deleted: start again when the connector has created it again", topic);
     }
 }
