@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Final
 
+import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient
 
 from connector.core.model import Value
@@ -14,17 +14,14 @@ from connector.kafka.admin import (
     REQUEST_TIMEOUT_SECONDS,
     newest_record,
     offsets_of,
+    wait_unless,
 )
 from connector.kafka.errors import new_client, translating
 from connector.kafka.transactional_producer import transactional_producer
 
 if TYPE_CHECKING:
-    import confluent_kafka as ck
-
     from connector.kafka.clients import Clients
     from connector.kafka.names import Partition, Topics
-
-_log = logging.getLogger(__name__)
 
 _ACTION: Final = "asking for the brokers' time"
 _VALUE: Final = b"gex-levels-connector compares clocks; this transaction is aborted"
@@ -33,6 +30,8 @@ _OLDEST_MS: Final = 1
 # The end of a transaction is written after the request for it was answered.
 _MARKER_SECONDS: Final = 5
 _LOOK_SECONDS: Final = 0.05
+# Others write to the topic of events, too, but far less often than this asks.
+_ATTEMPTS: Final = 3
 
 
 class _Newest(Value, frozen=True):
@@ -64,13 +63,24 @@ class BrokerClock:
         """
         admin = new_client(AdminClient, self._clients.admin())
         quarantine, changes = self._topics
-        try:
-            return self._difference_seconds((quarantine, 0), admin)
-        except KafkaUnavailable as error:
-            _log.debug("asking by another topic", extra={"error": str(error)})
-            return self._difference_seconds((changes, 0), admin)
+        topic = quarantine if self._exists(quarantine, admin) else changes
+        for _ in range(_ATTEMPTS):
+            difference = self._attempt((topic, 0), admin)
+            if difference is not None:
+                return difference
+        raise KafkaUnavailable(f"{_ACTION}: others write to topic {topic} all the time")
 
-    def _difference_seconds(self, partition: Partition, admin: AdminClient) -> float:
+    def _exists(self, topic: str, admin: AdminClient) -> bool:
+        """Return True if there is such a topic. Raises KafkaError."""
+        described = admin.describe_topics(
+            ck.TopicCollection([topic]), request_timeout=REQUEST_TIMEOUT_SECONDS
+        )
+        missing = ck.KafkaError.UNKNOWN_TOPIC_OR_PART
+        found = wait_unless(missing, described[topic], _ACTION, self._clients)
+        return found is not None
+
+    def _attempt(self, partition: Partition, admin: AdminClient) -> float | None:
+        """Return the difference, None if the newest record is another program's."""
         before = self._newest(partition, admin)
         sent_at = time.time()
         record_offset = self._abort_transaction(partition)
@@ -80,9 +90,11 @@ class BrokerClock:
         while time.monotonic() < deadline:
             newest = self._newest(partition, admin)
             received_at = time.time()
-            if _is_end(newest, {before.offset, record_offset}):
+            if _is_end(newest, before.offset, record_offset):
                 broker_at = newest.timestamp_ms / 1000
                 return _difference(broker_at, sent_at, received_at)
+            if record_offset is not None and newest.offset > record_offset:
+                return None
             time.sleep(_LOOK_SECONDS)
         raise KafkaUnavailable(
             f"{_ACTION}: topic {partition[0]} has records with later times"
@@ -123,14 +135,18 @@ class BrokerClock:
         return offsets[0] if offsets else None
 
 
-def _is_end(newest: _Newest, others: set[int | None]) -> bool:
+def _is_end(newest: _Newest, before: int, ours: int | None) -> bool:
     """Return True if the newest record is the end of our transaction.
 
-    `others` are the offsets of the record that was the newest before, and of ours.
+    The offsets are that of the record that was the newest before, and that of ours. Another
+    program's record has the time of its own clock, which may be wrong.
     """
-    # Ours may have been written although that was never confirmed. Then its offset is not
+    # Only a record that was written within the milliseconds between the two is mistaken.
+    if ours is not None:
+        return newest.offset == ours + 1
+    # Ours was refused, or written although that was never confirmed. Then its offset is not
     # known, but its time is.
-    return newest.timestamp_ms > _OLDEST_MS and newest.offset not in others
+    return newest.timestamp_ms > _OLDEST_MS and newest.offset != before
 
 
 def _difference(broker_at: float, sent_at: float, received_at: float) -> float:
