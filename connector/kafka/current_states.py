@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from connector.errors import KafkaError
+from connector.errors import ConnectorError
 from connector.kafka.events import BEGINNING, Strays
+from connector.logs import Bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -20,10 +22,13 @@ if TYPE_CHECKING:
     from connector.kafka.names import Partition, Topics
     from connector.kafka.reader import Reader
 
+_log = logging.getLogger(__name__)
+
 # Reading ends when nobody has asked for this long: it costs a consumer.
 IDLE_SECONDS: Final = 60.0
 
 _RETRY_SECONDS: Final = 5.0
+_REPORT_SECONDS: Final = 60.0
 
 
 class CurrentStates:
@@ -60,7 +65,9 @@ class CurrentStates:
         self._states: dict[tuple[str, str], State] = {}
         self._loop = asyncio.get_running_loop()
         self._settled = asyncio.Event()
-        self._requested_at = -inf
+        self._bounded = Bounded(_REPORT_SECONDS, time.monotonic)
+        # The idle time counts from here.
+        self._used_at = -inf
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -69,7 +76,7 @@ class CurrentStates:
 
         Gives up after the time-out: `is_complete` and `error` tell the outcome.
         """
-        self._requested_at = time.monotonic()
+        self._used_at = time.monotonic()
         if self._thread is None or not self._thread.is_alive():
             self._forget()
             self._thread = threading.Thread(
@@ -92,6 +99,16 @@ class CurrentStates:
 
     # --- on the event loop, for the thread ---
 
+    def _handle(
+        self,
+        thread: threading.Thread,
+        call: Callable[..., None],
+        arguments: tuple[object, ...],
+    ) -> None:
+        # A request may have replaced a thread that was about to end.
+        if thread is self._thread:
+            call(*arguments)
+
     def _end(self) -> None:
         self._thread = None
         self._forget()
@@ -104,6 +121,7 @@ class CurrentStates:
 
     def _complete(self, states: dict[tuple[str, str], State]) -> None:
         self._states = states
+        self._used_at = time.monotonic()
         self.is_complete = True
         self.error = None
         self._settled.set()
@@ -119,13 +137,21 @@ class CurrentStates:
         while not self._is_over():
             try:
                 self._read()
-            except KafkaError as error:
+            except ConnectorError as error:
                 self._call(self._fail, str(error))
+                self._closed.wait(_RETRY_SECONDS)
+            except Exception as error:  # noqa: BLE001 -- the thread's outermost loop
+                reason = f"{type(error).__name__}: {error}"
+                if self._bounded.admit(reason) is not None:
+                    _log.warning(
+                        "cannot read the states of other workers", exc_info=True
+                    )
+                self._call(self._fail, reason)
                 self._closed.wait(_RETRY_SECONDS)
         self._call(self._end)
 
     def _read(self) -> None:
-        """Read the topics to their end, and follow them. Raises KafkaError."""
+        """Read the topics to their end, and follow them. Raises ConnectorError."""
         log = self._open_log()
         try:
             starts = dict.fromkeys(log.partitions_of(*self._topics), BEGINNING)
@@ -140,6 +166,8 @@ class CurrentStates:
             states: dict[tuple[str, str], State] = {}
             for record in latest.values():
                 self._keep(record, states)
+            # The idle time begins again once they are there: reading may take longer.
+            self._used_at = inf
             self._call(self._complete, states)
 
             for followed in log.follow(starts | ends, self._is_over):
@@ -159,10 +187,11 @@ class CurrentStates:
             states[key] = state
 
     def _is_over(self) -> bool:
-        idle_seconds = time.monotonic() - self._requested_at
+        idle_seconds = time.monotonic() - self._used_at
         return self._closed.is_set() or idle_seconds > self._idle_seconds
 
     def _call(self, call: Callable[..., None], *arguments: object) -> None:
         # The loop is closed a moment after `close`.
         if not self._closed.is_set():
-            self._loop.call_soon_threadsafe(call, *arguments)
+            thread = threading.current_thread()
+            self._loop.call_soon_threadsafe(self._handle, thread, call, arguments)
