@@ -4,7 +4,8 @@ The client restores the present states from `current`, then follows `changes`: s
 connector/client/restore.py for the protocol. It needs only three packages, which
 docs/how-to/client.md names.
 
-A line of `--json` is a state, an event or `restored`. docs/how-to/client.md has its fields.
+A line of `--json` is a state, an event or `restored`. docs/how-to/write-a-consumer.md has its
+fields.
 """
 
 from __future__ import annotations

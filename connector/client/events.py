@@ -62,6 +62,8 @@ class EventStream:
         known = {symbol: view.sequence for symbol, view in self._start.views.items()}
         wanted = _wanted(after, known)
         self._keeper = SequenceKeeper({**known, **after})
+        # What was fetched. A message stays here until it was looked at without an error.
+        self._fetched: deque[ck.Message] = deque()
         self._ready: deque[Event] = deque()
         # Closing while another thread reads would crash.
         self._lock = threading.Lock()
@@ -90,7 +92,7 @@ class EventStream:
             if self._is_closed:
                 raise ClientStopped("the stream is closed: ask for events() again")
             if self._ready:
-                return self._delivered(self._ready.popleft())
+                return self._deliver()
             left = deadline - clock()
             self._read(max(0.0, min(left, _WAIT_SECONDS)))
             if left <= 0 and not self._ready:
@@ -143,25 +145,29 @@ class EventStream:
         self._partitions = set(positions)
         self._consumer.assign(assigned(positions))
 
-    def _delivered(self, event: Event) -> Event:
+    def _deliver(self) -> Event:
+        event = self._ready[0]
         self._store.wait_for_sequence(
             event.symbol, event.sequence, self._start.generation
         )
-        return event
+        return self._ready.popleft()
 
     def _read(self, wait_seconds: float) -> None:
-        """Read what is there."""
+        """Read what is there. After an error, the next call tries that record again."""
         with self._lock:
             if self._is_closed:
                 return
             self._read_added_partitions()
-            messages = self._feed.take(self._consumer, wait_seconds)
+            if not self._fetched:
+                self._fetched.extend(self._feed.take(self._consumer, wait_seconds))
         now = self._store.clocks.monotonic()
-        for message in messages:
+        while self._fetched:
+            message = self._fetched[0]
             if not is_end(message) and self._is_wanted(message):
                 with located(place_of(message)):
                     event = self._decoder.event(value_of(message))
                 self._ready.extend(self._keeper.offer(event, now))
+            self._fetched.popleft()
         gap = self._keeper.gap(now, self._patience_seconds)
         if gap is not None and not self._ready:
             raise EventsMissing(

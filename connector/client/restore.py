@@ -69,11 +69,14 @@ def restore(
 
     consumer.assign(assigned(dict.fromkeys(ends, ck.OFFSET_BEGINNING)))
     last = _read(feed, consumer, ends, stopped)
-    states = {}
+    states: dict[str, State] = {}
     for message in last.values():
         with located(place_of(message)):
             state = decoder.state(value_of(message))
-        states[state.symbol] = state
+        known = states.get(state.symbol)
+        # Another program may have copied an old state to another partition.
+        if known is None or state.sequence >= known.sequence:
+            states[state.symbol] = state
     consumer.incremental_assign(assigned(starts))
     return Restored(states, starts)
 
@@ -83,9 +86,9 @@ def _read(
     consumer: ck.Consumer,
     ends: dict[Partition, int],
     stopped: Callable[[], bool],
-) -> dict[bytes, ck.Message]:
-    """Return the last record of each key that is committed below `ends`."""
-    last: dict[bytes, ck.Message] = {}
+) -> dict[tuple[Partition, bytes], ck.Message]:
+    """Return the last record of each partition and key that is committed below `ends`."""
+    last: dict[tuple[Partition, bytes], ck.Message] = {}
     unfinished = set(ends)
     progress_at = time.monotonic()
     while unfinished and not stopped():
@@ -100,11 +103,11 @@ def _read(
                 "`gex-connector check` names an open transaction there, end it"
             )
         for message in messages:
+            partition = partition_of(message)
             if not is_end(message) and feed.is_ours(message):
-                last[bytes(message.key() or b"")] = message
+                last[partition, bytes(message.key() or b"")] = message
             # The end of a partition is reported again when a commit has moved it. In a busy
             # partition it may never be reported, but later records come.
-            partition = partition_of(message)
             if offset_of(message) >= ends.get(partition, 0):
                 unfinished.discard(partition)
     return last

@@ -1,0 +1,140 @@
+"""What the client reads: a restore and a stream, from messages that a test makes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from connector.client.errors import RegistryError
+from connector.client.events import EventStream
+from connector.client.restore import Restored, restore
+from connector.client.store import Clocks, Store
+from connector.client.values import ValueDecoder
+from connector.kafka.avro import Codec, SingleObject
+from tests.support.written_feed import SYMBOL, an_event, state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import confluent_kafka as ck
+
+    from connector.client.kafka import Feed, Partition
+    from connector.core.model import Event, State
+
+CHANGES, CURRENT = "changes", "current"
+CODEC = Codec(SingleObject())
+
+
+class Message:
+    """A record of a connector."""
+
+    def __init__(self, topic: str, partition: int, offset: int, value: bytes) -> None:
+        self._place = topic, partition, offset
+        self._value = value
+
+    def error(self) -> None:
+        return None
+
+    def topic(self) -> str:
+        return self._place[0]
+
+    def partition(self) -> int:
+        return self._place[1]
+
+    def offset(self) -> int:
+        return self._place[2]
+
+    def key(self) -> bytes:
+        return SYMBOL.encode()
+
+    def headers(self) -> None:
+        return None
+
+    def value(self) -> bytes:
+        return self._value
+
+
+class Batches:
+    """A feed and its consumer, which give out a batch of messages at each call."""
+
+    changes, current = CHANGES, CURRENT
+
+    def __init__(self, *batches: list[Message], ends: Mapping[str, int]) -> None:
+        self._batches = list(batches)
+        self._ends = ends
+
+    def consumer(self, isolation: str = "") -> Batches:
+        return self
+
+    def ends(self, consumer: object, topic: str) -> dict[Partition, int]:
+        return {(topic, number): self._ends[topic] for number in range(2)}
+
+    def take(self, consumer: object, wait_seconds: float) -> list[Message]:
+        return self._batches.pop(0) if self._batches else []
+
+    def is_ours(self, message: Message) -> bool:
+        return True
+
+    def assign(self, partitions: object) -> None: ...
+
+    def incremental_assign(self, partitions: object) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def event_message(offset: int, event: Event) -> Message:
+    return Message(CHANGES, 0, offset, CODEC.encode_event(CHANGES, event))
+
+
+def state_message(partition: int, offset: int, state: State) -> Message:
+    return Message(CURRENT, partition, offset, CODEC.encode_state(CURRENT, state))
+
+
+def test_a_restore_keeps_the_last_sequence_whatever_partition_comes_last() -> None:
+    states = [
+        state_message(0, 5, state_of(an_event(7))),
+        # A copy of an old state.
+        state_message(1, 5, state_of(an_event(3))),
+    ]
+    feed = Batches(states, ends={CHANGES: 0, CURRENT: 5})
+    restored = restore(
+        cast("Feed", feed),
+        cast("ck.Consumer", feed),
+        ValueDecoder(None),
+        lambda: False,
+    )
+    assert restored.states[SYMBOL].sequence == 7
+
+
+class Restarting(ValueDecoder):
+    """A decoder whose registry does not answer at the first look-up."""
+
+    has_failed = False
+
+    def event(self, value: bytes) -> Event:
+        if not self.has_failed:
+            self.has_failed = True
+            raise RegistryError("no answer")
+        return super().event(value)
+
+
+def test_a_stream_loses_nothing_by_an_error_of_the_registry() -> None:
+    time: Any = lambda: 0.0  # noqa: E731 -- a clock that stands still
+    store = Store(Clocks(time, time))
+    store.restore(Restored({}, {(CHANGES, 0): 0}))
+    events = [an_event(number) for number in (1, 2, 3)]
+    messages = [event_message(event.sequence, event) for event in events]
+    stream = EventStream(
+        cast("Feed", Batches(messages, ends={})),
+        Restarting(None),
+        store,
+        after={},
+        patience_seconds=90,
+    )
+    with store.writing() as content:
+        for event in events:
+            content.views.take_event(event, 0)
+    with pytest.raises(RegistryError):
+        stream.next_event(0)
+    assert [stream.next_event(0) for _ in events] == events
