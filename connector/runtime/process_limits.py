@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from typing import TYPE_CHECKING, Final
 
 from connector.errors import ConfigError
-from connector.runtime.threads import require_threads
+from connector.runtime.threads import compare_threads, require_threads
 
 if TYPE_CHECKING:
     from connector.config.model import Config
@@ -18,9 +19,21 @@ EXTRA_THREADS: Final = 10
 
 # librdkafka has a thread for each broker of a client, and three more.
 _THREADS_OF_A_CLIENT: Final = 3
-# Those of the group, the reader, the quarantine, the probe, the administration, and a trial of
-# new credentials. Each shard has one more.
-_CLIENTS: Final = 6
+# Each shard has one more.
+_CLIENTS: Final = {
+    "group": 1,
+    "reader": 2,
+    "quarantine": 1,
+    "probe": 1,
+    "watch over topics": 1,
+    "comparison with the brokers' clock": 2,
+    "trial of new credentials": 1,
+    "removal of orphaned symbols": 1,
+    "levels of other workers": 1,
+    "members of the group, in a child process": 1,
+}
+# Those that run the group and read the levels of others, and the child process.
+_SINGLE_THREADS: Final = 3
 
 # Measured with one broker: 58 files with one shard, 114 with eight. More brokers take more.
 _FILES_OF_A_SHARD: Final = 8
@@ -40,11 +53,26 @@ def require_process_limits(config: Config) -> None:
     require_threads(_needed_threads(config, shards))
 
 
+def compare_process_limits(config: Config) -> None:
+    """Do the same, but start no threads: a worker may run beside us, under the same limit."""
+    shards = config.kafka.shards * len(config.feeds)
+    _require_open_files(shards * _FILES_OF_A_SHARD + _OTHER_FILES)
+    compare_threads(_needed_threads(config, shards))
+
+
 def _needed_threads(config: Config, shards: int) -> int:
     """Return the threads of a worker with all shards. There may be further brokers."""
     brokers = len(config.kafka.bootstrap_servers.split(","))
-    clients = shards + _CLIENTS
-    return clients * (brokers + _THREADS_OF_A_CLIENT) + shards + EXTRA_THREADS
+    clients = shards + sum(_CLIENTS.values())
+    blocking_calls = shards + EXTRA_THREADS
+    # asyncio's own, for `/metrics` and names of hosts.
+    default_executor = min(32, (os.cpu_count() or 1) + 4)
+    return (
+        clients * (brokers + _THREADS_OF_A_CLIENT)
+        + blocking_calls
+        + default_executor
+        + _SINGLE_THREADS
+    )
 
 
 def _require_open_files(count: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from connector.errors import EXIT_CONFIG, ConfigError
-from connector.runtime.process_limits import require_process_limits
+from connector.runtime.process_limits import compare_process_limits
 
 if TYPE_CHECKING:
     from connector.config.model import Config
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def check_process(config: Config, report: Report) -> None:
     """Compare the limits of this process with the needs of a worker with all shards."""
     try:
-        require_process_limits(config)
+        compare_process_limits(config)
     except ConfigError as error:
         for fault in error.faults:
             report.fail("process", fault, EXIT_CONFIG)

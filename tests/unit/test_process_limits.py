@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import resource
+import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
 from connector.config.load import load
 from connector.errors import EXIT_CONFIG
+from connector.runtime import process_limits, threads
 from connector.tools.check_process import check_process
 from connector.tools.report import Report
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 VARIABLES = {
     "GEX_UPSTREAM__API_KEY": "bq_live_" + "0" * 32,
     "GEX_SYMBOLS": "BTCUSDT",
     "GEX_KAFKA__SHARDS": "8",
 }
+
+
+@pytest.fixture(autouse=True)
+def no_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ignore the limits under which the tests run."""
+    monkeypatch.setattr(threads, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(threads, "_limit_of_user", lambda: None)
 
 
 def checked(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -48,3 +61,50 @@ def test_enough_open_files_are_no_news(
         0,
         "ok    process        threads and open files suffice for all shards\n",
     )
+
+
+def test_check_starts_no_threads_beside_a_worker(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(_: threading.Thread) -> None:
+        pytest.fail("a thread was started")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+    code, _ = checked(capsys)
+
+    assert code == 0
+
+
+def test_too_small_a_limit_of_threads_is_named_with_both_numbers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(threads, "_limit_of_user", lambda: 60)
+
+    code, line = checked(capsys)
+
+    assert code == EXIT_CONFIG
+    assert "a limit permits only 60 threads, but a worker" in line
+
+
+@pytest.mark.parametrize(("limit", "permitted"), [("60\n", 60), ("max\n", None)])
+def test_the_limit_of_a_container_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, permitted: int | None
+) -> None:
+    monkeypatch.setattr(threads, "_own_cgroup", lambda: "worker")
+    (tmp_path / "worker").mkdir()
+    (tmp_path / "worker" / "pids.max").write_text(limit)
+
+    assert threads._limit_of_container() == permitted
+
+
+def test_every_client_and_executor_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr(process_limits, "require_threads", counts.append)
+    monkeypatch.setattr(process_limits.os, "cpu_count", lambda: 2)
+
+    process_limits.require_process_limits(load(None, VARIABLES))
+
+    # With one broker, each of 8 shards and 12 other clients has four threads. 18 wait for
+    # calls, 6 are asyncio's own, and there are 3 others.
+    assert counts == [20 * 4 + 18 + 6 + 3]
