@@ -10,10 +10,20 @@ from connector.errors import ConfigError
 from connector.runtime.threads import require_threads
 
 
-def test_threads_that_a_process_may_start_are_no_fault_and_end() -> None:
-    before = threading.active_count()
+def test_threads_that_a_process_may_start_are_no_fault_and_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def start_and_record(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_record)
     require_threads(20)
-    assert threading.active_count() == before
+    assert len(started) == 20
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_too_few_threads_are_a_fault_that_names_both_numbers(
