@@ -26,7 +26,7 @@ from connector.runtime.health import Health
 from connector.runtime.kafka_watch import KafkaWatch
 from connector.runtime.poller import Poller
 from connector.runtime.ports import PollerContext
-from connector.runtime.process_limits import EXTRA_THREADS, require_process_limits
+from connector.runtime.process_limits import EXTRA_THREADS
 from connector.runtime.shards import Shards
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import KafkaClientObserver, MetricsObserver
@@ -112,14 +112,9 @@ def new_parts(config: Config, key: ApiKey, supervisor: Supervisor) -> Parts:
 
 
 def new_kafka_parts(parts: Parts) -> KafkaParts:
-    """Create the clients, with one thread per shard: each has at most one blocking call.
-
-    Raises:
-        ConfigError: This process may not start enough threads, or open enough files.
-    """
+    """Create the clients, with one thread per shard: each has at most one blocking call."""
     config = parts.config
     total_shards = config.kafka.shards * len(config.feeds)
-    require_process_limits(config)
     observer = KafkaClientObserver(parts.metrics)
     topics = Topics(config.kafka.topic_prefix)
     any_feed = config.feeds[0].name

@@ -16,6 +16,7 @@ from connector.app.readiness import why_not_ready
 from connector.app.shards import add_shards
 from connector.kafka.members import Members
 from connector.runtime.credential_watch import CredentialWatch
+from connector.runtime.process_limits import require_process_limits
 from connector.runtime.service_manager import ServiceManager
 from connector.runtime.shards import CLOSE_SECONDS
 from connector.runtime.startup import retry_until_usable
@@ -52,9 +53,11 @@ async def run_worker(config: Config, key: ApiKey, supervisor: Supervisor) -> int
     Returns the exit status.
 
     Raises:
-        ConfigError: The listener's address cannot be used.
+        ConfigError: A limit permits too few threads or open files, or the listener's address
+            cannot be used.
         KafkaError: Kafka or the registry were not usable in time.
     """
+    require_process_limits(config)
     parts = new_parts(config, key, supervisor)
 
     # Listen before anything that takes time, so that the probes are answered.

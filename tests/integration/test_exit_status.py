@@ -125,6 +125,8 @@ def test_a_limit_of_too_few_open_files_is_2_and_named() -> None:
 
     assert worker.returncode == 2, worker.stderr
     assert "a limit permits only 60 open files" in worker.stderr
+    # Nobody is to find a worker that cannot work.
+    assert "listening" not in worker.stderr
     assert_no_traceback(worker.stderr)
 
 
