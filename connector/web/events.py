@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -32,6 +33,20 @@ _HEARTBEAT_SECONDS: Final = 15.0
 _NOTHING: Final = b":\n\n"
 
 
+class KeptEvent:
+    """A published event, and its text in the stream."""
+
+    def __init__(self, event: Event) -> None:
+        self.event_id = event.event_id
+        self._event = event
+
+    @functools.cached_property
+    def text(self) -> bytes:
+        """The event as in the Avro schema. It is encoded once, for all readers."""
+        data = msgspec.json.encode(self._event)
+        return b"id: %s\ndata: %s\n\n" % (self.event_id.encode(), data)
+
+
 class EventFeed:
     """The last events of this worker.
 
@@ -43,17 +58,17 @@ class EventFeed:
         """Set, and replaced by a new one, when an event is added."""
 
         self.position = 0
-        self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self._events: deque[KeptEvent] = deque(maxlen=EVENTS_KEPT)
 
     def add(self, event: Event) -> None:
         """Add a committed event."""
-        self._events.append(event)
+        self._events.append(KeptEvent(event))
         self.position += 1
         # Readers that wait hold the old event; those that come later get the new one.
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
-    def since(self, position: int) -> list[Event]:
+    def since(self, position: int) -> list[KeptEvent]:
         """Return the events after `position` that are still kept."""
         new = self.position - position
         skipped = max(len(self._events) - new, 0)
@@ -129,18 +144,17 @@ class EventStreams:
             position = end
 
             # One by one: a hundred large events may take a slow reader a while.
-            for text in [_server_sent(event) for event in events] or [_NOTHING]:
-                async with asyncio.timeout(self._write_seconds):
-                    await response.write(text)
+            for event in events:
+                if self._closed.is_set():
+                    return
+                await self._write(response, event.text)
+            if not events:
+                await self._write(response, _NOTHING)
             await _wait_for_any(changed, self._closed)
 
-
-def _server_sent(event: Event) -> bytes:
-    """Return the event for the stream, named as in the Avro schema."""
-    return b"id: %s\ndata: %s\n\n" % (
-        event.event_id.encode(),
-        msgspec.json.encode(event),
-    )
+    async def _write(self, response: web.StreamResponse, text: bytes) -> None:
+        async with asyncio.timeout(self._write_seconds):
+            await response.write(text)
 
 
 async def _wait_for_any(*events: asyncio.Event) -> None:
