@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +13,7 @@ from connector.errors import (
     UpstreamError,
     WrongVenues,
 )
+from connector.tools.check_requests import remedy_of_refusal, request_of_this_minute
 from connector.upstream.client import LevelsRequest
 
 if TYPE_CHECKING:
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 # Each different request of a further feed is one of the month.
 _MAX_REQUESTS: Final = 3
 
-_WISHES: Final = "change include, exchanges or positioning of the feed"
-
-# The budget may wait for the next minute, and a person waits for the answer.
-_TIMEOUT_SECONDS: Final = 10.0
+_OTHER_PLAN: Final = (
+    "change include, exchanges or positioning of the feed, or get another plan"
+)
 
 
 async def check_feeds(
@@ -49,21 +48,21 @@ async def check_feeds(
         _warn_of_unknown_names(feed, report)
     _check_filter(first, answer.response.meta, report)
 
-    checked = {_wishes(first)}
+    checked = {_selection(first)}
     requests = 0
     for feed in others:
-        wishes = _wishes(feed)
-        if wishes in checked:
+        selection = _selection(feed)
+        if selection in checked:
             continue
         if requests == _MAX_REQUESTS:
             report.warn("venues", f"feed {feed.name} and later ones: not tried")
             return
-        checked.add(wishes)
+        checked.add(selection)
         requests += 1
         await _check_feed(feed, client, budget, report)
 
 
-def _wishes(feed: Feed) -> object:
+def _selection(feed: Feed) -> object:
     """Return what a feed asks for, besides its symbols."""
     return frozenset(feed.exchanges), frozenset(feed.include), feed.positioning
 
@@ -71,23 +70,22 @@ def _wishes(feed: Feed) -> object:
 async def _check_feed(
     feed: Feed, client: Client, budget: Budget, report: Report
 ) -> None:
-    # One symbol is enough: the wishes concern the whole response.
+    # One symbol is enough: the selection concerns the whole response.
     request = LevelsRequest(
         feed.symbols[:1], feed.exchanges, feed.include, feed.positioning
     )
     try:
-        async with asyncio.timeout(_TIMEOUT_SECONDS), budget.request() as permit:
+        async with request_of_this_minute(budget) as permit:
             answer = await client.fetch_levels(request, permit)
     except TimeoutError:
         report.warn("venues", f"feed {feed.name}: no request is left this minute")
     except PlanRefused as error:
-        report.fail(
-            "plan", f"feed {feed.name}: {error}; {_WISHES}, or get another plan"
-        )
+        report.fail("plan", f"feed {feed.name}: {error}; {_OTHER_PLAN}")
     except NothingFound as error:
         report.warn("venues", f"feed {feed.name}: not tried: {error}")
     except RequestRefused as error:
-        report.fail("request", f"feed {feed.name}: {error}; {_WISHES}")
+        remedy = remedy_of_refusal(error, feed.name)
+        report.fail("request", f"feed {feed.name}: {error}; {remedy}")
     except UpstreamError as error:
         report.warn("venues", f"feed {feed.name}: not tried: {error}")
     else:

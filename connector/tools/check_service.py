@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from connector.errors import UpstreamError
+from connector.tools.check_requests import request_of_this_minute
 from connector.upstream.service import (
     CHANGELOG_PATH,
     KNOWN_CONTRACT,
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from connector.upstream.budget import Budget
     from connector.upstream.client import Client
 
-# The budget may wait for the next minute, and a person waits for the answer.
-_TIMEOUT_SECONDS: Final = 10.0
-
 _THEIR_SIDE: Final = "the vendor's side: wait, or ask the vendor"
 _OUR_SIDE: Final = (
     "probably our side: check upstream.base_url, DNS, proxy and firewall, then ask the "
@@ -38,9 +35,8 @@ async def check_service(
 ) -> None:
     """Report on the vendor's service after it has answered: two requests of the budget."""
     try:
-        async with asyncio.timeout(_TIMEOUT_SECONDS):
-            await _check_status(config, client, budget, report)
-            await _check_contract(client, budget, report)
+        await _check_status(config, client, budget, report)
+        await _check_contract(client, budget, report)
     except TimeoutError:
         report.warn("service", "no request is left this minute for /status, /changelog")
 
@@ -84,7 +80,7 @@ async def _check_status(
     config: Config, client: Client, budget: Budget, report: Report
 ) -> None:
     try:
-        async with budget.request() as permit:
+        async with request_of_this_minute(budget) as permit:
             document = await client.fetch_report(STATUS_PATH, permit)
     except UpstreamError as error:
         report.warn("service", f"cannot read /status: {error}")
@@ -102,7 +98,7 @@ async def _check_status(
 async def _check_contract(client: Client, budget: Budget, report: Report) -> None:
     major, minor = KNOWN_CONTRACT
     try:
-        async with budget.request() as permit:
+        async with request_of_this_minute(budget) as permit:
             document = await client.fetch_report(CHANGELOG_PATH, permit)
     except UpstreamError as error:
         report.warn("contract", f"version unknown: cannot read /changelog: {error}")

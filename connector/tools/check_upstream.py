@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +13,6 @@ from connector.core.model import MICROS, Status
 from connector.errors import (
     Intercepted,
     KeyRefused,
-    NothingFound,
     PlanRefused,
     QuotaExhausted,
     RateLimited,
@@ -25,6 +23,7 @@ from connector.errors import (
 from connector.schedule.batches import MAX_SYMBOLS
 from connector.tools.check_feeds import check_feeds
 from connector.tools.check_month import check_month, stale_between_checks
+from connector.tools.check_requests import remedy_of_refusal, request_of_this_minute
 from connector.tools.check_service import check_service, explain_outage
 from connector.tools.suggestion import did_you_mean
 from connector.upstream.api_key import ApiKey
@@ -102,7 +101,7 @@ async def _check(
         # A 429 does not prove that the key is good.
         report.warn("key, clock", _NO_LEVELS)
     except RequestRefused as error:
-        report.fail("request", f"{error}; {_remedy_of_refusal(error, feed.name)}")
+        report.fail("request", f"{error}; {remedy_of_refusal(error, feed.name)}")
         report.warn("quota, clock", _NO_LEVELS)
     except UpstreamError as error:
         report.fail("upstream", f"{error}; {_remedy_of_outage(error)}")
@@ -150,15 +149,6 @@ def _report_refused_user(
     else:
         report.fail("month", f"{error}; wait for the next month, or get a larger plan")
         report.warn("key", f"{_NOT_TRIED}: no request is left")
-
-
-def _remedy_of_refusal(error: RequestRefused, feed: str) -> str:
-    """Return the settings to check: the address is right if the API itself has refused."""
-    if isinstance(error, NothingFound):
-        return f"check the symbols of feed {feed}"
-    if error.is_from_api:
-        return f"check include, exchanges and positioning of feed {feed}"
-    return f"check upstream.base_url, and include and exchanges of feed {feed}"
 
 
 def _remedy_of_outage(error: UpstreamError) -> str:
@@ -315,7 +305,7 @@ async def _check_symbols(
     checked = sorted(answers)
     partial = f"checked {len(answers)} of {len(configured)}"
     try:
-        async with asyncio.timeout(_TIMEOUT_SECONDS), budget.request() as permit:
+        async with request_of_this_minute(budget) as permit:
             known |= await client.fetch_symbols(permit)
         checked = configured
     except TimeoutError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,10 @@ import pytest
 from connector.config.load import load
 from connector.devkit.simulator.server import Simulator
 from connector.devkit.simulator.settings import DEFAULT_KEY, Settings
+from connector.tools import check_requests
 from connector.tools.check_upstream import check_upstream
 from connector.tools.report import Report
+from connector.upstream.budget import Budget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -175,9 +178,21 @@ async def test_the_filters_of_further_feeds_are_tried(
     assert check.findings("ok", "venues") == ["feed options: derive, thalex"]
 
 
-@pytest.mark.parametrize(("fault", "item"), [("403", "plan"), ("422", "request")])
+@pytest.mark.parametrize(
+    ("fault", "item", "remedy"),
+    [
+        ("403", "plan", "change include, exchanges or positioning of the feed"),
+        ("422", "request", "positioning of feed ranked, and its symbols"),
+        ("framework_error", "request", "check upstream.base_url"),
+    ],
+)
 async def test_a_further_feed_that_the_api_refuses_fails(
-    simulator: Simulator, check: Check, tmp_path: Path, fault: str, item: str
+    simulator: Simulator,
+    check: Check,
+    tmp_path: Path,
+    fault: str,
+    item: str,
+    remedy: str,
 ) -> None:
     path = tmp_path / "two.toml"
     path.write_text(RANKED_FEED)
@@ -188,7 +203,16 @@ async def test_a_further_feed_that_the_api_refuses_fails(
 
     (failure,) = check.findings("FAIL", item)
     assert failure.startswith("feed ranked: ")
-    assert "change include, exchanges or positioning" in failure
+    assert remedy in failure
+
+
+async def test_a_slow_answer_is_not_taken_for_a_used_up_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(check_requests, "_WAIT_SECONDS", 0.01)
+
+    async with check_requests.request_of_this_minute(Budget(None)):
+        await asyncio.sleep(0.1)
 
 
 async def test_further_filters_cost_a_bounded_number_of_requests(
