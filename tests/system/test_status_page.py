@@ -311,6 +311,7 @@ def test_the_page_shows_symbols_budget_group_and_events_as_they_come(
         browser.save_screenshot(str(pictures / "status-dark.png"))
         page.wait(page.has_ladders, "the ladders")
         expect_a_ladder(page.ladders()["ETHUSDT"])
+        expect_no_request_for_all_levels(page)
         expect_a_phone_shows_all(page, pictures / "status-phone.png")
         photograph_ladders(page, "light", PHONE, pictures / "status-levels-phone.png")
 
@@ -368,6 +369,20 @@ def photograph_ladders(
     )
     assert overflowing == []
     page.browser.find_element(By.ID, "levels").screenshot(str(picture))
+
+
+def expect_no_request_for_all_levels(page: Page) -> None:
+    """Check that a filter that matches no symbol does not ask for the levels of all."""
+    requested = page.script(
+        "document.getElementById('filter').value = 'NOSUCH';"
+        "isRequestingLevels = false;"
+        "return refreshLevels().then(() => {"
+        " document.getElementById('filter').value = '';"
+        " return performance.getEntriesByType('resource').map(entry => entry.name)"
+        "})"
+    )
+    assert any("/api/levels?symbol=" in url for url in requested)
+    assert not [url for url in requested if url.endswith("/api/levels?")]
 
 
 def expect_published(event: str, kafka: LocalKafka, names: Names) -> None:
