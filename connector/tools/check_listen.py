@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
+import socket
 from typing import TYPE_CHECKING, Protocol
 
 from connector.errors import EXIT_CONFIG
@@ -44,8 +46,10 @@ def _report_error(
     address: Address, error: Exception, opened: Iterable[Address], report: Report
 ) -> None:
     is_in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-    rivals = [str(other) for other in opened if other.port == address.port]
-    if is_in_use and rivals:
+    rivals = []
+    if is_in_use:
+        rivals = [str(other) for other in opened if _overlap(address, other)]
+    if rivals:
         report.fail(
             "listen",
             f"cannot listen on {address} as well as on {', '.join(rivals)}: they overlap; "
@@ -65,6 +69,23 @@ def _report_error(
             "machine",
             EXIT_CONFIG,
         )
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    """Return True if a program cannot listen on both."""
+    if one.port != other.port:
+        return False
+    for ip in _ips(one):
+        for other_ip in _ips(other):
+            is_same = ip == other_ip or ip.is_unspecified or other_ip.is_unspecified
+            if ip.version == other_ip.version and is_same:
+                return True
+    return False
+
+
+def _ips(address: Address) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    return [ipaddress.ip_address(place[0]) for *_, place in found]
 
 
 async def _listen(address: Address, *, is_alone: bool) -> _Closable:

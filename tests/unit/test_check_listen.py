@@ -54,6 +54,17 @@ async def test_an_address_in_use_is_a_warning_since_a_worker_may_have_it(
     assert line.startswith(f"warn  listen         {listen} is in use")
 
 
+async def test_an_address_in_use_does_not_overlap_with_another_of_the_same_port(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as other:
+        port = other.getsockname()[1]
+        code, lines = await checked(f"127.0.0.1:{port},127.0.0.2:{port}", capsys)
+
+    assert code == 0
+    assert f"warn  listen         127.0.0.2:{port} is in use" in lines
+
+
 # The first belongs to nobody (RFC 5737).
 @pytest.mark.parametrize("listen", ["192.0.2.1:9464", "a..b:9464"])
 async def test_an_address_of_another_machine_would_end_a_worker(
@@ -68,7 +79,12 @@ async def test_an_address_of_another_machine_would_end_a_worker(
 
 # A worker would find it out only when it starts.
 @pytest.mark.parametrize(
-    "listen", ["0.0.0.0:{0},127.0.0.1:{0}", "127.0.0.1:{0},0.0.0.0:{0}"]
+    "listen",
+    [
+        "0.0.0.0:{0},127.0.0.1:{0}",
+        "127.0.0.1:{0},0.0.0.0:{0}",
+        "localhost:{0},127.0.0.1:{0}",
+    ],
 )
 async def test_addresses_that_overlap_would_end_a_worker(
     listen: str, capsys: pytest.CaptureFixture[str]
