@@ -79,16 +79,21 @@ def typescript(output: Path) -> Program:
     lock_file = source / "package-lock.json"
     digest = hashlib.sha256(lock_file.read_bytes()).hexdigest()[:12]
     # The packages take a minute to build: keep them.
-    folder = jars.cache_folder() / f"typescript-{digest}"
-    with jars.exclusive(folder):
-        if not (folder / "installed").exists():
+    packages = jars.cache_folder() / f"typescript-{digest}"
+    with jars.exclusive(packages):
+        if not (packages / "installed").exists():
             for name in ("package.json", lock_file.name, ".npmrc"):
-                shutil.copy(source / name, folder)
-            install_npm_packages(folder)
-            (folder / "installed").touch()
-        shutil.copytree(source / "src", folder / "src", dirs_exist_ok=True)
-        shutil.copy(source / "tsconfig.json", folder)
-        build(folder, "npx", "--no-install", "tsc")
+                shutil.copy(source / name, packages)
+            install_npm_packages(packages)
+            (packages / "installed").touch()
+
+    # Only the packages are shared: other checkouts build other programs.
+    folder = output / "typescript"
+    shutil.copytree(source / "src", folder / "src")
+    for name in ("package.json", "tsconfig.json"):
+        shutil.copy(source / name, folder)
+    (folder / "node_modules").symlink_to(packages / "node_modules")
+    build(folder, "npx", "--no-install", "tsc")
     program = str(folder / "dist" / "consumer.js")
     return Program("typescript", ("node", program, "--schemas", str(SCHEMAS)))
 
