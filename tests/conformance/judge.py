@@ -196,7 +196,7 @@ def error_faults(status: int | None, errors: str, words: Sequence[str]) -> list[
     """Return what is wrong with how a program ended that had to report an error."""
     if status is None:
         return [f"it does not end; expected an error with {', '.join(words)}"]
-    if status <= 0:
+    if status != 1:
         return [f"its exit status is {status}, expected 1"]
     found = []
     marks = [mark for mark in _STACK_TRACES if mark in f"\n{errors}"]

@@ -7,7 +7,7 @@ import uuid
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from tests.conformance import judge
 from tests.conformance.feed import Feed
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from connector.kafka.avro import Framing
     from tests.support.checker import Brokers
+
+# Right programs print nothing within this time, and wrong ones may.
+_REPEAT_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,9 @@ class Stage:
 
         for run in self._runs:
             run.wait_for(is_complete)
+        # A wrong program may print an event again.
+        time.sleep(_REPEAT_SECONDS)
+        for run in self._runs:
             self._judge(run, truth)
 
     def expect_end(self, truth: judge.Truth) -> None:

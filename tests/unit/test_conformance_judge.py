@@ -135,6 +135,7 @@ def test_lines_that_are_not_json_are_refused() -> None:
     [
         (None, "", "it does not end"),
         (0, "error: no topic a.changes", "exit status is 0"),
+        (2, "error: no topic a.changes", "exit status is 2"),
         (-6, "error: no topic a.changes", "exit status is -6"),
         (1, "no topic a.changes", "0 lines of standard error start with 'error: '"),
         (1, "error: something failed", "does not name 'a.changes'"),
