@@ -233,7 +233,11 @@ func (d *Decoder) fetch(prefix string) (*avro.Schema, error) {
 	case err != nil:
 		return nil, fmt.Errorf("schema %s: no answer from the registry: %w: check --registry", name, err)
 	}
-	return avro.Parse(schema.Schema)
+	writer, err := avro.Parse(schema.Schema)
+	if err != nil {
+		return nil, fmt.Errorf("schema %s: the registry %s does not answer with an Avro schema: %w: check --registry", name, d.registryURL, err)
+	}
+	return writer, nil
 }
 
 // nameOf returns a schema's id or fingerprint, as messages show it.

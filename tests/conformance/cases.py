@@ -18,6 +18,7 @@ from connector.kafka.names import partition_of
 from connector.kafka.registry import Registry
 from tests.conformance.feed import PATIENCE_SECONDS, Feed, Worker
 from tests.conformance.judge import Truth, last_sequences
+from tests.conformance.page_server import page_server
 from tests.conformance.stage import Stage
 from tests.conformance.story import Symbol, levels
 from tests.conftest import Names
@@ -308,6 +309,17 @@ def _write_event(feed: Feed, value: bytes) -> None:
     assert producer.flush(PATIENCE_SECONDS) == 0
 
 
+def wrong_registry(stage: Stage) -> None:
+    """A registry that answers with a page instead of a schema."""
+    feed = stage.feed()
+    feed.commit(Symbol("BTCUSDT").changed(60_000))
+    with page_server() as url:
+        stage.start("--registry", url)
+        stage.wait_restored()
+        _write_event(feed, _framed(77))
+        stage.expect_error("77", "registry")
+
+
 def newer_schema(stage: Stage) -> None:
     """Events of newer schemas: first a compatible one, then one of a newer major."""
     assert stage.world.registry is not None
@@ -424,5 +436,6 @@ ALL_CASES: Final[tuple[Case, ...]] = (
     not_allowed,
     unknown_fingerprint,
     no_registry_given,
+    wrong_registry,
     newer_schema,
 )

@@ -36,8 +36,19 @@ const OPTIONS = {
   patience: { ...text, default: "90" },
 };
 
+function numberOf(option: string, value: string): number {
+  const number = Number(value);
+  if (value === "" || Number.isNaN(number)) {
+    throw new ConsumerError(`--${option} ${value}: expected a number`);
+  }
+  return number;
+}
+
 async function run(): Promise<void> {
   const { values: options } = parseArgs({ options: OPTIONS });
+  const patience = numberOf("patience", options.patience);
+  const seconds = numberOf("seconds", options.seconds);
+  let remaining = numberOf("max-events", options["max-events"]);
   const topics = `${options.prefix}.${options.feed}`;
   const decoder = new Decoder(options.schemas, options.registry);
   const committed = await connect(options.bootstrap, "read_committed");
@@ -67,9 +78,8 @@ async function run(): Promise<void> {
   printer.restored(states.size);
 
   // 3. Follow.
-  const order = new Order(known, Number(options.patience));
-  const until = performance.now() + Number(options.seconds) * 1000;
-  let remaining = Number(options["max-events"]);
+  const order = new Order(known, patience);
+  const until = performance.now() + seconds * 1000;
   const changes = new TopicReader(committed, `${topics}.changes`);
   if (remaining > 0) {
     for await (const message of changes.follow(start, until)) {

@@ -108,8 +108,14 @@ export class Decoder {
     if (!response.ok) {
       throw new ConsumerError(`schema ${name}: ${address} answers ${response.status}: check --registry`);
     }
-    const { schema } = (await response.json()) as { schema: string };
-    return avro.Type.forSchema(JSON.parse(schema));
+    try {
+      const { schema } = (await response.json()) as { schema: string };
+      return avro.Type.forSchema(JSON.parse(schema));
+    } catch (error) {
+      throw new ConsumerError(
+        `schema ${name}: ${address} does not answer with an Avro schema (${(error as Error).message}): check --registry`,
+      );
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 package org.example.gex;
 
+import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import gex.levels.LevelsEvent;
 import gex.levels.LevelsState;
@@ -132,19 +133,30 @@ final class Decoder {
         }
         String base = registry.orElseThrow(() -> new ConsumerException(
                 "schema %s is in a schema registry: pass its address with --registry", name(prefix)));
-        URI address = URI.create("%s/schemas/ids/%s".formatted(base, name(prefix)));
-        HttpRequest request = HttpRequest.newBuilder(address).timeout(REGISTRY_TIMEOUT).build();
-        try {
-            var response = http.send(request, HttpResponse.BodyHandlers.ofString());
-            if (response.statusCode() != 200) {
-                throw new ConsumerException(
-                        "schema %s: %s answers %d: check --registry", name(prefix), address, response.statusCode());
-            }
-            return new Schema.Parser()
-                    .parse(new ObjectMapper().readTree(response.body()).get("schema").asText());
-        } catch (IOException | InterruptedException e) {
+        String address = "%s/schemas/ids/%s".formatted(base, name(prefix));
+        HttpResponse<String> response = ask(address, name(prefix));
+        if (response.statusCode() != 200) {
             throw new ConsumerException(
-                    "schema %s: no answer from %s (%s): check --registry", name(prefix), address, e);
+                    "schema %s: %s answers %d: check --registry", name(prefix), address, response.statusCode());
+        }
+        try {
+            return new Schema.Parser()
+                    .parse(new ObjectMapper().readTree(response.body()).path("schema").asText());
+        } catch (JsonProcessingException | AvroRuntimeException e) {
+            throw new ConsumerException(
+                    "schema %s: %s does not answer with an Avro schema: check --registry", name(prefix), address);
+        }
+    }
+
+    private HttpResponse<String> ask(String address, String schema) {
+        try {
+            HttpRequest request =
+                    HttpRequest.newBuilder(URI.create(address)).timeout(REGISTRY_TIMEOUT).build();
+            return http.send(request, HttpResponse.BodyHandlers.ofString());
+        } catch (IllegalArgumentException e) {
+            throw new ConsumerException("%s is no URL: check --registry, such as http://127.0.0.1:8081", address);
+        } catch (IOException | InterruptedException e) {
+            throw new ConsumerException("schema %s: no answer from %s (%s): check --registry", schema, address, e);
         }
     }
 
