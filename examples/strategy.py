@@ -10,9 +10,8 @@ Three rules matter for every strategy on these levels:
 - Forget everything that was derived from levels of another model: see `model`.
 - Demand a margin before changing sides, or noise around a level makes a signal a minute.
 
-The price here is the spot of the last event, so that the same events always give the same
-signals. A move of spot alone makes no event: with a price feed of your own, call `decide`
-at each of its ticks, with the view of that moment.
+The price here is the spot of the last event. A move of spot alone makes no event: with a
+price feed of your own, call `decide` at each of its ticks, with the view of that moment.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,10 +28,12 @@ from typing import TYPE_CHECKING
 from connector.client import ClientError, Levels, LiveLevels, Status
 
 if TYPE_CHECKING:
-    from connector.client import EventStream
+    from connector.client import Event, EventStream
 
-# How often to look at the freshness while no event comes.
+# How often to look at the freshness of every symbol.
 LOOK_SECONDS = 1.0
+# After an outage of this program come the events that it has missed. Do not trade them.
+OLD_SECONDS = 60.0
 
 
 class Regime(StrEnum):
@@ -113,23 +115,46 @@ class Strategy:
 def follow(levels: LiveLevels, events: EventStream, margin: float) -> None:
     """Print the signals of every symbol until the program ends."""
     strategies = {}
+    sequences = {}
     for symbol, view in events.start.items():
         strategies[symbol] = Strategy(symbol, margin)
-        update(strategies[symbol], view.status, view.levels)
+        sequences[symbol] = view.sequence
+        if levels.is_fresh(symbol):
+            update(strategies[symbol], view.status, view.levels)
 
+    look_at = time.monotonic()
     while True:
         event = events.next_event(timeout=LOOK_SECONDS)
         if event is not None:
             strategy = strategies.setdefault(
                 event.symbol, Strategy(event.symbol, margin)
             )
-            update(strategy, event.status, event.after)
-            continue
-        # Silence is no event: a dead connector sends none.
-        for symbol, strategy in strategies.items():
-            reason = levels.why_not_fresh(symbol)
-            if reason is not None:
-                show(strategy.flat(reason))
+            sequences[event.symbol] = event.sequence
+            take(strategy, event)
+        # Also while events come: they may be those of other symbols.
+        if time.monotonic() >= look_at:
+            leave_silent(levels, strategies, sequences)
+            look_at = time.monotonic() + LOOK_SECONDS
+
+
+def take(strategy: Strategy, event: Event) -> None:
+    """Show the signal that an event gives, if it is not too old for one."""
+    age = time.time() - event.observed_at / 1e6
+    if age > OLD_SECONDS:
+        show(strategy.flat("the event is old"))
+    else:
+        update(strategy, event.status, event.after)
+
+
+def leave_silent(
+    levels: LiveLevels, strategies: dict[str, Strategy], sequences: dict[str, int]
+) -> None:
+    """Be flat where levels are not fresh: silence is no event."""
+    for symbol, strategy in strategies.items():
+        reason = levels.why_not_fresh(symbol)
+        # If the view is ahead, its event is on the way and says more.
+        if reason is not None and levels[symbol].sequence == sequences[symbol]:
+            show(strategy.flat(reason))
 
 
 def update(strategy: Strategy, status: Status, levels: Levels | None) -> None:

@@ -79,8 +79,12 @@ class SequenceKeeper:
 
     def is_waiting(self, symbol: str) -> bool:
         """Return True if a later record of the symbol has come than its last event."""
-        waiting = self._waiting.get(symbol)
-        return waiting is not None and waiting[0] > self.known.get(symbol, 0)
+        return self.waits_since(symbol) is not None
+
+    def waits_since(self, symbol: str) -> float | None:
+        """Return since when the symbol waits for an event, None if it does not."""
+        seen, since = self._waiting.get(symbol, (0, 0.0))
+        return since if seen > self.known.get(symbol, 0) else None
 
     def gap(self, now: float, patience_seconds: float) -> Gap | None:
         """Return a gap that has lasted for longer than `patience_seconds`."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Silence begins without an event that could wake a waiting thread.
 _TICK_SECONDS: Final = 0.2
 _MAX_NAMED_SYMBOLS: Final = 10
+# An event and its state are read one after the other, often by different fetches.
+_USUAL_WAIT_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,9 @@ class Store:
                 return f"the status is {view.status}{reason}"
             if self.trouble is not None:
                 return self.trouble
-            if content.views.keeper.is_waiting(symbol):
+            since = content.views.keeper.waits_since(symbol)
+            now = self.clocks.monotonic()
+            if since is not None and now - since > _USUAL_WAIT_SECONDS:
                 return f"event {view.sequence + 1} has not come, but a later record has"
             return content.staleness.overdue(symbol)
 

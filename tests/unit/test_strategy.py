@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import msgspec
 import pytest
 
-from connector.core.model import AllExpiry, Levels, Status
-from examples.strategy import Regime, Signal, Strategy, update
+from connector.client.views import Views
+from connector.core.model import AllExpiry, Event, Levels, Status
+from examples.strategy import Regime, Signal, Strategy, follow, update
+from tests.support.written_feed import an_event, state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from connector.client import EventStream, LiveLevels, SymbolView
 
 MARGIN = 0.01
 FLIP, RESISTANCE, SUPPORT = 100.0, 120.0, 80.0
@@ -95,3 +104,49 @@ def test_a_price_is_needed() -> None:
     strategy = Strategy("BTCUSDT", MARGIN)
     update(strategy, Status.LIVE, msgspec.structs.replace(levels(), spot_price=None))
     assert strategy.regime is Regime.FLAT
+
+
+class Feed:
+    """The client and the stream of a feed in which ETHUSDT becomes silent."""
+
+    def __init__(self, *events: Event) -> None:
+        states = [state_of(an_event(1)), state_of(an_event(1, "ETHUSDT"))]
+        self.start: Mapping[str, SymbolView] = dict(Views(states).all)
+        self._events = list(events)
+        self._views = Views(states)
+        self._is_silent = False
+
+    def __getitem__(self, symbol: str) -> SymbolView:
+        return self._views.all[symbol]
+
+    def is_fresh(self, symbol: str) -> bool:
+        return self.why_not_fresh(symbol) is None
+
+    def why_not_fresh(self, symbol: str) -> str | None:
+        return "silent" if self._is_silent and symbol == "ETHUSDT" else None
+
+    def next_event(self, timeout: float) -> Event:
+        self._is_silent = True
+        if not self._events:
+            raise KeyboardInterrupt
+        event = self._events.pop(0)
+        self._views.take_event(event, 0)
+        return event
+
+
+def followed(feed: Feed) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        follow(cast("LiveLevels", feed), cast("EventStream", feed), MARGIN)
+
+
+def test_a_silent_symbol_is_flat_while_events_of_others_come(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    followed(Feed(an_event(2)))
+    assert capsys.readouterr().out.splitlines()[-1] == "ETHUSDT flat (silent)"
+
+
+def test_an_old_event_is_not_traded(capsys: pytest.CaptureFixture[str]) -> None:
+    old = msgspec.structs.replace(an_event(2), observed_at=0)
+    followed(Feed(old))
+    assert "BTCUSDT flat (the event is old)" in capsys.readouterr().out
