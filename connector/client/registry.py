@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import ssl
 import time
@@ -37,11 +38,17 @@ class Registry:
     ca_file: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the URL. Raises SettingsError."""
+        """Check the URL and the certificates. Raises SettingsError."""
         if not self.url.startswith(("http://", "https://")):
             raise SettingsError(
                 f"registry {self.url!r} is no URL; expected http://... or https://..."
             )
+        try:
+            self._context()
+        except OSError as error:
+            raise SettingsError(
+                f"ca_file {self.ca_file!r}: {error}; expected a file of certificates (PEM)"
+            ) from None
 
     def schema(self, schema_id: int) -> str:
         """Return the text of a schema. Tries again for a few seconds.
@@ -51,7 +58,8 @@ class Registry:
         request = urllib.request.Request(self._address(schema_id))  # noqa: S310 -- checked above
         authorization = self._authorization()
         if authorization is not None:
-            request.add_header("Authorization", authorization)
+            # A redirect may lead to another host.
+            request.add_unredirected_header("Authorization", authorization)
         for pause in _PAUSES_SECONDS:
             try:
                 return self._ask(request, schema_id)
@@ -67,6 +75,11 @@ class Registry:
     def _address(self, schema_id: int) -> str:
         return f"{self.url.rstrip('/')}/schemas/ids/{schema_id}"
 
+    def _context(self) -> ssl.SSLContext | None:
+        if self.ca_file is None:
+            return None
+        return ssl.create_default_context(cafile=self.ca_file)
+
     def _authorization(self) -> str | None:
         if self.token is not None:
             return f"Bearer {self.token}"
@@ -77,18 +90,15 @@ class Registry:
 
     def _ask(self, request: urllib.request.Request, schema_id: int) -> str:
         """Raises RegistryError, and _TryAgain if a retry may help."""
-        context = None
-        if self.ca_file is not None:
-            context = ssl.create_default_context(cafile=self.ca_file)
         try:
             with urllib.request.urlopen(  # noqa: S310 -- checked above
-                request, timeout=_TIMEOUT_SECONDS, context=context
+                request, timeout=_TIMEOUT_SECONDS, context=self._context()
             ) as response:
                 return str(json.load(response)["schema"])
         except urllib.error.HTTPError as error:
             with error:
                 raise self._refusal(error, schema_id) from None
-        except (OSError, TimeoutError) as error:
+        except (OSError, http.client.HTTPException) as error:
             raise _TryAgain(f"no answer ({error})") from None
         except (ValueError, KeyError, TypeError):
             raise RegistryError(

@@ -17,6 +17,7 @@ from tests.support.written_feed import an_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SCHEMA = json.dumps({"type": "string"})
 
@@ -26,7 +27,7 @@ class Answering(HTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: list[tuple[int, str]] = []
+        self.answers: list[tuple[int | None, str]] = []
         self.asked: list[tuple[str, str | None]] = []
 
     @property
@@ -43,7 +44,13 @@ class Handler(BaseHTTPRequestHandler):
         status, body = self.server.answers[0]
         if len(self.server.answers) > 1:
             del self.server.answers[0]
+        if status is None:
+            # No status line.
+            self.wfile.write(b"\r\n")
+            return
         self.send_response(status)
+        if status == 302:
+            self.send_header("Location", "/elsewhere")
         self.end_headers()
         self.wfile.write(body.encode())
 
@@ -119,6 +126,24 @@ def test_no_answer_is_an_error_with_the_url(server: Answering) -> None:
     server.server_close()
     with pytest.raises(RegistryError, match=f"{server.url}: no answer"):
         Registry(server.url).schema(7)
+
+
+def test_an_answer_that_is_no_http_is_an_error(server: Answering) -> None:
+    server.answers = [(None, "")]
+    with pytest.raises(RegistryError, match=f"{server.url}: no answer"):
+        Registry(server.url).schema(7)
+
+
+def test_a_redirect_does_not_take_the_password_along(server: Answering) -> None:
+    server.answers = [(302, ""), (200, answer(SCHEMA))]
+    Registry(server.url, token="token").schema(7)
+    assert server.asked[1] == ("/elsewhere", None)
+
+
+def test_a_file_of_certificates_is_needed(tmp_path: Path) -> None:
+    path = tmp_path / "absent.pem"
+    with pytest.raises(SettingsError, match="expected a file of certificates"):
+        Registry("https://registry", ca_file=str(path))
 
 
 def test_a_url_is_needed() -> None:
