@@ -11,7 +11,7 @@ import pytest
 
 from connector.core.entry import decode_entry
 from connector.core.model import Event, Kind, Status
-from connector.devkit.simulator.levels import canonical_content
+from connector.devkit.simulator.levels import View, canonical_content
 from connector.devkit.simulator.past import entry_of_levels, read_past
 from connector.devkit.simulator.replay_market import Replay, ReplayMarket
 from connector.devkit.simulator.settings import INCLUDES, Settings
@@ -129,6 +129,20 @@ def test_the_market_shows_the_day_in_the_present(
         assert event.computed_at is not None
         age = (event.observed_at - event.computed_at) / speed
         assert now - refresh.computed_at == pytest.approx(age, abs=2)
+
+
+def test_a_quiet_symbol_keeps_its_levels(
+    hour: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = "connector.devkit.simulator.replay_market._REFRESHES_KEPT"
+    monkeypatch.setattr(kept, 1)
+    past = read_past(written(tmp_path / "hour.jsonl.gz", hour))
+    settings = Settings(symbols=tuple(past.steps))
+    market = ReplayMarket(Replay(past), settings, STARTS_AT, count(1))
+    for symbol in past.steps:
+        refresh = market.show(symbol, STARTS_AT + HOUR * SECOND // 2)
+        if refresh is not None:
+            assert market.content(refresh, View(ALL)).raw
 
 
 ODD_ENTRIES: Final = {

@@ -56,7 +56,7 @@ class ReplayMarket:
         self._upcoming = {symbol: deque(steps) for symbol, steps in past.steps.items()}
         self._current: dict[str, Refresh | None] = dict.fromkeys(past.steps)
         self._published: deque[Refresh] = deque(maxlen=_REFRESHES_KEPT)
-        # The levels of each published refresh, by its sequence.
+        # The levels of each refresh, by its sequence. A quiet symbol shows an old one.
         self._steps: dict[int, Step] = {}
         self.advance(now)
 
@@ -117,8 +117,6 @@ class ReplayMarket:
         )
         self._current[symbol] = refresh
         self._steps[refresh.sequence] = step
-        if len(self._published) == _REFRESHES_KEPT:
-            del self._steps[self._published[0].sequence]
         self._published.append(refresh)
         self.refreshes_total += 1
 
