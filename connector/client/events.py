@@ -132,16 +132,20 @@ class EventStream:
     ) -> None:
         self.close()
 
-    def _assign(self, wanted: Mapping[str, int]) -> None:
+    def _assign(self, wanted: Mapping[str, range]) -> None:
         positions = dict(self._start.positions)
         if wanted:
-            positions = positions_of(
+            # The views may be ahead of the positions.
+            ends = self._feed.ends(self._consumer, self._feed.changes)
+            found = positions_of(
                 wanted,
                 self._feed,
                 self._consumer,
-                positions,
+                ends,
                 lambda: self._store.is_stopped,
             )
+            for partition, offset in found.items():
+                positions[partition] = min(offset, positions.get(partition, offset))
         self._partitions = set(positions)
         self._consumer.assign(assigned(positions))
 
@@ -192,8 +196,8 @@ class EventStream:
             self._consumer.incremental_assign(assigned(beginning))
 
 
-def _wanted(after: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
-    """Return the first sequence that each symbol is behind with. Raises TopicReplaced."""
+def _wanted(after: Mapping[str, int], known: Mapping[str, int]) -> dict[str, range]:
+    """Return the sequences that each symbol is behind with. Raises TopicReplaced."""
     wanted = {}
     for symbol, sequence in after.items():
         last = known.get(symbol, 0)
@@ -204,5 +208,5 @@ def _wanted(after: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int
                 "without stored sequences, and act on the present views first"
             )
         if sequence < last:
-            wanted[symbol] = sequence + 1
+            wanted[symbol] = range(sequence + 1, last + 1)
     return wanted

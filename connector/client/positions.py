@@ -29,43 +29,54 @@ _STALLED_SECONDS: Final = 90
 
 
 def positions_of(
-    wanted: Mapping[str, int],
+    wanted: Mapping[str, range],
     feed: Feed,
     consumer: ck.Consumer,
     ends: Mapping[Partition, int],
     stopped: Callable[[], bool],
 ) -> dict[Partition, int]:
-    """Return offsets from which the `wanted` sequence of each symbol can be read.
+    """Return offsets from which the `wanted` sequences of each symbol can be read.
 
-    `ends` are positions after all of them. Only the headers of records are looked at.
+    It looks for all of them, not only for the first: if partitions were added, the others
+    may be further back in another partition. Only the headers of records are looked at.
+    Nothing is read from `ends` on.
 
-    Raises EventsMissing if a sequence is not in the topic any more, and ClientError.
+    Raises EventsMissing if a first sequence is not in the topic any more, and ClientError.
     """
     lows = {partition: feed.low(consumer, partition) for partition in ends}
-    missing = dict(wanted)
+    missing = {symbol: set(sequences) for symbol, sequences in wanted.items()}
     starts = dict(ends)
     length = _FIRST_OFFSETS
-    while missing and not stopped():
-        if starts == lows:
-            raise _deleted(missing, feed)
+    while missing and starts != lows and not stopped():
         before = starts
         starts = {}
         for partition, end in ends.items():
             starts[partition] = max(lows[partition], end - length)
-        for symbol in _found(missing, feed, consumer, (starts, before), stopped):
-            missing.pop(symbol, None)
+        between = starts, before
+        for symbol, sequence in _found(missing, feed, consumer, between, stopped):
+            missing[symbol].discard(sequence)
+            if not missing[symbol]:
+                del missing[symbol]
         length *= _GROWTH
+
+    deleted = {}
+    for symbol, sequences in missing.items():
+        # A later one may be behind `ends`.
+        if wanted[symbol].start in sequences:
+            deleted[symbol] = wanted[symbol].start
+    if deleted and not stopped():
+        raise _deleted(deleted, feed)
     return starts
 
 
 def _found(
-    wanted: Mapping[str, int],
+    wanted: Mapping[str, set[int]],
     feed: Feed,
     consumer: ck.Consumer,
     between: tuple[Mapping[Partition, int], Mapping[Partition, int]],
     stopped: Callable[[], bool],
-) -> set[str]:
-    """Return the symbols whose wanted sequence is between two positions."""
+) -> set[tuple[str, int]]:
+    """Return the wanted symbols and sequences that are between two positions."""
     starts, ends = between
     unfinished = {place for place in ends if starts[place] < ends[place]}
     consumer.assign(assigned({place: starts[place] for place in unfinished}))
@@ -83,8 +94,8 @@ def _found(
         for message in messages:
             if not is_end(message):
                 named = sequence_of(message)
-                if named is not None and wanted.get(named[0]) == named[1]:
-                    found.add(named[0])
+                if named is not None and named[1] in wanted.get(named[0], ()):
+                    found.add(named)
             after = offset_of(message) + (0 if is_end(message) else 1)
             if after >= ends.get(partition_of(message), 0):
                 unfinished.discard(partition_of(message))

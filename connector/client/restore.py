@@ -92,22 +92,21 @@ def _read(
     unfinished = set(ends)
     progress_at = time.monotonic()
     while unfinished and not stopped():
-        messages = feed.take(consumer, _WAIT_SECONDS)
-        now = time.monotonic()
-        if messages:
-            progress_at = now
-        if now - progress_at > _STALLED_SECONDS:
-            topic, number = min(unfinished)
-            raise KafkaUnreachable(
-                f"reading {topic}-{number}: nothing came for {_STALLED_SECONDS} s; if "
-                "`gex-connector check` names an open transaction there, end it"
-            )
-        for message in messages:
+        for message in feed.take(consumer, _WAIT_SECONDS):
             partition = partition_of(message)
+            # The others may go on while an open transaction holds this one back.
+            if partition in unfinished:
+                progress_at = time.monotonic()
             if not is_end(message) and feed.is_ours(message):
                 last[partition, bytes(message.key() or b"")] = message
             # The end of a partition is reported again when a commit has moved it. In a busy
             # partition it may never be reported, but later records come.
             if offset_of(message) >= ends.get(partition, 0):
                 unfinished.discard(partition)
+        if unfinished and time.monotonic() - progress_at > _STALLED_SECONDS:
+            topic, number = min(unfinished)
+            raise KafkaUnreachable(
+                f"reading {topic}-{number}: nothing came for {_STALLED_SECONDS} s; if "
+                "`gex-connector check` names an open transaction there, end it"
+            )
     return last

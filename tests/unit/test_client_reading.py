@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from connector.client.errors import RegistryError
+from connector.client.errors import EventsMissing, KafkaUnreachable, RegistryError
 from connector.client.events import EventStream
+from connector.client.positions import positions_of
 from connector.client.restore import Restored, restore
 from connector.client.store import Clocks, Store
 from connector.client.values import ValueDecoder
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from connector.core.model import Event, State
 
 CHANGES, CURRENT = "changes", "current"
+END = 5_000
 CODEC = Codec(SingleObject())
 
 
@@ -48,8 +50,8 @@ class Message:
     def key(self) -> bytes:
         return SYMBOL.encode()
 
-    def headers(self) -> None:
-        return None
+    def headers(self) -> list[tuple[str, bytes]]:
+        return []
 
     def value(self) -> bytes:
         return self._value
@@ -61,7 +63,7 @@ class Batches:
     changes, current = CHANGES, CURRENT
 
     def __init__(self, *batches: list[Message], ends: Mapping[str, int]) -> None:
-        self._batches = list(batches)
+        self.batches = list(batches)
         self._ends = ends
 
     def consumer(self, isolation: str = "") -> Batches:
@@ -71,7 +73,7 @@ class Batches:
         return {(topic, number): self._ends[topic] for number in range(2)}
 
     def take(self, consumer: object, wait_seconds: float) -> list[Message]:
-        return self._batches.pop(0) if self._batches else []
+        return self.batches.pop(0) if self.batches else []
 
     def is_ours(self, message: Message) -> bool:
         return True
@@ -105,6 +107,81 @@ def test_a_restore_keeps_the_last_sequence_whatever_partition_comes_last() -> No
         lambda: False,
     )
     assert restored.states[SYMBOL].sequence == 7
+
+
+def test_a_partition_that_is_held_back_is_noticed_while_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("connector.client.restore._STALLED_SECONDS", 0)
+    other = [state_message(1, 5, state_of(an_event(1)))]
+    batches = [other] * 1_000
+    feed = Batches(*batches, ends={CHANGES: 0, CURRENT: 5})
+    with pytest.raises(KafkaUnreachable, match="reading current-0: nothing came"):
+        restore(
+            cast("Feed", feed),
+            cast("ck.Consumer", feed),
+            ValueDecoder(None),
+            lambda: not feed.batches,
+        )
+
+
+class EventIds:
+    """A feed and its consumer, with an event at each of some offsets."""
+
+    changes = CHANGES
+
+    def __init__(self, ids: Mapping[Partition, str]) -> None:
+        self._ids = ids
+        self._assigned: list[ck.TopicPartition] = []
+
+    def low(self, consumer: object, partition: Partition) -> int:
+        return 0
+
+    def assign(self, partitions: list[ck.TopicPartition]) -> None:
+        self._assigned = partitions
+
+    def take(self, consumer: object, wait_seconds: float) -> list[Message]:
+        messages: list[Message] = []
+        for place in self._assigned:
+            for (name, offset), event_id in self._ids.items():
+                if name == str(place.partition) and offset >= place.offset:
+                    messages.append(EventId(place.partition, offset, event_id))
+            messages.append(EventId(place.partition, END, ""))
+        return messages
+
+
+class EventId(Message):
+    """A message with the header of an event."""
+
+    def __init__(self, partition: int, offset: int, event_id: str) -> None:
+        super().__init__(CHANGES, partition, offset, b"")
+        self._event_id = event_id
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        return [("ce_id", self._event_id.encode())]
+
+
+def test_stored_sequences_are_found_in_all_partitions() -> None:
+    # The symbol has moved to the partition 1, which has grown fast since.
+    ids = {("0", END - 1): f"all/{SYMBOL}/1", ("1", 5): f"all/{SYMBOL}/2"}
+    feed = EventIds(ids)
+    ends = {(CHANGES, 0): END, (CHANGES, 1): END}
+
+    def starts(wanted: range) -> dict[Partition, int]:
+        return positions_of(
+            {SYMBOL: wanted},
+            cast("Feed", feed),
+            cast("ck.Consumer", feed),
+            ends,
+            lambda: False,
+        )
+
+    assert starts(range(1, 2))[CHANGES, 1] > 5
+    assert starts(range(1, 3))[CHANGES, 1] <= 5
+    # The third is behind the ends.
+    assert starts(range(1, 4)) == {(CHANGES, 0): 0, (CHANGES, 1): 0}
+    with pytest.raises(EventsMissing, match=f"{SYMBOL} 3"):
+        starts(range(3, 4))
 
 
 class Restarting(ValueDecoder):
