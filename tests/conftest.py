@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import Counter
 from dataclasses import dataclass
@@ -45,6 +46,26 @@ class Names:
     @property
     def transactional_id(self) -> str:
         return f"transactions-{self.unique}"
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """Undo what the start of a program does to logging: later tests look for messages."""
+    root = logging.getLogger()
+    ours = logging.getLogger("connector")
+    root_level = root.level
+    our_level = ours.level
+    handlers = list(root.handlers)
+
+    yield
+
+    logging.captureWarnings(False)
+    for handler in list(root.handlers):
+        if handler not in handlers:
+            root.removeHandler(handler)
+            handler.close()
+    root.setLevel(root_level)
+    ours.setLevel(our_level)
 
 
 @pytest.fixture(scope="session")
