@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # A broker that answers at all nearly always takes less.
 _CONNECT_SECONDS: Final = 1
+_PAUSE_SECONDS: Final = 0.01
 # librdkafka's id of a broker of which it knows only the address.
 _BOOTSTRAP_ID: Final = -1
 
@@ -46,3 +47,4 @@ def _connect(producer: ck.Producer, topic: str | None) -> None:
             answer = producer.list_topics(topic, timeout=_CONNECT_SECONDS)
         if answer.orig_broker_id != _BOOTSTRAP_ID:
             return
+        time.sleep(_PAUSE_SECONDS)
