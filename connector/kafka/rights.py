@@ -133,18 +133,20 @@ def _commit_to_missing_partitions(
         "on_commit": lambda error, found: outcomes.append((error, found)),
     }
     consumer = new_client(ck.Consumer, settings)
-    missing = [ck.TopicPartition(topic, _MISSING_PARTITION, 0) for topic in topics]
-    deadline = time.monotonic() + _COMMIT_SECONDS
-    consumer.commit(offsets=missing, asynchronous=True)
-    while not outcomes:
-        if time.monotonic() > deadline:
-            raise KafkaUnavailable(
-                f"group {group_id}: no answer within {_COMMIT_SECONDS} s"
-            )
-        message = consumer.poll(_POLL_SECONDS)
-        # Nothing is assigned, so that a message can only be an error: we may not look for
-        # the coordinator.
-        if message is not None:
-            outcomes.append((message.error(), []))
-    consumer.close()
+    try:
+        missing = [ck.TopicPartition(topic, _MISSING_PARTITION, 0) for topic in topics]
+        deadline = time.monotonic() + _COMMIT_SECONDS
+        consumer.commit(offsets=missing, asynchronous=True)
+        while not outcomes:
+            if time.monotonic() > deadline:
+                raise KafkaUnavailable(
+                    f"group {group_id}: no answer within {_COMMIT_SECONDS} s"
+                )
+            message = consumer.poll(_POLL_SECONDS)
+            # Nothing is assigned, so that a message can only be an error: we may not look for
+            # the coordinator.
+            if message is not None:
+                outcomes.append((message.error(), []))
+    finally:
+        consumer.close()
     return outcomes[0]
