@@ -28,3 +28,5 @@ class Assignment:
         """Failed attempts to open or publish, in a row."""
         self.was_fenced = False
         """The last failure was that another worker had opened the shard."""
+        self.are_repairs_refused = False
+        """The brokers refuse the lost states, so they are not tried again."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from connector.runtime.inbox import Inbox
     from connector.runtime.intake import Intake
     from connector.runtime.open_shard import OpenShard
-    from connector.runtime.ports import ShardContext, ShardSpec, TransactionalLog
+    from connector.runtime.ports import ShardContext, ShardSpec
     from connector.runtime.snapshot_requests import SnapshotRequests
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,6 @@ class Publisher:
         self._context = context
         self._work_came = asyncio.Event()
         self._started_at: float | None = None
-        self._are_repairs_refused = False
 
     def wake(self) -> None:
         """Look for work: an answer, a timer, a request or the end of the assignment."""
@@ -87,7 +86,7 @@ class Publisher:
         now = self._context.clock.now()
         removals = opened.removals(self._spec.symbols, now)
         await self._commit(assignment, opened, removals, Work())
-        if not self._are_repairs_refused:
+        if not assignment.are_repairs_refused:
             repairs = opened.repairs(removals)
             await self._commit(assignment, opened, repairs, Work())
         while not assignment.is_abandoned:
@@ -160,7 +159,7 @@ class Publisher:
         used_fraction = assignment.used_fraction
         if used_fraction is None:
             used_fraction = self._context.used_fraction()
-        await self._publish(assignment.log, attempt, used_fraction)
+        await self._publish(assignment, attempt, used_fraction)
         self._inbox.committed(attempt)
 
         # A commit proves that the worker has every right it needs.
@@ -171,7 +170,7 @@ class Publisher:
             self._context.observer.state_replaced(state)
 
     async def _publish(
-        self, log: TransactionalLog, attempt: Attempt, used_fraction: float
+        self, assignment: Assignment, attempt: Attempt, used_fraction: float
     ) -> None:
         """Commit an attempt, and report it.
 
@@ -185,7 +184,7 @@ class Publisher:
         )
         self._started_at = time.monotonic()
         try:
-            await self._context.in_thread(partial(log.publish, transaction))
+            await self._context.in_thread(partial(assignment.log.publish, transaction))
         except KafkaError as error:
             self._context.observer.aborted()
             is_refused = isinstance(error, Unpublishable)
@@ -194,7 +193,7 @@ class Publisher:
                 is_refused = not await self._context.clock_explains_refusal()
             if is_refused:
                 # A refused record keeps the whole transaction from being committed.
-                self._isolate(attempt, error)
+                self._isolate(assignment, attempt, error)
             else:
                 self._inbox.keep(attempt)
             raise
@@ -206,7 +205,9 @@ class Publisher:
             self._context.polling_changed()
         self._reports.report(attempt)
 
-    def _isolate(self, attempt: Attempt, error: KafkaError) -> None:
+    def _isolate(
+        self, assignment: Assignment, attempt: Attempt, error: KafkaError
+    ) -> None:
         """Narrow down the records that the broker refuses to take.
 
         A symbol that was alone in its transaction is given up. Otherwise each is tried alone
@@ -214,8 +215,8 @@ class Publisher:
         """
         is_repair = not attempt.work.symbols and not attempt.events
         if is_repair:
-            # Each opening finds these states again, so the topic can do without them.
-            self._are_repairs_refused = True
+            # The next assignment finds these states again, so the topic can do without them.
+            assignment.are_repairs_refused = True
             fields = {
                 "shard": str(self._spec.id),
                 "symbols": ",".join(sorted(attempt.states)),

@@ -513,6 +513,14 @@ async def test_lost_states_that_the_broker_refuses_close_the_shard_only_once(
     assert harness.dropped("unpublishable") == 0
     assert "the broker refuses lost states; going on" in caplog.text
 
+    # Meanwhile somebody may have changed the limits of the topic.
+    await harness.close()
+    harness.log.topic.recovered = ("BTC",)
+    records = harness.log.topic.state_records
+    await harness.open()
+    await harness.wait_settled()
+    assert harness.log.topic.state_records == records + 1
+
 
 async def test_a_removed_symbol_behind_a_stray_is_written_once() -> None:
     harness = ShardHarness()
