@@ -19,7 +19,7 @@ from connector.errors import UsageError
 from connector.kafka.events import ReceivedEvent
 from connector.tools.event_columns import COLUMNS, Column, Type
 from connector.tools.known_symbols import warn_of_unknown_symbols
-from connector.tools.past_events import read_events
+from connector.tools.past_events import ends_of, read_events
 from connector.tools.period import add_period_arguments, iso, period_of
 from connector.tools.reading import open_reader
 from connector.tools.text import json_line, text_line
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         symbols.update(symbols_typed(text))
     reader = open_reader(options.config, os.environ)
     log = reader.log(options.feed)
-    events = read_events(log, reader, symbols, period)
+    events = read_events(log, reader, symbols, period, ends_of(log, reader))
     if options.parquet is not None:
         found = write_parquet(events, options.parquet)
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from connector.kafka.events import END, Strays
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from connector.core.model import Event
     from connector.kafka.events import Log, Record
@@ -26,26 +26,34 @@ _CHUNK_RECORDS: Final = 2_000
 _MAX_DISORDER_MS: Final = 3_600_000
 
 
+def ends_of(log: Log, reader: ReaderContext) -> dict[Partition, int]:
+    """Return where the `changes` of a log's feeds end now. Raises KafkaUnavailable."""
+    partitions = log.partitions_of(*[reader.topics.changes(feed) for feed in log.feeds])
+    return log.offsets(partitions, END)
+
+
 def read_events(
-    log: Log, reader: ReaderContext, symbols: Collection[str], period: Period
+    log: Log,
+    reader: ReaderContext,
+    symbols: Collection[str],
+    period: Period,
+    ends: Mapping[Partition, int],
 ) -> Iterator[Event]:
-    """Yield the committed events of a log's feeds that were observed in a period.
+    """Yield the committed events below `ends` that were observed in a period.
 
     They come in the order of `observed_at`. That is also their order per symbol, even if
     partitions were added and the symbol has moved. No `symbols` means all of them. Skips
     strays. Raises KafkaUnavailable.
     """
-    partitions = log.partitions_of(*[reader.topics.changes(feed) for feed in log.feeds])
-    ends = log.offsets(partitions, END)
     # Record timestamps are `observed_at` in milliseconds, so Kafka finds the start. It cannot
     # find the end: the marks of commits count, too, and have the time of the commit.
-    starts = log.offsets(partitions, period.since // 1000)
+    starts = log.offsets(ends, period.since // 1000)
     last_ms = period.until // 1000 + _MAX_DISORDER_MS
 
     keys = {symbol.encode() for symbol in symbols}
     strays = Strays()
     streams = []
-    for partition in partitions:
+    for partition in ends:
         # A negative offset means that no record is as young.
         if starts[partition] < 0:
             continue

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import gzip
 import math
-from typing import TYPE_CHECKING, Final
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 from msgspec.structs import replace
 
 from connector.core.model import Event, Kind, Status
 from connector.errors import UsageError
+from connector.kafka.avro import Codec, SingleObject
+from connector.kafka.events import END, Record
+from connector.kafka.names import Topics
+from connector.tools.period import Period
 from connector.tools.replay.event_file import read_event_file
 from connector.tools.replay.pace import Pace, Player, parse_speed
 from connector.tools.replay.plan import plan_of
+from connector.tools.replay.source import KafkaSource
 from connector.tools.replay.target import topics_of_replay
 from connector.tools.text import json_line
 from tests.support.simulated_day import DAY_BEGINS_AT, SECOND, simulated_day
@@ -264,3 +270,44 @@ def test_a_prefix_is_refused_that_would_touch_the_connectors_topics(
 )
 def test_another_prefix_is_accepted(prefix: str) -> None:
     assert topics_of_replay(prefix, "gex.levels").prefix == prefix
+
+
+class GrowingLog:
+    """A log with one partition, which has another event at each look for its end."""
+
+    feeds = ("all",)
+
+    def __init__(self, events: list[Event]) -> None:
+        self._events = events
+        self._end = 1
+
+    def partitions_of(self, topic: str) -> list[tuple[str, int]]:
+        return [(topic, 0)]
+
+    def offsets(self, partitions: Iterable[Any], moment: int) -> dict[Any, int]:
+        if moment != END:
+            return dict.fromkeys(partitions, 0)
+        self._end += 1
+        return dict.fromkeys(partitions, self._end)
+
+    def read(self, starts: dict[Any, int], ends: dict[Any, int]) -> Iterable[Record]:
+        codec = Codec(SingleObject())
+        for (topic, partition), start in starts.items():
+            for offset in range(start, ends[topic, partition]):
+                value = codec.encode_event("", self._events[offset])
+                yield Record(topic, partition, offset, b"", value)
+
+
+def test_events_that_come_between_the_two_readings_are_left_out(
+    hour: list[Event],
+) -> None:
+    reader: Any = SimpleNamespace(topics=Topics("p"), codec=Codec(SingleObject()))
+    source = KafkaSource(
+        cast("Any", GrowingLog(hour)),
+        reader,
+        symbols=(),
+        period=Period(0, STARTS_AT),
+    )
+    planned = list(source.events())
+    assert planned == hour[:2]
+    assert list(source.events()) == planned

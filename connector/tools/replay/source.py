@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from connector.tools.past_events import read_events
+from connector.tools.past_events import ends_of, read_events
 from connector.tools.replay.event_file import read_event_file
 from connector.tools.replay.target import Sizes
 
@@ -85,14 +85,19 @@ class KafkaSource:
         symbols: Collection[str],
         period: Period,
     ) -> None:
+        """Note where the topics end. Raises KafkaUnavailable."""
         self._log = log
         self._reader = reader
         self._symbols = symbols
         self._period = period
+        # The connector goes on between the two readings.
+        self._ends = ends_of(log, reader)
 
     def events(self) -> Iterator[Event]:
         """Yield the events. Raises KafkaUnavailable."""
-        return read_events(self._log, self._reader, self._symbols, self._period)
+        return read_events(
+            self._log, self._reader, self._symbols, self._period, self._ends
+        )
 
     def sizes(self, feeds: Collection[str]) -> Mapping[str, Sizes]:
         """Return the numbers that the connector's topics have. Raises KafkaUnavailable."""
