@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from connector.core.model import MICROS
-from connector.errors import EXIT_KAFKA, KafkaError, ShardCorrupt
+from connector.errors import KafkaError, ShardCorrupt
 from connector.kafka.avro import Codec
 from connector.kafka.clients import Clients
 from connector.kafka.framing import framing_of
@@ -123,16 +124,20 @@ def _check_feed(
 def _check_writers(
     topic: str, group: str, states: Collection[State], report: Report
 ) -> None:
-    """Look for workers of another group that write these states at the moment."""
-    others = {}
+    """Look for workers of another group that may write these states at the moment."""
+    # The group of each, and how long ago it has written.
+    others: dict[str, tuple[str, float]] = {}
     for state in states:
         idle_seconds = time.time() - state.observed_at / MICROS
         if state.source.group != group and idle_seconds < IDLE_SECONDS:
-            others[state.source.worker] = state.source.group
-    for worker, other in sorted(others.items()):
-        report.fail(
+            _, known_seconds = others.get(state.source.worker, ("", inf))
+            latest = min(idle_seconds, known_seconds)
+            others[state.source.worker] = state.source.group, latest
+    for worker, (other, seconds) in sorted(others.items()):
+        # It may have been stopped since then.
+        report.warn(
             "states",
-            f"{topic}: worker {worker} of group {other} writes it, too: both would fence "
-            "each other again and again; stop it, or use another kafka.topic_prefix",
-            EXIT_KAFKA,
+            f"{topic}: worker {worker} of group {other} has written it "
+            f"{max(seconds, 0):.0f} s ago. If it still runs, both would fence each other "
+            "again and again: stop it, or use another kafka.topic_prefix",
         )
