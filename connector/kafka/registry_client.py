@@ -115,23 +115,33 @@ class RegistryClient:
             return _id(self._client.register_schema(subject, _avro(schema)))
 
     def require_right_to_register(self, subject: str) -> None:
-        """Raise AccessDenied if we may not register a schema. Registers nothing.
+        """Raise AccessDenied if we may not register a schema.
 
-        The registry looks at our rights before it refuses a text that is no schema. Raises
-        SetupError if it takes the text.
+        The registry looks at our rights before it refuses a text that is no schema. If it
+        takes the text, that version is deleted again, and SetupError is raised.
         """
+        schema = RegistrySchema(_NO_SCHEMA, "AVRO")
         with self._checked(subject):
             try:
-                schema = RegistrySchema(_NO_SCHEMA, "AVRO")
                 _id(self._client.register_schema(subject, schema))
             except SchemaRegistryError as error:
                 if not _is_invalid(error):
                     raise
                 return
+        outcome = f"the text {_NO_SCHEMA!r} was deleted again"
+        try:
+            self._delete(subject, schema)
+        except KafkaUnavailable as error:
+            outcome = f"the text {_NO_SCHEMA!r} is registered now, delete it ({error})"
         raise SetupError(
-            f"{subject}: the schema registry accepts a text that is not a schema: delete "
-            "the version with that text, and use a registry that validates schemas"
+            f"{subject}: the schema registry accepts a text that is not a schema: use a "
+            f"registry that validates schemas; {outcome}"
         )
+
+    def _delete(self, subject: str, schema: RegistrySchema) -> None:
+        with self._checked(f"deleting a version of {subject}"):
+            version = self._client.lookup_schema(subject, schema).version
+            self._client.delete_version(subject, _expect(version, int))
 
     def fits(self, subject: str, schema: object) -> bool:
         """Return True if a schema could be registered."""
