@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 # The producers of all shards have the same settings, except for their ids.
 _ANY_ID: Final = "settings"
 
+# A setting of ours, the brokers' limit for it, and Kafka's default of that limit.
+_LIMITS: Final = (
+    ("transaction.timeout.ms", "transaction.max.timeout.ms", 900_000),
+    ("session.timeout.ms", "group.min.session.timeout.ms", 6_000),
+    ("session.timeout.ms", "group.max.session.timeout.ms", 1_800_000),
+)
+_PROTOCOLS: Final = "group.coordinator.rebalance.protocols"
+
 
 def require_valid_settings(clients: Clients) -> None:
     """Raise ConfigError if librdkafka refuses a setting, or a file that it names.
@@ -38,15 +46,6 @@ def require_valid_settings(clients: Clients) -> None:
         raise ConfigError([str(error)]) from None
 
 
-# A setting of ours, the brokers' limit for it, and Kafka's default of that limit.
-_LIMITS: Final = (
-    ("transaction.timeout.ms", "transaction.max.timeout.ms", 900_000),
-    ("session.timeout.ms", "group.min.session.timeout.ms", 6_000),
-    ("session.timeout.ms", "group.max.session.timeout.ms", 1_800_000),
-)
-_PROTOCOLS: Final = "group.coordinator.rebalance.protocols"
-
-
 def limit_faults(clients: Clients, broker: Mapping[str, str]) -> list[str]:
     """Return each of our settings that the brokers would refuse, with the remedy.
 
@@ -62,7 +61,8 @@ def limit_faults(clients: Clients, broker: Mapping[str, str]) -> list[str]:
 
     protocol = settings.get("group.protocol", "classic")
     protocols = broker.get(_PROTOCOLS)
-    if protocols is not None and protocol not in protocols:
+    known = [] if protocols is None else [name.strip() for name in protocols.split(",")]
+    if known and protocol not in known:
         faults.append(
             f"group.protocol is {protocol}, but the brokers have {protocols} only "
             f"({_PROTOCOLS}); set another one in [kafka.client], or change theirs"
@@ -72,9 +72,13 @@ def limit_faults(clients: Clients, broker: Mapping[str, str]) -> list[str]:
 
 def group_limit(clients: Clients, broker: Mapping[str, str]) -> int | None:
     """Return the number of members that a group may have, None if it is not known."""
+    return _number(broker, group_limit_name(clients))
+
+
+def group_limit_name(clients: Clients) -> str:
+    """Return the brokers' setting that limits the members of a group."""
     protocol = clients.group().get("group.protocol", "classic")
-    name = "group.consumer.max.size" if protocol == "consumer" else "group.max.size"
-    return _number(broker, name)
+    return "group.consumer.max.size" if protocol == "consumer" else "group.max.size"
 
 
 def unknown_limits(clients: Clients) -> list[str]:

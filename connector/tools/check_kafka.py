@@ -11,7 +11,7 @@ from connector.kafka.admin import LEFT_OUT, topic_specs
 from connector.kafka.clients import Clients
 from connector.kafka.foreign_members import REMEDY, foreign_members, summary
 from connector.kafka.framing import check_schemas
-from connector.kafka.limits import unknown_limits
+from connector.kafka.limits import group_limit_name, unknown_limits
 from connector.kafka.members import Members
 from connector.kafka.names import Topics
 from connector.kafka.preflight import Preflight
@@ -227,7 +227,8 @@ def _check_group(
     kafka = config.kafka
     topics = Topics(kafka.topic_prefix)
     feed_of_topic = {topics.current(feed): feed for feed in feeds}
-    members = Members(Clients(kafka).admin(), kafka.group_id, feed_of_topic)
+    clients = Clients(kafka)
+    members = Members(clients.admin(), kafka.group_id, feed_of_topic)
     try:
         found = members.now()
     except KafkaError as error:
@@ -240,8 +241,8 @@ def _check_group(
     if largest is not None and len(found) >= largest:
         report.warn(
             "group",
-            f"{len(found)} members, as many as the brokers admit (group.max.size): one more "
-            "worker would end with exit status 3",
+            f"{len(found)} members, as many as the brokers admit "
+            f"({group_limit_name(clients)}): one more worker would end with exit status 3",
         )
     elif not foreign:
         workers = "worker" if len(found) == 1 else "workers"
