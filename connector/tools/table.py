@@ -138,7 +138,8 @@ class Table:
             if self._wanted.matches(symbol, kind, row.state.status):
                 name = f"{feed}/{symbol}" if several_feeds else symbol
                 age = _age(row.state, now)
-                silent += age is _Age.SILENT
+                if age is _Age.SILENT:
+                    silent += 1
                 cells = _cells(name, row.state, row.event, now)
                 rows.append((cells, _cell_colours(row.state.status, age)))
 
