@@ -215,7 +215,8 @@ def partitions_added(stage: Stage) -> None:
     feed = stage.feed()
     feed.commit(moving.changed(60_000), staying.changed(3000))
     known = last_sequences(feed.events)
-    stage.start(known=known)
+    # On a busy machine all this can take longer than a program's usual patience.
+    stage.start("--patience", "600", known=known)
     stage.wait_restored()
     with Worker(feed) as holder:
         # Its open transaction holds back the next event in the old partition.

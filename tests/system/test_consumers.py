@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT / "schemas"
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 400.0
 BUILD_SECONDS = 600.0
 
 # For npm. librdkafka is compiled, linked to Debian's libraries, if npm cannot download it.
