@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from connector.config.secrets import printable
-from connector.config.values import symbols_typed
 from connector.core.model import MICROS
 from connector.errors import UsageError
 from connector.kafka.events import ReceivedEvent
@@ -22,6 +21,7 @@ from connector.tools.known_symbols import warn_of_unknown_symbols
 from connector.tools.past_events import ends_of, read_events
 from connector.tools.period import add_period_arguments, iso, period_of
 from connector.tools.reading import open_reader
+from connector.tools.selection import selected_symbols
 from connector.tools.text import json_line, text_line
 
 if TYPE_CHECKING:
@@ -84,9 +84,7 @@ def run(options: argparse.Namespace) -> int:
         check_target(options.parquet, replaces=options.force)
 
     typed = [*options.symbols, *options.symbol]
-    symbols: set[str] = set()
-    for text in typed:
-        symbols.update(symbols_typed(text))
+    symbols = selected_symbols(typed)
     reader = open_reader(options.config, os.environ)
     log = reader.log(options.feed)
     events = read_events(log, reader, symbols, period, ends_of(log, reader))

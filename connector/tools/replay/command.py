@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 from connector.config.load import load_kafka
 from connector.config.secrets import printable
-from connector.config.values import symbols_typed
 from connector.core.model import MICROS
 from connector.errors import ConnectorError, TimeRefused, UsageError
 from connector.kafka.avro import Codec
@@ -33,6 +32,7 @@ from connector.tools.replay.target import (
     require_empty,
     topics_of_replay,
 )
+from connector.tools.selection import selected_symbols
 
 if TYPE_CHECKING:
     import argparse
@@ -154,9 +154,7 @@ def _speed_of(options: argparse.Namespace) -> float:
 def _source_of(
     options: argparse.Namespace, kafka: Kafka, reader: ReaderContext
 ) -> Source:
-    symbols: set[str] = set()
-    for text in options.symbol:
-        symbols.update(symbols_typed(text))
+    symbols = selected_symbols(options.symbol)
     if options.file is None and options.since is None:
         raise UsageError("replay: expected FILE, or --since for events in Kafka")
     if options.file is None:
