@@ -9,9 +9,11 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from connector.config.model import Kafka
 from connector.devkit.local_kafka import LocalKafka
 from connector.devkit.loopback_ports import LOOPBACK, free_port
+from connector.errors import KafkaUnavailable
 from connector.kafka.clients import Clients
 from connector.kafka.reader import Reader
 from tests.chaos.proxy import Network, Proxy
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,9 +54,20 @@ def test_a_restore_goes_on_although_its_idle_connections_are_forgotten(
 
             through_nat = Kafka(bootstrap_servers=f"{LOOPBACK}:{nat.port}")
             reader = Reader(Clients(through_nat))
-            reader.warm_up(TOPIC)
-            network.tell(Proxy.forget)
-            # Neither raises, as both did when a request timed out.
-            assert reader.high_watermark(TOPIC, 0) == 0
-            assert reader.contents(TOPIC, 0, 0).records == 0
-            reader.close()
+            try:
+                wait_until(lambda: is_warm(reader), "the new topic is usable")
+                network.tell(Proxy.forget)
+                # Neither raises, as both did when a request timed out.
+                assert reader.high_watermark(TOPIC, 0) == 0
+                assert reader.contents(TOPIC, 0, 0).records == 0
+            finally:
+                reader.close()
+
+
+def is_warm(reader: Reader) -> bool:
+    """Use both consumers. Return False while the partition has no leader yet."""
+    try:
+        reader.warm_up(TOPIC)
+    except KafkaUnavailable:
+        return False
+    return True
