@@ -45,6 +45,7 @@ def new_looks(
         [spec.name for spec in prepared.specs],
         kafka.executor,
         parts.observer.topic_checked,
+        has_trouble=lambda: bool(parts.shards.why_not_ready()),
     )
     partitions = partial(
         _written_partitions, kafka.topics, parts.shards, topic_watch.partitions

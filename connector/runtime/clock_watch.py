@@ -20,7 +20,8 @@ _log = logging.getLogger(__name__)
 _LOOK_SECONDS: Final = 1.0
 # Each look at the brokers' clock costs a transaction.
 _WRONG_LOOK_SECONDS: Final = 10.0
-# After so many looks without an answer, only a new attempt can tell: five minutes.
+# After so many looks without an answer, only a new attempt can tell: five minutes, or half a
+# minute if our clock was set.
 _MAX_UNANSWERED: Final = 30
 # Levels wait meanwhile, so the brokers are not asked for long.
 _MAX_UNANSWERED_IN_DOUBT: Final = 3
@@ -43,7 +44,8 @@ class ClockWatch:
 
     There are two: the brokers refuse the time of a record, or the upstream's clock is so far
     from ours that it is not believed. If the brokers' clock is far from ours as well, ours is
-    wrong: `is_wrong` is True until it is right again, and the worker leaves the group.
+    wrong: `is_wrong` is True until it is right again, and the worker leaves the group. When
+    somebody sets our clock, it is compared again at once.
 
     `changed` is called when `is_wrong` changes, and with each new difference. `corrected` is
     called before the worker joins again, with the microseconds by which our clock was
@@ -71,16 +73,20 @@ class ClockWatch:
         self._sleep = sleep
         self._upstream_seconds: float | None = None
         self._ahead = clock.ahead
+        self._compared_ahead = self._ahead
         self._unanswered = 0
+        self._waited_seconds = 0.0
         # A refusal and `run` may look at the same moment.
         self._looking = asyncio.Lock()
 
     async def run(self) -> None:
         """Look while there is a reason to, until cancelled."""
         while True:
-            await self._sleep(_WRONG_LOOK_SECONDS if self.is_wrong else _LOOK_SECONDS)
+            await self._sleep(_LOOK_SECONDS)
             if self.is_wrong:
-                await self._look_again()
+                self._waited_seconds += _LOOK_SECONDS
+                if self._may_be_right():
+                    await self._look_again()
             elif self._clock.needs_witness:
                 await self._ask_for_a_witness()
 
@@ -118,15 +124,25 @@ class ClockWatch:
             self._unanswered = 0
             self._clock.confirm()
 
+    def _may_be_right(self) -> bool:
+        """Return True if our clock was set since it was compared, or that is long ago."""
+        was_set = self._clock.step_since(self._compared_ahead) != 0
+        return was_set or self._waited_seconds >= _WRONG_LOOK_SECONDS
+
     async def _look_again(self) -> None:
+        self._waited_seconds = 0.0
+        ahead = self._clock.ahead
         async with self._looking:
             difference = await self._measure()
         if difference is None:
+            # A broker that has just become a leader may refuse to answer. If our clock was
+            # set, the next turn asks again.
             self._unanswered += 1
             if self._unanswered < _MAX_UNANSWERED:
                 return
         elif abs(difference) > _RIGHT_SECONDS:
             self._unanswered = 0
+            self._compared_ahead = ahead
             return
         self._go_on()
 
@@ -150,7 +166,9 @@ class ClockWatch:
     def _give_up(self) -> None:
         self.is_wrong = True
         self._unanswered = 0
+        self._waited_seconds = 0.0
         self._ahead = self._clock.ahead
+        self._compared_ahead = self._ahead
         self._upstream_seconds = self._clock.offset_seconds
         self._changed(True, self.difference_seconds)
         fields = {

@@ -61,7 +61,8 @@ def short_months_and_days() -> Iterator[None]:
             (orphaned_feeds, "_LOOK_SECONDS", _LOOK_SECONDS),
             (looks, "PATIENCE_SECONDS", _TRANSACTION_SECONDS),
             (held_back, "_LOOK_INTERVAL_SECONDS", _LOOK_SECONDS),
-            (topic_look, "_INTERVAL_SECONDS", _LOOK_SECONDS),
+            (topic_look, "_CALM_INTERVALS", 1),
+            (topic_look, "_TROUBLE_INTERVAL_SECONDS", _LOOK_SECONDS),
         ):
             stack.enter_context(patch.object(module, name, seconds))
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 HOUR = 3600
 # A timestamp in whole seconds may stand for any moment of its second.
 ODD = 1
+# A wrong clock that nobody sets is compared again after so many turns.
+LOOK_TURNS = 10
 
 
 class World:
@@ -151,12 +154,12 @@ async def test_a_refused_time_is_not_explained_by_a_right_clock(world: World) ->
 async def test_the_worker_goes_on_once_the_clock_is_right(world: World) -> None:
     world.difference = -2.0 * HOUR
     await world.watch.explains_refusal()
-    # The first turn ends the sleep that began while the clock was right.
-    await world.turn(2)
+    await world.turn(LOOK_TURNS)
     assert world.is_wrong()
+    assert world.looks == 2
 
     world.difference = 0.5
-    await world.turn()
+    await world.turn(LOOK_TURNS)
 
     assert not world.is_wrong()
     assert world.judged[-1] == (False, 0.5)
@@ -169,7 +172,45 @@ async def test_the_worker_tries_again_if_the_brokers_clock_cannot_be_measured(
 ) -> None:
     world.difference = None
     await world.watch.explains_refusal()
-    await world.turn(29)
+    await world.turn(30 * LOOK_TURNS - 1)
     assert world.is_wrong()
     await world.turn()
     assert not world.is_wrong()
+
+
+async def test_a_clock_that_was_set_is_compared_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.difference = -2.0 * HOUR
+    await world.watch.explains_refusal()
+    await world.turn()
+    assert world.looks == 1
+
+    # As after the restart of a broker: the first answer fails.
+    set_clock(monkeypatch, -2 * HOUR)
+    world.difference = None
+    await world.turn()
+    assert world.is_wrong()
+    world.difference = 0.0
+    await world.turn()
+
+    assert not world.is_wrong()
+    [correction] = world.corrections
+    assert correction == pytest.approx(-2 * HOUR * SECOND, abs=SECOND)
+
+
+async def test_a_clock_that_was_set_to_another_wrong_time_is_compared_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.difference = -2.0 * HOUR
+    await world.watch.explains_refusal()
+    set_clock(monkeypatch, HOUR)
+    await world.turn(LOOK_TURNS - 1)
+    assert world.looks == 2
+    assert world.is_wrong()
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+    """Step this machine's clock, as the program sees it."""
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + seconds * 10**9)
