@@ -31,6 +31,7 @@ class PastEvent(msgspec.Struct, gc=False):
 
     feed: str
     symbol: str
+    sequence: int
     kind: str
     status: str
     observed_at: int
@@ -81,7 +82,8 @@ def read_past(path: Path) -> Past:
     ends_at = max(event.observed_at for event in all_events)
     steps = {}
     for symbol, events in histories.items():
-        events.sort(key=lambda event: event.observed_at)
+        # Not by time: the clocks of two workers differ.
+        events.sort(key=lambda event: event.sequence)
         steps[symbol] = list(_steps_of(events, begins_at, ends_at))
     return Past(begins_at, steps)
 
