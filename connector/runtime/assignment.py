@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from connector.runtime.isolation import Isolation
+
 if TYPE_CHECKING:
     from connector.runtime.ports import TransactionalLog
 
@@ -28,5 +30,5 @@ class Assignment:
         """Failed attempts to open or publish, in a row."""
         self.was_fenced = False
         """The last failure was that another worker had opened the shard."""
-        self.are_repairs_refused = False
-        """The brokers refuse the lost states, so they are not tried again."""
+        self.isolation = Isolation()
+        """Removals and the like that the brokers refuse."""

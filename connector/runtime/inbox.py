@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from connector.core.model import Observation, Value
+from connector.core.transition import REASON_ASKED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -64,6 +65,15 @@ class Attempt(Value, frozen=True):
         for event in self.events:
             counts[event.symbol] -= event.collapsed_observations
         return dict(+counts)
+
+    @property
+    def unobserved(self) -> list[State]:
+        """The states that neither an observation nor a requested snapshot has caused."""
+        caused = self.work.symbols
+        for event in self.events:
+            if event.reason == REASON_ASKED:
+                caused.add(event.symbol)
+        return [state for state in self.states.values() if state.symbol not in caused]
 
     def was_committed(self, restored: Mapping[str, State]) -> bool:
         """Return True if a restore shows that this attempt was committed.

@@ -36,6 +36,7 @@ class OpenShard:
         self.states = dict(restored.states)
         self.timer_is_due = False
         """Set once a second: levels may have become stale."""
+        self._lost = set(restored.recovered)
         self._rules = rules
         self._source = source
         self._first_answers_until = first_answers_until
@@ -43,29 +44,25 @@ class OpenShard:
     def commit(self, states: Mapping[str, State]) -> None:
         """Replace the states of these symbols: the transaction that holds them returned."""
         self.states.update(states)
+        self._lost.difference_update(states)
 
-    def repairs(self, removed: Collection[Transition]) -> list[Transition]:
-        """Return the states that the topic has lost, to be written again.
-
-        Those with a transition in `removed` are written by it.
-        """
-        written = set()
-        for transition in removed:
-            if transition.state is not None:
-                written.add(transition.state.symbol)
+    def repairs(self) -> list[Transition]:
+        """Return the states that the topic has lost, to be written again."""
         repairs = []
-        for symbol in self.restored.recovered:
-            if symbol not in written:
-                state = replace(self.states[symbol], source=self._source)
-                repairs.append(Transition(state))
+        for symbol in sorted(self._lost):
+            state = replace(self.states[symbol], source=self._source)
+            repairs.append(Transition(state))
         return repairs
 
     def removals(self, configured: Collection[str], at: int) -> list[Transition]:
         """Return the transitions of symbols that are no longer configured."""
         transitions = []
         for symbol, state in self.states.items():
-            if symbol not in configured:
-                transitions.append(remove(state, at, self._source, self._rules))
+            if symbol in configured:
+                continue
+            transition = remove(state, at, self._source, self._rules)
+            if transition.event is not None:
+                transitions.append(transition)
         return transitions
 
     def expired(

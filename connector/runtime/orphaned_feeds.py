@@ -6,10 +6,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
+from msgspec.structs import replace
+
 from connector.core.diff import DEFAULT_IGNORE, Rules
 from connector.core.transition import FeedRules
-from connector.errors import KafkaError
-from connector.kafka.names import ShardId
+from connector.errors import KafkaError, TimeRefused, Unpublishable
+from connector.kafka.names import ShardId, partition_of
 from connector.kafka.shard_log import Transaction
 from connector.runtime.inbox import Attempt, Work
 from connector.runtime.open_shard import OpenShard
@@ -86,6 +88,8 @@ class OrphanedFeeds:
         self._without_owner: dict[str, int] = {}
         """For how many looks in a row each feed has had no worker."""
         self._reported: set[str] = set()
+        self._refused: dict[str, int] = {}
+        """The number of symbols of each feed whose removal was refused at this look."""
 
     async def run(self) -> None:
         """Look each minute until no symbol is left."""
@@ -106,6 +110,8 @@ class OrphanedFeeds:
             return True
         symbols = {orphan.name: len(orphan.symbols) for orphan in self._left}
         self._observer.orphans_found(symbols)
+        for feed, count in self._refused.items():
+            self._observer.dropped(feed, "unpublishable", count)
         for orphan in self._left:
             self._report(orphan)
         return bool(self._left)
@@ -135,6 +141,7 @@ class OrphanedFeeds:
     def _remove_orphans(self) -> None:
         ours = []
         self._left = []
+        self._refused = {}
         for orphan in self._feeds.find():
             if orphan.group == self._source.group:
                 ours.append(orphan)
@@ -158,24 +165,61 @@ class OrphanedFeeds:
         self._without_owner = without_owner
 
     def _remove(self, orphan: OrphanedFeed) -> None:
+        refused: list[str] = []
         try:
             for partition in orphan.partitions:
-                self._remove_symbols(orphan, partition)
+                refused += self._remove_symbols(orphan, partition)
         except KafkaError as error:
             # Go on with the other feeds, and try this one again.
             self._left.append(orphan)
             fields = {"feed": orphan.name, "error": str(error)}
             _log.warning("cannot remove the symbols of a feed", extra=fields)
+            return
+        if refused:
+            self._refused[orphan.name] = len(refused)
+            self._left.append(replace(orphan, symbols=tuple(refused)))
 
-    def _remove_symbols(self, orphan: OrphanedFeed, partition: int) -> None:
+    def _remove_symbols(self, orphan: OrphanedFeed, partition: int) -> list[str]:
+        """Publish REMOVED for the symbols of a shard. Return those that are refused."""
+        symbols = []
+        for symbol in orphan.symbols:
+            if partition_of(symbol, orphan.shards) == partition:
+                symbols.append(symbol)
+        try:
+            self._publish_removals(orphan, partition, symbols)
+        except TimeRefused:
+            # The records have the time of now, so our clock is wrong.
+            raise
+        except Unpublishable:
+            # The broker does not say which record it refuses.
+            return self._remove_each_alone(orphan, partition, symbols)
+        return []
+
+    def _remove_each_alone(
+        self, orphan: OrphanedFeed, partition: int, symbols: Sequence[str]
+    ) -> list[str]:
+        """Publish REMOVED for each symbol alone. Return those that are refused."""
+        refused = []
+        for symbol in symbols:
+            try:
+                self._publish_removals(orphan, partition, [symbol])
+            except Unpublishable as error:
+                refused.append(symbol)
+                fields = {"feed": orphan.name, "symbol": symbol, "error": str(error)}
+                _log.warning("the broker refuses to remove a symbol", extra=fields)
+        return refused
+
+    def _publish_removals(
+        self, orphan: OrphanedFeed, partition: int, symbols: Collection[str]
+    ) -> None:
         """Open a shard of a feed, which fences its former owner, and publish REMOVED."""
         log = self._feeds.log(orphan.name, orphan.shards, partition)
         # The rules of the feed went with its configuration.
         rules = FeedRules(orphan.name, rules=Rules.of(DEFAULT_IGNORE))
         try:
             opened = OpenShard(log.open(), rules, self._source, 0.0)
-            removals = opened.removals((), self._now())
-            attempt = Attempt.of(Work(), removals)
+            kept = opened.states.keys() - symbols
+            attempt = Attempt.of(Work(), opened.removals(kept, self._now()))
             if not attempt:
                 return
             transaction = Transaction(attempt.events, tuple(attempt.states.values()))
@@ -183,8 +227,7 @@ class OrphanedFeeds:
         finally:
             log.abort()
         shard = ShardId(orphan.name, partition)
-        symbols = ",".join(attempt.states)
-        fields = {"shard": str(shard), "symbols": symbols}
+        fields = {"shard": str(shard), "symbols": ",".join(attempt.states)}
         _log.warning(
             "removed the symbols of a feed that is not configured", extra=fields
         )

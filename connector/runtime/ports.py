@@ -236,7 +236,7 @@ class ShardObserver(Protocol):
         """Called when another worker took over an open shard."""
 
     def dropped(self, feed: str, reason: str, count: int = 1) -> None:
-        """Called when observations will not be published."""
+        """Called when observations, or changes without one, will not be published."""
 
 
 @dataclass(frozen=True, slots=True)

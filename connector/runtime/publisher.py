@@ -12,6 +12,7 @@ from connector.core.transition import observe_all
 from connector.errors import KafkaError, TimeRefused, Unpublishable
 from connector.kafka.shard_log import Transaction
 from connector.runtime.inbox import Attempt, Work
+from connector.runtime.isolation import RETRY_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,13 +83,11 @@ class Publisher:
         Raises:
             KafkaError: A transaction failed, so the state has to be restored.
         """
-        # Nobody polls a removed symbol, so no answer would ever end its LIVE levels.
-        now = self._context.clock.now()
-        removals = opened.removals(self._spec.symbols, now)
-        await self._commit(assignment, opened, removals, Work())
-        if not assignment.are_repairs_refused:
-            repairs = opened.repairs(removals)
-            await self._commit(assignment, opened, repairs, Work())
+        isolation = assignment.isolation
+        # No answer would ever end the LIVE levels of a symbol that nobody polls any more.
+        changes = isolation.others(self._changes_at_opening(opened))
+        await self._commit(assignment, opened, changes, Work())
+        may_try_alone = False
         while not assignment.is_abandoned:
             # Clear before looking, so that nothing that comes meanwhile is missed.
             self._work_came.clear()
@@ -96,15 +95,19 @@ class Publisher:
             transitions = self._transitions(opened, work)
             if opened.timer_is_due:
                 opened.timer_is_due = False
-                transitions += self._expired(opened, work)
+                may_try_alone = True
+                transitions += isolation.others(self._expired(opened, work))
                 # No other call to the log is in progress here.
                 assignment.log.serve_callbacks()
             # Last, so that a snapshot shows the levels of everything before it.
             transitions += self._requested_snapshots(opened, transitions)
             await self._commit(assignment, opened, transitions, work)
 
-            # More may have come while the transaction was under way.
-            if self._inbox or self._snapshots:
+            # A try that is refused closes the shard: leave the others a second after it.
+            if may_try_alone:
+                may_try_alone = await self._try_alone(assignment, opened)
+            # More may have come while the transactions were under way.
+            if may_try_alone or self._inbox or self._snapshots:
                 continue
             if assignment.ended.is_set():
                 return
@@ -113,6 +116,25 @@ class Publisher:
     def _transitions(self, opened: OpenShard, work: Work) -> list[Transition]:
         """Compare the waiting observations with the committed states."""
         return observe_all(opened.states, work.observations, self._spec.rules)
+
+    def _changes_at_opening(self, opened: OpenShard) -> list[Transition]:
+        """Return lost states, to be written again, and removals of symbols."""
+        now = self._context.clock.now()
+        # A removal comes after the lost state of the same symbol, and replaces it.
+        return opened.repairs() + opened.removals(self._spec.symbols, now)
+
+    async def _try_alone(self, assignment: Assignment, opened: OpenShard) -> bool:
+        """Try one of the isolated changes alone. Return False if there is none to try."""
+        now = time.monotonic()
+        isolation = assignment.isolation
+        if assignment.ended.is_set() or not isolation.is_any_due(now):
+            return False
+        changes = self._changes_at_opening(opened) + self._expired(opened, Work())
+        change = isolation.next_alone(changes, now)
+        if change is None:
+            return False
+        await self._commit(assignment, opened, [change], Work())
+        return True
 
     def _expired(self, opened: OpenShard, work: Work) -> list[Transition]:
         """Return the transitions of levels that have become stale without an answer."""
@@ -166,6 +188,7 @@ class Publisher:
         assignment.failures = 0
         self._context.startup.has_committed = True
         opened.commit(attempt.states)
+        assignment.isolation.committed(attempt.states.values())
         for state in attempt.states.values():
             self._context.observer.state_replaced(state)
 
@@ -213,22 +236,33 @@ class Publisher:
         A symbol that was alone in its transaction is given up. Otherwise each is tried alone
         next time. A timer or a snapshot can be the cause as well as an observation.
         """
-        is_repair = not attempt.work.symbols and not attempt.events
-        if is_repair:
-            # The next assignment finds these states again, so the topic can do without them.
-            assignment.are_repairs_refused = True
-            fields = {
-                "shard": str(self._spec.id),
-                "symbols": ",".join(sorted(attempt.states)),
-                "error": str(error),
-            }
-            _log.warning("the broker refuses lost states; going on", extra=fields)
-            return
+        # The broker answers, so the next attempt needs no longer pause than the first one.
+        assignment.failures = 0
         # A snapshot may be the refused record, and would be refused again and again.
         self._snapshots.reject_all(f"the broker refused a record: {error}")
         symbols = attempt.work.symbols | attempt.states.keys()
         was_alone = len(symbols) == 1
         given_up = self._inbox.isolate(attempt.work, alone=was_alone)
+        unobserved = attempt.unobserved
+        now = time.monotonic()
+        if was_alone and unobserved:
+            given_up += 1
+            assignment.isolation.give_up(unobserved[0], now)
+            self._name_refused(attempt, error)
+        else:
+            assignment.isolation.isolate(unobserved, now)
         if given_up:
             feed = self._spec.id.feed
             self._context.observer.dropped(feed, "unpublishable", given_up)
+
+    def _name_refused(self, attempt: Attempt, error: KafkaError) -> None:
+        """Log a change that the broker refuses although it came alone."""
+        kinds = [event.kind for event in attempt.events]
+        fields = {
+            "shard": str(self._spec.id),
+            "symbol": ",".join(attempt.states),
+            "kind": ",".join(kinds) or "lost state",
+            "error": str(error),
+            "retry_in_seconds": RETRY_SECONDS,
+        }
+        _log.warning("the broker refuses a record; going on without it", extra=fields)

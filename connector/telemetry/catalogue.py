@@ -350,7 +350,7 @@ _SYMBOLS: Final = (
         "gex_observations_dropped_total",
         "Observations not published: older than the last, flapping between values of one "
         "refresh, collapsed into a newer one, "
-        "lost with the shard, or rejected by the broker.",
+        "lost with the shard, or rejected by the broker (also changes without one).",
         labels=("feed", "reason"),
         values=_DROP_REASONS,
     ),

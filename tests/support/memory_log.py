@@ -14,7 +14,7 @@ from connector.errors import KafkaUnavailable, ShardFenced, Unpublishable
 from connector.kafka.shard_log import Restored, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from connector.core.model import Event, Levels, State
     from connector.errors import KafkaError
@@ -48,7 +48,8 @@ class MemoryTopic:
 class MemoryLog:
     """A `TransactionalLog` on a topic in memory.
 
-    Each call of `publish` raises the next of `errors`. With `committed_all_the_same` it
+    Each call of `publish` raises the next of `errors`, and Unpublishable for a state that
+    `refuses` returns True of. With `committed_all_the_same` it
     commits before it raises, as a commit does whose answer is lost. `publish` waits
     while `goes_on` is cleared. `opened` counts the calls of `open`.
     """
@@ -58,6 +59,7 @@ class MemoryLog:
     def __init__(self, topic: MemoryTopic | None = None) -> None:
         self.topic = topic or MemoryTopic()
         self.errors: list[KafkaError] = []
+        self.refuses: Callable[[State], bool] = lambda _: False
         self.committed_all_the_same = False
         self.goes_on = threading.Event()
         self.goes_on.set()
@@ -123,6 +125,8 @@ class MemoryLog:
             raise ShardFenced("another worker opened the shard")
         if any(_is_too_large(levels) for levels in _all_levels(transaction)):
             raise Unpublishable("a record is too large")
+        if any(self.refuses(state) for state in transaction.states):
+            raise Unpublishable("a state is refused")
         error = self.errors.pop(0) if self.errors else None
         if error is None or self.committed_all_the_same:
             self._append(transaction)
@@ -139,6 +143,7 @@ class MemoryLog:
                 state.source.worker, state.source.group, topic.state_records
             )
             topic.state_records += 1
+            topic.recovered = tuple(set(topic.recovered) - {state.symbol})
             topic.last_used_fraction = transaction.used_fraction
 
 

@@ -20,7 +20,9 @@ from tests.support.log_statements import changed
 from tests.support.memory_log import MemoryLog
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
+
+    from connector.core.model import State
 
 ME = Source("test", WRITER.group, "next worker")
 NOW = 1_800_000_000 * MICROS
@@ -36,6 +38,7 @@ class Feeds:
         self.owners: set[str] = set()
         self.error: KafkaUnavailable | None = None
         self.unusable: list[OrphanedFeed] = []
+        self.refuses: Callable[[State], bool] = lambda _: False
         self.shard.open()
         first = changed(None, 1)
         (state,), (event,) = first.states, first.events
@@ -60,7 +63,9 @@ class Feeds:
         if feed in {orphan.name for orphan in self.unusable}:
             raise KafkaUnavailable("no such topic")
         assert (feed, shards, partition) == ("old", 1, 0)
-        return MemoryLog(self.shard.topic)
+        log = MemoryLog(self.shard.topic)
+        log.refuses = self.refuses
+        return log
 
     def kinds(self) -> list[Kind]:
         return [event.kind for event in self.shard.events]
@@ -145,6 +150,32 @@ async def test_a_feed_that_cannot_be_removed_does_not_keep_the_others(
 
     assert harness.feeds.kinds() == [Kind.SNAPSHOT, Kind.REMOVED]
     assert "cannot remove the symbols of a feed" in caplog.messages
+
+
+async def test_a_refused_removal_is_named_and_keeps_no_other(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = harness.feeds.shard.topic
+    for symbol in ("ETHUSDT", "SOLUSDT"):
+        topic.states[symbol] = replace(topic.states["BTCUSDT"], symbol=symbol)
+    harness.feeds.orphan = replace(IDLE, symbols=tuple(topic.states))
+    harness.feeds.refuses = lambda state: state.symbol == "BTCUSDT"
+
+    assert await harness.look_until_removed()
+
+    removed = [event.symbol for event in harness.feeds.shard.events[1:]]
+    assert removed == ["ETHUSDT", "SOLUSDT"]
+    [named] = [
+        vars(record)["symbol"]
+        for record in caplog.records
+        if record.getMessage() == "the broker refuses to remove a symbol"
+    ]
+    assert named == "BTCUSDT"
+    assert harness.symbols_left() == 1
+    dropped = harness.metrics.registry.get_sample_value(
+        "gex_observations_dropped_total", {"feed": "old", "reason": "unpublishable"}
+    )
+    assert dropped == 1
 
 
 async def test_a_feed_that_was_refreshed_a_moment_ago_is_left_alone(

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 ME = Source("test", "group", "worker")
 SHARD = ShardId("all", 0)
 SECOND_MICROS = 1_000_000
+REFUSED = "the broker refuses a record; going on without it"
 # No test waits for a pause before the next attempt.
 AT_ONCE = Backoff(first_seconds=0.001, max_seconds=0.001)
 
@@ -510,8 +511,8 @@ async def test_lost_states_that_the_broker_refuses_close_the_shard_only_once(
     await harness.wait_settled()
 
     assert harness.kinds() == [Kind.SNAPSHOT, Kind.CHANGED]
-    assert harness.dropped("unpublishable") == 0
-    assert "the broker refuses lost states; going on" in caplog.text
+    assert harness.dropped("unpublishable") == 1
+    assert REFUSED in caplog.text
 
     # Meanwhile somebody may have changed the limits of the topic.
     await harness.close()
@@ -868,6 +869,94 @@ async def test_a_refused_snapshot_takes_no_observation_along(
     await harness.wait_settled()
     assert [event.symbol for event in harness.log.events] == ["BTC", "ETH"]
     assert harness.dropped("unpublishable") == 0
+
+
+async def have_states(harness: ShardHarness, symbols: Collection[str]) -> None:
+    """Leave LIVE states of these symbols in the topic of a closed shard."""
+    harness.answer({"spot_price": 1})
+    await harness.wait_settled()
+    await harness.close()
+    [state] = harness.log.states.values()
+    for symbol in symbols:
+        harness.log.states[symbol] = replace(state, symbol=symbol)
+
+
+async def tick_until(harness: ShardHarness, condition: Callable[[], object]) -> None:
+    """Let the shard tick again and again until the condition is true."""
+    async with asyncio.timeout(60):
+        while not condition():
+            harness.shard.tick()
+            await harness.wait_idle()
+
+
+def refused_symbols(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Return symbol and kind of each record that the shard has given up."""
+    found = []
+    for record in caplog.records:
+        if record.getMessage() == REFUSED:
+            fields = vars(record)
+            found.append((fields["symbol"], fields["kind"]))
+    return found
+
+
+async def test_a_refused_removal_keeps_neither_other_removals_nor_levels(
+    harness: ShardHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    await have_states(harness, ["OLD1", "OLD2", "OLD3"])
+    harness.log.refuses = lambda state: state.symbol == "OLD2"
+
+    await harness.open()
+    await tick_until(harness, lambda: harness.dropped("unpublishable") == 1)
+    await harness.wait_until(lambda: harness.shard.is_open)
+    opened = harness.log.opened
+    harness.answer({"spot_price": 2}, symbol="ETH")
+    for _ in range(5):
+        harness.shard.tick()
+        await harness.wait_settled()
+
+    states = harness.log.states
+    assert states["OLD1"].status is Status.REMOVED
+    assert states["OLD3"].status is Status.REMOVED
+    assert states["ETH"].status is Status.LIVE
+    assert refused_symbols(caplog) == [("OLD2", Kind.REMOVED)]
+    # It is not tried again at once.
+    assert harness.log.opened == opened
+    assert harness.dropped("unpublishable") == 1
+
+
+async def test_each_lost_state_stands_alone_if_one_is_refused(
+    harness: ShardHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    await have_states(harness, ["ETH"])
+    topic = harness.log.topic
+    topic.recovered = ("BTC", "ETH")
+    harness.log.refuses = lambda state: state.symbol == "BTC"
+
+    await harness.open()
+    await tick_until(harness, lambda: harness.dropped("unpublishable") == 1)
+    await tick_until(harness, lambda: topic.recovered == ("BTC",))
+
+    assert refused_symbols(caplog) == [("BTC", "lost state")]
+
+
+async def test_refused_stale_levels_do_not_keep_others_from_becoming_stale(
+    harness: ShardHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    await have_states(harness, ["ETH"])
+    for state in harness.log.states.values():
+        harness.log.states[state.symbol] = replace(state, computed_at=1)
+    harness.log.refuses = lambda state: (
+        state.symbol == "BTC" and state.status is Status.STALE
+    )
+
+    await harness.open()
+    await tick_until(harness, lambda: harness.dropped("unpublishable") == 1)
+    await tick_until(harness, lambda: harness.log.states["ETH"].status is Status.STALE)
+    harness.answer({"spot_price": 2})
+    await harness.wait_settled()
+
+    assert harness.log.states["BTC"].status is Status.LIVE
+    assert refused_symbols(caplog) == [("BTC", Kind.STALE)]
 
 
 # --- readiness ---
