@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+# The demo needs a quarter of the packages, so a newcomer waits less.
+DEMO_STAMP = $(VENV)/.demo
 # A file stays in one process, which has a broker of its own. In the order of collection: the files of tests/chaos
 # take longest, so they must start first.
 IN_PARALLEL = --dist loadfile --no-loadscope-reorder -n
@@ -28,14 +30,16 @@ help: ## list the targets
 install: $(STAMP) ## set up .venv, with every package pinned by hash
 
 $(STAMP): requirements/dev.txt pyproject.toml
+$(DEMO_STAMP): requirements/demo.txt pyproject.toml
+$(STAMP) $(DEMO_STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	@echo 'setting up $(VENV) ...'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python requirements/install.py requirements/dev.txt
+	@$(BIN)/python requirements/install.py $<
 	@$(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
 
-demo: install ## run a local Kafka, the simulator and a connector, and print the events (SECONDS=30 SYMBOLS=BTCUSDT,ETHUSDT PERIOD=30)
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP)) ## run a local Kafka, the simulator and a connector, and print the events (SECONDS=30 SYMBOLS=BTCUSDT,ETHUSDT PERIOD=30)
 	@$(BIN)/gex-connector demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SYMBOLS),--symbols $(SYMBOLS)) \
 		$(if $(PERIOD),--period $(PERIOD))
 
@@ -109,5 +113,6 @@ runbooks: ## set the address of the runbooks in the alerts (URL=https://git.exam
 lock: ## pin the packages of pyproject.toml (UPGRADE=--upgrade: newest versions)
 	$(LOCK) --all-extras --group test --group check --group bench --group build --group deploy --group docs pyproject.toml -o requirements/dev.txt $(UPGRADE)
 	$(LOCK) --extra registry --constraint requirements/dev.txt pyproject.toml -o requirements/run.txt
+	printf 'editables\nhatchling\n' | $(LOCK) --extra demo --constraint requirements/dev.txt pyproject.toml - -o requirements/demo.txt
 	$(LOCK) --group languages -o requirements/languages.txt
 	echo hatchling | $(LOCK) --constraint requirements/dev.txt - -o deploy/build.txt

@@ -23,7 +23,7 @@ from connector.config.load import load
 from connector.config.model import Kafka
 from connector.core.model import MICROS
 from connector.devkit.local_kafka import LocalKafka
-from connector.devkit.loopback_ports import LOOPBACK, free_port
+from connector.devkit.loopback_ports import LOOPBACK, usual_port
 from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
 from connector.errors import KafkaUnavailable, UsageError
 from connector.kafka.avro import Codec, SingleObject
@@ -40,6 +40,12 @@ _READY_TIMEOUT_SECONDS: Final = 60
 _READY_POLL_SECONDS: Final = 0.05
 _STOP_TIMEOUT_SECONDS: Final = 30
 _HTTP_TIMEOUT_SECONDS: Final = 5
+
+# The defaults, which the commands of the documentation rely on. If a port is in use, the
+# demo takes another.
+_KAFKA_PORT: Final = 9092
+_SIMULATOR_PORT: Final = 8080
+_HTTP_PORT: Final = 9464
 _LOG_TAIL_CHARACTERS: Final = 2000
 
 # The API refreshes every 30 s. Ten times as often makes the demo worth watching, and twice
@@ -114,15 +120,15 @@ def demo(seconds: float | None, market: Market) -> int:
         folder = Path(name)
         # Downloads that the first start needs show their own progress.
         print("1 of 2: starting Kafka ...", flush=True)
-        with LocalKafka(folder / "kafka") as kafka:
+        with LocalKafka(folder / "kafka", port=usual_port(_KAFKA_PORT)) as kafka:
             return _run_with_kafka(kafka.bootstrap_servers, folder, seconds, market)
 
 
 def _run_with_kafka(
     bootstrap_servers: str, folder: Path, seconds: float | None, market: Market
 ) -> int:
-    upstream = f"{LOOPBACK}:{free_port()}"
-    http = f"{LOOPBACK}:{free_port()}"
+    upstream = f"{LOOPBACK}:{usual_port(_SIMULATOR_PORT)}"
+    http = f"{LOOPBACK}:{usual_port(_HTTP_PORT)}"
     symbols = ",".join(market.symbols)
     environment = {
         **_KEY,
@@ -158,6 +164,9 @@ def _run_with_kafka(
         print(f"\nstatus page   http://{http}/status   (open it in a browser)")
         print(f"metrics       http://{http}/metrics")
         print(f"Kafka         {bootstrap_servers}")
+        print(
+            f"simulator     http://{upstream}   (docs/how-to/fire-drill.md breaks it)"
+        )
         print(f"topics        {', '.join(events.topics)}")
         print(f"log           {log}\n")
         print(

@@ -97,3 +97,11 @@ def _claims() -> PortClaims:
 def free_port() -> int:
     """Return a free loopback port. No other process gets it while this one runs."""
     return _claims().claim(_PORTS)
+
+
+def usual_port(port: int) -> int:
+    """Return this loopback port, or a free one if a program or process has it."""
+    try:
+        return _claims().claim(range(port, port + 1))
+    except KafkaUnavailable:
+        return free_port()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from connector.config.secrets import printable
 from connector.core.model import MICROS, Levels, State, Status
 from connector.kafka.events import BEGINNING, END, Strays
-from connector.tools.text import describe, format_price, wants_colour
+from connector.tools.text import describe, format_price, shortened, wants_colour
 
 if TYPE_CHECKING:
     from connector.core.model import Event
@@ -55,6 +55,7 @@ _COLUMNS: Final = ("<14", "<8", "<6", ">11", ">11", ">11", ">11", ">7", ">8", ""
 _GAP: Final = "  "
 _STATUS_COLUMN: Final = 1
 _AGE_COLUMN: Final = 7
+_CHANGE_COLUMN: Final = 9
 
 # Levels are late after two usual refreshes, as on the status page. After four they would long
 # be STALE if a connector was running with the defaults: 90 s, with a refresh every 30 s.
@@ -239,14 +240,19 @@ def _cell_colours(status: Status, age: _Age) -> dict[int, int]:
 
 
 def _line(cells: tuple[str, ...], colours: dict[int, int], width: int) -> str:
-    """Return a row cut to the width of the terminal, with its cells coloured."""
+    """Return the cells that fit into the width of the terminal, coloured."""
     coloured = wants_colour()
     parts = []
     room = width
     for column, (cell, form) in enumerate(zip(cells, _COLUMNS, strict=True)):
         gap = _GAP if column else ""
-        # Cut before colouring: control sequences take no room on the screen.
-        text = printable(f"{gap}{cell:{form}}")[:room]
+        text = printable(f"{gap}{cell:{form}}")
+        if column == _CHANGE_COLUMN:
+            text = gap + shortened(text.removeprefix(gap), room - len(gap))
+        # Measured before colouring: control sequences take no room on the screen.
+        if len(text) > room:
+            # Part of a price would look like another price.
+            break
         room -= len(text)
         colour = colours.get(column)
         if coloured and colour is not None:

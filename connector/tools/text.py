@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 # One event may change dozens of levels; this many fit on a line.
 _MAX_SHOWN_CHANGES: Final = 4
 
+# Between two changes, and in place of those that do not fit.
+_GAP: Final = "  "
+_MORE: Final = "..."
+
 # An event observed longer ago is a replay of the topic, so its date is worth showing and
 # the delay ends when it was observed, not now.
 _REPLAY_AFTER_SECONDS: Final = 10
@@ -52,7 +56,7 @@ def text_line(
 ) -> str:
     """Return moment, symbol, kind, changes and delay.
 
-    `colour` None asks the terminal. The changes are cut so that the line fits into `width`.
+    `colour` None asks the terminal. Changes are left out so that the line fits into `width`.
     """
     event = received.event
     if colour is None:
@@ -77,7 +81,7 @@ def text_line(
     details = describe(event)
     if width is not None:
         taken = len(start) + len(kind) + len("  ") + len(delay)
-        details = _shortened(details, width - taken)
+        details = shortened(details, width - taken)
     if colour:
         kind = f"\x1b[{_COLOURS[event.kind]}m{kind}\x1b[0m"
     return f"{start}{kind}  {details}{delay}"
@@ -101,15 +105,22 @@ def describe(event: Event) -> str:
     shown = _changes(event)
     if event.reason is not None:
         shown.append(f"({event.reason})")
-    return "  ".join(shown)
+    return _GAP.join(shown)
 
 
-def _shortened(text: str, room: int) -> str:
-    """Return the text, or as much of it as fits, with a mark for the rest."""
-    if len(text) <= room:
-        return text
-    mark = "..."
-    return text[: max(room - len(mark), 0)] + mark
+def shortened(details: str, room: int) -> str:
+    """Return the details, or the first of them that fit, with a mark for the rest.
+
+    None is cut in the middle: the rest of a price would look like another price.
+    """
+    if len(details) <= room:
+        return details
+    shown = ""
+    for part in details.split(_GAP):
+        if len(f"{shown}{part}{_GAP}{_MORE}") > room:
+            break
+        shown += f"{part}{_GAP}"
+    return f"{shown}{_MORE}"
 
 
 def format_price(value: float | None) -> str:
@@ -143,7 +154,7 @@ def _main_levels(levels: Levels, reason: str | None) -> str:
         shown.append(f"model {_model(levels)}")
     if reason:
         shown.append(f"({reason})")
-    return "  ".join(shown)
+    return _GAP.join(shown)
 
 
 def _model(levels: Levels) -> str:

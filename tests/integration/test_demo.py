@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from connector.devkit.loopback_ports import usual_port
+
 ROOT = Path(__file__).parents[2]
 INSTALL = ROOT / "requirements" / "install.py"
 COLUMNS = 80
@@ -45,6 +47,9 @@ def on_a_terminal(command: list[str], stop_at: bytes | None = None) -> tuple[int
 
 
 def test_the_demo_fits_the_terminal_and_names_the_page_and_the_next_step() -> None:
+    # Claim the usual ports, so that the demo takes others: tests beside this one may rely
+    # on nobody being there.
+    usual = {usual_port(port) for port in (9092, 8080, 9464)}
     command = [sys.executable, "-m", "connector", "demo"]
     command += ["--symbols", "BTCUSDT", "--period", "0.5"]
 
@@ -57,11 +62,14 @@ def test_the_demo_fits_the_terminal_and_names_the_page_and_the_next_step() -> No
     assert [line for line in lines if len(line) > COLUMNS] == []
     assert re.search(r"status page +http://127\.0\.0\.1:\d+/status", shown)
     assert "every 0.5 s" in shown
+    taken = {int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", shown)}
+    assert len(taken) == 3
+    assert taken.isdisjoint(usual)
     events = [line for line in lines if re.match(r"\d\d:\d\d:\d\d", line)]
     assert {line.split()[1] for line in events} == {"BTCUSDT"}
-    # The next steps exist.
+    # The pages that it names exist.
     pages = re.findall(r"docs/\S+\.md", shown)
-    assert len(pages) == 2
+    assert len(pages) == 3
     for page in pages:
         assert (ROOT / page).exists(), page
 

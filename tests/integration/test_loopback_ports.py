@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from connector.devkit.loopback_ports import PortClaims
+from connector.devkit.loopback_ports import PortClaims, usual_port
 from connector.errors import KafkaUnavailable
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CLAIM = """
 import sys
 from pathlib import Path
-from connector.devkit.loopback_ports import PortClaims
+from connector.devkit.loopback_ports import PortClaims, usual_port
 print(PortClaims(Path(sys.argv[1])).claim(range(19000, 19003)), flush=True)
 sys.stdin.read()
 """
@@ -51,3 +51,11 @@ def test_a_claim_fails_clearly_if_every_port_is_taken(tmp_path: Path) -> None:
 
     with pytest.raises(KafkaUnavailable, match="no free port from 19000 to 19002"):
         claims.claim(PORTS)
+
+
+def test_a_usual_port_is_taken_once() -> None:
+    first, second = usual_port(19003), usual_port(19003)
+
+    # Another process may have the first one, too.
+    assert first != second
+    assert second != 19003

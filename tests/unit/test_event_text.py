@@ -15,7 +15,7 @@ from connector.kafka.events import ReceivedEvent, Record
 from connector.kafka.names import Topics
 from connector.tools.reading import EventFilter
 from connector.tools.table import Table
-from connector.tools.text import describe, text_line
+from connector.tools.text import describe, shortened, text_line
 from tests.support.levels import NOW, SECOND, at, seen
 
 FEED: Final = FeedRules("all")
@@ -102,6 +102,21 @@ def test_a_change_that_stays_stale_is_shown_with_its_reason() -> None:
 
     assert event is not None
     assert describe(event) == "hvl 100 → 200  (budget)"
+
+
+@pytest.mark.parametrize(
+    ("room", "shown"),
+    [
+        (34, "hvl 100 → 200  put_support 90 → 95"),
+        (33, "hvl 100 → 200  ..."),
+        (18, "hvl 100 → 200  ..."),
+        # A part of a price would look like another price.
+        (17, "..."),
+        (0, "..."),
+    ],
+)
+def test_changes_that_do_not_fit_are_left_out_whole(room: int, shown: str) -> None:
+    assert shortened("hvl 100 → 200  put_support 90 → 95", room) == shown
 
 
 def test_the_model_of_a_snapshot_is_shown_if_it_is_known() -> None:
@@ -215,7 +230,20 @@ def state_of_age(age: int, period: int | None) -> State:
     return replace(state, computed_at=computed_at, recent_computed_at=tuple(refreshes))
 
 
-def table_rows(state: State | None) -> list[str]:
+@pytest.mark.parametrize("width", [20, 45, 60, 75, 90, 120])
+def test_a_narrow_table_leaves_out_cells_instead_of_cutting_them(width: int) -> None:
+    state = observe(None, seen(FLOW), FEED).state
+    whole = table_rows(state)
+
+    header, row = table_rows(state, width)
+
+    assert len(header) <= width
+    assert len(row) <= width
+    assert whole[0].startswith(header)
+    assert set(row.split()) <= {*whole[1].split(), "..."}
+
+
+def table_rows(state: State | None, width: int = 200) -> list[str]:
     """Return the lines of a table with one symbol."""
     assert state is not None
     # Any: stubs are no `Log` and no `ReaderContext`.
@@ -223,7 +251,7 @@ def table_rows(state: State | None) -> list[str]:
     reader: Any = StubReader()
     table = Table(log, reader, EventFilter())
     table.take(record_of(state))
-    return table.lines(NOW, height=10, width=200)
+    return table.lines(NOW, height=10, width=width)
 
 
 def record_of(state: State) -> Record:
