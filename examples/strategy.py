@@ -12,6 +12,10 @@ Three rules matter for every strategy on these levels:
 
 The price here is the spot of the last event. A move of spot alone makes no event: with a
 price feed of your own, call `decide` at each of its ticks, with the view of that moment.
+
+On a past day, published again by `gex-connector replay`, the time of day says nothing about
+the levels. With `--replay` the program does not look at it: the same events give the same
+signals at every speed.
 """
 
 from __future__ import annotations
@@ -137,6 +141,20 @@ def follow(levels: LiveLevels, events: EventStream, margin: float) -> None:
             look_at = time.monotonic() + LOOK_SECONDS
 
 
+def follow_replay(events: EventStream, margin: float) -> None:
+    """Print the signals of a past day. What was stale on the day has this status.
+
+    Nothing here depends on the time of day, which is not that of the levels.
+    """
+    strategies = {}
+    for symbol, view in events.start.items():
+        strategies[symbol] = Strategy(symbol, margin)
+        update(strategies[symbol], view.status, view.levels)
+    for event in events:
+        strategy = strategies.setdefault(event.symbol, Strategy(event.symbol, margin))
+        update(strategy, event.status, event.after)
+
+
 def take(strategy: Strategy, event: Event) -> None:
     """Show the signal that an event gives, if it is not too old for one."""
     age = time.time() - event.observed_at / 1e6
@@ -185,6 +203,12 @@ def main() -> None:
         default=0.001,
         help="fraction of a level's price (default: %(default)s)",
     )
+    parser.add_argument(
+        "--replay",
+        action="store_true",
+        help="for a past day that `gex-connector replay` publishes without --shift: "
+        "do not compare its moments with the time of day",
+    )
     options = parser.parse_args()
     with (
         LiveLevels(
@@ -195,7 +219,12 @@ def main() -> None:
         ) as levels,
         levels.events() as events,
     ):
-        follow(levels, events, options.margin)
+        topic = f"{options.prefix}.{options.feed}.changes"
+        print(f"following {topic}; Ctrl-C ends", file=sys.stderr, flush=True)
+        if options.replay:
+            follow_replay(events, options.margin)
+        else:
+            follow(levels, events, options.margin)
 
 
 if __name__ == "__main__":

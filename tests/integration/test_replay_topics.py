@@ -10,6 +10,7 @@ import pytest
 from connector.core.model import MICROS, Event, State, Status
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.names import partition_of
+from connector.tools.replay.publisher import REPLAY_GROUP
 from connector.tools.text import json_line
 from tests.support import checker
 from tests.support.simulated_day import DAY_BEGINS_AT, SECOND, simulated_day
@@ -117,6 +118,8 @@ def test_a_replay_of_a_file_is_what_the_connector_wrote(
     states = last_states(kafka, to)
     for event in day:
         assert event.sequence <= states[event.symbol].sequence
+    # No connector's group: that one may run, or not, whatever the replay does.
+    assert {state.source.group for state in states.values()} == {REPLAY_GROUP}
     code, proof = run_tool(
         "verify", variables={**variables, "GEX_KAFKA__TOPIC_PREFIX": to}
     )
@@ -183,6 +186,7 @@ def test_a_strategy_decides_the_same_in_a_fast_replay_of_a_period(
     for symbol, state in first_states.items():
         assert state.sequence == earlier[symbol].sequence
         assert state.levels == earlier[symbol].after
+        assert state.source.group == REPLAY_GROUP
     assert last_states(kafka, fast).keys() == earlier.keys()
 
 

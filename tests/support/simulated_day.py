@@ -2,10 +2,15 @@
 
 Each refresh is encoded as the API does, decoded, and compared with the state before it, as
 in a worker whose answers come soon after each refresh. A day of four symbols takes seconds.
+
+    python -m tests.support.simulated_day | gzip > day.jsonl.gz
+
+prints such a day as `gex-connector history --json` does.
 """
 
 from __future__ import annotations
 
+import sys
 from heapq import merge
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
@@ -23,6 +28,7 @@ from connector.devkit.simulator.levels import (
 )
 from connector.devkit.simulator.market import first_refresh, next_refresh
 from connector.devkit.simulator.settings import DEFAULT_SYMBOLS, INCLUDES, Settings
+from connector.tools.text import json_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,3 +95,8 @@ def _is_missing(symbol: str, symbols: Sequence[str], at: int) -> bool:
     hour, moment = divmod(at, _HOUR)
     is_in_turn = symbols[hour % len(symbols)] == symbol
     return is_in_turn and _MISSING_FROM <= moment < _MISSING_FROM + _MISSING_FOR
+
+
+if __name__ == "__main__":
+    for event in simulated_day():
+        sys.stdout.write(f"{json_line(event)}\n")

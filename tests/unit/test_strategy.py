@@ -9,11 +9,18 @@ import pytest
 
 from connector.client.views import Views
 from connector.core.model import AllExpiry, Event, Levels, Status
-from examples.strategy import Regime, Signal, Strategy, follow, update
+from examples.strategy import (
+    Regime,
+    Signal,
+    Strategy,
+    follow,
+    follow_replay,
+    update,
+)
 from tests.support.written_feed import an_event, state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from connector.client import EventStream, LiveLevels, SymbolView
 
@@ -150,3 +157,26 @@ def test_an_old_event_is_not_traded(capsys: pytest.CaptureFixture[str]) -> None:
     old = msgspec.structs.replace(an_event(2), observed_at=0)
     followed(Feed(old))
     assert "BTCUSDT flat (the event is old)" in capsys.readouterr().out
+
+
+class Replayed:
+    """A stream that ends after some events."""
+
+    def __init__(self, *events: Event) -> None:
+        self.start: Mapping[str, SymbolView] = {}
+        self._events = events
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._events)
+
+
+def test_the_clock_does_not_matter_in_a_replay(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    old = msgspec.structs.replace(an_event(2), observed_at=0)
+    stale = an_event(3, status=Status.STALE)
+    follow_replay(cast("EventStream", Replayed(old, stale)), MARGIN)
+    assert capsys.readouterr().out.splitlines() == [
+        "BTCUSDT above the flip at 100 (flip 2, model flow)",
+        "BTCUSDT flat (the status is STALE)",
+    ]

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from connector.tools.replay.plan import Plan
     from connector.tools.replay.target import Sizes
 
+# The consumer group in the states of a replay, which has no members. The day's own group would
+# tell the client something about a connector that does not write these topics: that it runs
+# while the replay has stopped, or that none runs while the replay does.
+REPLAY_GROUP: Final = "replay"
+
 _MAX_THREADS: Final = 16
 _OPEN_SECONDS: Final = 30
 _RETRY_SECONDS: Final = 0.5
@@ -70,7 +75,8 @@ class ReplayPublisher:
         reader.close()
 
         by_shard = defaultdict(list)
-        for state in states:
+        for from_plan in states:
+            state = _of_replay(from_plan)
             self._states[state.feed, state.symbol] = state
             by_shard[self._shard_of(state.feed, state.symbol)].append(state)
         for shard, first_states in by_shard.items():
@@ -114,8 +120,13 @@ class ReplayPublisher:
         if event.computed_at is not None and event.computed_at not in recent:
             recent = (*recent, event.computed_at)[-RECENT_REFRESHES_KEPT:]
         state = replace(state_after(event, computed_at), recent_computed_at=recent)
+        state = _of_replay(state)
         self._states[key] = state
         return state
+
+
+def _of_replay(state: State) -> State:
+    return replace(state, source=replace(state.source, group=REPLAY_GROUP))
 
 
 def _open(log: ShardLog) -> None:
