@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import sys
 import threading
 from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from connector.devkit.loopback_ports import LOOPBACK
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
     from tests.support.registry import LocalRegistry
@@ -55,6 +57,17 @@ STRANGE = {
 }
 
 
+class _Server(ThreadingHTTPServer):
+    """A server whose clients may be killed at any moment."""
+
+    def handle_error(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any
+    ) -> None:
+        """Print a traceback, unless the client or the registry has gone away."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class RegistryFront:
     """Forwards requests to a registry, unless it is told to answer by itself.
 
@@ -69,7 +82,7 @@ class RegistryFront:
         self.silent = False
         self._stopped = threading.Event()
         self._target = urlsplit(registry.url)
-        self._server = ThreadingHTTPServer((LOOPBACK, 0), _handler_of(self))
+        self._server = _Server((LOOPBACK, 0), _handler_of(self))
         self._server.daemon_threads = True
 
     @property
