@@ -54,77 +54,98 @@ class Prepared:
 
 async def prepare_kafka(parts: Parts, kafka: KafkaParts) -> Prepared:
     """Prepare registry, topics and reader, and wait for those that are not usable yet."""
-    config = parts.config
-    topics, clients, executor = kafka.topics, kafka.clients, kafka.executor
-    limit_seconds = config.kafka.start_timeout_seconds
-    rules = parts.rules
-    specs = admin.topic_specs(topics, rules, config.kafka)
-
-    def check_settings() -> Framing:
-        # Before anything is registered or created.
-        require_valid_settings(clients)
-        return framing_of(config.schema_registry)
-
-    def prepare_registry() -> None:
-        prepare_framing(framing, topics, rules)
-
-    def prepare_topics() -> None:
-        admin.prepare_topics(clients, specs, config.kafka.replication_factor)
-
-    def warm_up_reader() -> Reader:
-        # The first use of a consumer costs half a second, which no shard should wait for.
-        reader = Reader(clients)
-        reader.warm_up(topics.current(next(iter(rules))))
-        return reader
 
     async def usable(call: Callable[[], _T]) -> _T:
         # Even to create a client may take a while: it may have to wait for a token.
-        return await retry_until_usable("Kafka", call, executor, limit_seconds)
+        limit_seconds = parts.config.kafka.start_timeout_seconds
+        return await retry_until_usable("Kafka", call, kafka.executor, limit_seconds)
 
-    loop = asyncio.get_running_loop()
-    framing = await loop.run_in_executor(executor, check_settings)
-    await retry_until_usable("the registry", prepare_registry, executor, limit_seconds)
-    await usable(prepare_topics)
-    reader = await usable(warm_up_reader)
+    clients, topics = kafka.clients, kafka.topics
+    specs = admin.topic_specs(topics, parts.rules, parts.config.kafka)
+    replicas = parts.config.kafka.replication_factor
     quarantine_failed = parts.observer.quarantine_failed
+
+    framing = await _prepare_registry(parts, kafka)
+    await usable(partial(admin.prepare_topics, clients, specs, replicas))
+    reader = await usable(partial(_warm_reader, parts, kafka))
     quarantine = await usable(partial(Quarantine, clients, topics, quarantine_failed))
     topic_watch = await usable(partial(TopicWatch, clients, reader, specs))
     group = await usable(partial(_new_group, parts, kafka))
+    return Prepared(
+        new_log=partial(_new_log, parts, kafka, reader, framing),
+        reader=reader,
+        quarantine=quarantine,
+        topic_watch=topic_watch,
+        group=group,
+        specs=specs,
+        orphan_topics=_new_orphan_topics(parts, kafka, reader, framing),
+        current_states=_new_current_states(parts, kafka, reader, framing),
+    )
 
-    def new_log(shard: ShardId) -> TransactionalLog:
-        return ShardLog(
-            shard,
-            config.kafka.shards,
-            topics=topics,
-            clients=clients,
-            reader=reader,
-            codec=Codec(framing),
-        )
 
-    orphan_topics = OrphanTopics(
-        rules,
-        config.kafka.group_id,
-        topics=topics,
-        clients=clients,
+async def _prepare_registry(parts: Parts, kafka: KafkaParts) -> Framing:
+    """Check the settings, and register the schemas if there is a registry."""
+    config = parts.config
+
+    def check_settings() -> Framing:
+        # Before anything is registered or created.
+        require_valid_settings(kafka.clients)
+        return framing_of(config.schema_registry)
+
+    loop = asyncio.get_running_loop()
+    framing = await loop.run_in_executor(kafka.executor, check_settings)
+    await retry_until_usable(
+        "the registry",
+        partial(prepare_framing, framing, kafka.topics, parts.rules),
+        kafka.executor,
+        config.kafka.start_timeout_seconds,
+    )
+    return framing
+
+
+def _warm_reader(parts: Parts, kafka: KafkaParts) -> Reader:
+    """Return a reader that has read. Its first use costs half a second."""
+    any_feed = next(iter(parts.rules))
+    reader = Reader(kafka.clients)
+    reader.warm_up(kafka.topics.current(any_feed))
+    return reader
+
+
+def _new_log(
+    parts: Parts, kafka: KafkaParts, reader: Reader, framing: Framing, shard: ShardId
+) -> TransactionalLog:
+    return ShardLog(
+        shard,
+        parts.config.kafka.shards,
+        topics=kafka.topics,
+        clients=kafka.clients,
+        reader=reader,
+        codec=Codec(framing),
+    )
+
+
+def _new_orphan_topics(
+    parts: Parts, kafka: KafkaParts, reader: Reader, framing: Framing
+) -> OrphanTopics:
+    return OrphanTopics(
+        parts.rules,
+        parts.config.kafka.group_id,
+        topics=kafka.topics,
+        clients=kafka.clients,
         reader=reader,
         framing=framing,
     )
-    current_states = CurrentStates(
-        partial(Log, clients, topics, needs_feed=False),
+
+
+def _new_current_states(
+    parts: Parts, kafka: KafkaParts, reader: Reader, framing: Framing
+) -> CurrentStates:
+    return CurrentStates(
+        partial(Log, kafka.clients, kafka.topics, needs_feed=False),
         reader,
-        topics,
-        rules,
+        kafka.topics,
+        parts.rules,
         codec=Codec(framing),
-    )
-    return Prepared(
-        new_log,
-        reader,
-        quarantine,
-        topic_watch,
-        group,
-        specs,
-        orphan_topics,
-        current_states,
     )
 
 
