@@ -230,6 +230,7 @@ async def _work(config: Config, log_level: str) -> int:
     # Kafka and HTTP clients take a while to import; tools that need neither do not wait.
     from connector.app.worker import run_worker  # noqa: PLC0415 -- as above
     from connector.runtime.supervisor import Supervisor  # noqa: PLC0415 -- as above
+    from connector.runtime.threads import thread_fault  # noqa: PLC0415 -- as above
     from connector.upstream.api_key import ApiKey  # noqa: PLC0415 -- as above
 
     key = ApiKey(config.upstream)
@@ -248,6 +249,10 @@ async def _work(config: Config, log_level: str) -> int:
     except ConnectorError as error:
         _log.critical("not started", extra={"error": str(error)})
         return error.exit_code
-    except Exception:  # noqa: BLE001 -- the outermost loop logs every defect
-        _log.critical("a defect of the connector", exc_info=True)
+    except Exception as error:  # noqa: BLE001 -- the outermost loop logs every defect
+        fault = thread_fault(error)
+        if fault is not None:
+            _log.critical("cannot go on", extra={"error": fault})
+        else:
+            _log.critical("a defect of the connector", exc_info=True)
         return EXIT_FATAL

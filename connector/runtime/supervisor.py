@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, TypeVar
 
 from connector.errors import EXIT_FATAL, EXIT_RESTART, ConnectorError
+from connector.runtime.threads import thread_fault
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -48,6 +49,10 @@ class Supervisor:
 
     def fail_by_defect(self, reason: str, error: BaseException) -> None:
         """Stop because of an exception that nobody expects."""
+        fault = thread_fault(error)
+        if fault is not None:
+            self.fail(fault)
+            return
         _log.critical("a defect of the connector", exc_info=error)
         self.fail(f"{reason}: {type(error).__name__}: {error}")
 

@@ -136,7 +136,11 @@ def test_a_worker_that_gets_no_thread_any_more_ends_with_4(
     """Its end must not need a thread, nor wait for those that hang."""
     with start_worker(variables, wait_ready=False, module=HAS_FEW_THREADS) as worker:
         assert worker.wait() == 4
-        assert "can't start new thread" in worker.log()
+        log = worker.log()
+    assert "can't start new thread: a limit of threads is reached" in log
+    assert "raise the limit of processes" in log
+    assert "a defect of the connector" not in log
+    assert_no_traceback(log)
 
 
 def test_a_worker_raises_its_limit_of_open_files() -> None:

@@ -28,7 +28,7 @@ VARIABLES = {
 def no_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ignore the limits under which the tests run."""
     monkeypatch.setattr(threads, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(threads, "_limit_of_user", lambda: None)
+    monkeypatch.setattr(threads, "_limits_of_user", list)
 
 
 def checked(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -79,23 +79,13 @@ def test_check_starts_no_threads_beside_a_worker(
 def test_too_small_a_limit_of_threads_is_named_with_both_numbers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(threads, "_limit_of_user", lambda: 60)
+    limit = threads._Limit(60, "`ulimit -u`")
+    monkeypatch.setattr(threads, "_limits_of_user", lambda: [limit])
 
     code, line = checked(capsys)
 
     assert code == EXIT_CONFIG
-    assert "a limit permits only 60 threads, but a worker" in line
-
-
-@pytest.mark.parametrize(("limit", "permitted"), [("60\n", 60), ("max\n", None)])
-def test_the_limit_of_a_container_is_read(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, permitted: int | None
-) -> None:
-    monkeypatch.setattr(threads, "_own_cgroup", lambda: "worker")
-    (tmp_path / "worker").mkdir()
-    (tmp_path / "worker" / "pids.max").write_text(limit)
-
-    assert threads._limit_of_container() == permitted
+    assert "a limit permits only 60 threads (`ulimit -u`), but a worker" in line
 
 
 def test_every_client_and_executor_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
