@@ -69,22 +69,27 @@ class Forecast:
             return None
         return self._filters.jitter
 
-    def learn(self, at: float, lag: float, unseen_since: float) -> None:
+    def learn(self, at: float, lag: float, unseen_since: float | None) -> None:
         """Learn that a refresh was computed at `at` and became visible `lag` later.
 
-        `unseen_since` is when the last check was sent that did not show it yet.
+        `unseen_since` is when the last check was sent that did not show it yet. None:
+        perhaps nobody has looked since the refresh before.
         """
         if self.last is None:
             self.last = at
             return
         interval = at - self.last
+        is_watched = unseen_since is not None
+        if unseen_since is None:
+            unseen_since = self.last
         steps = self._steps(interval, at - unseen_since)
         if self._filters is not None:
             self._learn_skips(self._filters.believed, steps, unseen_since)
             self._filters.learn(at, lag, interval, steps)
-        elif interval > 0:
+        elif interval > 0 and is_watched:
             self._filters = FilterBank(at, interval / steps)
-        # Otherwise a clock was set before the second refresh: count this as the first.
+        # Otherwise the interval may be an outage, or a clock was set before the second
+        # refresh: count this as the first.
         self.last = at
 
     def is_lost(self, now: float) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from statistics import median_low
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -14,6 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from connector.schedule.batches import Batch
+
+
+# An interval of a history that is longer than this many usual ones was an outage, or a
+# refresh in it was skipped.
+_MAX_USUAL_INTERVALS: Final = 1.5
+
+# With fewer intervals, nobody can tell if one of them is usual.
+_MIN_INTERVALS: Final = 2
 
 
 class ComputedTimes(Value, frozen=True):
@@ -101,13 +111,18 @@ class Symbols:
         computed_at: Sequence[int],
         upstream_minus_monotonic_seconds: float,
     ) -> None:
-        """Learn a symbol's rhythm from refreshes that others found, oldest first."""
+        """Learn a symbol's rhythm from refreshes that others found, oldest first.
+
+        During an outage they found none, although the upstream went on.
+        """
         known = self._known.get((feed, symbol))
         if known is None or known.forecast.last is not None:
             return
+        longest = _longest_usual_interval(computed_at)
         for moment in computed_at:
             at = moment / MICROS - upstream_minus_monotonic_seconds
-            known.forecast.learn(at, 0.0, at)
+            is_usual = moment - known.computed_at <= longest
+            known.forecast.learn(at, 0.0, at if is_usual else None)
             known.computed_at = moment
 
     def learn(
@@ -133,11 +148,18 @@ class Symbols:
             at = computed_at / MICROS - times.upstream_minus_monotonic_seconds
             if before is None:
                 # The refresh may be old, and others may have come before it.
-                unseen_since = known.forecast.last or at
-                known.forecast.learn(at, self._lag.seconds, unseen_since)
+                known.forecast.learn(at, self._lag.seconds, None)
                 continue
             least = min(before, now) - at
             lag = self._lag.learn(least, now - at)
             known.forecast.learn(at, lag, before)
             found.append(Refresh(symbol, before))
         return found
+
+
+def _longest_usual_interval(computed_at: Sequence[int]) -> float:
+    """Return the longest interval in which no refresh is missing, 0 if that is not known."""
+    intervals = [later - earlier for earlier, later in pairwise(computed_at)]
+    if len(intervals) < _MIN_INTERVALS:
+        return 0.0
+    return _MAX_USUAL_INTERVALS * median_low(intervals)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from connector.devkit.local_kafka import LocalKafka
 from tests.bench.failover_scene import (
     BROKER_AWAY_SECONDS,
+    BROKER_START_SECONDS,
     SYMBOLS_OF_A_FEED,
     Arrivals,
     Scene,
@@ -42,8 +43,6 @@ NAMES = Names("failover")
 
 # The product's default.
 SESSION_SECONDS = 6
-# The broker's start takes several times as long on a busy machine.
-BROKER_START_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SYMBOLS_OF_A_FEED = 4
 # Longer than the session time-outs of that measurement: the group gives the shard up.
 BROKER_AWAY_SECONDS = 10
+# The broker's start takes several times as long on a busy machine.
+BROKER_START_SECONDS = 300
 
 _METADATA_SECONDS = 30
 _POLL_SECONDS = 0.1
@@ -191,7 +193,7 @@ class Scene:
         time.sleep(BROKER_AWAY_SECONDS)
 
         began_at = time.time()
-        self._kafka.start()
+        self._kafka.start(BROKER_START_SECONDS)
         started_at = time.time()
 
         def events_flow() -> bool:

@@ -142,6 +142,35 @@ def test_a_seeded_refresh_is_not_found_again() -> None:
     assert 105 < next_at(schedule) < 125
 
 
+def after_history(*refreshes_at: int) -> Schedule:
+    """Return a schedule that knows these refreshes of A from others, and has seen one at 99."""
+    schedule = create_schedule()
+    schedule.set_batches([A], 100.0)
+    history = [at * MICROS for at in refreshes_at]
+    schedule.seed_history("f", "A", history, 0.0)
+    check(schedule, A, 100.0, now=100.1, times=computed(A=99))
+    return schedule
+
+
+# Nobody knows how often the symbol was refreshed in between.
+@pytest.mark.parametrize("history", [(64,), (34, 64)])
+def test_an_outage_between_two_refreshes_is_no_period(history: tuple[int, ...]) -> None:
+    schedule = after_history(*history)
+    forecast = schedule.forecast("f", "A")
+    assert forecast is not None
+    assert forecast.period is None
+    assert schedule.start_check(A, 101.0) is Purpose.SEARCH
+
+
+@pytest.mark.parametrize("history", [(60, 95, 96), (60, 61, 62, 97)])
+def test_an_outage_in_a_history_does_not_lengthen_the_period(
+    history: tuple[int, ...],
+) -> None:
+    forecast = after_history(*history).forecast("f", "A")
+    assert forecast is not None
+    assert forecast.period == pytest.approx(1, abs=0.1)
+
+
 def test_a_refresh_is_found_once_but_not_by_the_first_check_of_a_symbol() -> None:
     schedule = covering(PAIR)
 
