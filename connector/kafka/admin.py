@@ -251,6 +251,12 @@ def newest_record() -> OffsetSpec:
     return newest
 
 
+def end_of_partition() -> OffsetSpec:
+    """Return the question for the offset of the next record, committed or not."""
+    end: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call] # as above
+    return end
+
+
 def wait_for(future: Future[_T], action: str, clients: Clients | None = None) -> _T:
     """Return the result of a request. Raises KafkaError."""
     with translating(action, clients):

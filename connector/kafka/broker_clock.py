@@ -12,14 +12,17 @@ from connector.core.model import Value
 from connector.errors import KafkaUnavailable
 from connector.kafka.admin import (
     REQUEST_TIMEOUT_SECONDS,
+    end_of_partition,
     newest_record,
     offsets_of,
     wait_unless,
 )
-from connector.kafka.errors import new_client, translating
+from connector.kafka.errors import new_client, translate, translating
 from connector.kafka.transactional_producer import transactional_producer
 
 if TYPE_CHECKING:
+    from confluent_kafka.admin import ListOffsetsResultInfo, OffsetSpec
+
     from connector.kafka.clients import Clients
     from connector.kafka.names import Partition, Topics
 
@@ -27,9 +30,6 @@ _ACTION: Final = "asking for the brokers' time"
 _VALUE: Final = b"gex-levels-connector compares clocks; this transaction is aborted"
 # The oldest time that a record can have. Whether it is accepted makes no difference.
 _OLDEST_MS: Final = 1
-# The end of a transaction is written after the request for it was answered.
-_MARKER_SECONDS: Final = 5
-_LOOK_SECONDS: Final = 0.05
 # Others write to the topic of events, too, but far less often than this asks.
 _ATTEMPTS: Final = 3
 
@@ -80,47 +80,55 @@ class BrokerClock:
         return found is not None
 
     def _attempt(self, partition: Partition, admin: AdminClient) -> float | None:
-        """Return the difference, None if the newest record is another program's."""
-        before = self._newest(partition, admin)
+        """Return the difference, None if others have written to the partition meanwhile."""
+        end_before = self._end(partition, admin)
         sent_at = time.time()
         record_offset = self._abort_transaction(partition)
+        self._wait_until_ended(partition)
+        end = self._end(partition, admin)
+        newest = self._newest(partition, admin)
+        received_at = time.time()
 
-        # Looked at by the monotonic clock: ours may be stepped meanwhile.
-        deadline = time.monotonic() + _MARKER_SECONDS
-        while time.monotonic() < deadline:
-            newest = self._newest(partition, admin)
-            received_at = time.time()
-            if _is_end(newest, before.offset, record_offset):
-                broker_at = newest.timestamp_ms / 1000
-                return _difference(broker_at, sent_at, received_at)
-            if record_offset is not None and newest.offset > record_offset:
-                return None
-            time.sleep(_LOOK_SECONDS)
-        raise KafkaUnavailable(
-            f"{_ACTION}: topic {partition[0]} has records with later times"
-        )
+        is_written_since = newest.offset >= end
+        if is_written_since or not _are_we_last(end_before, record_offset, end):
+            return None
+        if newest.offset != end - 1:
+            raise KafkaUnavailable(
+                f"{_ACTION}: topic {partition[0]} has records with later times"
+            )
+        return _difference(newest.timestamp_ms / 1000, sent_at, received_at)
+
+    def _end(self, partition: Partition, admin: AdminClient) -> int:
+        """Return the offset of the next record."""
+        return self._found(partition, end_of_partition(), admin).offset
 
     def _newest(self, partition: Partition, admin: AdminClient) -> _Newest:
-        newest = offsets_of([partition], newest_record(), _ACTION, admin, self._clients)
-        found = newest[partition]
+        found = self._found(partition, newest_record(), admin)
         return _Newest(found.offset, found.timestamp)
+
+    def _found(
+        self, partition: Partition, spec: OffsetSpec, admin: AdminClient
+    ) -> ListOffsetsResultInfo:
+        found = offsets_of([partition], spec, _ACTION, admin, self._clients)
+        return found[partition]
 
     def _abort_transaction(self, partition: Partition) -> int | None:
         """Begin a transaction and abort it.
 
-        Return the offset of the record in it, None if the brokers refuse the record.
+        Return the offset of the record in it, None if the brokers refuse its time.
         """
         topic, number = partition
-        settings = self._clients.producer(self._transactional_id)
-        producer = transactional_producer(settings, topic)
         offsets: list[int | None] = []
+        errors: list[ck.KafkaError] = []
 
         def delivered(error: ck.KafkaError | None, message: ck.Message) -> None:
             if error is None:
                 offsets.append(message.offset())
+            else:
+                errors.append(error)
 
+        producer = self._producer(topic)
         with translating(_ACTION, self._clients):
-            producer.init_transactions(REQUEST_TIMEOUT_SECONDS)
             producer.begin_transaction()
             # Without a record the transaction would have no end in the topic.
             producer.produce(
@@ -132,21 +140,41 @@ class BrokerClock:
             )
             producer.flush(REQUEST_TIMEOUT_SECONDS)
             producer.abort_transaction(REQUEST_TIMEOUT_SECONDS)
-        return offsets[0] if offsets else None
+        if offsets:
+            return offsets[0]
+        for error in errors:
+            if error.code() == ck.KafkaError.INVALID_TIMESTAMP:
+                return None
+            raise translate(error, _ACTION)
+        raise KafkaUnavailable(f"{_ACTION}: topic {topic} took no record in time")
+
+    def _wait_until_ended(self, partition: Partition) -> None:
+        """Wait until the end of the transaction is in the topic.
+
+        That is after the request for it was answered, but before the brokers accept another
+        producer of the same id.
+        """
+        self._producer(partition[0])
+
+    def _producer(self, topic: str) -> ck.Producer:
+        """Return a producer that may begin a transaction."""
+        settings = self._clients.producer(self._transactional_id)
+        producer = transactional_producer(settings, topic)
+        with translating(_ACTION, self._clients):
+            producer.init_transactions(REQUEST_TIMEOUT_SECONDS)
+        return producer
 
 
-def _is_end(newest: _Newest, before: int, ours: int | None) -> bool:
-    """Return True if the newest record is the end of our transaction.
+def _are_we_last(end_before: int, record_offset: int | None, end: int) -> bool:
+    """Return True if the last record of the partition is the end of our transaction.
 
-    The offsets are that of the record that was the newest before, and that of ours. Another
-    program's record has the time of its own clock, which may be wrong.
+    It is in the topic, and comes after our record. The time of any other record is that of
+    another program's clock, which may be wrong.
     """
-    # Only a record that was written within the milliseconds between the two is mistaken.
-    if ours is not None:
-        return newest.offset == ours + 1
-    # Ours was refused, or written although that was never confirmed. Then its offset is not
-    # known, but its time is.
-    return newest.timestamp_ms > _OLDEST_MS and newest.offset != before
+    if record_offset is None:
+        # Ours was refused, so the end is the only record.
+        return end == end_before + 1
+    return end == record_offset + 2
 
 
 def _difference(broker_at: float, sent_at: float, received_at: float) -> float:

@@ -173,11 +173,14 @@ def test_refused_observations_are_published_once_the_clock_is_right(
     assert dropped == 0
 
 
+# Without such a limit, brokers take our record, whose time is the oldest.
+@pytest.mark.parametrize("limits", [{}, {"message.timestamp.before.max.ms": "1000"}])
 def test_the_brokers_clock_is_known_without_a_quarantine(
-    kafka: LocalKafka, names: Names
+    kafka: LocalKafka, names: Names, limits: dict[str, str]
 ) -> None:
     topics = Topics(names.topic_prefix)
-    create_topics(kafka, admin_api.NewTopic(topics.changes("all"), 1, 1))
+    topic = admin_api.NewTopic(topics.changes("all"), 1, 1, config=limits)
+    create_topics(kafka, topic)
     clients = Clients(Kafka(bootstrap_servers=kafka.bootstrap_servers))
 
     difference = BrokerClock(clients, topics, "all").difference_seconds()
