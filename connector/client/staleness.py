@@ -27,6 +27,11 @@ _PERIODS: Final = 2.0
 # Another worker takes over a dead worker's symbols within 6 to 9 s.
 _TAKEOVER_SECONDS: Final = 10.0
 
+# Long silences are told in these units, once there are so many: a past day that is replayed
+# is silent for years.
+_UNITS: Final = (("days", 86_400), ("h", 3_600))
+_UNITS_SHOWN: Final = 3
+
 
 @dataclass(slots=True)
 class _Arrival:
@@ -118,4 +123,12 @@ def _period_of(state: State) -> float:
 
 
 def _sentence(subject: str, silent_for: float, limit: float) -> str:
-    return f"{subject} for {silent_for:.0f} s (expected within {limit:.0f} s)"
+    return f"{subject} for {_duration(silent_for)} (expected within {limit:.0f} s)"
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration in the unit that suits it: 90 s, 30 h, 732 days."""
+    for unit, unit_seconds in _UNITS:
+        if seconds >= _UNITS_SHOWN * unit_seconds:
+            return f"{seconds / unit_seconds:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -30,6 +30,7 @@ from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
 from connector.kafka.events import Events, ReceivedEvent
 from connector.kafka.names import Topics
+from connector.tools.silence import SilenceNotice
 from connector.tools.text import arrow, text_line
 
 if TYPE_CHECKING:
@@ -160,7 +161,14 @@ def _run_with_kafka(
         kafka = Kafka(bootstrap_servers=bootstrap_servers)
         topics = Topics(kafka.topic_prefix)
         codec = Codec(SingleObject())
-        events = Events(Clients(kafka), topics, codec, from_beginning=True)
+        silence = SilenceNotice()
+        events = Events(
+            Clients(kafka),
+            topics,
+            codec,
+            from_beginning=True,
+            on_state=silence.note,
+        )
         print(f"\nstatus page   http://{http}/status   (open it in a browser)")
         print(f"metrics       http://{http}/metrics")
         print(f"Kafka         {bootstrap_servers}")
@@ -176,7 +184,7 @@ def _run_with_kafka(
         )
 
         end = math.inf if seconds is None else time.monotonic() + seconds
-        received = _print_events(events, end)
+        received = _print_events(events, silence, end)
         events.close()
         statistics = _get(f"http://{upstream}/_control/stats")
         _print_summary(received, statistics["requests_total"], ready_at)
@@ -184,11 +192,14 @@ def _run_with_kafka(
         return 0 if received else 1
 
 
-def _print_events(events: Events, end: float) -> list[ReceivedEvent]:
+def _print_events(
+    events: Events, silence: SilenceNotice, end: float
+) -> list[ReceivedEvent]:
     """Print and return events until Ctrl-C, or `end` on the monotonic clock."""
     received_events = []
     try:
         for received in events.until(lambda: time.monotonic() >= end):
+            silence.look()
             if received is not None:
                 received_events.append(received)
                 print(text_line(received, width=_width()), flush=True)

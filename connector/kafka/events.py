@@ -11,7 +11,7 @@ import confluent_kafka as ck
 import msgspec
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from connector.core.model import Event, Value
+from connector.core.model import Event, State, Value
 from connector.errors import KafkaUnavailable, ShardCorrupt
 from connector.kafka.admin import cluster_metadata, offsets_of
 from connector.kafka.errors import new_client, translate, translating
@@ -39,6 +39,9 @@ _STRAYS_PER_REPORT: Final = 1000
 # Partitions that were added to a topic are found after this time.
 _PARTITION_LOOK_SECONDS: Final = 10
 _LOOK_TIMEOUT_SECONDS: Final = 3
+
+# A partition of `current` has a few symbols, and each refresh takes two offsets or three.
+_LAST_STATE_OFFSETS: Final = 1000
 
 _END_OF_PARTITION: Final = ck.KafkaError._PARTITION_EOF  # noqa: SLF001 -- librdkafka's name
 # The broker has deleted the records from this offset on, or the topic was created again.
@@ -325,15 +328,23 @@ class Events:
         *,
         from_beginning: bool,
         feed: str | None = None,
+        on_state: Callable[[State], None] | None = None,
     ) -> None:
-        """Raises KafkaUnavailable if the cluster does not answer or has no topic."""
+        """`on_state` is called with the last states, and with each one that is written.
+
+        Raises KafkaUnavailable if the cluster does not answer or has no topic.
+        """
         self._codec = codec
+        self._names = topics
+        self._on_state = on_state
         self._strays = Strays()
         self.log = Log(clients, topics, feed)
         self.topics = [topics.changes(name) for name in self.log.feeds]
         start = BEGINNING if from_beginning else END
         partitions = self.log.partitions_of(*self.topics)
         self._starts = dict.fromkeys(partitions, start)
+        if on_state is not None:
+            self._starts |= self._starts_of_states()
 
     def until(self, stopped: Callable[[], bool]) -> Iterator[ReceivedEvent | None]:
         """Yield every event until `stopped()`, in order per symbol.
@@ -341,15 +352,38 @@ class Events:
         If partitions were added to the topic, the events of a symbol that has moved are in
         two of them. Those that were there at the start are not in order then.
 
-        Yields None if nothing came for 0.2 s. Skips strays. Raises KafkaUnavailable.
+        Yields None if nothing came for 0.2 s, and after each state. Skips strays. Raises
+        KafkaUnavailable.
         """
         for record in self.log.follow(self._starts, stopped):
             if record is None:
                 yield None
                 continue
+            if not self._names.is_changes(record.topic):
+                self._take_state(record)
+                yield None
+                continue
             event = self._strays.decoded(record, self._codec.decode_event)
             if event is not None:
                 yield ReceivedEvent(event, time.time_ns() // 1000)
+
+    def _starts_of_states(self) -> dict[Partition, int]:
+        """Return where to read the last states: not from the beginning, which may be far."""
+        topics = [self._names.current(feed) for feed in self.log.feeds]
+        partitions = self.log.partitions_of(*topics)
+        begins = self.log.offsets(partitions, BEGINNING)
+        ends = self.log.offsets(partitions, END)
+        starts = {}
+        for partition in partitions:
+            starts[partition] = max(
+                begins[partition], ends[partition] - _LAST_STATE_OFFSETS
+            )
+        return starts
+
+    def _take_state(self, record: Record) -> None:
+        state = self._strays.decoded(record, self._codec.decode_state)
+        if state is not None and self._on_state is not None:
+            self._on_state(state)
 
     def close(self) -> None:
         """Close the consumer."""

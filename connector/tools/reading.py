@@ -14,8 +14,10 @@ from connector.kafka.names import Topics
 from connector.logs import configure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from connector.core.model import State
 
 
 class ReaderContext(Value, frozen=True):
@@ -36,7 +38,13 @@ class ReaderContext(Value, frozen=True):
         """
         return Log(self.clients, self.topics, needs_feed=False)
 
-    def events(self, feed: str | None, *, from_beginning: bool) -> Events:
+    def events(
+        self,
+        feed: str | None,
+        *,
+        from_beginning: bool,
+        on_state: Callable[[State], None] | None = None,
+    ) -> Events:
         """Return the events of one feed, or of all. Raises KafkaUnavailable."""
         return Events(
             self.clients,
@@ -44,6 +52,7 @@ class ReaderContext(Value, frozen=True):
             self.codec,
             from_beginning=from_beginning,
             feed=feed,
+            on_state=on_state,
         )
 
 

@@ -13,6 +13,7 @@ from connector.errors import UsageError
 from connector.tools.known_symbols import warn_of_unknown_symbols
 from connector.tools.reading import EventFilter, open_reader
 from connector.tools.selection import add_selection_arguments, selected_symbols
+from connector.tools.silence import SilenceNotice
 from connector.tools.table import Table
 from connector.tools.text import json_line, text_line
 
@@ -79,17 +80,25 @@ def run(options: argparse.Namespace) -> int:
         warn_of_unknown_symbols(log, reader.topics, options.symbol)
         return Table(log, reader, wanted).show()
 
-    events = reader.events(options.feed, from_beginning=options.from_beginning)
+    silence = SilenceNotice()
+    events = reader.events(
+        options.feed,
+        from_beginning=options.from_beginning,
+        on_state=silence.note,
+    )
     # Programs that read JSON know what they asked for.
     if not options.json:
         sys.stderr.write(f"{_following(events, reader, options)}\n")
     warn_of_unknown_symbols(events.log, reader.topics, options.symbol)
-    return watch(events, wanted, as_json=options.json)
+    return watch(events, wanted, silence, as_json=options.json)
 
 
-def watch(events: Events, wanted: EventFilter, *, as_json: bool) -> int:
-    """Print every matching event until Ctrl-C."""
+def watch(
+    events: Events, wanted: EventFilter, silence: SilenceNotice, *, as_json: bool
+) -> int:
+    """Print every matching event until Ctrl-C, and say when no connector writes any."""
     for received in events.until(lambda: False):
+        silence.look()
         if received is None:
             continue
         event = received.event
