@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from connector.core.model import Event
 
+_KILOBYTE: Final = 1_000
+_MEGABYTE: Final = 1_000_000
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
@@ -93,8 +96,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         found = history(events, options.form)
     if found == 0:
-        whose = "of this symbol " if typed else ""
-        sys.stderr.write(f"no events {whose}in this period\n")
+        whose = f"of {', '.join(typed)} " if typed else ""
+        sys.stderr.write(f"{printable(f'no events {whose}in this period')}\n")
         warn_of_unknown_symbols(log, reader.topics, typed)
     return 0
 
@@ -128,10 +131,15 @@ def write_parquet(events: Iterator[Event], path: Path) -> int:
     with new_parquet_file(path) as file:
         for event in events:
             file.add(event)
-    size_mb = path.stat().st_size / 1_000_000
-    written = f"{file.written:,} events, {size_mb:.1f} MB: {path}"
+    written = f"{file.written:,} events, {_size(path.stat().st_size)}: {path}"
     sys.stderr.write(f"{printable(written)}\n")
     return file.written
+
+
+def _size(count: int) -> str:
+    if count >= _MEGABYTE:
+        return f"{count / _MEGABYTE:.1f} MB"
+    return f"{count / _KILOBYTE:.0f} kB"
 
 
 def history(events: Iterator[Event], form: str) -> int:

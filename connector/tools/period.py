@@ -24,6 +24,8 @@ _UNITS: Final = {
     "w": "weeks",
 }
 
+_DAYS_AGO: Final = {"today": 0, "yesterday": 1}
+
 
 class Period(Value, frozen=True):
     """A period, both ends included. Moments are microseconds since the epoch."""
@@ -39,11 +41,13 @@ def add_period_arguments(
     parser: argparse.ArgumentParser, default_since: str | None = DEFAULT_SINCE
 ) -> None:
     """Declare the options of a period."""
-    about = "start of the period: 2h or 3d (ago), or ISO 8601"
+    about = "start of the period: 2h or 3d (ago), yesterday, today, or ISO 8601 (UTC)"
     if default_since is not None:
         about += " (default: %(default)s)"
     parser.add_argument("--since", default=default_since, help=about)
-    parser.add_argument("--until", help="end of the period (default: now)")
+    parser.add_argument(
+        "--until", help="end of the period, typed like its start (default: now)"
+    )
 
 
 def period_of(options: argparse.Namespace, command: str) -> Period:
@@ -61,16 +65,17 @@ def period_of(options: argparse.Namespace, command: str) -> Period:
 
 
 def parse_moment(text: str, option: str) -> int:
-    """Return microseconds since the epoch for `2h` (ago) or an ISO 8601 moment.
+    """Return microseconds since the epoch for `2h` (ago), `today` or an ISO 8601 moment.
 
-    Units are s, m, h, d and w. A moment without a zone is UTC. Raises UsageError, whose
-    message begins with `option`.
+    Units are s, m, h, d and w. A moment without a zone is UTC. A day is its first moment in
+    UTC. Raises UsageError, whose message begins with `option`.
     """
     try:
         return round(_parse(text.strip()).timestamp() * MICROS)
     except (ValueError, OverflowError):
         raise UsageError(
-            f"{option} {quote(text)}, expected 2h, 3d or 2026-01-31T12:00Z"
+            f"{option} {quote(text)}, expected 2h, 3d, yesterday, today or "
+            "2026-01-31T12:00Z"
         ) from None
 
 
@@ -86,6 +91,10 @@ def _parse(text: str) -> datetime:
         amount, unit = duration.groups()
         ago = timedelta(**{_UNITS[unit]: int(amount)})
         return datetime.now(UTC) - ago
+
+    if text in _DAYS_AGO:
+        midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        return midnight - timedelta(days=_DAYS_AGO[text])
 
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

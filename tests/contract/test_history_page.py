@@ -59,13 +59,16 @@ def run(program: str, folder: Path, *, text: str = "") -> str:
     return done.stdout
 
 
+def shares_of(printed: str) -> dict[str, str]:
+    """Return the number behind each symbol in what was printed."""
+    return dict(re.findall(r"([A-Z]+USDT) +([\d.]+)$", printed, re.MULTILINE))
+
+
 def test_the_examples_for_pandas_run(folder: Path) -> None:
     # Each block continues the one before it.
     printed = run("\n".join(blocks("python")), folder)
 
-    shares = dict(re.findall(r"^([A-Z]+USDT) +([\d.]+)$", printed, re.MULTILINE))
-    assert len(shares) == 4
-    assert all(0 <= float(share) <= 1 for share in shares.values())
+    assert re.search(r"^all_expiry.hvl +\d+ ", printed, re.MULTILINE)
     assert "hvl_move" in printed
 
 
@@ -74,11 +77,24 @@ def test_the_examples_for_duckdb_run(folder: Path) -> None:
 
     printed = run(RUN_SQL, folder, text="".join(examples))
 
-    assert len(examples) == 4
+    assert len(examples) == 5
     assert "all_expiry.hvl" in printed
     assert "2026-11-25 00:10:00+00:00" in printed
     # Ten strikes of each symbol.
-    assert printed.count("ETHUSDT") == 11
+    assert printed.count("ETHUSDT") == 12
+
+
+def test_pandas_and_duckdb_agree_on_the_time_near_a_wall(folder: Path) -> None:
+    by_minutes = shares_of(run("\n".join(blocks("python")[:2]), folder))
+    example = [block for block in blocks("sql") if "near_a_wall" in block]
+    by_time = shares_of(run(RUN_SQL, folder, text=example[0]))
+
+    assert len(by_minutes) == 4
+    assert by_minutes.keys() == by_time.keys()
+    assert any(float(share) > 0 for share in by_time.values())
+    for symbol, share in by_minutes.items():
+        # An hour has 60 minutes, and each may have changed in between.
+        assert float(share) == pytest.approx(float(by_time[symbol]), abs=0.1)
 
 
 def test_the_table_names_every_column_in_order() -> None:

@@ -581,7 +581,7 @@ def test_history_says_that_a_folder_does_not_exist(published: dict[str, str]) ->
 
 
 def test_history_refuses_a_moment_it_cannot_read(published: dict[str, str]) -> None:
-    options = ("--since", "yesterday")
+    options = ("--since", "last week")
     code, _ = run_tool("history", "ETHUSDT", *options, variables=published)
     assert code == 2
 
@@ -729,7 +729,7 @@ def test_history_suggests_the_symbol_that_was_meant(published: dict[str, str]) -
     code, printed = run_tool("history", "ETHUSTD", variables=published)
 
     assert code == 0
-    assert "no events of this symbol in this period" in printed
+    assert "no events of ETHUSTD in this period" in printed
     assert "did you mean ETHUSDT" in printed
 
 
