@@ -83,22 +83,25 @@ def _found(
     found = set()
     progress_at = time.monotonic()
     while unfinished and not stopped():
-        messages = feed.take(consumer, _WAIT_SECONDS)
-        if messages:
-            progress_at = time.monotonic()
-        elif time.monotonic() - progress_at > _STALLED_SECONDS:
-            raise KafkaUnreachable(
-                f"looking for stored sequences in {feed.changes}: nothing came for "
-                f"{_STALLED_SECONDS} s; check Kafka"
-            )
-        for message in messages:
+        for message in feed.take(consumer, _WAIT_SECONDS):
+            partition = partition_of(message)
+            # The others may go on while an open transaction holds this one back.
+            if partition in unfinished:
+                progress_at = time.monotonic()
             if not is_end(message):
                 named = sequence_of(message)
                 if named is not None and named[1] in wanted.get(named[0], ()):
                     found.add(named)
             after = offset_of(message) + (0 if is_end(message) else 1)
-            if after >= ends.get(partition_of(message), 0):
-                unfinished.discard(partition_of(message))
+            if after >= ends.get(partition, 0):
+                unfinished.discard(partition)
+        if unfinished and time.monotonic() - progress_at > _STALLED_SECONDS:
+            topic, number = min(unfinished)
+            raise KafkaUnreachable(
+                f"looking for stored sequences in {topic}-{number}: nothing came for "
+                f"{_STALLED_SECONDS} s; if `gex-connector check` names an open transaction "
+                "there, end it"
+            )
     return found
 
 

@@ -184,6 +184,30 @@ def test_stored_sequences_are_found_in_all_partitions() -> None:
         starts(range(3, 4))
 
 
+class HeldBack(EventIds):
+    """A feed whose partition 0 is held back, while records go on in the partition 1."""
+
+    def take(self, consumer: object, wait_seconds: float) -> list[Message]:
+        messages = super().take(consumer, wait_seconds)
+        return [message for message in messages if message.partition() == 1]
+
+
+def test_a_search_notices_a_partition_that_is_held_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("connector.client.positions._STALLED_SECONDS", 0)
+    feed = HeldBack({})
+    calls = iter(range(1_000))
+    with pytest.raises(KafkaUnreachable, match="in changes-0: nothing came"):
+        positions_of(
+            {SYMBOL: range(1, 2)},
+            cast("Feed", feed),
+            cast("ck.Consumer", feed),
+            {(CHANGES, 0): END, (CHANGES, 1): END},
+            lambda: next(calls, None) is None,
+        )
+
+
 class Restarting(ValueDecoder):
     """A decoder whose registry does not answer at the first look-up."""
 
