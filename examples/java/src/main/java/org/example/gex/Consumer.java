@@ -1,6 +1,7 @@
 package org.example.gex;
 
 import gex.levels.LevelsState;
+import java.time.Clock;
 import java.util.Map;
 import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.KafkaException;
@@ -20,43 +21,49 @@ import org.apache.kafka.common.TopicPartition;
  *       its state below H, because it was committed after all its records were written. So every change
  *       below E is restored.
  *   <li>Follow {@code changes} from E. Skip events that are not newer than the restored sequence, and
- *       check that the sequence then grows by one.
+ *       check that the sequence then grows by one. Follow {@code current} from H, too: a refresh that
+ *       changes nothing makes no event, so only {@code current} shows that the connector works.
  * </ol>
  *
- * <p>It prints one JSON object a line. A trading system would act where {@link Printer} prints.
+ * <p>It prints one JSON object a line. A trading system would be another {@link Listener}, such as
+ * {@link FlipAlert}.
  */
 public final class Consumer {
     private Consumer() {}
 
     public static void main(String[] arguments) {
+        run(arguments, new Printer(System.out), Clock.systemUTC());
+    }
+
+    /** Runs a program with these options. It ends the process if there is an error. */
+    static void run(String[] arguments, Listener listener, Clock clock) {
         try {
-            run(Options.parse(arguments));
+            follow(Options.parse(arguments), listener, clock);
         } catch (ConsumerException | KafkaException e) {
             System.err.println("error: " + e.getMessage());
             System.exit(1);
         }
     }
 
-    private static void run(Options options) {
+    private static void follow(Options options, Listener listener, Clock clock) {
         Decoder decoder = new Decoder(options.registry(), options.released());
-        Printer printer = new Printer(System.out);
-        try (Topics topics = new Topics(options.bootstrap())) {
+        try (Topics topics = new Topics(options.bootstrap(), options.clientSettings())) {
+            System.err.printf("asking Kafka at %s for %s%n", options.bootstrap(), options.current());
             // 1. Note both ends, in this order.
             Map<TopicPartition, Long> start = topics.ends(options.changes(), IsolationLevel.READ_COMMITTED);
             Map<TopicPartition, Long> high = topics.ends(options.current(), IsolationLevel.READ_UNCOMMITTED);
 
             // 2. Restore.
             Order order = new Order(options.patience());
-            Map<String, LevelsState> states = new StateReader(topics, decoder).restore(high);
+            Map<String, LevelsState> states = new StateReader(topics, decoder).restore(options.current(), high);
             for (LevelsState state : states.values()) {
                 order.startAfter(state.getSymbol(), state.getSequence());
-                printer.print(state);
             }
-            printer.printRestored(states.size());
+            listener.restored(states.values());
 
             // 3. Follow.
-            EventReader events = new EventReader(topics, decoder, order);
-            events.follow(options.changes(), start, options.time(), options.maxEvents(), printer::print);
+            EventReader events = new EventReader(topics, decoder, order, listener, clock);
+            events.follow(options.changes(), start, high, options.time(), options.maxEvents());
         }
     }
 }

@@ -1,16 +1,17 @@
 package org.example.gex;
 
 import gex.levels.LevelsEvent;
+import java.time.Clock;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.OptionalInt;
 import java.util.Set;
-import java.util.function.Consumer;
 import org.apache.kafka.clients.admin.TopicDescription;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -19,7 +20,7 @@ import org.apache.kafka.common.Uuid;
 import org.apache.kafka.common.errors.RetriableException;
 import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 
-/** Follows the events of a feed. */
+/** Follows the events of a feed, and the refreshes that make no event. */
 final class EventReader {
     private static final Duration POLL = Duration.ofMillis(200);
     /** Partitions may be added to {@code changes}, and it may be deleted. */
@@ -30,48 +31,60 @@ final class EventReader {
     private final Topics topics;
     private final Decoder decoder;
     private final Order order;
+    private final Listener listener;
+    private final Clock clock;
     private Instant lookedAt = Instant.MIN;
     private Uuid topicId;
     private int misses;
+    private boolean isAway;
 
-    EventReader(Topics topics, Decoder decoder, Order order) {
+    EventReader(Topics topics, Decoder decoder, Order order, Listener listener, Clock clock) {
         this.topics = topics;
         this.decoder = decoder;
         this.order = order;
+        this.listener = listener;
+        this.clock = clock;
     }
 
     /** Hands on every newer event, once and in order, for a time or up to a number. */
     void follow(
-            String topic,
-            Map<TopicPartition, Long> start,
+            String changes,
+            Map<TopicPartition, Long> eventsFrom,
+            Map<TopicPartition, Long> statesFrom,
             Optional<Duration> time,
-            OptionalInt maxEvents,
-            Consumer<LevelsEvent> handler) {
-        Instant end = time.map(Instant.now()::plus).orElse(Instant.MAX);
+            OptionalInt maxEvents) {
+        Instant end = time.map(clock.instant()::plus).orElse(Instant.MAX);
         int remaining = maxEvents.orElse(Integer.MAX_VALUE);
+        Map<TopicPartition, Long> start = new HashMap<>(eventsFrom);
+        start.putAll(statesFrom);
         try (KafkaConsumer<byte[], byte[]> consumer = topics.consumer()) {
             consumer.assign(start.keySet());
             start.forEach(consumer::seek);
-            while (remaining > 0 && Instant.now().isBefore(end)) {
-                for (LevelsEvent event : next(consumer, topic)) {
+            while (remaining > 0 && clock.instant().isBefore(end)) {
+                for (LevelsEvent event : next(consumer, changes)) {
                     if (remaining > 0) {
-                        handler.accept(event);
+                        listener.event(event);
                         remaining--;
                     }
                 }
+                listener.passed(clock.instant());
             }
         }
     }
 
-    private List<LevelsEvent> next(KafkaConsumer<byte[], byte[]> consumer, String topic) {
-        Instant now = Instant.now();
+    private List<LevelsEvent> next(KafkaConsumer<byte[], byte[]> consumer, String changes) {
+        Instant now = clock.instant();
         if (lookedAt.plus(LOOK_INTERVAL).isBefore(now)) {
-            look(consumer, topic);
+            look(consumer, changes);
             lookedAt = now;
         }
         List<LevelsEvent> events = new ArrayList<>();
-        for (ConsumerRecord<byte[], byte[]> record : Records.poll(consumer, POLL, topics)) {
-            events.addAll(order.add(Records.decode(record, decoder::event), now));
+        for (ConsumerRecord<byte[], byte[]> record : Records.poll(consumer, POLL, topics, changes)) {
+            if (record.topic().equals(changes)) {
+                events.addAll(order.add(Records.decode(record, decoder::event), now));
+            } else {
+                listener.refreshed(Records.decode(record, decoder::state));
+            }
         }
         order.check(now);
         return events;
@@ -89,9 +102,17 @@ final class EventReader {
             }
             return;
         } catch (RetriableException e) {
-            // Kafka is away. The consumer connects again, and we look again.
+            // The consumer connects again by itself, and we look again.
+            if (!isAway) {
+                System.err.println("Kafka does not answer: trying until it does");
+            }
+            isAway = true;
             return;
         }
+        if (isAway) {
+            System.err.println("Kafka answers again");
+        }
+        isAway = false;
         if (topicId != null && !topicId.equals(description.topicId())) {
             throw deleted(topic);
         }

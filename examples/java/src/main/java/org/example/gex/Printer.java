@@ -12,11 +12,12 @@ import gex.levels.Status;
 import java.io.PrintStream;
 import java.time.Instant;
 import java.time.temporal.ChronoUnit;
+import java.util.Collection;
 import java.util.HashMap;
 import java.util.Map;
 
 /** Prints events and states; a trading system would act here. */
-final class Printer {
+final class Printer implements Listener {
     /** An event or a state, as it is printed. */
     @JsonNaming(SnakeCaseStrategy.class)
     record Line(
@@ -44,18 +45,19 @@ final class Printer {
         this.out = out;
     }
 
-    void print(LevelsState state) {
-        print("state", state.getSymbol(), state.getSequence(), null, null,
-                state.getStatus(), state.getComputedAt(), state.getLevels());
+    @Override
+    public void restored(Collection<LevelsState> states) {
+        for (LevelsState state : states) {
+            print("state", state.getSymbol(), state.getSequence(), null, null,
+                    state.getStatus(), state.getComputedAt(), state.getLevels());
+        }
+        write(Map.of("type", "restored", "symbols", states.size()));
     }
 
-    void print(LevelsEvent event) {
+    @Override
+    public void event(LevelsEvent event) {
         print("event", event.getSymbol(), event.getSequence(), event.getKind().name(), event.getReason(),
                 event.getStatus(), event.getComputedAt(), event.getAfter());
-    }
-
-    void printRestored(int symbols) {
-        write(Map.of("type", "restored", "symbols", symbols));
     }
 
     private void print(String type, String symbol, long sequence, String kind, String reason,

@@ -14,7 +14,7 @@ final class Records {
 
     /** Returns the connector's records that come within a time, if any. */
     static List<ConsumerRecord<byte[], byte[]>> poll(
-            KafkaConsumer<byte[], byte[]> consumer, Duration time, Topics topics) {
+            KafkaConsumer<byte[], byte[]> consumer, Duration time, Topics topics, String topic) {
         List<ConsumerRecord<byte[], byte[]>> ours = new ArrayList<>();
         try {
             consumer.poll(time).forEach(record -> {
@@ -23,7 +23,6 @@ final class Records {
                 }
             });
         } catch (KafkaException e) {
-            String topic = consumer.assignment().iterator().next().topic();
             throw topics.explain(topic, e);
         }
         return ours;

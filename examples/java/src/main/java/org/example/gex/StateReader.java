@@ -21,15 +21,13 @@ final class StateReader {
     }
 
     /** Returns the states that are committed below these ends of {@code current}. */
-    Map<String, LevelsState> restore(Map<TopicPartition, Long> high) {
+    Map<String, LevelsState> restore(String topic, Map<TopicPartition, Long> high) {
         Map<String, LevelsState> states = new HashMap<>();
         try (KafkaConsumer<byte[], byte[]> consumer = topics.consumer()) {
             consumer.assign(high.keySet());
             consumer.seekToBeginning(high.keySet());
-            // A position passes aborted records and the markers of transactions. It stops
-            // before an open transaction.
-            while (!high.entrySet().stream().allMatch(end -> consumer.position(end.getKey()) >= end.getValue())) {
-                for (ConsumerRecord<byte[], byte[]> record : Records.poll(consumer, POLL, topics)) {
+            while (!topics.hasReached(consumer, topic, high)) {
+                for (ConsumerRecord<byte[], byte[]> record : Records.poll(consumer, POLL, topics, topic)) {
                     LevelsState state = Records.decode(record, decoder::state);
                     states.merge(state.getSymbol(), state, StateReader::newer);
                 }

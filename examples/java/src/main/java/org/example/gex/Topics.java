@@ -18,6 +18,9 @@ import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.KafkaException;
 import org.apache.kafka.common.KafkaFuture;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.errors.AuthenticationException;
+import org.apache.kafka.common.errors.ClusterAuthorizationException;
+import org.apache.kafka.common.errors.InvalidTopicException;
 import org.apache.kafka.common.errors.TimeoutException;
 import org.apache.kafka.common.errors.TopicAuthorizationException;
 import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
@@ -28,16 +31,24 @@ final class Topics implements AutoCloseable {
     private static final Duration START_TIMEOUT = Duration.ofSeconds(30);
 
     private final String bootstrap;
+    private final Map<String, Object> clientSettings;
     private final Admin admin;
 
-    Topics(String bootstrap) {
+    /** @param clientSettings further settings of Kafka's clients, such as {@code security.protocol} */
+    Topics(String bootstrap, Map<String, Object> clientSettings) {
         this.bootstrap = bootstrap;
-        Map<String, Object> settings = new HashMap<>();
+        this.clientSettings = clientSettings;
+        Map<String, Object> settings = new HashMap<>(clientSettings);
         settings.put(AdminClientConfig.BOOTSTRAP_SERVERS_CONFIG, bootstrap);
         try {
             admin = Admin.create(settings);
         } catch (KafkaException e) {
-            throw new ConsumerException("--bootstrap %s: %s", bootstrap, e.getCause().getMessage());
+            // Admin wraps most causes, but not those that it finds first.
+            Throwable cause = e.getCause() == null ? e : e.getCause();
+            throw new ConsumerException(
+                    "no client for Kafka at '%s': %s: check --bootstrap and --config",
+                    bootstrap,
+                    cause.getMessage());
         }
     }
 
@@ -90,36 +101,66 @@ final class Topics implements AutoCloseable {
     }
 
     KafkaConsumer<byte[], byte[]> consumer() {
-        Map<String, Object> settings = Map.of(
-                ConsumerConfig.BOOTSTRAP_SERVERS_CONFIG, bootstrap,
-                ConsumerConfig.ISOLATION_LEVEL_CONFIG, "read_committed",
-                // A consumer whose position is gone must not continue elsewhere.
-                ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "none",
-                // If the topic is deleted, only the connector may create it again.
-                ConsumerConfig.ALLOW_AUTO_CREATE_TOPICS_CONFIG, false,
-                ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, false);
+        Map<String, Object> settings = new HashMap<>(clientSettings);
+        settings.put(ConsumerConfig.BOOTSTRAP_SERVERS_CONFIG, bootstrap);
+        settings.put(ConsumerConfig.ISOLATION_LEVEL_CONFIG, "read_committed");
+        // A consumer whose position is gone must not continue elsewhere.
+        settings.put(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "none");
+        // If the topic is deleted, only the connector may create it again.
+        settings.put(ConsumerConfig.ALLOW_AUTO_CREATE_TOPICS_CONFIG, false);
+        settings.put(ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, false);
         return new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer());
     }
 
-    /** Adds the remedy to an error of Kafka. */
+    /**
+     * Returns true if a consumer of a topic is at these ends.
+     *
+     * <p>A position passes aborted records and the markers of transactions. It stops before an open
+     * transaction.
+     */
+    boolean hasReached(KafkaConsumer<byte[], byte[]> consumer, String topic, Map<TopicPartition, Long> ends) {
+        try {
+            return ends.entrySet().stream()
+                    .allMatch(end -> consumer.position(end.getKey()) >= end.getValue());
+        } catch (KafkaException e) {
+            throw explain(topic, e);
+        }
+    }
+
+    /**
+     * Adds the remedy to an error of Kafka.
+     *
+     * @param topic the topic that was read, unless the error names another one
+     */
     ConsumerException explain(String topic, KafkaException error) {
         if (error instanceof UnknownTopicOrPartitionException) {
             return new ConsumerException(
                     "no topic %s: check --prefix and --feed, or start the connector once", topic);
         }
-        if (error instanceof TopicAuthorizationException) {
-            return new ConsumerException(
-                    "not allowed to read topic %s: grant this user READ and DESCRIBE on it", topic);
+        if (error instanceof InvalidTopicException) {
+            return new ConsumerException("%s is no name of a topic: check --prefix and --feed", topic);
         }
-        if (error instanceof OffsetOutOfRangeException) {
+        if (error instanceof TopicAuthorizationException denied) {
+            return new ConsumerException(
+                    "not allowed to read topic %s: grant this user READ and DESCRIBE on it",
+                    denied.unauthorizedTopics().stream().findFirst().orElse(topic));
+        }
+        if (error instanceof OffsetOutOfRangeException lost) {
+            TopicPartition partition = lost.partitions().iterator().next();
             return new ConsumerException(
                     "topic %s: retention deleted events before they were read; start again to restore the"
                             + " present state",
-                    topic);
+                    partition.topic());
         }
         if (error instanceof TimeoutException) {
-            return new ConsumerException("no answer from Kafka at %s: check --bootstrap", bootstrap);
+            return new ConsumerException(
+                    "no answer from Kafka at %s: check --bootstrap and --config, and that Kafka runs", bootstrap);
         }
-        return new ConsumerException("topic %s: %s", topic, error.getMessage());
+        if (error instanceof AuthenticationException || error instanceof ClusterAuthorizationException) {
+            return new ConsumerException(
+                    "Kafka at %s refuses this user: %s: check --config", bootstrap, error.getMessage());
+        }
+        return new ConsumerException(
+                "topic %s: %s: look at the brokers, then start again", topic, error.getMessage());
     }
 }
