@@ -310,6 +310,7 @@ def test_the_page_shows_symbols_budget_group_and_events_as_they_come(
         expect_published(page.events()[-1], kafka, names)
         browser.save_screenshot(str(pictures / "status-dark.png"))
         page.wait(page.has_ladders, "the ladders")
+        page.wait_for_text("verdict", "All levels are current")
         expect_a_ladder(page.ladders()["ETHUSDT"])
         expect_no_request_for_all_levels(page)
         expect_a_phone_shows_all(page, pictures / "status-phone.png")
@@ -322,6 +323,7 @@ def test_the_page_shows_symbols_budget_group_and_events_as_they_come(
         rungs = page.wait_for_past_ladder(
             "BTCUSDT", "Not valid now. These were its last:"
         )
+        page.wait_for_text("verdict", "Do not rely on the levels of BTCUSDT")
         # Without spot there are no distances from it.
         assert {row[2] for row in rungs} == {""}
         assert "Spot" not in {row[0] for row in rungs}
@@ -337,6 +339,7 @@ def test_the_page_shows_symbols_budget_group_and_events_as_they_come(
             return all(ladder["isPast"] for ladder in page.ladders().values())
 
         page.wait(are_past, "ladders that are greyed")
+        page.wait_for_text("verdict", "Do not rely on the levels of any symbol")
 
 
 def expect_a_ladder(ladder: Any) -> None:
@@ -406,7 +409,17 @@ def expect_a_phone_shows_all(page: Page, picture: Path) -> None:
     )
     assert on_one_line, "a symbol is broken into lines"
     expect_the_table_fits(page)
+    expect_help_where_it_is_touched(page)
     page.browser.save_screenshot(str(picture))
+
+
+def expect_help_where_it_is_touched(page: Page) -> None:
+    """Check that a touch shows the explanation of an underlined word, and another hides it."""
+    word = page.browser.find_element(By.CSS_SELECTOR, "#symbols thead [title]")
+    word.click()
+    assert page.text("help") == word.get_attribute("title")
+    page.browser.find_element(By.TAG_NAME, "h1").click()
+    assert page.script("return document.getElementById('help').hidden")
 
 
 def expect_the_table_fits(page: Page) -> None:
@@ -565,6 +578,7 @@ def test_an_outage_of_kafka_is_named_and_what_was_known_before_is_marked(
                 )
 
             page.wait(levels_stay, "levels of the past")
+            page.wait_for_text("verdict", "Do not rely on the levels of any symbol")
 
             # It asks Kafka by itself, so that it may notice a little later.
             def standby_has_the_one_reason() -> bool:
