@@ -6,6 +6,7 @@ from typing import Any
 
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.search.en import SearchEnglish
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,7 @@ html_theme = "furo"
 html_title = f"gex-levels-connector {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["search.js"]
 html_theme_options = {"top_of_page_buttons": []}
 html_copy_source = False
 html_show_sphinx = False
@@ -50,6 +52,15 @@ class LinksToFolders(SphinxPostTransform):
                 link.replace_self(link.children)
 
 
+class EnglishAndStatuses(SearchEnglish):
+    """The words of English pages, and numbers of three digits, such as the HTTP status 429."""
+
+    def word_filter(self, word: str) -> bool:
+        """Return True if a word belongs into the index. static/search.js finds the numbers."""
+        return bool(re.fullmatch(r"\d{3}", word)) or super().word_filter(word)
+
+
 def setup(app: Sphinx) -> None:
-    """Add the transform. Sphinx calls this function."""
+    """Add the classes above. Sphinx calls this function."""
     app.add_post_transform(LinksToFolders)
+    app.add_search_language(EnglishAndStatuses)

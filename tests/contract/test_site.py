@@ -77,6 +77,14 @@ def test_the_site_can_be_searched_without_a_server(site: Path) -> None:
     assert "gexshardsnotowned" in index
 
 
+def test_the_site_can_be_searched_for_an_http_status(site: Path) -> None:
+    index = (site / "searchindex.js").read_text("utf-8")
+
+    # Sphinx leaves out numbers, both in its index and in a query.
+    assert re.search(r'"429":\[', index)
+    assert "_static/search.js" in (site / "search.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_the_links_of_a_page_outside_the_site_lead_somewhere(name: str) -> None:
     page = ROOT / name
