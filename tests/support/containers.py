@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.support.deployment import DEPLOY, composed, instructions, output
+from tests.support.pythons import mmdebstrap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,6 @@ _CERTIFICATES = "/etc/ssl/certs"
 # The base's pip must trust the authorities of this machine.
 _PIP_CONF = f"[global]\\ncert = {_CERTIFICATES}/ca-certificates.crt\\n"
 _PACKAGES = ("python3", "python3-venv")
-_NEVER_READ = ("doc", "locale", "man")
 
 _RUN = (
     # Debian's default, crun, does not run on every machine.
@@ -168,21 +168,14 @@ class Containers:
 
 def _debian(suite: str, archive: Path, packages: tuple[str, ...]) -> list[str]:
     """Return the command that makes a base image like Python's: Python is in /usr/local."""
-    options = []
-    for folder in _NEVER_READ:
-        options.append(f"--dpkgopt=path-exclude=/usr/share/{folder}/*")
-    return [
-        *_PATIENTLY,
-        *("mmdebstrap", "--quiet", "--variant=essential"),
-        f"--include={','.join((*_PACKAGES, *packages))}",
-        '--aptopt=APT::Install-Recommends "false"',
-        '--aptopt=Acquire::Retries "5"',
-        "--dpkgopt=force-unsafe-io",
-        *options,
+    return mmdebstrap(
+        "essential",
+        suite,
+        archive,
+        (*_PACKAGES, *packages),
         '--customize-hook=chroot "$1" python3 -m venv /usr/local',
         f'--customize-hook=printf "{_PIP_CONF}" > "$1/etc/pip.conf"',
-        *(suite, str(archive)),
-    ]
+    )
 
 
 def _limits_of_compose() -> list[str]:
