@@ -297,12 +297,13 @@ def test_the_strategy_prints_its_signals(kafka: LocalKafka, names: Names) -> Non
         command += ["--bootstrap", kafka.bootstrap_servers]
         command += ["--prefix", names.topic_prefix]
         with start(command) as strategy:
-            wait_for_lines(strategy, 1)
+            wait_for_lines(strategy, 2)
             higher = msgspec.structs.replace(levels_of(200), spot_price=100.0)
             feed.publish(an_event(2, levels=higher))
             feed.publish(an_event(3, status=Status.STALE, reason="old"))
-            wait_for_lines(strategy, 3)
+            wait_for_lines(strategy, 4)
             assert lines(strategy) == [
+                f"following {names.topic_prefix}.all.changes; Ctrl-C ends",
                 "BTCUSDT above the flip at 100 (flip 1, model flow)",
                 "BTCUSDT below the flip at 100 (flip 200, model flow)",
                 "BTCUSDT flat (the status is STALE)",
