@@ -114,6 +114,7 @@ def _warm_reader(parts: Parts, kafka: KafkaParts) -> Reader:
 def _new_log(
     parts: Parts, kafka: KafkaParts, reader: Reader, framing: Framing, shard: ShardId
 ) -> TransactionalLog:
+    """Return the log of a shard for one assignment."""
     return ShardLog(
         shard,
         parts.config.kafka.shards,

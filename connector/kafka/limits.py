@@ -82,7 +82,7 @@ def group_limit_name(clients: Clients) -> str:
 
 
 def unknown_limits(clients: Clients) -> list[str]:
-    """Return what to compare if the brokers' limits cannot be read."""
+    """Return the settings to compare by hand if the brokers' limits cannot be read."""
     settings = _limited(clients)
     found = []
     for name, limit_name, default in _LIMITS:

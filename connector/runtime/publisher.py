@@ -84,8 +84,7 @@ class Publisher:
             KafkaError: A transaction failed, so the state has to be restored.
         """
         isolation = assignment.isolation
-        # No answer would ever end the LIVE levels of a symbol that nobody polls any more.
-        changes = isolation.others(self._changes_at_opening(opened))
+        changes = isolation.others(self._repairs_and_removals(opened))
         await self._commit(assignment, opened, changes, Work())
         may_try_alone = False
         while not assignment.is_abandoned:
@@ -117,8 +116,8 @@ class Publisher:
         """Compare the waiting observations with the committed states."""
         return observe_all(opened.states, work.observations, self._spec.rules)
 
-    def _changes_at_opening(self, opened: OpenShard) -> list[Transition]:
-        """Return lost states, to be written again, and removals of symbols."""
+    def _repairs_and_removals(self, opened: OpenShard) -> list[Transition]:
+        """Return the lost states, and the removals of symbols that nobody polls any more."""
         now = self._context.clock.now()
         # A removal comes after the lost state of the same symbol, and replaces it.
         return opened.repairs() + opened.removals(self._spec.symbols, now)
@@ -129,7 +128,7 @@ class Publisher:
         isolation = assignment.isolation
         if assignment.ended.is_set() or not isolation.is_any_due(now):
             return False
-        changes = self._changes_at_opening(opened) + self._expired(opened, Work())
+        changes = self._repairs_and_removals(opened) + self._expired(opened, Work())
         change = isolation.next_alone(changes, now)
         if change is None:
             return False

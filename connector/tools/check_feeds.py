@@ -1,4 +1,4 @@
-"""Checks of `gex-connector check` by feed: does the upstream answer its requests as asked?"""
+"""Checks of `gex-connector check` that the upstream answers each feed's requests as asked."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def check_feeds(
     answer: LevelsAnswer,
     report: Report,
 ) -> None:
-    """Compare the venues in the responses with those of the feeds.
+    """Try the requests of the feeds, and compare the venues in the responses with theirs.
 
     `answer` is a response to the first feed. A feed that asks for the same as one before
     needs no request.
@@ -63,7 +63,7 @@ async def check_feeds(
 
 
 def _selection(feed: Feed) -> object:
-    """Return what a feed asks for, besides its symbols."""
+    """Return the parts of a feed's requests besides the symbols."""
     return frozenset(feed.exchanges), frozenset(feed.include), feed.positioning
 
 

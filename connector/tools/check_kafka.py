@@ -63,7 +63,7 @@ def check_kafka(config: Config, report: Report) -> list[str] | None:
     names = [spec.name for spec in expected]
     denied = missing_rights(clients, unused_id, kafka.group_id, names)
 
-    readable_feeds = []
+    readable_feeds: list[str] = []
     try:
         found = preflight.topics(expected, kafka.replication_factor)
     except KafkaError as error:
@@ -73,25 +73,13 @@ def check_kafka(config: Config, report: Report) -> list[str] | None:
         for creation in found.absent:
             if isinstance(creation.error, AccessDenied):
                 denied.append(str(creation.error))
-        _report_absent(found, topics, feeds, report)
-        _report_existing(found, report)
-        _report_unwritable(found, topics.quarantine, report)
+        _report_topics(found, topics, feeds, report)
         _check_transactions(preflight, found.checks, kafka.bootstrap_servers, report)
         _check_clock(preflight, found.checks, report)
-        for feed in feeds:
-            topic = found.checks.get(topics.current(feed))
-            if topic is not None and not topic.faults:
-                readable_feeds.append(feed)
+        readable_feeds = _readable(found, topics, feeds)
 
     _check_group(config, feeds, largest_group, report)
-    # A missing right to read an existing topic is found in two ways.
-    for finding in dict.fromkeys(denied):
-        report.fail("rights", finding, EXIT_KAFKA)
-    if not denied:
-        report.ok(
-            "rights",
-            "topics, transactional ids and group: all granted, as far as can be tried",
-        )
+    _report_rights(denied, report)
     return readable_feeds
 
 
@@ -247,6 +235,35 @@ def _check_group(
     elif not foreign:
         workers = "worker" if len(found) == 1 else "workers"
         report.ok("group", f"{len(found)} {workers}, and no other program")
+
+
+def _report_topics(
+    found: PreflightReport, topics: Topics, feeds: list[str], report: Report
+) -> None:
+    _report_absent(found, topics, feeds, report)
+    _report_existing(found, report)
+    _report_unwritable(found, topics.quarantine, report)
+
+
+def _readable(found: PreflightReport, topics: Topics, feeds: list[str]) -> list[str]:
+    """Return the feeds whose states can be read."""
+    readable = []
+    for feed in feeds:
+        topic = found.checks.get(topics.current(feed))
+        if topic is not None and not topic.faults:
+            readable.append(feed)
+    return readable
+
+
+def _report_rights(denied: list[str], report: Report) -> None:
+    # A missing right to read an existing topic is found in two ways.
+    for finding in dict.fromkeys(denied):
+        report.fail("rights", finding, EXIT_KAFKA)
+    if not denied:
+        report.ok(
+            "rights",
+            "topics, transactional ids and group: all granted, as far as can be tried",
+        )
 
 
 def _report_absent(

@@ -1,4 +1,4 @@
-"""Requests of `gex-connector check`: the wait for one, and what a refused one means."""
+"""Requests of `gex-connector check`: the wait for one, and the remedy if it is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def request_of_this_minute(budget: Budget) -> AsyncIterator[Permit]:
 
 
 def remedy_of_refusal(error: RequestRefused, feed: str) -> str:
-    """Return what to check: the address is right if the API itself has refused."""
+    """Return the settings to check: the address is right if the API itself has refused."""
     if isinstance(error, NothingFound):
         return f"check the symbols of feed {feed}"
     if error.is_from_api:

@@ -56,6 +56,18 @@ async def test_a_task_that_fails_stops_the_worker_with_its_exit_status(
     assert is_defect == isinstance(error, ValueError)
 
 
+async def test_a_limit_of_threads_is_no_defect(
+    supervisor: Supervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor.watch(fails(RuntimeError("can't start new thread")))
+    await supervisor.wait_stopped()
+
+    assert supervisor.exit_code == EXIT_FATAL
+    [record] = caplog.records
+    assert record.getMessage() == "cannot go on"
+    assert "raise the limit of processes" in vars(record)["error"]
+
+
 async def test_a_task_that_is_cancelled_stops_nothing(supervisor: Supervisor) -> None:
     task = supervisor.watch(asyncio.sleep(ENDLESS_SECONDS))
 
