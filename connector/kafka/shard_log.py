@@ -47,6 +47,7 @@ _ABORT_SECONDS: Final = 5
 # A broker's thread takes longer than this only while it resolves a name.
 _FINISH_SECONDS: Final = 1
 _FLUSH_SECONDS: Final = 0.1
+_WRONG_STATE: Final = ck.KafkaError._STATE  # noqa: SLF001 -- librdkafka's name
 
 
 class Transaction(Value, frozen=True):
@@ -240,14 +241,21 @@ class ShardLog:
 
     def _produce(self, producer: ck.Producer, transaction: Transaction) -> None:
         for record in self._writer.records(transaction):
-            producer.produce(
-                record.topic,
-                record.value,
-                record.key,
-                partition=record.partition,
-                timestamp=record.timestamp_ms,
-                headers=record.headers,
-            )
+            try:
+                producer.produce(
+                    record.topic,
+                    record.value,
+                    record.key,
+                    partition=record.partition,
+                    timestamp=record.timestamp_ms,
+                    headers=record.headers,
+                )
+            except ck.KafkaException as exception:
+                # The brokers have refused an earlier record already. Only the commit, which
+                # fails, tells the reason.
+                if kafka_error(exception).code() == _WRONG_STATE:
+                    producer.commit_transaction(_CALL_SECONDS)
+                raise
 
     def _retry(self, call: Callable[[], None]) -> None:
         retry_retriable(call, _RETRY_SECONDS, lambda: self._abandoned)

@@ -34,12 +34,14 @@ from connector.kafka.shard_log import ShardLog, Transaction, Writer
 from tests.support import checker
 from tests.support.log_statements import ME, NOW, LogStatements, changed, hvl_of
 from tests.support.processes import wait_until
+from tests.support.topics import add_partitions, create_topics
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from connector.core.model import Event
     from connector.devkit.local_kafka import LocalKafka
+    from connector.kafka.records import OutgoingRecord
     from tests.conftest import Names
 
 REFRESH_SECONDS = 30
@@ -86,15 +88,7 @@ class BrokerShard:
 
     def add_partitions(self, topic: str, count: int) -> None:
         """Let a topic have `count` partitions, and wait until all of them are usable."""
-        admin_client = ck.admin.AdminClient(
-            {"bootstrap.servers": self._kafka.bootstrap_servers}
-        )
-        new = ck.admin.NewPartitions(topic, count)
-        admin_client.create_partitions([new])[topic].result(TIMEOUT_SECONDS)
-        spec = admin.TopicSpec(topic, count, None, {})
-        wait_until(
-            lambda: have_leaders(self._reader, [spec]), "new partitions have leaders"
-        )
+        add_partitions(self._kafka, topic, count)
 
     def write(
         self,
@@ -154,9 +148,11 @@ def made_topics(kafka: LocalKafka, settings: Kafka) -> Iterator[BrokerShard]:
     def is_usable() -> bool:
         return have_leaders(reader, specs)
 
-    wait_until(is_usable, "every partition has a leader")
-    yield BrokerShard(kafka, settings, reader)
-    reader.close()
+    try:
+        wait_until(is_usable, "every partition has a leader")
+        yield BrokerShard(kafka, settings, reader)
+    finally:
+        reader.close()
 
 
 def have_leaders(reader: Reader, specs: list[admin.TopicSpec]) -> bool:
@@ -178,6 +174,23 @@ def leave_transaction_open(log: ShardLog, transaction: Transaction) -> ck.Produc
     log._produce(producer, transaction)
     producer.flush()
     return producer
+
+
+def last_record_comes_late(log: ShardLog, patched: pytest.MonkeyPatch) -> None:
+    """Let the last record of a transaction come after the answers to all others."""
+    all_records = log._writer.records
+
+    def others_are_answered() -> bool:
+        log.serve_callbacks()
+        return log.waiting == 0
+
+    def records(transaction: Transaction) -> Iterator[OutgoingRecord]:
+        *others, last = all_records(transaction)
+        yield from others
+        wait_until(others_are_answered, "the other records are answered")
+        yield last
+
+    patched.setattr(log._writer, "records", records)
 
 
 def refresh(state: State | None, computed_at: int) -> State:
@@ -309,8 +322,9 @@ class TestShardLog(LogStatements):
         # librdkafka would crash if a request failed while the producer is destroyed.
         assert len(producer) == 0
 
+    @pytest.mark.parametrize("is_late", [False, True], ids=["at once", "slowly"])
     def test_a_batch_that_is_too_large_is_sent_record_by_record(
-        self, kafka: LocalKafka, names: Names
+        self, kafka: LocalKafka, names: Names, *, is_late: bool
     ) -> None:
         # Larger than any record, and smaller than all of them.
         limit = ClientSettings({"max.message.bytes": 3000})
@@ -327,8 +341,11 @@ class TestShardLog(LogStatements):
         with made_topics(kafka, settings) as shard:
             log = shard.new_log()
             log.open()
-            with pytest.raises(Unpublishable, match="raise max"):
-                log.publish(together)
+            with pytest.MonkeyPatch.context() as patched:
+                if is_late:
+                    last_record_comes_late(log, patched)
+                with pytest.raises(Unpublishable, match="raise max"):
+                    log.publish(together)
 
             # Each record is small enough, so nothing must keep them from being published.
             assert log.open().states == {}
@@ -625,16 +642,14 @@ def test_topics_that_do_not_fit_are_all_named_with_a_remedy(
     names: Names,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    client = ck.admin.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     changes = f"{names.topic_prefix}.all.changes"
     current = f"{names.topic_prefix}.all.current"
     not_compacted = {"cleanup.policy": "delete"}
-    new_topics = [
+    create_topics(
+        kafka,
         ck.admin.NewTopic(changes, num_partitions=3),
         ck.admin.NewTopic(current, num_partitions=2, config=not_compacted),
-    ]
-    for future in client.create_topics(new_topics).values():
-        future.result(TIMEOUT_SECONDS)
+    )
 
     specs = admin.topic_specs(Topics(names.topic_prefix), ["all"], settings)
     with pytest.raises(SetupError) as caught:
