@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -122,12 +123,17 @@ class Cluster:
 
     def __enter__(self) -> Self:
         self.network.__enter__()
-        self.start()
+        # A start that fails must leave no brokers and sockets to the next test.
+        with ExitStack() as on_error:
+            on_error.push(self.__exit__)
+            self.start()
+            on_error.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Brokers that are still starting run only then.
+        self._threads.shutdown()
         for broker in self.brokers:
             if broker.running:
                 broker.kill()
-        self._threads.shutdown()
         self.network.__exit__()

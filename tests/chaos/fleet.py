@@ -50,7 +50,7 @@ class Life:
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of its log, without output that is no JSON."""
-        for line in self.program.log().splitlines():
+        for line in self.program.lines():
             if line.startswith("{"):
                 yield json.loads(line)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.support import checker
+from tests.support.ownership import shards_owned
 from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
@@ -83,7 +84,3 @@ def wait_for_shards(worker: Program, count: int) -> None:
         return shards_owned(worker) == count
 
     wait_until(owns_them, f"the worker owns {count} shards", worker)
-
-
-def shards_owned(worker: Program) -> int:
-    return worker.metric("gex_shards_owned")

@@ -12,7 +12,8 @@ import pytest
 from tests.chaos.cluster import BROKERS, Cluster
 from tests.chaos.proxy import Proxy
 from tests.support.processes import start_simulator, variables_for, wait_until
-from tests.support.tools import create_topics, run_tool
+from tests.support.tools import run_tool
+from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,13 +56,12 @@ def test_check_names_unreachable_brokers_and_partitions_that_take_no_records(
             found = admin.list_topics(timeout=30).topics[f"{prefix}.{topic}"]
             return list(found.partitions.values())
 
-        def have_leaders() -> bool:
-            found = partitions("all.changes") + partitions("all.current")
-            return all(partition.leader > 0 for partition in found)
+        def is_well() -> bool:
+            # A broker that a busy machine holds up for seconds is out of sync for a while.
+            code, _ = run_tool("check", variables=variables)
+            return code == 0
 
-        wait_until(have_leaders, "leaders of all partitions")
-        code, printed = run_tool("check", variables=variables)
-        assert code == 0, printed
+        wait_until(is_well, "check finds no fault")
 
         # A firewall that was opened for one broker only.
         proxy = cluster.network.proxies[DEAD - 1]

@@ -13,12 +13,12 @@ from tests.chaos.scene import (
     FAST_REFRESHES,
     SYMBOLS,
     refreshes_of,
-    shards_owned,
     violations,
     wait_for_shards,
 )
 from tests.support import checker
 from tests.support.log_messages import OTHER_FLEET
+from tests.support.ownership import owner_and_standby, shards_owned
 from tests.support.processes import (
     start_simulator,
     start_worker,
@@ -79,7 +79,7 @@ def test_a_frozen_worker_does_no_harm_when_it_wakes_and_a_stopped_one_hands_over
 
 def warnings_of_another_fleet(worker: Program) -> list[dict[str, str]]:
     found = []
-    for line in worker.log().splitlines():
+    for line in worker.lines():
         if OTHER_FLEET in line:
             found.append(json.loads(line))
     return found
@@ -153,17 +153,10 @@ def test_a_standby_is_ready_and_takes_over(kafka: LocalKafka, names: Names) -> N
     with start_simulator("--period", "1", "--limit", "0") as simulator:
         variables = variables_for(kafka, names, simulator, SYMBOLS)
         with start_worker(variables) as one, start_worker(variables) as other:
-
-            def one_has_the_shard() -> bool:
-                return shards_owned(one) + shards_owned(other) == 1
-
-            wait_until(one_has_the_shard, "one of them has the shard", one)
-            active, standby = one, other
-            if shards_owned(other):
-                active, standby = other, one
+            owner, standby = owner_and_standby(one, other)
             # Not ready, it would never be put into service by an orchestrator.
-            assert standby.ready()
-            active.kill()
+            wait_until(standby.ready, "the standby is ready", standby)
+            owner.kill()
             wait_for_shards(standby, 1)
             standby.terminate()
     assert violations(kafka, names) == []

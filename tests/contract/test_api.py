@@ -164,8 +164,10 @@ class Stack:
 async def started(stack: Stack) -> AsyncIterator[Stack]:
     """Start a worker, and stop it at the end of the block."""
     await stack.start()
-    yield stack
-    await stack.stop()
+    try:
+        yield stack
+    finally:
+        await stack.stop()
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -100,8 +100,10 @@ async def serving(
     """Serve further routes, and yield the listener's URL."""
     listener = worker.listener(*routes, request_seconds=request_seconds)
     await listener.start()
-    yield listener.urls[0]
-    await listener.stop()
+    try:
+        yield listener.urls[0]
+    finally:
+        await listener.stop()
 
 
 async def expect_probe(

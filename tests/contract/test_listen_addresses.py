@@ -45,8 +45,10 @@ async def worker(listen: str, *reasons: str) -> AsyncIterator[Listener]:
     health.require(lambda: list(reasons))
     listener = Listener(metrics, health, Http(listen=listen).addresses)
     await listener.start()
-    yield listener
-    await listener.stop()
+    try:
+        yield listener
+    finally:
+        await listener.stop()
 
 
 async def can_connect(host: str, port: int) -> bool:
@@ -70,7 +72,8 @@ def port_of(url: str) -> int:
 
 async def test_every_address_of_ipv6_takes_connections_over_both_families() -> None:
     hosts = loopbacks()
-    async with worker("[::]:0") as listener:
+    # A port of the system's choice could be another program's in the end.
+    async with worker(f"[::]:{free_port()}") as listener:
         [url] = listener.urls
         assert await connectable(hosts, port_of(url)) == hosts
 

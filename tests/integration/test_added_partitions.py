@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import confluent_kafka.admin as admin_api
 import msgspec
 import pytest
 
@@ -24,6 +23,7 @@ from tests.support.processes import (
     wait_until,
 )
 from tests.support.tools import run_tool
+from tests.support.topics import add_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tests.support.processes import Program, Variables
 
 CONSUMER = Path(__file__).parents[2] / "examples" / "consumer.py"
-PATIENCE_SECONDS = 30
 BEFORE, AFTER = 6, 9
 # Events of each symbol that are published before and after.
 ENOUGH = 3
@@ -107,11 +106,7 @@ def grown(kafka: LocalKafka) -> Iterator[Grown]:
                 )
                 assert worker.terminate() == 0
 
-            client = admin_api.AdminClient(
-                {"bootstrap.servers": kafka.bootstrap_servers}
-            )
-            added = client.create_partitions([admin_api.NewPartitions(changes, AFTER)])
-            added[changes].result(PATIENCE_SECONDS)
+            add_partitions(kafka, changes, AFTER)
             with start_worker(variables) as worker:
                 wait_for_events(worker, last_sequences())
                 assert worker.terminate() == 0
@@ -133,15 +128,9 @@ def grown(kafka: LocalKafka) -> Iterator[Grown]:
             yield Grown(variables, watched_by(watcher), consumed_by(consumer), log)
 
 
-def complete_lines(program: Program) -> list[str]:
-    """Return the lines of the output, among them messages of librdkafka."""
-    lines = program.log().splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n")]
-
-
 def watched_by(watcher: Program) -> dict[str, list[int]]:
     found: dict[str, list[int]] = defaultdict(list)
-    for line in complete_lines(watcher):
+    for line in watcher.lines():
         if line.startswith('{"event_id"'):
             event = msgspec.json.decode(line)
             found[event["symbol"]].append(event["sequence"])
@@ -150,7 +139,8 @@ def watched_by(watcher: Program) -> dict[str, list[int]]:
 
 def consumed_by(consumer: Program) -> dict[str, list[int]]:
     found: dict[str, list[int]] = defaultdict(list)
-    for line in complete_lines(consumer):
+    # There are messages of librdkafka among them.
+    for line in consumer.lines():
         symbol, number, *_ = line.split()
         if symbol in EIGHT_SYMBOLS:
             found[symbol].append(int(number.removeprefix("#")))

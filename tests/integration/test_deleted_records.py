@@ -13,6 +13,7 @@ from connector.errors import KafkaUnavailable
 from connector.kafka.clients import Clients
 from connector.kafka.events import BEGINNING, Log
 from connector.kafka.names import Topics
+from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
     from connector.devkit.local_kafka import LocalKafka
@@ -27,9 +28,7 @@ def log(kafka: LocalKafka, names: Names) -> Log:
     servers = kafka.bootstrap_servers
     topic = f"{names.topic_prefix}.all.changes"
     admin = admin_api.AdminClient({"bootstrap.servers": servers})
-    admin.create_topics([admin_api.NewTopic(topic, 1, 1)])[topic].result(
-        TIMEOUT_SECONDS
-    )
+    create_topics(kafka, admin_api.NewTopic(topic, 1, 1))
     producer = ck.Producer({"bootstrap.servers": servers})
     for value in (b"1", b"2", b"3"):
         producer.produce(topic, value)

@@ -72,7 +72,7 @@ def follow(kafka: LocalKafka, names: Names, *options: str) -> list[str]:
 
 
 def lines(consumer: Program) -> list[str]:
-    return consumer.log().splitlines()
+    return consumer.lines()
 
 
 def wait_for_lines(consumer: Program, count: int) -> None:

@@ -19,6 +19,7 @@ from tests.support.processes import (
     start_worker,
     variables_for,
     wait_for_log,
+    wait_until,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def test_a_worker_under_nohup_outlives_its_terminal(variables: Variables) -> Non
     with nohup, start_worker(variables) as worker:
         worker.signal(signal.SIGHUP)
         wait_for_log(worker, SHARD_OPEN)
-        assert worker.ready()
+        wait_until(worker.ready, "ready", worker)
         assert worker.terminate() == 0
 
 

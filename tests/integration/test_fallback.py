@@ -10,6 +10,7 @@ import pytest
 from connector.core.model import Kind
 from tests.support import checker
 from tests.support.processes import (
+    PATIENCE_SECONDS,
     start_simulator,
     start_worker,
     variables_for,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from tests.support.processes import Program
 
 SYMBOLS = ["BTCUSDT", "ETHUSDT"]
-PATIENCE_SECONDS = 10
 
 
 def fall_back(simulator: Program, symbols: list[str], *, equal_numbers: bool) -> None:

@@ -68,5 +68,5 @@ def test_a_foreign_open_transaction_is_named_until_it_ends(
         foreign.abort_transaction(TIMEOUT_SECONDS)
         wait_for_log(worker, "consumers can read new records again")
         wait_until(lambda: worker.metric(HELD_BACK) == 0, "the metric", worker)
-        assert count_events() > visible
+        wait_until(lambda: count_events() > visible, "hidden events", worker)
         assert worker.terminate() == 0

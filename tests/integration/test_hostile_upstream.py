@@ -132,10 +132,14 @@ def serving(upstream: Upstream) -> Iterator[str]:
             """Keep the test's output clean."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def peak_bytes(pid: int) -> int:
@@ -172,7 +176,7 @@ def test_a_worker_survives_whatever_the_upstream_sends(
             wait_until(all_were_sent, "every answer was sent", worker)
             metrics = worker.text("/metrics")
             assert worker.ask("/health/live")["ok"]
-            assert worker.ready()
+            wait_until(worker.ready, "ready", worker)
             memory_bytes = peak_bytes(worker.pid)
             assert worker.terminate() == 0
             log = worker.log()

@@ -20,6 +20,7 @@ from tests.support.processes import (
     start_worker,
     variables_for,
 )
+from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,9 +105,8 @@ def test_states_of_an_incompatible_schema_are_4_with_a_remedy(
     schema_id = register(registry, subject, OTHER_STATE)
     # Then the registry takes any schema, and only the records show the difference.
     ask_registry(registry, "PUT", f"/config/{subject}", {"compatibility": "NONE"})
-    admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    new_topic = admin_api.NewTopic(topic, 1, 1, config={"cleanup.policy": "compact"})
-    admin.create_topics([new_topic])[topic].result(PATIENCE_SECONDS)
+    compacted = {"cleanup.policy": "compact"}
+    create_topics(kafka, admin_api.NewTopic(topic, 1, 1, config=compacted))
     producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
     value = b"\x00" + schema_id.to_bytes(4, "big") + encoded_other_state()
     # Only a connector names its worker. Other programs' records are skipped.

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-DOWNLOAD_SECONDS = 60
+DOWNLOAD_SECONDS = 120
 # A program of its own that downloads ARCHIVE. Its arguments: coordinate, sha256, cache.
 DOWNLOAD = """
 import pathlib, sys
@@ -228,11 +229,12 @@ def test_processes_that_start_at_the_same_time_download_once(
 ) -> None:
     command = [sys.executable, "-c", DOWNLOAD]
     command += [ARCHIVE.coordinate, ARCHIVE.sha256, str(cache)]
-    processes = []
-    for _ in range(3):
-        processes.append(subprocess.Popen(command, env=os.environ))
-
-    exit_codes = [process.wait(DOWNLOAD_SECONDS) for process in processes]
+    with ExitStack() as stack:
+        processes = []
+        for _ in range(3):
+            process = stack.enter_context(subprocess.Popen(command, env=os.environ))
+            processes.append(process)
+        exit_codes = [process.wait(DOWNLOAD_SECONDS) for process in processes]
 
     assert exit_codes == [0, 0, 0]
     assert repository.requests == 1

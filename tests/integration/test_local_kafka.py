@@ -26,6 +26,7 @@ from connector.devkit import jars
 from connector.devkit.local_kafka import LocalKafka
 from connector.errors import KafkaUnavailable, SetupError
 from tests.support.listening import listening
+from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,8 +51,7 @@ sys.stdin.read()
 
 
 def create_topic(kafka: LocalKafka, topic: str) -> None:
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(PATIENCE_SECONDS)
+    create_topics(kafka, NewTopic(topic, 1, 1))
 
 
 def produce(kafka: LocalKafka, topic: str, *values: bytes) -> None:

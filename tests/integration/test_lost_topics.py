@@ -22,7 +22,8 @@ from tests.support.processes import (
     wait_for_log,
     wait_until,
 )
-from tests.support.tools import create_topics, run_tool
+from tests.support.tools import run_tool
+from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

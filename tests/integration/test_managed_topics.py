@@ -72,7 +72,7 @@ def settings_of(kafka: LocalKafka, topic: str) -> dict[str, str]:
 
 def logged(worker: Program, message: str) -> list[dict[str, str]]:
     """Return the log lines with a message."""
-    lines = [json.loads(line) for line in worker.log().splitlines()]
+    lines = [json.loads(line) for line in worker.lines()]
     return [line for line in lines if line["message"] == message]
 
 

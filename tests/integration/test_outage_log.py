@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def lines_of(worker: Program) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in worker.log().splitlines()]
+    return [json.loads(line) for line in worker.lines()]
 
 
 def test_the_first_line_of_an_outage_says_that_kafka_is_unreachable(

@@ -21,7 +21,7 @@ from tests.support.processes import (
     wait_for_log,
     wait_until,
 )
-from tests.support.tools import create_topics
+from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
     import logging

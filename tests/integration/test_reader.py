@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
 from connector.config.model import Kafka
 from connector.errors import ShardCorrupt
 from connector.kafka.clients import Clients
 from connector.kafka.reader import Reader
+from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,10 +35,7 @@ ONE_AFTER_ANOTHER_SECONDS = 35
 def topics(kafka: LocalKafka, names: Names) -> list[str]:
     """Topics with one record each."""
     created = [f"{names.topic_prefix}.{number}" for number in range(FEEDS)]
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    new = [NewTopic(topic, 1, 1) for topic in created]
-    for future in admin.create_topics(new).values():
-        future.result(TIMEOUT_SECONDS)
+    create_topics(kafka, *[NewTopic(topic, 1, 1) for topic in created])
 
     producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
     for topic in created:

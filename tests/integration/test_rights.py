@@ -8,11 +8,11 @@ from __future__ import annotations
 import base64
 import http.client
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import confluent_kafka as ck
 import pytest
 
 from connector.config.model import Kafka
@@ -33,6 +33,7 @@ from tests.support.guarded import (
     grant,
 )
 from tests.support.processes import (
+    PATIENCE_SECONDS,
     start,
     start_simulator,
     start_worker,
@@ -52,6 +53,9 @@ AUTHENTICATIONS = {
     "a certificate": GuardedKafka.by_certificate,
 }
 
+# For starts that fail. A start that succeeds may take longer on a slow machine.
+SHORT_START = {"GEX_KAFKA__START_TIMEOUT_SECONDS": "6"}
+
 # An invalid secret, which no log may show.
 WRONG_SECRET = "hunter22"
 
@@ -64,7 +68,6 @@ def variables(
     return {
         **variables_for(guarded.broker, names, simulator, ["BTCUSDT"]),
         **guarded.by_password(),
-        "GEX_KAFKA__START_TIMEOUT_SECONDS": "6",
     }
 
 
@@ -90,22 +93,14 @@ def test_the_rights_of_the_readme_are_enough(
         name: value for name, value in variables.items() if not name.startswith(CLIENT)
     }
     settings |= AUTHENTICATIONS[authentication](guarded)
-    reader = ck.Consumer(
-        {
-            "bootstrap.servers": guarded.broker.bootstrap_servers,
-            "group.id": names.unique,
-        }
-    )
-    current = ck.TopicPartition(f"{names.topic_prefix}.all.current", 0)
+
+    def has_state() -> bool:
+        return bool(checker.states(guarded.broker, names.topic_prefix))
+
     with start_worker(settings) as worker:
-        wait_until(
-            lambda: max(reader.get_watermark_offsets(current, timeout=10)),
-            "a state",
-            worker,
-        )
+        wait_until(has_state, "a state", worker)
         assert worker.terminate() == 0
         assert PASSWORD not in worker.log()
-    reader.close()
 
 
 @pytest.mark.parametrize("missing", NEEDED)
@@ -116,7 +111,7 @@ def test_one_right_fewer_ends_the_start_and_names_the_remedy(
         create_topics(guarded, names)
     others = {name: right for name, right in NEEDED.items() if name != missing}
     grant(guarded, names, others)
-    with start_worker(variables, wait_ready=False) as worker:
+    with start_worker({**variables, **SHORT_START}, wait_ready=False) as worker:
         assert worker.wait() == 3, worker.log()
         assert "docs/reference/rights.md" in worker.log()
         assert "Traceback" not in worker.log()
@@ -125,7 +120,7 @@ def test_one_right_fewer_ends_the_start_and_names_the_remedy(
 def test_a_certificate_without_rights_opens_nothing(
     guarded: GuardedKafka, variables: dict[str, str]
 ) -> None:
-    settings = {**variables, **guarded.by_certificate()}
+    settings = {**variables, **guarded.by_certificate(), **SHORT_START}
     with start_worker(settings, wait_ready=False) as worker:
         assert worker.wait() == 3, worker.log()
         assert "docs/reference/rights.md" in worker.log()
@@ -257,8 +252,8 @@ def test_watching_with_a_wrong_password_says_so(
     guarded: GuardedKafka, variables: dict[str, str]
 ) -> None:
     command = [sys.executable, "-m", "connector", "watch"]
-    settings = {**variables, f"{CLIENT}SASL_PASSWORD": WRONG_SECRET}
-    with start(command, settings) as watch:
+    wrong = {f"{CLIENT}SASL_PASSWORD": WRONG_SECRET}
+    with start(command, {**variables, **wrong, **SHORT_START}) as watch:
         assert watch.wait() == 3
         assert "Authentication failed" in watch.log()
         assert "sasl.password" in watch.log()
@@ -346,9 +341,8 @@ def test_no_secret_is_shown_anywhere(
 def page(worker: Program, path: str) -> str:
     """Return the status, the headers and the text of a page."""
     address = worker.url.removeprefix("http://")
-    connection = http.client.HTTPConnection(address, timeout=10)
-    connection.request("GET", path)
-    response = connection.getresponse()
-    text = f"{response.status} {response.headers} {response.read().decode()}"
-    connection.close()
-    return text
+    connection = http.client.HTTPConnection(address, timeout=PATIENCE_SECONDS)
+    with closing(connection):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return f"{response.status} {response.headers} {response.read().decode()}"

@@ -215,7 +215,11 @@ def test_a_renamed_feed_leaves_no_symbol_live(
         # The fleet is changed one worker after the other.
         with start_worker(of_file, arguments=arguments, module=hasty) as new:
             wait_for_log(new, "symbols of a feed that is not configured")
-            assert new.metric("gex_orphaned_symbols") == len(SYMBOLS)
+            wait_until(
+                lambda: new.metric("gex_orphaned_symbols") == len(SYMBOLS),
+                "the metric",
+                new,
+            )
             statuses = {
                 state.status for state in checker.states(kafka, prefix).values()
             }

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
 from connector.config.model import Kafka
 from connector.config.secrets import ClientSettings
@@ -33,6 +33,7 @@ from tests.support.processes import (
     wait_for_log,
     wait_until,
 )
+from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,9 +207,7 @@ def test_a_worker_without_a_token_joins_again_once_there_is_one(
     token_kafka: TokenKafka, names: Names, caplog: pytest.LogCaptureFixture
 ) -> None:
     topic = f"{names.topic_prefix}.all.current"
-    admin = AdminClient({"bootstrap.servers": token_kafka.broker.bootstrap_servers})
-    created = admin.create_topics([NewTopic(topic, 1, 1)])
-    created[topic].result(PATIENCE_SECONDS)
+    create_topics(token_kafka.broker, NewTopic(topic, 1, 1))
     client = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "OAUTHBEARER"}
     kafka = Kafka(
         bootstrap_servers=token_kafka.address,

@@ -11,7 +11,6 @@ import pty
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +22,7 @@ import pytest
 
 from connector.devkit.loopback_ports import LOOPBACK
 from tests.support import checker
-from tests.support.guarded import NEEDED, GuardedKafka, grant
+from tests.support.guarded import NEEDED, GuardedKafka, grant, revoke_everything
 from tests.support.processes import (
     Program,
     start,
@@ -33,7 +32,8 @@ from tests.support.processes import (
     wait_for_log,
     wait_until,
 )
-from tests.support.tools import SYMBOLS, create_topics, publish_events, run_tool
+from tests.support.tools import SYMBOLS, publish_events, run_tool
+from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -466,24 +466,6 @@ def wait_for_another_event(kafka: LocalKafka, names: Names, worker: Program) -> 
     wait_until(has_published_more, "more events", worker)
 
 
-def revoke_everything(guarded: GuardedKafka) -> None:
-    """Delete every ACL of the broker."""
-    binding: Any = admin_api.AclBindingFilter
-    everything = binding(
-        admin_api.ResourceType.ANY,
-        None,
-        admin_api.ResourcePatternType.ANY,
-        None,
-        None,
-        admin_api.AclOperation.ANY,
-        admin_api.AclPermissionType.ANY,
-    )
-    # Keep the client: its requests fail when it is collected.
-    admin = guarded.admin()
-    for future in admin.delete_acls([everything]).values():
-        future.result(PATIENCE_SECONDS)
-
-
 # history
 
 
@@ -613,11 +595,10 @@ def test_watch_prints_the_events_that_match_and_ends_on_ctrl_c(
 ) -> None:
     command = [*CONNECTOR, "watch", "--from-beginning", "--json"]
     command += ["--symbol", "ETHUSDT", "--kind", "changed"]
-    with tempfile.TemporaryFile() as log:
-        program = Program(command, published, log)
+    with start(command, published) as program:
 
         def has_printed_events() -> bool:
-            return len(program.log().splitlines()) > 2
+            return len(program.lines()) > 2
 
         wait_until(has_printed_events, "events", program)
         # Ctrl-C sends SIGINT.
@@ -677,8 +658,7 @@ def test_watch_says_at_once_what_it_follows(published: dict[str, str]) -> None:
     servers = published["GEX_KAFKA__BOOTSTRAP_SERVERS"]
     # No worker runs, so that nothing else is printed.
     command = [*CONNECTOR, "watch", "--kind", "stale"]
-    with tempfile.TemporaryFile() as log:
-        program = Program(command, published, log)
+    with start(command, published) as program:
 
         def has_printed() -> bool:
             return program.log().endswith("\n")
@@ -696,8 +676,7 @@ def test_watch_says_at_once_what_it_follows(published: dict[str, str]) -> None:
 
 def test_watch_says_that_no_connector_runs(published: dict[str, str]) -> None:
     command = [*CONNECTOR, "watch"]
-    with tempfile.TemporaryFile() as log:
-        program = Program(command, published, log)
+    with start(command, published) as program:
         # Its worker has ended. No event would ever come.
         wait_for_log(program, "Is a connector running?")
 
@@ -710,8 +689,7 @@ def test_watch_names_an_unknown_symbol_and_goes_on(published: dict[str, str]) ->
     command = [*CONNECTOR, "watch", "--from-beginning"]
     # One is a typing mistake, and one is as people type it.
     command += ["--symbol", "ethustd", "--symbol", "btcusdt"]
-    with tempfile.TemporaryFile() as log:
-        program = Program(command, published, log)
+    with start(command, published) as program:
 
         def has_printed_events() -> bool:
             return "SNAPSHOT" in program.log()
@@ -760,7 +738,7 @@ def quarantined(kafka: LocalKafka, published: dict[str, str]) -> dict[str, str]:
                 def is_logged(symbol: str = symbol) -> bool:
                     return any(
                         "entry quarantined" in line and symbol in line
-                        for line in worker.log().splitlines()
+                        for line in worker.lines()
                     )
 
                 wait_until(is_logged, f"{symbol} in quarantine", worker)
@@ -877,10 +855,7 @@ def test_quarantine_follows_new_entries(
 ) -> None:
     topic = f"{quarantined['GEX_KAFKA__TOPIC_PREFIX']}.quarantine"
     producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
-    with tempfile.TemporaryFile() as log:
-        program = Program(
-            [*CONNECTOR, "quarantine", "follow", "--json"], quarantined, log
-        )
+    with start([*CONNECTOR, "quarantine", "follow", "--json"], quarantined) as program:
 
         def has_printed_an_entry() -> bool:
             # It starts at the end, and may still be starting: write until it is there.

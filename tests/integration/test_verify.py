@@ -27,7 +27,8 @@ from tests.support.processes import (
     variables_for,
     wait_until,
 )
-from tests.support.tools import SYMBOLS, create_topics, publish_events, run_tool
+from tests.support.tools import SYMBOLS, publish_events, run_tool
+from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -204,7 +204,12 @@ def assert_live_but_not_ready(worker: Program) -> None:
 
     A restart would not help: the cause lies outside the process.
     """
-    assert not worker.ready()
+
+    def is_not_ready() -> bool:
+        return not worker.ready()
+
+    # The cause may be logged a moment before the worker acts on it.
+    wait_until(is_not_ready, "not ready", worker)
     assert worker.ask("/health/live")["ok"]
 
 
@@ -225,9 +230,11 @@ def test_every_refresh_that_was_served_is_one_event_in_order(
     events = checker.by_symbol(published.events())
     assert published.violations() == []
     for symbol in SYMBOLS:
+        # Refreshes that came while a slow broker committed another are one event.
+        collapsed = sum(event.collapsed_observations for event in events[symbol])
         # An answer that the stop cut off was sent, but may not have been received.
         unpublished = len(served[symbol]) - len(events[symbol])
-        assert unpublished in (0, 1)
+        assert 0 <= unpublished <= 1 + collapsed
         moments = [event.computed_at or 0 for event in events[symbol]]
         assert moments == sorted(set(moments))
 
@@ -320,8 +327,7 @@ def test_a_used_up_month_stops_requests_until_a_new_key_is_there(
     with start_worker(settings, arguments=impatient, wait_ready=False) as worker:
         stale = published.wait_for(Kind.STALE, worker)[0]
         assert stale.reason == "quota"
-        assert not worker.ready()
-        assert worker.ask("/health/live")["ok"]
+        assert_live_but_not_ready(worker)
         budget = worker.ask("/api/status")["budget"]
         assert budget["quota_exhausted"]
         assert budget["quota_remaining"] == 0

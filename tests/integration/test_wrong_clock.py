@@ -23,7 +23,7 @@ from tests.support.processes import (
     wait_until,
 )
 from tests.support.skewed_worker import SKEW_FILE
-from tests.support.tools import create_topics
+from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import confluent_kafka as ck
 import confluent_kafka.admin as admin_api
 import trustme
 from cryptography.hazmat.primitives import serialization
 
 from connector.devkit.local_kafka import LocalKafka
 from connector.devkit.loopback_ports import LOOPBACK, free_port
+from tests.support.processes import PATIENCE_SECONDS, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +43,9 @@ NEEDED: dict[str, Right] = {
 
 # Before the settings of Kafka's clients, in the names of variables.
 CLIENT = "GEX_KAFKA__CLIENT__"
+
+# An answer takes milliseconds. A refusal comes as an error only after this time.
+_SIGN_IN_SECONDS = 5
 
 _CLIENT = f"{USER}@client.test"
 _PROTOCOLS = "CLIENT:PLAINTEXT,SCRAM:SASL_SSL,MUTUAL:SSL,CONTROLLER:PLAINTEXT"
@@ -118,7 +123,9 @@ class GuardedKafka:
         # A client that is dropped cancels its requests: keep it.
         admin = self.admin()
         for future in admin.alter_user_scram_credentials([credential]).values():
-            future.result(30)
+            future.result(PATIENCE_SECONDS)
+        # The broker itself learns of it a moment later.
+        wait_until(lambda: self._signs_in(password), "the user can sign in")
 
     def admin(self) -> admin_api.AdminClient:
         """Return a client that may do everything."""
@@ -136,6 +143,25 @@ class GuardedKafka:
             f"{CLIENT}SASL_PASSWORD": PASSWORD,
             f"{CLIENT}SSL_CA_LOCATION": self.files.authority,
         }
+
+    def _signs_in(self, password: str) -> bool:
+        client = admin_api.AdminClient(
+            {
+                "bootstrap.servers": self.scram,
+                "security.protocol": "SASL_SSL",
+                "sasl.mechanism": "SCRAM-SHA-512",
+                "sasl.username": USER,
+                "sasl.password": password,
+                "ssl.ca.location": self.files.authority,
+                # Refusals are expected, and would only confuse.
+                "log_level": 0,
+            }
+        )
+        try:
+            client.list_topics(timeout=_SIGN_IN_SECONDS)
+        except ck.KafkaException:
+            return False
+        return True
 
     def by_certificate(self) -> dict[str, str]:
         """Return the variables of a worker with a certificate."""
@@ -173,7 +199,50 @@ def grant(guarded: GuardedKafka, names: Names, rights: Mapping[str, Right]) -> N
     # A client that is dropped cancels its requests: keep it.
     client = guarded.admin()
     for future in client.create_acls(bindings).values():
-        future.result(30)
+        future.result(PATIENCE_SECONDS)
+
+    def are_known() -> bool:
+        return set(bindings) <= set(_rights(client))
+
+    wait_until(are_known, "the broker knows the rights")
+
+
+def revoke_everything(guarded: GuardedKafka) -> None:
+    """Delete every ACL of the broker."""
+    client = guarded.admin()
+    for future in client.delete_acls([_every_right()]).values():
+        future.result(PATIENCE_SECONDS)
+
+    def are_gone() -> bool:
+        return _rights(client) == []
+
+    wait_until(are_gone, "the broker knows no rights")
+
+
+def _every_right() -> Any:
+    """Return a filter that matches every ACL."""
+    # By the client's types, no name may be None.
+    matching: Any = admin_api.AclBindingFilter
+    return matching(
+        admin_api.ResourceType.ANY,
+        None,
+        admin_api.ResourcePatternType.ANY,
+        None,
+        None,
+        admin_api.AclOperation.ANY,
+        admin_api.AclPermissionType.ANY,
+    )
+
+
+def _rights(client: admin_api.AdminClient) -> list[admin_api.AclBinding]:
+    """Return the ACLs as the broker that decides by them has them.
+
+    Kafka confirms a change of ACLs before the broker has it.
+    """
+    found: list[admin_api.AclBinding] = client.describe_acls(_every_right()).result(
+        PATIENCE_SECONDS
+    )
+    return found
 
 
 def _issue(

@@ -77,6 +77,14 @@ class Program:
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
+    def lines(self) -> list[str]:
+        """Return the complete lines of its output so far.
+
+        The last one may be half written, and then is no JSON, for example.
+        """
+        complete, _, _ = self.log().rpartition("\n")
+        return complete.splitlines()
+
     def ask(self, path: str, body: object = None) -> Any:
         """GET a path, or POST a body to it, and return the JSON answer. Raises OSError."""
         data = None if body is None else json.dumps(body).encode()

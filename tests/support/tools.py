@@ -7,8 +7,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import confluent_kafka.admin as admin_api
-
 from tests.conftest import Names
 from tests.support import checker
 from tests.support.processes import start_worker, variables_for, wait_until
@@ -54,10 +52,3 @@ def publish_events(kafka: LocalKafka, simulator: Program) -> dict[str, str]:
         wait_until(has_published, "events", worker)
         assert worker.terminate() == 0
     return variables
-
-
-def create_topics(kafka: checker.Brokers, *topics: admin_api.NewTopic) -> None:
-    """Create topics and wait until they exist."""
-    admin = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    for future in admin.create_topics(list(topics)).values():
-        future.result(30)

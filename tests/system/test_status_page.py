@@ -20,6 +20,7 @@ from connector.devkit.local_kafka import LocalKafka
 from connector.devkit.loopback_ports import free_port
 from connector.devkit.simulator.settings import EIGHT_SYMBOLS
 from tests.support import checker
+from tests.support.ownership import owner_and_standby
 from tests.support.processes import (
     start_simulator,
     start_worker,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tests.support.processes import Program
 
 TOKEN = "a-token-that-nobody-knows"
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120
 POLL_SECONDS = 0.1
 STATUS_COLUMN = 1
 AGE_COLUMN = 3
@@ -247,10 +248,11 @@ def browser() -> Iterator[webdriver.Chrome]:
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-
-    log = chrome.get_log("browser")  # type: ignore[no-untyped-call]  # selenium's
-    chrome.quit()
+    try:
+        yield chrome
+        log = chrome.get_log("browser")  # type: ignore[no-untyped-call]  # selenium's
+    finally:
+        chrome.quit()
     # Neither shows on the page, so look at the console.
     faults = []
     for line in log:
@@ -283,9 +285,7 @@ def test_the_page_shows_symbols_budget_group_and_events_as_they_come(
     pictures: Path,
 ) -> None:
     with start_worker(variables) as first, start_worker(variables) as second:
-        owner, standby = second, first
-        if first.ask("/api/status")["worker"]["shards"]:
-            owner, standby = first, second
+        owner, standby = owner_and_standby(first, second)
         page = Page(browser, standby)
         page.wait(page.has_ladders, "the levels of another worker's symbols")
 
@@ -548,9 +548,7 @@ def test_an_outage_of_kafka_is_named_and_what_was_known_before_is_marked(
     with LocalKafka(tmp_path / "kafka") as kafka:
         variables = variables_for(kafka, names, simulator)
         with start_worker(variables) as first, start_worker(variables) as second:
-            owner, standby = second, first
-            if first.ask("/api/status")["worker"]["shards"]:
-                owner, standby = first, second
+            owner, standby = owner_and_standby(first, second)
             page = Page(browser, owner)
             page.look(DESKTOP, "dark")
             page.wait(page.all_live, "the table")

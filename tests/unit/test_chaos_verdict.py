@@ -50,11 +50,13 @@ KILLED = -9
 class Logged:
     """A program of which only the log is left."""
 
-    lines: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        return [json.dumps(message) for message in self.messages]
 
     def log(self) -> str:
-        lines = [json.dumps(line) for line in self.lines]
-        return "\n".join(lines)
+        return "\n".join(self.lines())
 
 
 def micros(second: float) -> int:
@@ -141,7 +143,7 @@ class Case:
     def log(self, life: Life, second: float, message: str, **fields: Any) -> None:
         program: Any = life.program
         line = {"ts": iso(second), "message": message, **fields}
-        program.lines.append(line)
+        program.messages.append(line)
 
     def open(self, life: Life, second: float, end: int) -> None:
         """Let a worker open the shard when its topic ends at offset `end`."""
