@@ -134,7 +134,9 @@ class CurrentStates:
     # --- in the thread ---
 
     def _run(self) -> None:
-        while not self._is_over():
+        # Read once at least: on a busy machine the thread may start after the idle time.
+        is_over = self._closed.is_set()
+        while not is_over:
             try:
                 self._read()
             except ConnectorError as error:
@@ -148,6 +150,7 @@ class CurrentStates:
                     )
                 self._call(self._fail, reason)
                 self._closed.wait(_RETRY_SECONDS)
+            is_over = self._is_over()
         self._call(self._end)
 
     def _read(self) -> None:
