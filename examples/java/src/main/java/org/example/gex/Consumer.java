@@ -45,7 +45,12 @@ public final class Consumer {
         }
     }
 
-    private static void follow(Options options, Listener listener, Clock clock) {
+    /**
+     * Calls a listener until the time or the number of events is over, else for ever.
+     *
+     * @throws ConsumerException if it cannot go on; the levels that the listener has are old from then on
+     */
+    static void follow(Options options, Listener listener, Clock clock) {
         Decoder decoder = new Decoder(options.registry(), options.released());
         try (Topics topics = new Topics(options.bootstrap(), options.clientSettings())) {
             System.err.printf("asking Kafka at %s for %s%n", options.bootstrap(), options.current());
