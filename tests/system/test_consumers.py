@@ -80,7 +80,9 @@ def python(output: Path) -> Program:
 def typescript(output: Path) -> Program:
     source = ROOT / "examples" / "typescript"
     lock_file = source / "package-lock.json"
-    digest = hashlib.sha256(lock_file.read_bytes()).hexdigest()[:12]
+    # Native code is built for one version of Node.js.
+    version = subprocess.check_output(["node", "--version"])
+    digest = hashlib.sha256(lock_file.read_bytes() + version).hexdigest()[:12]
     # The packages take a minute to build: keep them.
     packages = jars.cache_folder() / f"typescript-{digest}"
     with jars.exclusive(packages):
