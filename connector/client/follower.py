@@ -101,7 +101,11 @@ class Follower:
         self._feed.check(self._consumer, timeout_seconds)
         self._look.begin(self._now())
         restored = restore(
-            self._feed, self._consumer, self._decoder, lambda: self._store.is_stopped
+            self._feed,
+            self._consumer,
+            self._decoder,
+            lambda: self._store.is_stopped,
+            patience_seconds=self._patience_seconds,
         )
         before = self._store.restore(restored)
         for symbol, view in self._store.views().items():

@@ -254,7 +254,8 @@ class Feed:
                 'states, or pass on_hole="restore"'
             )
         if error.code() in {_TOPIC_DENIED, _GROUP_DENIED}:
-            raise self.failure(f"reading {topic}", error)
+            # An error of the group names no topic.
+            raise self.failure(f"reading {topic or self.changes}", error)
         if error.code() not in _UNKNOWN_TOPIC:
             self.last_error = error
 

@@ -64,7 +64,8 @@ class LiveLevels(Mapping[str, SymbolView]):
             on_hole: "restore" goes on with the present states if events were deleted
                 before they were read, or a topic was created again. "raise" raises.
             patience_seconds: an event that is missing for so long after a later one is
-                an error. An open transaction of a dead worker can hold one back for 70 s.
+                an error, as are states that cannot be read for so long. An open transaction
+                of a dead worker can hold them back for 70 s.
             start_seconds: how long `start` waits for a broker.
 
         Raises:

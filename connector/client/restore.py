@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from connector.core.model import State
 
 _WAIT_SECONDS: Final = 0.2
-# Brokers abort a dead worker's transaction after 60 s, and look for it every 10 s.
-_STALLED_SECONDS: Final = 90
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -55,10 +53,12 @@ def restore(
     consumer: ck.Consumer,
     decoder: ValueDecoder,
     stopped: Callable[[], bool],
+    *,
+    patience_seconds: float,
 ) -> Restored:
     """Restore the states with a consumer, which then goes on to follow both topics.
 
-    Raises ClientError.
+    Raises ClientError; KafkaUnreachable if there is no progress for `patience_seconds`.
     """
     starts = feed.ends(consumer, feed.changes)
     uncommitted = feed.consumer("read_uncommitted")
@@ -68,7 +68,7 @@ def restore(
         uncommitted.close()
 
     consumer.assign(assigned(dict.fromkeys(ends, ck.OFFSET_BEGINNING)))
-    last = _read(feed, consumer, ends, stopped)
+    last = _read(feed, consumer, ends, stopped, patience_seconds)
     states: dict[str, State] = {}
     for message in last.values():
         with located(place_of(message)):
@@ -86,6 +86,7 @@ def _read(
     consumer: ck.Consumer,
     ends: dict[Partition, int],
     stopped: Callable[[], bool],
+    patience_seconds: float,
 ) -> dict[tuple[Partition, bytes], ck.Message]:
     """Return the last record of each partition and key that is committed below `ends`."""
     last: dict[tuple[Partition, bytes], ck.Message] = {}
@@ -103,10 +104,10 @@ def _read(
             # partition it may never be reported, but later records come.
             if offset_of(message) >= ends.get(partition, 0):
                 unfinished.discard(partition)
-        if unfinished and time.monotonic() - progress_at > _STALLED_SECONDS:
+        if unfinished and time.monotonic() - progress_at > patience_seconds:
             topic, number = min(unfinished)
             raise KafkaUnreachable(
-                f"reading {topic}-{number}: nothing came for {_STALLED_SECONDS} s; if "
+                f"reading {topic}-{number}: nothing came for {patience_seconds:g} s; if "
                 "`gex-connector check` names an open transaction there, end it"
             )
     return last

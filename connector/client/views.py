@@ -135,7 +135,9 @@ class Views:
         for delivered in self.keeper.offer(event, now):
             changes.append(self._replace(self._from_event(delivered)))
         state = self._ahead.get(event.symbol)
-        if state is not None and state.sequence <= self.keeper.known[event.symbol]:
+        # A new symbol has no known sequence until its first event has come.
+        known = self.keeper.known.get(event.symbol, 0)
+        if state is not None and state.sequence <= known:
             del self._ahead[event.symbol]
             changes += self.take_state(state, now)
         return changes

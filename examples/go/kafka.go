@@ -26,6 +26,8 @@ type Kafka struct {
 	bootstrap string
 	client    *kgo.Client
 	admin     *kadm.Client
+	// A topic that is created again has another id.
+	ids map[string]kadm.TopicID
 }
 
 // Connect makes the client; it connects at its first request.
@@ -34,7 +36,7 @@ func Connect(bootstrap string) (*Kafka, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--bootstrap %s: %w", bootstrap, err)
 	}
-	return &Kafka{bootstrap, client, kadm.NewClient(client)}, nil
+	return &Kafka{bootstrap, client, kadm.NewClient(client), map[string]kadm.TopicID{}}, nil
 }
 
 // Close ends all connections.
@@ -43,8 +45,15 @@ func (k *Kafka) Close() {
 }
 
 // CommittedEnds returns the offset after the last committed record of each partition.
-// It is before the first open transaction.
+// It is before the first open transaction. Follow will notice if the topic is created again.
 func (k *Kafka) CommittedEnds(ctx context.Context, topic string) (map[int32]int64, error) {
+	limited, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	topics, err := k.admin.ListTopics(limited, topic)
+	if err != nil {
+		return nil, k.failure(topic, err)
+	}
+	k.ids[topic] = topics[topic].ID
 	return k.list(ctx, topic, k.admin.ListCommittedOffsets)
 }
 
@@ -61,7 +70,7 @@ func (k *Kafka) list(
 	defer cancel()
 	listed, err := list(ctx, topic)
 	if err != nil {
-		return nil, fmt.Errorf("no answer from Kafka at %s: %w: check --bootstrap", k.bootstrap, err)
+		return nil, k.failure(topic, err)
 	}
 	if err := listed.Error(); err != nil {
 		return nil, explain(topic, err)
@@ -76,10 +85,18 @@ func (k *Kafka) list(
 	return offsets, nil
 }
 
+// failure explains the error of a request.
+func (k *Kafka) failure(topic string, err error) error {
+	if errors.Is(err, kerr.TopicAuthorizationFailed) {
+		return explain(topic, err)
+	}
+	return fmt.Errorf("no answer from Kafka at %s: %w: check --bootstrap", k.bootstrap, err)
+}
+
 // explain adds the remedy to an error of Kafka.
 func explain(topic string, err error) error {
 	switch {
-	case errors.Is(err, kerr.UnknownTopicOrPartition):
+	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.InvalidTopicException):
 		return fmt.Errorf("no topic %s: check --prefix and --feed, or start the connector once", topic)
 	case errors.Is(err, kerr.TopicAuthorizationFailed):
 		return fmt.Errorf("not allowed to read topic %s: grant this user READ and DESCRIBE on it", topic)
@@ -87,7 +104,8 @@ func explain(topic string, err error) error {
 		// The client has asked several times.
 		return deleted(topic)
 	case errors.Is(err, kerr.OffsetOutOfRange):
-		return fmt.Errorf("topic %s: retention deleted events before they were read; start again to restore the present state", topic)
+		return fmt.Errorf("topic %s: retention deleted events before they were read, or the topic was deleted and created again; "+
+			"start again to restore the present state", topic)
 	default:
 		return fmt.Errorf("topic %s: %w", topic, err)
 	}
@@ -114,9 +132,10 @@ func (k *Kafka) reader(topic string, from map[int32]int64) (*kgo.Client, error) 
 	)
 }
 
-// Restore returns the last state of each symbol that is committed below `high`.
+// Restore returns the last state of each symbol that is committed below `high`. It fails
+// if there is no progress for longer than the patience.
 func (k *Kafka) Restore(
-	ctx context.Context, topic string, high map[int32]int64, decoder *Decoder,
+	ctx context.Context, topic string, high map[int32]int64, decoder *Decoder, patience time.Duration,
 ) (map[string]State, error) {
 	low, err := k.list(ctx, topic, k.admin.ListStartOffsets)
 	if err != nil {
@@ -135,12 +154,16 @@ func (k *Kafka) Restore(
 			waiting[partition] = true
 		}
 	}
+	progressAt := time.Now()
 	for len(waiting) > 0 {
 		records, err := poll(ctx, reader, topic)
 		if err != nil {
 			return nil, err
 		}
 		for _, record := range records {
+			if waiting[record.Partition] {
+				progressAt = time.Now()
+			}
 			// The last record of a partition is never compacted. If it belongs to a
 			// transaction that is aborted, the marker comes after it.
 			if record.Offset >= high[record.Partition]-1 {
@@ -161,6 +184,10 @@ func (k *Kafka) Restore(
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
+		if len(waiting) > 0 && time.Since(progressAt) > patience {
+			return nil, fmt.Errorf("topic %s: an open transaction holds back its records: "+
+				"end the one that `gex-connector check` names, then start again", topic)
+		}
 	}
 	return states, nil
 }
@@ -177,7 +204,7 @@ func (k *Kafka) Follow(
 	}
 	defer reader.Close()
 
-	watch := topicWatch{topic: topic, reader: reader, admin: k.admin, partitions: len(from)}
+	watch := topicWatch{topic: topic, reader: reader, admin: k.admin, id: k.ids[topic], partitions: len(from)}
 	for ctx.Err() == nil {
 		if err := watch.look(ctx); err != nil {
 			return err
@@ -276,11 +303,8 @@ func (w *topicWatch) look(ctx context.Context) error {
 		return explain(w.topic, topic.Err)
 	}
 	w.misses = 0
-	if w.id == (kadm.TopicID{}) {
-		w.id = topic.ID
-	}
 	if topic.ID != w.id {
-		return deleted(w.topic)
+		return fmt.Errorf("topic %s was deleted and created again: start again to restore the present state", w.topic)
 	}
 	for partition := int32(w.partitions); partition < int32(len(topic.Partitions)); partition++ {
 		beginning := map[int32]kgo.Offset{partition: kgo.NewOffset().AtStart()}

@@ -87,7 +87,7 @@ func run(ctx context.Context, options Options) error {
 	}
 
 	// 2. Restore.
-	states, err := kafka.Restore(ctx, options.current, high, decoder)
+	states, err := kafka.Restore(ctx, options.current, high, decoder, seconds(options.patience))
 	if err != nil {
 		return err
 	}

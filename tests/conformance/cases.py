@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
-
-import confluent_kafka as ck
-import fastavro
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from connector.core.model import Kind, Status
 from connector.devkit.simulator.settings import EIGHT_SYMBOLS
-from connector.kafka.avro import EVENT, Codec, SingleObject, schema
-from connector.kafka.names import partition_of
+from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.registry import Registry
-from tests.conformance.feed import PATIENCE_SECONDS, Feed, Worker
+from connector.kafka.shard_log import Transaction
+from tests.conformance import error_cases
+from tests.conformance.feed import Feed, Worker
 from tests.conformance.judge import Truth, last_sequences
-from tests.conformance.page_server import page_server
 from tests.conformance.stage import Stage
-from tests.conformance.story import Symbol, levels
+from tests.conformance.story import Symbol, levels, moving_and_staying
 from tests.conftest import Names
 from tests.support import checker
 from tests.support.processes import (
@@ -31,7 +26,7 @@ from tests.support.processes import (
 )
 
 if TYPE_CHECKING:
-    from connector.core.model import Event, State
+    from connector.core.model import State
 
 # More than a client fetches at once from a partition (1 MiB by default).
 _MANY_BYTES: Final = 3_000_000
@@ -39,12 +34,9 @@ _PART_BYTES: Final = 500_000
 # Right programs print nothing within this time, and wrong ones do.
 _LOOK_SECONDS: Final = 12.0
 _OPEN_SECONDS: Final = 4.0
+_LONG_PATIENCE: Final = "600"
 _KILLS: Final = 3
 _LINES_BETWEEN_KILLS: Final = 24
-
-
-def truth_of(feed: Feed, known: dict[str, int]) -> Truth:
-    return Truth(feed.events, feed.states, known)
 
 
 def aborted(stage: Stage) -> None:
@@ -80,7 +72,7 @@ def aborted(stage: Stage) -> None:
         worker.abort(btc.aborted())
         worker.commit(btc.changed(62_000))
         other.commit(eth.changed(3100))
-    stage.expect(truth_of(feed, known))
+    stage.expect(feed.truth(known))
 
 
 def open_at_the_start(stage: Stage) -> None:
@@ -93,14 +85,14 @@ def open_at_the_start(stage: Stage) -> None:
         known = last_sequences(feed.events)
         other.write(eth.aborted())
         worker.write(btc.changed(61_000))
-        stage.start(known=known)
+        stage.start("--patience", _LONG_PATIENCE, known=known)
         stage.give_time(_OPEN_SECONDS, count=2)
         worker.commit()
         other.abort()
         stage.wait_restored()
         worker.commit(btc.changed(61_500))
         other.commit(eth.changed(3000))
-    stage.expect(truth_of(feed, known))
+    stage.expect(feed.truth(known))
 
 
 def statuses(stage: Stage) -> None:
@@ -153,7 +145,7 @@ def _play_statuses(stage: Stage, feed: Feed, *options: str) -> None:
         xrp.then(Kind.RESTORED, Status.LIVE, levels(0.0)),
         Symbol("NEWUSDT").then(Kind.SNAPSHOT, Status.LIVE, levels(0.000123)),
     )
-    stage.expect(truth_of(feed, known))
+    stage.expect(feed.truth(known))
 
 
 def ends(stage: Stage) -> None:
@@ -178,7 +170,7 @@ def late_start(stage: Stage) -> None:
     feed.commit(eth.changed(3000), eth.then(Kind.REMOVED, Status.REMOVED))
     known = last_sequences(feed.events)
     stage.start("--seconds", "0", known=known)
-    stage.expect_end(truth_of(feed, known))
+    stage.expect_end(feed.truth(known))
 
 
 def empty_feed(stage: Stage) -> None:
@@ -187,7 +179,7 @@ def empty_feed(stage: Stage) -> None:
     stage.start()
     stage.wait_restored()
     feed.commit(Symbol("BTCUSDT").changed(60_000), Symbol("ETHUSDT").changed(3000))
-    stage.expect(truth_of(feed, {}))
+    stage.expect(feed.truth({}))
 
 
 def strays(stage: Stage) -> None:
@@ -205,18 +197,40 @@ def strays(stage: Stage) -> None:
     feed.stray(feed.changes, b"BTCUSDT", b"hello")
     feed.stray(feed.changes, b"BTCUSDT", None)
     feed.commit(btc.changed(61_000))
-    stage.expect(truth_of(feed, known))
+    stage.expect(feed.truth(known))
+
+
+def old_states(stage: Stage) -> None:
+    """Old states that another program has copied to another partition of `current`."""
+    btc, eth = Symbol("BTCUSDT"), Symbol("ETHUSDT")
+    feed = stage.feed(shards=2)
+    with Worker(feed) as first, Worker(feed, shard=1) as second:
+        old_btc, old_eth = btc.changed(60_000), eth.changed(3000)
+        first.commit(old_btc)
+        first.commit(btc.changed(61_000))
+        second.commit(old_eth)
+        second.commit(eth.changed(3100))
+        # In whatever order two partitions are read, one of the copies comes after the
+        # newer state.
+        first.commit(Transaction([], old_eth.states))
+        second.commit(Transaction([], old_btc.states))
+        known = last_sequences(feed.events)
+        stage.start(known=known)
+        stage.wait_restored()
+        first.commit(btc.changed(62_000))
+        second.commit(eth.changed(3200))
+    stage.expect(feed.truth(known))
 
 
 def partitions_added(stage: Stage) -> None:
     """A symbol moves to a new partition, whose events come before those of its old one."""
     after = 3
-    moving, staying = _moving_and_staying(after)
+    moving, staying = moving_and_staying(after)
     feed = stage.feed()
     feed.commit(moving.changed(60_000), staying.changed(3000))
     known = last_sequences(feed.events)
     # On a busy machine all this can take longer than a program's usual patience.
-    stage.start("--patience", "600", known=known)
+    stage.start("--patience", _LONG_PATIENCE, known=known)
     stage.wait_restored()
     with Worker(feed) as holder:
         # Its open transaction holds back the next event in the old partition.
@@ -226,157 +240,7 @@ def partitions_added(stage: Stage) -> None:
         feed.commit(moving.changed(62_000), moving.changed(63_000))
         stage.give_time(_LOOK_SECONDS, count=4)
         holder.commit()
-    stage.expect(truth_of(feed, known))
-
-
-def _moving_and_staying(partitions: int) -> tuple[Symbol, Symbol]:
-    """Return a symbol that leaves partition 0 of 1 when there are more, and one that stays."""
-    names = [f"S{number}" for number in range(100)]
-    moving = [name for name in names if partition_of(name, partitions) != 0]
-    staying = [name for name in names if partition_of(name, partitions) == 0]
-    return Symbol(moving[0]), Symbol(staying[0])
-
-
-def gap(stage: Stage) -> None:
-    """An event that is missing for good."""
-    btc = Symbol("BTCUSDT")
-    feed = stage.feed()
-    feed.commit(btc.changed(60_000))
-    stage.start("--patience", "1")
-    stage.wait_restored()
-    btc.skip()
-    feed.commit(btc.changed(61_000))
-    stage.expect_error("BTCUSDT", "2", "3")
-
-
-def retention(stage: Stage) -> None:
-    """Events that were deleted before the program could read them."""
-    btc = Symbol("BTCUSDT")
-    feed = stage.feed()
-    feed.commit(btc.changed(60_000))
-    stage.start()
-    stage.wait_restored()
-    # A frozen program has one fetch under way at most, which the first event ends.
-    stage.freeze()
-    feed.commit(*(btc.changed(61_000 + number) for number in range(20)))
-    feed.delete_events()
-    stage.thaw()
-    stage.expect_error(feed.changes, "retention")
-
-
-def deleted_topic(stage: Stage) -> None:
-    """Topics that are deleted while the program follows them."""
-    feed = stage.feed()
-    feed.commit(Symbol("BTCUSDT").changed(60_000))
-    stage.start()
-    stage.wait_restored()
-    feed.delete_topics()
-    stage.expect_error(feed.prefix, "deleted")
-
-
-def wrong_feed(stage: Stage) -> None:
-    """A feed that does not exist."""
-    feed = stage.feed()
-    stage.start(feed="nosuch")
-    stage.expect_error(f"{feed.prefix}.nosuch.", "--feed")
-
-
-def unknown_fingerprint(stage: Stage) -> None:
-    """An event whose schema is in no folder."""
-    btc = Symbol("BTCUSDT")
-    feed = stage.feed()
-    feed.commit(btc.changed(60_000))
-    stage.start()
-    stage.wait_restored()
-    fingerprint = bytes.fromhex("0123456789abcdef")
-    _write_event(feed, b"\xc3\x01" + fingerprint)
-    stage.expect_error("0123456789abcdef", "schemas")
-
-
-def no_registry_given(stage: Stage) -> None:
-    """A feed with a schema registry, and a program that was not told of it."""
-    feed = stage.feed()
-    feed.commit(Symbol("BTCUSDT").changed(60_000))
-    stage.start()
-    stage.wait_restored()
-    _write_event(feed, _framed(77))
-    stage.expect_error("77", "--registry")
-
-
-def _write_event(feed: Feed, value: bytes) -> None:
-    producer = ck.Producer({"bootstrap.servers": feed.bootstrap})
-    headers: dict[str, str | bytes | None] = {"ce_type": "gex.levels.changed"}
-    producer.produce(feed.changes, value, b"BTCUSDT", headers=headers)
-    assert producer.flush(PATIENCE_SECONDS) == 0
-
-
-def wrong_registry(stage: Stage) -> None:
-    """A registry that answers with a page instead of a schema."""
-    feed = stage.feed()
-    feed.commit(Symbol("BTCUSDT").changed(60_000))
-    with page_server() as url:
-        stage.start("--registry", url)
-        stage.wait_restored()
-        _write_event(feed, _framed(77))
-        stage.expect_error("77", "registry")
-
-
-def newer_schema(stage: Stage) -> None:
-    """Events of newer schemas: first a compatible one, then one of a newer major."""
-    assert stage.world.registry is not None
-    framing = Registry(stage.world.registry, {})
-    try:
-        _play_newer_schemas(stage, framing, stage.world.registry)
-    finally:
-        framing._client.close()
-
-
-def _play_newer_schemas(stage: Stage, framing: Registry, url: str) -> None:
-    btc = Symbol("BTCUSDT")
-    feed = stage.feed(framing)
-    feed.commit(btc.changed(60_000))
-    known = last_sequences(feed.events)
-    stage.start("--registry", url, known=known)
-    stage.wait_restored()
-
-    newer = schema(EVENT)
-    # Before the last two fields, which are levels.
-    added = {"name": "note", "type": ["null", "string"], "default": None}
-    newer["fields"].insert(-2, added)
-    schema_id = framing._client.register(f"{feed.changes}-value", newer)
-    moment = btc.changed(61_000)
-    _write_event(feed, _framed(schema_id) + _encoded(newer, moment.events[0]))
-    feed.events += moment.events
-    stage.expect(truth_of(feed, known))
-
-    major = schema(EVENT)
-    for field in major["fields"]:
-        if field["name"] == "sequence":
-            field["type"] = "string"
-    # The registry would refuse it under the topic's own subject.
-    schema_id = framing._client.register(f"{feed.changes}-2-value", major)
-    _write_event(feed, _framed(schema_id) + b"never decoded")
-    stage.expect_error(str(schema_id), "update")
-
-
-def _framed(schema_id: int) -> bytes:
-    return b"\0" + schema_id.to_bytes(4, "big")
-
-
-def _encoded(written: Any, event: Event) -> bytes:
-    out = io.BytesIO()
-    fields = msgspec.to_builtins(event) | {"note": "of tomorrow"}
-    fastavro.schemaless_writer(out, fastavro.parse_schema(written), fields)
-    return out.getvalue()
-
-
-def not_allowed(stage: Stage) -> None:
-    """A user who may not read the events."""
-    feed = stage.feed()
-    feed.commit(Symbol("BTCUSDT").changed(60_000))
-    feed.deny_reading(feed.changes)
-    stage.start()
-    stage.expect_error(feed.changes, "READ")
+    stage.expect(feed.truth(known))
 
 
 def killed_workers(stage: Stage) -> None:
@@ -423,7 +287,8 @@ ALL_CASES: Final[tuple[Case, ...]] = (
     killed_workers,
     partitions_added,
     open_at_the_start,
-    deleted_topic,
+    error_cases.deleted_topic,
+    error_cases.recreated_topic,
     aborted,
     statuses,
     registry,
@@ -431,12 +296,15 @@ ALL_CASES: Final[tuple[Case, ...]] = (
     ends,
     empty_feed,
     strays,
-    gap,
-    retention,
-    wrong_feed,
-    not_allowed,
-    unknown_fingerprint,
-    no_registry_given,
-    wrong_registry,
-    newer_schema,
+    old_states,
+    error_cases.gap,
+    error_cases.retention,
+    error_cases.held_back,
+    error_cases.wrong_feed,
+    error_cases.not_allowed,
+    error_cases.revoked,
+    error_cases.unknown_fingerprint,
+    error_cases.no_registry_given,
+    error_cases.wrong_registry,
+    error_cases.newer_schema,
 )

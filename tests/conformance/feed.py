@@ -19,6 +19,7 @@ from confluent_kafka.admin import (
 from connector.kafka.avro import EVENT, STATE, Codec, SingleObject
 from connector.kafka.names import ShardId, Topics
 from connector.kafka.records import RecordWriter
+from tests.conformance.judge import Truth
 from tests.conformance.story import FEED
 
 if TYPE_CHECKING:
@@ -38,30 +39,49 @@ class Feed:
         prefix: str,
         framing: Framing | None = None,
         partitions: int = 1,
+        shards: int = 1,
     ) -> None:
+        """Create the topics. `current` has a partition for each shard."""
         self.bootstrap = bootstrap
         self.prefix = prefix
         self.events: list[Event] = []
         self.states: list[State] = []
 
-        topics = Topics(prefix)
-        self.changes = topics.changes(FEED)
-        self.current = topics.current(FEED)
+        self._topics = Topics(prefix)
+        self.changes = self._topics.changes(FEED)
+        self.current = self._topics.current(FEED)
+        self._partitions = partitions
+        self._shards = shards
         self._framing = framing or SingleObject()
         self._framing.prepare(self.changes, EVENT)
         self._framing.prepare(self.current, STATE)
-        self.records = RecordWriter(ShardId(FEED, 0), topics, Codec(self._framing))
 
         self._admin = AdminClient({"bootstrap.servers": bootstrap})
-        compacted = {"cleanup.policy": "compact"}
-        self._create(
-            NewTopic(self.changes, partitions, 1),
-            NewTopic(self.current, 1, 1, config=compacted),
-        )
+        self.create_topics()
 
-    def _create(self, *topics: NewTopic) -> None:
-        for made in self._admin.create_topics(list(topics)).values():
+    def records_of(self, shard: int) -> RecordWriter:
+        """Return the maker of a shard's records."""
+        return RecordWriter(ShardId(FEED, shard), self._topics, Codec(self._framing))
+
+    def create_topics(self) -> None:
+        """Create both topics."""
+        compacted = {"cleanup.policy": "compact"}
+        topics = [
+            NewTopic(self.changes, self._partitions, 1),
+            NewTopic(self.current, self._shards, 1, config=compacted),
+        ]
+        for made in self._admin.create_topics(topics).values():
             made.result(PATIENCE_SECONDS)
+
+    def existing_topics(self) -> list[str]:
+        """Return the topics with the feed's prefix."""
+        # Asking for a topic by its name may create it.
+        names = self._admin.list_topics(timeout=PATIENCE_SECONDS).topics
+        return [name for name in names if name.startswith(self.prefix)]
+
+    def truth(self, known: dict[str, int]) -> Truth:
+        """Return what is committed, and the sequences before the programs started."""
+        return Truth(self.events, self.states, known)
 
     def add_partitions(self, total: int) -> None:
         """Give `changes` more partitions."""
@@ -115,13 +135,14 @@ class Feed:
 
 
 class Worker:
-    """A writer of the feed, with a transactional id of its own."""
+    """A writer of a shard of the feed, with a transactional id of its own."""
 
     _count = 0
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, shard: int = 0) -> None:
         Worker._count += 1
         self._feed = feed
+        self._records = feed.records_of(shard)
         self._open: list[Transaction] = []
         settings = {
             "bootstrap.servers": feed.bootstrap,
@@ -146,7 +167,7 @@ class Worker:
         if not self._open:
             self._producer.begin_transaction()
         self._open.append(moment)
-        for record in self._feed.records.records(moment):
+        for record in self._records.records(moment):
             self._producer.produce(
                 record.topic,
                 record.value,

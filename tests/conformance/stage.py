@@ -58,11 +58,12 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         self._ends.close()
 
-    def feed(self, framing: Framing | None = None, partitions: int = 1) -> Feed:
+    def feed(
+        self, framing: Framing | None = None, partitions: int = 1, shards: int = 1
+    ) -> Feed:
         """Make the topics."""
-        return Feed(
-            self.world.kafka.bootstrap_servers, self.prefix, framing, partitions
-        )
+        bootstrap = self.world.kafka.bootstrap_servers
+        return Feed(bootstrap, self.prefix, framing, partitions, shards)
 
     def start(
         self, *options: str, feed: str = FEED, known: dict[str, int] | None = None
@@ -135,6 +136,16 @@ class Stage:
             status = run.wait()
             self._add(run, judge.error_faults(status, run.errors(), words))
             self.shown[run.program.name] = run.errors().strip()
+
+    def expect_no_topics(self, feed: Feed, but: Sequence[str] = ()) -> None:
+        """Expect that the feed's prefix has only these topics, after the programs' ends."""
+        # A broker creates a topic a moment after it was asked for it.
+        time.sleep(_REPEAT_SECONDS)
+        created = sorted(set(feed.existing_topics()) - set(but))
+        if created:
+            fault = f"a program made the broker create {', '.join(created)}"
+            for run in self._runs:
+                self._add(run, [fault])
 
     def _judge(self, run: Run, truth: judge.Truth) -> None:
         self.shown[run.program.name] = "".join(run.lines()[-1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from connector.core.model import AllExpiry, Event, Kind, Levels, Source, State, Status
+from connector.kafka.names import partition_of
 from connector.kafka.shard_log import Transaction
 
 FEED: Final = "all"
@@ -106,3 +107,11 @@ class Symbol:
             levels=latest,
         )
         return Transaction([event], [state])
+
+
+def moving_and_staying(partitions: int) -> tuple[Symbol, Symbol]:
+    """Return a symbol of another partition than 0, and one of partition 0."""
+    names = [f"S{number}" for number in range(100)]
+    moving = [name for name in names if partition_of(name, partitions) != 0]
+    staying = [name for name in names if partition_of(name, partitions) == 0]
+    return Symbol(moving[0]), Symbol(staying[0])

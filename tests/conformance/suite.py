@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 # Cases mostly wait.
 _AT_ONCE: Final = 4
-# Everyone may do what no rule denies.
-_GUARD: Final = {
+# Everyone may do what no rule denies. As by default, brokers create the topics that a program
+# asks for, so that it must not ask for the wrong ones.
+_SETTINGS: Final = {
+    "auto.create.topics.enable": "true",
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "allow.everyone.if.no.acl.found": "true",
 }
@@ -41,7 +43,7 @@ class Result:
 def new_world(folder: Path, patience_seconds: float) -> Iterator[World]:
     """Start a broker with access rules, and a schema registry."""
     with (
-        LocalKafka(folder / "kafka", extra=_GUARD) as kafka,
+        LocalKafka(folder / "kafka", extra=_SETTINGS) as kafka,
         LocalRegistry(folder / "registry") as registry,
     ):
         yield World(kafka, registry.url, patience_seconds)

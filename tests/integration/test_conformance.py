@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conformance import cases
+from tests.conformance import cases, error_cases
 from tests.conformance.program import PYTHON, Program
 from tests.conformance.stage import World
 from tests.conformance.suite import Result, play, play_all
@@ -19,18 +19,24 @@ if TYPE_CHECKING:
 # The first test plays all cases.
 pytestmark = pytest.mark.timeout(900)
 
+# A wrong program does nothing meanwhile, however fast the machine is.
+WAIT_FOR_WRONG_SECONDS = 3.0
+
 # `make test-all` plays the others, with the programs in every language.
 CASES = (
     cases.partitions_added,
     cases.open_at_the_start,
-    cases.deleted_topic,
+    error_cases.deleted_topic,
+    error_cases.recreated_topic,
     cases.aborted,
     cases.statuses,
     cases.strays,
-    cases.gap,
-    cases.retention,
-    cases.wrong_feed,
-    cases.unknown_fingerprint,
+    cases.old_states,
+    error_cases.gap,
+    error_cases.retention,
+    error_cases.held_back,
+    error_cases.wrong_feed,
+    error_cases.unknown_fingerprint,
 )
 
 
@@ -48,23 +54,60 @@ def test_the_example_prints_what_was_committed(
     assert results[case].faults == []
 
 
-def naive(isolation: str) -> Program:
+def naive(fault: str | None = None) -> Program:
+    """Return the program of `naive_consumer` with one of its faults."""
     command = (sys.executable, "-m", "tests.conformance.naive_consumer")
-    return Program(isolation, (*command, "--isolation", isolation))
+    if fault is None:
+        return Program("right", command)
+    return Program(fault, (*command, "--fault", fault))
 
 
-def test_a_consumer_that_reads_uncommitted_records_is_refused(
+@pytest.mark.parametrize(
+    ("case", "fault", "words"),
+    [
+        (
+            cases.aborted,
+            "uncommitted",
+            "does the program read with isolation.level=read_committed?",
+        ),
+        (cases.old_states, "last_state", "sequence is 1 instead of"),
+    ],
+)
+def test_a_consumer_that_prints_wrong_lines_is_refused(
+    kafka: LocalKafka, case: cases.Case, fault: str, words: str
+) -> None:
+    right, wrong = play(case, World(kafka), [naive(), naive(fault)])
+    assert right.faults == []
+    assert words in str(wrong.faults)
+
+
+@pytest.mark.parametrize(
+    ("case", "fault"),
+    [
+        (error_cases.retention, "skips_errors"),
+        # It compares no ids of topics, and waits for an open transaction without an end.
+        (error_cases.recreated_topic, None),
+        (error_cases.held_back, None),
+    ],
+)
+def test_a_consumer_that_does_not_end_is_refused(
+    kafka: LocalKafka, case: cases.Case, fault: str | None
+) -> None:
+    world = World(kafka, patience_seconds=WAIT_FOR_WRONG_SECONDS)
+    (wrong,) = play(case, world, [naive(fault)])
+    assert wrong.faults != []
+
+
+def test_a_consumer_that_makes_brokers_create_topics_is_refused(
     kafka: LocalKafka,
 ) -> None:
-    programs = [naive("read_committed"), naive("read_uncommitted")]
-    right, wrong = play(cases.aborted, World(kafka), programs)
-    assert right.faults == []
-    assert "does the program read with isolation.level=read_committed?" in str(
-        wrong.faults
-    )
+    programs = [naive("creates_topics")]
+    (result,) = play(error_cases.wrong_feed, World(kafka), programs)
+    (fault,) = result.faults
+    assert "a program made the broker create" in fault
 
 
 def test_a_consumer_that_ends_without_an_error_is_refused(kafka: LocalKafka) -> None:
     silent = Program("silent", (sys.executable, "-c", ""))
-    (result,) = play(cases.wrong_feed, World(kafka), [silent])
+    (result,) = play(error_cases.wrong_feed, World(kafka), [silent])
     assert result.faults == ["its exit status is 0, expected 1"]

@@ -105,14 +105,12 @@ def test_a_restore_keeps_the_last_sequence_whatever_partition_comes_last() -> No
         cast("ck.Consumer", feed),
         ValueDecoder(None),
         lambda: False,
+        patience_seconds=60,
     )
     assert restored.states[SYMBOL].sequence == 7
 
 
-def test_a_partition_that_is_held_back_is_noticed_while_others_go_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("connector.client.restore._STALLED_SECONDS", 0)
+def test_a_partition_that_is_held_back_is_noticed_while_others_go_on() -> None:
     other = [state_message(1, 5, state_of(an_event(1)))]
     batches = [other] * 1_000
     feed = Batches(*batches, ends={CHANGES: 0, CURRENT: 5})
@@ -122,6 +120,7 @@ def test_a_partition_that_is_held_back_is_noticed_while_others_go_on(
             cast("ck.Consumer", feed),
             ValueDecoder(None),
             lambda: not feed.batches,
+            patience_seconds=0,
         )
 
 

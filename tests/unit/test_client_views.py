@@ -88,6 +88,14 @@ def test_a_state_ahead_of_its_event_waits_for_it() -> None:
     assert not views.keeper.is_waiting(SYMBOL)
 
 
+def test_a_new_symbol_may_begin_with_a_state_and_a_later_event() -> None:
+    views = Views([])
+    assert views.take_state(state_of(an_event(2)), 0) == []
+    assert views.take_event(an_event(2), 0) == []
+    views.take_event(an_event(1), 0)
+    assert views.all[SYMBOL].sequence == 2
+
+
 def test_an_older_state_changes_nothing() -> None:
     views = Views([])
     views.take_event(an_event(1), 0)

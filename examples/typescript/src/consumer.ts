@@ -19,10 +19,12 @@
 import { parseArgs } from "node:util";
 import { Decoder } from "./decoder.js";
 import { ConsumerError } from "./errors.js";
-import { TopicReader, connect, ends } from "./kafka.js";
+import { connect } from "./kafka.js";
 import { Order } from "./order.js";
 import { Printer } from "./printer.js";
+import { TopicReader } from "./reader.js";
 import type { LevelsEvent, LevelsState } from "./records.js";
+import { Topic } from "./topic.js";
 
 const text = { type: "string" } as const;
 const OPTIONS = {
@@ -49,20 +51,18 @@ async function run(): Promise<void> {
   const patience = numberOf("patience", options.patience);
   const seconds = numberOf("seconds", options.seconds);
   let remaining = numberOf("max-events", options["max-events"]);
-  const topics = `${options.prefix}.${options.feed}`;
   const decoder = new Decoder(options.schemas, options.registry);
-  const committed = await connect(options.bootstrap, "read_committed");
-  const uncommitted = await connect(options.bootstrap, "read_uncommitted");
+  const consumer = await connect(options.bootstrap);
+  const changes = new Topic(consumer, `${options.prefix}.${options.feed}.changes`);
+  const current = new Topic(consumer, `${options.prefix}.${options.feed}.current`);
 
   // 1. Note both ends, in this order.
-  const start = await ends(committed, `${topics}.changes`);
-  const high = await ends(uncommitted, `${topics}.current`);
-  uncommitted.disconnect();
+  const start = await changes.ends("read_committed");
+  const high = await current.ends("read_uncommitted");
 
   // 2. Restore.
   const states = new Map<string, LevelsState>();
-  const current = new TopicReader(committed, `${topics}.current`);
-  for await (const message of current.readTo(high)) {
+  for await (const message of new TopicReader(consumer, current).readTo(high, patience)) {
     const state = await decoder.state(message);
     // Another program may have copied an old state to another partition.
     if (state.sequence >= (states.get(state.symbol)?.sequence ?? 0)) {
@@ -80,9 +80,8 @@ async function run(): Promise<void> {
   // 3. Follow.
   const order = new Order(known, patience);
   const until = performance.now() + seconds * 1000;
-  const changes = new TopicReader(committed, `${topics}.changes`);
   if (remaining > 0) {
-    for await (const message of changes.follow(start, until)) {
+    for await (const message of new TopicReader(consumer, changes).follow(start, until)) {
       const events: LevelsEvent[] = message ? order.add(await decoder.event(message)) : [];
       for (const event of events.slice(0, remaining)) {
         printer.event(event);

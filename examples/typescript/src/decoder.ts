@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Message } from "@confluentinc/kafka-javascript/types/rdkafka.js";
 import avro from "avsc";
 import { ConsumerError } from "./errors.js";
-import { place } from "./kafka.js";
+import { place } from "./reader.js";
 import type { LevelsEvent, LevelsState } from "./records.js";
 
 const REGISTRY_TIMEOUT_MS = 10_000;

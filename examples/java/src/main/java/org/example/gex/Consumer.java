@@ -60,7 +60,8 @@ public final class Consumer {
 
             // 2. Restore.
             Order order = new Order(options.patience());
-            Map<String, LevelsState> states = new StateReader(topics, decoder).restore(options.current(), high);
+            StateReader reader = new StateReader(topics, decoder);
+            Map<String, LevelsState> states = reader.restore(options.current(), high, options.patience());
             for (LevelsState state : states.values()) {
                 order.startAfter(state.getSymbol(), state.getSequence());
             }

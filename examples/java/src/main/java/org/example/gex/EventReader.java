@@ -16,7 +16,6 @@ import org.apache.kafka.clients.admin.TopicDescription;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.common.TopicPartition;
-import org.apache.kafka.common.Uuid;
 import org.apache.kafka.common.errors.RetriableException;
 import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 
@@ -34,7 +33,6 @@ final class EventReader {
     private final Listener listener;
     private final Clock clock;
     private Instant lookedAt = Instant.MIN;
-    private Uuid topicId;
     private int misses;
     private boolean isAway;
 
@@ -113,10 +111,10 @@ final class EventReader {
             System.err.println("Kafka answers again");
         }
         isAway = false;
-        if (topicId != null && !topicId.equals(description.topicId())) {
-            throw deleted(topic);
+        if (!topics.isSame(description)) {
+            throw new ConsumerException(
+                    "topic %s was deleted and created again: start again to restore the present state", topic);
         }
-        topicId = description.topicId();
         misses = 0;
 
         Set<TopicPartition> added = new HashSet<>(Topics.partitions(description));

@@ -18,6 +18,7 @@ import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.KafkaException;
 import org.apache.kafka.common.KafkaFuture;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.Uuid;
 import org.apache.kafka.common.errors.AuthenticationException;
 import org.apache.kafka.common.errors.ClusterAuthorizationException;
 import org.apache.kafka.common.errors.InvalidTopicException;
@@ -33,6 +34,9 @@ final class Topics implements AutoCloseable {
     private final String bootstrap;
     private final Map<String, Object> clientSettings;
     private final Admin admin;
+
+    /** A topic that is created again has another id. */
+    private final Map<String, Uuid> ids = new HashMap<>();
 
     /** @param clientSettings further settings of Kafka's clients, such as {@code security.protocol} */
     Topics(String bootstrap, Map<String, Object> clientSettings) {
@@ -67,7 +71,9 @@ final class Topics implements AutoCloseable {
         Map<TopicPartition, OffsetSpec> latest = new HashMap<>();
         Map<TopicPartition, Long> ends = new HashMap<>();
         try {
-            partitions(describe(topic, START_TIMEOUT)).forEach(partition -> latest.put(partition, OffsetSpec.latest()));
+            TopicDescription description = describe(topic, START_TIMEOUT);
+            ids.put(topic, description.topicId());
+            partitions(description).forEach(partition -> latest.put(partition, OffsetSpec.latest()));
             get(admin.listOffsets(latest, options).all()).forEach((partition, end) -> ends.put(partition, end.offset()));
         } catch (KafkaException e) {
             throw explain(topic, e);
@@ -79,6 +85,11 @@ final class Topics implements AutoCloseable {
     TopicDescription describe(String topic, Duration timeout) {
         var options = new DescribeTopicsOptions().timeoutMs((int) timeout.toMillis());
         return get(admin.describeTopics(List.of(topic), options).allTopicNames()).get(topic);
+    }
+
+    /** Returns true if this is still the topic whose ends were noted. */
+    boolean isSame(TopicDescription topic) {
+        return topic.topicId().equals(ids.get(topic.name()));
     }
 
     private static <T> T get(KafkaFuture<T> future) {
@@ -113,15 +124,16 @@ final class Topics implements AutoCloseable {
     }
 
     /**
-     * Returns true if a consumer of a topic is at these ends.
+     * Returns the sum of a consumer's positions, each up to the partition's end.
      *
      * <p>A position passes aborted records and the markers of transactions. It stops before an open
      * transaction.
      */
-    boolean hasReached(KafkaConsumer<byte[], byte[]> consumer, String topic, Map<TopicPartition, Long> ends) {
+    long progress(KafkaConsumer<byte[], byte[]> consumer, String topic, Map<TopicPartition, Long> ends) {
         try {
             return ends.entrySet().stream()
-                    .allMatch(end -> consumer.position(end.getKey()) >= end.getValue());
+                    .mapToLong(end -> Math.min(consumer.position(end.getKey()), end.getValue()))
+                    .sum();
         } catch (KafkaException e) {
             throw explain(topic, e);
         }
@@ -148,8 +160,8 @@ final class Topics implements AutoCloseable {
         if (error instanceof OffsetOutOfRangeException lost) {
             TopicPartition partition = lost.partitions().iterator().next();
             return new ConsumerException(
-                    "topic %s: retention deleted events before they were read; start again to restore the"
-                            + " present state",
+                    "topic %s: retention deleted events before they were read, or the topic was deleted and"
+                            + " created again; start again to restore the present state",
                     partition.topic());
         }
         if (error instanceof TimeoutException) {
