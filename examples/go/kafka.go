@@ -47,19 +47,30 @@ func (k *Kafka) Close() {
 // CommittedEnds returns the offset after the last committed record of each partition.
 // It is before the first open transaction. Follow will notice if the topic is created again.
 func (k *Kafka) CommittedEnds(ctx context.Context, topic string) (map[int32]int64, error) {
-	limited, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	topics, err := k.admin.ListTopics(limited, topic)
-	if err != nil {
-		return nil, k.failure(topic, err)
+	if err := k.identify(ctx, topic); err != nil {
+		return nil, err
 	}
-	k.ids[topic] = topics[topic].ID
 	return k.list(ctx, topic, k.admin.ListCommittedOffsets)
 }
 
 // Ends returns the offset after the last record of each partition, committed or not.
+// Follow will notice if the topic is created again.
 func (k *Kafka) Ends(ctx context.Context, topic string) (map[int32]int64, error) {
+	if err := k.identify(ctx, topic); err != nil {
+		return nil, err
+	}
 	return k.list(ctx, topic, k.admin.ListEndOffsets)
+}
+
+func (k *Kafka) identify(ctx context.Context, topic string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	topics, err := k.admin.ListTopics(ctx, topic)
+	if err != nil {
+		return k.failure(topic, err)
+	}
+	k.ids[topic] = topics[topic].ID
+	return nil
 }
 
 func (k *Kafka) list(
@@ -193,9 +204,9 @@ func (k *Kafka) Restore(
 }
 
 // Follow calls handle with every newer event, once and in order, until it returns false
-// or the context ends.
+// or the context ends. It fails if the topic or `current` is deleted: nothing comes then.
 func (k *Kafka) Follow(
-	ctx context.Context, topic string, from map[int32]int64, decoder *Decoder, order *Order,
+	ctx context.Context, topic, current string, from map[int32]int64, decoder *Decoder, order *Order,
 	handle func(Event) bool,
 ) error {
 	reader, err := k.reader(topic, from)
@@ -204,10 +215,13 @@ func (k *Kafka) Follow(
 	}
 	defer reader.Close()
 
-	watch := topicWatch{topic: topic, reader: reader, admin: k.admin, id: k.ids[topic], partitions: len(from)}
+	events := topicWatch{topic: topic, reader: reader, admin: k.admin, id: k.ids[topic], partitions: len(from)}
+	states := topicWatch{topic: current, admin: k.admin, id: k.ids[current]}
 	for ctx.Err() == nil {
-		if err := watch.look(ctx); err != nil {
-			return err
+		for _, watch := range []*topicWatch{&events, &states} {
+			if err := watch.look(ctx); err != nil {
+				return err
+			}
 		}
 		records, err := poll(ctx, reader, topic)
 		if err != nil {
@@ -271,7 +285,7 @@ func place(record *kgo.Record) string {
 // topicWatch reads the partitions that are added to a topic, and notices its deletion.
 type topicWatch struct {
 	topic      string
-	reader     *kgo.Client
+	reader     *kgo.Client // nil: its records are not read
 	admin      *kadm.Client
 	id         kadm.TopicID
 	partitions int
@@ -305,6 +319,9 @@ func (w *topicWatch) look(ctx context.Context) error {
 	w.misses = 0
 	if topic.ID != w.id {
 		return fmt.Errorf("topic %s was deleted and created again: start again to restore the present state", w.topic)
+	}
+	if w.reader == nil {
+		return nil
 	}
 	for partition := int32(w.partitions); partition < int32(len(topic.Partitions)); partition++ {
 		beginning := map[int32]kgo.Offset{partition: kgo.NewOffset().AtStart()}

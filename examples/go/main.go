@@ -110,7 +110,7 @@ func run(ctx context.Context, options Options) error {
 	if remaining == 0 {
 		return nil
 	}
-	return kafka.Follow(ctx, options.changes, start, decoder, order, func(event Event) bool {
+	return kafka.Follow(ctx, options.changes, options.current, start, decoder, order, func(event Event) bool {
 		printer.Event(event)
 		remaining--
 		return remaining != 0

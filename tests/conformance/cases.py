@@ -288,6 +288,7 @@ ALL_CASES: Final[tuple[Case, ...]] = (
     partitions_added,
     open_at_the_start,
     error_cases.deleted_topic,
+    error_cases.deleted_states,
     error_cases.recreated_topic,
     aborted,
     statuses,

@@ -74,9 +74,17 @@ def held_back(stage: Stage) -> None:
 def deleted_topic(stage: Stage) -> None:
     """Topics that are deleted while the program follows them."""
     feed = followed_feed(stage)
-    feed.delete_topics()
+    feed.delete_topics(feed.changes, feed.current)
     stage.expect_error(feed.prefix, "deleted")
     stage.expect_no_topics(feed)
+
+
+def deleted_states(stage: Stage) -> None:
+    """The topic `current` is deleted, so that no worker can write any more."""
+    feed = followed_feed(stage)
+    feed.delete_topics(feed.current)
+    stage.expect_error(feed.current, "deleted")
+    stage.expect_no_topics(feed, but=[feed.changes])
 
 
 def recreated_topic(stage: Stage) -> None:
@@ -85,7 +93,7 @@ def recreated_topic(stage: Stage) -> None:
     # When the program asks again, there are more records than before: the program's
     # position is there, and only the topic's id tells.
     stage.freeze()
-    feed.delete_topics()
+    feed.delete_topics(feed.changes, feed.current)
     feed.create_topics()
     btc = Symbol("BTCUSDT")
     feed.commit(*(btc.changed(60_000 + number) for number in range(20)))

@@ -88,9 +88,9 @@ class Feed:
         added = self._admin.create_partitions([NewPartitions(self.changes, total)])
         added[self.changes].result(PATIENCE_SECONDS)
 
-    def delete_topics(self) -> None:
-        """Delete both topics."""
-        deleted = self._admin.delete_topics([self.changes, self.current])
+    def delete_topics(self, *topics: str) -> None:
+        """Delete these topics."""
+        deleted = self._admin.delete_topics(list(topics))
         for done in deleted.values():
             done.result(PATIENCE_SECONDS)
 

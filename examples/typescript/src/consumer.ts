@@ -81,7 +81,7 @@ async function run(): Promise<void> {
   const order = new Order(known, patience);
   const until = performance.now() + seconds * 1000;
   if (remaining > 0) {
-    for await (const message of new TopicReader(consumer, changes).follow(start, until)) {
+    for await (const message of new TopicReader(consumer, changes, current).follow(start, until)) {
       const events: LevelsEvent[] = message ? order.add(await decoder.event(message)) : [];
       for (const event of events.slice(0, remaining)) {
         printer.event(event);

@@ -21,6 +21,8 @@ export class TopicReader {
   constructor(
     private readonly consumer: KafkaConsumer,
     private readonly topic: Topic,
+    /** Nothing is written to the topic while this one is gone. */
+    private readonly companion?: Topic,
   ) {}
 
   /** Yields the committed records below these ends. Throws if there is no progress for some time. */
@@ -63,6 +65,7 @@ export class TopicReader {
       yield null;
       if (performance.now() - this.#lookedAt > LOOK_INTERVAL_MS) {
         await this.#readAddedPartitions();
+        await this.companion?.partitions();
         this.#lookedAt = performance.now();
       }
     }

@@ -69,7 +69,8 @@ public final class Consumer {
 
             // 3. Follow.
             EventReader events = new EventReader(topics, decoder, order, listener, clock);
-            events.follow(options.changes(), start, high, options.time(), options.maxEvents());
+            events.follow(
+                    options.changes(), options.current(), start, high, options.time(), options.maxEvents());
         }
     }
 }

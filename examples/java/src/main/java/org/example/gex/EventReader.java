@@ -33,7 +33,7 @@ final class EventReader {
     private final Listener listener;
     private final Clock clock;
     private Instant lookedAt = Instant.MIN;
-    private int misses;
+    private final Map<String, Integer> misses = new HashMap<>();
     private boolean isAway;
 
     EventReader(Topics topics, Decoder decoder, Order order, Listener listener, Clock clock) {
@@ -47,6 +47,7 @@ final class EventReader {
     /** Hands on every newer event, once and in order, for a time or up to a number. */
     void follow(
             String changes,
+            String current,
             Map<TopicPartition, Long> eventsFrom,
             Map<TopicPartition, Long> statesFrom,
             Optional<Duration> time,
@@ -59,7 +60,7 @@ final class EventReader {
             consumer.assign(start.keySet());
             start.forEach(consumer::seek);
             while (remaining > 0 && clock.instant().isBefore(end)) {
-                for (LevelsEvent event : next(consumer, changes)) {
+                for (LevelsEvent event : next(consumer, changes, current)) {
                     if (remaining > 0) {
                         listener.event(event);
                         remaining--;
@@ -70,10 +71,12 @@ final class EventReader {
         }
     }
 
-    private List<LevelsEvent> next(KafkaConsumer<byte[], byte[]> consumer, String changes) {
+    private List<LevelsEvent> next(KafkaConsumer<byte[], byte[]> consumer, String changes, String current) {
         Instant now = clock.instant();
         if (lookedAt.plus(LOOK_INTERVAL).isBefore(now)) {
-            look(consumer, changes);
+            look(changes).ifPresent(topic -> readAddedPartitions(consumer, topic));
+            // While it is gone, nothing is written to the other one either.
+            look(current);
             lookedAt = now;
         }
         List<LevelsEvent> events = new ArrayList<>();
@@ -88,24 +91,35 @@ final class EventReader {
         return events;
     }
 
-    /** Reads the partitions that were added to a topic, and notices its deletion. */
-    private void look(KafkaConsumer<byte[], byte[]> consumer, String topic) {
+    /** Reads the partitions that were added to a topic. */
+    private void readAddedPartitions(KafkaConsumer<byte[], byte[]> consumer, TopicDescription topic) {
+        Set<TopicPartition> added = new HashSet<>(Topics.partitions(topic));
+        added.removeAll(consumer.assignment());
+        if (!added.isEmpty()) {
+            Set<TopicPartition> all = new HashSet<>(consumer.assignment());
+            all.addAll(added);
+            consumer.assign(all);
+            consumer.seekToBeginning(added);
+        }
+    }
+
+    /** Describes a topic, if Kafka answers. Throws an exception if it was deleted. */
+    private Optional<TopicDescription> look(String topic) {
         TopicDescription description;
         try {
             description = topics.describe(topic, LOOK_INTERVAL);
         } catch (UnknownTopicOrPartitionException e) {
-            misses++;
-            if (misses == MAX_MISSES) {
+            if (misses.merge(topic, 1, Integer::sum) == MAX_MISSES) {
                 throw deleted(topic);
             }
-            return;
+            return Optional.empty();
         } catch (RetriableException e) {
             // The consumer connects again by itself, and we look again.
             if (!isAway) {
                 System.err.println("Kafka does not answer: trying until it does");
             }
             isAway = true;
-            return;
+            return Optional.empty();
         }
         if (isAway) {
             System.err.println("Kafka answers again");
@@ -115,16 +129,8 @@ final class EventReader {
             throw new ConsumerException(
                     "topic %s was deleted and created again: start again to restore the present state", topic);
         }
-        misses = 0;
-
-        Set<TopicPartition> added = new HashSet<>(Topics.partitions(description));
-        added.removeAll(consumer.assignment());
-        if (!added.isEmpty()) {
-            Set<TopicPartition> all = new HashSet<>(consumer.assignment());
-            all.addAll(added);
-            consumer.assign(all);
-            consumer.seekToBeginning(added);
-        }
+        misses.remove(topic);
+        return Optional.of(description);
     }
 
     private static ConsumerException deleted(String topic) {
