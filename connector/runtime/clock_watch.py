@@ -96,9 +96,10 @@ class ClockWatch:
             if self.is_wrong:
                 return True
             # Without an answer too: what the brokers refuse must not be given up for that.
+            ahead = self._clock.ahead
             difference = await self._measure()
             if difference is None or abs(difference) > _RIGHT_SECONDS:
-                self._give_up()
+                self._give_up(ahead)
         return self.is_wrong
 
     def why_not_ready(self) -> list[str]:
@@ -112,13 +113,14 @@ class ClockWatch:
         async with self._looking:
             if self.is_wrong:
                 return
+            ahead = self._clock.ahead
             difference = await self._measure()
             if difference is None:
                 self._unanswered += 1
                 if self._unanswered < _MAX_UNANSWERED_IN_DOUBT:
                     return
             elif abs(difference) > MAX_CORRECTION_SECONDS:
-                self._give_up()
+                self._give_up(ahead)
                 return
             # Also without an answer: nothing better is known.
             self._unanswered = 0
@@ -163,12 +165,14 @@ class ClockWatch:
         self._changed(self.is_wrong, difference)
         return difference
 
-    def _give_up(self) -> None:
+    def _give_up(self, ahead: int) -> None:
+        """Leave the group. `ahead` is that of our clock before it was compared."""
         self.is_wrong = True
         self._unanswered = 0
         self._waited_seconds = 0.0
-        self._ahead = self._clock.ahead
-        self._compared_ahead = self._ahead
+        # Somebody may have set it during the comparison.
+        self._ahead = ahead
+        self._compared_ahead = ahead
         self._upstream_seconds = self._clock.offset_seconds
         self._changed(True, self.difference_seconds)
         fields = {

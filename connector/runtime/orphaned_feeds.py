@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 # The restore of a worker's own shards comes first.
 _FIRST_LOOK_SECONDS: Final = 15.0
 _LOOK_SECONDS: Final = 60.0
-# Nothing to do but to wait for an operator, whom the alert should not outlast by much.
+# If only an operator can help: the alert should not outlast the repair by much.
 _REPORTED_LOOK_SECONDS: Final = 600.0
 
 # A feed without a worker is removed at the third look in a row. The worker that has it may
@@ -117,11 +117,14 @@ class OrphanedFeeds:
         return bool(self._left)
 
     def _pause_seconds(self) -> float:
-        groups = {orphan.group for orphan in self._left}
-        # There is no group after a look that failed.
-        if groups and self._source.group not in groups:
-            return _REPORTED_LOOK_SECONDS
-        return _LOOK_SECONDS
+        # Nothing is left after a look that failed.
+        if not self._left or any(map(self._may_be_removed_soon, self._left)):
+            return _LOOK_SECONDS
+        return _REPORTED_LOOK_SECONDS
+
+    def _may_be_removed_soon(self, orphan: OrphanedFeed) -> bool:
+        is_ours = orphan.group == self._source.group
+        return is_ours and orphan.name not in self._refused
 
     def _report(self, orphan: OrphanedFeed) -> None:
         if orphan.name in self._reported:
@@ -203,6 +206,8 @@ class OrphanedFeeds:
         for symbol in symbols:
             try:
                 self._publish_removals(orphan, partition, [symbol])
+            except TimeRefused:
+                raise
             except Unpublishable as error:
                 refused.append(symbol)
                 fields = {"feed": orphan.name, "symbol": symbol, "error": str(error)}

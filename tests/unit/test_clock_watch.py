@@ -210,6 +210,22 @@ async def test_a_clock_that_was_set_to_another_wrong_time_is_compared_once(
     assert world.is_wrong()
 
 
+async def test_a_clock_that_is_set_while_it_is_compared_is_compared_again_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def difference_seconds() -> float:
+        set_clock(monkeypatch, -2 * HOUR)
+        return -2.0 * HOUR
+
+    with monkeypatch.context() as first_look:
+        first_look.setattr(world, "difference_seconds", difference_seconds)
+        await world.watch.explains_refusal()
+    await world.turn(2)
+
+    assert world.looks == 1
+    assert not world.is_wrong()
+
+
 def set_clock(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
     """Step this machine's clock, as the program sees it."""
     real = time.time_ns

@@ -73,3 +73,14 @@ def test_a_change_that_a_later_one_has_replaced_is_forgotten() -> None:
     isolation.committed([state_of(change("A", 2))])
     assert isolation.others([refused]) == [refused]
     assert not isolation.is_any_due(LATER)
+
+
+def test_two_refused_changes_of_a_symbol_are_both_left_alone() -> None:
+    lost, removed = change("A", 2), change("A", 3)
+    isolation = Isolation()
+    isolation.give_up(state_of(lost), NOW)
+    isolation.give_up(state_of(removed), NOW)
+
+    assert isolation.others([lost, removed]) == []
+    isolation.committed([state_of(removed)])
+    assert isolation.others([lost, removed]) == [lost, removed]

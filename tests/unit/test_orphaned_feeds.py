@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from connector.core.model import MICROS, Kind, Source, Status
-from connector.errors import KafkaUnavailable
+from connector.errors import KafkaUnavailable, TimeRefused, Unpublishable
 from connector.kafka.orphans import IDLE_SECONDS, OrphanedFeed, orphaned_feed
 from connector.runtime.orphaned_feeds import _LOOKS_WITHOUT_OWNER, OrphanedFeeds
 from connector.telemetry.metrics import Metrics
@@ -176,6 +176,43 @@ async def test_a_refused_removal_is_named_and_keeps_no_other(
         "gex_observations_dropped_total", {"feed": "old", "reason": "unpublishable"}
     )
     assert dropped == 1
+
+
+async def test_a_refused_removal_is_tried_again_every_ten_minutes(
+    harness: Harness,
+) -> None:
+    def refuses(_: State) -> bool:
+        # Somebody raises the limit after the third look.
+        return len(harness.slept) < 4
+
+    harness.feeds.refuses = refuses
+
+    await harness.orphaned.run()
+
+    assert harness.slept == [15, 60, 60, 600]
+    assert harness.feeds.kinds() == [Kind.SNAPSHOT, Kind.REMOVED]
+
+
+async def test_a_wrong_clock_is_not_taken_for_a_refused_removal(
+    harness: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publishes = 0
+
+    def publish(*_: object) -> None:
+        nonlocal publishes
+        publishes += 1
+        # Our clock is set between the first attempt and the next one.
+        if publishes == 1:
+            raise Unpublishable("too large")
+        raise TimeRefused("late")
+
+    monkeypatch.setattr(MemoryLog, "publish", publish)
+
+    assert await harness.look_until_removed()
+
+    assert publishes == 2
+    assert "cannot remove the symbols of a feed" in caplog.messages
+    assert "the broker refuses to remove a symbol" not in caplog.messages
 
 
 async def test_a_feed_that_was_refreshed_a_moment_ago_is_left_alone(

@@ -959,6 +959,51 @@ async def test_refused_stale_levels_do_not_keep_others_from_becoming_stale(
     assert refused_symbols(caplog) == [("BTC", Kind.STALE)]
 
 
+async def test_a_refused_lost_state_and_its_refused_removal_keep_no_other(
+    harness: ShardHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    await have_states(harness, ["OLD"])
+    harness.log.topic.recovered = ("OLD",)
+    harness.log.refuses = lambda state: state.symbol == "OLD"
+
+    await harness.open()
+    await tick_until(harness, lambda: harness.dropped("unpublishable") == 2)
+    harness.answer({"spot_price": 2}, symbol="ETH")
+    await harness.wait_until(lambda: "ETH" in harness.log.states)
+    for _ in range(5):
+        harness.shard.tick()
+        await harness.wait_settled()
+
+    assert sorted(refused_symbols(caplog)) == [
+        ("OLD", Kind.REMOVED),
+        ("OLD", "lost state"),
+    ]
+
+
+async def test_a_refused_lost_state_that_is_stale_is_not_tried_again_at_once(
+    harness: ShardHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    await have_states(harness, [])
+    [state] = harness.log.states.values()
+    harness.log.states["BTC"] = replace(state, computed_at=1)
+    harness.log.topic.recovered = ("BTC",)
+    harness.log.refuses = lambda state: state.symbol == "BTC"
+
+    await harness.open()
+    await tick_until(harness, lambda: harness.dropped("unpublishable") == 2)
+    await harness.wait_until(lambda: harness.shard.is_open)
+    opened = harness.log.opened
+    for _ in range(5):
+        harness.shard.tick()
+        await harness.wait_settled()
+
+    assert sorted(refused_symbols(caplog)) == [
+        ("BTC", Kind.STALE),
+        ("BTC", "lost state"),
+    ]
+    assert harness.log.opened == opened
+
+
 # --- readiness ---
 
 
