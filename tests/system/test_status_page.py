@@ -60,6 +60,13 @@ ROWS = (
 )
 
 
+# The line at the top: an empty text while it is hidden.
+VERDICT = (
+    "return (line => line.hidden ? '' : line.textContent)"
+    "(document.getElementById('verdict'))"
+)
+
+
 # The ladders: the status, the summary in words, the rungs row by row, and if they are greyed.
 LADDERS = (
     "return [...document.querySelectorAll('#ladders > li:not([hidden])')].map(ladder => ({"
@@ -324,6 +331,7 @@ def test_the_page_shows_symbols_budget_group_and_events_as_they_come(
             "BTCUSDT", "Not valid now. These were its last:"
         )
         page.wait_for_text("verdict", "Do not rely on the levels of BTCUSDT")
+        expect_verdicts_of_the_levels_that_are_shown(page)
         # Without spot there are no distances from it.
         assert {row[2] for row in rungs} == {""}
         assert "Spot" not in {row[0] for row in rungs}
@@ -388,6 +396,47 @@ def expect_no_request_for_all_levels(page: Page) -> None:
     assert not [url for url in requested if url.endswith("/api/levels?")]
 
 
+def expect_verdicts_of_the_levels_that_are_shown(page: Page) -> None:
+    """Check the line at the top under filters, while BTCUSDT alone is MISSING."""
+    one_missing = (
+        "latestLevels.symbols.forEach(row => {"
+        " row.status = row.symbol === 'BTCUSDT' ? 'MISSING' : 'LIVE'; })"
+    )
+    no_ethusdt = (
+        "latestLevels.symbols = "
+        "latestLevels.symbols.filter(row => row.symbol !== 'ETHUSDT')"
+    )
+    btcusdt_is_past = "✕ Do not rely on the levels of BTCUSDT"
+
+    assert verdict_of(page, "BTC", one_missing) == btcusdt_is_past
+    assert verdict_of(page, "ETH", one_missing) == "● The levels below are current"
+    # Levels that have not been read yet are neither current nor past.
+    assert verdict_of(page, "ETH", no_ethusdt) == ""
+    assert verdict_of(page, "", f"{one_missing}; {no_ethusdt}") == btcusdt_is_past
+
+
+def verdict_of(page: Page, text: str, change: str) -> str:
+    """Return the line at the top under a filter, after a change of the answers.
+
+    It is one script, so that no answer of the worker comes between. It ends with the answers
+    as they were.
+    """
+    found: str = page.script(
+        "const answers = [latest, latestLevels, isSilent];"
+        "const field = document.getElementById('filter');"
+        "try {"
+        " [latest, latestLevels] = structuredClone([latest, latestLevels]);"
+        " isSilent = false; latest.troubles = []; latestLevels.error = null;"
+        f" {change};"
+        f" field.value = '{text}'; show(); {VERDICT}"
+        "} finally {"
+        " [latest, latestLevels, isSilent] = answers;"
+        " field.value = ''; show();"
+        "}"
+    )
+    return found
+
+
 def expect_published(event: str, kafka: LocalKafka, names: Names) -> None:
     """Check that the event's text names one that is in the topic."""
     heads = []
@@ -444,12 +493,13 @@ def test_data_is_shown_as_text(
         assert evil in "".join(page.events())
 
         # In one script: the page's next look at the worker would replace the row.
-        rows, ladders = page.script(
+        rows, ladders, verdict = page.script(
             f"latest.symbols.push({json.dumps(row_of(evil))});"
             f"latest.group.error = {json.dumps(evil)};"
             f"latest.troubles.push({json.dumps(trouble_of(evil))});"
             f"latestLevels.symbols.push({json.dumps(levels_of(evil))}); show();"
-            f"return [(() => {{ {ROWS} }})(), (() => {{ {LADDERS} }})()]"
+            f"return [(() => {{ {ROWS} }})(), (() => {{ {LADDERS} }})(),"
+            f" (() => {{ {VERDICT} }})()]"
         )
         rows_with_evil = [row for row in rows if evil in row]
         assert rows_with_evil
@@ -459,6 +509,7 @@ def test_data_is_shown_as_text(
         assert ladders_with_evil[0]["rungs"]
         # A status that nobody keeps true any more must not look like one of the present.
         assert ladders_with_evil[0]["isPast"]
+        assert verdict == f"✕ Do not rely on the levels of {evil} · {evil}"
         [old] = page.script(
             "Object.assign(latestLevels.symbols[0], {owned: false, computed_at: 1});"
             f"show(); {LADDERS}"
