@@ -28,7 +28,7 @@ from connector.devkit.simulator.settings import DEFAULT_KEY, DEFAULT_SYMBOLS
 from connector.errors import KafkaUnavailable, UsageError
 from connector.kafka.avro import Codec, SingleObject
 from connector.kafka.clients import Clients
-from connector.kafka.events import Events, ReceivedEvent
+from connector.kafka.event_stream import Events, ReceivedEvent
 from connector.kafka.names import Topics
 from connector.tools.silence import SilenceNotice
 from connector.tools.text import arrow, text_line
@@ -167,7 +167,7 @@ def _run_with_kafka(
             topics,
             codec,
             from_beginning=True,
-            on_state=silence.note,
+            states=silence,
         )
         print(f"\nstatus page   http://{http}/status   (open it in a browser)")
         print(f"metrics       http://{http}/metrics")

@@ -1,4 +1,7 @@
-"""Reads the topics as a consumer of committed records does: as they come, or in part."""
+"""Reads the topics as a consumer of committed records does: as they come, or in part.
+
+`connector.kafka.event_stream` decodes the events.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,20 @@ import confluent_kafka as ck
 import msgspec
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from connector.core.model import Event, State, Value
+from connector.core.model import Value
 from connector.errors import KafkaUnavailable, ShardCorrupt
-from connector.kafka.admin import cluster_metadata, offsets_of
+from connector.kafka.admin import (
+    REQUEST_TIMEOUT_SECONDS,
+    cluster_metadata,
+    offsets_of,
+)
 from connector.kafka.errors import new_client, translate, translating
 from connector.kafka.records import is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from connector.kafka.avro import Codec
+    from connector.errors import KafkaError
     from connector.kafka.clients import Clients
     from connector.kafka.names import Partition, Topics
 
@@ -39,9 +46,6 @@ _STRAYS_PER_REPORT: Final = 1000
 # Partitions that were added to a topic are found after this time.
 _PARTITION_LOOK_SECONDS: Final = 10
 _LOOK_TIMEOUT_SECONDS: Final = 3
-
-# A partition of `current` has a few symbols, and each refresh takes two offsets or three.
-_LAST_STATE_OFFSETS: Final = 1000
 
 _END_OF_PARTITION: Final = ck.KafkaError._PARTITION_EOF  # noqa: SLF001 -- librdkafka's name
 # The broker has deleted the records from this offset on, or the topic was created again.
@@ -82,13 +86,6 @@ class Record(Value, frozen=True):
             return decode(self.value)
         except (ShardCorrupt, msgspec.ValidationError) as error:
             raise ShardCorrupt(f"{self.place}: {error}") from None
-
-
-class ReceivedEvent(Value, frozen=True):
-    """An event, and the moment that this program received it."""
-
-    event: Event
-    received_at: int
 
 
 class Strays:
@@ -186,6 +183,26 @@ class Log:
         found = offsets_of(partitions, spec, action, self._admin, self._clients)
         return {partition: result.offset for partition, result in found.items()}
 
+    def bounds(
+        self, partitions: Iterable[Partition]
+    ) -> dict[Partition, tuple[int, int]]:
+        """Return each partition's first offset, and the one after its last committed record.
+
+        Asks with the consumer, so that `follow` can run for days afterwards: nothing would
+        poll an AdminClient. Raises KafkaUnavailable.
+        """
+        action = "asking for offsets"
+        found = {}
+        for partition in partitions:
+            with translating(action, self._clients):
+                bounds: tuple[int, int] | None = self._consumer.get_watermark_offsets(
+                    ck.TopicPartition(*partition), timeout=REQUEST_TIMEOUT_SECONDS
+                )
+            if bounds is None:
+                raise KafkaUnavailable(f"{action}: no answer")
+            found[partition] = bounds
+        return found
+
     def read(
         self, starts: Mapping[Partition, int], ends: Mapping[Partition, int]
     ) -> Iterator[Record]:
@@ -217,27 +234,52 @@ class Log:
                 )
 
     def follow(
-        self, starts: Mapping[Partition, int], stopped: Callable[[], bool]
+        self,
+        starts: Mapping[Partition, int],
+        stopped: Callable[[], bool],
+        may_lose: Callable[[str, KafkaError], bool] | None = None,
     ) -> Iterator[Record | None]:
         """Yield all records from `starts` on until `stopped()`.
 
         Partitions that are added to the topics meanwhile are read from their beginning. If
         records are deleted before they are read, that is logged, and the next ones follow.
-        Yields None if nothing came for 0.2 s. Raises KafkaUnavailable.
+        Yields None if nothing came for 0.2 s.
+
+        If a topic cannot be read, `may_lose` is called with its name and the error. If it
+        returns True, the other topics are followed without this one. Otherwise, and without
+        `may_lose`, raises KafkaUnavailable.
         """
         self._assign(starts)
         topics = {topic for topic, _ in starts}
+
+        lost = set()
+
+        def goes_on(message: ck.Message, error: ck.KafkaError) -> bool:
+            topic = str(message.topic())
+            # Each partition of a topic reports its own error.
+            if topic in lost:
+                return True
+            if error.code() == _OFFSET_IS_GONE:
+                self._skip_deleted(message)
+                return True
+            if topic not in topics or may_lose is None:
+                return False
+            if not may_lose(topic, self._translated(message, error)):
+                return False
+            lost.add(topic)
+            topics.discard(topic)
+            self._unassign(topic)
+            return True
+
         looked_at = time.monotonic()
         while not stopped():
             if time.monotonic() - looked_at > _PARTITION_LOOK_SECONDS:
                 self._follow_new_partitions(topics)
                 looked_at = time.monotonic()
-            idle = True
-            for message in self._messages(skips_deleted=True):
-                if message.error() is None:
-                    idle = False
-                    yield _record(message)
-            if idle:
+            messages = self._messages(goes_on)
+            records = [_record(found) for found in messages if found.error() is None]
+            yield from records
+            if not records:
                 yield None
 
     @cached_property
@@ -282,8 +324,23 @@ class Log:
         self._consumer.incremental_unassign(begin)
         self._consumer.incremental_assign(begin)
 
-    def _messages(self, *, skips_deleted: bool = False) -> list[ck.Message]:
-        """Wait for a message, and return all that are there, ends of partitions too."""
+    def _unassign(self, topic: str) -> None:
+        assigned = self._consumer.assignment()
+        lost = [partition for partition in assigned if partition.topic == topic]
+        self._consumer.incremental_unassign(lost)
+
+    def _translated(self, message: ck.Message, error: ck.KafkaError) -> KafkaError:
+        """Return our error for that of a message."""
+        return translate(error, f"reading {message.topic()}", self._clients.last_error)
+
+    def _messages(
+        self, goes_on: Callable[[ck.Message, ck.KafkaError], bool] | None = None
+    ) -> list[ck.Message]:
+        """Wait for a message, and return all that are there, ends of partitions too.
+
+        `goes_on` is called with each error, and returns True if it is no reason to end.
+        Otherwise raises KafkaUnavailable.
+        """
         with translating("reading", self._clients):
             # `consume` alone would wait for as many messages as it may return.
             first = self._consumer.poll(_POLL_SECONDS)
@@ -295,11 +352,8 @@ class Log:
             error = message.error()
             if error is None or error.code() == _END_OF_PARTITION:
                 continue
-            if skips_deleted and error.code() == _OFFSET_IS_GONE:
-                self._skip_deleted(message)
-                continue
-            action = f"reading {message.topic()}"
-            raise translate(error, action, self._clients.last_error)
+            if goes_on is None or not goes_on(message, error):
+                raise self._translated(message, error)
         self._clients.reachability.reached()
         return messages
 
@@ -315,76 +369,3 @@ def _record(message: ck.Message) -> Record:
         timestamp_ms,
         dict(message.headers() or {}),
     )
-
-
-class Events:
-    """The events of one feed, or of every feed. `log` has their topics."""
-
-    def __init__(
-        self,
-        clients: Clients,
-        topics: Topics,
-        codec: Codec,
-        *,
-        from_beginning: bool,
-        feed: str | None = None,
-        on_state: Callable[[State], None] | None = None,
-    ) -> None:
-        """`on_state` is called with the last states, and with each one that is written.
-
-        Raises KafkaUnavailable if the cluster does not answer or has no topic.
-        """
-        self._codec = codec
-        self._names = topics
-        self._on_state = on_state
-        self._strays = Strays()
-        self.log = Log(clients, topics, feed)
-        self.topics = [topics.changes(name) for name in self.log.feeds]
-        start = BEGINNING if from_beginning else END
-        partitions = self.log.partitions_of(*self.topics)
-        self._starts = dict.fromkeys(partitions, start)
-        if on_state is not None:
-            self._starts |= self._starts_of_states()
-
-    def until(self, stopped: Callable[[], bool]) -> Iterator[ReceivedEvent | None]:
-        """Yield every event until `stopped()`, in order per symbol.
-
-        If partitions were added to the topic, the events of a symbol that has moved are in
-        two of them. Those that were there at the start are not in order then.
-
-        Yields None if nothing came for 0.2 s, and after each state. Skips strays. Raises
-        KafkaUnavailable.
-        """
-        for record in self.log.follow(self._starts, stopped):
-            if record is None:
-                yield None
-                continue
-            if not self._names.is_changes(record.topic):
-                self._take_state(record)
-                yield None
-                continue
-            event = self._strays.decoded(record, self._codec.decode_event)
-            if event is not None:
-                yield ReceivedEvent(event, time.time_ns() // 1000)
-
-    def _starts_of_states(self) -> dict[Partition, int]:
-        """Return where to read the last states: not from the beginning, which may be far."""
-        topics = [self._names.current(feed) for feed in self.log.feeds]
-        partitions = self.log.partitions_of(*topics)
-        begins = self.log.offsets(partitions, BEGINNING)
-        ends = self.log.offsets(partitions, END)
-        starts = {}
-        for partition in partitions:
-            starts[partition] = max(
-                begins[partition], ends[partition] - _LAST_STATE_OFFSETS
-            )
-        return starts
-
-    def _take_state(self, record: Record) -> None:
-        state = self._strays.decoded(record, self._codec.decode_state)
-        if state is not None and self._on_state is not None:
-            self._on_state(state)
-
-    def close(self) -> None:
-        """Close the consumer."""
-        self.log.close()

@@ -15,7 +15,7 @@ import msgspec
 from connector.config.secrets import printable
 from connector.core.model import MICROS
 from connector.errors import UsageError
-from connector.kafka.events import ReceivedEvent
+from connector.kafka.event_stream import ReceivedEvent
 from connector.tools.event_columns import COLUMNS, Column, Type
 from connector.tools.known_symbols import warn_of_unknown_symbols
 from connector.tools.past_events import ends_of, read_events

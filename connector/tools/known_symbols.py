@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from connector.config.secrets import printable, quote
 from connector.config.values import symbols_typed
 from connector.errors import KafkaUnavailable
-from connector.kafka.events import BEGINNING, END
 from connector.tools.suggestion import did_you_mean
 
 if TYPE_CHECKING:
@@ -40,10 +39,12 @@ def warn_of_unknown_symbols(log: Log, topics: Topics, typed: Iterable[str]) -> N
 def _known_symbols(log: Log, topics: Topics) -> set[str]:
     """Return every symbol that has a state in one of the log's feeds."""
     partitions = log.partitions_of(*(topics.current(feed) for feed in log.feeds))
-    ends = log.offsets(partitions, END)
+    starts, ends = {}, {}
+    for partition, (begin, end) in log.bounds(partitions).items():
+        starts[partition], ends[partition] = begin, end
     # The key is the symbol, so nothing has to be decoded.
     known = set()
-    for record in log.read(dict.fromkeys(partitions, BEGINNING), ends):
+    for record in log.read(starts, ends):
         if record.is_ours:
             known.add(record.key.decode(errors="replace"))
     return known

@@ -8,16 +8,17 @@ from connector.config.load import load_feeds, load_kafka
 from connector.core.model import Value
 from connector.kafka.avro import Codec
 from connector.kafka.clients import Clients
-from connector.kafka.events import Events, Log
+from connector.kafka.event_stream import Events
+from connector.kafka.events import Log
 from connector.kafka.framing import framing_of
 from connector.kafka.names import Topics
 from connector.logs import configure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from connector.core.model import State
+    from connector.kafka.event_stream import StateObserver
 
 
 class ReaderContext(Value, frozen=True):
@@ -43,7 +44,7 @@ class ReaderContext(Value, frozen=True):
         feed: str | None,
         *,
         from_beginning: bool,
-        on_state: Callable[[State], None] | None = None,
+        states: StateObserver | None = None,
     ) -> Events:
         """Return the events of one feed, or of all. Raises KafkaUnavailable."""
         return Events(
@@ -52,7 +53,7 @@ class ReaderContext(Value, frozen=True):
             self.codec,
             from_beginning=from_beginning,
             feed=feed,
-            on_state=on_state,
+            states=states,
         )
 
 

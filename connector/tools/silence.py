@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from connector.core.model import State
+    from connector.errors import KafkaError
 
 # States are read for a moment at the start, the oldest first.
 _FIRST_LOOK_SECONDS: Final = 5.0
@@ -34,15 +35,24 @@ class SilenceNotice:
         self._wall = wall
         self._clocks: dict[str, StalenessClock] = {}
         self._silent: set[str] = set()
+        self._given_up: set[str] = set()
         self._look_at = monotonic() + _FIRST_LOOK_SECONDS
 
     def note(self, state: State) -> None:
         """Note a state that was written."""
+        if state.feed in self._given_up:
+            return
         clock = self._clocks.get(state.feed)
         if clock is None:
             clock = StalenessClock(self._monotonic, self._wall)
             self._clocks[state.feed] = clock
         clock.note(state)
+
+    def give_up(self, feed: str, error: KafkaError) -> None:
+        """Say that the silence of a feed cannot be noticed, and do not look for it."""
+        self._given_up.add(feed)
+        self._clocks.pop(feed, None)
+        _say(f"feed {feed}: cannot tell if a connector is running: {error}")
 
     def look(self) -> None:
         """Say if the silence of a feed has begun or ended. Call it several times a second."""

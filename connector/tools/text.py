@@ -13,7 +13,7 @@ from connector.config.secrets import printable
 from connector.core.model import MICROS, Event, Kind, LevelChange, Levels
 
 if TYPE_CHECKING:
-    from connector.kafka.events import ReceivedEvent
+    from connector.kafka.event_stream import ReceivedEvent
 
 # One event may change dozens of levels; this many fit on a line.
 _MAX_SHOWN_CHANGES: Final = 4

@@ -20,7 +20,7 @@ from connector.tools.text import json_line, text_line
 if TYPE_CHECKING:
     import argparse
 
-    from connector.kafka.events import Events
+    from connector.kafka.event_stream import Events
     from connector.tools.reading import ReaderContext
 
 
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     events = reader.events(
         options.feed,
         from_beginning=options.from_beginning,
-        on_state=silence.note,
+        states=silence,
     )
     # Programs that read JSON know what they asked for.
     if not options.json:

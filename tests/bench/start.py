@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from connector.kafka.avro import Codec, SingleObject
-from connector.kafka.events import Events
+from connector.kafka.event_stream import Events
 from tests.bench.sample import INCLUDED, SYMBOLS
 from tests.bench.shards import prepare
 from tests.bench.stack import PATIENCE_SECONDS

@@ -13,7 +13,7 @@ import pytest
 
 from connector.core.model import Event, Levels, State, Status
 from connector.devkit.simulator.settings import EIGHT_SYMBOLS
-from connector.kafka.events import Events
+from connector.kafka.event_stream import Events
 from tests.support.processes import (
     Program,
     start,

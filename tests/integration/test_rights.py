@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import confluent_kafka.admin as admin_api
 import pytest
 
 from connector.config.model import Kafka
@@ -29,7 +30,9 @@ from tests.support.guarded import (
     KEY_PASSWORD,
     NEEDED,
     PASSWORD,
+    USER,
     GuardedKafka,
+    add_rights,
     grant,
 )
 from tests.support.processes import (
@@ -38,8 +41,10 @@ from tests.support.processes import (
     start_simulator,
     start_worker,
     variables_for,
+    wait_for_log,
     wait_until,
 )
+from tests.support.written_feed import SYMBOL, WrittenFeed, an_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,6 +263,45 @@ def test_watching_with_a_wrong_password_says_so(
         assert "Authentication failed" in watch.log()
         assert "sasl.password" in watch.log()
         assert WRONG_SECRET not in watch.log()
+
+
+def grant_events_only(guarded: GuardedKafka, names: Names, topics: Topics) -> None:
+    """Let our user read the events of feed `all`, and see that there are states."""
+    grant(guarded, names, {"group READ": NEEDED["group READ"]})
+    rights = {
+        topics.changes("all"): admin_api.AclOperation.READ,
+        topics.current("all"): admin_api.AclOperation.DESCRIBE,
+    }
+    bindings = [
+        admin_api.AclBinding(
+            admin_api.ResourceType.TOPIC,
+            topic,
+            admin_api.ResourcePatternType.LITERAL,
+            f"User:{USER}",
+            "*",
+            operation,
+            admin_api.AclPermissionType.ALLOW,
+        )
+        for topic, operation in rights.items()
+    ]
+    add_rights(guarded, bindings)
+
+
+def test_watching_goes_on_without_the_right_to_read_the_states(
+    guarded: GuardedKafka, names: Names, variables: dict[str, str]
+) -> None:
+    command = [sys.executable, "-m", "connector", "watch", "--from-beginning"]
+    with WrittenFeed(guarded.broker, names) as feed:
+        grant_events_only(guarded, names, feed.topics)
+        with start(command, variables) as watch:
+            wait_for_log(watch, "cannot tell if a connector is running")
+            # Published only now: the events that come later are shown, too.
+            feed.publish(an_event(1))
+            wait_for_log(watch, SYMBOL)
+            log = watch.log()
+    assert log.count("cannot tell") == 1
+    assert "docs/reference/rights.md" in log
+    assert "Is a connector running?" not in log
 
 
 def test_a_key_that_cannot_be_decrypted_is_a_fault_of_the_configuration(

@@ -196,6 +196,11 @@ def grant(guarded: GuardedKafka, names: Names, rights: Mapping[str, Right]) -> N
                 admin_api.AclPermissionType.ALLOW,
             )
         )
+    add_rights(guarded, bindings)
+
+
+def add_rights(guarded: GuardedKafka, bindings: list[admin_api.AclBinding]) -> None:
+    """Create ACLs, and wait until the broker decides by them."""
     # A client that is dropped cancels its requests: keep it.
     client = guarded.admin()
     for future in client.create_acls(bindings).values():

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from connector.core.model import Levels, State, Status
 from connector.core.transition import FeedRules, observe
 from connector.kafka.avro import Codec, SingleObject
-from connector.kafka.events import ReceivedEvent, Record
+from connector.kafka.event_stream import ReceivedEvent
+from connector.kafka.events import Record
 from connector.kafka.names import Topics
 from connector.tools.reading import EventFilter
 from connector.tools.table import Table

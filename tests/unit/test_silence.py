@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from connector.core.model import MICROS, Status
+from connector.errors import KafkaUnavailable
 from connector.tools.silence import SilenceNotice
 from tests.support.written_feed import an_event, state_of
 
@@ -85,6 +86,22 @@ def test_a_past_day_is_silent_for_days(capsys: pytest.CaptureFixture[str]) -> No
     clock.seconds += 10
     silence.look()
     assert "no record for 12 days (expected" in capsys.readouterr().err
+
+
+def test_a_feed_whose_states_cannot_be_read_is_named_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
+    silence = SilenceNotice(clock, clock)
+    silence.note(clock.state())
+    silence.give_up("all", KafkaUnavailable("reading current: denied"))
+    # It was on its way.
+    silence.note(clock.state())
+    clock.seconds += 10 * LIMIT_SECONDS
+    silence.look()
+    assert capsys.readouterr().err == (
+        "feed all: cannot tell if a connector is running: reading current: denied\n"
+    )
 
 
 def test_without_live_symbols_nothing_is_expected(
