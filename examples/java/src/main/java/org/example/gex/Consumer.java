@@ -46,7 +46,8 @@ public final class Consumer {
     }
 
     /**
-     * Calls a listener until the time or the number of events is over, else for ever.
+     * Calls a listener until the time is over or the number of events is reached. Without either limit,
+     * it ends only with an exception.
      *
      * @throws ConsumerException if it cannot go on; the levels that the listener has are old from then on
      */
