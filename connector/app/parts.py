@@ -135,7 +135,6 @@ def new_kafka_parts(parts: Parts) -> KafkaParts:
         parts.clock,
         executor,
         parts.observer.clock_judged,
-        parts.shards.clock_corrected,
     )
     parts.shards.is_clock_wrong = lambda: clock_watch.is_wrong
     return KafkaParts(topics, clients, credentials, executor, watch, clock_watch)

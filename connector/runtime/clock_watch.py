@@ -47,9 +47,7 @@ class ClockWatch:
     wrong: `is_wrong` is True until it is right again, and the worker leaves the group. When
     somebody sets our clock, it is compared again at once.
 
-    `changed` is called when `is_wrong` changes, and with each new difference. `corrected` is
-    called before the worker joins again, with the microseconds by which our clock was
-    stepped.
+    `changed` is called when `is_wrong` changes, and with each new difference.
     """
 
     def __init__(
@@ -58,7 +56,6 @@ class ClockWatch:
         clock: Clock,
         executor: Executor,
         changed: Callable[[bool, float | None], object],
-        corrected: Callable[[int], object],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.is_wrong = False
@@ -69,11 +66,9 @@ class ClockWatch:
         self._clock = clock
         self._executor = executor
         self._changed = changed
-        self._corrected = corrected
         self._sleep = sleep
         self._upstream_seconds: float | None = None
-        self._ahead = clock.ahead
-        self._compared_ahead = self._ahead
+        self._compared_ahead = clock.ahead
         self._unanswered = 0
         self._waited_seconds = 0.0
         # A refusal and `run` may look at the same moment.
@@ -171,7 +166,6 @@ class ClockWatch:
         self._unanswered = 0
         self._waited_seconds = 0.0
         # Somebody may have set it during the comparison.
-        self._ahead = ahead
         self._compared_ahead = ahead
         self._upstream_seconds = self._clock.offset_seconds
         self._changed(True, self.difference_seconds)
@@ -183,8 +177,6 @@ class ClockWatch:
         _log.error("this machine's clock is wrong; leaving the group", extra=fields)
 
     def _go_on(self) -> None:
-        # The observations that wait have the times of the wrong clock.
-        self._corrected(self._clock.step_since(self._ahead))
         self.is_wrong = False
         self._changed(False, self.difference_seconds)
         fields = {"brokers_minus_ours_seconds": _rounded(self.difference_seconds)}

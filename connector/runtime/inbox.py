@@ -1,4 +1,4 @@
-"""Observations that wait to be committed to one shard. Pure."""
+"""Observations that wait to be committed to one shard."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from connector.core.model import Event, State
     from connector.core.transition import Transition
     from connector.kafka.shard_log import Writer
+    from connector.runtime.clock import Clock
 
 # Observations kept per symbol. Further ones collapse, so that memory stays bounded.
 MAX_WAITING: Final = 8
@@ -100,9 +101,11 @@ class Inbox:
     It outlives the shard's assignments: observations that wait when the group takes the
     shard away are published if this worker gets it back before another one has written.
     `last_writer` wrote the last record as of the last opening.
+
+    If somebody sets our clock, the times of what waits are corrected.
     """
 
-    def __init__(self, on_collapsed: Callable[[], None]) -> None:
+    def __init__(self, on_collapsed: Callable[[], None], clock: Clock) -> None:
         """`on_collapsed` is called for each observation that a newer one replaces."""
         self.last_writer: Writer | None = None
         self._observations: dict[str, list[Observation]] = {}
@@ -110,12 +113,18 @@ class Inbox:
         self._isolated: set[str] = set()
         self._uncounted = Counter[str]()
         self._on_collapsed = on_collapsed
+        self._clock = clock
+        self._ahead = clock.ahead
+        """`Clock.ahead` by which the times of what waits are told."""
+        self._taken_ahead = self._ahead
+        """The same for what was taken last."""
 
     def __bool__(self) -> bool:
         return bool(self._observations or self._attempt)
 
     def add(self, observation: Observation) -> None:
         """Add an observation. If too many wait, it collapses with the last one."""
+        self._follow_clock()
         waiting = self._observations.setdefault(observation.symbol, [])
         if len(waiting) >= MAX_WAITING:
             last = waiting.pop()
@@ -129,6 +138,8 @@ class Inbox:
 
     def take(self) -> Work:
         """Take everything, except for isolated symbols: each of those comes alone, later."""
+        self._follow_clock()
+        self._taken_ahead = self._ahead
         waiting = list(self._observations)
         taken = [symbol for symbol in waiting if symbol not in self._isolated]
         # Only isolated symbols are left: try one, so that a refusal names the culprit.
@@ -179,26 +190,6 @@ class Inbox:
         self._put_back(attempt.work)
         return None
 
-    def shift(self, micros: int) -> None:
-        """Correct the times of everything that waits: our clock was wrong by so much.
-
-        Call it only if nothing of it was committed.
-        """
-        attempt, self._attempt = self._attempt, None
-        if attempt is not None:
-            self._put_back(attempt.work)
-        for symbol, waiting in self._observations.items():
-            shifted = []
-            for observation in waiting:
-                shifted.append(
-                    replace(
-                        observation,
-                        observed_at=observation.observed_at + micros,
-                        upstream_at=observation.upstream_at + micros,
-                    )
-                )
-            self._observations[symbol] = shifted
-
     def clear(self) -> int:
         """Forget everything. Return the number of observations that were lost."""
         lost = sum(len(waiting) for waiting in self._observations.values())
@@ -218,11 +209,40 @@ class Inbox:
         return waiting
 
     def _put_back(self, work: Work) -> None:
+        self._follow_clock()
+        step = self._clock.step_since(self._taken_ahead)
+        returned = [
+            self._corrected(observation, step) for observation in work.observations
+        ]
         # Add everything again in order of arrival, within the bounds.
         newer = list(chain.from_iterable(self._observations.values()))
         self._observations = {}
-        for observation in (*work.observations, *newer):
+        for observation in (*returned, *newer):
             self.add(observation)
+
+    def _follow_clock(self) -> None:
+        """Correct the times of everything that waits if our clock was set."""
+        step = self._clock.step_since(self._ahead)
+        if step:
+            for symbol, waiting in self._observations.items():
+                corrected = [
+                    self._corrected(observation, step) for observation in waiting
+                ]
+                self._observations[symbol] = corrected
+        # While nothing waits, also by less than a step: NTP slews our clock all the time.
+        if step or not self._observations:
+            self._ahead = self._clock.ahead
+
+    def _corrected(self, observation: Observation, step: int) -> Observation:
+        """Return an observation as if our clock had been set before it was made."""
+        if not step:
+            return observation
+        observed_at = observation.observed_at + step
+        return replace(
+            observation,
+            observed_at=observed_at,
+            upstream_at=self._clock.upstream(observed_at),
+        )
 
 
 def _is_overtaken(observation: Observation, waiting: Iterable[Observation]) -> bool:

@@ -204,15 +204,15 @@ class Publisher:
             states=tuple(attempt.states.values()),
             used_fraction=used_fraction,
         )
+        ahead = self._context.clock.ahead
         self._started_at = time.monotonic()
         try:
             await self._context.in_thread(partial(assignment.log.publish, transaction))
         except KafkaError as error:
             self._context.observer.aborted()
             is_refused = isinstance(error, Unpublishable)
-            # With a wrong clock, every record would be refused.
             if isinstance(error, TimeRefused):
-                is_refused = not await self._context.clock_explains_refusal()
+                is_refused = not await self._is_our_clock_the_cause(ahead)
             if is_refused:
                 # A refused record keeps the whole transaction from being committed.
                 self._isolate(assignment, attempt, error)
@@ -226,6 +226,14 @@ class Publisher:
             # The poller has postponed checks that could not be published.
             self._context.polling_changed()
         self._reports.report(attempt)
+
+    async def _is_our_clock_the_cause(self, ahead: int) -> bool:
+        """Return True if our clock is wrong, or was set since it was `ahead`.
+
+        A record of a wrong clock is refused, whatever is in it.
+        """
+        is_wrong = await self._context.clock_explains_refusal()
+        return is_wrong or self._context.clock.step_since(ahead) != 0
 
     def _isolate(
         self, assignment: Assignment, attempt: Attempt, error: KafkaError

@@ -90,11 +90,9 @@ class Responses:
             self._log_clock_difference(answer)
             self._unconfirmed.append(accepted)
             return None
-        # None is left out: each may show another refresh. But those that came before our
-        # clock was corrected have wrong times.
+        # None is left out: each may show another refresh.
         for earlier in self._unconfirmed:
-            if clock.step_since(earlier.clock_ahead) == 0:
-                self._give_to_shards(earlier)
+            self._give_to_shards(earlier)
         self._unconfirmed.clear()
         computed_at = self._give_to_shards(accepted)
         return ComputedTimes(
@@ -124,11 +122,14 @@ class Responses:
             request_id=meta.request_id,
             exchanges=meta.exchanges,
         )
+        clock = self._context.clock
+        # Our clock may have been set while the answer waited.
+        at = answer.received_at + clock.step_since(accepted.clock_ahead)
         # After `learn`, so that this answer's own timestamp is taken into account.
         times = AnswerTimes(
             sent_at=accepted.sent_at,
-            at=answer.received_at,
-            upstream_at=self._context.clock.upstream(answer.received_at),
+            at=at,
+            upstream_at=clock.upstream(at),
             source=source,
             models=meta.models,
         )

@@ -66,7 +66,7 @@ class Shard:
     ) -> None:
         """`new_log` is called once for each assignment."""
         self.spec = spec
-        self.inbox = Inbox(self._count_collapsed)
+        self.inbox = Inbox(self._count_collapsed, context.clock)
         self._new_log = new_log
         self._context = context
         self._assignment: Assignment | None = None

@@ -165,11 +165,6 @@ class Shards:
             waiting += shard.waiting
         self._observer.queue_length(waiting)
 
-    def clock_corrected(self, micros: int) -> None:
-        """Correct the times of the observations that wait. Call it while none is owned."""
-        for shard in self._configured.values():
-            shard.inbox.shift(micros)
-
     def why_not_ready(self) -> list[str]:
         """Return each reason against being ready."""
         reasons = []

@@ -315,11 +315,14 @@ def is_during(message: ShardMessage, showing: Showing) -> bool:
 
 
 def was_frozen_during(showing: Showing) -> bool:
-    """Return whether the worker was frozen for so long that it discarded the answer."""
+    """Return whether the worker was frozen for so long that it discarded the answer.
+
+    It may have been frozen before it read the answer.
+    """
+    latest = showing.answered_at + AFTER_ANSWER_SECONDS
     for began_at, over_at in showing.life.frozen:
         is_long = over_at - began_at > REQUEST_TIMEOUT_SECONDS
-        earliest = began_at - BEFORE_REQUEST_SECONDS
-        if is_long and earliest < showing.requested_at < over_at:
+        if is_long and began_at < latest and showing.requested_at < over_at:
             return True
     return False
 

@@ -363,22 +363,26 @@ def test_a_trouble_is_no_excuse_for_a_worker_that_goes_on() -> None:
     assert len(verdict.lost) == 1
 
 
-def stuck_case(seconds: float) -> Case:
+def stuck_case(seconds: float, began_after: float = 0) -> Case:
     """Return a run in which the worker's event loop is stuck when refresh 10 is shown."""
     case = Case()
     life = case.start(0)
     case.open(life, 1, end=0)
     case.publish(0, 5)
     case.show(0, 10)
-    life.frozen.append((START + 10, START + 10 + seconds))
+    began_at = START + 10 + began_after
+    life.frozen.append((began_at, began_at + seconds))
     case.publish(0, 30)
     case.publish(0, 35)
     return case
 
 
-def test_an_answer_to_a_worker_that_is_stuck_for_long_is_excused() -> None:
-    # The worker gives the request up by its time-out.
-    verdict = stuck_case(seconds=6).judge()
+@pytest.mark.parametrize("began_after", [0, 0.2])
+def test_an_answer_to_a_worker_that_is_stuck_for_long_is_excused(
+    began_after: float,
+) -> None:
+    # The worker gives the request up by its time-out, even if the answer is there.
+    verdict = stuck_case(6, began_after).judge()
 
     assert verdict.violations == []
     assert verdict.without_event == {"under way to a worker that was frozen": 1}

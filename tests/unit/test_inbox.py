@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING
+
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from connector.core.model import Levels, Observation, Source, State, Status
 from connector.core.transition import FeedRules, Transition, observe_all
+from connector.runtime.clock import Clock
 from connector.runtime.inbox import MAX_WAITING, Attempt, Inbox, Work
-from tests.support.levels import seen
+from tests.support.levels import SECOND, seen
 from tests.support.profiles import cases
+from tests.support.wall_clock import set_clock
+
+if TYPE_CHECKING:
+    import pytest
+
+SET_SECONDS = -7200
 
 quick = cases(150)
 
@@ -48,7 +58,7 @@ class CountingInbox(Inbox):
 
     def __init__(self) -> None:
         self.collapsed = 0
-        super().__init__(self._count)
+        super().__init__(self._count, Clock())
 
     def _count(self) -> None:
         self.collapsed += 1
@@ -305,18 +315,56 @@ def test_clearing_forgets_everything_and_returns_the_number_of_observations() ->
     assert not inbox
 
 
-def test_a_correction_of_our_clock_corrects_everything_that_waits() -> None:
+def corrected(observation: Observation) -> Observation:
+    """Return an observation with the times that `SET_SECONDS` gives it."""
+    observed_at = observation.observed_at + SET_SECONDS * SECOND
+    return replace(observation, observed_at=observed_at, upstream_at=observed_at)
+
+
+def are_about_equal(one: Observation, other: Observation) -> bool:
+    """Return True if nothing differs but the times, by what two looks at a clock take."""
+    apart = abs(one.observed_at - other.observed_at)
+    are_moments_equal = one.observed_at - one.upstream_at == (
+        other.observed_at - other.upstream_at
+    )
+    without_times = (
+        replace(each, observed_at=0, upstream_at=0) for each in (one, other)
+    )
+    first, second = without_times
+    return apart < SECOND and are_moments_equal and first == second
+
+
+def test_what_waits_is_corrected_if_our_clock_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     inbox = CountingInbox()
     kept, waiting = shown(1), shown(2)
-    inbox.keep(Attempt(Work((kept,))))
+    inbox.add(kept)
+    inbox.keep(Attempt(inbox.take()))
     inbox.add(waiting)
 
-    inbox.shift(-1000)
+    set_clock(monkeypatch, SET_SECONDS)
+    # This one came after the step.
+    later = shown(3)
+    inbox.add(later)
+    assert inbox.settle({}) is None
 
-    expected = []
-    for observation in (kept, waiting):
-        at, upstream_at = observation.observed_at, observation.upstream_at
-        expected.append(
-            replace(observation, observed_at=at - 1000, upstream_at=upstream_at - 1000)
-        )
-    assert inbox.take().observations == tuple(expected)
+    taken = inbox.take().observations
+    expected = (corrected(kept), corrected(waiting), later)
+    assert all(map(are_about_equal, taken, expected))
+    assert len(taken) == len(expected)
+    # Nothing is corrected twice.
+    inbox.keep(Attempt(Work(taken)))
+    inbox.settle({})
+    assert inbox.take().observations == taken
+
+
+def test_a_clock_that_is_slewed_changes_nothing_that_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inbox = CountingInbox()
+    inbox.add(shown(1))
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + 10**8)
+
+    assert inbox.take().observations == (shown(1),)

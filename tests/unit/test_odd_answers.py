@@ -66,12 +66,19 @@ class VirtualTime:
 
     def __init__(self) -> None:
         self.now = NOW
+        self.wrong_seconds = 0
+        """How far our clock is ahead. The upstream's is right."""
+
+    @property
+    def ours(self) -> int:
+        """The present by our clock."""
+        return self.now + self.wrong_seconds * SECOND
 
     def pass_seconds(self, seconds: float) -> None:
         self.now += round(seconds * SECOND)
 
     def time_ns(self) -> int:
-        return self.now * 1000
+        return self.ours * 1000
 
     def clock_gettime_ns(self, _: int) -> int:
         return (self.now - NOW) * 1000
@@ -161,13 +168,13 @@ class Scene:
         """Take a response, the one of this moment unless it is passed in."""
         if body is None:
             body = self.body()
-        sent_at = self.virtual.now
+        sent_at = self.virtual.ours
         self.virtual.now += ROUND_TRIP
         answer = LevelsAnswer(
             decode_response(body, (SYMBOL,)),
             RateLimit(10),
             sent_at=sent_at,
-            received_at=self.virtual.now,
+            received_at=self.virtual.ours,
             is_fallback_limit=is_fallback_limit,
         )
         times = self.responses.accept(BATCH, answer, time.monotonic())
@@ -276,6 +283,24 @@ async def test_answers_wait_until_a_large_clock_difference_is_confirmed(
     assert [event.computed_at for event in scene.events] == expected
     assert {event.status for event in scene.events} == {Status.LIVE}
     assert scene.quarantined == []
+
+
+async def test_an_answer_that_waits_is_kept_and_corrected_if_our_clock_is_set(
+    scene: Scene,
+) -> None:
+    scene.virtual.wrong_seconds = 20
+    await scene.take()
+    assert scene.events == []
+    first_at = scene.virtual.now
+
+    scene.virtual.wrong_seconds = 0
+    scene.virtual.pass_seconds(PERIOD_SECONDS)
+    await scene.take()
+
+    assert [event.observed_at for event in scene.events] == [
+        first_at,
+        scene.virtual.now,
+    ]
 
 
 async def test_answers_do_not_wait_for_ever_if_timestamps_are_missing(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from connector.core.model import Kind, Levels, Source, Status
+from connector.core.model import MICROS, Kind, Levels, Source, Status
 from connector.core.transition import FeedRules
 from connector.errors import (
     AccessDenied,
@@ -40,6 +40,7 @@ from connector.runtime.startup import StartupDeadline
 from connector.telemetry.metrics import Metrics
 from connector.telemetry.observer import MetricsObserver
 from tests.support.memory_log import MemoryLog, MemoryTopic
+from tests.support.wall_clock import set_clock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -135,6 +136,7 @@ class ShardHarness:
         self.logs_created = 0
         self.quarantined: list[Quarantined] = []
         self.is_clock_wrong = False
+        self.before_comparison: Callable[[], None] = lambda: None
         self.metrics = Metrics(["all"])
         self.observer = RecordingObserver(self.metrics)
         self.pool = ThreadPoolExecutor(2)
@@ -156,6 +158,7 @@ class ShardHarness:
         self.task = asyncio.create_task(self.shard.run())
 
     async def _clock_explains_refusal(self) -> bool:
+        self.before_comparison()
         return self.is_clock_wrong
 
     def _new_log(self) -> FaultyLog:
@@ -838,6 +841,23 @@ async def test_a_record_is_kept_if_our_clock_explains_why_its_time_is_refused(
     [event] = harness.log.events
     assert event.after is not None
     assert event.after.spot_price == 1.0
+    assert harness.dropped("unpublishable") == 0
+
+
+async def test_a_record_is_kept_if_our_clock_was_set_before_it_could_be_compared(
+    harness: ShardHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.before_comparison = lambda: set_clock(monkeypatch, -7200)
+    harness.log.errors = [TimeRefused("two hours ahead")]
+    harness.answer({"spot_price": 1})
+    observed_at = time.time_ns() // 1000
+    await harness.wait_reopened()
+    await harness.wait_settled()
+
+    [event] = harness.log.events
+    assert event.after is not None
+    assert event.after.spot_price == 1.0
+    assert event.observed_at < observed_at - 3600 * MICROS
     assert harness.dropped("unpublishable") == 0
 
 
