@@ -32,6 +32,8 @@ _NO_PARTITION: Final = ck.KafkaError.UNKNOWN_TOPIC_OR_PART
 _Outcome = tuple[ck.KafkaError | None, list[ck.TopicPartition]]
 
 _POLL_SECONDS: Final = 0.1
+# A new cluster creates `__transaction_state` first.
+_FIRST_TRANSACTION_SECONDS: Final = 3 * REQUEST_TIMEOUT_SECONDS
 _COMMIT_SECONDS: Final = 2 * REQUEST_TIMEOUT_SECONDS
 
 
@@ -86,7 +88,7 @@ def _try_transactions(clients: Clients, transactional_id: str) -> None:
     refused = ck.KafkaError.INVALID_TRANSACTION_TIMEOUT
     with translating(f"transactional id {transactional_id}"):
         try:
-            producer.init_transactions(REQUEST_TIMEOUT_SECONDS)
+            producer.init_transactions(_FIRST_TRANSACTION_SECONDS)
         except ck.KafkaException as exception:
             if kafka_error(exception).code() != refused:
                 raise

@@ -74,6 +74,7 @@ class Clock:
     @property
     def needs_witness(self) -> bool:
         """True if the upstream's clock is not believed, and no third clock has confirmed ours."""
+        self._follow_steps()
         return self._is_doubted and not self._is_ours_confirmed
 
     def confirm(self) -> None:

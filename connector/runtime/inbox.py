@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -23,10 +23,21 @@ if TYPE_CHECKING:
 MAX_WAITING: Final = 8
 
 
+class _Waiting(NamedTuple):
+    """An observation, and the `Clock.ahead` that its times are based on."""
+
+    observation: Observation
+    ahead: int
+
+
 class Work(Value, frozen=True):
-    """The contents of one transaction: observations in order per symbol."""
+    """The contents of one transaction: observations in order per symbol.
+
+    `aheads` has the `Clock.ahead` that the times of each observation are based on.
+    """
 
     observations: tuple[Observation, ...] = ()
+    aheads: tuple[int, ...] = ()
 
     @property
     def symbols(self) -> set[str]:
@@ -102,55 +113,46 @@ class Inbox:
     shard away are published if this worker gets it back before another one has written.
     `last_writer` wrote the last record as of the last opening.
 
-    If somebody sets our clock, the times of what waits are corrected.
+    If somebody sets our clock, the times of waiting observations are corrected when they are
+    taken.
     """
 
     def __init__(self, on_collapsed: Callable[[], None], clock: Clock) -> None:
         """`on_collapsed` is called for each observation that a newer one replaces."""
         self.last_writer: Writer | None = None
-        self._observations: dict[str, list[Observation]] = {}
+        self._waiting: dict[str, list[_Waiting]] = {}
         self._attempt: Attempt | None = None
         self._isolated: set[str] = set()
         self._uncounted = Counter[str]()
         self._on_collapsed = on_collapsed
         self._clock = clock
-        self._ahead = clock.ahead
-        """`Clock.ahead` by which the times of what waits are told."""
-        self._taken_ahead = self._ahead
-        """The same for what was taken last."""
 
     def __bool__(self) -> bool:
-        return bool(self._observations or self._attempt)
+        return bool(self._waiting or self._attempt)
 
     def add(self, observation: Observation) -> None:
-        """Add an observation. If too many wait, it collapses with the last one."""
-        self._follow_clock()
-        waiting = self._observations.setdefault(observation.symbol, [])
-        if len(waiting) >= MAX_WAITING:
-            last = waiting.pop()
-            collapsed = observation.collapsed + last.collapsed + 1
-            # An overtaken answer must not displace another: it would be dropped later.
-            is_overtaken = _is_overtaken(observation, [*waiting, last])
-            survivor = last if is_overtaken else observation
-            observation = replace(survivor, collapsed=collapsed)
-            self._on_collapsed()
-        waiting.append(observation)
+        """Add an observation of now. If too many wait, it collapses with the last one."""
+        self._add(_Waiting(observation, self._clock.ahead))
 
     def take(self) -> Work:
         """Take everything, except for isolated symbols: each of those comes alone, later."""
-        self._follow_clock()
-        self._taken_ahead = self._ahead
-        waiting = list(self._observations)
+        waiting = list(self._waiting)
         taken = [symbol for symbol in waiting if symbol not in self._isolated]
         # Only isolated symbols are left: try one, so that a refusal names the culprit.
         if not taken:
             taken = waiting[:1]
         self._isolated.difference_update(taken)
 
-        observations = []
+        entries = []
         for symbol in taken:
-            observations += self._take_observations(symbol)
-        return Work(tuple(observations))
+            entries += self._take_symbol(symbol)
+        # Somebody may have set a right clock wrong. The brokers are asked for the time then.
+        if not self._clock.needs_witness:
+            entries = [self._corrected(entry) for entry in entries]
+        return Work(
+            tuple(entry.observation for entry in entries),
+            tuple(entry.ahead for entry in entries),
+        )
 
     def committed(self, attempt: Attempt) -> None:
         """Take note of the collapsed observations that no event of an attempt counts.
@@ -192,64 +194,66 @@ class Inbox:
 
     def clear(self) -> int:
         """Forget everything. Return the number of observations that were lost."""
-        lost = sum(len(waiting) for waiting in self._observations.values())
+        lost = sum(len(waiting) for waiting in self._waiting.values())
         if self._attempt is not None:
             lost += len(self._attempt.work.observations)
-        self._observations = {}
+        self._waiting = {}
         self._attempt = None
         self._uncounted.clear()
         return lost
 
-    def _take_observations(self, symbol: str) -> list[Observation]:
-        """Take the observations of a symbol. The first one counts the uncounted ones, too."""
-        waiting = self._observations.pop(symbol, [])
+    def _add(self, new: _Waiting) -> None:
+        waiting = self._waiting.setdefault(new.observation.symbol, [])
+        if len(waiting) >= MAX_WAITING:
+            last = waiting.pop()
+            collapsed = new.observation.collapsed + last.observation.collapsed + 1
+            # An overtaken answer must not displace another: it would be dropped later.
+            is_overtaken = _is_overtaken(new, [*waiting, last])
+            survivor = last if is_overtaken else new
+            observation = replace(survivor.observation, collapsed=collapsed)
+            new = _Waiting(observation, survivor.ahead)
+            self._on_collapsed()
+        waiting.append(new)
+
+    def _take_symbol(self, symbol: str) -> list[_Waiting]:
+        """Take what waits of a symbol. The first observation counts the uncounted ones, too."""
+        waiting = self._waiting.pop(symbol, [])
         if waiting:
+            first = waiting[0]
             uncounted = self._uncounted.pop(symbol, 0)
-            waiting[0] = waiting[0].with_collapsed(uncounted)
+            observation = first.observation.with_collapsed(uncounted)
+            waiting[0] = _Waiting(observation, first.ahead)
         return waiting
 
     def _put_back(self, work: Work) -> None:
-        self._follow_clock()
-        step = self._clock.step_since(self._taken_ahead)
-        returned = [
-            self._corrected(observation, step) for observation in work.observations
-        ]
         # Add everything again in order of arrival, within the bounds.
-        newer = list(chain.from_iterable(self._observations.values()))
-        self._observations = {}
-        for observation in (*returned, *newer):
-            self.add(observation)
+        pairs = zip(work.observations, work.aheads, strict=True)
+        returned = [_Waiting(observation, ahead) for observation, ahead in pairs]
+        newer = list(chain.from_iterable(self._waiting.values()))
+        self._waiting = {}
+        for entry in (*returned, *newer):
+            self._add(entry)
 
-    def _follow_clock(self) -> None:
-        """Correct the times of everything that waits if our clock was set."""
-        step = self._clock.step_since(self._ahead)
-        if step:
-            for symbol, waiting in self._observations.items():
-                corrected = [
-                    self._corrected(observation, step) for observation in waiting
-                ]
-                self._observations[symbol] = corrected
-        # While nothing waits, also by less than a step: NTP slews our clock all the time.
-        if step or not self._observations:
-            self._ahead = self._clock.ahead
-
-    def _corrected(self, observation: Observation, step: int) -> Observation:
-        """Return an observation as if our clock had been set before it was made."""
+    def _corrected(self, entry: _Waiting) -> _Waiting:
+        """Return an entry as if our clock had been set before the observation."""
+        step = self._clock.step_since(entry.ahead)
         if not step:
-            return observation
-        observed_at = observation.observed_at + step
-        return replace(
-            observation,
+            return entry
+        observed_at = entry.observation.observed_at + step
+        observation = replace(
+            entry.observation,
             observed_at=observed_at,
             upstream_at=self._clock.upstream(observed_at),
         )
+        return _Waiting(observation, entry.ahead + step)
 
 
-def _is_overtaken(observation: Observation, waiting: Iterable[Observation]) -> bool:
+def _is_overtaken(new: _Waiting, waiting: Iterable[_Waiting]) -> bool:
     """Return True if levels of a newer refresh wait already."""
+    observation = new.observation
     if observation.entry is None or observation.entry.computed_at is None:
         return False
-    for other in waiting:
+    for other, _ in waiting:
         if other.entry is None or other.entry.computed_at is None:
             continue
         if other.entry.computed_at > observation.entry.computed_at:

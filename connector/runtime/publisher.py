@@ -15,7 +15,7 @@ from connector.runtime.inbox import Attempt, Work
 from connector.runtime.isolation import RETRY_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from connector.core.transition import Transition
     from connector.runtime.assignment import Assignment
@@ -204,7 +204,7 @@ class Publisher:
             states=tuple(attempt.states.values()),
             used_fraction=used_fraction,
         )
-        ahead = self._context.clock.ahead
+        aheads = (self._context.clock.ahead, *attempt.work.aheads)
         self._started_at = time.monotonic()
         try:
             await self._context.in_thread(partial(assignment.log.publish, transaction))
@@ -212,7 +212,7 @@ class Publisher:
             self._context.observer.aborted()
             is_refused = isinstance(error, Unpublishable)
             if isinstance(error, TimeRefused):
-                is_refused = not await self._is_our_clock_the_cause(ahead)
+                is_refused = not await self._is_our_clock_the_cause(aheads)
             if is_refused:
                 # A refused record keeps the whole transaction from being committed.
                 self._isolate(assignment, attempt, error)
@@ -227,13 +227,13 @@ class Publisher:
             self._context.polling_changed()
         self._reports.report(attempt)
 
-    async def _is_our_clock_the_cause(self, ahead: int) -> bool:
-        """Return True if our clock is wrong, or was set since it was `ahead`.
+    async def _is_our_clock_the_cause(self, aheads: Iterable[int]) -> bool:
+        """Return True if our clock is wrong, or was set since it had any of `aheads`.
 
-        A record of a wrong clock is refused, whatever is in it.
+        The brokers refuse every record that has the time of a wrong clock.
         """
         is_wrong = await self._context.clock_explains_refusal()
-        return is_wrong or self._context.clock.step_since(ahead) != 0
+        return is_wrong or any(map(self._context.clock.step_since, aheads))
 
     def _isolate(
         self, assignment: Assignment, attempt: Attempt, error: KafkaError

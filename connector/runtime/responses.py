@@ -90,7 +90,7 @@ class Responses:
             self._log_clock_difference(answer)
             self._unconfirmed.append(accepted)
             return None
-        # None is left out: each may show another refresh.
+        # No answer is left out: each may show another refresh.
         for earlier in self._unconfirmed:
             self._give_to_shards(earlier)
         self._unconfirmed.clear()

@@ -42,7 +42,7 @@ LEFT = frozenset({SHARD_FENCED, SHARD_LOST})
 GIVEN_UP = LEFT | {SHARD_HANDED_OVER}
 CHANGED_HANDS = GIVEN_UP | {SHARD_OPEN}
 
-# An answer shown so shortly before SIGTERM may reach a worker that takes nothing more.
+# An answer shown so shortly before SIGTERM or a freeze may reach a worker too late.
 IN_FLIGHT_SECONDS = 0.2
 
 # Longest way of an answer to Kafka in a running worker, if nothing stands between.
@@ -319,7 +319,7 @@ def was_frozen_during(showing: Showing) -> bool:
 
     It may have been frozen before it read the answer.
     """
-    latest = showing.answered_at + AFTER_ANSWER_SECONDS
+    latest = showing.answered_at + IN_FLIGHT_SECONDS
     for began_at, over_at in showing.life.frozen:
         is_long = over_at - began_at > REQUEST_TIMEOUT_SECONDS
         if is_long and began_at < latest and showing.requested_at < over_at:

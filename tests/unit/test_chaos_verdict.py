@@ -377,7 +377,7 @@ def stuck_case(seconds: float, began_after: float = 0) -> Case:
     return case
 
 
-@pytest.mark.parametrize("began_after", [0, 0.2])
+@pytest.mark.parametrize("began_after", [0, 0.19])
 def test_an_answer_to_a_worker_that_is_stuck_for_long_is_excused(
     began_after: float,
 ) -> None:

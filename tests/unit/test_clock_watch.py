@@ -161,7 +161,6 @@ async def test_the_worker_goes_on_once_the_clock_is_right(world: World) -> None:
 
     assert not world.is_wrong()
     assert world.judged[-1] == (False, 0.5)
-    # Nobody stepped this machine's clock, so the brokers' was wrong.
 
 
 async def test_the_worker_tries_again_if_the_brokers_clock_cannot_be_measured(

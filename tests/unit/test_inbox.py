@@ -236,10 +236,10 @@ def test_refused_symbols_are_tried_alone_and_given_up_alone() -> None:
             is_alone = len(work.symbols) == 1
             refused += inbox.isolate(work, alone=is_alone)
         else:
-            committed.append(work)
+            committed.append(work.observations)
 
-    of_a = Work((shown(0, "A"), shown(3, "A")))
-    of_c = Work((shown(2, "C"), shown(5, "C")))
+    of_a = (shown(0, "A"), shown(3, "A"))
+    of_c = (shown(2, "C"), shown(5, "C"))
     assert committed == [of_a, of_c]
     assert refused == 2
     assert inbox.collapsed == 0
@@ -349,17 +349,40 @@ def test_what_waits_is_corrected_if_our_clock_is_set(
     inbox.add(later)
     assert inbox.settle({}) is None
 
-    taken = inbox.take().observations
+    work = inbox.take()
     expected = (corrected(kept), corrected(waiting), later)
-    assert all(map(are_about_equal, taken, expected))
-    assert len(taken) == len(expected)
+    assert all(map(are_about_equal, work.observations, expected))
+    assert len(work.observations) == len(expected)
     # Nothing is corrected twice.
-    inbox.keep(Attempt(Work(taken)))
+    inbox.keep(Attempt(work))
     inbox.settle({})
-    assert inbox.take().observations == taken
+    assert inbox.take() == work
 
 
-def test_a_clock_that_is_slewed_changes_nothing_that_waits(
+def test_what_waits_is_right_if_a_right_clock_is_set_wrong_and_right_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(has_witness=True)
+    inbox = Inbox(lambda: None, clock)
+    observation = shown(1)
+    inbox.add(observation)
+    for number in range(3):
+        now = Clock.now() + number
+        clock.learn(now, now, now)
+
+    with monkeypatch.context() as wrong:
+        set_clock(wrong, SET_SECONDS)
+        inbox.keep(Attempt(inbox.take()))
+        assert inbox.settle({}) is None
+        work = inbox.take()
+        assert work.observations == (observation,)
+        inbox.keep(Attempt(work))
+
+    inbox.settle({})
+    assert inbox.take().observations == (observation,)
+
+
+def test_a_step_of_a_moment_changes_nothing_that_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     inbox = CountingInbox()
