@@ -10,7 +10,7 @@ import confluent_kafka as ck
 import confluent_kafka.admin as admin_api
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from concurrent.futures import Future
 
     from tests.support.checker import Brokers
@@ -60,15 +60,19 @@ def exists(brokers: Brokers, topic: str) -> bool:
 def end_of_all_transactions(
     brokers: Brokers, topic: str, partitions: int
 ) -> dict[int, int]:
-    """Return the present end of each partition, once no transaction before it is open."""
-    uncommitted = _consumer(brokers, "read_uncommitted")
+    """Return an end of each partition, once no transaction before it is open.
+
+    The high watermark would not do: records that were written while followers stood still
+    are behind it for a while. A record of our own, in a transaction that is aborted, comes
+    after everything that was written before.
+    """
     committed = _consumer(brokers, "read_committed")
     ends: dict[int, int] = {}
 
-    def look() -> None:
-        for number in range(partitions):
-            if number not in ends:
-                ends[number] = _end(uncommitted, topic, number)
+    def write() -> None:
+        ends.update(_aborted_records(brokers, topic, range(partitions)))
+        if len(ends) < partitions:
+            raise ck.KafkaException(ck.KafkaError(ck.KafkaError._RETRY))
 
     def wait() -> None:
         for number, end in ends.items():
@@ -76,12 +80,39 @@ def end_of_all_transactions(
                 raise ck.KafkaException(ck.KafkaError(ck.KafkaError._RETRY))
 
     try:
-        _until_it_succeeds(look)
+        _until_it_succeeds(write)
         _until_it_succeeds(wait)
     finally:
-        uncommitted.close()
         committed.close()
     return ends
+
+
+def _aborted_records(
+    brokers: Brokers, topic: str, partitions: Iterable[int]
+) -> dict[int, int]:
+    """Write a record to each partition, and abort it. Return the offsets of those written."""
+    settings = {
+        "bootstrap.servers": brokers.bootstrap_servers,
+        "transactional.id": f"end-of-{topic}",
+        "log_level": 0,
+    }
+    producer = ck.Producer(settings)
+    offsets: dict[int, int] = {}
+
+    def delivered(error: ck.KafkaError | None, message: ck.Message) -> None:
+        partition, offset = message.partition(), message.offset()
+        if error is None and partition is not None and offset is not None:
+            offsets[partition] = offset
+
+    producer.init_transactions(_REQUEST_SECONDS)
+    producer.begin_transaction()
+    for partition in partitions:
+        producer.produce(
+            topic, b"x", b"end", partition=partition, on_delivery=delivered
+        )
+    producer.flush(_REQUEST_SECONDS)
+    producer.abort_transaction(_REQUEST_SECONDS)
+    return offsets
 
 
 class ForeignTransaction:
