@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
 from connector.config.model import Kafka
 from connector.devkit.local_kafka import LocalKafka
 from connector.devkit.loopback_ports import LOOPBACK, free_port
-from connector.errors import KafkaUnavailable
 from connector.kafka.clients import Clients
 from connector.kafka.reader import Reader
 from tests.chaos.proxy import Network, Proxy
-from tests.support.processes import wait_until
+from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TOPIC = "current"
-TIMEOUT_SECONDS = 30
 
 
 def broker_behind(nat: Proxy, port: int, folder: Path) -> LocalKafka:
@@ -48,26 +46,15 @@ def test_a_restore_goes_on_although_its_idle_connections_are_forgotten(
     with Network([port]) as network:
         (nat,) = network.proxies
         with broker_behind(nat, port, tmp_path / "kafka") as kafka:
-            admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-            created = admin.create_topics([NewTopic(TOPIC, 1, 1)])
-            created[TOPIC].result(TIMEOUT_SECONDS)
+            create_topics(kafka, NewTopic(TOPIC, 1, 1))
 
             through_nat = Kafka(bootstrap_servers=f"{LOOPBACK}:{nat.port}")
             reader = Reader(Clients(through_nat))
             try:
-                wait_until(lambda: is_warm(reader), "the new topic is usable")
+                reader.warm_up(TOPIC)
                 network.tell(Proxy.forget)
                 # Neither raises, as both did when a request timed out.
                 assert reader.high_watermark(TOPIC, 0) == 0
                 assert reader.contents(TOPIC, 0, 0).records == 0
             finally:
                 reader.close()
-
-
-def is_warm(reader: Reader) -> bool:
-    """Use both consumers. Return False while the partition has no leader yet."""
-    try:
-        reader.warm_up(TOPIC)
-    except KafkaUnavailable:
-        return False
-    return True

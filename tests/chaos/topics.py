@@ -66,7 +66,7 @@ def end_of_all_transactions(
     are behind it for a while. A record of our own, in a transaction that is aborted, comes
     after everything that was written before.
     """
-    committed = _consumer(brokers, "read_committed")
+    committed = _consumer(brokers)
     ends: dict[int, int] = {}
 
     def write() -> None:
@@ -175,12 +175,12 @@ def _admin(brokers: Brokers) -> admin_api.AdminClient:
     )
 
 
-def _consumer(brokers: Brokers, isolation: str) -> ck.Consumer:
+def _consumer(brokers: Brokers) -> ck.Consumer:
     return ck.Consumer(
         {
             "bootstrap.servers": brokers.bootstrap_servers,
             "group.id": "chaos-unused",
-            "isolation.level": isolation,
+            "isolation.level": "read_committed",
             "log_level": 0,
         }
     )

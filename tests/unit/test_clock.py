@@ -13,6 +13,7 @@ from connector.core.model import Moment
 from connector.runtime.clock import MAX_CORRECTION_SECONDS, Clock
 from tests.support.levels import NOW, SECOND
 from tests.support.profiles import cases
+from tests.support.wall_clock import set_clock
 
 # A microsecond, so that a server's moment is not a whole second.
 ODD: Final = 1
@@ -183,8 +184,7 @@ def test_a_step_of_our_clock_needs_the_witness_again(
     ahead = clock.ahead
     assert clock.step_since(ahead) == 0
 
-    real = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: real() + 60 * 10**9)
+    set_clock(monkeypatch, 60)
 
     clock.moment()
     assert clock.needs_witness
