@@ -79,7 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show the events. Raises UsageError, ConfigError and KafkaUnavailable."""
+    """Show the events. Raises UsageError, ConfigError and KafkaUnavailable.
+
+    Returns:
+        1 if nothing was found and a symbol is unknown, else 0.
+    """
     # No half-written file is left behind by `kill`, as by Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     period = period_of(options, "history")
@@ -95,11 +99,12 @@ def run(options: argparse.Namespace) -> int:
         found = write_parquet(events, options.parquet)
     else:
         found = history(events, options.form)
-    if found == 0:
-        whose = f"of {', '.join(typed)} " if typed else ""
-        sys.stderr.write(f"{printable(f'no events {whose}in this period')}\n")
-        warn_of_unknown_symbols(log, reader.topics, typed)
-    return 0
+    if found > 0:
+        return 0
+    whose = f"of {', '.join(typed)} " if typed else ""
+    sys.stderr.write(f"{printable(f'no events {whose}in this period')}\n")
+    # A quiet period is an answer, and a typing mistake is not.
+    return 1 if warn_of_unknown_symbols(log, reader.topics, typed) else 0
 
 
 def check_target(path: Path, *, replaces: bool) -> None:

@@ -17,23 +17,26 @@ if TYPE_CHECKING:
     from connector.kafka.names import Topics
 
 
-def warn_of_unknown_symbols(log: Log, topics: Topics, typed: Iterable[str]) -> None:
+def warn_of_unknown_symbols(log: Log, topics: Topics, typed: Iterable[str]) -> int:
     """Print a line to standard error for each symbol that has no state in `current`.
 
-    A symbol may appear later, so this is a warning: the command goes on. So it does if the
-    states cannot be read.
+    A symbol may appear later, so `watch` goes on. So it does if the states cannot be read.
+
+    Returns:
+        the number of these symbols.
     """
     texts = list(typed)
     if not texts:
-        return
+        return 0
     try:
         known = _known_symbols(log, topics)
     except KafkaUnavailable as error:
         sys.stderr.write(f"cannot tell if the symbols are known: {error}\n")
-        return
-    for text in texts:
-        if known.isdisjoint(symbols_typed(text)):
-            sys.stderr.write(f"{_finding(text, known, log.feeds)}\n")
+        return 0
+    unknown = [text for text in texts if known.isdisjoint(symbols_typed(text))]
+    for text in unknown:
+        sys.stderr.write(f"{_finding(text, known, log.feeds)}\n")
+    return len(unknown)
 
 
 def _known_symbols(log: Log, topics: Topics) -> set[str]:

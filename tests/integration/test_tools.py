@@ -706,7 +706,8 @@ def test_watch_names_an_unknown_symbol_and_goes_on(published: dict[str, str]) ->
 def test_history_suggests_the_symbol_that_was_meant(published: dict[str, str]) -> None:
     code, printed = run_tool("history", "ETHUSTD", variables=published)
 
-    assert code == 0
+    # A program that asked for a symbol with a typing mistake must not go on without it.
+    assert code == 1
     assert "no events of ETHUSTD in this period" in printed
     assert "did you mean ETHUSDT" in printed
 
