@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from connector.client import Event, EventStream
 
-LONGEST_WAIT_SECONDS = 3600
+LOOK_SECONDS = 1.0
 # Use LIVE levels, use STALE levels with care, and use none with any other status.
 ACTIONS = {"LIVE": "use", "STALE": "careful"}
 SHOWN_LEVELS = ("hvl", "call_resistance", "put_support")
@@ -107,17 +107,49 @@ def shown_levels(record: SymbolView | Event) -> dict[str, float | None]:
     return values
 
 
-def until(events: EventStream, end_at: float, count: int | None) -> Iterator[Event]:
-    """Yield at most `count` events until a moment."""
+class SilenceNotes:
+    """Says on standard error when LIVE levels are no longer refreshed, and when they are.
+
+    A connector that is dead writes no event. A trading system would stop here.
+    """
+
+    def __init__(self, levels: LiveLevels) -> None:
+        self._levels = levels
+        self._silent: set[str] = set()
+        self._look_at = 0.0
+
+    def look(self) -> None:
+        """Look at each symbol, at most once a second. Raises ClientError."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        for symbol, view in self._levels.items():
+            if view.status != "LIVE":
+                # No levels are refreshed, or their status says already that they are old.
+                self._silent.discard(symbol)
+                continue
+            reason = self._levels.why_not_fresh(symbol)
+            if reason is not None and symbol not in self._silent:
+                self._silent.add(symbol)
+                print(f"{symbol}: not refreshed: {reason}", file=sys.stderr, flush=True)
+            elif reason is None and symbol in self._silent:
+                self._silent.discard(symbol)
+                print(f"{symbol}: refreshed again", file=sys.stderr, flush=True)
+
+
+def until(
+    events: EventStream, end_at: float, count: int | None
+) -> Iterator[Event | None]:
+    """Yield at most `count` events until a moment, and None if none came for a second."""
     left = math.inf if count is None else count
     while left > 0:
-        wait_seconds = min(end_at - time.monotonic(), LONGEST_WAIT_SECONDS)
+        wait_seconds = min(end_at - time.monotonic(), LOOK_SECONDS)
         if wait_seconds <= 0:
             return
         event = events.next_event(timeout=wait_seconds)
         if event is not None:
             left -= 1
-            yield event
+        yield event
 
 
 def parse_options() -> argparse.Namespace:
@@ -173,8 +205,11 @@ def main() -> None:
         for view in events.start.values():
             printer.show(view)
         printer.restored(len(events.start))
+        notes = SilenceNotes(levels)
         for event in until(events, end_at, options.max_events):
-            printer.show(event)
+            if event is not None:
+                printer.show(event)
+            notes.look()
 
 
 if __name__ == "__main__":

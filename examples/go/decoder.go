@@ -48,6 +48,7 @@ const (
 		{"name": "reason", "type": ["null", "string"], "default": null},
 		{"name": "status", "type": "gex.levels.Status"},
 		{"name": "computed_at", "type": ["null", "long"], "default": null},
+		{"name": "observed_at", "type": "long"},
 		{"name": "after", "type": ["null", "gex.levels.Levels"], "default": null}
 	]}`
 
@@ -56,6 +57,7 @@ const (
 		{"name": "sequence", "type": "long"},
 		{"name": "status", "type": "gex.levels.Status"},
 		{"name": "computed_at", "type": ["null", "long"], "default": null},
+		{"name": "observed_at", "type": "long"},
 		{"name": "levels", "type": ["null", "gex.levels.Levels"], "default": null}
 	]}`
 )
@@ -78,6 +80,7 @@ type Event struct {
 	Reason     *string `avro:"reason"`
 	Status     string  `avro:"status"`
 	ComputedAt *int64  `avro:"computed_at"`
+	ObservedAt int64   `avro:"observed_at"`
 	After      *Levels `avro:"after"`
 }
 
@@ -87,6 +90,7 @@ type State struct {
 	Sequence   int64   `avro:"sequence"`
 	Status     string  `avro:"status"`
 	ComputedAt *int64  `avro:"computed_at"`
+	ObservedAt int64   `avro:"observed_at"`
 	Levels     *Levels `avro:"levels"`
 }
 

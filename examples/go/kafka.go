@@ -126,17 +126,20 @@ func deleted(topic string) error {
 	return fmt.Errorf("topic %s was deleted: start again when the connector has created it again", topic)
 }
 
-// reader returns a client that reads a topic from these offsets. It delivers committed
+// reader returns a client that reads topics from these offsets. It delivers committed
 // records and the markers of transactions.
-func (k *Kafka) reader(topic string, from map[int32]int64) (*kgo.Client, error) {
-	offsets := map[int32]kgo.Offset{}
-	for partition, offset := range from {
-		offsets[partition] = kgo.NewOffset().At(offset)
+func (k *Kafka) reader(from map[string]map[int32]int64) (*kgo.Client, error) {
+	offsets := map[string]map[int32]kgo.Offset{}
+	for topic, partitions := range from {
+		offsets[topic] = map[int32]kgo.Offset{}
+		for partition, offset := range partitions {
+			offsets[topic][partition] = kgo.NewOffset().At(offset)
+		}
 	}
 	return kgo.NewClient(
 		kgo.SeedBrokers(k.bootstrap),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: offsets}),
+		kgo.ConsumePartitions(offsets),
 		// A reader whose position is gone must not continue elsewhere.
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.KeepControlRecords(),
@@ -152,7 +155,7 @@ func (k *Kafka) Restore(
 	if err != nil {
 		return nil, err
 	}
-	reader, err := k.reader(topic, low)
+	reader, err := k.reader(map[string]map[int32]int64{topic: low})
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +170,7 @@ func (k *Kafka) Restore(
 	}
 	progressAt := time.Now()
 	for len(waiting) > 0 {
-		records, err := poll(ctx, reader, topic)
+		records, err := poll(ctx, reader)
 		if err != nil {
 			return nil, err
 		}
@@ -203,60 +206,103 @@ func (k *Kafka) Restore(
 	return states, nil
 }
 
-// Follow calls handle with every newer event, once and in order, until it returns false
-// or the context ends. It fails if the topic or `current` is deleted: nothing comes then.
-func (k *Kafka) Follow(
-	ctx context.Context, topic, current string, from map[int32]int64, decoder *Decoder, order *Order,
-	handle func(Event) bool,
-) error {
-	reader, err := k.reader(topic, from)
+// Listener receives the levels of a feed.
+type Listener interface {
+	// Event takes the next event of its symbol. Each comes once, and its sequence is
+	// larger by one.
+	Event(event Event)
+	// Refreshed takes a state that was written after the start: the sign that the
+	// connector works. It may come before or after its event. Take levels and status
+	// from events only.
+	Refreshed(state State)
+	// Passed is called several times a second, also if nothing comes.
+	Passed(now time.Time)
+}
+
+// Following says what Follow reads, and who receives it.
+type Following struct {
+	changes   string
+	current   string
+	from      map[string]map[int32]int64
+	decoder   *Decoder
+	order     *Order
+	listener  Listener
+	maxEvents int // negative: without a limit
+}
+
+// Follow hands on every newer event, once and in order, until the limit is reached or the
+// context ends. It fails if a topic is deleted.
+func (k *Kafka) Follow(ctx context.Context, what Following) error {
+	reader, err := k.reader(what.from)
 	if err != nil {
 		return err
 	}
 	defer reader.Close()
 
-	events := topicWatch{topic: topic, reader: reader, admin: k.admin, id: k.ids[topic], partitions: len(from)}
-	states := topicWatch{topic: current, admin: k.admin, id: k.ids[current]}
-	for ctx.Err() == nil {
+	events := topicWatch{
+		topic: what.changes, reader: reader, admin: k.admin, id: k.ids[what.changes],
+		partitions: len(what.from[what.changes]),
+	}
+	// While it is gone, nothing is written to the other one either.
+	states := topicWatch{topic: what.current, admin: k.admin, id: k.ids[what.current]}
+	for remaining := what.maxEvents; remaining != 0 && ctx.Err() == nil; {
 		for _, watch := range []*topicWatch{&events, &states} {
 			if err := watch.look(ctx); err != nil {
 				return err
 			}
 		}
-		records, err := poll(ctx, reader, topic)
+		records, err := poll(ctx, reader)
 		if err != nil {
 			return err
 		}
 		for _, record := range records {
-			if !isOurs(record) {
-				continue
-			}
-			event, err := decoder.Event(record.Value)
+			following, err := what.take(record)
 			if err != nil {
 				return fmt.Errorf("%s: %w", place(record), err)
 			}
-			for _, next := range order.Add(event, time.Now()) {
-				if !handle(next) {
-					return nil
+			for _, event := range following {
+				if remaining != 0 {
+					what.listener.Event(event)
+					remaining--
 				}
 			}
 		}
-		if err := order.Check(time.Now()); err != nil {
+		what.listener.Passed(time.Now())
+		if err := what.order.Check(time.Now()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// take returns the events that follow now. It hands on a state.
+func (f Following) take(record *kgo.Record) ([]Event, error) {
+	if !isOurs(record) {
+		return nil, nil
+	}
+	if record.Topic == f.current {
+		state, err := f.decoder.State(record.Value)
+		if err == nil {
+			f.listener.Refreshed(state)
+		}
+		return nil, err
+	}
+	event, err := f.decoder.Event(record.Value)
+	if err != nil {
+		return nil, err
+	}
+	return f.order.Add(event, time.Now()), nil
+}
+
 // poll returns the records that come within a short time, if any.
-func poll(ctx context.Context, reader *kgo.Client, topic string) ([]*kgo.Record, error) {
+func poll(ctx context.Context, reader *kgo.Client) ([]*kgo.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
 	fetches := reader.PollFetches(ctx)
 	for _, failed := range fetches.Errors() {
 		// A poll that ends without a record is reported as an error.
 		if ctx.Err() == nil || !errors.Is(failed.Err, ctx.Err()) {
-			return nil, explain(topic, failed.Err)
+			return nil, explain(failed.Topic, failed.Err)
 		}
 	}
 	return fetches.Records(), nil

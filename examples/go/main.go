@@ -12,9 +12,12 @@
 //     E has its state below H, because it was committed after all its records were
 //     written. So every change below E is restored.
 //  3. Follow `changes` from E. Skip events that are not newer than the restored
-//     sequence, and check that the sequence then grows by one.
+//     sequence, and check that the sequence then grows by one. Follow `current` from H,
+//     too: a refresh that changes nothing makes no event, so only `current` shows that
+//     the connector works.
 //
-// It prints one JSON object a line. A trading system would act where Printer prints.
+// It prints one JSON object a line. A trading system would be another Listener than
+// Printer.
 package main
 
 import (
@@ -105,15 +108,14 @@ func run(ctx context.Context, options Options) error {
 		ctx, cancel = context.WithTimeout(ctx, seconds(options.seconds))
 		defer cancel()
 	}
-	order := NewOrder(known, seconds(options.patience))
-	remaining := options.maxEvents
-	if remaining == 0 {
-		return nil
-	}
-	return kafka.Follow(ctx, options.changes, options.current, start, decoder, order, func(event Event) bool {
-		printer.Event(event)
-		remaining--
-		return remaining != 0
+	return kafka.Follow(ctx, Following{
+		changes:   options.changes,
+		current:   options.current,
+		from:      map[string]map[int32]int64{options.changes: start, options.current: high},
+		decoder:   decoder,
+		order:     NewOrder(known, seconds(options.patience)),
+		listener:  printer,
+		maxEvents: options.maxEvents,
 	})
 }
 

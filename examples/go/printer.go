@@ -2,7 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
+	"os"
+	"time"
 )
 
 // Line is an event or a state, as it is printed.
@@ -26,16 +29,18 @@ type Line struct {
 type Printer struct {
 	encoder *json.Encoder
 	// The model behind the last levels of each symbol.
-	models map[string]string
+	models  map[string]string
+	silence *Silence
 }
 
 // NewPrinter prints to a writer.
 func NewPrinter(out io.Writer) *Printer {
-	return &Printer{json.NewEncoder(out), map[string]string{}}
+	return &Printer{json.NewEncoder(out), map[string]string{}, NewSilence()}
 }
 
 // State prints a restored state.
 func (p *Printer) State(state State) {
+	p.silence.Status(state.Symbol, state.Status, state.ObservedAt)
 	line := Line{
 		Type: "state", Symbol: state.Symbol, Sequence: state.Sequence,
 		Status: state.Status, ComputedAt: state.ComputedAt,
@@ -45,11 +50,25 @@ func (p *Printer) State(state State) {
 
 // Event prints an event.
 func (p *Printer) Event(event Event) {
+	p.silence.Status(event.Symbol, event.Status, event.ObservedAt)
 	line := Line{
 		Type: "event", Symbol: event.Symbol, Sequence: event.Sequence, Kind: &event.Kind,
 		Reason: event.Reason, Status: event.Status, ComputedAt: event.ComputedAt,
 	}
 	p.print(line, event.After)
+}
+
+// Refreshed notes that the connector works.
+func (p *Printer) Refreshed(state State) {
+	p.silence.Refresh(state.Symbol, state.ObservedAt)
+}
+
+// Passed prints on standard error that a symbol is silent, or refreshed again. A trading
+// system would stop here.
+func (p *Printer) Passed(now time.Time) {
+	for _, line := range p.silence.Lines(now) {
+		fmt.Fprintln(os.Stderr, line)
+	}
 }
 
 // Restored prints that all states were printed.

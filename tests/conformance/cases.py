@@ -148,6 +148,26 @@ def _play_statuses(stage: Stage, feed: Feed, *options: str) -> None:
     stage.expect(feed.truth(known))
 
 
+def silence(stage: Stage) -> None:
+    """A connector that is dead, until another one refreshes the levels without an event."""
+    btc, eth = Symbol("BTCUSDT"), Symbol("ETHUSDT")
+    feed = stage.feed()
+    # A symbol without levels is never refreshed.
+    feed.commit(btc.changed(60_000), eth.then(Kind.MISSING, Status.MISSING))
+    known = last_sequences(feed.events)
+    stage.start(known=known)
+    stage.wait_restored()
+    stage.wait_note("BTCUSDT: not refreshed")
+    with Worker(feed) as worker:
+
+        def refresh() -> None:
+            worker.commit(btc.refreshed())
+
+        stage.wait_note("BTCUSDT: refreshed again", meanwhile=refresh)
+    stage.expect_no_note("ETHUSDT: ")
+    stage.expect(feed.truth(known))
+
+
 def ends(stage: Stage) -> None:
     """The option --max-events, in the middle of a feed."""
     btc = Symbol("BTCUSDT")
@@ -293,6 +313,7 @@ ALL_CASES: Final[tuple[Case, ...]] = (
     aborted,
     statuses,
     registry,
+    silence,
     late_start,
     ends,
     empty_feed,

@@ -15,13 +15,15 @@ from tests.conformance.program import Program, Run, running
 from tests.conformance.story import FEED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from connector.kafka.avro import Framing
     from tests.support.checker import Brokers
 
 # Right programs print nothing within this time, and wrong ones may.
 _REPEAT_SECONDS: Final = 1.0
+# Between two looks at standard error.
+_LOOK_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class World:
     kafka: Brokers
     registry: str | None = None
     patience_seconds: float = 120.0
+
+
+def has_note(run: Run, text: str) -> bool:
+    """Return whether a line on a program's standard error begins so."""
+    return any(line.startswith(text) for line in run.errors().splitlines())
 
 
 class Stage:
@@ -107,6 +114,28 @@ class Stage:
         """Let every program continue."""
         for run in self._runs:
             run.thaw()
+
+    def wait_note(
+        self, text: str, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Wait until every program has a line on standard error that begins so.
+
+        Calls `meanwhile` before each look.
+        """
+        deadline = time.monotonic() + self.world.patience_seconds
+        waiting = list(self._runs)
+        while waiting and time.monotonic() < deadline:
+            meanwhile()
+            time.sleep(_LOOK_SECONDS)
+            waiting = [run for run in waiting if not has_note(run, text)]
+        for run in waiting:
+            self._add(run, [f"no line {text!r} on its standard error"])
+
+    def expect_no_note(self, text: str) -> None:
+        """Expect that no program has a line on standard error that begins so."""
+        for run in self._runs:
+            if has_note(run, text):
+                self._add(run, [f"a line {text!r} on its standard error"])
 
     def expect(self, truth: judge.Truth) -> None:
         """Wait until every program has printed the truth, and judge it."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
+
+import msgspec
 
 from connector.core.model import AllExpiry, Event, Kind, Levels, Source, State, Status
 from connector.kafka.names import partition_of
@@ -35,6 +38,7 @@ class Symbol:
         self.name = name
         self._sequence = 0
         self._levels: Levels | None = None
+        self._last: State | None = None
 
     def changed(self, hvl: float) -> Transaction:
         """Continue with new levels."""
@@ -52,7 +56,15 @@ class Symbol:
         """Continue with an event. Without new levels, the last ones stay in the state."""
         self._sequence += 1
         self._levels = new_levels or self._levels
-        return self._moment(kind, status, self._levels, reason, is_dated=is_dated)
+        moment = self._moment(kind, status, self._levels, reason, is_dated=is_dated)
+        (self._last,) = moment.states
+        return moment
+
+    def refreshed(self) -> Transaction:
+        """Return the state that a refresh now writes. Nothing has changed, so no event."""
+        assert self._last is not None
+        now = time.time_ns() // 1_000
+        return Transaction([], [msgspec.structs.replace(self._last, observed_at=now)])
 
     def skip(self) -> None:
         """Continue as if an event were lost."""

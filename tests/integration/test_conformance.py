@@ -32,6 +32,7 @@ CASES = (
     cases.statuses,
     cases.strays,
     cases.old_states,
+    cases.silence,
     error_cases.gap,
     error_cases.retention,
     error_cases.held_back,
@@ -88,9 +89,11 @@ def test_a_consumer_that_prints_wrong_lines_is_refused(
         # It compares no ids of topics, and waits for an open transaction without an end.
         (error_cases.recreated_topic, None),
         (error_cases.held_back, None),
+        # It does not follow `current`.
+        (cases.silence, None),
     ],
 )
-def test_a_consumer_that_does_not_end_is_refused(
+def test_a_consumer_that_does_not_say_what_is_wrong_is_refused(
     kafka: LocalKafka, case: cases.Case, fault: str | None
 ) -> None:
     world = World(kafka, patience_seconds=WAIT_FOR_WRONG_SECONDS)

@@ -11,7 +11,8 @@
  *    below H, because it was committed after all its records were written. So every change below E is
  *    restored.
  * 3. Follow `changes` from E. Skip events that are not newer than the restored sequence, and check that
- *    the sequence then grows by one.
+ *    the sequence then grows by one. Follow `current` from H, too: a refresh that changes nothing makes no
+ *    event, so only `current` shows that the connector works.
  *
  * It prints one JSON object a line. A trading system would act where `Printer` prints.
  */
@@ -22,7 +23,7 @@ import { ConsumerError } from "./errors.js";
 import { connect } from "./kafka.js";
 import { Order } from "./order.js";
 import { Printer } from "./printer.js";
-import { TopicReader } from "./reader.js";
+import { FeedReader } from "./reader.js";
 import type { LevelsEvent, LevelsState } from "./records.js";
 import { Topic } from "./topic.js";
 
@@ -62,7 +63,8 @@ async function run(): Promise<void> {
 
   // 2. Restore.
   const states = new Map<string, LevelsState>();
-  for await (const message of new TopicReader(consumer, current).readTo(high, patience)) {
+  const reader = new FeedReader(consumer, changes, current);
+  for await (const message of reader.restore(high, patience)) {
     const state = await decoder.state(message);
     // Another program may have copied an old state to another partition.
     if (state.sequence >= (states.get(state.symbol)?.sequence ?? 0)) {
@@ -81,12 +83,16 @@ async function run(): Promise<void> {
   const order = new Order(known, patience);
   const until = performance.now() + seconds * 1000;
   if (remaining > 0) {
-    for await (const message of new TopicReader(consumer, changes, current).follow(start, until)) {
-      const events: LevelsEvent[] = message ? order.add(await decoder.event(message)) : [];
+    for await (const message of reader.follow(start, high, until)) {
+      const events: LevelsEvent[] = message?.topic === changes.name ? order.add(await decoder.event(message)) : [];
       for (const event of events.slice(0, remaining)) {
         printer.event(event);
         remaining--;
       }
+      if (message?.topic === current.name) {
+        printer.refreshed(await decoder.state(message));
+      }
+      printer.passed();
       order.check();
       if (remaining === 0) {
         break;

@@ -1,4 +1,5 @@
 import type { Levels, LevelsEvent, LevelsState } from "./records.js";
+import { Silence } from "./silence.js";
 
 const ACTS: Record<string, string> = { LIVE: "use", STALE: "careful" };
 
@@ -6,13 +7,28 @@ const ACTS: Record<string, string> = { LIVE: "use", STALE: "careful" };
 export class Printer {
   /** The model behind the last levels of each symbol. */
   readonly #models = new Map<string, string>();
+  readonly #silence = new Silence();
 
   state(state: LevelsState): void {
+    this.#silence.status(state);
     this.#print({ ...state, type: "state", kind: null, reason: null }, state.levels);
   }
 
   event(event: LevelsEvent): void {
+    this.#silence.status(event);
     this.#print({ ...event, type: "event" }, event.after);
+  }
+
+  /** Notes that the connector works, from a state that was written after the start. */
+  refreshed(state: LevelsState): void {
+    this.#silence.refresh(state);
+  }
+
+  /** Prints on standard error that a symbol is silent, or refreshed again. A trading system would stop here. */
+  passed(): void {
+    for (const line of this.#silence.lines(Date.now() * 1000)) {
+      console.error(line);
+    }
   }
 
   restored(symbols: number): void {

@@ -12,40 +12,40 @@ const LOOK_INTERVAL_MS = 5_000;
 /** The offset of a partition's first record, to librdkafka. */
 const BEGINNING = -2;
 
-/** Reads the connector's records of a topic. */
-export class TopicReader {
-  /** The offset of the next record of each partition. */
-  #positions: Offsets = new Map();
+/** Reads the connector's records of the two topics of a feed. */
+export class FeedReader {
+  /** The offset of the next record of each partition, by topic. */
+  #positions = new Map<string, Offsets>();
   #lookedAt = performance.now();
 
   constructor(
     private readonly consumer: KafkaConsumer,
-    private readonly topic: Topic,
-    /** Nothing is written to the topic while this one is gone. */
-    private readonly companion?: Topic,
+    private readonly changes: Topic,
+    private readonly current: Topic,
   ) {}
 
-  /** Yields the committed records below these ends. Throws if there is no progress for some time. */
-  async *readTo(high: Offsets, patienceSeconds: number): AsyncGenerator<Message> {
+  /** Yields the committed records of `current` below these ends. Throws if there is no progress for some time. */
+  async *restore(high: Offsets, patienceSeconds: number): AsyncGenerator<Message> {
     const total = [...high.values()].reduce((sum, end) => sum + end, 0);
+    const positions: Offsets = new Map([...high.keys()].map((partition) => [partition, BEGINNING]));
     // Records of aborted transactions are not delivered, so the end must be reported. In a busy
     // partition it may never be, but later records come.
     const onEnd = ({ partition, offset }: { partition: number; offset: number }) => {
-      this.#positions.set(partition, offset);
+      positions.set(partition, offset);
     };
     this.consumer.on("partition.eof", onEnd);
-    this.#assign(new Map([...high.keys()].map((partition) => [partition, BEGINNING])));
-    let progress = this.#progress(high);
+    this.#assign(new Map([[this.current.name, positions]]));
+    let progress = progressOf(positions, high);
     let progressAt = performance.now();
     while (progress < total) {
       yield* await this.#poll();
       const before = progress;
-      progress = this.#progress(high);
+      progress = progressOf(positions, high);
       if (progress > before) {
         progressAt = performance.now();
       } else if (performance.now() - progressAt > patienceSeconds * 1000) {
         throw new ConsumerError(
-          `topic ${this.topic.name}: an open transaction holds back its records: end the one that ` +
+          `topic ${this.current.name}: an open transaction holds back its records: end the one that ` +
             "`gex-connector check` names, then start again",
         );
       }
@@ -53,35 +53,40 @@ export class TopicReader {
     this.consumer.removeListener("partition.eof", onEnd);
   }
 
-  #progress(high: Offsets): number {
-    return [...high].reduce((sum, [partition, end]) => sum + Math.min(this.#positions.get(partition)!, end), 0);
-  }
-
-  /** Yields records from these offsets on, and null if none came for a while. */
-  async *follow(start: Offsets, until: number): AsyncGenerator<Message | null> {
-    this.#assign(start);
+  /** Yields the records of both topics from these offsets on, and null if none came for a while. */
+  async *follow(changesFrom: Offsets, currentFrom: Offsets, until: number): AsyncGenerator<Message | null> {
+    this.#assign(
+      new Map([
+        [this.changes.name, changesFrom],
+        [this.current.name, currentFrom],
+      ]),
+    );
     while (performance.now() < until) {
       yield* await this.#poll();
       yield null;
       if (performance.now() - this.#lookedAt > LOOK_INTERVAL_MS) {
         await this.#readAddedPartitions();
-        await this.companion?.partitions();
+        // While it is gone, nothing is written to the other one either.
+        await this.current.partitions();
         this.#lookedAt = performance.now();
       }
     }
   }
 
   async #readAddedPartitions(): Promise<void> {
-    const partitions = await this.topic.partitions();
-    const added = partitions.filter((partition) => !this.#positions.has(partition));
+    const positions = this.#positions.get(this.changes.name)!;
+    const added = (await this.changes.partitions()).filter((partition) => !positions.has(partition));
     if (added.length > 0) {
-      this.#assign(new Map([...this.#positions, ...added.map((partition) => [partition, BEGINNING] as const)]));
+      added.forEach((partition) => positions.set(partition, BEGINNING));
+      this.#assign(this.#positions);
     }
   }
 
-  #assign(positions: Offsets): void {
+  #assign(positions: Map<string, Offsets>): void {
     this.#positions = positions;
-    const partitions = [...positions].map(([partition, offset]) => ({ topic: this.topic.name, partition, offset }));
+    const partitions = [...positions].flatMap(([topic, offsets]) =>
+      [...offsets].map(([partition, offset]) => ({ topic, partition, offset })),
+    );
     this.consumer.assign(partitions);
   }
 
@@ -91,13 +96,18 @@ export class TopicReader {
     try {
       messages = await consume(MAX_MESSAGES);
     } catch (error) {
-      throw explain(this.topic.name, error as LibrdKafkaError);
+      // The error does not tell which topic it is of.
+      throw explain([...this.#positions.keys()].join(" or "), error as LibrdKafkaError);
     }
     for (const message of messages) {
-      this.#positions.set(message.partition, message.offset + 1);
+      this.#positions.get(message.topic)!.set(message.partition, message.offset + 1);
     }
     return messages.filter(isOurs);
   }
+}
+
+function progressOf(positions: Offsets, high: Offsets): number {
+  return [...high].reduce((sum, [partition, end]) => sum + Math.min(positions.get(partition)!, end), 0);
 }
 
 /**

@@ -17,6 +17,7 @@ export interface LevelsEvent {
   reason: string | null;
   status: string;
   computed_at: number | null;
+  observed_at: number;
   after: Levels | null;
 }
 
@@ -26,5 +27,6 @@ export interface LevelsState {
   sequence: number;
   status: string;
   computed_at: number | null;
+  observed_at: number;
   levels: Levels | null;
 }

@@ -5,7 +5,6 @@ import gex.levels.LevelsEvent;
 import gex.levels.LevelsState;
 import java.io.PrintStream;
 import java.time.Clock;
-import java.time.Duration;
 import java.time.Instant;
 import java.time.temporal.ChronoUnit;
 import java.util.Collection;
@@ -21,9 +20,6 @@ import org.example.gex.FlipWatch.Alert;
  * FlipWatch#price} at each tick of your own feed instead.
  */
 public final class FlipAlert implements Listener {
-    /** Two refreshes of 30 s, and the time in which another worker takes over from a dead one. */
-    private static final Duration SILENCE = Duration.ofSeconds(70);
-
     private final Map<String, FlipWatch> watches = new TreeMap<>();
     private final PrintStream out;
     private final Clock clock;
@@ -72,7 +68,7 @@ public final class FlipAlert implements Listener {
     }
 
     private FlipWatch watch(String symbol) {
-        return watches.computeIfAbsent(symbol, s -> new FlipWatch(SILENCE));
+        return watches.computeIfAbsent(symbol, s -> new FlipWatch(Silence.LIMIT));
     }
 
     private void show(String symbol, List<Alert> alerts) {

@@ -41,6 +41,8 @@ final class Printer implements Listener {
     /** The model behind the last levels of each symbol. */
     private final Map<String, String> models = new HashMap<>();
 
+    private final Silence silence = new Silence();
+
     Printer(PrintStream out) {
         this.out = out;
     }
@@ -48,6 +50,7 @@ final class Printer implements Listener {
     @Override
     public void restored(Collection<LevelsState> states) {
         for (LevelsState state : states) {
+            silence.status(state.getSymbol(), state.getStatus(), state.getObservedAt());
             print("state", state.getSymbol(), state.getSequence(), null, null,
                     state.getStatus(), state.getComputedAt(), state.getLevels());
         }
@@ -56,8 +59,20 @@ final class Printer implements Listener {
 
     @Override
     public void event(LevelsEvent event) {
+        silence.status(event.getSymbol(), event.getStatus(), event.getObservedAt());
         print("event", event.getSymbol(), event.getSequence(), event.getKind().name(), event.getReason(),
                 event.getStatus(), event.getComputedAt(), event.getAfter());
+    }
+
+    @Override
+    public void refreshed(LevelsState state) {
+        silence.refresh(state.getSymbol(), state.getObservedAt());
+    }
+
+    @Override
+    public void passed(Instant now) {
+        // A trading system would stop here.
+        silence.lines(now).forEach(System.err::println);
     }
 
     private void print(String type, String symbol, long sequence, String kind, String reason,
