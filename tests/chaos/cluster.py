@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BROKERS = 3
-_START_SECONDS = 120.0
 _TRANSACTIONS_TOPIC = "__transaction_state"
 
 _SETTINGS = {
@@ -97,7 +96,7 @@ class Cluster:
         """Start all brokers at once: one alone has no quorum, and would not become ready."""
         starts = []
         for broker in self.brokers:
-            starts.append(self._threads.submit(broker.start, _START_SECONDS))
+            starts.append(self._threads.submit(broker.start))
         for start in starts:
             start.result()
 

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 # which.
 CALM_EVERY_FAULTS = 10
 
-# Longest recovery: everything must come back by itself.
-CALM_SECONDS = 120.0
+# Longest recovery: everything must come back by itself. A slow machine needs minutes, so a
+# slower recovery than usual is seen in the report only.
+CALM_SECONDS = 300.0
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 
 # Kinds of faults during which no commit may succeed.
 BETWEEN_WORKERS_AND_KAFKA = frozenset(

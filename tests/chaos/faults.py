@@ -47,8 +47,6 @@ _TURN_SECONDS = 0.1
 # How long a worker may take to the ordered point: three refreshes of the upstream.
 _POINT_REACHED_SECONDS = 6.0
 
-_BROKER_START_SECONDS = 120.0
-
 # Timestamps further ahead than an hour are refused (`message.timestamp.after.max.ms`).
 _REFUSED_AHEAD_SECONDS = 3_700.0
 
@@ -394,7 +392,7 @@ def _kill_brokers(world: World, brokers: Sequence[LocalKafka], seconds: float) -
     yield seconds
     starts = []
     for one in brokers:
-        starts.append(world.threads.submit(one.start, _BROKER_START_SECONDS))
+        starts.append(world.threads.submit(one.start))
     while not all(start.done() for start in starts):
         yield _TURN_SECONDS
     world.are_brokers_down = False

@@ -63,7 +63,7 @@ for failed in FAILED_ONCE:
     PLANS.append(long_plan(failed, f"seed {failed.seed}"))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("plan", PLANS)
 def test_faults_never_lose_duplicate_or_disorder_an_event(
     plan: Plan, tmp_path: Path, record_property: Callable[[str, object], None]
@@ -84,7 +84,7 @@ def test_faults_never_lose_duplicate_or_disorder_an_event(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_without_fencing_the_same_faults_break_the_order(tmp_path: Path) -> None:
     # Freeze before the first record is sent. The next owner would see a record in an open
     # transaction when it opens the shard.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.chaos.fleet import Life
     from tests.conftest import Names
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.long
 
 STANDARD_ERROR = 2
 

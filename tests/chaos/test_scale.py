@@ -29,7 +29,6 @@ DOWN = tuple(reversed(range(1, SLOTS)))
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_one_worker_becomes_five_and_one_again_and_no_refresh_is_missed(
     kafka: LocalKafka,
     names: Names,

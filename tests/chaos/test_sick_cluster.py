@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.conftest import Names
 
 # Three brokers are started.
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.long
 
 DEAD = BROKERS
 

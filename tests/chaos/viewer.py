@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS = 1.0
 # A loaded machine, a start or a freeze that has just ended explains a shorter silence.
-_SILENT_SECONDS = 60.0
+_SILENT_SECONDS = 180.0
 
 
 class Viewer:

@@ -305,6 +305,7 @@ Case = Callable[[Stage], None]
 # Those that wait longest come first.
 ALL_CASES: Final[tuple[Case, ...]] = (
     killed_workers,
+    error_cases.gap,
     partitions_added,
     open_at_the_start,
     error_cases.deleted_topic,
@@ -319,7 +320,6 @@ ALL_CASES: Final[tuple[Case, ...]] = (
     empty_feed,
     strays,
     old_states,
-    error_cases.gap,
     error_cases.retention,
     error_cases.held_back,
     error_cases.wrong_feed,

@@ -24,6 +24,7 @@ WAIT_FOR_WRONG_SECONDS = 3.0
 
 # `make test-all` plays the others, with the programs in every language.
 CASES = (
+    error_cases.gap,
     cases.partitions_added,
     cases.open_at_the_start,
     error_cases.deleted_topic,
@@ -33,7 +34,6 @@ CASES = (
     cases.strays,
     cases.old_states,
     cases.silence,
-    error_cases.gap,
     error_cases.retention,
     error_cases.held_back,
     error_cases.wrong_feed,

@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from tests.support.registry import LocalRegistry
 
 # The image installs packages, and three programs start one after the other.
-SLOW = pytest.mark.timeout(400)
+SLOW = pytest.mark.timeout(1200)
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 CONFLICT = 409
 # Enough for a busy machine; the registry first makes its own topics in Kafka.
-REGISTRY_START_SECONDS = 200
-KAFKA_START_SECONDS = 60
+REGISTRY_START_SECONDS = 240
+KAFKA_START_SECONDS = 240
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,8 +75,6 @@ def consuming(
         thread.join()
 
 
-# The group is looked at every 45 s.
-@pytest.mark.timeout(300)
 def test_a_program_that_is_given_shards_is_named_with_its_remedy(
     kafka: LocalKafka, names: Names, simulator: Program
 ) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.support.processes import Program
 
 # A worker looks every ten seconds, and waits for up to ten more.
-pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.long
 
 NEW_PASSWORD = "scram-pass-of-tomorrow"
 RESTART = 5

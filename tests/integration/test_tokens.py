@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from tests.support.processes import Program
 
 # The tokens of several clients expire several times.
-pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.long
 
 CLIENT = "GEX_KAFKA__CLIENT__"
 CLIENT_SECRET = "oidc-secret-4d1c90"

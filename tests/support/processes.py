@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Variables = Mapping[str, str]
 
 # Waits end by events. This only bounds a test that fails, on a machine that is very slow.
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 240.0
 _POLL_SECONDS = 0.02
 _REQUEST_SECONDS = 20.0
 _LOG_TAIL_CHARACTERS = 4000
@@ -287,4 +287,6 @@ def variables_for(
         "GEX_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
         "GEX_KAFKA__TOPIC_PREFIX": names.topic_prefix,
         "GEX_KAFKA__GROUP_ID": names.group_id,
+        # A busy machine may need more than the default of 60 s.
+        "GEX_KAFKA__START_TIMEOUT_SECONDS": "120",
     }

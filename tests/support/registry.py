@@ -16,7 +16,8 @@ from connector.devkit.loopback_ports import LOOPBACK, free_port
 if TYPE_CHECKING:
     from pathlib import Path
 
-START_TIMEOUT_SECONDS = 90.0
+# An idle machine takes ten seconds, and a loaded one much longer.
+START_TIMEOUT_SECONDS = 240.0
 _REQUEST_TIMEOUT_SECONDS = 10.0
 # Apicurio's own default is NONE.
 _COMPATIBILITY = "FULL_TRANSITIVE"

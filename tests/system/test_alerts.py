@@ -161,7 +161,6 @@ def test_promtool_accepts_the_rules_and_the_configuration() -> None:
     assert "1 rule files found" in config
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("file", UNIT_TESTS, ids=attrgetter("stem"))
 def test_every_alert_fires_in_its_own_cases_only(file: Path) -> None:
     assert "SUCCESS" in promtool("test", "rules", file)
@@ -320,7 +319,7 @@ class Fleets:
         return self._stack.enter_context(worker)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_each_fault_raises_its_alerts_and_a_healthy_fleet_pages_nobody(
     kafka: LocalKafka, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

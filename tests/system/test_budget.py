@@ -6,8 +6,6 @@ import threading
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-import pytest
-
 from connector.devkit.simulator.settings import EIGHT_SYMBOLS
 from tests.support import checker
 from tests.support.processes import (
@@ -44,7 +42,6 @@ def most_in_a_minute(received_at: Sequence[int]) -> int:
     return most
 
 
-@pytest.mark.timeout(600)
 def test_three_workers_keep_one_budget_while_one_is_killed_and_one_joins(
     kafka: LocalKafka, names: Names, record_property: Callable[[str, object], None]
 ) -> None:

@@ -7,8 +7,6 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from connector.core.model import Status
 from connector.devkit.simulator.settings import EIGHT_SYMBOLS
 from tests.system.pictures import draw
@@ -76,7 +74,6 @@ def empty_queries(shown: Iterable[Shown]) -> dict[str, list[str]]:
     return empty
 
 
-@pytest.mark.timeout(300)
 def test_every_query_has_results_and_the_panels_show_the_faults(
     kafka: LocalKafka,
     names: Names,

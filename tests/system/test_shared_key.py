@@ -8,8 +8,6 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
-import pytest
-
 from connector.devkit.simulator.settings import DEFAULT_KEY
 from tests.support.processes import start_simulator, start_worker, variables_for
 from tests.support.server_budget import (
@@ -54,7 +52,6 @@ class OtherProgram:
                 self.refused_at.append(time.time())
 
 
-@pytest.mark.timeout(600)
 def test_two_programs_share_a_key_and_neither_gets_a_429_after_the_first_minute(
     kafka: LocalKafka, names: Names, record_property: Callable[[str, object], None]
 ) -> None:

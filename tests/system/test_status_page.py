@@ -685,8 +685,10 @@ def test_an_outage_of_the_api_is_named_with_the_next_try(
         clear_faults(simulator)
         page.wait_for_no_trouble()
 
-        arm("429", retry_after_seconds=5, count=1)
+        # Until it was seen: after one of them the trouble would be over in seconds.
+        arm("429", retry_after_seconds=5, for_seconds=3600)
         page.wait_for_trouble("API: HTTP 429", " waiting until ", " UTC")
+        clear_faults(simulator)
         page.wait_for_no_trouble()
 
         arm("401", for_seconds=3600)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # Go verifies it against the public checksum database.
 ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
 
+# The first test compiles it.
+pytestmark = pytest.mark.timeout(1200)
+
 
 def faults(folder: Path) -> str:
     """Return what actionlint says about the workflows of a repository."""
