@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-_READY_TIMEOUT_SECONDS: Final = 60
+_READY_TIMEOUT_SECONDS: Final = 180
 _READY_POLL_SECONDS: Final = 0.05
 _STOP_TIMEOUT_SECONDS: Final = 30
 _HTTP_TIMEOUT_SECONDS: Final = 5

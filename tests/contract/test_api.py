@@ -171,7 +171,7 @@ async def started(stack: Stack) -> AsyncIterator[Stack]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 -- nothing signals the condition
             await asyncio.sleep(0.005)
 
@@ -752,7 +752,7 @@ async def test_the_page_runs_its_own_script_only(
 async def read_events(response: aiohttp.ClientResponse, count: int) -> list[Any]:
     """Read the next events of a stream, and check them against the description."""
     found: list[Any] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(found) < count:
             line = await response.content.readline()
             if line.startswith(b"data: "):

@@ -231,7 +231,7 @@ def test_the_fire_drill_arms_its_faults_and_leaves_none_behind() -> None:
             env=control,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -249,7 +249,7 @@ def test_an_unknown_drill_is_refused() -> None:
         control = {**os.environ, "CONTROL": f"{simulator.url}/_control"}
         command = ["sh", str(FIRE_DRILL_SCRIPT), "gremlins"]
         done = subprocess.run(
-            command, env=control, capture_output=True, timeout=60, check=False
+            command, env=control, capture_output=True, timeout=180, check=False
         )
 
     assert done.returncode == 2

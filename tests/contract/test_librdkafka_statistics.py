@@ -13,7 +13,7 @@ QUIET = {"statistics.interval.ms": 10, "log_level": 0}
 def test_the_connections_of_a_group_member_are_decoded() -> None:
     # A producer with this option starts a mock cluster in its own process.
     cluster = Producer({**QUIET, "test.mock.num.brokers": 1})
-    [broker] = cluster.list_topics(timeout=10).brokers.values()
+    [broker] = cluster.list_topics(timeout=60).brokers.values()
     received: list[Statistics] = []
 
     def take(text: str) -> None:

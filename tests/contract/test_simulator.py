@@ -66,7 +66,7 @@ class Client:
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
         self.http = httpx.AsyncClient(
-            headers={"X-API-Key": DEFAULT_KEY}, trust_env=False, timeout=20
+            headers={"X-API-Key": DEFAULT_KEY}, trust_env=False, timeout=60
         )
 
     @property
@@ -775,7 +775,7 @@ def test_the_command_prints_its_address_and_ends_with_0_on_a_signal(
         assert process.stdout is not None
         line = process.stdout.readline()
         process.send_signal(number)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=180) == 0
     assert re.fullmatch(
         rf"upstream simulator on http://127\.0\.0\.1:\d+/v2 \(key {DEFAULT_KEY}\)\n",
         line,
@@ -790,9 +790,9 @@ def test_the_command_listens_on_an_ipv6_address() -> None:
         assert process.stdout is not None
         url = process.stdout.readline().split()[3]
         assert re.fullmatch(r"http://\[::1\]:\d+/v2", url)
-        assert httpx.get(f"{url}/health", trust_env=False, timeout=20).is_success
+        assert httpx.get(f"{url}/health", trust_env=False, timeout=60).is_success
         process.terminate()
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=180) == 0
 
 
 @pytest.mark.parametrize(

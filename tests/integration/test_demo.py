@@ -88,7 +88,7 @@ def test_the_demo_refuses_options_that_do_not_fit(
 ) -> None:
     command = [sys.executable, "-m", "connector", "demo", option, value]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False
+        command, capture_output=True, text=True, timeout=180, check=False
     )
 
     assert done.returncode == 2

@@ -41,7 +41,7 @@ class Scene:
     def clear(self) -> None:
         url = f"{self._simulator.url}/_control/faults"
         request = urllib.request.Request(url, method="DELETE")
-        with urllib.request.urlopen(request, timeout=10):
+        with urllib.request.urlopen(request, timeout=60):
             pass
 
     def value(self, series: str) -> float:

@@ -36,7 +36,7 @@ class Simulated:
         self.simulator = simulator
         self.clock = clock
         self.http = httpx.AsyncClient(
-            headers={"X-API-Key": DEFAULT_KEY}, trust_env=False, timeout=20
+            headers={"X-API-Key": DEFAULT_KEY}, trust_env=False, timeout=60
         )
 
     async def levels(

@@ -512,6 +512,6 @@ def test_the_first_shards_of_a_process_are_decoded_in_parallel(
     value = codec.encode_state("topic", STATE_SAMPLE)
     command = [sys.executable, "-c", DECODE_IN_EIGHT_THREADS, value.hex()]
 
-    done = subprocess.run(command, check=False, timeout=60)
+    done = subprocess.run(command, check=False, timeout=180)
 
     assert done.returncode == 0

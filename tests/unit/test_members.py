@@ -172,11 +172,11 @@ def test_the_output_of_a_failed_process_is_cut_and_logged_for_debugging_only(
 def test_a_process_that_does_not_end_is_killed(
     child: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(members, "_CHILD_SECONDS", 0.5)
+    monkeypatch.setattr(members, "_CHILD_SECONDS", 2.0)
 
     error = failure(child.running("echo $$ > pid\nexec sleep 60"))
 
-    assert "describing the group: no answer within 0.5 s" in error
+    assert "describing the group: no answer within 2 s" in error
     pid = int(child.wrote("pid"))
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

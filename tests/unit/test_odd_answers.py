@@ -196,7 +196,7 @@ class Scene:
             await self.take(body)
 
     async def _wait_settled(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for _ in range(10):
                 await asyncio.sleep(0)
             while not self._has_settled():  # noqa: ASYNC110 -- the shard tells nobody

@@ -246,7 +246,7 @@ async def test_it_looks_until_the_last_worker_with_the_feed_has_stopped(
 ) -> None:
     harness.feeds.owners = {"old"}
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await harness.orphaned.run()
 
     assert harness.feeds.kinds() == [Kind.SNAPSHOT, Kind.REMOVED]

@@ -100,7 +100,7 @@ class ShardsHarness:
         await loop.run_in_executor(self.pool, call)
 
     async def wait_until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 -- the shards tell nobody
                 await asyncio.sleep(0)
 
