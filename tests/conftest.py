@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from connector.devkit.local_kafka import LocalKafka
+from tests.support.internal_topics import create_internal_topics
 from tests.support.registry import LocalRegistry
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
     Do not stop it, and use it under `names` only.
     """
     with LocalKafka(tmp_path_factory.mktemp("kafka")) as broker:
+        create_internal_topics(broker)
         yield broker
 
 

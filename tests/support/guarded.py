@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 
 from connector.devkit.local_kafka import LocalKafka
 from connector.devkit.loopback_ports import LOOPBACK, free_port
+from tests.support.internal_topics import create_internal_topics
 from tests.support.processes import PATIENCE_SECONDS, wait_until
 
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ class GuardedKafka:
         return _issue(folder, self._authority, _CLIENT, KEY_PASSWORD, until)
 
     def admit(self, password: str = PASSWORD) -> None:
-        """Create the user, or change its password. The broker must run."""
+        """Create the user, or change its password. The broker must run.
+
+        It is ready for transactions and groups then.
+        """
         mechanism = admin_api.ScramCredentialInfo(
             admin_api.ScramMechanism.SCRAM_SHA_512, 4096
         )
@@ -126,6 +130,7 @@ class GuardedKafka:
             future.result(PATIENCE_SECONDS)
         # The broker itself learns of it a moment later.
         wait_until(lambda: self._signs_in(password), "the user can sign in")
+        create_internal_topics(self.broker)
 
     def admin(self) -> admin_api.AdminClient:
         """Return a client that may do everything."""
