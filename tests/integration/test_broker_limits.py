@@ -9,6 +9,7 @@ import pytest
 from tests.support.guarded import CLIENT, NEEDED, GuardedKafka, grant
 from tests.support.log_messages import SHARD_OPEN
 from tests.support.processes import (
+    PATIENCE_SECONDS,
     start_worker,
     variables_for,
     wait_for_log,
@@ -71,7 +72,7 @@ def test_a_worker_that_no_limit_admits_ends_at_once_and_creates_nothing(
         assert expected in last_line
     # Waiting would not help.
     assert "is not usable yet" not in log
-    topics = guarded.admin().list_topics(timeout=30).topics
+    topics = guarded.admin().list_topics(timeout=PATIENCE_SECONDS).topics
     assert [topic for topic in topics if names.topic_prefix in topic] == []
 
 

@@ -13,13 +13,12 @@ from connector.errors import KafkaUnavailable
 from connector.kafka.clients import Clients
 from connector.kafka.events import BEGINNING, Log
 from connector.kafka.names import Topics
+from tests.support.processes import PATIENCE_SECONDS
 from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
-
-TIMEOUT_SECONDS = 30
 
 
 @pytest.fixture
@@ -32,10 +31,10 @@ def log(kafka: LocalKafka, names: Names) -> Log:
     producer = ck.Producer({"bootstrap.servers": servers})
     for value in (b"1", b"2", b"3"):
         producer.produce(topic, value)
-    assert producer.flush(TIMEOUT_SECONDS) == 0
+    assert producer.flush(PATIENCE_SECONDS) == 0
     first_kept = ck.TopicPartition(topic, 0, 2)
     [deleted] = admin.delete_records([first_kept]).values()
-    deleted.result(TIMEOUT_SECONDS)
+    deleted.result(PATIENCE_SECONDS)
 
     config = Kafka(
         bootstrap_servers=kafka.bootstrap_servers, topic_prefix=names.topic_prefix

@@ -9,6 +9,7 @@ import confluent_kafka as ck
 from connector.kafka.names import partition_of
 from tests.support import checker
 from tests.support.processes import (
+    PATIENCE_SECONDS,
     start_simulator,
     start_worker,
     variables_for,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from tests.conftest import Names
 
 PARTITIONS = 6
-TIMEOUT_SECONDS = 30
 # Longer than the test, or the broker would end the transaction by itself.
 FOREIGN_TIMEOUT_MS = 600_000
 HELD_BACK = "gex_held_back_partitions"
@@ -52,7 +52,7 @@ def test_a_foreign_open_transaction_is_named_until_it_ends(
                 "transaction.timeout.ms": FOREIGN_TIMEOUT_MS,
             }
         )
-        foreign.init_transactions(TIMEOUT_SECONDS)
+        foreign.init_transactions(PATIENCE_SECONDS)
         foreign.begin_transaction()
         foreign.produce(changes, b"x", b"foreign", partition=partition)
         foreign.flush()
@@ -65,7 +65,7 @@ def test_a_foreign_open_transaction_is_named_until_it_ends(
         wait_until(worker.ready, "ready", worker)
         visible = count_events()
 
-        foreign.abort_transaction(TIMEOUT_SECONDS)
+        foreign.abort_transaction(PATIENCE_SECONDS)
         wait_for_log(worker, "consumers can read new records again")
         wait_until(lambda: worker.metric(HELD_BACK) == 0, "the metric", worker)
         wait_until(lambda: count_events() > visible, "hidden events", worker)

@@ -16,6 +16,7 @@ from connector.kafka.reader import Reader
 from connector.kafka.topic_watch import TopicWatch
 from tests.support import checker
 from tests.support.processes import (
+    PATIENCE_SECONDS,
     start_simulator,
     start_worker,
     variables_for,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from tests.conftest import Names
     from tests.support.processes import Program, Variables
 
-PATIENCE_SECONDS = 30
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 # It looks at the topics each second.
 HASTY_WORKER = "tests.support.hasty_worker"

@@ -12,6 +12,7 @@ from connector.kafka.admin import LEFT_OUT
 from tests.support.log_messages import SHARD_OPEN
 from tests.support.managed import ManagedKafka
 from tests.support.processes import (
+    PATIENCE_SECONDS,
     start_simulator,
     start_worker,
     variables_for,
@@ -62,7 +63,7 @@ def settings_of(kafka: LocalKafka, topic: str) -> dict[str, str]:
     """Return the settings of a topic about compaction that differ from the broker's."""
     client = admin_api.AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     resource = admin_api.ConfigResource(admin_api.ResourceType.TOPIC, topic)
-    entries = client.describe_configs([resource])[resource].result(30)
+    entries = client.describe_configs([resource])[resource].result(PATIENCE_SECONDS)
     return {
         name: entry.value
         for name, entry in entries.items()

@@ -15,6 +15,7 @@ from connector.kafka.quarantine import Quarantine, Quarantined
 from tests.support import checker
 from tests.support.log_statements import NOW
 from tests.support.processes import (
+    PATIENCE_SECONDS,
     start_simulator,
     start_worker,
     variables_for,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from connector.devkit.local_kafka import LocalKafka
     from tests.conftest import Names
 
-PATIENCE_SECONDS = 30
 # Longer raw entries are cut.
 MAX_RECORD_BYTES = 65_536
 NOT_WRITTEN = "cannot quarantine an entry"

@@ -15,6 +15,7 @@ from connector.config.model import Kafka
 from connector.errors import ShardCorrupt
 from connector.kafka.clients import Clients
 from connector.kafka.reader import Reader
+from tests.support.processes import PATIENCE_SECONDS
 from tests.support.topics import create_topics
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from connector.kafka.reader import KeptRecord
     from tests.conftest import Names
 
-TIMEOUT_SECONDS = 30
 FEEDS = 40
 # librdkafka looks for the leaders of new topics once a second: one topic after another
 # would take longer than this on any machine.
@@ -40,7 +40,7 @@ def topics(kafka: LocalKafka, names: Names) -> list[str]:
     producer = ck.Producer({"bootstrap.servers": kafka.bootstrap_servers})
     for topic in created:
         producer.produce(topic, topic.encode(), b"key", partition=0)
-    assert producer.flush(TIMEOUT_SECONDS) == 0
+    assert producer.flush(PATIENCE_SECONDS) == 0
     return created
 
 
@@ -88,12 +88,14 @@ def test_a_read_that_waits_for_a_transaction_holds_up_no_other(
         {
             "bootstrap.servers": kafka.bootstrap_servers,
             "transactional.id": names.transactional_id,
+            # Longer than the test, or the broker would end the transaction by itself.
+            "transaction.timeout.ms": 600_000,
         }
     )
-    producer.init_transactions(TIMEOUT_SECONDS)
+    producer.init_transactions(PATIENCE_SECONDS)
     producer.begin_transaction()
     producer.produce(held_back, b"late", b"key", partition=0)
-    assert producer.flush(TIMEOUT_SECONDS) == 0
+    assert producer.flush(PATIENCE_SECONDS) == 0
 
     found: list[KeptRecord] = []
     has_first = threading.Event()
@@ -105,12 +107,12 @@ def test_a_read_that_waits_for_a_transaction_holds_up_no_other(
     ends = {(held_back, 0): reader.high_watermark(held_back, 0)}
     with ThreadPoolExecutor(1) as executor:
         waiting = executor.submit(reader.records_of, {b"key"}, ends, take)
-        assert has_first.wait(TIMEOUT_SECONDS)
+        assert has_first.wait(PATIENCE_SECONDS)
         assert values(reader, others) == [topic.encode() for topic in others]
         assert not waiting.done()
 
-        producer.commit_transaction(TIMEOUT_SECONDS)
-        waiting.result(TIMEOUT_SECONDS)
+        producer.commit_transaction(PATIENCE_SECONDS)
+        waiting.result(PATIENCE_SECONDS)
     assert [record.value for record in found] == [held_back.encode(), b"late"]
 
 

@@ -10,6 +10,7 @@ import confluent_kafka.admin as admin_api
 from connector.core.model import Kind
 from tests.support import checker
 from tests.support.processes import (
+    PATIENCE_SECONDS,
     start_simulator,
     start_worker,
     variables_for,
@@ -24,7 +25,6 @@ REMOVED_SYMBOLS = ("BTCUSDT", "ETHUSDT")
 # Enough for a symbol that the API does not know, but for no levels.
 LIMIT_BYTES = "500"
 REFUSED = "the broker refuses a record; going on without it"
-PATIENCE_SECONDS = 30
 
 
 def limit_records(kafka: LocalKafka, names: Names) -> None:

@@ -33,7 +33,7 @@ from connector.kafka.reader import Reader
 from connector.kafka.shard_log import ShardLog, Transaction, Writer
 from tests.support import checker
 from tests.support.log_statements import ME, NOW, LogStatements, changed, hvl_of
-from tests.support.processes import wait_until
+from tests.support.processes import PATIENCE_SECONDS, wait_until
 from tests.support.topics import add_partitions, create_topics
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 30
 # Of each symbol, when it is restored from its events.
 EVENTS_KEPT = 16
-TIMEOUT_SECONDS = 30
 
 
 class BrokerShard:
@@ -83,7 +82,7 @@ class BrokerShard:
         admin_client = ck.admin.AdminClient(
             {"bootstrap.servers": self._kafka.bootstrap_servers}
         )
-        metadata = admin_client.list_topics(topic, timeout=TIMEOUT_SECONDS)
+        metadata = admin_client.list_topics(topic, timeout=PATIENCE_SECONDS)
         return metadata.topics[topic].partitions
 
     def add_partitions(self, topic: str, count: int) -> None:
@@ -111,13 +110,17 @@ class BrokerShard:
             partition=partition,
             headers=list((headers or {}).items()),
         )
-        assert producer.flush(TIMEOUT_SECONDS) == 0
+        assert producer.flush(PATIENCE_SECONDS) == 0
 
     def producer(self, transactional_id: str | None = None) -> ck.Producer:
         """Return a producer of another program."""
-        settings = {"bootstrap.servers": self._kafka.bootstrap_servers}
+        settings: dict[str, str | int] = {
+            "bootstrap.servers": self._kafka.bootstrap_servers
+        }
         if transactional_id is not None:
             settings["transactional.id"] = transactional_id
+            # Longer than a test, or the broker would end a transaction by itself.
+            settings["transaction.timeout.ms"] = 600_000
         return ck.Producer(settings)
 
 
@@ -359,7 +362,7 @@ class TestShardLog(LogStatements):
     ) -> None:
         # With our id, opening the log would fence it and abort its transaction.
         foreign = shard.producer(transactional_id=shard.topics.prefix)
-        foreign.init_transactions(TIMEOUT_SECONDS)
+        foreign.init_transactions(PATIENCE_SECONDS)
         foreign.begin_transaction()
         foreign.produce(shard.current, b"x", b"BTCUSDT", partition=0)
         foreign.flush()
@@ -369,7 +372,7 @@ class TestShardLog(LogStatements):
             shard.new_log().open()
 
         # The refusal is for now only: Kafka aborts an abandoned transaction in the end.
-        foreign.abort_transaction(TIMEOUT_SECONDS)
+        foreign.abort_transaction(PATIENCE_SECONDS)
         assert shard.new_log().open().states == {}
 
     def test_a_record_of_another_program_is_skipped_and_named(
@@ -529,7 +532,7 @@ class TestShardLog(LogStatements):
         log.open()
         # Another shard's worker: its events share the partitions of `changes`.
         another = shard.producer(transactional_id=shard.topics.prefix)
-        another.init_transactions(TIMEOUT_SECONDS)
+        another.init_transactions(PATIENCE_SECONDS)
         another.begin_transaction()
         partition = partition_of("BTCUSDT", len(shard.partitions_of(shard.changes)))
         another.produce(shard.changes, b"x", b"BTCUSDT", partition=partition)
@@ -544,8 +547,8 @@ class TestShardLog(LogStatements):
         with ThreadPoolExecutor(1) as pool:
             opening = pool.submit(heir.open, ["BTCUSDT"])
             wait_until(is_reading_events, "the events are being read")
-            another.abort_transaction(TIMEOUT_SECONDS)
-            restored = opening.result(TIMEOUT_SECONDS)
+            another.abort_transaction(PATIENCE_SECONDS)
+            restored = opening.result(PATIENCE_SECONDS)
 
         assert restored.states["BTCUSDT"].sequence == 1
 
@@ -555,7 +558,7 @@ class TestShardLog(LogStatements):
         count = len(shard.partitions_of(shard.changes))
         held_back = partition_of("BTCUSDT", count)
         foreign = shard.producer(transactional_id=shard.topics.prefix)
-        foreign.init_transactions(TIMEOUT_SECONDS)
+        foreign.init_transactions(PATIENCE_SECONDS)
         foreign.begin_transaction()
         foreign.produce(shard.changes, b"x", b"BTCUSDT", partition=held_back)
         foreign.flush()
@@ -579,9 +582,9 @@ class TestShardLog(LogStatements):
                         shard.new_log().open(["BTCUSDT"])
             finally:
                 stopped.set()
-            writing.result(TIMEOUT_SECONDS)
+            writing.result(PATIENCE_SECONDS)
 
-        foreign.abort_transaction(TIMEOUT_SECONDS)
+        foreign.abort_transaction(PATIENCE_SECONDS)
         assert shard.new_log().open(["BTCUSDT"]).states == {}
 
     def test_a_state_of_ours_that_cannot_be_read_is_refused_by_name(

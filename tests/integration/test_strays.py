@@ -12,6 +12,7 @@ from connector.core.model import Kind, Status
 from connector.kafka.names import partition_of
 from tests.support import checker
 from tests.support.processes import (
+    PATIENCE_SECONDS,
     Program,
     start,
     start_simulator,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 # Partitions of `changes` by default.
 PARTITIONS = 6
-TIMEOUT_SECONDS = 30
 NO_HEADERS: Mapping[str, bytes] = {}
 
 
@@ -82,7 +82,7 @@ class Topics:
         settings = {"bootstrap.servers": self._kafka.bootstrap_servers}
         producer = ck.Producer(settings)
         producer.produce(topic, value, key, partition=partition, headers=dict(headers))
-        assert producer.flush(TIMEOUT_SECONDS) == 0
+        assert producer.flush(PATIENCE_SECONDS) == 0
 
 
 def test_strays_in_current_neither_end_a_worker_nor_restart_a_sequence(

@@ -87,7 +87,6 @@ def test_a_worker_whose_event_loop_is_stuck_gives_up_its_shards(
 
         owner.signal(signal.SIGUSR1)
 
-        # The loop must go on before the worker ends itself.
         wait_for_log(standby, SHARD_OPEN)
         owner.signal(signal.SIGUSR2)
         wait_for_log(owner, "the event loop is stuck; leaving the group")

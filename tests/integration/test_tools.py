@@ -24,6 +24,7 @@ from connector.devkit.loopback_ports import LOOPBACK
 from tests.support import checker
 from tests.support.guarded import NEEDED, GuardedKafka, grant, revoke_everything
 from tests.support.processes import (
+    PATIENCE_SECONDS,
     Program,
     start,
     start_simulator,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from tests.support.registry import LocalRegistry
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-PATIENCE_SECONDS = 30
 # The smallest pipe of Linux has a page.
 PAGE_BYTES = 4096
 CONNECTOR = (sys.executable, "-m", "connector")
@@ -293,11 +293,11 @@ def test_verify_prints_one_json_object(published: dict[str, str]) -> None:
 def test_check_says_why_it_could_not_try_something_and_counts_requests_sent(
     kafka: LocalKafka, names: Names
 ) -> None:
-    with start_simulator("--limit", "5") as simulator:
+    with start_simulator() as simulator:
         variables = variables_for(kafka, names, simulator, SYMBOLS)
-        # The quota must stay used up until the check is over.
-        wait_until(is_first_half_of_minute, "the first half of a minute")
-        simulator.ask("/_control/spend", {"requests": 5})
+        # Longer than the check: a real minute could end during it.
+        fault = {"fault": "429", "retry_after_seconds": 600}
+        simulator.ask("/_control/faults", fault)
 
         code, printed = run_tool("check", variables=variables)
         sent = simulator.ask("/_control/stats")["requests_total"]
@@ -307,10 +307,6 @@ def test_check_says_why_it_could_not_try_something_and_counts_requests_sent(
     assert "key, clock     not tried" in printed
     assert "no request is left this minute for the symbol list" in printed
     assert printed.splitlines()[-1].startswith(f"{sent} request(s)")
-
-
-def is_first_half_of_minute() -> bool:
-    return datetime.now(UTC).second < 30
 
 
 def test_check_tries_to_create_topics_without_creating_them(

@@ -21,6 +21,7 @@ from connector.tools.verify import verify
 from connector.tools.verify_report import Totals
 from tests.support import checker
 from tests.support.processes import (
+    PATIENCE_SECONDS,
     Program,
     start_simulator,
     start_worker,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from tests.conftest import Names
 
 KEY = b"BTCUSDT"
-TIMEOUT_SECONDS = 30
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ class Writer:
         self.producer.produce(self.current, value, KEY)
 
     def flush(self) -> None:
-        assert self.producer.flush(TIMEOUT_SECONDS) == 0
+        assert self.producer.flush(PATIENCE_SECONDS) == 0
 
 
 def wait_for_events(
@@ -161,10 +161,10 @@ def open_transaction(kafka: LocalKafka, names: Names) -> None:
         "transaction.timeout.ms": 6_000,
     }
     producer = ck.Producer(settings)
-    producer.init_transactions(TIMEOUT_SECONDS)
+    producer.init_transactions(PATIENCE_SECONDS)
     producer.begin_transaction()
     producer.produce(f"{names.topic_prefix}.all.changes", b"never committed", KEY)
-    assert producer.flush(TIMEOUT_SECONDS) == 0
+    assert producer.flush(PATIENCE_SECONDS) == 0
 
 
 def write_nothing() -> None:

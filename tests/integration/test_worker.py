@@ -15,6 +15,7 @@ from connector.core.model import Kind, Status
 from connector.devkit.simulator.settings import DEFAULT_KEY
 from tests.support import checker
 from tests.support.processes import (
+    PATIENCE_SECONDS,
     start_simulator,
     start_worker,
     variables_for,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from tests.conftest import Names
     from tests.support.processes import Program, Variables
 
-PATIENCE_SECONDS = 30
 # A key of the right form that the simulator does not accept.
 OTHER_KEY = "bq_live_" + "n" * 32
 
@@ -524,6 +524,8 @@ def test_a_worker_is_not_ready_while_one_of_its_shards_cannot_be_opened(
     settings = {
         "bootstrap.servers": kafka.bootstrap_servers,
         "transactional.id": names.transactional_id,
+        # Longer than the test, or the broker would end the transaction by itself.
+        "transaction.timeout.ms": 600_000,
     }
     foreign = confluent_kafka.Producer(settings)
     foreign.init_transactions(PATIENCE_SECONDS)

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import signal
 import time
+from unittest.mock import patch
 
 from connector import cli
+from connector.runtime import loop_watch
+
+# Longer than a test: the loop must go on before the worker ends itself.
+HOPELESS_SECONDS = 600
 
 # No event: its lock could be held by the very call that a signal interrupts.
 _releases: list[int] = []
@@ -28,4 +33,5 @@ def _release(number: int, _frame: object) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, _get_stuck)
     signal.signal(signal.SIGUSR2, _release)
-    cli.main()
+    with patch.object(loop_watch, "HOPELESS_SECONDS", HOPELESS_SECONDS):
+        cli.main()
