@@ -5,9 +5,9 @@ for the coordinator (https://github.com/confluentinc/librdkafka/issues/4605). He
 ends only one request.
 
 Standard input is a JSON object: `settings` for librdkafka, `oauth_cb` (`module:function`,
-or null), `group_id` and `request_seconds`. The settings hold secrets, and nobody else can
-read a pipe. Standard output is a JSON object: `members`, the `state` of the group, and
-`error` with librdkafka's `code` and `text`, or null.
+or null), `group_id`, `request_seconds` and `life_seconds`. The settings hold secrets, and
+nobody else can read a pipe. Standard output is a JSON object: `members`, the `state` of the
+group, and `error` with librdkafka's `code` and `text`, or null.
 
 Import nothing of the connector: that would double the CPU time of a start.
 """
@@ -21,22 +21,20 @@ import resource
 import signal
 import sys
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient
 
-# Longer than the worker waits. The kernel ends a process whose worker died before it.
-LIFE_SECONDS: Final = 6
-
 
 def main() -> None:
     """Answer the question on standard input."""
-    signal.alarm(LIFE_SECONDS)
     # A core file of an abort would hold the secrets. A sandbox may forbid the change.
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     question = json.load(sys.stdin)
+    # The kernel ends a process whose worker died before it.
+    signal.alarm(question["life_seconds"])
     json.dump(_answer(question), sys.stdout)
     sys.stdout.flush()
     # Skip the client's destructor: it waits for brokers that do not answer.

@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _DOING: Final = "describing the group"
-_REQUEST_SECONDS: Final = 3
-# The request, and the start of a process on a busy machine. Shorter than the child's
-# own limit.
-_CHILD_SECONDS: Final = 5.0
+_TIMEOUT_SECONDS: Final = 5
+# For the start of the child process on a busy machine. The request has the rest.
+_START_SECONDS: Final = 2
 
 _STDERR_CHARACTERS: Final = 500
 
@@ -83,22 +82,29 @@ class Members:
     """
 
     def __init__(
-        self, settings: Settings, group_id: str, topics: Mapping[str, str]
+        self,
+        settings: Settings,
+        group_id: str,
+        topics: Mapping[str, str],
+        timeout_seconds: int = _TIMEOUT_SECONDS,
     ) -> None:
         """`topics` maps each compacted topic to its feed."""
         self._topics = topics
+        self._timeout_seconds = timeout_seconds
         tokens = settings.get("oauth_cb")
         question = {
             "settings": _portable(settings),
             # Functions cannot be sent, but their names can.
             "oauth_cb": tokens.path if isinstance(tokens, Tokens) else None,
             "group_id": group_id,
-            "request_seconds": _REQUEST_SECONDS,
+            "request_seconds": timeout_seconds - _START_SECONDS,
+            # Longer than this process waits.
+            "life_seconds": timeout_seconds + 1,
         }
         self._question = msgspec.json.encode(question)
 
     def now(self) -> tuple[Member, ...]:
-        """Return the members, sorted by name. Blocks for a few seconds at most.
+        """Return the members, sorted by name. Blocks for `timeout_seconds` at most.
 
         During a rebalance they may have no shards. Raises KafkaUnavailable.
         """
@@ -134,12 +140,12 @@ class Members:
                 command,
                 input=self._question,
                 capture_output=True,
-                timeout=_CHILD_SECONDS,
+                timeout=self._timeout_seconds,
                 check=False,
             )
         except subprocess.TimeoutExpired:
             raise KafkaUnavailable(
-                f"{_DOING}: no answer within {_CHILD_SECONDS:g} s"
+                f"{_DOING}: no answer within {self._timeout_seconds} s"
             ) from None
         except OSError as error:
             raise KafkaUnavailable(

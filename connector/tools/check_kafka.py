@@ -31,6 +31,8 @@ _ADVERTISED: Final = (
     "workers connect to each: check its advertised.listeners, and the network between"
 )
 
+# Far longer than a worker waits: here a person does, and a busy machine needs the time.
+_GROUP_TIMEOUT_SECONDS: Final = 30
 # NTP keeps clocks within a second.
 _MAX_AHEAD_SECONDS: Final = 60
 # As the alert GexKafkaCertificateExpires.
@@ -216,7 +218,9 @@ def _check_group(
     topics = Topics(kafka.topic_prefix)
     feed_of_topic = {topics.current(feed): feed for feed in feeds}
     clients = Clients(kafka)
-    members = Members(clients.admin(), kafka.group_id, feed_of_topic)
+    members = Members(
+        clients.admin(), kafka.group_id, feed_of_topic, _GROUP_TIMEOUT_SECONDS
+    )
     try:
         found = members.now()
     except KafkaError as error:

@@ -14,7 +14,6 @@ import pytest
 from connector.config.model import Kafka
 from connector.config.secrets import ClientSettings
 from connector.errors import AccessDenied, KafkaUnavailable
-from connector.kafka import members
 from connector.kafka.clients import Clients
 from connector.kafka.members import Member, Members
 from connector.kafka.names import ShardId
@@ -37,7 +36,7 @@ class Child:
     folder: Path
     monkeypatch: pytest.MonkeyPatch
 
-    def running(self, script: str) -> Members:
+    def running(self, script: str, timeout_seconds: int = 60) -> Members:
         """Return the members of a group that this script describes."""
         program = self.folder / "program"
         program.write_text(f"#!/bin/sh\ncd {self.folder}\n{script}\n")
@@ -46,7 +45,7 @@ class Child:
 
         client = ClientSettings({"sasl.password": PASSWORD})
         settings = Clients(Kafka(client=client)).admin()
-        return Members(settings, "group", {TOPIC: "all"})
+        return Members(settings, "group", {TOPIC: "all"}, timeout_seconds)
 
     def answering(
         self, *members: Json, state: str = "STABLE", error: Json | None = None
@@ -116,6 +115,8 @@ def test_the_question_with_its_password_goes_by_standard_input_only(
     question = json.loads(child.wrote("question"))
     assert question["settings"]["sasl.password"] == PASSWORD
     assert question["group_id"] == "group"
+    # The process that asks has a time for its start, and the child outlives the wait.
+    assert question["request_seconds"] < 60 < question["life_seconds"]
     assert PASSWORD not in child.wrote("arguments")
     assert PASSWORD not in child.wrote("environment")
 
@@ -169,12 +170,10 @@ def test_the_output_of_a_failed_process_is_cut_and_logged_for_debugging_only(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_process_that_does_not_end_is_killed(
-    child: Child, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(members, "_CHILD_SECONDS", 2.0)
+def test_a_process_that_does_not_end_is_killed(child: Child) -> None:
+    script = "echo $$ > pid\nexec sleep 60"
 
-    error = failure(child.running("echo $$ > pid\nexec sleep 60"))
+    error = failure(child.running(script, timeout_seconds=2))
 
     assert "describing the group: no answer within 2 s" in error
     pid = int(child.wrote("pid"))
