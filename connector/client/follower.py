@@ -99,12 +99,13 @@ class Follower:
 
     def _restore(self, timeout_seconds: float) -> None:
         self._feed.check(self._consumer, timeout_seconds)
-        self._look.begin(self._now())
+        self._look.begin(self._now(), timeout_seconds)
         restored = restore(
             self._feed,
             self._consumer,
             self._decoder,
             lambda: self._store.is_stopped,
+            start_seconds=timeout_seconds,
             patience_seconds=self._patience_seconds,
         )
         before = self._store.restore(restored)

@@ -32,6 +32,7 @@ Partition = tuple[str, int]
 _REQUEST_SECONDS: Final = 5.0
 # Short, because the reason for a time-out is known only after it. Connecting goes on.
 _FIRST_REQUEST_SECONDS: Final = 1.0
+_RETRY_PAUSE_SECONDS: Final = 0.2
 _MAX_MESSAGES: Final = 1000
 # Cut, so that a message stays one line.
 _MAX_NAMED_FEEDS: Final = 10
@@ -144,12 +145,24 @@ class Feed:
         # The reason for a time-out comes by the callback.
         return (self.last_error or self.unanswered).str()
 
-    def ends(self, consumer: ck.Consumer, topic: str) -> dict[Partition, int]:
-        """Return the end of each partition of a topic.
+    def ends(
+        self, consumer: ck.Consumer, topic: str, timeout_seconds: float = 0
+    ) -> dict[Partition, int]:
+        """Return the end of each partition of a topic. Asks again until the time-out.
 
         To a read_committed consumer, a partition ends before its first open transaction.
         Raises KafkaUnreachable, AccessDenied.
         """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                return self._ends(consumer, topic)
+            except KafkaUnreachable:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_RETRY_PAUSE_SECONDS)
+
+    def _ends(self, consumer: ck.Consumer, topic: str) -> dict[Partition, int]:
         action = f"asking for the ends of {topic}"
         try:
             found = consumer.list_topics(topic, _REQUEST_SECONDS).topics[topic]

@@ -7,6 +7,7 @@ the old offset, in the middle of the new records. Only the topic's id tells.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import confluent_kafka as ck
@@ -15,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from connector.client.errors import TopicReplaced
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from concurrent.futures import Future
 
     from connector.client.kafka import Feed, Partition
@@ -25,6 +27,7 @@ _INTERVAL_SECONDS: Final = 3.0
 _REQUEST_SECONDS: Final = 4.0
 # One broker may not know the topics for a moment after its start.
 _MISSES: Final = 2
+_TIMED_OUT: Final = ck.KafkaError._TIMED_OUT  # noqa: SLF001 -- librdkafka's name
 _UNKNOWN_TOPIC: Final = ck.KafkaError.UNKNOWN_TOPIC_OR_PART
 # librdkafka warns of every setting of consumers that an admin client has.
 _ERRORS_ONLY: Final = {"log_level": 3}
@@ -42,21 +45,35 @@ class TopicLook:
         self._misses: dict[str, int] = {}
         self.partitions: dict[str, int] = {}
 
-    def begin(self, now: float) -> None:
-        """Learn the present ids, and wait for them. Call before anything is read."""
+    def begin(self, now: float, timeout_seconds: float) -> None:
+        """Learn the present ids, and wait for them. Call before anything is read.
+
+        Asks again until the time-out if a request has no answer in time.
+        """
         self._ids = {}
         self._misses = {}
+        deadline = time.monotonic() + timeout_seconds
+        errors = self._learn(now)
+        while _has_timed_out(errors) and time.monotonic() < deadline:
+            errors = self._learn(now)
+        for topic, error in errors.items():
+            # Without an id, a new topic of the same name is noticed by a gap only.
+            _log.warning("cannot ask for the id of %s: %s", topic, error)
+
+    def _learn(self, now: float) -> dict[str, Exception]:
+        """Learn the ids and partitions, and return the errors by topic."""
         self._ask(now)
+        errors: dict[str, Exception] = {}
         for topic, future in self._asked.items():
             try:
                 found = future.result(_REQUEST_SECONDS)
             except (ck.KafkaException, TimeoutError) as error:
-                # Without an id, a new topic of the same name is noticed by a gap only.
-                _log.warning("cannot ask for the id of %s: %s", topic, error)
+                errors[topic] = error
                 continue
             self._ids[topic] = str(found.topic_id)
             self.partitions[topic] = len(found.partitions)
         self._asked = {}
+        return errors
 
     def look(self, now: float) -> list[Partition]:
         """Return the partitions that were added. Raises TopicReplaced."""
@@ -111,3 +128,10 @@ class TopicLook:
                 "again; start again from the present states, without stored sequences, "
                 'or pass on_hole="restore"'
             )
+
+
+def _has_timed_out(errors: Mapping[str, Exception]) -> bool:
+    for error in errors.values():
+        if isinstance(error, TimeoutError) or error.args[0].code() == _TIMED_OUT:
+            return True
+    return False

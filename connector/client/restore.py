@@ -54,16 +54,18 @@ def restore(
     decoder: ValueDecoder,
     stopped: Callable[[], bool],
     *,
+    start_seconds: float,
     patience_seconds: float,
 ) -> Restored:
     """Restore the states with a consumer, which then goes on to follow both topics.
 
-    Raises ClientError; KafkaUnreachable if there is no progress for `patience_seconds`.
+    Raises ClientError; KafkaUnreachable if a broker does not tell the ends of a topic within
+    `start_seconds`, or if there is no progress for `patience_seconds`.
     """
-    starts = feed.ends(consumer, feed.changes)
+    starts = feed.ends(consumer, feed.changes, start_seconds)
     uncommitted = feed.consumer("read_uncommitted")
     try:
-        ends = feed.ends(uncommitted, feed.current)
+        ends = feed.ends(uncommitted, feed.current, start_seconds)
     finally:
         uncommitted.close()
 

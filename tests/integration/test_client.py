@@ -169,9 +169,11 @@ def test_an_event_that_comes_while_the_ends_are_noted_is_not_lost(
     ends = Feed.ends
     topics: list[str] = []
 
-    def watched_ends(self: Feed, *arguments: Any) -> dict[tuple[str, int], int]:
-        found = ends(self, *arguments)
-        topics.append(arguments[-1])
+    def watched_ends(
+        self: Feed, consumer: ck.Consumer, topic: str, timeout_seconds: float
+    ) -> dict[tuple[str, int], int]:
+        found = ends(self, consumer, topic, timeout_seconds)
+        topics.append(topic)
         if len(topics) == 1:
             feed.publish(an_event(2))
         return found
@@ -432,6 +434,35 @@ class Unanswered:
         return answers
 
 
+class SlowToAnswer(Unanswered):
+    """An admin client whose first request times out, and no other."""
+
+    def __init__(self, admin: admin_api.AdminClient, *topics: str) -> None:
+        super().__init__(*topics)
+        self._admin = admin
+        self._was_asked = False
+
+    def describe_topics(
+        self, *topics: Any, **options: Any
+    ) -> dict[str, Future[object]]:
+        if self._was_asked:
+            answers: dict[str, Future[object]]
+            answers = self._admin.describe_topics(*topics, **options)
+            return answers
+        self._was_asked = True
+        return super().describe_topics()
+
+
+def test_ids_of_topics_are_asked_for_again_if_no_answer_comes(
+    feed: WrittenFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = TopicLook(Feed(feed.bootstrap, feed.settings.topic_prefix, "all", {}))
+    topics = {feed.changes, feed.current}
+    monkeypatch.setattr(look, "admin", SlowToAnswer(look.admin, *topics))
+    look.begin(0, PATIENCE_SECONDS)
+    assert set(look.partitions) == topics
+
+
 def test_an_outage_of_kafka_is_trouble_and_no_error(
     feed: WrittenFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -525,7 +556,7 @@ def test_a_recreated_topic_is_an_error(feed: WrittenFeed) -> None:
 def test_a_topic_of_the_same_name_is_known_by_its_id(feed: WrittenFeed) -> None:
     # Even if nobody has looked while it was gone.
     look = TopicLook(Feed(feed.bootstrap, feed.settings.topic_prefix, "all", {}))
-    look.begin(0)
+    look.begin(0, PATIENCE_SECONDS)
     recreate(feed)
 
     def look_again() -> bool:

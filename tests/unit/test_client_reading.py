@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import confluent_kafka as ck
 import pytest
 
 from connector.client.errors import EventsMissing, KafkaUnreachable, RegistryError
 from connector.client.events import EventStream
+from connector.client.kafka import Feed
 from connector.client.positions import positions_of
 from connector.client.restore import Restored, restore
 from connector.client.store import Clocks, Store
@@ -18,14 +21,46 @@ from tests.support.written_feed import SYMBOL, an_event, state_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import confluent_kafka as ck
-
-    from connector.client.kafka import Feed, Partition
+    from connector.client.kafka import Partition
     from connector.core.model import Event, State
 
 CHANGES, CURRENT = "changes", "current"
 END = 5_000
 CODEC = Codec(SingleObject())
+
+
+class SlowToAnswer:
+    """A consumer whose first request of each kind has no answer in time."""
+
+    def __init__(self) -> None:
+        self._was_asked: set[str] = set()
+
+    def list_topics(self, topic: str, timeout: float) -> object:
+        self._time_out_once("list_topics")
+        return SimpleNamespace(topics={topic: SimpleNamespace(partitions={0: None})})
+
+    def get_watermark_offsets(
+        self, partition: object, timeout: float, *, cached: bool
+    ) -> tuple[int, int]:
+        self._time_out_once("get_watermark_offsets")
+        return 0, END
+
+    def _time_out_once(self, request: str) -> None:
+        if request not in self._was_asked:
+            self._was_asked.add(request)
+            raise ck.KafkaException(ck.KafkaError(ck.KafkaError._TIMED_OUT))
+
+
+def ends(timeout_seconds: float) -> dict[Partition, int]:
+    feed = Feed("localhost:9092", "levels", "all", {})
+    consumer = cast("ck.Consumer", SlowToAnswer())
+    return feed.ends(consumer, CHANGES, timeout_seconds)
+
+
+def test_ends_are_asked_for_again_if_no_answer_comes() -> None:
+    assert ends(timeout_seconds=600) == {(CHANGES, 0): END}
+    with pytest.raises(KafkaUnreachable, match="asking for the ends of changes"):
+        ends(timeout_seconds=0)
 
 
 class Message:
@@ -69,7 +104,9 @@ class Batches:
     def consumer(self, isolation: str = "") -> Batches:
         return self
 
-    def ends(self, consumer: object, topic: str) -> dict[Partition, int]:
+    def ends(
+        self, consumer: object, topic: str, timeout_seconds: float = 0
+    ) -> dict[Partition, int]:
         return {(topic, number): self._ends[topic] for number in range(2)}
 
     def take(self, consumer: object, wait_seconds: float) -> list[Message]:
@@ -105,6 +142,7 @@ def test_a_restore_keeps_the_last_sequence_whatever_partition_comes_last() -> No
         cast("ck.Consumer", feed),
         ValueDecoder(None),
         lambda: False,
+        start_seconds=0,
         patience_seconds=60,
     )
     assert restored.states[SYMBOL].sequence == 7
@@ -120,6 +158,7 @@ def test_a_partition_that_is_held_back_is_noticed_while_others_go_on() -> None:
             cast("ck.Consumer", feed),
             ValueDecoder(None),
             lambda: not feed.batches,
+            start_seconds=0,
             patience_seconds=0,
         )
 
