@@ -59,7 +59,8 @@ class World:
     """Everything that faults can harm.
 
     `deleted` has the topics of events that were deleted so far, in order, and `quarantined`
-    the entries of deleted quarantines.
+    the entries of deleted quarantines. Every freeze beyond the session time-out is
+    `freeze_longer_seconds` longer than usual.
     """
 
     cluster: Cluster
@@ -72,6 +73,7 @@ class World:
     shards: int
     threads: ThreadPoolExecutor
     points: tuple[str, ...] = POINTS
+    freeze_longer_seconds: float = 0.0
     are_brokers_down: bool = False
     is_topic_deleted: bool = False
     is_quarantine_deleted: bool = False
@@ -109,7 +111,7 @@ def kill_at_a_point(world: World, chance: random.Random) -> Fault:
 def freeze(world: World, chance: random.Random) -> Fault:
     """Freeze a worker (SIGSTOP) for longer than the session time-out."""
     part = chance.random()
-    seconds = _longer_than_session(chance)
+    seconds = _longer_than_session(world, chance)
     yield 0
     life = world.victim(part)
     if life is not None:
@@ -121,7 +123,7 @@ def freeze_at_a_point(world: World, chance: random.Random) -> Fault:
     """Freeze a worker for longer than the session time-out, at a point of a transaction."""
     part = chance.random()
     point = chance.choice(world.points)
-    seconds = _longer_than_session(chance)
+    seconds = _longer_than_session(world, chance)
     yield 0
     life = world.victim(part)
     if life is not None:
@@ -353,8 +355,9 @@ FAULTS = {
 }
 
 
-def _longer_than_session(chance: random.Random) -> float:
-    return chance.uniform(SESSION_SECONDS + 1, SESSION_SECONDS + 5)
+def _longer_than_session(world: World, chance: random.Random) -> float:
+    seconds = chance.uniform(SESSION_SECONDS + 1, SESSION_SECONDS + 5)
+    return seconds + world.freeze_longer_seconds
 
 
 def _signal_at_point(world: World, life: Life, point: str, number: int) -> Fault:

@@ -51,6 +51,7 @@ class Plan:
         points: points of a transaction at which workers are killed or frozen.
         fenced: False for the control, in which nothing fences a zombie.
         period_seconds: how often the upstream refreshes each symbol.
+        freeze_longer_seconds: added to each freeze beyond the session time-out.
     """
 
     seed: int
@@ -61,6 +62,7 @@ class Plan:
     fenced: bool = True
     period_seconds: float = 2.0
     points: tuple[str, ...] = POINTS
+    freeze_longer_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -124,6 +126,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
             shards=SHARDS,
             threads=stack.enter_context(ThreadPoolExecutor(THREADS)),
             points=plan.points,
+            freeze_longer_seconds=plan.freeze_longer_seconds,
         )
 
         # Start, harm and stop it.

@@ -72,9 +72,9 @@ def test_a_frozen_worker_does_no_harm_when_it_wakes_and_a_stopped_one_hands_over
     assert checker.violations(events, states) == []
     published = refreshes_of(events)
     assert published <= shown
-    # The frozen worker and the two that stopped each may have had one answer of a
-    # symbol in hand.
-    assert len(shown - published) <= 3 * len(SYMBOLS)
+    # The frozen worker and the two that stopped each may have had an answer of a symbol in
+    # hand. On a busy machine, the symbol's next refresh is shown before that is published.
+    assert len(shown - published) <= 6 * len(SYMBOLS)
 
 
 def warnings_of_another_fleet(worker: Program) -> list[dict[str, str]]:

@@ -106,7 +106,8 @@ def watched(
 
         _fail_over(fleet.owner, fleet.standby)
         pause(pace.calm)
-        yield fleet.prometheus, Window(start, time.time(), pace.scrape)
+        end = _settled_moment(fleet.prometheus, pace.scrape)
+        yield fleet.prometheus, Window(start, end, pace.scrape)
 
 
 @contextmanager
@@ -131,6 +132,24 @@ def _fleet(
             start_scraping(folder, [owner, standby], pace.scrape)
         )
         yield Fleet(simulator, owner, standby, prometheus)
+
+
+def _settled_moment(prometheus: Prometheus, scrape_seconds: int) -> float:
+    """Return a moment at which every worker had answered the last scrape in time.
+
+    Tables and single figures show nothing else, and a busy machine answers some too late.
+    """
+
+    def settled() -> float | None:
+        now = time.time()
+        # A scrape that is under way counts for this moment, too.
+        Event().wait(2 * scrape_seconds)
+        answer = prometheus.ask("query", query="min(up) == 1", time=now)
+        return now if answer["result"] else None
+
+    moment = wait_until(settled, "every worker answers the last scrape")
+    assert moment is not None
+    return moment
 
 
 def _fail_over(owner: Program, standby: Program) -> None:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 # Faster than the pace of the pictures: no symbol needs to become STALE.
-PACE = Pace(refresh=5, scrape=1, calm=12, fault=10)
-# Seconds before the end of the scene, in which scrapes may still be under way.
-SETTLED_POINTS = 5
+PACE = Pace(refresh=5, scrape=2, calm=12, fault=10)
+# Points before the end of the scene, in which scrapes may still be under way.
+SETTLED_POINTS = 3
 # The metric of a status has its number, from 1 on.
 CODES = {status: code for code, status in enumerate(Status, 1)}
 

@@ -47,7 +47,8 @@ class OtherProgram:
             headers = {"X-API-Key": DEFAULT_KEY}
             request = urllib.request.Request(self._url, headers=headers)
             try:
-                urllib.request.urlopen(request, timeout=10).close()
+                # A busy machine may need seconds, and a time-out would end the thread.
+                urllib.request.urlopen(request, timeout=60).close()
             except urllib.error.HTTPError:
                 self.refused_at.append(time.time())
 
