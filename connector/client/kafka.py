@@ -17,6 +17,7 @@ from connector.client.errors import (
     SettingsError,
     TopicMissing,
 )
+from connector.kafka.headers import headers_of
 from connector.kafka.names import Topics
 from connector.kafka.refusals import refusal_of
 
@@ -223,8 +224,7 @@ class Feed:
         Another program may have the right to write to the topics, and an operator may
         delete a state by mistake. The connector continues as if strays were not there.
         """
-        headers: dict[str, Any] = dict(message.headers() or {})
-        if _OURS in headers:
+        if _OURS in headers_of(message):
             return True
         self.strays += 1
         # A program may go on writing to the wrong topic.
@@ -374,8 +374,7 @@ def sequence_of(message: ck.Message) -> tuple[str, int] | None:
 
     The id is `feed/symbol/sequence`, and a feed's name has no slash.
     """
-    headers: dict[str, Any] = dict(message.headers() or {})
-    event_id = headers.get("ce_id")
+    event_id = headers_of(message).get("ce_id")
     if not isinstance(event_id, bytes):
         return None
     _, _, named = event_id.decode(errors="replace").partition("/")

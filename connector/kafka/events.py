@@ -22,6 +22,7 @@ from connector.kafka.admin import (
     offsets_of,
 )
 from connector.kafka.errors import new_client, translate, translating
+from connector.kafka.headers import headers_of
 from connector.kafka.records import is_ours
 
 if TYPE_CHECKING:
@@ -367,5 +368,5 @@ def _record(message: ck.Message) -> Record:
         bytes(message.key() or b""),
         bytes(message.value() or b""),
         timestamp_ms,
-        dict(message.headers() or {}),
+        headers_of(message),
     )

@@ -16,6 +16,7 @@ from connector.kafka.errors import (
     translate,
     translating,
 )
+from connector.kafka.headers import headers_of
 from connector.kafka.records import is_ours
 from connector.kafka.shared_consumer import SharedConsumer
 
@@ -254,5 +255,5 @@ def _kept(message: ck.Message) -> KeptRecord:
         None if value is None else bytes(value),
         message.partition() or 0,
         message.offset() or 0,
-        dict(message.headers() or {}),
+        headers_of(message),
     )

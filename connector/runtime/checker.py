@@ -154,6 +154,11 @@ class Checker:
     ) -> Outcome:
         """Handle a failed request. Return the outcome that the schedule reacts to."""
         self._failures.check_failed(batch, error)
+        # The shards may have been lost while the request was under way. No later check would
+        # take back what this one has noted.
+        self._failures.keep_only(self._coverage.symbols)
+        if not self._coverage.symbols:
+            self._failures.forget_refusals()
         if isinstance(error, RequestRefused):
             self._handle_refusal(batch, error, sent_at)
         elif isinstance(error, WrongVenues):

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from connector.core.entry import decode_entry
 from connector.core.model import MICROS, Observation, Status, Value
+from connector.core.positioning import ResponseModels
+from connector.core.transition import DROPPED_OLDER
 from connector.errors import EntryError
 from connector.kafka.quarantine import Quarantined
 from connector.runtime.refresh_values import RefreshValues
@@ -14,9 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from connector.core.model import Entry
-    from connector.core.positioning import ResponseModels
     from connector.core.transition import FeedRules
     from connector.runtime.ports import AnswerTimes
+
+# An answer, and the models that its response names.
+_Answer = tuple[bytes | Status, ResponseModels]
 
 # The reason to drop a value that another one of the same refresh has replaced.
 DROPPED_FLAPPING: Final = "flapping"
@@ -43,11 +47,15 @@ class Intake:
     def __init__(self, rules: FeedRules) -> None:
         self._values = RefreshValues(rules.rules)
         self._stale_after_micros = rules.stale_after_micros
-        self._last: dict[str, tuple[bytes | Status, ResponseModels]] = {}
+        self._last: dict[str, _Answer] = {}
         self._quarantined: dict[str, bytes] = {}
         self._answered_at: dict[str, int] = {}
         self._computed_at: dict[str, int] = {}
         self._observed_at: dict[str, int] = {}
+        self._sent_at: dict[str, float] = {}
+        """By symbol, when the newest request that was answered was sent (monotonic)."""
+        self._refused: dict[str, tuple[_Answer | None, float]] = {}
+        """By symbol, an answer that the brokers refuse, and until when (monotonic)."""
         self._ignored_before = float("-inf")
 
     def ignore_requests_before(self, moment: float) -> None:
@@ -68,6 +76,13 @@ class Intake:
         self._quarantined.clear()
         self._answered_at.clear()
         self._values.clear()
+
+    def refuse(self, symbol: str, until: float) -> None:
+        """Ignore a symbol's last answer if it comes again before this moment (monotonic).
+
+        The brokers refuse its records, and each refusal closes the shard for a moment.
+        """
+        self._refused[symbol] = (self._last.get(symbol), until)
 
     def learn_computed_at(self, symbol: str, computed_at: int | None) -> None:
         """Take note of levels that somebody has published."""
@@ -91,14 +106,21 @@ class Intake:
         costs next to nothing, which matters since most are.
         """
         self._observed_at[symbol] = times.at
+        # A symbol may move to another batch while a request about it is under way.
+        newest_sent_at = self._sent_at.get(symbol, float("-inf"))
+        self._sent_at[symbol] = max(newest_sent_at, times.sent_at)
+        is_overtaken = times.sent_at < newest_sent_at
+        if is_overtaken and isinstance(answer, Status):
+            return Reading(dropped=DROPPED_OLDER)
         # A quarantined entry may become valid: `computed_at` is no longer in the future.
         is_quarantined = symbol in self._quarantined
         is_undecided = self._values.is_undecided(symbol)
         may_differ = may_become_fresh or is_quarantined or is_undecided
         # The same bytes are other levels if the response names another model for them.
         latest = (answer, times.models)
-        if self._last.get(symbol) == latest and not may_differ:
-            self._answered_at[symbol] = times.upstream_at
+        is_same = self._last.get(symbol) == latest and not may_differ
+        if is_same or self._is_refused(symbol, latest, times):
+            self._note_valid(symbol, times)
             return Reading()
 
         self._last[symbol] = latest
@@ -115,7 +137,13 @@ class Intake:
                 reason=reason,
             )
             return Reading(absence)
-        return self._decode(symbol, answer, times, may_become_fresh=may_become_fresh)
+        return self._decode(
+            symbol,
+            answer,
+            times,
+            may_become_fresh=may_become_fresh,
+            is_overtaken=is_overtaken,
+        )
 
     def note_answer(self, symbol: str, times: AnswerTimes) -> None:
         """Note that the upstream answered, but neither with levels nor with an absence.
@@ -137,8 +165,25 @@ class Intake:
         """Return the moment when a symbol's last answer was complete, by our clock."""
         return self._observed_at.get(symbol)
 
+    def _is_refused(self, symbol: str, latest: _Answer, times: AnswerTimes) -> bool:
+        refused, until = self._refused.get(symbol, (None, 0.0))
+        return refused == latest and times.sent_at < until
+
+    def _note_valid(self, symbol: str, times: AnswerTimes) -> None:
+        """Note that the upstream answered with levels that are valid."""
+        if times.is_copy:
+            self.note_answer(symbol, times)
+        else:
+            self._answered_at[symbol] = times.upstream_at
+
     def _decode(
-        self, symbol: str, raw: bytes, times: AnswerTimes, *, may_become_fresh: bool
+        self,
+        symbol: str,
+        raw: bytes,
+        times: AnswerTimes,
+        *,
+        may_become_fresh: bool,
+        is_overtaken: bool,
     ) -> Reading:
         try:
             entry = decode_entry(
@@ -147,8 +192,12 @@ class Intake:
         except EntryError as error:
             return self._quarantine(symbol, raw, times, error)
 
+        if is_overtaken and entry.computed_at is None:
+            # The next answer must not seem to be the same as this one.
+            del self._last[symbol]
+            return Reading(dropped=DROPPED_OLDER)
         self._quarantined.pop(symbol, None)
-        self._answered_at[symbol] = times.upstream_at
+        self._note_valid(symbol, times)
         is_flapping = self._values.is_flapping(symbol, entry)
         becomes_fresh = may_become_fresh and self._is_fresh(entry, times)
         if is_flapping and not becomes_fresh:

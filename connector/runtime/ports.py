@@ -304,7 +304,8 @@ class AnswerTimes:
 
     `sent_at` is monotonic seconds. `at` is when the answer was complete by our clock, and
     `upstream_at` the same moment by the upstream's clock (microseconds). `models` are those
-    that the response names for entries that do not name theirs.
+    that the response names for entries that do not name theirs. `is_copy` says that a cache
+    answered with an earlier response.
     """
 
     sent_at: float
@@ -312,3 +313,4 @@ class AnswerTimes:
     upstream_at: int
     source: Source
     models: ResponseModels = NO_MODELS
+    is_copy: bool = False

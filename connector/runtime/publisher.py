@@ -167,21 +167,21 @@ class Publisher:
         work: Work,
     ) -> None:
         """Publish in one transaction. The states are replaced only after it returned."""
-        feed = self._spec.id.feed
+        attempt = Attempt.of(work, transitions)
+        if attempt:
+            # A revoked shard reports the fraction as of its revocation.
+            used_fraction = assignment.used_fraction
+            if used_fraction is None:
+                used_fraction = self._context.used_fraction()
+            await self._publish(assignment, attempt, used_fraction)
+        self._inbox.committed(attempt)
+        # Only now: after an error, the same observations are compared again.
         for transition in transitions:
             if transition.dropped is not None:
+                feed = self._spec.id.feed
                 self._context.observer.dropped(feed, transition.dropped)
-        attempt = Attempt.of(work, transitions)
         if not attempt:
-            self._inbox.committed(attempt)
             return
-
-        # A revoked shard reports the fraction as of its revocation.
-        used_fraction = assignment.used_fraction
-        if used_fraction is None:
-            used_fraction = self._context.used_fraction()
-        await self._publish(assignment, attempt, used_fraction)
-        self._inbox.committed(attempt)
 
         # A commit proves that the worker has every right it needs.
         assignment.failures = 0
@@ -252,6 +252,9 @@ class Publisher:
         given_up = self._inbox.isolate(attempt.work, alone=was_alone)
         unobserved = attempt.unobserved
         now = time.monotonic()
+        if was_alone:
+            for symbol in attempt.work.symbols:
+                self._intake.refuse(symbol, now + RETRY_SECONDS)
         if was_alone and unobserved:
             given_up += 1
             assignment.isolation.give_up(unobserved[0], now)

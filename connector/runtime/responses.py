@@ -132,6 +132,7 @@ class Responses:
             upstream_at=clock.upstream(at),
             source=source,
             models=meta.models,
+            is_copy=answer.is_copy,
         )
 
         for symbol, name in answer.response.other_spellings.items():
@@ -142,8 +143,11 @@ class Responses:
                 shard.note_answer(symbol, times)
         computed_at = {}
         for symbol, entry in accepted.answers.items():
-            newest = self._pass_on(batch.feed, symbol, entry, times)
             has_levels = not isinstance(entry, Status)
+            # Levels tell how old they are. An absence does not, so an old copy says nothing.
+            if answer.is_copy and not has_levels:
+                continue
+            newest = self._pass_on(batch.feed, symbol, entry, times)
             if has_levels and newest is not None:
                 computed_at[symbol] = newest
         return computed_at

@@ -57,7 +57,13 @@ def compare_threads(count: int) -> None:
 
 
 def thread_fault(error: BaseException) -> str | None:
-    """Return limit and remedy if an error says that no thread can be started."""
+    """Return limit and remedy if an error says that no thread can be started.
+
+    A group of errors counts if each of them says so.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        faults = [thread_fault(one) for one in error.exceptions]
+        return faults[0] if all(faults) else None
     if not isinstance(error, RuntimeError) or _NO_THREAD not in str(error):
         return None
     limit = _smallest_limit()

@@ -63,7 +63,7 @@ class LevelsAnswer(Value, frozen=True):
     """A decoded response, with the wall clock (microseconds) around the request.
 
     `is_fallback_limit` says that the server's usual counter is down, and that `rate_limit` is
-    that of a stricter one.
+    that of a stricter one. `is_copy` says that a cache answered with an earlier response.
     """
 
     response: Response
@@ -71,6 +71,7 @@ class LevelsAnswer(Value, frozen=True):
     sent_at: int
     received_at: int
     is_fallback_limit: bool = False
+    is_copy: bool = False
 
 
 class Client:
@@ -142,7 +143,9 @@ class Client:
         else:
             figures = self._learn(permit, reply.headers, response, key)
         is_fallback_limit = has_fallback_limit(reply.headers)
-        return LevelsAnswer(response, figures, sent_at, received_at, is_fallback_limit)
+        return LevelsAnswer(
+            response, figures, sent_at, received_at, is_fallback_limit, is_copy
+        )
 
     async def fetch_symbols(self, permit: Permit) -> frozenset[str]:
         """Return every text that the endpoint `/symbols` returns.

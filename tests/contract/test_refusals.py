@@ -23,6 +23,8 @@ from connector.upstream.client import Client
 from tests.support.upstream_server import Server, refusal, replying, running_server
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from connector.runtime.shard import Shard
 
 
@@ -45,8 +47,13 @@ class Recorder:
         self.answers.append(answer)
 
 
-async def check_once(server: Server, shard: Recorder) -> Poller:
-    """Let a poller make one check of the shard's only symbol."""
+async def check_once(
+    server: Server, shard: Recorder, *, is_handed_over: bool = False
+) -> Poller:
+    """Let a poller make one check of the shard's only symbol.
+
+    If the shard `is_handed_over`, another worker has it when the answer comes.
+    """
     config = load(
         None,
         {
@@ -67,6 +74,14 @@ async def check_once(server: Server, shard: Recorder) -> Poller:
     poller.cover([cast("Shard", shard)])
     (batch,) = poller._coverage.batches()
 
+    answer = server.handler
+
+    async def answer_after_hand_over(request: web.Request) -> web.StreamResponse:
+        poller.cover([])
+        return await answer(request)
+
+    if is_handed_over:
+        server.handler = answer_after_hand_over
     poller.schedule.start_check(batch, time.monotonic())
     async with budget.request() as permit:
         await poller._checker.send(batch, Purpose.FIRST, permit)
@@ -118,3 +133,16 @@ async def test_a_batch_backs_off_for_its_own_failures_only(
 
     (planned,) = poller.schedule.planned_checks()
     assert planned.failures == failures
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, "UNAUTHORIZED"), (503, "DOWN")])
+async def test_a_check_that_fails_after_the_hand_over_leaves_no_trace(
+    status: int, code: str
+) -> None:
+    async with running_server() as server:
+        server.handler = replying(refusal(code), status)
+        poller = await check_once(server, Recorder(), is_handed_over=True)
+
+    # A standby sends no request that could take it back.
+    assert not poller.key_refused
+    assert poller.failing_checks.symbols == frozenset()

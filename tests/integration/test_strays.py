@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
@@ -10,7 +11,7 @@ import pytest
 
 from connector.core.model import Kind, Status
 from connector.kafka.names import partition_of
-from tests.support import checker
+from tests.support import checker, odd_headers
 from tests.support.processes import (
     PATIENCE_SECONDS,
     Program,
@@ -25,7 +26,6 @@ from tests.support.tools import SYMBOLS, publish_events, run_tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from connector.core.model import Event
     from connector.devkit.local_kafka import LocalKafka
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 # Partitions of `changes` by default.
 PARTITIONS = 6
+EXAMPLE = Path(__file__).parents[2] / "examples" / "consumer.py"
 NO_HEADERS: Mapping[str, bytes] = {}
 
 
@@ -243,3 +244,23 @@ def test_a_renamed_feed_leaves_no_symbol_live(
     assert "feed all is not configured" not in printed
     code, printed = run_tool("verify", *arguments, variables=of_file)
     assert code == 0, printed
+
+
+def test_strays_whose_header_names_are_no_text_end_nothing(
+    kafka: LocalKafka, published: dict[str, str]
+) -> None:
+    topics = Topics(kafka, published)
+    servers = kafka.bootstrap_servers
+    for topic in ("current", "changes"):
+        odd_headers.write(servers, f"{topics.prefix}.all.{topic}", 0, b"BTCUSDT")
+
+    for tool in ("check", "verify", "history"):
+        code, printed = run_tool(tool, variables=published)
+        assert code == 0, printed
+    follow = ("--bootstrap", servers, "--prefix", topics.prefix, "--seconds", "0")
+    with start([sys.executable, str(EXAMPLE), *follow]) as consumer:
+        assert consumer.wait() == 0, consumer.log()
+    with start_worker(published) as worker:
+        wait_until(worker.ready, "ready", worker)
+        wait_for_log(worker, "behind a record of another program")
+        assert worker.terminate() == 0

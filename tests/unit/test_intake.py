@@ -8,7 +8,7 @@ import pytest
 
 from connector.core.model import MICROS, Source, Status
 from connector.core.positioning import ResponseModels
-from connector.core.transition import FeedRules
+from connector.core.transition import DROPPED_OLDER, FeedRules
 from connector.runtime.intake import DROPPED_FLAPPING, Intake, Reading
 from connector.runtime.ports import AnswerTimes
 
@@ -23,11 +23,11 @@ AHEAD = 2 * MICROS
 BAD_ENTRY = b'{"spot_price": NaN}'
 
 
-def at(seconds: int = 0) -> AnswerTimes:
+def at(seconds: int = 0, sent_at: float = 0.0) -> AnswerTimes:
     """Return the moments of an answer that came some seconds after `NOW`."""
     moment = NOW + seconds * MICROS
     return AnswerTimes(
-        sent_at=0.0,
+        sent_at=sent_at,
         at=moment,
         upstream_at=moment + AHEAD,
         source=ME,
@@ -202,3 +202,59 @@ def test_the_same_entry_under_another_model_is_decoded_again(intake: Intake) -> 
     assert observation.entry is not None
     assert observation.entry.levels.positioning == "std"
     assert intake.accept("A", entry(), std) == Reading()
+
+
+UNDATED = b'{"spot_price": 1}'
+
+
+@pytest.mark.parametrize("answer", [Status.MISSING, UNDATED])
+def test_an_answer_that_does_not_tell_its_age_is_dropped_if_a_later_one_has_come(
+    intake: Intake, answer: bytes | Status
+) -> None:
+    intake.accept("A", entry(), at(1, sent_at=2.0))
+
+    overtaken = intake.accept("A", answer, at(2, sent_at=1.0))
+    assert overtaken == Reading(dropped=DROPPED_OLDER)
+
+    assert intake.accept("A", answer, at(3, sent_at=3.0)).observation is not None
+
+
+def test_levels_that_tell_their_age_count_in_whatever_order_they_come(
+    intake: Intake,
+) -> None:
+    intake.accept("A", entry(), at(1, sent_at=2.0))
+
+    # The server may have taken the earlier request later.
+    newer = intake.accept("A", entry("08:00:01"), at(2, sent_at=1.0))
+    assert newer.observation is not None
+
+
+def test_a_copy_confirms_levels_only_if_they_tell_their_age(intake: Intake) -> None:
+    intake.accept("A", UNDATED, at())
+    intake.accept("B", entry(), at())
+
+    copied = replace(at(5), is_copy=True)
+    intake.accept("A", UNDATED, copied)
+    intake.accept("B", entry(), copied)
+
+    answered_at = intake.last_answers()
+    assert answered_at["A"] == NOW + AHEAD
+    assert answered_at["B"] == NOW + 5 * MICROS + AHEAD
+
+
+def test_a_refused_answer_is_left_alone_for_a_while(intake: Intake) -> None:
+    intake.accept("A", entry(), at(sent_at=0.0))
+    intake.refuse("A", until=600.0)
+    # The shard was closed, and is open again.
+    intake.restart()
+
+    same = intake.accept("A", entry(), at(5, sent_at=5.0), may_become_fresh=True)
+    assert same == Reading()
+    # The symbol becomes stale by its own age, not because nobody answers.
+    assert intake.last_answers() == {"A": NOW + 5 * MICROS + AHEAD}
+    other = intake.accept("A", entry("08:00:06"), at(7, sent_at=7.0))
+    assert other.observation is not None
+
+    # A limit of the topic may have been raised.
+    later = intake.accept("A", entry(), at(601, sent_at=601.0))
+    assert later.observation is not None

@@ -163,7 +163,11 @@ class Scene:
     # --- the worker ---
 
     async def take(
-        self, body: bytes | None = None, *, is_fallback_limit: bool = False
+        self,
+        body: bytes | None = None,
+        *,
+        is_fallback_limit: bool = False,
+        is_copy: bool = False,
     ) -> ComputedTimes | None:
         """Take a response, the one of this moment unless it is passed in."""
         if body is None:
@@ -176,6 +180,7 @@ class Scene:
             sent_at=sent_at,
             received_at=self.virtual.ours,
             is_fallback_limit=is_fallback_limit,
+            is_copy=is_copy,
         )
         times = self.responses.accept(BATCH, answer, time.monotonic())
         self.shard.tick()
@@ -340,6 +345,22 @@ async def test_levels_of_a_cache_are_stale_after_90_s_and_fresh_with_the_next_an
     # A clock that stands still is no clock, so nothing was learnt from it.
     assert scene.clock.correction == 0
     assert scene.inconsistent("copy") >= cached_seconds - 2
+
+
+async def test_an_absence_in_an_old_copy_is_no_news(scene: Scene) -> None:
+    absent = scene.body(results={SYMBOL: None}, missing=[SYMBOL])
+    await scene.take_for(5)
+    before = len(scene.events)
+
+    # Two nodes answer in turn, and one of them is a cache.
+    for _ in range(5):
+        scene.virtual.pass_seconds(1)
+        await scene.take(absent, is_copy=True)
+        await scene.take()
+    assert scene.kinds(since=before) == []
+
+    await scene.take(absent)
+    assert scene.kinds(since=before) == [Kind.MISSING]
 
 
 async def test_a_cache_that_is_there_from_the_start_makes_no_old_levels_live(

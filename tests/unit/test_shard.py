@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -316,17 +316,6 @@ async def test_a_refused_entry_is_decoded_again_and_quarantined_once(
 
     # The same entry is plausible five seconds later.
     harness.answer(entry, at=Clock.now() + 5 * SECOND_MICROS)
-    await harness.wait_settled()
-    assert harness.kinds() == [Kind.SNAPSHOT]
-
-
-async def test_after_a_restore_the_same_answer_is_compared_again(
-    harness: ShardHarness,
-) -> None:
-    harness.log.errors = [Unpublishable("too large")]
-    harness.answer({"spot_price": 1})
-    await harness.wait_reopened()
-    harness.answer({"spot_price": 1})
     await harness.wait_settled()
     assert harness.kinds() == [Kind.SNAPSHOT]
 
@@ -700,7 +689,7 @@ async def test_an_answer_to_an_older_question_counts_if_only_this_worker_has_wri
     harness: ShardHarness,
 ) -> None:
     harness.log.errors = [KafkaUnavailable("away")]
-    harness.answer({"spot_price": 1})
+    harness.answer({"spot_price": 1}, sent_ago_seconds=61)
     await harness.wait_reopened()
     harness.answer(Status.MISSING, sent_ago_seconds=60)
     await harness.wait_settled()
@@ -809,6 +798,34 @@ async def test_a_refused_record_is_given_up_and_the_shard_continues(
     [event] = harness.log.events
     assert event.after is not None
     assert event.after.spot_price == 2.0
+
+
+async def test_a_refused_record_closes_the_shard_once_however_often_it_is_answered(
+    harness: ShardHarness,
+) -> None:
+    harness.log.errors = [Unpublishable("too large")]
+    harness.answer({"spot_price": 1})
+    await harness.wait_reopened()
+
+    for _ in range(3):
+        harness.answer({"spot_price": 1})
+        await harness.wait_settled()
+    assert harness.log.events == []
+    assert harness.dropped("unpublishable") == 1
+
+
+async def test_an_overtaken_answer_is_counted_once_however_often_a_commit_fails(
+    harness: ShardHarness,
+) -> None:
+    now = datetime.now(UTC)
+    newer, older = now.isoformat(), (now - timedelta(seconds=30)).isoformat()
+    harness.log.errors = [KafkaUnavailable("away"), KafkaUnavailable("away")]
+    harness.answer({"spot_price": 2, "computed_at": newer})
+    harness.answer({"spot_price": 1, "computed_at": older})
+    await harness.wait_until(lambda: harness.log.events)
+    await harness.wait_settled()
+
+    assert harness.dropped("older") == 1
 
 
 async def test_a_refused_record_takes_no_other_symbol_along(

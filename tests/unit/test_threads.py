@@ -120,5 +120,9 @@ def test_a_thread_that_cannot_be_started_names_limit_and_remedy(cgroups: Path) -
     assert fault is not None
     assert "gex.service/pids.max is 30" in fault
 
+    # As a group of tasks raises it.
+    assert thread_fault(ExceptionGroup("polling", [error, error])) == fault
+
     assert thread_fault(RuntimeError("something else")) is None
+    assert thread_fault(ExceptionGroup("polling", [error, ValueError()])) is None
     assert thread_fault(ValueError("can't start new thread")) is None
