@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import confluent_kafka as ck
 
-from tests.support.processes import PATIENCE_SECONDS
+from tests.support.processes import PATIENCE_SECONDS, wait_until
 
 if TYPE_CHECKING:
     from tests.support.checker import Brokers
+
+_REQUEST_SECONDS = 10
 
 
 def create_internal_topics(kafka: Brokers) -> None:
@@ -31,7 +33,16 @@ def create_internal_topics(kafka: Brokers) -> None:
 
     # The group is only asked about, so that it does not come to be.
     consumer = ck.Consumer({**settings, "group.id": "internal-topics"})
+
+    def is_answered() -> bool:
+        # The broker refuses the question until it has loaded the new topic.
+        try:
+            consumer.committed([ck.TopicPartition("any", 0)], _REQUEST_SECONDS)
+        except ck.KafkaException:
+            return False
+        return True
+
     try:
-        consumer.committed([ck.TopicPartition("any", 0)], PATIENCE_SECONDS)
+        wait_until(is_answered, "the broker has its topic for groups")
     finally:
         consumer.close()
