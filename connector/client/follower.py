@@ -117,6 +117,11 @@ class Follower:
         try:
             while not self._store.is_stopped:
                 self._follow_until_hole()
+        except ClientStopped as error:
+            # A callback raised. A program may have nothing else that shows the error.
+            if not self._store.is_closed:
+                _log.exception("the client has stopped")
+            self._store.fail(error)
         except ClientError as error:
             self._store.fail(error)
         except Exception as error:  # noqa: BLE001 -- the thread's outermost loop

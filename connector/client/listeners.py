@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from connector.client.errors import ClientStopped
 from connector.client.views import SymbolView, value_at
 from connector.core.model import Levels, Status
 
@@ -30,6 +31,7 @@ class Change:
 
 OnChange = Callable[[Change], None]
 OnTrouble = Callable[[str | None], None]
+_T = TypeVar("_T")
 
 
 class Listeners:
@@ -53,7 +55,10 @@ class Listeners:
             self._on_trouble.append(call)
 
     def notify(self, change: ViewChange) -> None:
-        """Call the functions for the values that differ between two views."""
+        """Call the functions for the values that differ between two views.
+
+        Raises ClientStopped if a function raises, as `tick` does.
+        """
         with self._lock:
             listening = list(self._on_change)
         after = change.after
@@ -63,7 +68,7 @@ class Listeners:
             old = None if change.before is None else value_at(change.before, path)
             new = value_at(after, path)
             if old != new:
-                call(Change(after.symbol, path, old, new, after))
+                _call(call, Change(after.symbol, path, old, new, after))
 
     def tick(self, trouble: str | None) -> None:
         """Tell of trouble that has begun or ended."""
@@ -74,7 +79,19 @@ class Listeners:
         with self._lock:
             listening = list(self._on_trouble)
         for call in listening:
-            call(trouble)
+            _call(call, trouble)
+
+
+def _call(call: Callable[[_T], None], argument: _T) -> None:
+    """Call a program's function. Raises ClientStopped if it raises."""
+    try:
+        call(argument)
+    # The function may use the client, and raise one of its errors. That must not be taken
+    # for an error of reading, such as an unknown symbol or missing events.
+    except Exception as error:
+        raise ClientStopped(
+            f"a callback raised {error!r}; correct it, then make another LiveLevels"
+        ) from error
 
 
 _EMPTY = SymbolView("", "", 0, Status.REMOVED, None, None, 0, Levels())

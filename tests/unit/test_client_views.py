@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.client.errors import SettingsError, UnknownSymbol
+from connector.client.errors import ClientStopped, SettingsError, UnknownSymbol
 from connector.client.listeners import Change, Listeners
 from connector.client.restore import Restored
 from connector.client.sequences import Gap, SequenceKeeper
@@ -151,6 +151,26 @@ def test_callbacks_are_called_for_their_symbol_and_path() -> None:
             listeners.notify(change)
     assert [(change.before, change.after) for change in changes] == [(None, 1), (1, 3)]
     assert changes[1].view == views.all[SYMBOL]
+
+
+def test_an_error_of_a_callback_is_not_taken_for_one_of_the_client() -> None:
+    unknown = UnknownSymbol("the feed has no symbol 'ETHUSDT'")
+
+    def look_up(_: object) -> None:
+        raise unknown
+
+    listeners = Listeners()
+    listeners.add(SYMBOL, "status", look_up)
+    listeners.add_trouble(look_up)
+    [change] = Views([]).take_event(an_event(1), 0)
+
+    with pytest.raises(
+        ClientStopped, match="a callback raised UnknownSymbol"
+    ) as caught:
+        listeners.notify(change)
+    assert caught.value.__cause__ is unknown
+    with pytest.raises(ClientStopped, match="make another LiveLevels"):
+        listeners.tick("nothing arrives")
 
 
 @pytest.mark.parametrize(
