@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from connector.client.errors import NotFresh, SettingsError
+from connector.client.errors import ClientStopped, NotFresh, SettingsError
 from connector.client.events import EventStream
 from connector.client.follower import Follower, OnHole
 from connector.client.kafka import Feed
@@ -175,13 +175,19 @@ class LiveLevels(Mapping[str, SymbolView]):
     async def events_async(
         self, after: Mapping[str, int] | None = None
     ) -> AsyncIterator[Event]:
-        """Iterate the events with asyncio, as `events` does with a thread."""
+        """Iterate the events with asyncio, as `events` does with a thread.
+
+        The iteration ends when the client is closed.
+        """
         stream = await asyncio.to_thread(self.events, after)
         try:
-            while not self._store.is_closed:
+            while True:
                 event = await asyncio.to_thread(stream.next_event, _ASYNC_WAIT_SECONDS)
                 if event is not None:
                     yield event
+        except ClientStopped:
+            if not self._store.is_closed:
+                raise
         finally:
             await asyncio.to_thread(stream.close)
 

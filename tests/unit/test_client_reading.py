@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +12,7 @@ import pytest
 from connector.client.errors import EventsMissing, KafkaUnreachable, RegistryError
 from connector.client.events import EventStream
 from connector.client.kafka import Feed
+from connector.client.live import LiveLevels
 from connector.client.positions import positions_of
 from connector.client.restore import Restored, restore
 from connector.client.store import Clocks, Store
@@ -277,3 +279,22 @@ def test_a_stream_loses_nothing_by_an_error_of_the_registry() -> None:
     with pytest.raises(RegistryError):
         stream.next_event(0)
     assert [stream.next_event(0) for _ in events] == events
+
+
+def test_an_asynchronous_stream_ends_when_the_client_is_closed() -> None:
+    levels = LiveLevels("127.0.0.1:9092")
+    levels._store.restore(Restored({}, {(CHANGES, 0): 0}))
+
+    class Closing(Batches):
+        """A feed during whose first read the program closes the client."""
+
+        def take(self, consumer: object, wait_seconds: float) -> list[Message]:
+            levels.close()
+            return []
+
+    levels._feed = cast("Feed", Closing(ends={}))
+
+    async def take_all() -> list[Event]:
+        return [event async for event in levels.events_async()]
+
+    assert asyncio.run(take_all()) == []
