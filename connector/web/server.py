@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from connector.runtime.health import Health
     from connector.telemetry.metrics import Metrics
 
-# Time limit of one request, its body included: Prometheus gives up after 10 s too.
+# Time limit of one request, its body included, and again of sending the response.
+# Prometheus gives up after 10 s too.
 REQUEST_SECONDS: Final = 10.0
 
 # Exempt from the time limit: a stream has no end, and limits itself.
@@ -153,7 +154,7 @@ class Listener:
         limit_seconds = None if is_stream else self._request_seconds
         try:
             async with asyncio.timeout(limit_seconds) as limit:
-                return await handler(request)
+                response = await handler(request)
         except TimeoutError:
             # A handler's own timeout is a defect, and must show as one.
             if not limit.expired():
@@ -166,6 +167,23 @@ class Listener:
             if hdrs.ALLOW in error.headers:
                 headers["Allow"] = error.headers[hdrs.ALLOW]
             return problem(error.status, error.reason, headers)
+        if not is_stream:
+            await self._send(request, response)
+        return response
+
+    async def _send(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Send a response. Disconnect a client that does not read it in time."""
+        try:
+            async with asyncio.timeout(self._request_seconds):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            # A graceful close would wait for the client, and keep the body in memory.
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionError:
+            # The client has gone. aiohttp notices it when it gets the response.
+            pass
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
         accept_headers = request.headers.getall(hdrs.ACCEPT, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from connector.web.server import (
     REQUEST_SECONDS,
     Listener,
 )
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -302,6 +304,25 @@ async def test_a_slow_request_is_ended(worker: Worker) -> None:
         answer = await raw(url, request)
 
     assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_client_that_does_not_read_is_disconnected(worker: Worker) -> None:
+    # More than the kernel's buffers take.
+    body = bytes(20_000_000)
+    transports = []
+
+    async def large(request: web.Request) -> web.Response:
+        transports.append(request.transport)
+        return web.Response(body=body)
+
+    def is_closing() -> bool:
+        return any(found is None or found.is_closing() for found in transports)
+
+    route = web.get("/large", large)
+    async with serving(worker, route, request_seconds=0.05) as url:
+        with socket.create_connection((LOOPBACK, port_of(url))) as client:
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+            await asyncio.to_thread(wait_until, is_closing, "the connection is closed")
 
 
 async def test_a_handlers_own_timeout_is_a_defect(
