@@ -39,6 +39,12 @@ class Registry:
 
     def __post_init__(self) -> None:
         """Check the URL and the certificates. Raises SettingsError."""
+        # Errors show the URL, so a password in it would reach logs.
+        if "@" in self.url:
+            raise SettingsError(
+                "the registry's URL must not hold user and password (or any @): pass "
+                "Registry(url, user=..., password=...)"
+            )
         if not self.url.startswith(("http://", "https://")):
             raise SettingsError(
                 f"registry {self.url!r} is no URL; expected http://... or https://..."

@@ -151,6 +151,13 @@ def test_a_url_is_needed() -> None:
         Registry("registry:8081")
 
 
+@pytest.mark.parametrize("scheme", ["https://", ""])
+def test_a_password_in_the_url_is_refused_and_not_shown(scheme: str) -> None:
+    with pytest.raises(SettingsError, match="pass Registry") as caught:
+        Registry(f"{scheme}desk:s1@registry:8081")
+    assert "s1" not in str(caught.value)
+
+
 class Registered:
     """The framing of a registry that has one schema, with the id 7."""
 
