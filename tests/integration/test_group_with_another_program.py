@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import confluent_kafka as ck
 import pytest
 
+from tests.support.failed_start import log_of_failed_start
 from tests.support.ownership import shards_owned
 from tests.support.processes import (
     start_simulator,
@@ -114,9 +115,8 @@ def test_a_group_with_another_strategy_is_named_with_its_remedy(
         wait_until(assigned.is_set, "the program is in the group")
 
         short = {"GEX_KAFKA__START_TIMEOUT_SECONDS": "10"}
-        with start_worker({**variables, **short}, wait_ready=False) as worker:
-            assert worker.wait() == 3, worker.log()
-            last_line = worker.log().splitlines()[-1]
-
-    assert "INCONSISTENT_GROUP_PROTOCOL" in last_line
-    assert "another program is in the group" in last_line
+        log_of_failed_start(
+            {**variables, **short},
+            "INCONSISTENT_GROUP_PROTOCOL",
+            "another program is in the group",
+        )
