@@ -311,3 +311,11 @@ def test_events_that_come_between_the_two_readings_are_left_out(
     planned = list(source.events())
     assert planned == hour[:2]
     assert list(source.events()) == planned
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "events.json.gz"
+    # A whole header, and then a block of a type that does not exist.
+    path.write_bytes(gzip.compress(b"")[:10] + b"\xff" * 20)
+    with pytest.raises(UsageError, match=r"cannot read .*events\.json\.gz"):
+        list(read_event_file(path))

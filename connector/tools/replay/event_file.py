@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -38,7 +39,8 @@ def read_event_file(path: Path) -> Iterator[Event]:
             f"{name}, line {number}: {printable(str(error))[:200]}; expected an event as "
             "`history --json` prints it"
         ) from None
-    except (OSError, EOFError) as error:
+    # Damaged data within a gzip file raises zlib.error, which is no OSError.
+    except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"cannot read {name}: {_reason(error)}") from None
 
 
@@ -59,7 +61,7 @@ def _open(path: Path) -> Iterator[Iterable[bytes]]:
             yield file
 
 
-def _reason(error: OSError | EOFError) -> str:
+def _reason(error: OSError | EOFError | zlib.error) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error)
