@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import codecs
+import errno
 import importlib
 import io
 import json
@@ -34,6 +35,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger("connector")
 
 _ESCAPE: Final = "connector.escape"
+
+# These do a piece of work, so an interrupt leaves it undone. Others go on until one comes.
+_END_BY_THEMSELVES: Final = frozenset(
+    {"check", "health", "history", "replay", "verify"}
+)
+# As of a program that SIGINT ends: 128 plus its number.
+_EXIT_INTERRUPTED: Final = 130
+
+_DISK_FAULTS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 # A shard takes nine, three brokers assumed.
 _OPEN_FILES: Final = 65_536
@@ -104,7 +114,8 @@ _COMMANDS: Final = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit status.
 
-    The statuses are 0, those of `connector.errors`, and 1 for a tool that found faults.
+    The statuses are 0, those of `connector.errors`, 1 for a tool that found faults, and 130
+    for one that was interrupted.
     """
     if arguments is None:
         arguments = sys.argv[1:]
@@ -112,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser(arguments).parse_args(arguments)
     try:
         exit_code = int(options.run(options))
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
     except ConfigError as error:
         for fault in error.faults:
             print(f"configuration: {fault}", file=sys.stderr)
@@ -119,13 +132,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ConnectorError as error:
         print(f"{error}", file=sys.stderr)
         exit_code = error.exit_code
-    except (KeyboardInterrupt, BrokenPipeError):
+    except KeyboardInterrupt:
+        exit_code = options.interrupted
+    except BrokenPipeError:
         exit_code = 0
+    except OSError as error:
+        if error.errno not in _DISK_FAULTS:
+            raise
+        print(f"cannot write the output: {error.strerror}", file=sys.stderr)
+        exit_code = EXIT_FATAL
 
     # Do not wait for pool threads: one may hang in a Kafka call. `os._exit` flushes
     # nothing, so do that first.
     logging.shutdown()
-    with suppress(BrokenPipeError):
+    with suppress(OSError):
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
@@ -154,6 +174,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         "exactly once and in order.",
     )
     parser.add_argument("--version", action="version", version=__version__)
+    parser.set_defaults(interrupted=0)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("run", help=_RUN_ABOUT, description=_RUN_ABOUT)
@@ -176,6 +197,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             implementation = importlib.import_module(module)
             implementation.add_arguments(command)
             command.set_defaults(run=implementation.run)
+            if name in _END_BY_THEMSELVES:
+                command.set_defaults(interrupted=_EXIT_INTERRUPTED)
     return parser
 
 

@@ -199,6 +199,9 @@ class Follower:
             with self._store.writing() as content:
                 if state.sequence >= content.views.keeper.known.get(state.symbol, 0):
                     content.staleness.note(state)
+                    # A connector has written it. The group may have workers of another
+                    # protocol, which the look for them does not see.
+                    self._workers.deserted_group = None
                 changes = content.views.take_state(state, now)
         if is_event:
             after = offset_of(message) if is_end(message) else offset_of(message) + 1

@@ -139,8 +139,9 @@ class Log:
         all_feeds = []
         for name, topic in sorted(metadata.topics.items()):
             self.partitions[name] = len(topic.partitions)
-            if topics.is_changes(name):
-                all_feeds.append(topics.feed_of_changes(name))
+            found = topics.feed_of_changes(name)
+            if found is not None:
+                all_feeds.append(found)
         self.feeds = [name for name in all_feeds if feed in {None, name}]
         if not self.feeds and needs_feed:
             name = topics.changes(feed or "*")

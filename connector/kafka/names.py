@@ -46,18 +46,23 @@ class Topics(Value, frozen=True):
 
     def is_changes(self, topic: str) -> bool:
         """Return True if `topic` holds the events of a feed."""
-        return topic.startswith(f"{self.prefix}.") and topic.endswith(".changes")
+        return self.feed_of_changes(topic) is not None
 
-    def feed_of_changes(self, topic: str) -> str:
-        """Return the feed whose events are in `topic`."""
-        return topic.removeprefix(f"{self.prefix}.").removesuffix(".changes")
+    def feed_of_changes(self, topic: str) -> str | None:
+        """Return the feed whose events are in `topic`, None if it has other records."""
+        return self._feed_of(topic, ".changes")
 
     def feed_of_current(self, topic: str) -> str | None:
-        """Return the feed whose states are in `topic`, None if it has other records.
+        """Return the feed whose states are in `topic`, None if it has other records."""
+        return self._feed_of(topic, ".current")
 
-        A feed's name may have dots. So the topic can also be one of a longer prefix.
+    def _feed_of(self, topic: str, end: str) -> str | None:
+        """Return what stands between the prefix and the end of a topic's name, if anything.
+
+        A feed's name may have dots. So the topic can also be one of a longer prefix, or of a
+        shorter one: `gex.levels.changes` is that of feed `levels` of the prefix `gex`.
         """
-        start, end = f"{self.prefix}.", ".current"
+        start = f"{self.prefix}."
         if not topic.startswith(start) or not topic.endswith(end):
             return None
         return topic[len(start) : -len(end)] or None

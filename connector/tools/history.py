@@ -108,12 +108,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_target(path: Path, *, replaces: bool) -> None:
-    """Raise UsageError if a file must not be written."""
-    if path.is_dir():
+    """Raise UsageError if a file cannot or must not be written."""
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise UsageError(
+            f"history: --parquet {printable(str(path))}: {error.strerror}"
+        ) from None
+    if is_folder:
         raise UsageError(
             f"history: --parquet {printable(str(path))} is a folder, expected a file"
         )
-    if path.exists() and not replaces:
+    if exists and not replaces:
         raise UsageError(
             f"history: --parquet {printable(str(path))} exists; choose another name, or "
             "replace it with --force"

@@ -45,6 +45,12 @@ class Api:
     ) -> None:
         self._view = view
         self._access = Access(http)
+        symbols = {symbol for _, symbol in view.shard_ids}
+        self._symbols = frozenset(symbols)
+        # Of those with the same letters, the first: it is set last.
+        self._symbols_by_letters = {
+            symbol.casefold(): symbol for symbol in sorted(symbols, reverse=True)
+        }
         self.streams = EventStreams(view.recent, write_seconds)
         page = files("connector.web") / "page"
         self._page = StatusPage((page / "status.html").read_text("utf-8"))
@@ -116,7 +122,8 @@ class Api:
             )
         feeds = query.getall("feed", [])
         typed = query.getall("symbol", [])
-        symbols = [self._configured_name(name.strip()) for name in typed]
+        # As the keys of a dict: a URL has room for hundreds, and a worker for thousands.
+        symbols = dict.fromkeys(self._configured_name(name.strip()) for name in typed)
         wanted = []
         for feed, symbol in self._view.shard_ids:
             is_of_feed = not feeds or feed in feeds
@@ -171,14 +178,10 @@ class Api:
 
     def _configured_name(self, typed: str) -> str:
         """Return the configured symbol that a person has typed in any case."""
-        names = {name for _, name in self._view.shard_ids}
         # Another feed may have the same letters in another case.
-        if typed in names:
+        if typed in self._symbols:
             return typed
-        for name in sorted(names):
-            if name.casefold() == typed.casefold():
-                return name
-        return typed
+        return self._symbols_by_letters.get(typed.casefold(), typed)
 
     def _find_shard(self, symbol: str, feed: str | None) -> ShardId | web.Response:
         """Return the shard of a configured symbol, or an error."""

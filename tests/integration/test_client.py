@@ -266,6 +266,14 @@ def test_a_connector_that_has_died_is_noticed_by_its_group(
         assert levels.why_not_fresh(SYMBOL) == expected
         assert troubles == [expected]
 
+        # Workers with another protocol: this look does not see their group.
+        admin = admin_api.AdminClient({"bootstrap.servers": feed.bootstrap})
+        deleted = admin.delete_consumer_groups([names.group_id])
+        deleted[names.group_id].result(PATIENCE_SECONDS)
+        feed.publish(an_event(2, group=names.group_id))
+        levels.wait_until_fresh(SYMBOL, PATIENCE_SECONDS)
+        assert levels.trouble is None
+
 
 def test_callbacks_tell_each_change_of_their_path_once(feed: WrittenFeed) -> None:
     feed.publish(an_event(1), an_event(1, OTHER))

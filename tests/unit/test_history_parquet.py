@@ -57,3 +57,8 @@ def test_a_file_is_replaced_only_once_the_new_one_is_complete(tmp_path: Path) ->
 def test_a_folder_is_no_target(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder, expected a file"):
         check_target(tmp_path, replaces=True)
+
+
+def test_a_place_that_cannot_be_looked_at_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="File name too long"):
+        check_target(tmp_path / ("x" * 300), replaces=False)
