@@ -915,20 +915,24 @@ class TestBudget:
         client = Client(upstream, key, budget, clock)
         fetcher = Fetcher(client, key, budget)
         limits = []
+        are_copies = []
         for limit, seconds in [("30", 0.0), ("40", 0.5), ("50", 0.6), ("60", 9.0)]:
             # A timestamp in whole seconds may be the same for a second.
             now += seconds
             server.handler = replying(headers={"X-RateLimit-Limit": limit})
-            await fetcher.fetch()
+            answer = await fetcher.fetch()
+            are_copies.append(answer.is_copy)
             limits.append(budget.spending(now).limit_per_minute)
 
         assert limits == [30, 40, 40, 40]
+        assert are_copies == [False, False, True, True]
 
         # A server whose clock stands still does send responses of its own.
         body = LEVELS.replace(b'"req-1"', b'"req-2"')
         server.handler = replying(body, headers={"X-RateLimit-Limit": "70"})
-        await fetcher.fetch()
+        answer = await fetcher.fetch()
         await client.close()
+        assert not answer.is_copy
         assert budget.spending(now).limit_per_minute == 70
 
 
