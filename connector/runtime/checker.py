@@ -157,8 +157,6 @@ class Checker:
         # The shards may have been lost while the request was under way. No later check would
         # take back what this one has noted.
         self._failures.keep_only(self._coverage.symbols)
-        if not self._coverage.symbols:
-            self._failures.forget_refusals()
         if isinstance(error, RequestRefused):
             self._handle_refusal(batch, error, sent_at)
         elif isinstance(error, WrongVenues):

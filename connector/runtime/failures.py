@@ -26,7 +26,7 @@ from connector.runtime.outage import Outage
 from connector.schedule.checks import SLOW_RETRY_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Collection
 
     from connector.errors import UpstreamError
     from connector.runtime.ports import RequestObserver
@@ -132,8 +132,13 @@ class Failures:
         """Return why a symbol's last check failed, as the reason of an event, or None."""
         return self._silent.get((feed, symbol))
 
-    def keep_only(self, covered: Container[tuple[str, str]]) -> None:
-        """Forget symbols that others poll now: their next answer never comes here."""
+    def keep_only(self, covered: Collection[tuple[str, str]]) -> None:
+        """Forget symbols that others poll now: their next answer never comes here.
+
+        A worker without symbols is a standby, which forgets refusals as well.
+        """
+        if not covered:
+            self.forget_refusals()
         self.failing_checks.keep_only(covered)
         for key in list(self._silent):
             if key not in covered:

@@ -192,8 +192,6 @@ class Poller:
         gained = self._coverage.set_shards(shards)
         self._share.update(gained, now, self._context.clock.now())
         self._schedule.set_budget(self._budget.spending(now).planned_per_minute, now)
-        if not self._coverage.symbols:
-            self._failures.forget_refusals()
         self._failures.keep_only(self._coverage.symbols)
         self._replan()
         if gained:
