@@ -29,8 +29,6 @@ from pathlib import Path
 from statistics import linear_regression, mean
 from typing import TYPE_CHECKING, Final
 
-import confluent_kafka as ck
-
 from connector.core.model import Kind
 from connector.devkit.local_kafka import LocalKafka
 from connector.devkit.loopback_ports import LOOPBACK, free_port
@@ -38,8 +36,8 @@ from connector.devkit.simulator.settings import DEFAULT_KEY, INCLUDES
 from tests.bench.measure import MIB, Usage
 from tests.bench.stack import MANY_SYMBOLS
 from tests.support import checker
+from tests.support.internal_topics import create_internal_topics
 from tests.support.processes import (
-    PATIENCE_SECONDS,
     Program,
     start,
     start_simulator,
@@ -271,27 +269,7 @@ def second_broker(first: LocalKafka, folder: Path) -> LocalKafka:
     Groups and transactions use topics of the broker's own. They are created here while
     the first broker is alone, so that they lie on it.
     """
-    address = {"bootstrap.servers": first.bootstrap_servers}
-
-    # The topic of transactions
-    producer = ck.Producer({**address, "transactional.id": "first", "log_level": 0})
-    producer.init_transactions(PATIENCE_SECONDS)
-
-    # The topic of groups
-    consumer = ck.Consumer({**address, "group.id": "first"})
-    consumer.list_topics(timeout=PATIENCE_SECONDS)
-
-    def group_has_coordinator() -> bool:
-        # The coordinator refuses the question while it still loads its topic.
-        try:
-            consumer.committed([ck.TopicPartition("none", 0)], PATIENCE_SECONDS)
-        except ck.KafkaException:
-            return False
-        return True
-
-    wait_until(group_has_coordinator, "the group has a coordinator")
-    consumer.close()
-
+    create_internal_topics(first)
     port = free_port()
     settings = {
         **_BOTH_IN_SYNC,
